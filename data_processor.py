@@ -1,0 +1,264 @@
+"""Raw interactions -> ids, features, sequences, split. `python data_processor.py` prints the data card.
+
+One chronological order: by user, then timestamp, then file order (49 % of ML-1M's neighbouring timestamps are equal,
+so the rule matters; `tie_break="random"` shuffles inside ties for robustness checks). Leave-one-out: of each
+person's sequence the last interaction is the test target, the one before it the validation target, the rest trains.
+
+Raw ids (`user_id`, `movie_id`: what a user types) become indices (rows of a table): `user_index` counts from 1 with 0
+for an unknown person; `item_index` has PAD and MASK first, then the films in order of their raw id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from readers import read_interactions
+from readers.interactions import AGE_GROUPS, GENDERS, GENRES, Interactions
+from settings import DataSettings
+from support.errors import UserError, run_command
+
+PAD = 0
+MASK = 1
+FIRST_ITEM = 2
+UNKNOWN = 0  # user_index of somebody not in the data; index of a gender, age group or occupation not known
+NO_RATING = 0
+NO_TIME = 0
+
+HELD_OUT = {"validation": 2, "test": 1, "end": 0}  # how many last interactions a history ends before
+MIN_INTERACTIONS = 3  # one to train on, one to validate, one to test
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Films and the possible values of user metadata: what a model must know to size its tables.
+
+    R = rows of the item table (PAD, MASK, then one row a film), F = genres.
+    """
+
+    movie_ids: np.ndarray  # (V,) raw ids; item_index = FIRST_ITEM + position
+    titles: tuple[str, ...]  # (V,)
+    genres: np.ndarray  # (R, F) multi-hot
+    years: np.ndarray  # (R,) release year, 0 = unknown
+    user_ids: np.ndarray  # (U,) raw ids; user_index = 1 + position
+    occupations: dict[int, str]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows R of the item table."""
+        return len(self.movie_ids) + FIRST_ITEM
+
+    def item_index(self, movie_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Indices of raw film ids; PAD for films that are not in the catalogue."""
+        return _positions(self.movie_ids, movie_ids, FIRST_ITEM, PAD)
+
+    def user_index(self, user_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Indices of raw user ids; UNKNOWN for people who are not in the data."""
+        return _positions(self.user_ids, user_ids, 1, UNKNOWN)
+
+    def movie_id(self, item_index: np.ndarray) -> np.ndarray:
+        """Raw film ids of item indices."""
+        return self.movie_ids[np.asarray(item_index) - FIRST_ITEM]
+
+
+@dataclass(frozen=True)
+class SequenceData:
+    """Everyone's interactions in chronological order, end to end, and what is known beside them.
+
+    N interactions, U people. People are rows 0 to U - 1 here; their `user_index` is row + 1.
+    """
+
+    name: str
+    catalogue: Catalogue
+    offsets: np.ndarray  # (U + 1,) person u's interactions are offsets[u]:offsets[u + 1]
+    items: np.ndarray  # (N,) item_index
+    ratings: np.ndarray  # (N,) 1-5, or NO_RATING
+    timestamps: np.ndarray  # (N,) seconds, or NO_TIME
+    demographics: np.ndarray  # (U, 3) indices of gender, age group, occupation; UNKNOWN = 0
+    split_hash: str
+    note: str  # what must stand beside every number measured on these data; '' if nothing
+    dropped_users: int
+    dropped_items: int
+
+    @property
+    def num_users(self) -> int:
+        """People U."""
+        return len(self.offsets) - 1
+
+    def span(self, user: int, until: str) -> tuple[int, int]:
+        """Start and end, in the flat arrays, of a person's history before the 'validation' or 'test' target, or to
+        the 'end'."""
+        return int(self.offsets[user]), int(self.offsets[user + 1]) - HELD_OUT[until]
+
+    def training_rows(self) -> np.ndarray:
+        """Positions in the flat arrays that training may see."""
+        rows = np.arange(len(self.items))
+        ends = np.repeat(self.offsets[1:], np.diff(self.offsets))
+        return rows[rows < ends - HELD_OUT["validation"]]
+
+    def target_rows(self, until: str) -> np.ndarray:
+        """(U,) positions of the held-out targets: 'validation' or 'test'."""
+        return self.offsets[1:] - HELD_OUT[until]
+
+
+def load(settings: DataSettings) -> SequenceData:
+    """Read a data set and process it. Raises `UserError` for missing or bad files."""
+    return process(read_interactions(settings.dataset, settings.data_dir), settings)
+
+
+def process(interactions: Interactions, settings: DataSettings) -> SequenceData:
+    """Order, filter, index and split validated interactions."""
+    ratings = interactions.ratings
+    counts = ratings["movie_id"].map(ratings["movie_id"].value_counts())
+    kept = ratings[counts >= settings.min_item_count]
+    per_user = kept["user_id"].map(kept["user_id"].value_counts())
+    kept = kept[per_user >= MIN_INTERACTIONS]
+    if kept.empty:
+        raise UserError(f"--min_item_count {settings.min_item_count} leaves no interactions; choose a smaller one")
+    movie_ids, user_ids = np.unique(kept["movie_id"]), np.unique(kept["user_id"])
+    catalogue = _catalogue(interactions, movie_ids, user_ids)
+
+    user_ids_column, timestamps = kept["user_id"].to_numpy(), kept["timestamp"].to_numpy()
+    file_order = np.arange(len(kept))
+    if settings.tie_break == "random":
+        file_order = np.random.default_rng(settings.tie_seed).permutation(len(kept))
+    order = np.lexsort((file_order, timestamps, user_ids_column))
+    items = catalogue.item_index(kept["movie_id"].to_numpy()[order])
+    users = catalogue.user_index(user_ids_column[order])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids) + 1)[1:])])
+    stars, timestamps = kept["rating"].to_numpy()[order], timestamps[order]
+
+    digest = hashlib.sha256(MIN_INTERACTIONS.to_bytes(1, "little"))
+    for array in (movie_ids, user_ids, offsets, items, stars, timestamps):
+        digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+    return SequenceData(
+        name=interactions.name, catalogue=catalogue, offsets=offsets, items=items, ratings=stars,
+        timestamps=timestamps, demographics=_demographics(interactions, user_ids), split_hash=digest.hexdigest()[:16],
+        note=interactions.note, dropped_users=ratings["user_id"].nunique() - len(user_ids),
+        dropped_items=ratings["movie_id"].nunique() - len(movie_ids))
+
+
+def _catalogue(interactions: Interactions, movie_ids: np.ndarray, user_ids: np.ndarray) -> Catalogue:
+    films = interactions.movies.set_index("movie_id").loc[movie_ids]
+    genres = np.zeros((len(movie_ids) + FIRST_ITEM, len(GENRES)), dtype=np.float32)
+    for row, names in enumerate(films["genres"].str.split("|"), start=FIRST_ITEM):
+        genres[row, [GENRES.index(name) for name in names if name]] = 1
+    years = np.concatenate([np.zeros(FIRST_ITEM, dtype=np.int64), films["year"].to_numpy()])
+    return Catalogue(movie_ids, tuple(films["title"]), genres, years, user_ids, interactions.occupations)
+
+
+def _demographics(interactions: Interactions, user_ids: np.ndarray) -> np.ndarray:
+    people = interactions.users.set_index("user_id").loc[user_ids]
+    ages, occupations = list(AGE_GROUPS), sorted(interactions.occupations)
+    return np.stack([people["gender"].map(lambda value: 1 + GENDERS.index(value)),
+                     people["age"].map(lambda value: 1 + ages.index(value)),
+                     people["occupation"].map(lambda value: 1 + occupations.index(value))], axis=1).astype(np.int64)
+
+
+def _positions(sorted_ids: np.ndarray, wanted: Sequence[int] | np.ndarray, first: int, absent: int) -> np.ndarray:
+    """Index (from `first`) of each wanted id in a sorted array, or `absent`."""
+    wanted = np.asarray(wanted, dtype=np.int64)
+    if not len(sorted_ids):
+        return np.full(wanted.shape, absent)
+    place = np.searchsorted(sorted_ids, wanted).clip(max=len(sorted_ids) - 1)
+    return np.where(sorted_ids[place] == wanted, place + first, absent)
+
+
+def from_sequences(user_sequences: Sequence[Sequence[int]], vocab_size: int) -> SequenceData:
+    """`SequenceData` of bare item numbers 1 to vocab_size, without ratings, times or metadata.
+
+    Raises `UserError` for an item number outside that range.
+    """
+    lengths = np.array([len(sequence) for sequence in user_sequences], dtype=np.int64)
+    flat = np.array([item for sequence in user_sequences for item in sequence], dtype=np.int64)
+    if len(flat) == 0:
+        raise UserError("user_sequences holds no interaction")
+    if flat.min() < 1 or flat.max() > vocab_size:
+        raise UserError(f"item numbers must lie in 1 to vocab_size = {vocab_size}; found {flat.min()} to {flat.max()}")
+    films = np.arange(1, vocab_size + 1)
+    catalogue = Catalogue(films, tuple(f"item {film}" for film in films),
+                          np.zeros((vocab_size + FIRST_ITEM, len(GENRES)), dtype=np.float32),
+                          np.zeros(vocab_size + FIRST_ITEM, dtype=np.int64), np.arange(1, len(lengths) + 1), {})
+    nothing = np.zeros_like(flat)
+    return SequenceData("sequences", catalogue, np.concatenate([[0], np.cumsum(lengths)]),
+                        catalogue.item_index(flat), nothing, nothing, np.zeros((len(lengths), 3), dtype=np.int64),
+                        hashlib.sha256(flat.tobytes() + lengths.tobytes()).hexdigest()[:16], "", 0, 0)
+
+
+def calendar(timestamps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(day of year 0-365, day of week 0-6 from Monday, hour 0-23), UTC, of integer seconds of any shape.
+
+    Integer arithmetic on the proleptic Gregorian calendar with years that begin in March (Howard Hinnant,
+    'chrono-Compatible Low-Level Date Algorithms').
+    """
+    days = timestamps.div(86_400, rounding_mode="floor")
+    since_era = days + 719_468  # days since 0000-03-01
+    era = since_era.div(146_097, rounding_mode="floor")
+    day_of_era = since_era - era * 146_097
+    year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    march_day = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    year = year_of_era + era * 400 + (march_day >= 306)
+    leap = ((year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))).long()
+    day_of_year = torch.where(march_day >= 306, march_day - 306, march_day + 59 + leap)
+    return day_of_year, (days + 3) % 7, timestamps.remainder(86_400) // 3600
+
+
+def data_card(data: SequenceData) -> list[tuple[str, str]]:
+    """What a reader must know of the data before believing a number: (name, value) rows."""
+    lengths, films = np.diff(data.offsets), data.catalogue
+    same_user = np.ones(max(len(data.items) - 1, 0), dtype=bool)
+    same_user[data.offsets[1:-1] - 1] = False
+    ties = (np.diff(data.timestamps) == 0) & same_user
+    quantiles = ", ".join(f"{int(q * 100)} % {int(np.quantile(lengths, q))}" for q in (0, .25, .5, .75, .95, 1))
+    rows = [
+        ("data set", data.name),
+        ("interactions", f"{len(data.items):,}"),
+        ("people", f"{data.num_users:,} ({data.dropped_users} dropped: fewer than {MIN_INTERACTIONS} interactions)"),
+        ("films", f"{len(films.movie_ids):,} ({data.dropped_items} dropped by --min_item_count)"),
+        ("sparsity", f"{1 - len(data.items) / (data.num_users * len(films.movie_ids)):.4f}"),
+        ("neighbouring timestamps that are equal", f"{ties.sum() / max(same_user.sum(), 1):.1%}"),
+        ("history length, quantiles", quantiles),
+        ("films without a year / a genre", f"{int((films.years[FIRST_ITEM:] == 0).sum())} / "
+                                           f"{int((films.genres[FIRST_ITEM:].sum(1) == 0).sum())}"),
+        ("rating, mean", f"{data.ratings.mean():.3f}"),
+        ("from / to (UTC)", f"{_date(data.timestamps.min())} / {_date(data.timestamps.max())}"),
+        ("split", "leave-one-out: test the last, validation the second last, of everyone"),
+        ("hash of the split", data.split_hash),
+    ]
+    if data.note:
+        rows.append(("note", data.note))
+    return rows
+
+
+def _date(timestamp: int) -> str:
+    return str(np.datetime64(int(timestamp), "s").astype("datetime64[D]"))
+
+
+def main(argv: list[str]) -> None:
+    """Print the data card for the given data flags."""
+    from settings import parse_command_line, section_fields
+
+    flags = {f"--{name}" for name in section_fields(DataSettings)}
+    for token in argv:
+        name = token.partition("=")[0].replace("-", "_").replace("__", "--", 1)
+        if token.startswith("--") and name not in flags | {"--help"}:
+            raise UserError(f"unknown flag {token!r}; data_processor.py takes {', '.join(sorted(flags))}")
+    settings, _ = parse_command_line(argv, __doc__)
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Data card", show_header=False)
+    for row in data_card(load(settings.data)):
+        table.add_row(*row)
+    Console().print(table)
+    print("Settings:", ", ".join(f"{key}={value}" for key, value in dataclasses.asdict(settings.data).items()))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

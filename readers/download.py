@@ -1,0 +1,124 @@
+"""Fetch a MovieLens archive from GroupLens, checked by md5 and unpacked atomically.
+
+`python -m readers.download ml-1m` makes sure that the data set is there: exit code 0 = it is, 3 = it can neither be
+found nor downloaded, 2 = what is there is unusable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.errors import UserError, run_command
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A data set's zip file: address, published checksum, and one of the files in it that the reader needs."""
+
+    url: str
+    md5: str
+    needed: str
+
+
+ARCHIVES = {
+    "ml-1m": Archive("https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+                     "c4d9eecfca2ab87c1945afe126590906", "ratings.dat"),
+    "ml-100k": Archive("https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+                       "0e33842e24a9c977be4e0107933c0723", "u.data"),
+}
+
+LICENCE = ("MovieLens data: (c) GroupLens, University of Minnesota. For research use; no redistribution without "
+           "permission, no commercial use. Cite F. M. Harper and J. A. Konstan, The MovieLens Datasets: History and "
+           "Context, ACM TiiS 5(4), 2015. The README in the data folder has the full terms.")
+
+
+class DataUnavailable(UserError):
+    """The data set is neither on disk nor to be downloaded."""
+
+
+def data_folder(dataset: str, data_dir: str | None = None) -> Path:
+    """Folder with the raw files of a data set, downloaded first if need be.
+
+    Raises `DataUnavailable` with the three ways to get the data, or `UserError` if --data_dir lacks them.
+    """
+    archive = ARCHIVES[dataset]
+    folder = Path(data_dir) if data_dir else ROOT / dataset
+    if (folder / archive.needed).exists():
+        return folder
+    if data_dir:
+        raise UserError(f"--data_dir {data_dir} has no {archive.needed}; "
+                        f"point it at the folder with the original files of {dataset}")
+    try:
+        _download(archive, folder)
+    except (urllib.error.URLError, socket.timeout, ConnectionError, TimeoutError) as error:
+        raise DataUnavailable(
+            f"{dataset} is not in {folder.name}/ and cannot be downloaded ({getattr(error, 'reason', error)}). "
+            f"Three ways to get it: (1) connect to the internet and run again, it downloads {archive.url}; "
+            f"(2) unpack that file yourself so that {folder.name}/{archive.needed} exists; "
+            f"(3) give --data_dir with the folder that has {archive.needed}. "
+            f"To try the code without MovieLens: --dataset synthetic") from error
+    return folder
+
+
+def _download(archive: Archive, folder: Path) -> None:
+    """Download, check, unpack beside the target, then move each file into place."""
+    print(LICENCE, file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        zip_path = Path(scratch) / "archive.zip"
+        _fetch(archive.url, zip_path)
+        digest = hashlib.md5(zip_path.read_bytes()).hexdigest()
+        if digest != archive.md5:
+            raise UserError(f"{archive.url}: md5 {digest} instead of {archive.md5}: the download is truncated or "
+                            f"altered; nothing was kept, try again")
+        try:
+            with zipfile.ZipFile(zip_path) as opened:
+                opened.extractall(scratch)
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{archive.url}: not a zip file ({error}); nothing was kept, try again") from error
+        source = next(Path(scratch).rglob(archive.needed)).parent
+        folder.mkdir(exist_ok=True)
+        # The file that marks the data set as present comes last, so that an interruption is seen as absence.
+        for path in sorted(source.iterdir(), key=lambda path: path.name == archive.needed):
+            if path.is_file():
+                os.replace(path, folder / path.name)
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Stream a URL into a file under a progress bar."""
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, path.open("wb") as file, \
+            Progress(*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn()) as progress:
+        size = int(response.headers.get("Content-Length") or 0) or None
+        task = progress.add_task(url.rsplit("/", 1)[-1], total=size)
+        while block := response.read(1 << 16):
+            file.write(block)
+            progress.update(task, advance=len(block))
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 0, or 3 where the data set is not to be had."""
+    if len(argv) != 1 or argv[0] not in ARCHIVES:
+        raise UserError(f"usage: python -m readers.download {'|'.join(ARCHIVES)}")
+    try:
+        data_folder(argv[0])
+    except DataUnavailable as error:
+        print(f"note: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

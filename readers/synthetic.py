@@ -1,0 +1,128 @@
+"""A synthetic data set of MovieLens' schema in which the cause of every interaction is known.
+
+The truth it is built on (all draws from one seeded stream of uniform numbers):
+
+- 400 films. Each has one to three genres, a year, a popularity, and exactly one *sequel*: another film that people
+  tend to watch soon after it. The sequels form one cycle through a random order of the films.
+- 1,000 people with gender, age group and occupation; each has two favourite genres.
+- Each age group has 25 favourite films of its own, and each of the four seasons of the year has 30.
+- A person's next film is chosen by one of five causes, tried with the probabilities in CAUSES:
+    earlier_film  the sequel of one of the last three films watched  (cause_movie_id holds that film)
+    age_group     a favourite film of the person's age group
+    season        a favourite film of the season in which the moment falls
+    genre_taste   a film with one of the person's favourite genres, drawn by popularity
+    chance        any film, drawn by popularity
+  Nobody watches a film twice; a cause that has nothing unseen to offer gives way to `chance`.
+- The rating depends on taste: 3 for a film without a favourite genre, 4 for one with, plus 1 for the cause
+  `earlier_film`, plus noise of -1, 0 or +1, kept within 1 to 5.
+- Sessions: two of three gaps between interactions are under ten minutes, the others one to sixty days.
+
+Columns `cause` and `cause_movie_id` (0 = none) of `ratings` hold the truth. The generator is frozen: a test holds the
+hash of its output, so that numbers measured on it stay comparable.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+
+import numpy as np
+import pandas as pd
+
+from readers.interactions import AGE_GROUPS, GENRES, Interactions, validate
+
+CAUSES = {"earlier_film": 0.35, "age_group": 0.15, "season": 0.15, "genre_taste": 0.25, "chance": 0.10}
+FIRST_TIME = 946_684_800  # 2000-01-01
+DAY = 86_400
+SEQUEL_MEMORY = 3
+NOTE = "SYNTHETIC data with planted causes: these are NOT MovieLens numbers"
+
+
+class _World:
+    """What holds before anybody watches anything."""
+
+    def __init__(self, draw: np.random.Generator, films: int) -> None:
+        # Only `draw.random` is used: its stream is the part of numpy that stays the same across versions.
+        self.genres = np.zeros((films, len(GENRES)), dtype=bool)
+        for film in range(films):
+            chosen = (draw.random(1 + int(draw.random() * 3)) * len(GENRES)).astype(int)
+            self.genres[film, chosen] = True
+        self.year = 1940 + (60 * np.sqrt(draw.random(films))).astype(int)
+        self.popularity = 1.0 / (1.0 + np.argsort(draw.random(films))) ** 0.6
+        order = np.argsort(draw.random(films))
+        self.sequel = np.empty(films, dtype=int)
+        self.sequel[order] = np.roll(order, -1)
+        self.age_films = [np.argsort(draw.random(films))[:25] for _ in AGE_GROUPS]
+        self.season_films = [np.argsort(draw.random(films))[:30] for _ in range(4)]
+
+
+def generate(seed: int = 7, people: int = 1000, films: int = 400) -> Interactions:
+    """The synthetic `Interactions`; about 45 per person. The defaults are the frozen data set."""
+    draw = np.random.Generator(np.random.PCG64(seed))
+    world = _World(draw, films)
+    ages = list(AGE_GROUPS)
+    rows: list[tuple] = []
+    users = []
+    for person in range(people):
+        age = int(draw.random() * len(ages))
+        users.append((person + 1, "FM"[int(draw.random() * 2)], ages[age], int(draw.random() * 5)))
+        taste = (draw.random(2) * len(GENRES)).astype(int)
+        rows += _one_person(draw, world, person + 1, age, world.genres[:, taste].any(axis=1))
+    ratings = pd.DataFrame(rows, columns=["user_id", "movie_id", "rating", "timestamp", "cause", "cause_movie_id"])
+    movies = pd.DataFrame({
+        "movie_id": np.arange(1, films + 1),
+        "title": [f"Synthetic Film {film + 1:03d} ({world.year[film]})" for film in range(films)],
+        "year": world.year.astype(np.int64),
+        "genres": ["|".join(np.array(GENRES)[flags]) for flags in world.genres]})
+    users_table = pd.DataFrame(users, columns=["user_id", "gender", "age", "occupation"])
+    occupations = {code: f"synthetic occupation {code}" for code in range(5)}
+    return validate(Interactions("synthetic", ratings, movies, users_table, occupations, NOTE),
+                    {table: f"synthetic {table}" for table in ("ratings", "movies", "users")})
+
+
+def season_of(timestamp: int) -> int:
+    """0 = December to February, 1 = March to May, 2 = June to August, 3 = September to November (UTC)."""
+    return datetime.datetime.fromtimestamp(timestamp, datetime.UTC).month % 12 // 3
+
+
+def _one_person(draw: np.random.Generator, world: _World, user_id: int, age: int, tasty: np.ndarray) -> list[tuple]:
+    seen: list[int] = []
+    unseen = np.ones(len(world.year), dtype=bool)
+    time = FIRST_TIME + int(draw.random() * 365 * DAY)
+    rows = []
+    for _ in range(20 + int(draw.random() ** 2 * 75)):
+        cause = _pick(draw, np.array(list(CAUSES.values())))
+        name = list(CAUSES)[cause]
+        candidates = np.zeros_like(unseen)
+        if name == "earlier_film":
+            candidates[[world.sequel[film] for film in seen[-SEQUEL_MEMORY:]]] = True
+        elif name == "age_group":
+            candidates[world.age_films[age]] = True
+        elif name == "season":
+            candidates[world.season_films[season_of(time)]] = True
+        elif name == "genre_taste":
+            candidates = tasty.copy()
+        if not (candidates & unseen).any():
+            name, candidates = "chance", np.ones_like(unseen)
+        weight = np.where(candidates & unseen, world.popularity if name in ("genre_taste", "chance") else 1.0, 0.0)
+        film = _pick(draw, weight)
+        source = next((old for old in reversed(seen[-SEQUEL_MEMORY:]) if world.sequel[old] == film), None)
+        by_sequel = name == "earlier_film"
+        rating = 3 + int(tasty[film]) + int(by_sequel) + int(draw.random() * 3) - 1
+        rows.append((user_id, film + 1, min(max(rating, 1), 5), time, name, source + 1 if by_sequel else 0))
+        seen.append(film)
+        unseen[film] = False
+        time += int(10 + draw.random() * 590) if draw.random() < 2 / 3 else int(DAY * (1 + 59 * draw.random()))
+    return rows
+
+
+def _pick(draw: np.random.Generator, weight: np.ndarray) -> int:
+    """Index drawn in proportion to weight."""
+    total = np.cumsum(weight)
+    return int(np.searchsorted(total, draw.random() * total[-1], side="right"))
+
+
+def content_hash(interactions: Interactions) -> str:
+    """Hash of all rows of the ratings, causes included."""
+    text = interactions.ratings.to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

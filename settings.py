@@ -1,0 +1,418 @@
+"""Every option of the project, written once.
+
+Four frozen dataclasses (data, model, train, eval) make up `Settings`; the command line of `trainer.py`, the YAML
+files and the checkpoints all follow from their fields. The comment under a field is its `--help`. This module
+knows nothing of models or data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from support.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which interactions are read and how they are ordered."""
+
+    dataset: Literal["ml-1m", "ml-100k", "synthetic"] = "ml-1m"
+    """Source of the interactions."""
+    data_dir: str | None = None
+    """Folder with the raw files; without it ml-1m/ or ml-100k/ beside the scripts, then a download."""
+    min_item_count: int = 1
+    """Keep films with at least this many ratings: 1 = all 3,706 rated ones, 5 = the 3,416 of the SASRec file."""
+    tie_break: Literal["file", "random"] = "file"
+    """Order of a person's ratings with equal timestamps: as in the file, or shuffled (a robustness check)."""
+    tie_seed: int = 0
+    """Seed of --tie_break random."""
+
+    def __post_init__(self) -> None:
+        require(self.min_item_count >= 1, "--min_item_count must be at least 1 (1 keeps every rated film)")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Shape of the network and which parts it has."""
+
+    model: Literal["enhanced", "vanilla"] = "enhanced"
+    """enhanced = EnhancedBERT4Rec with side information and four heads; vanilla = BERT4Rec as published."""
+    hidden_size: int = 64
+    """Width D of the item table and of the transformer."""
+    num_heads: int = 2
+    """Attention heads; must divide --hidden_size."""
+    num_layers: int = 2
+    """Transformer blocks."""
+    seq_length: int = 200
+    """Longest history the model reads; older interactions are cut off."""
+    dropout: float = 0.2
+    """Dropout on embeddings and on each sub-layer's output."""
+    attention_dropout: float = 0.0
+    """Dropout on attention weights; above 0 the fused attention kernel is not available on CPU."""
+
+    attention_type: Literal["bidirectional", "causal"] = "bidirectional"
+    """(vanilla) what a position may attend to."""
+    segment_embeddings: bool = False
+    """(vanilla) add a learned embedding that tells the observed history from the appended request."""
+
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    """(enhanced) position signal, counted from the newest interaction."""
+    id_encoder: bool = True
+    """(enhanced) one vector per film."""
+    genre_encoder: bool = True
+    """(enhanced) film genres, multi-hot."""
+    genre_size: int = 32
+    """(enhanced) width of the genre encoder before projection."""
+    year_encoder: bool = True
+    """(enhanced) release year of the film."""
+    year_size: int = 32
+    """(enhanced) width of the year encoder before projection."""
+    rating_input: bool = True
+    """(enhanced) ratings of past interactions as input."""
+    day_of_year: bool = True
+    """(enhanced) season of each past interaction as input."""
+    weekday_hour: bool = False
+    """(enhanced) day of week and hour of each past interaction as input."""
+    time_gap: bool = True
+    """(enhanced) logarithm of the time since the previous interaction as input."""
+    relative_time: bool = True
+    """(enhanced) queries and keys rotated by time, so that attention depends on the time between two events."""
+    user_id: bool = True
+    """(enhanced) one metadata token per known person."""
+    gender: bool = True
+    """(enhanced) metadata token for gender."""
+    age: bool = True
+    """(enhanced) metadata token for the age group."""
+    occupation: bool = True
+    """(enhanced) metadata token for the occupation."""
+    cross_attention: bool = True
+    """(enhanced) let each position choose among the metadata tokens; off = their mean is added."""
+    query_time: Literal["unknown", "known"] = "unknown"
+    """(enhanced) whether the model is told when the prediction is asked for."""
+    masked_item_head: bool = True
+    """(enhanced) head of the cloze task."""
+    next_item_head: bool = True
+    """(enhanced) head of the causal next-item task; it ranks. Without it the masked-item head does."""
+    rating_head: bool = True
+    """(enhanced) head that predicts the rating of a candidate film before it is given."""
+    preference_head: bool = True
+    """(enhanced) head that predicts the genres of the person's later interactions."""
+    preference_horizon: int = 20
+    """(enhanced) how many later interactions the preference target averages over."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_heads", "num_layers", "seq_length", "genre_size", "year_size",
+                     "preference_horizon"):
+            require(getattr(self, name) >= 1, f"--{name} must be at least 1")
+        require(self.hidden_size % self.num_heads == 0,
+                f"--hidden_size {self.hidden_size} cannot be divided among --num_heads {self.num_heads}; "
+                f"choose a multiple of {self.num_heads}")
+        head_size = self.hidden_size // self.num_heads
+        require(not (self.model == "enhanced" and self.relative_time and head_size % 2),
+                f"--relative_time rotates pairs of numbers: --hidden_size / --num_heads must be even, not {head_size}")
+        require(not (self.model == "enhanced" and self.positions == "sinusoidal" and self.hidden_size % 2),
+                "--positions sinusoidal needs an even --hidden_size")
+        for name in ("dropout", "attention_dropout"):
+            require(0 <= getattr(self, name) < 1, f"--{name} must lie in [0, 1)")
+        if self.model == "enhanced":
+            require(self.id_encoder or self.genre_encoder or self.year_encoder,
+                    "a film needs a representation: switch on one of --id_encoder, --genre_encoder, --year_encoder")
+            require(self.next_item_head or self.masked_item_head,
+                    "nothing ranks films: switch on --next_item_head or --masked_item_head")
+            require(self.next_item_head or not (self.rating_head or self.preference_head),
+                    "the rating and preference heads read the causal states: "
+                    "with --no-next_item_head give --no-rating_head --no-preference_head too")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How the parameters are found."""
+
+    batch_size: int = 128
+    """Sequences in a step."""
+    batch_tokens: int = 0
+    """If above 0, a step holds at most this many interactions (and at most --batch_size sequences)."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW; it warms up linearly and decays to 0 along a cosine."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW on matrices (not on biases, norms and embeddings)."""
+    warmup_share: float = 0.05
+    """Share of all steps spent warming up."""
+    max_epochs: int = 50
+    """Passes over the training part."""
+    max_minutes: float = 0.0
+    """If above 0, training ends after this time, its learning rate decayed to match."""
+    patience: int = 10
+    """Stop after this many evaluations without a better validation NDCG@10."""
+    eval_every: int = 1
+    """Epochs between two evaluations on the validation items."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient; 0 = no clipping."""
+    gradient_accumulation: int = 1
+    """Batches whose gradients make up one optimizer step."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto = bf16 where the processor multiplies it natively, else fp32. Evaluation is always fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto = a GPU if there is one."""
+    pin_memory: bool = False
+    """Page-locked batches for faster copies to a GPU."""
+    seed: int = 42
+    """Seed of initialisation, batches, masks and dropout."""
+    sliding_window: bool = False
+    """Cut people longer than --seq_length into half-overlapping windows instead of keeping their newest part only."""
+    mask_prob: float = 0.2
+    """Cloze task: share of positions masked."""
+    last_mask_share: float = 0.1
+    """Cloze task: share of sequences in which only the last position is masked, as at inference."""
+    masked_batch_share: float = 0.5
+    """(enhanced) share of batches that carry the cloze task; the others carry the causal tasks."""
+    masked_item_weight: float = 1.0
+    """Weight of the cloze loss; 0 skips its computation."""
+    next_item_weight: float = 1.0
+    """(enhanced) weight of the next-item loss; 0 skips its computation."""
+    rating_weight: float = 0.3
+    """(enhanced) weight of the rating loss; 0 skips its computation."""
+    preference_weight: float = 0.2
+    """(enhanced) weight of the user-preference loss; 0 skips its computation."""
+    context_dropout: float = 0.1
+    """(enhanced) share of sequences trained without ratings, times or metadata, so that each may be missing later."""
+    user_id_dropout: float = 0.5
+    """(enhanced) share of sequences trained with the person's own token replaced by the unknown one."""
+    checkpoint_dir: str = "checkpoints"
+    """Folder for best/ (the model to use) and last/ (what --resume needs)."""
+    runs_dir: str = "runs"
+    """Folder for the JSONL record of each run."""
+    use_wandb: bool = False
+    """Log to Weights & Biases as well."""
+    wandb_mode: Literal["online", "offline"] = "online"
+    """offline needs no account; `wandb sync` uploads later."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_epochs", "patience", "eval_every", "gradient_accumulation"):
+            require(getattr(self, name) >= 1, f"--{name} must be at least 1")
+        for name in ("batch_tokens", "weight_decay", "max_minutes", "gradient_clip", "masked_item_weight",
+                     "next_item_weight", "rating_weight", "preference_weight", "seed"):
+            require(getattr(self, name) >= 0, f"--{name} must not be negative")
+        require(self.learning_rate > 0, "--learning_rate must be above 0")
+        require(0 < self.mask_prob < 1, "--mask_prob must lie between 0 and 1")
+        for name in ("warmup_share", "last_mask_share", "masked_batch_share", "context_dropout", "user_id_dropout"):
+            require(0 <= getattr(self, name) <= 1, f"--{name} must lie in [0, 1]")
+
+    @property
+    def task_weights(self) -> dict[str, float]:
+        """Loss weight by task name."""
+        return {"masked_item": self.masked_item_weight, "next_item": self.next_item_weight,
+                "rating": self.rating_weight, "preference": self.preference_weight}
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """How rankings are judged."""
+
+    filter_seen: bool = True
+    """Take the films of the person's whole history out of the ranking."""
+    eval_batch_size: int = 128
+    """People scored at once."""
+    bootstrap_samples: int = 1000
+    """Resamples of users behind the 95 % intervals."""
+
+    def __post_init__(self) -> None:
+        require(self.eval_batch_size >= 1, "--eval_batch_size must be at least 1")
+        require(self.bootstrap_samples >= 100, "--bootstrap_samples must be at least 100")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    eval: EvalSettings = field(default_factory=EvalSettings)
+
+    def replace(self, **values: Any) -> Settings:
+        """Copy with some fields changed, named without their section: `settings.replace(hidden_size=128)`."""
+        changed = {name: {key: value for key, value in values.items() if key in section_fields(section)}
+                   for name, section in SECTIONS.items()}
+        unknown = set(values).difference(*changed.values())
+        if unknown:
+            raise UserError(unknown_name("setting", min(unknown)))
+        return Settings(**{name: dataclasses.replace(getattr(self, name), **part) for name, part in changed.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat dictionary: no field name occurs in two sections."""
+        return {key: value for name in SECTIONS for key, value in dataclasses.asdict(getattr(self, name)).items()}
+
+
+SECTIONS = {"data": DataSettings, "model": ModelSettings, "train": TrainSettings, "eval": EvalSettings}
+
+# `quick` and `default` were chosen on the validation items alone; ablations/LOG.md has the trials.
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": dict(max_epochs=30, max_minutes=9.0, eval_every=3, batch_size=512, batch_tokens=6400,
+                  masked_batch_share=0.1),
+    "default": dict(max_epochs=80, max_minutes=29.0, eval_every=4, batch_size=512, batch_tokens=6400,
+                    masked_batch_share=0.1),
+    "original": dict(hidden_size=256, num_heads=4, num_layers=4, seq_length=50, dropout=0.2, batch_size=64,
+                     learning_rate=1e-4, max_epochs=100, patience=15),
+}
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def section_fields(section: type) -> dict[str, dataclasses.Field]:
+    """Fields of a settings dataclass by name."""
+    return {entry.name: entry for entry in dataclasses.fields(section)}
+
+
+def all_fields() -> dict[str, dataclasses.Field]:
+    """Every setting by name."""
+    return {name: entry for section in SECTIONS.values() for name, entry in section_fields(section).items()}
+
+
+def model_only(name: str) -> str | None:
+    """The one model that a setting belongs to, or None if both read it."""
+    help_text = FIELD_HELP.get(name, "")
+    return next((model for model in ("vanilla", "enhanced") if help_text.startswith(f"({model})")), None)
+
+
+def _read_field_help() -> dict[str, str]:
+    source = Path(__file__).read_text(encoding="utf-8")
+    return dict(re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""$', source, flags=re.MULTILINE))
+
+
+FIELD_HELP = _read_field_help()
+
+
+def unknown_name(kind: str, name: str, extra: tuple[str, ...] = ()) -> str:
+    """Error text for a name nobody knows, with the nearest one that exists."""
+    near = difflib.get_close_matches(name, [*all_fields(), *extra], n=1, cutoff=0.5)
+    return f"unknown {kind} {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; --help lists them all")
+
+
+def preset_settings(preset: str, model: str = "enhanced") -> Settings:
+    """Settings of a preset; values that only the other model reads are left out."""
+    if preset not in PRESETS:
+        raise UserError(f"unknown --preset {preset!r}; there are {', '.join(PRESETS)}")
+    values = {key: value for key, value in PRESETS[preset].items() if model_only(key) in (None, model)}
+    return Settings().replace(model=model, **values)
+
+
+def parse_command_line(argv: list[str], description: str) -> tuple[Settings, bool]:
+    """(settings, resume) from flags: preset first, then --config FILE.yaml, then the flags themselves.
+
+    Raises `UserError` for an unknown flag or YAML key (naming the nearest), for a value of the wrong kind, and for
+    a flag that the chosen model would ignore.
+    """
+    own = {"--preset": "default", "--config": None, "--resume": False}
+    rest = _take_own_flags(argv, own)
+    _check_flag_names(rest, tuple(name[2:] for name in own))
+    if own["--resume"] and any(not token.startswith("--checkpoint_dir") for token in rest if token.startswith("--")):
+        raise UserError("--resume goes on with the settings of the stopped run; give it no flag but --checkpoint_dir")
+    arguments = _yaml_arguments(own["--config"]) + rest
+    model = _last_value(arguments, "--model") or "enhanced"
+    explicit = {_flag_name(token) for token in arguments if token.startswith("--")}
+    for name in sorted(explicit):
+        other = model_only(name)
+        if other and other != model and model in ("enhanced", "vanilla"):
+            raise UserError(f"--{name} belongs to --model {other}; --model {model} does not read it")
+    settings = _tyro(arguments, preset_settings(own["--preset"], model if model == "vanilla" else "enhanced"),
+                     description + "\n\nBeside the flags below: --preset quick|default|original, "
+                                   "--config FILE.yaml (flags by name), --resume.")
+    return settings, bool(own["--resume"])
+
+
+def _take_own_flags(argv: list[str], own: dict[str, Any]) -> list[str]:
+    """Fill `own` from argv and return what is left."""
+    rest, tokens = [], iter(argv)
+    for token in tokens:
+        name, equals, value = token.partition("=")
+        if name == "--resume" and not equals:
+            own[name] = True
+        elif name in ("--preset", "--config"):
+            own[name] = value if equals else next(tokens, None)
+            if not own[name]:
+                raise UserError(f"{name} needs a value")
+        else:
+            rest.append(token)
+    return rest
+
+
+def _flag_name(token: str) -> str:
+    """Setting that a flag is about: '--no-user_id' and '--user-id=1' both give 'user_id'."""
+    name = token[2:].partition("=")[0].replace("-", "_")
+    return name[3:] if name.startswith("no_") and name not in all_fields() else name
+
+
+def _check_flag_names(tokens: list[str], extra: tuple[str, ...]) -> None:
+    for token in tokens:
+        if token in ("--help", "-h") or not re.match(r"--?[A-Za-z]", token):
+            continue
+        if not token.startswith("--") or _flag_name(token) not in all_fields():
+            raise UserError(unknown_name("flag", token.partition("=")[0].lstrip("-").replace("-", "_"), extra))
+
+
+def _last_value(arguments: list[str], flag: str) -> str | None:
+    value = None
+    for token, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        if token == flag:
+            value = following
+        elif token.startswith(flag + "="):
+            value = token.partition("=")[2]
+    return value
+
+
+def _yaml_arguments(path: str | None) -> list[str]:
+    """Flags that say what a YAML file says."""
+    if path is None:
+        return []
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: expected lines of 'name: value'")
+    arguments = []
+    for key, value in content.items():
+        if str(key) not in all_fields():
+            raise UserError(f"--config {path}: {unknown_name('key', str(key))}")
+        if isinstance(value, bool):
+            arguments.append(f"--{key}" if value else f"--no-{key}")
+        else:
+            arguments += [f"--{key}", str(value)]
+    return arguments
+
+
+def _tyro(arguments: list[str], default: Settings, description: str) -> Settings:
+    import tyro
+
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return tyro.cli(Settings, args=arguments, default=default, description=description, use_underscores=True,
+                            config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            sys.stdout.write(output.getvalue())
+            raise
+        # tyro draws a box; keep its words on one line.
+        words = re.sub(r"[^\x20-\x7e]+|-{3,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue()))
+        words = re.sub(r"(Parsing error|Value error|Argument helptext:.*|For full helptext.*)", " ", words, flags=re.DOTALL)
+        raise UserError(re.sub(r"\s+", " ", words).strip() + "; --help lists what each flag takes") from None

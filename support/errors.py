@@ -1,0 +1,31 @@
+"""Errors that a user can mend, and how a script reports them."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something outside the program is wrong. The message is one line: which file, line or flag, and the remedy."""
+
+
+def run_command(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
+    """Run a script's `main` and return its exit code: 2 with one line on stderr for what the user can mend."""
+    try:
+        return main(sys.argv[1:] if argv is None else argv) or 0
+    except UserError as error:
+        message = str(error)
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        message = f"{error.filename or 'a file'}: {error.strerror}; free some space or choose another folder"
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
