@@ -1,0 +1,289 @@
+"""`Batch`: the named tensors that a model reads, and how they are cut out of `SequenceData`.
+
+Axes: B users, L positions. Sequences are padded on the right. Batches gather people of similar length, so that little
+arithmetic is spent on padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_processor import MASK, NO_RATING, NO_TIME, PAD, UNKNOWN, SequenceData
+from settings import TrainSettings
+from transformer import Pattern, positions_before
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Histories, and in training what is to be predicted from them.
+
+    Under the causal pattern position i predicts `targets[:, i]`, the interaction after i; under the bidirectional one
+    it predicts the film that MASK replaced at i. PAD in `targets` = nothing is predicted there.
+    `request_times` is the moment for which a position predicts; only a model with query_time 'known' may read it.
+    """
+
+    pattern: Pattern
+    users: Tensor  # (B,) user_index, 0 = unknown
+    demographics: Tensor  # (B, 3) indices of gender, age group, occupation, 0 = unknown
+    items: Tensor  # (B, L) item_index, PAD and MASK among them
+    ratings: Tensor  # (B, L) 1-5, 0 = none
+    timestamps: Tensor  # (B, L) seconds, 0 = unknown
+    lengths: Tensor  # (B,)
+    request_times: Tensor  # (B, L) seconds, 0 = unknown
+    targets: Tensor  # (B, L) item_index, or PAD
+    target_ratings: Tensor  # (B, L) 1-5, or 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensor fields by name."""
+        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)
+                if isinstance(getattr(self, entry.name), Tensor)}
+
+    def to(self, device: torch.device, pin_memory: bool = False) -> Batch:
+        """Copy on a device, through page-locked memory if asked."""
+        if device.type == "cpu":
+            return self
+        return self.replace(**{name: (value.pin_memory() if pin_memory else value).to(device, non_blocking=pin_memory)
+                               for name, value in self.tensors().items()})
+
+    def replace(self, **changes: Tensor | str) -> Batch:
+        """Copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def select(self, rows: Sequence[int] | Tensor) -> Batch:
+        """Some of the users."""
+        return self.replace(**{name: value[rows] for name, value in self.tensors().items()})
+
+    @property
+    def tokens(self) -> int:
+        """Real positions."""
+        return int(self.lengths.sum())
+
+
+@dataclass(frozen=True)
+class History:
+    """One person's past as arrays of equal length, oldest first, and the moment of the request."""
+
+    items: np.ndarray  # (L,) item_index
+    ratings: np.ndarray | None = None
+    timestamps: np.ndarray | None = None
+    user: int = UNKNOWN  # user_index
+    demographics: tuple[int, int, int] = (UNKNOWN, UNKNOWN, UNKNOWN)
+    request_time: int = NO_TIME
+
+
+def history_of(data: SequenceData, user: int, until: str) -> History:
+    """A person's history before the 'validation' or 'test' target (asked for at its time), or up to the 'end'."""
+    start, end = data.span(user, until)
+    return History(data.items[start:end], data.ratings[start:end], data.timestamps[start:end], user + 1,
+                   tuple(data.demographics[user].tolist()),
+                   NO_TIME if until == "end" else int(data.timestamps[end]))
+
+
+def history_batch(histories: Sequence[History], seq_length: int) -> Batch:
+    """What a model needs to rank films for each history; only the newest `seq_length` interactions are kept."""
+    cut = [history.items[-seq_length:] for history in histories]
+    lengths = np.array([len(items) for items in cut])
+    blank = [np.zeros(len(items), dtype=np.int64) for items in cut]
+    times = [none if history.timestamps is None else history.timestamps[-seq_length:]
+             for history, none in zip(histories, blank, strict=True)]
+    request = [np.append(moments[1:], history.request_time)
+               for history, moments in zip(histories, times, strict=True)]
+    ratings = [none if history.ratings is None else history.ratings[-seq_length:]
+               for history, none in zip(histories, blank, strict=True)]
+    return Batch("causal", torch.tensor([history.user for history in histories]),
+                 torch.tensor([history.demographics for history in histories]),
+                 _stack(cut, lengths), _stack(ratings, lengths), _stack(times, lengths), torch.from_numpy(lengths),
+                 _stack(request, lengths), _stack(blank, lengths), _stack(blank, lengths))
+
+
+def append_mask(batch: Batch, seq_length: int) -> Batch:
+    """The cloze form of a ranking request: each history followed by MASK, under the bidirectional pattern.
+
+    The oldest interaction goes where the mask would not fit.
+    """
+    if int(batch.lengths.max()) >= seq_length:
+        batch = _drop_oldest(batch, seq_length - 1)
+    rows = torch.arange(len(batch.lengths))
+    newest = batch.lengths - 1
+    asked = batch.request_times[rows, newest.clamp_min(0)]
+
+    def extended(values: Tensor, last: Tensor | int) -> Tensor:
+        wide = torch.cat([values, values.new_zeros(len(values), 1)], dim=1)
+        wide[rows, batch.lengths] = last
+        return wide
+
+    request = torch.zeros_like(extended(batch.items, 0))
+    request[rows, batch.lengths] = asked
+    return batch.replace(
+        pattern="bidirectional", items=extended(batch.items, MASK), ratings=extended(batch.ratings, NO_RATING),
+        timestamps=extended(batch.timestamps, batch.timestamps[rows, newest.clamp_min(0)]), request_times=request,
+        lengths=batch.lengths + 1, targets=extended(batch.targets, PAD),
+        target_ratings=extended(batch.target_ratings, NO_RATING))
+
+
+def _drop_oldest(batch: Batch, keep: int) -> Batch:
+    """Each sequence's newest `keep` positions."""
+    drop = (batch.lengths - keep).clamp_min(0)  # (B,)
+    source = (torch.arange(keep) + drop[:, None]).clamp(max=batch.items.shape[1] - 1)  # (B, keep)
+    lengths = batch.lengths - drop
+    real = positions_before(lengths, keep)
+    return batch.replace(lengths=lengths, **{
+        name: value.gather(1, source) * real for name, value in batch.tensors().items()
+        if value.dim() == 2 and name != "demographics"})
+
+
+def _stack(rows: Sequence[np.ndarray], lengths: np.ndarray) -> Tensor:
+    """Right-padded (B, L) tensor."""
+    table = np.zeros((len(rows), int(lengths.max(initial=0))), dtype=np.int64)
+    table[np.arange(table.shape[1]) < lengths[:, None]] = np.concatenate(rows) if len(rows) else 0
+    return torch.from_numpy(table)
+
+
+class TrainingBatches:
+    """The batches of each epoch, a pure function of (seed, epoch, step), so that a stopped run resumes exactly.
+
+    A window is a run of interactions of one person: the newest `seq_length + 1` of the training part or, with
+    `sliding_window`, half-overlapping windows over all of it. Causal batches predict each interaction of a window from
+    those before it; cloze batches mask some of its newest `seq_length`. The two kinds alternate: of every 1 / share
+    batches one carries the cloze task.
+
+    held_out: 'validation' = train on all but the last two interactions, 'end' = on everything.
+    """
+
+    def __init__(self, data: SequenceData, seq_length: int, train: TrainSettings, cloze_share: float,
+                 held_out: str = "validation") -> None:
+        self.data, self.seq_length, self.train, self.cloze_share = data, seq_length, train, cloze_share
+        self.people, self.starts, self.ends = self._windows(held_out)
+        lengths = self.ends - self.starts
+        self.bounds = _cut(np.sort(lengths)[::-1] - 1, train.batch_size, train.batch_tokens)
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.bounds) - 1
+
+    def _windows(self, held_out: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        size, people, starts, ends = self.seq_length + 1, [], [], []
+        shortest = 1 if self.cloze_share == 1 else 2  # a causal window needs an input and a target
+        for user in range(self.data.num_users):
+            start, end = self.data.span(user, held_out)
+            if end - start < shortest:
+                continue
+            first = [max(start, end - size)]
+            while self.train.sliding_window and first[-1] > start:
+                first.append(max(start, first[-1] - max(1, size // 2)))
+            people += [user] * len(first)
+            starts += first
+            ends += [min(end, begin + size) for begin in first]
+        return np.array(people), np.array(starts), np.array(ends)
+
+    def epoch(self, epoch: int, first_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Batches of an epoch from `first_step` on; with several processes each takes every `world`-th."""
+        draw = np.random.default_rng((self.train.seed, epoch))
+        order = draw.permutation(len(self.people))
+        order = order[np.argsort(-self.lengths[order], kind="stable")]  # longest first, random among equals
+        groups = draw.permutation(len(self))
+        for step in range(first_step, len(self) // world):
+            number = step * world + rank
+            group = groups[number]
+            rows = order[self.bounds[group]:self.bounds[group + 1]]
+            # All processes do the same kind of batch at the same step, spread evenly over the epochs.
+            count = epoch * (len(self) // world) + step
+            cloze = int((count + 1) * self.cloze_share) > int(count * self.cloze_share)
+            noise = np.random.default_rng((self.train.seed, epoch, number))
+            batch = self._cloze(rows, noise) if cloze else self._causal(rows)
+            yield hide_context(batch, self.train, noise)
+
+    def _gather(self, rows: np.ndarray, shift_start: np.ndarray | int,
+                shift_end: int) -> tuple[np.ndarray, np.ndarray]:
+        """(lengths, (B, L) positions in the flat arrays, -1 on padding) of the windows."""
+        starts, lengths = self.starts[rows] + shift_start, self.lengths[rows] - shift_start + shift_end
+        grid = np.arange(lengths.max())
+        return lengths, np.where(grid < lengths[:, None], starts[:, None] + grid, -1)
+
+    def _take(self, flat: np.ndarray, where: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.where(where >= 0, flat[where], 0))
+
+    def _people(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        people = self.people[rows]
+        return torch.from_numpy(people + 1), torch.from_numpy(self.data.demographics[people])
+
+    def _causal(self, rows: np.ndarray) -> Batch:
+        lengths, inputs = self._gather(rows, 0, -1)
+        following = np.where(inputs >= 0, inputs + 1, -1)
+        data = self.data
+        return Batch("causal", *self._people(rows), self._take(data.items, inputs), self._take(data.ratings, inputs),
+                     self._take(data.timestamps, inputs), torch.from_numpy(lengths),
+                     self._take(data.timestamps, following), self._take(data.items, following),
+                     self._take(data.ratings, following))
+
+    def _cloze(self, rows: np.ndarray, noise: np.random.Generator) -> Batch:
+        # A full window has one interaction more than the model reads: its oldest goes.
+        lengths, where = self._gather(rows, (self.lengths[rows] > self.seq_length).astype(np.int64), 0)
+        masked = cloze_mask(lengths, where.shape[1], self.train.mask_prob, self.train.last_mask_share, noise)
+        data, items = self.data, self._take(self.data.items, where)
+        masked = torch.from_numpy(masked)
+        times, ratings = self._take(data.timestamps, where), self._take(data.ratings, where)
+        return Batch("bidirectional", *self._people(rows), items.masked_fill(masked, MASK),
+                     ratings.masked_fill(masked, NO_RATING), visible_times(times, masked), torch.from_numpy(lengths),
+                     times * masked, items * masked, ratings * masked)
+
+
+def cloze_mask(lengths: np.ndarray, width: int, mask_prob: float, last_share: float,
+               noise: np.random.Generator) -> np.ndarray:
+    """(B, L) positions to mask: each with `mask_prob`, at least one a sequence; in `last_share` of the sequences the
+    last position alone, which is what inference asks."""
+    real = np.arange(width) < lengths[:, None]
+    scores = np.where(real, noise.random(real.shape), 2.0)
+    masked = (scores < mask_prob) | (scores == scores.min(1, keepdims=True))
+    only_last = noise.random(len(lengths)) < last_share
+    masked[only_last] = np.arange(width) == lengths[only_last, None] - 1
+    return masked & real
+
+
+def hide_context(batch: Batch, train: TrainSettings, noise: np.random.Generator) -> Batch:
+    """Training batch in which some sequences lack their ratings, their times, their metadata or their person's token.
+
+    What a model has learned to do without may be missing when it is used: an anonymous visitor's history has none of
+    it, and an explanation leaves it out to see what changes.
+    """
+    count = len(batch.lengths)
+
+    def chosen(rate: float) -> Tensor:
+        return torch.from_numpy(noise.random(count) < rate)
+
+    known_time = ~chosen(train.context_dropout)[:, None]
+    return batch.replace(
+        users=batch.users.masked_fill(chosen(train.user_id_dropout), UNKNOWN),
+        demographics=batch.demographics.masked_fill(chosen(train.context_dropout)[:, None], UNKNOWN),
+        ratings=batch.ratings.masked_fill(chosen(train.context_dropout)[:, None], NO_RATING),
+        timestamps=batch.timestamps * known_time, request_times=batch.request_times * known_time)
+
+
+def visible_times(timestamps: Tensor, masked: Tensor) -> Tensor:
+    """(B, L) times in which each masked position shows the time of the last visible one before it.
+
+    So neither a masked interaction's own moment nor the gap after it tells when it happened. Before the first visible
+    position the first visible time stands.
+    """
+    visible = timestamps.masked_fill(masked, NO_TIME)
+    place = torch.arange(timestamps.shape[1]).expand_as(timestamps)
+    last_visible = place.masked_fill(masked, -1).cummax(1).values
+    first_visible = masked.long().cumprod(1).sum(1, keepdim=True).clamp(max=timestamps.shape[1] - 1)
+    return visible.gather(1, torch.where(last_visible < 0, first_visible, last_visible))
+
+
+def _cut(lengths: np.ndarray, most_rows: int, most_tokens: int) -> np.ndarray:
+    """Bounds of groups of sorted (longest first) sequences that respect both limits, padding counted."""
+    bounds, start = [0], 0
+    while start < len(lengths):
+        rows = min(most_rows, max(1, most_tokens // max(1, int(lengths[start]))) if most_tokens else most_rows)
+        start = min(len(lengths), start + rows)
+        bounds.append(start)
+    return np.array(bounds)

@@ -1,0 +1,298 @@
+"""EnhancedBERT4Rec: one encoder over films, ratings, times and the person, read by four heads.
+
+    e_v  = sum_k encoder_k(v)                                    film v: id, genres, year (item_encoders/)
+    x_i  = e_{v_i} + rating_i + day_i + gap_i + position_i       input at position i
+    x_i += CrossAttention(query x_i, keys and values: the person's metadata tokens)
+    h    = Encoder(x; pattern, times)                            transformer.py, pre-norm
+    next item    P(v | h_i) = softmax_v(h_i e_v + b_v)           causal pattern, every position
+    masked item  P(v | h_i) = softmax_v(g(h_i) e_v + b'_v)       bidirectional pattern, masked positions
+                 g(h) = LayerNorm(GELU(h W + c))                 (BERT4Rec, arXiv:1904.06690, eq. 7, with a norm)
+    rating       P(r | h_i, e_v), r in 1..5                      from the state before the event and the candidate film
+    preference   P(genre | h_i)                                  genres of the person's next interactions
+
+One weight set serves both attention patterns; a batch carries one. No state sees what it predicts: under the causal
+pattern h_i reads interactions up to i and predicts i + 1; under the bidirectional one the masked film's id, features,
+rating and time are replaced. The time of the request enters only with query_time 'known'.
+
+Axes: B users, L positions, D width, R rows of the item table (PAD, MASK, films), T metadata tokens, F genres,
+N positions that predict something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from batches import Batch, append_mask
+from data_processor import FIRST_ITEM, NO_RATING, NO_TIME, PAD, Catalogue, calendar
+from item_encoders.attributes import GenreEncoder, YearEncoder
+from item_encoders.ids import IdEncoder
+from losses import linear_cross_entropy, preference_loss, rating_loss
+from readers.interactions import AGE_GROUPS, GENDERS
+from settings import ModelSettings, TrainSettings
+from transformer import (
+    Attend,
+    Dropout,
+    Encoder,
+    initialise,
+    key_padding,
+    positions_from_end,
+    sinusoids,
+    time_rotation,
+)
+
+GAP_BUCKETS = 72  # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
+FEATURE_FAMILIES = ("ratings", "times", "demographics", "user_id", "genres", "year")
+CAUSAL_TASKS = ("next_item", "rating", "preference")
+
+
+class TimeEncoder(nn.Module):
+    """When an interaction happened: season, weekday and hour, time since the one before. Each part can be off."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        width = settings.hidden_size
+        self.season = nn.Linear(4, width) if settings.day_of_year else None
+        self.weekday = nn.Embedding(7, width) if settings.weekday_hour else None
+        self.hour = nn.Embedding(24, width) if settings.weekday_hour else None
+        self.gap = nn.Embedding(GAP_BUCKETS + 1, width) if settings.time_gap else None  # 0 = unknown
+
+    def forward(self, moments: Tensor, previous: Tensor) -> Tensor:
+        """(B, L) moments and those before them, in seconds, NO_TIME where unknown, to (B, L, D)."""
+        known = (moments != NO_TIME)[..., None]  # (B, L, 1)
+        day, weekday, hour = calendar(moments)
+        total = 0.0
+        if self.season is not None:
+            angle = 2 * torch.pi * day / 365.25
+            waves = torch.stack([angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()], dim=-1)
+            total = total + self.season(waves) * known
+        if self.weekday is not None and self.hour is not None:
+            total = total + (self.weekday(weekday) + self.hour(hour)) * known
+        if self.gap is not None:
+            seconds = (moments - previous).clamp_min(0).double()
+            bucket = 1 + (seconds.log1p() / 0.301).long().clamp(max=GAP_BUCKETS - 1)
+            total = total + self.gap(bucket * ((moments != NO_TIME) & (previous != NO_TIME)))
+        return total
+
+
+class MetadataTokens(nn.Module):
+    """The person as several tokens, one a fact: id, gender, age group, occupation; index 0 = unknown."""
+
+    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
+        super().__init__()
+        sizes = {"user_id": len(catalogue.user_ids), "gender": len(GENDERS), "age": len(AGE_GROUPS),
+                 "occupation": len(catalogue.occupations)}
+        self.tables = nn.ModuleDict({name: nn.Embedding(size + 1, settings.hidden_size)
+                                     for name, size in sizes.items() if getattr(settings, name)})
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, T, D)."""
+        index = {"user_id": batch.users, **dict(zip(("gender", "age", "occupation"), batch.demographics.T,
+                                                    strict=True))}
+        return torch.stack([table(index[name]) for name, table in self.tables.items()], dim=1)
+
+
+class CrossAttention(nn.Module):
+    """Each position asks the person's metadata tokens: softmax(q(x) k(m)^T / sqrt(D / H)) v(m)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """x (B, L, D), tokens (B, T, D) to (B, L, D)."""
+        q = rearrange(self.query(self.norm(x)), "b l (h d) -> b h l d", h=self.heads)
+        k, v = rearrange(self.key_value(tokens), "b t (two h d) -> two b h t d", two=2, h=self.heads)
+        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h l d -> b l (h d)"))
+
+
+class RatingHead(nn.Module):
+    """Five-class rating of a candidate film from the state before the event."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(3 * width, width), nn.Linear(width, 5)
+
+    def forward(self, states: Tensor, films: Tensor) -> Tensor:
+        """states (N, D), film vectors (N, D) to logits (N, 5)."""
+        return self.out(F.gelu(self.hidden(torch.cat([states, films, states * films], dim=-1))))
+
+
+class EnhancedBERT4Rec(nn.Module):
+    """See the module's head. Every encoder and head is None where its setting switches it off."""
+
+    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        width = settings.hidden_size
+        genres = torch.from_numpy(catalogue.genres[FIRST_ITEM:])  # (V, F)
+        years = torch.from_numpy(catalogue.years[FIRST_ITEM:])  # (V,)
+        self.special = nn.Parameter(torch.zeros(FIRST_ITEM, width))  # PAD and MASK
+        self.encoders = nn.ModuleDict()
+        if settings.id_encoder:
+            self.encoders["id"] = IdEncoder(len(years), width)
+        if settings.genre_encoder:
+            self.encoders["genres"] = GenreEncoder(genres, settings.genre_size, width)
+        if settings.year_encoder:
+            self.encoders["year"] = YearEncoder(years, settings.year_size, width)
+        self.rating = nn.Embedding(6, width) if settings.rating_input else None  # 0 = not known
+        timed = settings.day_of_year or settings.weekday_hour or settings.time_gap
+        self.time = TimeEncoder(settings) if timed else None
+        self.request_time = TimeEncoder(settings) if timed and settings.query_time == "known" else None
+        if settings.positions == "learned":
+            self.position = nn.Parameter(torch.zeros(settings.seq_length, width))
+        else:
+            self.register_buffer("position", sinusoids(settings.seq_length, width), persistent=False)
+        has_tokens = any(getattr(settings, name) for name in ("user_id", "gender", "age", "occupation"))
+        self.metadata = MetadataTokens(catalogue, settings) if has_tokens else None
+        self.cross_attention = CrossAttention(width, settings.num_heads) \
+            if has_tokens and settings.cross_attention else None
+        self.dropout = Dropout(settings.dropout)
+        self.encoder = Encoder(width, settings.num_heads, settings.num_layers, settings.dropout,
+                               settings.attention_dropout, pre_norm=True)
+        self.masked_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)) \
+            if settings.masked_item_head else None
+        self.masked_bias = nn.Parameter(torch.zeros(catalogue.num_rows)) if settings.masked_item_head else None
+        self.next_bias = nn.Parameter(torch.zeros(catalogue.num_rows)) if settings.next_item_head else None
+        self.rating_head = RatingHead(width) if settings.rating_head else None
+        self.preference_head = nn.Linear(width, genres.shape[1]) if settings.preference_head else None
+        shares = F.pad(genres / genres.sum(1, keepdim=True).clamp_min(1), (0, 0, FIRST_ITEM, 0))
+        self.register_buffer("genre_shares", shares, persistent=False)  # (R, F), rows sum to 1, or 0 without genres
+        self.register_buffer("films", torch.arange(len(years)), persistent=False)
+        not_a_film = torch.zeros(catalogue.num_rows)
+        not_a_film[:FIRST_ITEM] = -torch.inf
+        self.register_buffer("not_a_film", not_a_film, persistent=False)
+        self.apply(initialise)
+        for parameter in (self.special, *([self.position] if settings.positions == "learned" else [])):
+            nn.init.normal_(parameter, std=0.02)
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def cloze_share(self, train: TrainSettings) -> float:
+        """Share of training batches that carry the cloze task."""
+        causal = any(train.task_weights[task] > 0 and self.has_head(task) for task in CAUSAL_TASKS)
+        cloze = train.masked_item_weight > 0 and self.settings.masked_item_head
+        return train.masked_batch_share if causal and cloze else float(cloze)
+
+    def has_head(self, task: str) -> bool:
+        """Whether a task's head is built."""
+        return getattr(self.settings, f"{task}_head")
+
+    def forward(self, batch: Batch, tasks: Set[str]) -> dict[str, Tensor]:
+        """Mean loss of each of `tasks` that the batch's pattern and the built heads allow; others are not computed."""
+        tasks = {task for task in tasks if self.has_head(task)}
+        table = self.item_table()
+        states = self.encode(batch, table)  # (B, L, D)
+        predicts = batch.targets != PAD  # (B, L)
+        states, targets = states[predicts], batch.targets[predicts]  # (N, D), (N,)
+        if batch.pattern == "bidirectional":
+            if "masked_item" not in tasks:
+                return {}
+            return {"masked_item": linear_cross_entropy(self.masked_head(states), table,
+                                                        self.masked_bias + self.not_a_film, targets)}
+        losses = {}
+        if "next_item" in tasks:
+            losses["next_item"] = linear_cross_entropy(states, table, self.next_bias + self.not_a_film, targets)
+        if "rating" in tasks:
+            rated = batch.target_ratings[predicts] != NO_RATING
+            if bool(rated.any()):
+                logits = self.rating_head(states[rated], table[targets[rated]])
+                losses["rating"] = rating_loss(logits, batch.target_ratings[predicts][rated])
+        if "preference" in tasks:
+            target = self.later_genres(batch.targets)[predicts]  # (N, F)
+            known = target.sum(1) > 0
+            if bool(known.any()):
+                losses["preference"] = preference_loss(self.preference_head(states[known]), target[known])
+        return losses
+
+    def later_genres(self, targets: Tensor) -> Tensor:
+        """(B, L, F) mean genre distribution of the next `preference_horizon` interactions after each position."""
+        total = self.genre_shares[targets].cumsum(1)  # (B, L, F), inclusive
+        horizon = min(self.settings.preference_horizon, targets.shape[1])
+        ahead = torch.cat([total[:, horizon - 1:], total[:, -1:].expand(-1, horizon - 1, -1)], dim=1)
+        window = ahead - F.pad(total, (0, 0, 1, 0))[:, :-1]
+        return window / window.sum(-1, keepdim=True).clamp_min(1e-6)
+
+    # Ranking --------------------------------------------------------------------------------------------------------
+
+    def score(self, batch: Batch, without: Set[str] = frozenset()) -> Tensor:
+        """(B, R) logits of each film as the next interaction; -inf for PAD and MASK.
+
+        without: members of FEATURE_FAMILIES to leave out, for explanations; 'genres' and 'year' then leave the film
+        representation on both sides, of the history and of the candidates.
+        """
+        table = self.item_table(without)
+        states = self.request_states(batch, table, without)  # (B, D)
+        if self.settings.next_item_head:
+            return states @ table.T + self.next_bias + self.not_a_film
+        return self.masked_head(states) @ table.T + self.masked_bias + self.not_a_film
+
+    def rate(self, batch: Batch, item_index: Tensor) -> Tensor:
+        """(B,) expected rating of one candidate film (B,) each."""
+        table = self.item_table()
+        logits = self.rating_head(self.request_states(batch, table), table[item_index])  # (B, 5)
+        return logits.softmax(-1) @ torch.arange(1.0, 6.0, device=logits.device)
+
+    def preferences(self, batch: Batch) -> Tensor:
+        """(B, F) predicted genre distribution of the next interactions."""
+        return self.preference_head(self.request_states(batch, self.item_table())).softmax(-1)
+
+    def request_states(self, batch: Batch, table: Tensor, without: Set[str] = frozenset()) -> Tensor:
+        """(B, D) state that predicts the interaction after each history."""
+        if not self.settings.next_item_head:
+            batch = append_mask(batch, self.settings.seq_length)
+        states = self.encode(hide(batch, without), table)
+        return states[torch.arange(len(states), device=states.device), batch.lengths - 1]
+
+    # Parts ----------------------------------------------------------------------------------------------------------
+
+    def item_table(self, without: Set[str] = frozenset()) -> Tensor:
+        """(R, D) representation of PAD, MASK and every film."""
+        films = sum(encoder(self.films) for name, encoder in self.encoders.items() if name not in without)  # (V, D)
+        if isinstance(films, int):  # every encoder left out
+            films = self.special.new_zeros(len(self.films), self.special.shape[1])
+        return torch.cat([self.special, films])
+
+    def encode(self, batch: Batch, table: Tensor) -> Tensor:
+        """(B, L, D) states of a batch under its pattern."""
+        x = F.embedding(batch.items, table)  # (B, L, D)
+        length = x.shape[1]
+        if self.rating is not None:
+            x = x + self.rating(batch.ratings)
+        if self.time is not None:
+            x = x + self.time(batch.timestamps, F.pad(batch.timestamps, (1, 0))[:, :-1])
+        if self.request_time is not None:
+            x = x + self.request_time(batch.request_times, batch.timestamps)
+        x = x + self.position[positions_from_end(batch.lengths, length)]
+        x = self.dropout(x)
+        if self.metadata is not None:
+            tokens = self.metadata(batch)  # (B, T, D)
+            told = self.cross_attention(x, tokens) if self.cross_attention is not None else \
+                tokens.mean(1, keepdim=True)
+            x = x + self.dropout(told)
+        rotation = None
+        if self.settings.relative_time:
+            rotation = time_rotation(batch.timestamps, self.settings.hidden_size // self.settings.num_heads // 2)
+        return self.encoder(x, Attend(batch.pattern, key_padding(batch.lengths, length), rotation))
+
+
+def hide(batch: Batch, families: Set[str]) -> Batch:
+    """Batch that says 'unknown' where it told of these families of features."""
+    changes = {}
+    if "ratings" in families:
+        changes["ratings"] = torch.full_like(batch.ratings, NO_RATING)
+    if "times" in families:
+        changes["timestamps"] = torch.full_like(batch.timestamps, NO_TIME)
+        changes["request_times"] = torch.full_like(batch.request_times, NO_TIME)
+    if "demographics" in families:
+        changes["demographics"] = torch.zeros_like(batch.demographics)
+    if "user_id" in families:
+        changes["users"] = torch.zeros_like(batch.users)
+    return batch.replace(**changes) if changes else batch
