@@ -1,0 +1,23 @@
+"""Processors: which one, and whether it multiplies bf16 natively."""
+
+from __future__ import annotations
+
+import torch
+
+from support.errors import UserError
+
+
+def choose_device(wanted: str) -> torch.device:
+    """'auto', 'cpu' or 'cuda' to a device. Raises `UserError` for a GPU that is not there."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use --device cpu or auto")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether training runs in bf16: on request, or with 'auto' where the hardware has it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported())  # the public capability query lacks this bit

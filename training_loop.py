@@ -1,0 +1,373 @@
+"""The one training loop: `fit(model, data, settings)`. It knows no particular model.
+
+A model offers `forward(batch, tasks) -> {task: mean loss}`, `score(batch) -> (B, R)` and `cloze_share(train)`.
+One process or several (`torchrun`) through accelerate; the state of a stopped run is a folder that `resume` reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from batches import Batch, TrainingBatches
+from data_processor import SequenceData
+from evaluation.leave_one_out import target_ranks
+from evaluation.metrics import per_user
+from settings import Settings, TrainSettings
+from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from support.devices import choose_device, uses_bf16
+from support.errors import UserError
+from support.tracking import Tracker
+
+SELECTION_METRIC = "NDCG@10"
+LOG_EVERY = 25  # steps between two looks at the losses; a look waits for the device
+
+
+class Stopped(Exception):
+    """The user asked the run to stop; its state is saved."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that must survive a stop besides weights, optimizer and random state."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    evaluations_without_gain: int = 0
+    finished: bool = False
+    best: dict[str, Any] = field(default_factory=dict)  # metrics, epoch, step, tokens and seconds of the best model
+
+    @property
+    def best_score(self) -> float:
+        """Validation score of the best model so far."""
+        return self.best.get(SELECTION_METRIC, -math.inf)
+
+
+def fit(model: nn.Module, data: SequenceData, settings: Settings, *, validate: bool = True,
+        state_folder: Path | None = None, resume: bool = False, tracker: Tracker | None = None,
+        on_best: Callable[[nn.Module, dict[str, Any]], None] | None = None, quiet: bool = False) -> Progress:
+    """Train a model and leave the best weights in it.
+
+    validate: select on the validation targets and stop early; False trains on everything for all epochs.
+    state_folder: where the state for `resume` is kept (written at each evaluation and when the run is stopped).
+    on_best(model, record): called on the main process whenever the validation score improves.
+    Raises `Stopped` after Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is not finite.
+    """
+    run = _Run(model, data, settings, validate, state_folder, tracker or Tracker(None, {}), on_best, quiet)
+    if resume:
+        run.load_state()
+    with _stop_signals() as stop, run.bar:
+        while run.progress.epoch < settings.train.max_epochs and not run.progress.finished:
+            run.train_epoch(stop)
+            run.evaluate_if_due()
+    run.finish()
+    return run.progress
+
+
+class _Run:
+    """The parts of one run and its phases."""
+
+    def __init__(self, model: nn.Module, data: SequenceData, settings: Settings, validate: bool,
+                 state_folder: Path | None, tracker: Tracker,
+                 on_best: Callable[[nn.Module, dict[str, Any]], None] | None, quiet: bool) -> None:
+        self.model, self.data, self.settings, self.train = model, data, settings, settings.train
+        self.validate, self.state_folder, self.tracker, self.on_best = validate, state_folder, tracker, on_best
+        self.accelerator = _accelerator(self.train)
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = self.accelerator.device
+        for module in model.modules():
+            if hasattr(module, "checkpointing"):
+                module.checkpointing = self.train.gradient_checkpointing
+        self.batches = TrainingBatches(data, settings.model.seq_length, self.train, model.cloze_share(self.train),
+                                       held_out="validation" if validate else "end")
+        self.steps_per_epoch = len(self.batches) // self.world
+        if self.steps_per_epoch == 0:
+            raise UserError(f"--batch_size {self.train.batch_size} leaves no full step for {self.world} processes; "
+                            f"choose a smaller one")
+        self.tasks = frozenset(task for task, weight in self.train.task_weights.items() if weight > 0)
+        optimizer = torch.optim.AdamW(parameter_groups(model, self.train.weight_decay), lr=self.train.learning_rate,
+                                      fused=True)
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.progress, self.best_weights = Progress(), {}
+        self.loss_sums: dict[str, torch.Tensor] = {}
+        self.loss_counts: dict[str, int] = {}
+        self.bar = _ProgressBar(self.train.max_epochs * self.steps_per_epoch,
+                                hidden=quiet or not self.accelerator.is_main_process)
+
+    # Phases ---------------------------------------------------------------------------------------------------------
+
+    def train_epoch(self, stop: Callable[[], bool]) -> None:
+        """One pass over the batches, from where the run stands. Raises `Stopped`."""
+        progress, began, before = self.progress, time.perf_counter(), self.progress.seconds
+        self.wrapped.train()
+        for batch in self.batches.epoch(progress.epoch, progress.step_in_epoch, self.rank, self.world):
+            self.train_step(batch.to(self.device, self.train.pin_memory))
+            progress.step += 1
+            progress.step_in_epoch += 1
+            progress.tokens += batch.tokens
+            progress.seconds = before + time.perf_counter() - began
+            if progress.step % LOG_EVERY == 0:
+                self.bar.update(progress, self.mean_losses())
+            if self.schedule_position() >= 1:  # --max_minutes are over
+                progress.finished = True
+                break
+            # Stop only where no gradient is half gathered.
+            if progress.step % self.train.gradient_accumulation == 0 and stop():
+                self.mean_losses()
+                self.save_state()
+                raise Stopped
+        progress.epoch += 1
+        progress.step_in_epoch = 0
+
+    def train_step(self, batch: Batch) -> None:
+        """Forward, backward and, when the gradients of enough batches are gathered, one optimizer step."""
+        with self.accelerator.accumulate(self.wrapped):
+            losses = self.wrapped(batch, self.tasks)
+            for task, loss in losses.items():
+                self.loss_sums[task] = self.loss_sums.get(task, 0.0) + loss.detach()
+                self.loss_counts[task] = self.loss_counts.get(task, 0) + 1
+            if losses:
+                weights = self.train.task_weights
+                self.accelerator.backward(sum(weights[task] * loss for task, loss in losses.items()))
+            if self.accelerator.sync_gradients and self.train.gradient_clip:
+                self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.train.gradient_clip)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.train.learning_rate * self.schedule()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def evaluate_if_due(self) -> None:
+        """Validate, record, keep the best, decide whether to go on."""
+        progress, train = self.progress, self.train
+        last = progress.epoch >= train.max_epochs or progress.finished
+        if not self.validate or not (last or progress.epoch % train.eval_every == 0):
+            if last and not self.validate:
+                self.save_state()
+            return
+        began = time.perf_counter()
+        metrics = self.validation_metrics()
+        progress.seconds += time.perf_counter() - began
+        record = {"epoch": progress.epoch, "step": progress.step, "tokens": progress.tokens * self.world,
+                  "seconds": round(progress.seconds, 2), **metrics}
+        if metrics[SELECTION_METRIC] > progress.best_score:
+            progress.best, progress.evaluations_without_gain = record, 0
+            self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            if self.on_best is not None and self.accelerator.is_main_process:
+                self.on_best(self.model, record)
+        else:
+            progress.evaluations_without_gain += 1
+        progress.finished |= last or progress.evaluations_without_gain >= train.patience
+        losses = self.mean_losses(reset=True)
+        self.tracker.log("epoch", **record, learning_rate=self.optimizer.param_groups[0]["lr"],
+                         **{f"loss_{task}": value for task, value in losses.items()})
+        self.bar.report(record, losses, progress.best)
+        self.save_state()
+
+    def finish(self) -> None:
+        """Leave the best weights in the model and close the record."""
+        if self.best_weights:
+            self.model.load_state_dict(self.best_weights)
+        progress = self.progress
+        improving = self.validate and progress.best.get("epoch") == progress.epoch == self.train.max_epochs
+        self.tracker.log("fit", epochs=progress.epoch, steps=progress.step, tokens=progress.tokens * self.world,
+                         training_seconds=round(progress.seconds, 2), best=progress.best,
+                         still_improving_at_the_end=improving)
+        self.model.eval()
+
+    # Parts ----------------------------------------------------------------------------------------------------------
+
+    def validation_metrics(self) -> dict[str, float]:
+        """Mean metrics over all users on the validation targets, each user counted once by one process."""
+        model = self.model.eval()
+        mine = target_ranks(model, self.data, "validation", self.settings.model.seq_length,
+                            self.settings.eval.filter_seen, self.settings.eval.eval_batch_size, self.device,
+                            self.rank, self.world)
+        ranks = self.accelerator.reduce(torch.from_numpy(mine).to(self.device), "sum").cpu().numpy()
+        return {name: float(values.mean()) for name, values in per_user(ranks).items()}
+
+    def schedule_position(self) -> float:
+        """Share of the run that lies behind, by steps or by --max_minutes, whichever is further."""
+        share = self.progress.step / (self.train.max_epochs * self.steps_per_epoch)
+        if self.train.max_minutes:
+            share = max(share, self.progress.seconds / (60 * self.train.max_minutes))
+        return self._agree(min(share, 1.0))
+
+    def _agree(self, value: float) -> float:
+        """All processes must take the same number of steps: the main one's clock counts."""
+        if self.world == 1 or not self.train.max_minutes:
+            return value
+        shared = torch.tensor([value], device=self.device)
+        torch.distributed.broadcast(shared, src=0)
+        return float(shared)
+
+    def schedule(self) -> float:
+        """Factor on the learning rate: linear warm-up, then a cosine to 0."""
+        position, warm_up = self.schedule_position(), self.train.warmup_share
+        if position < warm_up:
+            return max(position / warm_up, 1 / (1 + warm_up * self.train.max_epochs * self.steps_per_epoch))
+        return 0.5 * (1 + math.cos(math.pi * (position - warm_up) / max(1e-9, 1 - warm_up)))
+
+    def mean_losses(self, reset: bool = False) -> dict[str, float]:
+        """Mean of each task's loss since the last evaluation. Raises `UserError` if one is not finite."""
+        means = {task: float(total) / self.loss_counts[task] for task, total in self.loss_sums.items()}
+        for task, value in means.items():
+            if not math.isfinite(value):
+                raise UserError(f"the {task} loss became {value} by step {self.progress.step}; lower --learning_rate "
+                                f"or give --precision fp32 (the best checkpoint so far is kept)")
+        if reset:
+            self.loss_sums, self.loss_counts = {}, {}
+        return means
+
+    # State ----------------------------------------------------------------------------------------------------------
+
+    def save_state(self) -> None:
+        """Write all that `resume` needs; main process only."""
+        if self.state_folder is None or not self.accelerator.is_main_process:
+            return
+        names = [name for name, _ in self.model.named_parameters()]
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
+        state = self.optimizer.state_dict()["state"]
+        order = [name for group in parameter_group_names(self.model) for name in group]
+        for index, values in state.items():
+            tensors |= {f"optimizer.{order[index]}.{key}": value for key, value in values.items()}
+        tensors["random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random_cuda"] = torch.cuda.get_rng_state()
+        tensors |= {f"loss.{task}": total.float().cpu() for task, total in self.loss_sums.items()}
+        write_checkpoint(self.state_folder, tensors,
+                         {"settings": self.settings.to_dict(), "split_hash": self.data.split_hash,
+                          "progress": dataclasses.asdict(self.progress), "loss_counts": self.loss_counts,
+                          "parameters": len(names)})
+
+    def load_state(self) -> None:
+        """Go back to where a stopped run was."""
+        tensors, info = read_checkpoint(self.state_folder)
+        if info["split_hash"] != self.data.split_hash:
+            raise UserError(f"{self.state_folder} was trained on split {info['split_hash']}, the data at hand are split "
+                            f"{self.data.split_hash}; give the same data")
+
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+        load_weights(self.model, part("model."), str(self.state_folder))
+        self.best_weights = part("best.")
+        saved, groups = self.optimizer.state_dict(), parameter_group_names(self.model)
+        state = {}
+        for index, name in enumerate(name for group in groups for name in group):
+            if values := part(f"optimizer.{name}."):
+                state[index] = {key: value for key, value in values.items() if "." not in key}
+        self.optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
+        torch.set_rng_state(tensors["random"])
+        if "random_cuda" in tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random_cuda"])
+        self.loss_sums = {task: value.to(self.device) for task, value in part("loss.").items()}
+        self.loss_counts = info["loss_counts"]
+        self.progress = Progress(**info["progress"])
+        self.bar.update(self.progress, {})
+
+
+def parameter_group_names(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of parameters (with weight decay, without): matrices of linear maps decay; biases, norms, positions and
+    embedding tables do not."""
+    decayed = {f"{prefix}.weight".lstrip(".") for prefix, module in model.named_modules()
+               if isinstance(module, nn.Linear)}
+    names = [name for name, _ in model.named_parameters()]
+    return [name for name in names if name in decayed], [name for name in names if name not in decayed]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's parameter groups."""
+    parameters = dict(model.named_parameters())
+    return [{"params": [parameters[name] for name in names], "weight_decay": decay}
+            for names, decay in zip(parameter_group_names(model), (weight_decay, 0.0), strict=True)]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's and numpy's global streams; batches and masks have streams of their own."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def _accelerator(train: TrainSettings):  # noqa: ANN202 (accelerate is imported late)
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    device = choose_device(train.device)
+    # A batch uses the heads of its own pattern only. cpu=True is what joins the ranks of torchrun on CPU.
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if uses_bf16(train.precision, device) else "no",
+                       gradient_accumulation_steps=train.gradient_accumulation,
+                       kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a flag; a second one interrupts at once."""
+    asked = []
+
+    def ask(number: int, _frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals are somebody else's business
+        before = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _ProgressBar:
+    """A bar on a terminal, a line an evaluation elsewhere."""
+
+    def __init__(self, total: int, hidden: bool) -> None:
+        self.total, self.hidden, self.progress = total, hidden, None
+
+    def __enter__(self) -> None:
+        if self.hidden:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.progress = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+                                 TimeRemainingColumn(), console=Console(width=None if os.isatty(1) else 120))
+        self.progress.start()
+        self.task = self.progress.add_task("training", total=self.total)
+
+    def __exit__(self, *_error: object) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def update(self, progress: Progress, losses: dict[str, float]) -> None:
+        """Move the bar."""
+        if self.progress is None:
+            return
+        text = " ".join(f"{task} {value:.3f}" for task, value in losses.items())
+        self.progress.update(self.task, completed=progress.step, description=f"epoch {progress.epoch + 1} {text}")
+
+    def report(self, record: dict[str, Any], losses: dict[str, float], best: dict[str, Any]) -> None:
+        """Print what an evaluation found."""
+        if self.progress is None:
+            return
+        text = " ".join(f"{task} {value:.3f}" for task, value in losses.items())
+        mark = " *" if best["epoch"] == record["epoch"] else ""
+        self.progress.print(f"epoch {record['epoch']:3d}  {record['seconds']:6.0f} s  losses: {text}  validation: "
+                            f"HR@10 {record['HR@10']:.4f} NDCG@10 {record['NDCG@10']:.4f}{mark}")
