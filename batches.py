@@ -109,7 +109,7 @@ def append_mask(batch: Batch, seq_length: int) -> Batch:
     """
     if int(batch.lengths.max()) >= seq_length:
         batch = _drop_oldest(batch, seq_length - 1)
-    rows = torch.arange(len(batch.lengths))
+    rows = torch.arange(len(batch.lengths), device=batch.lengths.device)
     newest = batch.lengths - 1
     asked = batch.request_times[rows, newest.clamp_min(0)]
 
@@ -130,7 +130,7 @@ def append_mask(batch: Batch, seq_length: int) -> Batch:
 def _drop_oldest(batch: Batch, keep: int) -> Batch:
     """Each sequence's newest `keep` positions."""
     drop = (batch.lengths - keep).clamp_min(0)  # (B,)
-    source = (torch.arange(keep) + drop[:, None]).clamp(max=batch.items.shape[1] - 1)  # (B, keep)
+    source = (torch.arange(keep, device=drop.device) + drop[:, None]).clamp(max=batch.items.shape[1] - 1)  # (B, keep)
     lengths = batch.lengths - drop
     real = positions_before(lengths, keep)
     return batch.replace(lengths=lengths, **{

@@ -19,11 +19,10 @@ FORMAT = "enhanced-bert4rec/1"
 
 
 def write_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict[str, Any],
-                     files: dict[str, Any] | None = None, keep_previous: bool = False) -> None:
+                     files: dict[str, Any] | None = None) -> None:
     """Write tensors, their description and further JSON files into a folder, atomically.
 
     Everything is written to a folder beside it first, so that a full disk or a kill leaves the old one as it was.
-    keep_previous: what stood there moves to `<folder>.previous` instead of being removed.
     """
     from safetensors.torch import save_file
 
@@ -35,20 +34,39 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict[str, A
                   scratch / WEIGHTS)
         for name, content in {INFO: {"format": FORMAT, **info}, **(files or {})}.items():
             (scratch / name).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        (scratch / WEIGHTS).chmod(0o644)  # safetensors and mkdtemp make private ones
         scratch.chmod(0o755)
-        old = folder.with_name(folder.name + ".previous")
         if folder.exists():
+            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+            os.replace(folder, old / folder.name)
+            os.replace(scratch, folder)
             shutil.rmtree(old, ignore_errors=True)
-            os.replace(folder, old)
-        os.replace(scratch, folder)
-        if not keep_previous:
-            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(scratch, folder)
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
         # safetensors wraps a full disk in an error of its own.
         if "No space left" in str(error):
             raise UserError(f"{folder}: no space left on the disk; free some and run again") from error
         raise
+
+
+def set_aside(folder: Path) -> None:
+    """Move a finished checkpoint to `<folder>.previous`, so that the next run does not replace it for good."""
+    if folder.exists():
+        previous = folder.with_name(folder.name + ".previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(folder, previous)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

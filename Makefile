@@ -1,0 +1,45 @@
+# Each target sets up what it needs in .venv and starts at once when that is done already.
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+USER_ID ?= 123
+K ?= 10
+
+.PHONY: help setup run test lint clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: .venv/.ready  ## create .venv with the pinned requirements
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/.ready: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.ready-dev: requirements-dev.txt .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+run: .venv/.ready  ## train on MovieLens 1M, test, recommend ten films to user 123
+	@$(BIN)/python -m readers.download ml-1m; found=$$?; \
+	if [ $$found -eq 0 ]; then dataset=ml-1m; \
+	elif [ $$found -eq 3 ]; then dataset=synthetic; \
+	  echo "MovieLens is not to be had: going on with the embedded synthetic data set."; \
+	else exit $$found; fi; \
+	$(BIN)/python trainer.py --preset quick --dataset $$dataset && \
+	echo && $(BIN)/python inference.py --user_id $(USER_ID) --k $(K)
+
+test: .venv/.ready-dev  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready-dev  ## check style
+	$(BIN)/ruff check .
+
+clean:  ## remove .venv and caches (checkpoints, runs and data stay)
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,196 @@
+"""Vanilla BERT4Rec as published (Sun et al., CIKM 2019, arXiv:1904.06690).
+
+    x_i  = E_{v_i} + p_i                                             eq. 5, then layer norm and dropout
+    H^l  = Block(H^{l-1}), bidirectional, post-norm                  eq. 1-4 and 6, transformer.py
+    P(v | h) = softmax_v(GELU(h W_P + b_P) E^T + b_O)                eq. 7, E shared with the input
+    loss = mean over masked positions of -log P(v_masked | h)        eq. 8
+
+Training masks a share of the positions at random and, in a share of the sequences, the last position alone; to
+recommend, MASK is appended to the history and its state ranks the items.
+
+    from bert4rec import BERT4Rec, SequentialDataset, BERT4RecTrainer
+    model = BERT4Rec(vocab_size=10000, hidden_size=256, num_layers=6, num_heads=8, max_seq_length=50)
+    dataset = SequentialDataset(user_sequences=[[1, 5, 3], [2, 4]], max_length=50, mask_prob=0.15)
+    BERT4RecTrainer(model, dataset).train(epochs=100, batch_size=256)
+    model.recommend([1, 5, 3], top_k=10)
+
+Items are numbers 1 to vocab_size here. Axes: B users, L positions, D width, R rows of E (PAD, MASK, items), N masked
+positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from batches import Batch, History, append_mask, history_batch
+from data_processor import FIRST_ITEM, MASK, PAD, SequenceData, from_sequences
+from losses import linear_cross_entropy
+from settings import ModelSettings, Settings, TrainSettings
+from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from support.errors import UserError
+from training_loop import Progress, fit, seed_everything
+from transformer import Attend, Dropout, Encoder, initialise, key_padding, positions_before, positions_from_end
+
+
+class BERT4Rec(nn.Module):
+    """Bidirectional transformer trained by masking.
+
+    attention_type: 'bidirectional' as published, or 'causal' to let positions see only what came before.
+    segment_embeddings: add a vector that tells observed interactions (0) from the appended request (1).
+    """
+
+    def __init__(self, vocab_size: int, hidden_size: int = 64, num_layers: int = 2, num_heads: int = 2,
+                 max_seq_length: int = 200, dropout_rate: float = 0.2, attention_dropout: float = 0.0,
+                 attention_type: str = "bidirectional", segment_embeddings: bool = False) -> None:
+        super().__init__()
+        if vocab_size < 1:
+            raise UserError("vocab_size must be at least 1")
+        if attention_type not in ("bidirectional", "causal"):
+            raise UserError(f"attention_type {attention_type!r}: choose 'bidirectional' or 'causal'")
+        self.settings = ModelSettings(
+            model="vanilla", hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads,
+            seq_length=max_seq_length, dropout=dropout_rate, attention_dropout=attention_dropout,
+            attention_type=attention_type, segment_embeddings=segment_embeddings)
+        rows = vocab_size + FIRST_ITEM
+        self.vocab_size = vocab_size
+        self.items = nn.Embedding(rows, hidden_size)
+        self.positions = nn.Embedding(max_seq_length, hidden_size)
+        self.segments = nn.Embedding(2, hidden_size) if segment_embeddings else None
+        self.input_norm = nn.LayerNorm(hidden_size)
+        self.dropout = Dropout(dropout_rate)
+        self.encoder = Encoder(hidden_size, num_heads, num_layers, dropout_rate, attention_dropout, pre_norm=False)
+        self.projection = nn.Linear(hidden_size, hidden_size)
+        self.item_bias = nn.Parameter(torch.zeros(rows))
+        not_an_item = torch.zeros(rows)
+        not_an_item[:FIRST_ITEM] = -torch.inf
+        self.register_buffer("not_an_item", not_an_item, persistent=False)
+        self.apply(initialise)
+
+    @classmethod
+    def from_settings(cls, num_items: int, settings: ModelSettings) -> BERT4Rec:
+        """The model that settings describe."""
+        return cls(num_items, settings.hidden_size, settings.num_layers, settings.num_heads, settings.seq_length,
+                   settings.dropout, settings.attention_dropout, settings.attention_type, settings.segment_embeddings)
+
+    def cloze_share(self, _train: TrainSettings) -> float:
+        """Every training batch carries the cloze task."""
+        return 1.0
+
+    def forward(self, batch: Batch, tasks: Set[str] = frozenset({"masked_item"})) -> dict[str, Tensor]:
+        """Mean loss over the masked positions."""
+        if "masked_item" not in tasks:
+            return {}
+        masked = batch.targets != PAD  # (B, L)
+        states = self.head(self.encode(batch)[masked])  # (N, D)
+        return {"masked_item": linear_cross_entropy(states, self.items.weight, self.item_bias + self.not_an_item,
+                                                    batch.targets[masked])}
+
+    def encode(self, batch: Batch) -> Tensor:
+        """(B, L, D) states."""
+        length = batch.items.shape[1]
+        x = self.items(batch.items) + self.positions(positions_from_end(batch.lengths, length))  # (B, L, D)
+        if self.segments is not None:
+            request = (batch.items == MASK) & (positions_from_end(batch.lengths, length) == 0)
+            x = x + self.segments((request & positions_before(batch.lengths, length)).long())
+        return self.encoder(self.dropout(self.input_norm(x)),
+                            Attend(self.settings.attention_type, key_padding(batch.lengths, length)))
+
+    def head(self, states: Tensor) -> Tensor:
+        """Projection of eq. 7, (..., D) to (..., D)."""
+        return F.gelu(self.projection(states))
+
+    def score(self, batch: Batch) -> Tensor:
+        """(B, R) logits of each item as the next interaction; -inf for PAD and MASK."""
+        asked = append_mask(batch, self.settings.seq_length)
+        states = self.encode(asked)[torch.arange(len(asked.lengths), device=asked.lengths.device), asked.lengths - 1]
+        return self.head(states) @ self.items.weight.T + self.item_bias + self.not_an_item
+
+    @torch.no_grad()
+    def recommend(self, user_sequence: Sequence[int], top_k: int = 10, filter_seen: bool = True) -> list[tuple[int, float]]:
+        """The `top_k` best (item, score), best first, for a history of item numbers, oldest first.
+
+        Raises `UserError` for an empty history, an item number outside 1 to vocab_size, or a top_k that cannot be met.
+        """
+        history = from_sequences([user_sequence], self.vocab_size).items
+        left = self.vocab_size - (len(set(history.tolist())) if filter_seen else 0)
+        if not 1 <= top_k <= left:
+            raise UserError(f"top_k must lie in 1 to {left}, the items that can be recommended; got {top_k}")
+        self.eval()
+        device = self.item_bias.device
+        scores = self.score(history_batch([History(history)], self.settings.seq_length).to(device))[0]  # (R,)
+        if filter_seen:
+            scores[torch.from_numpy(history).to(device)] = -torch.inf
+        best = scores.topk(top_k)
+        return [(int(row) - FIRST_ITEM + 1, float(score)) for score, row in zip(*best, strict=True)]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights and settings to a folder."""
+        write_checkpoint(Path(folder), self.state_dict(), {
+            "settings": Settings(model=self.settings).to_dict(), "num_items": self.vocab_size})
+
+    def load_pretrained(self, folder: str | Path) -> BERT4Rec:
+        """Take the weights of a folder that `save_pretrained` or `trainer.py --model vanilla` wrote.
+
+        Raises `UserError` if they do not fit this model.
+        """
+        tensors, _ = read_checkpoint(Path(folder))
+        load_weights(self, tensors, str(folder))
+        return self
+
+    def fine_tune(self, target_dataset: SequentialDataset, epochs: int = 20, **options: float) -> Progress:
+        """Go on training on other people's sequences over the same items; options as in `BERT4RecTrainer.train`."""
+        return BERT4RecTrainer(self, target_dataset).train(epochs=epochs, **options)
+
+
+class SequentialDataset:
+    """People's item sequences, oldest first.
+
+    user_sequences: a list of lists of item numbers, or a mapping from user to such a list
+    max_length: longest sequence that a training example holds; at most the model's max_seq_length
+    mask_prob: share of positions masked
+    """
+
+    def __init__(self, user_sequences: Sequence[Sequence[int]] | dict[object, Sequence[int]], max_length: int = 50,
+                 mask_prob: float = 0.15) -> None:
+        sequences = list(user_sequences.values()) if isinstance(user_sequences, dict) else list(user_sequences)
+        if not any(len(sequence) for sequence in sequences):
+            raise UserError("user_sequences holds no interaction")
+        self.user_sequences, self.max_length, self.mask_prob = sequences, max_length, mask_prob
+
+    def __len__(self) -> int:
+        return len(self.user_sequences)
+
+    def to_data(self, vocab_size: int) -> SequenceData:
+        """The same as `SequenceData`. Raises `UserError` for an item number outside 1 to vocab_size."""
+        return from_sequences(self.user_sequences, vocab_size)
+
+
+class BERT4RecTrainer:
+    """Trains a `BERT4Rec` on a `SequentialDataset` with the project's one loop."""
+
+    def __init__(self, model: BERT4Rec, dataset: SequentialDataset) -> None:
+        if dataset.max_length > model.settings.seq_length:
+            raise UserError(f"the data set's max_length {dataset.max_length} exceeds the model's max_seq_length "
+                            f"{model.settings.seq_length}")
+        self.model, self.dataset = model, dataset
+
+    def train(self, epochs: int = 100, batch_size: int = 256, learning_rate: float = 1e-3,
+              validate: bool = False, seed: int = 42, **train_settings: float) -> Progress:
+        """Train in place and return where training ended.
+
+        validate: hold out each person's last two items, select the best epoch on the first of them and stop early;
+        otherwise all of every sequence trains for all epochs. Further keywords are fields of `TrainSettings`.
+        """
+        settings = Settings(model=self.model.settings).replace(
+            max_epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+            mask_prob=self.dataset.mask_prob, seq_length=self.dataset.max_length, **train_settings)
+        data = self.dataset.to_data(self.model.vocab_size)
+        if validate and min(map(len, self.dataset.user_sequences)) < 3:
+            raise UserError("validate=True holds out two items of each person: every sequence needs at least 3")
+        seed_everything(seed)
+        return fit(self.model, data, settings, validate=validate, quiet=True)

@@ -1,0 +1,77 @@
+"""Models from settings, and to and from checkpoint folders. Inference needs nothing but such a folder."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from bert4rec import BERT4Rec
+from data_processor import FIRST_ITEM, Catalogue, SequenceData
+from enhanced_model import EnhancedBERT4Rec
+from readers.interactions import GENRES
+from settings import ModelSettings, Settings
+from support.checkpoint import load_weights, read_checkpoint, read_json, write_checkpoint
+from support.errors import UserError
+from support.tracking import git_commit
+
+METADATA = "metadata.json"
+
+
+def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
+    """The model that settings describe, freshly initialised."""
+    if settings.model == "vanilla":
+        return BERT4Rec.from_settings(len(catalogue.movie_ids), settings)
+    return EnhancedBERT4Rec(catalogue, settings)
+
+
+def save_model(folder: Path, model: nn.Module, settings: Settings, data: SequenceData, record: dict[str, Any]) -> None:
+    """Write a checkpoint folder: weights, checkpoint.json (how it came about), metadata.json (the catalogue)."""
+    films = data.catalogue
+    info = {
+        "settings": settings.to_dict(), "validation": record, "dataset": data.name, "data_note": data.note,
+        "split_hash": data.split_hash, "seed": settings.train.seed, "git_commit": git_commit(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy")}},
+        "movie_ids": films.movie_ids.tolist(), "user_ids": films.user_ids.tolist(),
+        "occupations": {str(code): name for code, name in films.occupations.items()}}
+    rows = zip(films.movie_ids.tolist(), films.titles, films.genres[FIRST_ITEM:], films.years[FIRST_ITEM:].tolist(),
+               strict=True)
+    metadata = {"movies": {str(movie_id): {
+        "title": title, "year": year or None, "genres": [GENRES[index] for index in np.flatnonzero(flags)]}
+        for movie_id, title, flags, year in rows}}
+    write_checkpoint(folder, model.state_dict(), info, {METADATA: metadata})
+
+
+def load_model(folder: Path, metadata_path: Path | None = None) -> tuple[nn.Module, Settings, Catalogue, dict[str, Any]]:
+    """(model in evaluation mode, settings, catalogue, info) of a checkpoint folder.
+
+    Raises `UserError` if the folder is missing, corrupted, foreign, or its metadata belong to another catalogue.
+    """
+    tensors, info = read_checkpoint(folder)
+    if "movie_ids" not in info:
+        raise UserError(f"{folder} holds no catalogue: it is the state of a training run or a library model, "
+                        f"not a model for recommendation; give checkpoints/best")
+    metadata_path = metadata_path or folder / METADATA
+    catalogue = _catalogue(info, read_json(metadata_path), metadata_path)
+    settings = Settings().replace(**info["settings"])
+    model = build_model(catalogue, settings.model)
+    load_weights(model, tensors, str(folder))
+    return model.eval(), settings, catalogue, info
+
+
+def _catalogue(info: dict[str, Any], metadata: dict[str, Any], path: Path) -> Catalogue:
+    movies = metadata.get("movies")
+    if not isinstance(movies, dict) or set(movies) != {str(movie_id) for movie_id in info["movie_ids"]}:
+        raise UserError(f"{path} does not list the {len(info['movie_ids'])} films of this checkpoint; "
+                        f"give the {METADATA} that was written beside it")
+    films = [movies[str(movie_id)] for movie_id in info["movie_ids"]]
+    genres = np.zeros((len(films) + FIRST_ITEM, len(GENRES)), dtype=np.float32)
+    for row, film in enumerate(films, start=FIRST_ITEM):
+        genres[row, [GENRES.index(name) for name in film["genres"]]] = 1
+    years = np.array([0] * FIRST_ITEM + [film["year"] or 0 for film in films], dtype=np.int64)
+    return Catalogue(np.array(info["movie_ids"]), tuple(film["title"] for film in films), genres, years,
+                     np.array(info["user_ids"]), {int(code): name for code, name in info["occupations"].items()})

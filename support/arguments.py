@@ -1,0 +1,30 @@
+"""argparse that answers a wrong flag with one line and the nearest name."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import NoReturn
+
+from support.errors import UserError
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Raises `UserError` where argparse would print its usage; flags cannot be abbreviated."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def parse_args(self, args: list[str]) -> argparse.Namespace:  # type: ignore[override]
+        """Parsed flags."""
+        parsed, rest = self.parse_known_args(args)
+        if rest:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(rest[0].partition("=")[0], known, n=1, cutoff=0.5)
+            raise UserError(f"unknown flag {rest[0]!r}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """argparse's own complaint, as a `UserError`."""
+        raise UserError(f"{message}; see --help")

@@ -1,0 +1,169 @@
+"""Train a model and measure it: `python trainer.py --batch_size 128 --learning_rate 5e-4 --max_epochs 50`.
+
+Selection is on the validation items alone; the test items are read once, at the end. Several processes:
+`torchrun --nproc_per_node 2 trainer.py ...`. Ctrl-C saves; `--resume` goes on. All flags: --help, or settings.py.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from baselines.mean_ratings import mean_predictors
+from baselines.popularity import Popularity
+from data_processor import SequenceData, load
+from evaluation.leave_one_out import protocol_line, target_ranks
+from evaluation.metrics import per_user
+from evaluation.report import print_ranking, print_table, summarise, write_user_results
+from evaluation.side_tasks import preference_quality, rating_errors, rating_predictions
+from model_io import build_model, save_model
+from settings import Settings, parse_command_line
+from support.checkpoint import read_json, set_aside, write_json
+from support.errors import UserError, run_command
+from support.tracking import Tracker, git_commit, run_path
+from training_loop import Progress, Stopped, fit, seed_everything
+
+STOPPED = 130  # the shell's code for Ctrl-C
+
+
+def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
+    """Train, test, report; returns the results (None on processes other than the main one).
+
+    Leaves `<checkpoint_dir>/best` with the model, results.json and a row of results per user. Raises `Stopped` or
+    `UserError`.
+    """
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    data = load(settings.data)
+    folder = Path(settings.train.checkpoint_dir)
+    seed_everything(settings.train.seed)
+    model = build_model(data.catalogue, settings.model)
+    record = run_path(settings.train.runs_dir, f"{data.name}-{settings.model.model}") if main_process else None
+    tracker = Tracker(record, {**settings.to_dict(), "split_hash": data.split_hash, "git_commit": git_commit()},
+                      settings.train.use_wandb, settings.train.wandb_mode)
+    if main_process:
+        _announce(settings, data, model)
+    replaced = resume  # a resumed run goes on improving its own best
+
+    def keep(best: nn.Module, validation: dict[str, Any]) -> None:
+        nonlocal replaced
+        if not replaced:
+            set_aside(folder / "best")
+            replaced = True
+        save_model(folder / "best", best, settings, data, validation)
+
+    try:
+        progress = fit(model, data, settings, state_folder=folder / "last", resume=resume, tracker=tracker, on_best=keep)
+        if not main_process:
+            return None
+        results = measure(model, data, settings, progress, folder / "best")
+        tracker.log("test", **results)
+    finally:
+        tracker.close()
+    report(results, progress, settings)
+    print(f"\nModel, results and per-user ranks: {folder / 'best'}   record of the run: {record}")
+    return results
+
+
+def measure(model: nn.Module, data: SequenceData, settings: Settings, progress: Progress,
+            folder: Path) -> dict[str, Any]:
+    """Read the test items once: ranking, ratings, preferences, each beside its baselines; written to `folder`."""
+    model.eval()
+    device = next(model.parameters()).device
+    length, size = settings.model.seq_length, settings.eval.eval_batch_size
+    ranks = {name: target_ranks(ranker, data, "test", length, settings.eval.filter_seen, size, device)
+             for name, ranker in (("popularity", Popularity(data)), (settings.model.model, model))}
+    columns = {"rank": ranks[settings.model.model], "popularity_rank": ranks["popularity"]}
+    columns |= per_user(columns["rank"])
+    query_time = settings.model.query_time if settings.model.model == "enhanced" else "unknown"
+    results: dict[str, Any] = {
+        "protocol": protocol_line(data, "test", settings.eval.filter_seen, query_time), "seed": settings.train.seed,
+        "split_hash": data.split_hash, "git_commit": git_commit(),
+        "ranking": {name: summarise(rank, settings.eval.bootstrap_samples) for name, rank in ranks.items()},
+        "best": progress.best, "training_seconds": round(progress.seconds, 1), "epochs": progress.epoch,
+        "steps": progress.step, "peak_memory_mb": peak_memory_mb()}
+    if getattr(model, "rating_head", None) is not None:
+        predicted = rating_predictions(model.rate, data, "test", length, size, device)
+        columns["predicted_rating"] = predicted
+        results["rating"] = {name: rating_errors(guess, data, "test") for name, guess in
+                             {**mean_predictors(data, "test"), "rating head": predicted}.items()}
+    if getattr(model, "preference_head", None) is not None:
+        results["preference"] = {until: preference_quality(model.preferences, data, until, length, size, device)
+                                 for until in ("validation", "test")}
+    write_json(folder / "results.json", results)
+    write_user_results(folder / "test_users.parquet", data, columns)
+    return results
+
+
+def report(results: dict[str, Any], progress: Progress, settings: Settings) -> None:
+    """The tables a run ends with."""
+    if "SYNTHETIC" in results["protocol"]:
+        _banner("SYNTHETIC DATA: the numbers below are not MovieLens numbers")
+    print_ranking("Ranking on the test items (95 % bootstrap intervals over users, one seed)", results["protocol"],
+                  results["ranking"])
+    if "rating" in results:
+        print_table("Rating of the test item", results["protocol"], ["predictor", "RMSE", "MAE"],
+                    [[name, f"{row['RMSE']:.4f}", f"{row['MAE']:.4f}"] for name, row in results["rating"].items()])
+    if "preference" in results:
+        print_table("Genres of the next item: cross-entropy in nats, lower is better", results["protocol"],
+                    ["split", *results["preference"]["test"]],
+                    [[until, *(f"{value:.4f}" for value in row.values())]
+                     for until, row in results["preference"].items()])
+    best = progress.best
+    print(f"\nBest model: epoch {best['epoch']}, step {best['step']}, {best['tokens']:,} interactions, after "
+          f"{best['seconds']:.0f} s of {results['training_seconds']:.0f} s; validation HR@10 {best['HR@10']:.4f}, "
+          f"NDCG@10 {best['NDCG@10']:.4f}; peak memory {results['peak_memory_mb']:,} MB")
+    if best["epoch"] == progress.epoch:
+        print("The last evaluation was the best: more epochs may help (--max_epochs, --max_minutes).")
+    print(f"Seed {settings.train.seed}, preset and flags in the record below; selection on validation only.")
+
+
+def peak_memory_mb() -> int:
+    """Largest resident size of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+
+
+def _announce(settings: Settings, data: SequenceData, model: nn.Module) -> None:
+    if data.name == "synthetic":
+        _banner("SYNTHETIC DATA: nothing measured here is a MovieLens number")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{data.name}: {len(data.items):,} interactions of {data.num_users:,} people with "
+          f"{len(data.catalogue.movie_ids):,} films, split {data.split_hash}" + (f" ({data.note})" if data.note else ""))
+    print(f"{settings.model.model} model, {count:,} parameters; selection on validation NDCG@10; "
+          f"Ctrl-C saves and --resume goes on", flush=True)
+
+
+def _banner(text: str) -> None:
+    print("\n" + "!" * (len(text) + 4) + f"\n! {text} !\n" + "!" * (len(text) + 4), flush=True)
+
+
+def stored_settings(folder: Path) -> Settings:
+    """Settings of the stopped run in `folder`."""
+    if not (folder / "last").exists():
+        raise UserError(f"--resume: {folder / 'last'} does not exist; there is no stopped run to go on with")
+    return Settings().replace(**read_json(folder / "last" / "checkpoint.json")["settings"])
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 0, or 130 after a stop that `--resume` can undo."""
+    settings, resume = parse_command_line(argv, __doc__)
+    if resume:
+        settings = stored_settings(Path(settings.train.checkpoint_dir)).replace(
+            checkpoint_dir=settings.train.checkpoint_dir)
+    try:
+        train(settings, resume)
+    except Stopped:
+        extra = "" if settings.train.checkpoint_dir == "checkpoints" else \
+            f" --checkpoint_dir {settings.train.checkpoint_dir}"
+        print(f"\nstopped and saved; go on with: python trainer.py --resume{extra}", file=sys.stderr)
+        return STOPPED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
