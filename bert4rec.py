@@ -111,7 +111,8 @@ class BERT4Rec(nn.Module):
         return self.head(states) @ self.items.weight.T + self.item_bias + self.not_an_item
 
     @torch.no_grad()
-    def recommend(self, user_sequence: Sequence[int], top_k: int = 10, filter_seen: bool = True) -> list[tuple[int, float]]:
+    def recommend(self, user_sequence: Sequence[int], top_k: int = 10,
+                  filter_seen: bool = True) -> list[tuple[int, float]]:
         """The `top_k` best (item, score), best first, for a history of item numbers, oldest first.
 
         Raises `UserError` for an empty history, an item number outside 1 to vocab_size, or a top_k that cannot be met.

@@ -242,7 +242,8 @@ def _date(timestamp: int) -> str:
 
 def main(argv: list[str]) -> None:
     """Print the data card for the given data flags."""
-    from settings import parse_command_line, section_fields
+    from command_line import parse_command_line
+    from settings import section_fields
 
     flags = {f"--{name}" for name in section_fields(DataSettings)}
     for token in argv:

@@ -1,8 +1,8 @@
 """Recommend films, with reasons: `python inference.py --user_id 123 --k 10`.
 
 For somebody in the data the history is theirs; for anybody else give `--history "260,1210"` or titles
-(`--history "Star Wars; Toy Story (1995)"`). Everybody at once: `--users all --history_until test --output recs.parquet`.
-All ids are the data set's own (raw) ids.
+(`--history "Star Wars; Toy Story (1995)"`). Everybody at once:
+`--users all --history_until test --output recs.parquet`. All ids are the data set's own (raw) ids.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from data_processor import FIRST_ITEM, NO_TIME, PAD, UNKNOWN, SequenceData, load
 from evaluation.leave_one_out import hide_seen, user_batches
 from evaluation.report import write_parquet
 from explanations import leave_one_out_effects
+from film_search import find_films
 from model_io import load_model
 from readers.interactions import AGE_GROUPS, GENDERS, GENRES
 from support.arguments import ArgumentParser
@@ -54,8 +55,8 @@ class RecommendationEngine:
         settings = self.settings.data
         data = load(dataclasses.replace(settings, data_dir=self.data_dir or settings.data_dir))
         if data.split_hash != self.info["split_hash"]:
-            raise UserError(f"{self.model_path} was trained on split {self.info['split_hash']} of {data.name}, the files "
-                            f"at hand give split {data.split_hash}: another catalogue; give the right --data_dir or "
+            raise UserError(f"{self.model_path} was trained on split {self.info['split_hash']} of {data.name}, the "
+                            f"files at hand give split {data.split_hash}: another catalogue; give the right --data_dir or "
                             f"train again")
         return data
 
@@ -207,41 +208,8 @@ class RecommendationEngine:
             return f"request time: {_iso(at)}"
         if user_id is None:
             return "request time: unknown (a bare history has no times; give --at)"
-        return (f"request time assumed: {_iso(self.history(user_id, None).request_time)}, the last interaction plus the "
-                f"user's median gap (give --at to change it)")
-
-    def find_films(self, text: str) -> list[int]:
-        """Film ids of a list given as "260,1210" or as titles separated by semicolons."""
-        parts = [part.strip() for part in text.split(";") if part.strip()]
-        if len(parts) == 1 and all(re.fullmatch(r"\s*-?\d+\s*", part) for part in text.split(",")):
-            parts = text.split(",")
-        elif len(parts) == 1 and self._titled(parts[0]) is None and "," in text:
-            parts = [part.strip() for part in text.split(",") if part.strip()]
-        return [int(part) if re.fullmatch(r"\s*-?\d+\s*", part) else self._film_by_title(part) for part in parts]
-
-    def _film_by_title(self, title: str) -> int:
-        found = self._titled(title)
-        if found is None:
-            plain = [_plain(name) for name in self.catalogue.titles]
-            near = difflib.get_close_matches(_plain(title), plain, n=1, cutoff=0.4)
-            hint = f"; did you mean {self.catalogue.titles[plain.index(near[0])]!r}?" if near else \
-                "; titles are in metadata.json"
-            raise UserError(f"no film in the catalogue is called {title!r}{hint}")
-        return found
-
-    def _titled(self, title: str) -> int | None:
-        """Raw id of the film with this title: exactly, else without its year, else as the only one containing it."""
-        wanted = _plain(title)
-        names = [_plain(name) for name in self.catalogue.titles]
-        for rule in (lambda name: name == wanted, lambda name: re.sub(r" \(\d{4}\)$", "", name) == wanted,
-                     lambda name: wanted in name):
-            hits = [index for index, name in enumerate(names) if rule(name)]
-            if len(hits) == 1:
-                return int(self.catalogue.movie_ids[hits[0]])
-            if hits:
-                listed = ", ".join(repr(self.catalogue.titles[index]) for index in hits[:4])
-                raise UserError(f"{title!r} fits {len(hits)} films ({listed} ...); give the whole title or the id")
-        return None
+        return (f"request time assumed: {_iso(self.history(user_id, None).request_time)}, the last interaction plus "
+                f"the user's median gap (give --at to change it)")
 
     def _person(self, user_id: int) -> int:
         index = int(self.catalogue.user_index([user_id])[0])
@@ -301,10 +269,6 @@ def _iso(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _plain(title: str) -> str:
-    return " ".join(title.lower().split())
-
-
 def reason(explanation: dict[str, Any]) -> str:
     """One line: the two history items and the feature family that speak for a film the most."""
     names = {"ratings": "your ratings", "times": "when you watch", "demographics": "your age, gender and occupation",
@@ -356,7 +320,7 @@ def _many(engine: RecommendationEngine, flags: Any) -> None:
 
 
 def _one(engine: RecommendationEngine, flags: Any) -> None:
-    sequence = None if flags.history is None else engine.find_films(flags.history)
+    sequence = None if flags.history is None else find_films(engine.catalogue, flags.history)
     at = None if flags.at is None else parse_time(flags.at)
     genres = [name.strip() for name in flags.genres.split(",") if name.strip()]
     films = engine.get_recommendations(flags.user_id, sequence, flags.k, flags.filter_seen, genres=genres,
@@ -381,8 +345,8 @@ def _print(engine: RecommendationEngine, films: list[dict[str, Any]], reasons: l
         console.print("[bold]SYNTHETIC data: these films do not exist[/bold]")
     if profile:
         console.print(f"User {profile['user_id']}: {profile['gender']}, {profile['age_group']}, "
-                      f"{profile['occupation']}, {profile['interactions']} ratings, mean {profile['mean_rating']}, likes "
-                      f"{', '.join(profile['favourite_genres'])}")
+                      f"{profile['occupation']}, {profile['interactions']} ratings, mean {profile['mean_rating']}, "
+                      f"likes {', '.join(profile['favourite_genres'])}")
     if sequence is not None:
         titles = [engine.film(index)["title"] for index in engine.catalogue.item_index(sequence)]
         console.print(f"History: {'; '.join(titles)}", markup=False)

@@ -27,7 +27,7 @@ def linear_cross_entropy(states: Tensor, table: Tensor, bias: Tensor, targets: T
 
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states: Tensor, table: Tensor, bias: Tensor, targets: Tensor) -> Tensor:  # noqa: ANN001
+    def forward(ctx, states: Tensor, table: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
         needs_gradient = any(ctx.needs_input_grad)
@@ -58,7 +58,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx, grad_output: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx, grad_output: Tensor):
         return *(grad * grad_output for grad in ctx.saved_tensors), None
 
 

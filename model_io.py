@@ -46,7 +46,8 @@ def save_model(folder: Path, model: nn.Module, settings: Settings, data: Sequenc
     write_checkpoint(folder, model.state_dict(), info, {METADATA: metadata})
 
 
-def load_model(folder: Path, metadata_path: Path | None = None) -> tuple[nn.Module, Settings, Catalogue, dict[str, Any]]:
+def load_model(folder: Path,
+               metadata_path: Path | None = None) -> tuple[nn.Module, Settings, Catalogue, dict[str, Any]]:
     """(model in evaluation mode, settings, catalogue, info) of a checkpoint folder.
 
     Raises `UserError` if the folder is missing, corrupted, foreign, or its metadata belong to another catalogue.

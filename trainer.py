@@ -16,13 +16,14 @@ from torch import nn
 
 from baselines.mean_ratings import mean_predictors
 from baselines.popularity import Popularity
+from command_line import parse_command_line
 from data_processor import SequenceData, load
 from evaluation.leave_one_out import protocol_line, target_ranks
 from evaluation.metrics import per_user
 from evaluation.report import print_ranking, print_table, summarise, write_user_results
 from evaluation.side_tasks import preference_quality, rating_errors, rating_predictions
 from model_io import build_model, save_model
-from settings import Settings, parse_command_line
+from settings import Settings
 from support.checkpoint import read_json, set_aside, write_json
 from support.errors import UserError, run_command
 from support.tracking import Tracker, git_commit, run_path
@@ -57,7 +58,8 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
         save_model(folder / "best", best, settings, data, validation)
 
     try:
-        progress = fit(model, data, settings, state_folder=folder / "last", resume=resume, tracker=tracker, on_best=keep)
+        progress = fit(model, data, settings, state_folder=folder / "last", resume=resume, tracker=tracker,
+                       on_best=keep)
         if not main_process:
             return None
         results = measure(model, data, settings, progress, folder / "best")
@@ -133,7 +135,8 @@ def _announce(settings: Settings, data: SequenceData, model: nn.Module) -> None:
         _banner("SYNTHETIC DATA: nothing measured here is a MovieLens number")
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"{data.name}: {len(data.items):,} interactions of {data.num_users:,} people with "
-          f"{len(data.catalogue.movie_ids):,} films, split {data.split_hash}" + (f" ({data.note})" if data.note else ""))
+          f"{len(data.catalogue.movie_ids):,} films, split {data.split_hash}"
+          + (f" ({data.note})" if data.note else ""))
     print(f"{settings.model.model} model, {count:,} parameters; selection on validation NDCG@10; "
           f"Ctrl-C saves and --resume goes on", flush=True)
 

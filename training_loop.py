@@ -259,8 +259,8 @@ class _Run:
         """Go back to where a stopped run was."""
         tensors, info = read_checkpoint(self.state_folder)
         if info["split_hash"] != self.data.split_hash:
-            raise UserError(f"{self.state_folder} was trained on split {info['split_hash']}, the data at hand are split "
-                            f"{self.data.split_hash}; give the same data")
+            raise UserError(f"{self.state_folder} was trained on split {info['split_hash']}, the data at hand are "
+                            f"split {self.data.split_hash}; give the same data")
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}
@@ -304,7 +304,7 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-def _accelerator(train: TrainSettings):  # noqa: ANN202 (accelerate is imported late)
+def _accelerator(train: TrainSettings):
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     device = choose_device(train.device)

@@ -38,7 +38,8 @@ def protocol_line(data: SequenceData, until: str, filter_seen: bool, query_time:
 
 @torch.no_grad()
 def target_ranks(ranker: Ranker, data: SequenceData, until: str, seq_length: int, filter_seen: bool = True,
-                 batch_size: int = 128, device: torch.device | None = None, rank: int = 0, world: int = 1) -> np.ndarray:
+                 batch_size: int = 128, device: torch.device | None = None, rank: int = 0,
+                 world: int = 1) -> np.ndarray:
     """(U,) rank of each user's held-out film; 0 for users that fall to another process."""
     result = np.zeros(data.num_users, dtype=np.int64)
     for users, batch in user_batches(data, until, seq_length, batch_size, rank, world):

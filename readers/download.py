@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import sys
 import tempfile
 import urllib.error
@@ -62,7 +61,7 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
                         f"point it at the folder with the original files of {dataset}")
     try:
         _download(archive, folder)
-    except (urllib.error.URLError, socket.timeout, ConnectionError, TimeoutError) as error:
+    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise DataUnavailable(
             f"{dataset} is not in {folder.name}/ and cannot be downloaded ({getattr(error, 'reason', error)}). "
             f"Three ways to get it: (1) connect to the internet and run again, it downloads {archive.url}; "

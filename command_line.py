@@ -1,0 +1,120 @@
+"""From flags and YAML files to `Settings`; whatever is wrong is answered with one line and the nearest name."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from settings import Settings, all_fields, model_only, preset_settings, unknown_name
+from support.errors import UserError
+
+
+def parse_command_line(argv: list[str], description: str) -> tuple[Settings, bool]:
+    """(settings, resume) from flags: preset first, then --config FILE.yaml, then the flags themselves.
+
+    Raises `UserError` for an unknown flag or YAML key (naming the nearest), for a value of the wrong kind, and for
+    a flag that the chosen model would ignore.
+    """
+    own = {"--preset": "default", "--config": None, "--resume": False}
+    rest = _take_own_flags(argv, own)
+    _check_flag_names(rest, tuple(name[2:] for name in own))
+    if own["--resume"] and any(not token.startswith("--checkpoint_dir") for token in rest if token.startswith("--")):
+        raise UserError("--resume goes on with the settings of the stopped run; give it no flag but --checkpoint_dir")
+    arguments = _yaml_arguments(own["--config"]) + rest
+    model = _last_value(arguments, "--model") or "enhanced"
+    explicit = {_flag_name(token) for token in arguments if token.startswith("--")}
+    for name in sorted(explicit):
+        other = model_only(name)
+        if other and other != model and model in ("enhanced", "vanilla"):
+            raise UserError(f"--{name} belongs to --model {other}; --model {model} does not read it")
+    settings = _tyro(arguments, preset_settings(own["--preset"], model if model == "vanilla" else "enhanced"),
+                     description + "\n\nBeside the flags below: --preset quick|default|original, "
+                                   "--config FILE.yaml (flags by name), --resume.")
+    return settings, bool(own["--resume"])
+
+
+def _take_own_flags(argv: list[str], own: dict[str, Any]) -> list[str]:
+    """Fill `own` from argv and return what is left."""
+    rest, tokens = [], iter(argv)
+    for token in tokens:
+        name, equals, value = token.partition("=")
+        if name == "--resume" and not equals:
+            own[name] = True
+        elif name in ("--preset", "--config"):
+            own[name] = value if equals else next(tokens, None)
+            if not own[name]:
+                raise UserError(f"{name} needs a value")
+        else:
+            rest.append(token)
+    return rest
+
+
+def _flag_name(token: str) -> str:
+    """Setting that a flag is about: '--no-user_id' and '--user-id=1' both give 'user_id'."""
+    name = token[2:].partition("=")[0].replace("-", "_")
+    return name[3:] if name.startswith("no_") and name not in all_fields() else name
+
+
+def _check_flag_names(tokens: list[str], extra: tuple[str, ...]) -> None:
+    for token in tokens:
+        if token in ("--help", "-h") or not re.match(r"--?[A-Za-z]", token):
+            continue
+        if not token.startswith("--") or _flag_name(token) not in all_fields():
+            raise UserError(unknown_name("flag", token.partition("=")[0].lstrip("-").replace("-", "_"), extra))
+
+
+def _last_value(arguments: list[str], flag: str) -> str | None:
+    value = None
+    for token, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        if token == flag:
+            value = following
+        elif token.startswith(flag + "="):
+            value = token.partition("=")[2]
+    return value
+
+
+def _yaml_arguments(path: str | None) -> list[str]:
+    """Flags that say what a YAML file says."""
+    if path is None:
+        return []
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: expected lines of 'name: value'")
+    arguments = []
+    for key, value in content.items():
+        if str(key) not in all_fields():
+            raise UserError(f"--config {path}: {unknown_name('key', str(key))}")
+        if isinstance(value, bool):
+            arguments.append(f"--{key}" if value else f"--no-{key}")
+        else:
+            arguments += [f"--{key}", str(value)]
+    return arguments
+
+
+def _tyro(arguments: list[str], default: Settings, description: str) -> Settings:
+    import tyro
+
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return tyro.cli(Settings, args=arguments, default=default, description=description, use_underscores=True,
+                            config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            sys.stdout.write(output.getvalue())
+            raise
+        # tyro draws a box; keep its words on one line.
+        words = re.sub(r"[^\x20-\x7e]+|-{3,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue()))
+        words = " ".join(re.sub(r"Parsing error|Value error|Argument helptext:.*|For full helptext.*", " ", words).split())
+        raise UserError(words + "; --help lists what each flag takes") from None

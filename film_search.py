@@ -1,0 +1,52 @@
+"""Films by what a person types: ids or titles."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from data_processor import Catalogue
+from support.errors import UserError
+
+NUMBER = r"\s*-?\d+\s*"
+
+
+def find_films(catalogue: Catalogue, text: str) -> list[int]:
+    """Film ids of a list given as "260,1210" or as titles separated by semicolons; numbers pass unchecked.
+
+    Raises `UserError` for a title that no film or more than one film answers to.
+    """
+    parts = [part.strip() for part in text.split(";") if part.strip()]
+    if len(parts) == 1 and "," in text:  # commas separate ids, and titles too unless the whole is one: 'Piano, The'
+        numbers = all(re.fullmatch(NUMBER, part) for part in text.split(","))
+        if numbers or not _matches(catalogue, parts[0]):
+            parts = [part.strip() for part in text.split(",") if part.strip()]
+    return [int(part) if re.fullmatch(NUMBER, part) else _film_called(catalogue, part) for part in parts]
+
+
+def _film_called(catalogue: Catalogue, title: str) -> int:
+    found = _matches(catalogue, title)
+    if len(found) == 1:
+        return int(catalogue.movie_ids[found[0]])
+    if found:
+        listed = ", ".join(repr(catalogue.titles[index]) for index in found[:4])
+        raise UserError(f"{title!r} fits {len(found)} films ({listed}{', ...' if len(found) > 4 else ''}); "
+                        f"give the whole title with its year, or the id")
+    names = [_plain(name) for name in catalogue.titles]
+    near = difflib.get_close_matches(_plain(title), names, n=1, cutoff=0.4)
+    hint = f"did you mean {catalogue.titles[names.index(near[0])]!r}?" if near else "titles are in metadata.json"
+    raise UserError(f"no film in the catalogue is called {title!r}; {hint}")
+
+
+def _matches(catalogue: Catalogue, title: str) -> list[int]:
+    """Positions of the films with this title: exactly, else without the year, else containing it."""
+    wanted, names = _plain(title), [_plain(name) for name in catalogue.titles]
+    for rule in (lambda name: name == wanted, lambda name: re.sub(r" \(\d{4}\)$", "", name) == wanted,
+                 lambda name: wanted in name):
+        if found := [index for index, name in enumerate(names) if rule(name)]:
+            return found
+    return []
+
+
+def _plain(title: str) -> str:
+    return " ".join(title.lower().split())
