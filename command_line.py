@@ -12,6 +12,8 @@ from typing import Any
 from settings import Settings, all_fields, model_only, preset_settings, unknown_name
 from support.errors import UserError
 
+TYRO_NOISE = r"Parsing error|Value error|Invalid choice (?=.)|Argument helptext:.*|For full helptext.*"
+
 
 def parse_command_line(argv: list[str], description: str) -> tuple[Settings, bool]:
     """(settings, resume) from flags: preset first, then --config FILE.yaml, then the flags themselves.
@@ -116,5 +118,5 @@ def _tyro(arguments: list[str], default: Settings, description: str) -> Settings
             raise
         # tyro draws a box; keep its words on one line.
         words = re.sub(r"[^\x20-\x7e]+|-{3,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue()))
-        words = " ".join(re.sub(r"Parsing error|Value error|Argument helptext:.*|For full helptext.*", " ", words).split())
-        raise UserError(words + "; --help lists what each flag takes") from None
+        words = re.sub(TYRO_NOISE, " ", words)
+        raise UserError(" ".join(words.split()) + "; --help lists what each flag takes") from None

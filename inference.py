@@ -56,8 +56,8 @@ class RecommendationEngine:
         data = load(dataclasses.replace(settings, data_dir=self.data_dir or settings.data_dir))
         if data.split_hash != self.info["split_hash"]:
             raise UserError(f"{self.model_path} was trained on split {self.info['split_hash']} of {data.name}, the "
-                            f"files at hand give split {data.split_hash}: another catalogue; give the right --data_dir or "
-                            f"train again")
+                            f"files at hand give split {data.split_hash}: another catalogue; give the right "
+                            f"--data_dir or train again")
         return data
 
     @property

@@ -90,7 +90,7 @@ def _one_person(draw: np.random.Generator, world: _World, user_id: int, age: int
     unseen = np.ones(len(world.year), dtype=bool)
     time = FIRST_TIME + int(draw.random() * 365 * DAY)
     rows = []
-    for _ in range(20 + int(draw.random() ** 2 * 75)):
+    for _ in range(min(20 + int(draw.random() ** 2 * 75), len(unseen) // 2)):
         cause = _pick(draw, np.array(list(CAUSES.values())))
         name = list(CAUSES)[cause]
         candidates = np.zeros_like(unseen)

@@ -1,0 +1,108 @@
+"""Data for the tests: a tiny synthetic world, the same as ML-1M files, and the real files where they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_processor import SequenceData, load, process
+from readers.interactions import Interactions
+from readers.synthetic import generate
+from settings import DataSettings, ModelSettings, Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = ROOT / "ml-1m"
+SASREC = ROOT.parent / "shared" / "data" / "ml-1m-sasrec"
+
+os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked by the `real_data` fixture are skipped by name where ML-1M is absent."""
+    if (REAL / "ratings.dat").exists():
+        return
+    for item in items:
+        if "real_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.skip(reason="ml-1m/ratings.dat is absent; see ml-1m/README.md"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> SequenceData:
+    """MovieLens 1M, all 3,706 rated films."""
+    return load(DataSettings(data_dir=str(REAL)))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Interactions:
+    """60 people, 80 films."""
+    return generate(seed=3, people=60, films=80)
+
+
+@pytest.fixture(scope="session")
+def data(tiny: Interactions) -> SequenceData:
+    """The tiny world, processed."""
+    return process(tiny, DataSettings(dataset="synthetic"))
+
+
+@pytest.fixture()
+def ml_1m_folder(tiny: Interactions, tmp_path: Path) -> Path:
+    """The tiny world written as the three files of ML-1M."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    ratings = tiny.ratings[["user_id", "movie_id", "rating", "timestamp"]]
+    for name, rows in (
+            ("ratings", ratings.itertuples(index=False)),
+            ("movies", tiny.movies[["movie_id", "title", "genres"]].itertuples(index=False)),
+            ("users", tiny.users.assign(zip_code="00000").itertuples(index=False))):
+        text = "".join("::".join(map(str, row)) + "\n" for row in rows)
+        (folder / f"{name}.dat").write_text(text, encoding="latin-1")
+    return folder
+
+
+TINY_MODEL = dict(hidden_size=16, num_heads=2, num_layers=2, seq_length=12, dropout=0.0, genre_size=8, year_size=8)
+
+VARIANTS = {
+    "vanilla": ModelSettings(model="vanilla", **TINY_MODEL),
+    "vanilla-causal-segments": ModelSettings(model="vanilla", attention_type="causal", segment_embeddings=True,
+                                             **TINY_MODEL),
+    "enhanced": ModelSettings(**TINY_MODEL),
+    "enhanced-known-time": ModelSettings(query_time="known", weekday_hour=True, positions="sinusoidal", **TINY_MODEL),
+    "enhanced-cloze-only": ModelSettings(next_item_head=False, rating_head=False, preference_head=False,
+                                         cross_attention=False, **TINY_MODEL),
+}
+ALL_TASKS = frozenset({"masked_item", "next_item", "rating", "preference"})
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> ModelSettings:
+    """Each kind of model in turn."""
+    return VARIANTS[request.param]
+
+
+def fresh_model(data: SequenceData, settings: ModelSettings, seed: int = 0, spread: float = 0.3) -> torch.nn.Module:
+    """A model in evaluation mode whose weights are large enough for every input to matter."""
+    from model_io import build_model
+
+    torch.manual_seed(seed)
+    model = build_model(data.catalogue, settings).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(0, spread)
+    return model
+
+
+def tiny_settings(tmp_path: Path, model: ModelSettings, **changes: object) -> Settings:
+    """Settings of a run of seconds."""
+    values = dict(dataset="synthetic", max_epochs=2, batch_size=16, precision="fp32", device="cpu",
+                  checkpoint_dir=str(tmp_path / "checkpoints"), runs_dir=str(tmp_path / "runs"), bootstrap_samples=100)
+    return Settings(model=model).replace(**{**values, **changes})
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    """A seeded generator."""
+    return np.random.default_rng(seed)
