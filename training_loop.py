@@ -90,6 +90,8 @@ class _Run:
         self.accelerator = _accelerator(self.train)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device
+        # Our own autocast: accelerate keeps its precision for the whole life of the process, over several models.
+        self.bf16 = uses_bf16(self.train.precision, self.device)
         for module in model.modules():
             if hasattr(module, "checkpointing"):
                 module.checkpointing = self.train.gradient_checkpointing
@@ -137,7 +139,8 @@ class _Run:
     def train_step(self, batch: Batch) -> None:
         """Forward, backward and, when the gradients of enough batches are gathered, one optimizer step."""
         with self.accelerator.accumulate(self.wrapped):
-            losses = self.wrapped(batch, self.tasks)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+                losses = self.wrapped(batch, self.tasks)
             for task, loss in losses.items():
                 self.loss_sums[task] = self.loss_sums.get(task, 0.0) + loss.detach()
                 self.loss_counts[task] = self.loss_counts.get(task, 0) + 1
@@ -309,8 +312,7 @@ def _accelerator(train: TrainSettings):
 
     device = choose_device(train.device)
     # A batch uses the heads of its own pattern only. cpu=True is what joins the ranks of torchrun on CPU.
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if uses_bf16(train.precision, device) else "no",
-                       gradient_accumulation_steps=train.gradient_accumulation,
+    return Accelerator(cpu=device.type == "cpu", gradient_accumulation_steps=train.gradient_accumulation,
                        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
 

@@ -1,0 +1,145 @@
+"""Batches: windows, masks, what each position is told and what it must predict."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from batches import (
+    History,
+    TrainingBatches,
+    append_mask,
+    cloze_mask,
+    history_batch,
+    history_of,
+    visible_times,
+)
+from data_processor import MASK, NO_RATING, PAD
+from settings import TrainSettings
+from tests.conftest import rng
+
+PLAIN = TrainSettings(context_dropout=0.0, user_id_dropout=0.0, batch_size=8)
+
+
+def same(left, right):
+    return left.pattern == right.pattern and all(torch.equal(value, right.tensors()[name])
+                                                 for name, value in left.tensors().items())
+
+
+def test_causal_positions_predict_the_following_interaction(data):
+    seen = 0
+    for batch in TrainingBatches(data, 12, PLAIN, 0.0).epoch(0):
+        for row in range(len(batch.lengths)):
+            user, length = int(batch.users[row]) - 1, int(batch.lengths[row])
+            start, end = data.span(user, "validation")
+            window = slice(max(start, end - 13), end)
+            items = torch.from_numpy(data.items[window])
+            assert torch.equal(batch.items[row, :length], items[:-1])
+            assert torch.equal(batch.targets[row, :length], items[1:])
+            assert torch.equal(batch.target_ratings[row, :length], torch.from_numpy(data.ratings[window])[1:])
+            assert torch.equal(batch.request_times[row, :length], torch.from_numpy(data.timestamps[window])[1:])
+            assert (batch.targets[row, length:] == PAD).all() and (batch.items[row, length:] == PAD).all()
+            seen += 1
+    assert seen == data.num_users
+
+
+def test_training_never_holds_a_held_out_interaction(data):
+    held_out = {(user, int(data.items[row])) for until in ("validation", "test")
+                for user, row in enumerate(data.target_rows(until))}
+    for share in (0.0, 1.0):
+        for batch in TrainingBatches(data, 12, PLAIN, share).epoch(0):
+            for row, user in enumerate(batch.users.tolist()):
+                shown = set(batch.items[row].tolist()) | set(batch.targets[row].tolist())
+                assert not {(user - 1, item) for item in shown} & held_out
+
+
+def test_cloze_replaces_item_rating_and_time(data):
+    for batch in TrainingBatches(data, 12, PLAIN, 1.0).epoch(0):
+        masked = batch.items == MASK
+        assert batch.pattern == "bidirectional" and batch.items.shape[1] <= 12
+        assert torch.equal(masked, batch.targets != PAD) and masked.any(1).all()
+        assert (batch.ratings[masked] == NO_RATING).all()
+        assert (batch.request_times[~masked] == 0).all()
+
+
+def test_kinds_of_batch_alternate_by_share(data):
+    batches = TrainingBatches(data, 12, PLAIN, 0.25)
+    kinds = [batch.pattern for epoch in range(4) for batch in batches.epoch(epoch)]
+    assert kinds.count("bidirectional") == len(kinds) // 4
+
+
+def test_epochs_are_a_function_of_seed_epoch_and_step(data):
+    batches = TrainingBatches(data, 12, TrainSettings(batch_size=8), 0.5)
+    first, again = list(batches.epoch(3)), list(batches.epoch(3))
+    assert all(map(same, first, again))
+    assert all(map(same, first[2:], batches.epoch(3, first_step=2)))
+    assert not all(map(same, first, batches.epoch(4)))
+    halves = [list(batches.epoch(3, rank=rank, world=2)) for rank in (0, 1)]
+    assert len(halves[0]) == len(halves[1]) == len(first) // 2
+    users = [set(batch.users.tolist()) - {0} for half in halves for batch in half]
+    assert sum(map(len, users)) == len(set().union(*users))  # nobody twice
+
+
+@pytest.mark.parametrize("tokens", [0, 64])
+def test_every_person_once_and_limits_kept(data, tokens):
+    train = TrainSettings(context_dropout=0.0, user_id_dropout=0.0, batch_size=8, batch_tokens=tokens)
+    batches = list(TrainingBatches(data, 12, train, 0.0).epoch(0))
+    users = [user for batch in batches for user in batch.users.tolist()]
+    assert sorted(users) == list(range(1, data.num_users + 1))
+    assert all(len(batch.users) <= 8 for batch in batches)
+    assert not tokens or all(batch.items.numel() <= tokens for batch in batches)
+
+
+def test_sliding_windows_cover_everything(data):
+    train = TrainSettings(context_dropout=0.0, user_id_dropout=0.0, batch_size=8, sliding_window=True)
+    targets = {user: set() for user in range(1, data.num_users + 1)}
+    for batch in TrainingBatches(data, 12, train, 0.0).epoch(0):
+        for row, user in enumerate(batch.users.tolist()):
+            targets[user] |= set(batch.targets[row].tolist()) - {PAD}
+    for user, films in targets.items():
+        start, end = data.span(user - 1, "validation")
+        assert films == set(data.items[start + 1:end].tolist())
+
+
+def test_context_dropout_hides_the_stated_share(data):
+    train = TrainSettings(context_dropout=0.5, user_id_dropout=1.0, batch_size=64)
+    batches = [batch for epoch in range(20) for batch in TrainingBatches(data, 12, train, 0.0).epoch(epoch)]
+    for name in ("ratings", "timestamps", "demographics"):
+        hidden = torch.cat([(getattr(batch, name) == 0).flatten(1).all(1) for batch in batches]).float().mean()
+        assert 0.4 < hidden < 0.6
+    assert all((batch.users == 0).all() for batch in batches)
+
+
+def test_cloze_mask_shares():
+    lengths = np.full(4000, 20)
+    masked = cloze_mask(lengths, 25, 0.3, 0.0, rng())
+    assert not masked[:, 20:].any() and masked.any(1).all()
+    assert abs(masked[:, :20].mean() - 0.3) < 0.01
+    last = cloze_mask(lengths, 25, 0.3, 1.0, rng())
+    assert (last.sum(1) == 1).all() and last[:, 19].all()
+
+
+def test_visible_times_hide_the_masked_moments():
+    times = torch.tensor([[10, 20, 30, 40], [10, 20, 30, 0], [5, 6, 7, 8]])
+    masked = torch.tensor([[False, True, True, False], [True, False, False, False], [True, True, True, True]])
+    assert visible_times(times, masked).tolist() == [[10, 10, 10, 40], [20, 20, 30, 0], [0, 0, 0, 0]]
+
+
+def test_append_mask_keeps_the_newest():
+    histories = [History(np.arange(2, 7), np.arange(1, 6), np.arange(10, 15), request_time=99),
+                 History(np.array([9]), np.array([4]), np.array([50]), request_time=60)]
+    asked = append_mask(history_batch(histories, 4), 4)
+    assert asked.items.tolist() == [[4, 5, 6, MASK], [9, MASK, PAD, PAD]]
+    assert asked.ratings.tolist() == [[3, 4, 5, 0], [4, 0, 0, 0]]
+    assert asked.timestamps.tolist() == [[12, 13, 14, 14], [50, 50, 0, 0]]
+    assert asked.request_times.tolist() == [[0, 0, 0, 99], [0, 60, 0, 0]]
+    assert asked.lengths.tolist() == [4, 2]
+
+
+def test_history_ends_before_its_target(data):
+    for until in ("validation", "test"):
+        history = history_of(data, 7, until)
+        row = data.target_rows(until)[7]
+        assert history.items[-1] == data.items[row - 1] and history.request_time == data.timestamps[row]
+    assert history_of(data, 7, "end").request_time == 0

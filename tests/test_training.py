@@ -1,0 +1,228 @@
+"""The loop: it learns, resumes to the last bit, stops early, refuses a broken loss, works in two processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import training_loop
+from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
+from evaluation.leave_one_out import target_ranks
+from model_io import build_model
+from support.errors import UserError
+from support.tracking import Tracker
+from tests.conftest import ROOT, VARIANTS, tiny_settings
+from training_loop import Stopped, fit, parameter_group_names, seed_everything
+
+DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
+
+
+def trained(data, settings, **options):
+    seed_everything(settings.train.seed)
+    model = build_model(data.catalogue, settings.model)
+    return model, fit(model, data, settings, quiet=True, **options)
+
+
+def same_weights(left, right):
+    return all(torch.equal(value, right.state_dict()[name]) for name, value in left.state_dict().items())
+
+
+def test_training_is_deterministic_and_learns(data, tmp_path):
+    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=12, learning_rate=0.01, eval_every=12)
+    model, progress = trained(data, settings)
+    again, _ = trained(data, settings)
+    assert same_weights(model, again)
+    untrained = build_model(data.catalogue, settings.model).eval()
+    assert progress.best["MRR"] > 1.2 * np.mean(1 / target_ranks(untrained, data, "validation", 12))
+    other, _ = trained(data, settings.replace(seed=1))
+    assert not same_weights(model, other)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, accumulation):
+    """Stop in the middle of an epoch by a real Ctrl-C signal, resume: the same weights to the last bit."""
+    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=4, gradient_accumulation=accumulation)
+    whole, progress = trained(data, settings)
+    step = training_loop._Run.train_step
+
+    def interrupted(run, batch):
+        step(run, batch)
+        if run.progress.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(training_loop._Run, "train_step", interrupted)
+    with pytest.raises(Stopped):
+        trained(data, settings, state_folder=tmp_path / "last")
+    monkeypatch.setattr(training_loop._Run, "train_step", step)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed, after = trained(data, settings, state_folder=tmp_path / "last", resume=True)
+    assert same_weights(whole, resumed)
+    assert (after.step, after.tokens, after.best["NDCG@10"]) == (progress.step, progress.tokens,
+                                                                 progress.best["NDCG@10"])
+
+
+def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeypatch):
+    scores = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.9])
+    weights = []
+
+    def planned(run):
+        weights.append({name: value.clone() for name, value in run.model.state_dict().items()})
+        return {"NDCG@10": next(scores), "HR@10": 0.0}
+
+    monkeypatch.setattr(training_loop._Run, "validation_metrics", planned)
+    called = []
+    model, progress = trained(data, tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=10, patience=3),
+                              on_best=lambda _model, record: called.append(record["epoch"]))
+    assert called == [1, 2] and progress.best["epoch"] == 2 and progress.epoch == 5
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights[1].items())
+
+
+def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(data, tmp_path):
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"])
+    seed_everything(0)
+    model = build_model(data.catalogue, settings.model)
+    with torch.no_grad():
+        model.encoder.blocks[0].expand.weight.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"diverged|became nan"):
+        fit(model, data, settings, quiet=True, state_folder=tmp_path / "last", on_best=pytest.fail)
+    assert not (tmp_path / "last").exists()
+
+
+def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path):
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=10_000, max_minutes=0.03, eval_every=10_000)
+    _, progress = trained(data, settings, tracker=Tracker(tmp_path / "run.jsonl", settings.to_dict()))
+    assert progress.finished and progress.seconds < 10 and progress.best
+    records = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert [record["event"] for record in records] == ["settings", "epoch", "fit"]
+    assert records[1]["learning_rate"] < 0.05 * settings.train.learning_rate
+    assert {"step", "tokens", "seconds", "epoch"} <= set(records[2]["best"])
+
+
+def test_schedule_warms_up_and_decays(data, tmp_path):
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=50, warmup_share=0.2)
+    run = training_loop._Run(build_model(data.catalogue, settings.model), data, settings, True, None,
+                             Tracker(None, {}), None, True)
+    total = 50 * run.steps_per_epoch
+    factors = []
+    for step in range(total + 1):
+        run.progress.step = step
+        factors.append(run.schedule())
+    peak = int(0.2 * total)
+    assert factors[0] > 0 and factors[peak] == pytest.approx(1, abs=0.02) and factors[-1] == pytest.approx(0, abs=1e-9)
+    assert factors[:peak] == sorted(factors[:peak]) and factors[peak:] == sorted(factors[peak:], reverse=True)
+
+
+def test_weight_decay_spares_tables_biases_and_norms(data):
+    model = build_model(data.catalogue, VARIANTS["enhanced"])
+    decayed, spared = parameter_group_names(model)
+    assert len(decayed) + len(spared) == len(list(model.parameters()))
+    assert "encoder.blocks.0.qkv.weight" in decayed
+    assert {"encoders.id.table.weight", "position", "next_bias", "encoder.final_norm.weight"} <= set(spared)
+
+
+def test_gradient_accumulation_equals_the_larger_batch(data, tmp_path):
+    """One step over two half batches moves the weights like one over the mean of both losses."""
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], gradient_accumulation=2, batch_size=30, max_epochs=1,
+                             masked_item_weight=0.0, context_dropout=0.0, user_id_dropout=0.0, gradient_clip=0.0)
+    model, _ = trained(data, settings)
+    seed_everything(settings.train.seed)
+    expected = build_model(data.catalogue, settings.model)
+    optimizer = torch.optim.AdamW(training_loop.parameter_groups(expected, settings.train.weight_decay))
+    batches = list(training_loop.TrainingBatches(data, 12, settings.train, 0.0).epoch(0))
+    assert len(batches) == 2
+    weights = settings.train.task_weights
+    for batch in batches:
+        losses = expected(batch, frozenset(weights))
+        (sum(weights[task] * loss for task, loss in losses.items()) / 2).backward()
+    for group in optimizer.param_groups:  # the second of two steps of the schedule
+        group["lr"] = settings.train.learning_rate * 0.5 * (1 + np.cos(np.pi * (0.5 - 0.05) / 0.95))
+    optimizer.step()
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
+TWO_PROCESSES = """
+import json, sys, torch
+from pathlib import Path
+from data_processor import process
+from readers.synthetic import generate
+from settings import DataSettings, Settings
+from model_io import build_model
+from training_loop import fit, seed_everything
+settings = Settings().replace(**json.loads(sys.argv[1]))
+data = process(generate(seed=3, people=60, films=80), DataSettings(dataset="synthetic"))
+seed_everything(0)
+model = build_model(data.catalogue, settings.model)
+progress = fit(model, data, settings, quiet=True)
+total = sum(float(value.detach().double().sum()) for value in model.parameters())
+import os
+Path(sys.argv[2] + os.environ.get("RANK", "0")).write_text(json.dumps([progress.best["NDCG@10"], progress.step, total]))
+"""
+
+
+def test_two_processes_agree_with_each_other_and_with_one(data, tmp_path):
+    """torchrun with gloo: same weights on both ranks, and metrics equal to one process scoring the same model."""
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], batch_size=15, max_epochs=1)
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                    str(script), json.dumps(settings.to_dict()), str(tmp_path / "out")], check=True, cwd=ROOT,
+                   env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True)
+    first, second = (json.loads((tmp_path / f"out{rank}").read_text()) for rank in (0, 1))
+    assert first == second and first[1] == 2
+    # One process over the same four batches, two gradients a step, must end near the same weights.
+    _, progress = trained(data, settings.replace(gradient_accumulation=2))
+    assert progress.step == 4
+    assert first[0] == pytest.approx(progress.best["NDCG@10"], abs=0.05)
+
+
+# The library interface of vanilla BERT4Rec --------------------------------------------------------------------------
+
+def test_vanilla_interface(tmp_path):
+    """The lines of the README: a cycle 1 2 3 ... 20 is learned and continued."""
+    torch.manual_seed(0)
+    sequences = [[1 + (start + step) % 20 for step in range(10)] for start in range(20)] * 5
+    model = BERT4Rec(vocab_size=20, hidden_size=32, num_layers=2, num_heads=2, max_seq_length=12, dropout_rate=0.0)
+    dataset = SequentialDataset(user_sequences=sequences, max_length=12, mask_prob=0.15)
+    assert len(dataset) == 100
+    BERT4RecTrainer(model, dataset).train(epochs=60, batch_size=25, learning_rate=0.01, last_mask_share=0.3)
+    assert model.recommend([3, 4, 5, 6, 7], top_k=3)[0][0] == 8
+    best = model.recommend([3, 4, 5, 6, 7], top_k=15)
+    assert len(best) == 15 and not {item for item, _ in best} & {3, 4, 5, 6, 7}
+    assert [score for _, score in best] == sorted((score for _, score in best), reverse=True)
+    model.save_pretrained(tmp_path / "cycle")
+    other = BERT4Rec(vocab_size=20, hidden_size=32, num_layers=2, num_heads=2, max_seq_length=12, dropout_rate=0.0)
+    assert other.load_pretrained(tmp_path / "cycle").recommend([3, 4, 5, 6, 7], top_k=15) == best
+    backwards = SequentialDataset({user: sequence[::-1] for user, sequence in enumerate(sequences)}, max_length=12)
+    other.fine_tune(backwards, epochs=60, batch_size=25, learning_rate=0.01, last_mask_share=0.3)
+    assert other.recommend([9, 8, 7], top_k=1)[0][0] == 6
+
+
+def test_vanilla_interface_refuses():
+    model = BERT4Rec(vocab_size=20, hidden_size=16, max_seq_length=12)
+    for sequence, top_k in (([], 3), ([0], 3), ([21], 3), ([1], 0), ([1], 20)):
+        with pytest.raises(UserError):
+            model.recommend(sequence, top_k=top_k)
+    with pytest.raises(UserError, match="max_seq_length"):
+        BERT4RecTrainer(model, SequentialDataset([[1, 2]], max_length=50))
+    with pytest.raises(UserError, match="multiple"):
+        BERT4Rec(vocab_size=20, hidden_size=15, num_heads=2)
+    with pytest.raises(UserError, match="attention_type"):
+        BERT4Rec(vocab_size=20, attention_type="sideways")
+    with pytest.raises(UserError):
+        SequentialDataset([[]])
+
+
+def test_vanilla_validation_holds_out_two(tmp_path):
+    sequences = [[1 + (start + step) % 20 for step in range(8)] for start in range(20)]
+    model = BERT4Rec(vocab_size=20, hidden_size=16, max_seq_length=12)
+    progress = BERT4RecTrainer(model, SequentialDataset(sequences, 12)).train(epochs=2, validate=True)
+    assert progress.best["epoch"] in (1, 2)
