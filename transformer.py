@@ -45,6 +45,7 @@ class Dropout(nn.Module):
         self.threshold = round(rate * 256)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x with a random share of its numbers set to 0 and the others scaled up, in training; else x."""
         if not self.training or self.threshold == 0:
             return x
         if x.device.type != "cpu":

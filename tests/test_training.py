@@ -193,7 +193,7 @@ def test_vanilla_interface(tmp_path):
     model = BERT4Rec(vocab_size=20, hidden_size=32, num_layers=2, num_heads=2, max_seq_length=12, dropout_rate=0.0)
     dataset = SequentialDataset(user_sequences=sequences, max_length=12, mask_prob=0.15)
     assert len(dataset) == 100
-    BERT4RecTrainer(model, dataset).train(epochs=60, batch_size=25, learning_rate=0.01, last_mask_share=0.3)
+    BERT4RecTrainer(model, dataset).train(epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3)
     history = list(range(3, 12))
     assert model.recommend(history, top_k=3)[0][0] == 12
     best = model.recommend(history, top_k=11)
@@ -203,7 +203,7 @@ def test_vanilla_interface(tmp_path):
     other = BERT4Rec(vocab_size=20, hidden_size=32, num_layers=2, num_heads=2, max_seq_length=12, dropout_rate=0.0)
     assert other.load_pretrained(tmp_path / "cycle").recommend(history, top_k=11) == best
     backwards = SequentialDataset({user: sequence[::-1] for user, sequence in enumerate(sequences)}, max_length=12)
-    other.fine_tune(backwards, epochs=60, batch_size=25, learning_rate=0.01, last_mask_share=0.3)
+    other.fine_tune(backwards, epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3)
     assert other.recommend(history[::-1], top_k=1)[0][0] == 2
 
 

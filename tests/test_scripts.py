@@ -1,0 +1,382 @@
+"""The scripts end to end on tiny data: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+import inference
+import trainer
+from inference import RecommendationEngine, parse_time, typical_next_time
+from support.errors import UserError, run_command
+from tests.conftest import ROOT
+
+SMALL = ["--hidden_size", "16", "--seq_length", "20", "--max_epochs", "3", "--eval_every", "1", "--batch_size", "16",
+         "--learning_rate", "0.01", "--bootstrap_samples", "100", "--precision", "fp32", "--device", "cpu"]
+
+
+def train(folder, data_dir, *flags):
+    return run_command(trainer.main, ["--preset", "quick", "--data_dir", str(data_dir), "--checkpoint_dir", str(folder),
+                                      "--runs_dir", str(folder / "runs"), *SMALL, *flags])
+
+
+@pytest.fixture(scope="module")
+def files(tiny, tmp_path_factory):
+    """The tiny world as ML-1M files."""
+    folder = tmp_path_factory.mktemp("files")
+    ratings = tiny.ratings[["user_id", "movie_id", "rating", "timestamp"]].itertuples(index=False)
+    movies = tiny.movies[["movie_id", "title", "genres"]].itertuples(index=False)
+    users = tiny.users.assign(zip_code="00000").itertuples(index=False)
+    for name, rows in (("ratings", ratings), ("movies", movies), ("users", users)):
+        text = "".join("::".join(map(str, row)) + "\n" for row in rows)
+        (folder / f"{name}.dat").write_text(text, encoding="latin-1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(files, tmp_path_factory):
+    """A trained enhanced model that does not know request times."""
+    folder = tmp_path_factory.mktemp("model")
+    assert train(folder, files) == 0
+    return folder / "best"
+
+
+@pytest.fixture(scope="module")
+def timed_model(files, tmp_path_factory):
+    """One that does."""
+    folder = tmp_path_factory.mktemp("timed")
+    assert train(folder, files, "--query_time", "known") == 0
+    return folder / "best"
+
+
+@pytest.fixture(scope="module")
+def engine(model):
+    return RecommendationEngine(model)
+
+
+def infer(capsys, *flags):
+    """(exit code, stdout, stderr)."""
+    code = run_command(inference.main, list(map(str, flags)))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+def test_trainer_leaves_what_it_promises(model):
+    assert sorted(path.name for path in model.iterdir()) == \
+        ["checkpoint.json", "metadata.json", "model.safetensors", "results.json", "test_users.parquet"]
+    info = json.loads((model / "checkpoint.json").read_text())
+    assert {"settings", "split_hash", "seed", "git_commit", "versions", "movie_ids", "user_ids"} <= set(info)
+    results = json.loads((model / "results.json").read_text())
+    assert set(results["ranking"]) == {"popularity", "enhanced"} and results["split_hash"] == info["split_hash"]
+    assert set(results["rating"]) >= {"user mean", "film mean", "rating head"}
+    assert set(results["preference"]["validation"]) == {"head", "constant", "own history"}
+    users = pd.read_parquet(model / "test_users.parquet")
+    assert len(users) == 60 and users["HR@10"].mean() == pytest.approx(results["ranking"]["enhanced"]["HR@10"]["mean"])
+    (record,) = (model.parent / "runs").glob("*.jsonl")
+    events = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [row["event"] for row in events] == ["settings", "epoch", "epoch", "epoch", "fit", "test"]
+    assert {"loss_next_item", "loss_rating", "loss_preference"} <= set(events[3])
+    assert {"seconds", "step", "tokens"} <= set(events[4]["best"])
+
+
+@pytest.mark.parametrize("flags", [["--model", "vanilla"], ["--model", "vanilla", "--segment_embeddings"],
+                                   ["--no-next_item_head", "--no-rating_head", "--no-preference_head"],
+                                   ["--gradient_checkpointing", "--pin_memory", "--tie_break", "random"]])
+def test_trainer_with_other_flags(files, tmp_path, capsys, flags):
+    assert train(tmp_path, files, *flags, "--max_epochs", "1") == 0
+    assert "full ranking of" in capsys.readouterr().out
+    code, out, _ = infer(capsys, "--model_path", tmp_path / "best", "--history", "3,5", "--k", 3)
+    assert code == 0 and out.count("because of") + out.count("nothing in particular") == 3
+
+
+def test_trainer_never_falls_back_on_synthetic_data(tmp_path, capsys):
+    assert train(tmp_path, tmp_path / "nothing") == 2
+    captured = capsys.readouterr()
+    assert "has no ratings.dat" in captured.err and captured.err.count("\n") == 1 and not list(tmp_path.glob("best*"))
+
+
+def test_an_earlier_best_is_set_aside_not_lost(files, tmp_path):
+    for seed in (1, 2):
+        assert train(tmp_path, files, "--max_epochs", "1", "--seed", str(seed)) == 0
+    seeds = [json.loads((tmp_path / name / "checkpoint.json").read_text())["seed"]
+             for name in ("best.previous", "best")]
+    assert seeds == [1, 2]
+
+
+def test_wandb_offline_run(files, tmp_path, monkeypatch):
+    """No account, no question: an offline run appears beside the JSONL record."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    script = ("import sys, trainer; from support.errors import run_command; sys.exit(run_command(trainer.main, "
+              "sys.argv[1:]))")
+    flags = ["--data_dir", str(files), "--checkpoint_dir", str(tmp_path), "--runs_dir", str(tmp_path / "runs"), *SMALL,
+             "--max_epochs", "1", "--use_wandb", "--wandb_mode", "offline"]
+    done = subprocess.run([sys.executable, "-c", script, *flags], cwd=ROOT, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "runs").glob("wandb/offline-run-*")) and list((tmp_path / "runs").glob("*.jsonl"))
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
+    command = [sys.executable, "trainer.py", "--data_dir", str(files), "--checkpoint_dir", str(tmp_path / "c"),
+               "--runs_dir", str(tmp_path / "runs"), *SMALL, "--max_epochs", "400", "--patience", "1000"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 60
+    while not (tmp_path / "c" / "best").exists() and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume --checkpoint_dir" in err and "Traceback" not in err
+    stopped = json.loads((tmp_path / "c" / "last" / "checkpoint.json").read_text())
+    done_steps = stopped["progress"]["step"]
+    # Shorten what is left, then go on through the command line.
+    stopped["settings"]["max_epochs"] = stopped["progress"]["epoch"] + 2
+    (tmp_path / "c" / "last" / "checkpoint.json").write_text(json.dumps(stopped))
+    assert run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path / "c")]) == 0
+    after = json.loads((tmp_path / "c" / "last" / "checkpoint.json").read_text())["progress"]
+    assert after["step"] > done_steps and after["epoch"] == stopped["progress"]["epoch"] + 2
+
+
+def test_resume_without_a_stopped_run(tmp_path, capsys):
+    assert run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]) == 2
+    assert "no stopped run" in capsys.readouterr().err
+
+
+# Inference ------------------------------------------------------------------------------------------------------------
+
+def test_ten_titled_recommendations_with_reasons(model, files, capsys):
+    code, out, _ = infer(capsys, "--model_path", model, "--user_id", 12, "--k", 10)
+    assert code == 0 and out.count("Synthetic Film") >= 10 and "User 12: " in out
+    assert out.count("because of") + out.count("nothing in particular") == 10
+    assert [f"{rank:3d}. " in out for rank in range(1, 11)] == [True] * 10
+
+
+def test_recommendations_are_unseen_and_ordered(engine):
+    rows = engine.get_recommendations(12, None, 10, True)
+    seen = set(engine.catalogue.movie_id(engine.history(12, None).items))
+    assert not {row["movie_id"] for row in rows} & seen
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+    assert all(1 <= row["predicted_rating"] <= 5 for row in rows)
+    everything = engine.get_recommendations(12, None, 80, False)
+    assert len({row["movie_id"] for row in everything}) == 80
+
+
+def test_history_of_a_stranger_needs_no_data(model, tmp_path, capsys):
+    """Ids and titles, case and year optional; the data folder is not even there."""
+    moved = shutil.copytree(model, tmp_path / "elsewhere")
+    title = next(iter(json.loads((moved / "metadata.json").read_text())["movies"].values()))["title"]
+    answers = [infer(capsys, "--model_path", moved, "--history", text, "--k", 5, "--json", "--data_dir", tmp_path)
+               for text in ("1,5", f"{title}; 5", f"{title.lower()[:-7]}; synthetic film 005")]
+    ids = [[film["movie_id"] for film in json.loads(out)["recommendations"]] for _, out, _ in answers]
+    assert ids[0] == ids[1] == ids[2] and len(ids[0]) == 5
+
+
+def test_filters(engine):
+    for row in engine.get_recommendations(12, None, 5, genres=["drama", "Comedy"], year_from=1980):
+        assert set(row["genres"]) & {"Drama", "Comedy"} and row["year"] >= 1980
+
+
+def test_explanation_is_the_models_own_change(engine):
+    """Against scoring by hand: leave one film out, score again."""
+    import torch
+
+    from batches import History, history_batch
+
+    sequence = [3, 9, 27, 50]
+    why = engine.explain_recommendation(None, sequence, 60)
+    assert [film["effect"] for film in why["history"]] == sorted((film["effect"] for film in why["history"]),
+                                                                 reverse=True)
+
+    def log_probability(films):
+        scores = engine.model.score(history_batch([History(engine.catalogue.item_index(films))], 20))[0].detach()
+        scores[torch.from_numpy(engine.catalogue.item_index(sequence))] = -torch.inf
+        return float(scores.log_softmax(0)[engine.catalogue.item_index([60])[0]])
+
+    effects = {film["movie_id"]: film["effect"] for film in why["history"]}
+    for film in sequence:
+        expected = log_probability(sequence) - log_probability([other for other in sequence if other != film])
+        assert effects[film] == pytest.approx(expected, abs=2e-4)
+    assert set(why["features"]) == {"ratings", "times", "demographics", "user_id", "genres", "year"}
+    # A bare history has neither ratings nor times nor a known person: leaving them out changes nothing.
+    assert [why["features"][name] for name in ("ratings", "times", "demographics", "user_id")] == [0.0] * 4
+
+
+def test_profile(engine, tiny):
+    person = tiny.users.set_index("user_id").loc[12]
+    profile = engine.get_user_profile(12)
+    assert profile["gender"] == person["gender"] and profile["occupation_code"] == person["occupation"]
+    assert profile["age_group"] in ("Under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+")
+
+
+@pytest.mark.parametrize("which", ["model", "timed_model"])
+def test_batch_output_gives_the_trainers_metrics(which, request, files, tmp_path, capsys):
+    """Scored from the raw file by other means, recs.parquet gives what the trainer printed."""
+    folder = request.getfixturevalue(which)
+    output = tmp_path / "recs.parquet"
+    code, out, _ = infer(capsys, "--model_path", folder, "--users", "all", "--history_until", "test",
+                         "--output", output)
+    assert code == 0 and "60 people" in out
+    recs = pd.read_parquet(output)
+    assert list(recs.columns) == ["user_id", "item_id", "rank", "score"] and len(recs) == 600
+    raw = pd.read_csv(files / "ratings.dat", sep="::", engine="python", names=["user", "item", "rating", "time"])
+    last = raw.sort_values(["user", "time"], kind="stable").groupby("user")["item"].last()
+    hits = recs[recs["item_id"] == recs["user_id"].map(last)]
+    expected = json.loads((folder / "results.json").read_text())["ranking"]["enhanced"]
+    assert len(hits) / 60 == pytest.approx(expected["HR@10"]["mean"])
+    assert sum(1 / math.log2(1 + rank) for rank in hits["rank"]) / 60 == pytest.approx(expected["NDCG@10"]["mean"])
+
+
+def test_some_users_and_whole_histories(engine):
+    table = engine.recommend_all([4, 9], k=3)
+    assert table["user_id"].tolist() == [4] * 3 + [9] * 3 and table["rank"].tolist() == [1, 2, 3] * 2
+    assert table["item_id"][:3].tolist() == [row["movie_id"] for row in engine.get_recommendations(4, None, 3)]
+
+
+def test_request_time(timed_model, files, capsys):
+    engine = RecommendationEngine(timed_model)
+    assert engine.knows_request_time
+    early, late = (engine.get_recommendations(12, None, 10, at=10**9 + shift) for shift in (0, 10**8))
+    assert [row["score"] for row in early] != [row["score"] for row in late]
+    code, out, _ = infer(capsys, "--model_path", timed_model, "--user_id", 12)
+    assert code == 0 and "request time assumed" in out and "median gap" in out
+    code, out, _ = infer(capsys, "--model_path", timed_model, "--user_id", 12, "--at", "2003-05-01")
+    assert code == 0 and "request time: 2003-05-01" in out
+    assert len(engine.recommend_all(k=2)) == 120
+
+
+def test_times():
+    assert parse_time("978300760") == 978300760
+    assert parse_time("2001-01-01") == parse_time("2001-01-01T00:00:00+00:00") == 978307200
+    import numpy as np
+
+    assert typical_next_time(np.array([100, 110, 140])) == 160
+    assert typical_next_time(np.array([100])) == 100
+
+
+WRONG = {
+    "unknown user": (["--user_id", "99999"], "user 99999 is not in"),
+    "unknown film": (["--history", "3,99999"], "film 99999"),
+    "unknown films only": (["--history", "88888,99999"], "film 88888"),
+    "unknown title": (["--history", "Synthetic Film 004 (1066)"], "did you mean"),
+    "ambiguous title": (["--history", "Synthetic Film"], "fits 80 films"),
+    "empty history": (["--history", ""], "history is empty"),
+    "nobody": ([], "--user_id"),
+    "k of 0": (["--user_id", "12", "--k", "0"], "--k 0"),
+    "k too large": (["--user_id", "12", "--k", "5000"], "--k 5000: between 1 and"),
+    "k no number": (["--user_id", "12", "--k", "ten"], "--k"),
+    "unknown genre": (["--user_id", "12", "--genres", "Dramma"], "did you mean 'Drama'"),
+    "nothing left": (["--user_id", "12", "--year_from", "2990"], "between 1 and 0"),
+    "time unknown to it": (["--user_id", "12", "--at", "2001-01-01"], "request time unknown"),
+    "bad time": (["--user_id", "12", "--at", "yesterday"], "--at 'yesterday'"),
+    "unknown flag": (["--user", "12"], "did you mean --user"),
+    "users without output": (["--users", "all"], "--output"),
+    "bad users": (["--users", "a,b", "--output", "x.parquet"], "--users 'a,b'"),
+    "unknown user in list": (["--users", "1,99999", "--output", "x.parquet"], "user 99999"),
+    "output without users": (["--user_id", "12", "--output", "x.parquet"], "--users"),
+    "k too large for many": (["--users", "all", "--output", "x.parquet", "--k", "79"], "--k 79"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_requests(model, capsys, monkeypatch, tmp_path, case):
+    flags, message = WRONG[case]
+    monkeypatch.chdir(tmp_path)
+    code, out, err = infer(capsys, "--model_path", model, *flags)
+    assert code == 2 and message in err and err.count("\n") == 1 and err.startswith("error: ") and out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def damaged(model, tmp_path, change):
+    copy = shutil.copytree(model, tmp_path / "damaged")
+    change(copy)
+    return copy
+
+
+DAMAGE = {
+    "missing": (lambda folder: shutil.rmtree(folder), "does not exist"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "incomplete"),
+    "cut weights": (lambda folder: os.truncate(folder / "model.safetensors", 500), "corrupted"),
+    "cut description": (lambda folder: os.truncate(folder / "checkpoint.json", 100), "corrupted"),
+    "foreign": (lambda folder: (folder / "checkpoint.json").write_text('{"format": "somebody else/3"}'), "format"),
+    "no object": (lambda folder: (folder / "checkpoint.json").write_text("[1]"), "not a file of this program"),
+    "other titles": (lambda folder: (folder / "metadata.json").write_text('{"movies": {}}'), "does not list the 80"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_checkpoints(model, tmp_path, capsys, case):
+    change, message = DAMAGE[case]
+    code, _, err = infer(capsys, "--model_path", damaged(model, tmp_path, change), "--history", "3,5")
+    assert code == 2 and message in err and err.count("\n") == 1
+
+
+def test_weights_of_another_shape(model, tmp_path, capsys):
+    def widen(folder):
+        info = json.loads((folder / "checkpoint.json").read_text())
+        info["settings"]["hidden_size"] = 32
+        (folder / "checkpoint.json").write_text(json.dumps(info))
+
+    code, _, err = infer(capsys, "--model_path", damaged(model, tmp_path, widen), "--history", "3,5")
+    assert code == 2 and "does not fit this model" in err
+
+
+def test_another_catalogue(model, files, tmp_path, capsys):
+    other = shutil.copytree(files, tmp_path / "other")
+    lines = (other / "ratings.dat").read_text().splitlines()
+    (other / "ratings.dat").write_text("\n".join(lines[:-1]) + "\n")
+    code, _, err = infer(capsys, "--model_path", model, "--data_dir", other, "--user_id", 12)
+    assert code == 2 and "another catalogue" in err
+
+
+def test_a_full_disk_keeps_what_was_there(model, engine, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "recs.parquet"
+    output.write_bytes(b"precious")
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    code, _, err = infer(capsys, "--model_path", model, "--users", "all", "--output", output)
+    assert code == 2 and "No space left" in err and output.read_bytes() == b"precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["recs.parquet"]
+
+
+def test_a_full_disk_while_saving_a_checkpoint(model, tmp_path, monkeypatch):
+    import safetensors.torch
+    import torch
+
+    from support.checkpoint import read_checkpoint, write_checkpoint
+
+    folder = shutil.copytree(model, tmp_path / "best")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_args):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(UserError, match="no space left"):
+        write_checkpoint(folder, {"x": torch.zeros(3)}, {})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    assert read_checkpoint(folder)[1]["seed"] == 42
+
+
+def test_scripts_run_as_scripts(model):
+    """`python SCRIPT --help` and one real call, outside this process."""
+    for script in ("trainer.py", "inference.py", "data_processor.py"):
+        done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "--" in done.stdout
+    done = subprocess.run([sys.executable, "inference.py", "--model_path", str(model), "--history", "3,99999"],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -1,0 +1,157 @@
+"""Settings and command line: each option has an effect, wrong ones are named with their nearest neighbour."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from command_line import parse_command_line
+from data_processor import process
+from model_io import build_model
+from settings import FIELD_HELP, PRESETS, Settings, all_fields, model_only, preset_settings
+from support.errors import UserError
+from tests.conftest import VARIANTS, tiny_settings
+from training_loop import fit, seed_everything
+
+# A value other than the one in `tiny_settings`, for every option that changes what training arrives at.
+OTHER_VALUE = {
+    "min_item_count": 20, "tie_break": "random", "tie_seed": 5,
+    "model": "vanilla", "hidden_size": 8, "num_heads": 1, "num_layers": 1, "seq_length": 6, "dropout": 0.5,
+    "attention_dropout": 0.5, "attention_type": "causal", "segment_embeddings": True, "positions": "sinusoidal",
+    "id_encoder": False, "genre_encoder": False, "genre_size": 4, "year_encoder": False, "year_size": 4,
+    "rating_input": False, "day_of_year": False, "weekday_hour": True, "time_gap": False, "relative_time": False,
+    "user_id": False, "gender": False, "age": False, "occupation": False, "cross_attention": False,
+    "query_time": "known", "masked_item_head": False, "next_item_head": False, "rating_head": False,
+    "preference_head": False, "preference_horizon": 2,
+    "batch_size": 9, "batch_tokens": 50, "learning_rate": 0.01, "weight_decay": 0.9, "warmup_share": 0.9,
+    "max_epochs": 1, "gradient_clip": 0.01, "gradient_accumulation": 2, "precision": "bf16", "seed": 1,
+    "sliding_window": True, "mask_prob": 0.6, "last_mask_share": 1.0, "masked_batch_share": 0.2,
+    "masked_item_weight": 0.0, "next_item_weight": 0.3, "rating_weight": 0.0, "preference_weight": 0.0,
+    "context_dropout": 0.9, "user_id_dropout": 0.0, "filter_seen": False, "eval_every": 2, "patience": 1,
+}
+TESTED_ELSEWHERE = {
+    "dataset": "test_readers.py", "data_dir": "test_scripts.py", "checkpoint_dir": "test_scripts.py",
+    "runs_dir": "test_scripts.py", "use_wandb": "test_scripts.py", "wandb_mode": "test_scripts.py",
+    "max_minutes": "test_training.py", "bootstrap_samples": "test_evaluation.py",
+    "eval_batch_size": "test_evaluation.py: changes memory and never a result",
+    "gradient_checkpointing": "test_losses_and_blocks.py: changes memory and never a result",
+    "device": "below", "pin_memory": "changes speed on a GPU and never a result"}
+
+
+def arrive(tiny, tmp_path, **changes):
+    """What a tiny training run arrives at, as one comparable string."""
+    vanilla = changes.get("model") == "vanilla" or model_only(next(iter(changes), "")) == "vanilla"
+    settings = tiny_settings(tmp_path, VARIANTS["vanilla" if vanilla else "enhanced"])
+    if changes.get("next_item_head") is False:
+        changes |= {"rating_head": False, "preference_head": False}
+    if "tie_seed" in changes:
+        settings = settings.replace(tie_break="random")
+    tied = dataclasses.replace(tiny, ratings=tiny.ratings.assign(timestamp=tiny.ratings["timestamp"] // 100_000))
+    settings = settings.replace(**{"max_epochs": 3, **changes})
+    data = process(tied, settings.data)
+    seed_everything(settings.train.seed)
+    model = build_model(data.catalogue, settings.model)
+    validations = []
+    progress = fit(model, data, settings, quiet=True, on_best=lambda _model, record: validations.append(record))
+    total = sum(float(value.double().abs().sum()) for value in model.state_dict().values())
+    return str((total, progress.step, progress.epoch, progress.best["NDCG@10"], progress.best["MRR"],
+                [record["epoch"] for record in validations]))
+
+
+def test_every_option_is_listed_here_and_has_help():
+    assert set(OTHER_VALUE) | set(TESTED_ELSEWHERE) == set(all_fields())
+    assert set(FIELD_HELP) == set(all_fields())
+
+
+@pytest.fixture(scope="module")
+def plain(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    return {"enhanced": arrive(tiny, folder), "vanilla": arrive(tiny, folder, model="vanilla"),
+            "ties": arrive(tiny, folder, tie_break="random")}
+
+
+@pytest.mark.parametrize("name", [name for name in OTHER_VALUE if name not in ("patience", "eval_every")])
+def test_each_option_has_an_effect(tiny, tmp_path, plain, name):
+    base = plain["vanilla" if model_only(name) == "vanilla" else "ties" if name == "tie_seed" else "enhanced"]
+    torch.manual_seed(0)
+    assert arrive(tiny, tmp_path, **{name: OTHER_VALUE[name]}) != base
+
+
+def test_evaluation_rhythm_has_an_effect(tiny, tmp_path):
+    assert arrive(tiny, tmp_path, eval_every=1, max_epochs=4) != arrive(tiny, tmp_path, eval_every=3, max_epochs=4)
+
+
+def test_a_gpu_that_is_not_there(tiny, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="--device cuda"):
+        arrive(tiny, tmp_path, device="cuda")
+
+
+def test_precedence_is_preset_then_file_then_flags(tmp_path):
+    (tmp_path / "run.yaml").write_text("hidden_size: 96\nuser_id: false\nlearning_rate: 2e-4\n")
+    settings, resume = parse_command_line(["--preset", "original", "--config", str(tmp_path / "run.yaml"),
+                                           "--learning-rate=3e-4", "--gender"], "")
+    assert not resume and settings.model.num_layers == PRESETS["original"]["num_layers"]
+    assert (settings.model.hidden_size, settings.model.user_id, settings.train.learning_rate) == (96, False, 3e-4)
+    assert parse_command_line([], "")[0] == preset_settings("default")
+    assert parse_command_line(["--resume"], "")[1]
+
+
+WRONG = [
+    (["--hiden_size", "64"], "did you mean 'hidden_size'"),
+    (["--batchsize=3"], "did you mean 'batch_size'"),
+    (["-k", "3"], "unknown flag"),
+    (["--preset", "quik"], "unknown --preset"),
+    (["--preset"], "needs a value"),
+    (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
+    (["--num_heads", "three"], "--num_heads"),
+    (["--num_heads", "7"], "multiple of 7"),
+    (["--dataset", "netflix"], "--dataset"),
+    (["--dropout", "1.5"], "--dropout"),
+    (["--mask_prob", "0"], "--mask_prob"),
+    (["--batch_size", "0"], "--batch_size"),
+    (["--learning_rate", "-1"], "--learning_rate"),
+    (["--no-next_item_head"], "--no-rating_head"),
+    (["--no-id_encoder", "--no-genre_encoder", "--no-year_encoder"], "representation"),
+    (["--model", "vanilla", "--no-user_id"], "belongs to --model enhanced"),
+    (["--segment_embeddings"], "belongs to --model vanilla"),
+    (["--resume", "--batch_size", "3"], "--resume"),
+    (["--max_epochs", "2", "7"], "7"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), WRONG, ids=[" ".join(flags) for flags, _ in WRONG])
+def test_wrong_flags(flags, message):
+    with pytest.raises(UserError) as caught:
+        parse_command_line(flags, "")
+    assert message in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("hiden_size: 3", "did you mean 'hidden_size'"), ("- 1\n- 2", "expected lines"), ("a: [", "not YAML"),
+    ("hidden_size: many", "--hidden_size"), ("num_heads: 7", "multiple of 7")])
+def test_wrong_yaml(tmp_path, content, message):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(UserError) as caught:
+        parse_command_line(["--config", str(tmp_path / "run.yaml")], "")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("model", ["enhanced", "vanilla"])
+def test_presets_fit_both_models(preset, model):
+    settings = preset_settings(preset, model)
+    assert settings.model.model == model
+    assert Settings().replace(**settings.to_dict()) == settings
+
+
+def test_original_preset_is_the_documented_design():
+    settings = preset_settings("original")
+    model, train = settings.model, settings.train
+    assert (model.hidden_size, model.num_heads, model.num_layers, model.seq_length, model.dropout) == \
+        (256, 4, 4, 50, 0.2)
+    assert (train.batch_size, train.learning_rate, train.max_epochs, train.patience) == (64, 1e-4, 100, 15)
+    assert train.task_weights == {"masked_item": 1.0, "next_item": 1.0, "rating": 0.3, "preference": 0.2}
