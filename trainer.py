@@ -7,7 +7,6 @@ Selection is on the validation items alone; the test items are read once, at the
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,7 +124,11 @@ def report(results: dict[str, Any], progress: Progress, settings: Settings) -> N
 
 
 def peak_memory_mb() -> int:
-    """Largest resident size of this process so far."""
+    """Largest resident size of this process so far; 0 where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 

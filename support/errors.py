@@ -6,6 +6,8 @@ import errno
 import sys
 from collections.abc import Callable
 
+DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
 
 class UserError(Exception):
     """Something outside the program is wrong. The message is one line: which file, line or flag, and the remedy."""
@@ -21,7 +23,7 @@ def run_command(main: Callable[[list[str]], int | None], argv: list[str] | None 
         sys.stderr.close()
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in DISK_ERRORS:
             raise
         message = f"{error.filename or 'a file'}: {error.strerror}; free some space or choose another folder"
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -48,19 +49,20 @@ def data(tiny: Interactions) -> SequenceData:
     return process(tiny, DataSettings(dataset="synthetic"))
 
 
+def write_ml_1m(folder: Path, ratings: pd.DataFrame, movies: pd.DataFrame, users: pd.DataFrame) -> Path:
+    """Write tables as the three files of ML-1M."""
+    folder.mkdir()
+    for name, table in (("ratings", ratings[["user_id", "movie_id", "rating", "timestamp"]]),
+                        ("movies", movies[["movie_id", "title", "genres"]]), ("users", users.assign(zip_code="0"))):
+        text = "".join("::".join(map(str, row)) + "\n" for row in table.itertuples(index=False))
+        (folder / f"{name}.dat").write_text(text, encoding="latin-1")
+    return folder
+
+
 @pytest.fixture()
 def ml_1m_folder(tiny: Interactions, tmp_path: Path) -> Path:
     """The tiny world written as the three files of ML-1M."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    ratings = tiny.ratings[["user_id", "movie_id", "rating", "timestamp"]]
-    for name, rows in (
-            ("ratings", ratings.itertuples(index=False)),
-            ("movies", tiny.movies[["movie_id", "title", "genres"]].itertuples(index=False)),
-            ("users", tiny.users.assign(zip_code="00000").itertuples(index=False))):
-        text = "".join("::".join(map(str, row)) + "\n" for row in rows)
-        (folder / f"{name}.dat").write_text(text, encoding="latin-1")
-    return folder
+    return write_ml_1m(tmp_path / "data", tiny.ratings, tiny.movies, tiny.users)
 
 
 TINY_MODEL = dict(hidden_size=16, num_heads=2, num_layers=2, seq_length=12, dropout=0.0, genre_size=8, year_size=8)

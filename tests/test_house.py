@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -89,3 +91,21 @@ def test_readme_flags_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z_-]+)", text):
         assert flag in known or flag.removeprefix("no-") in known or flag.removeprefix("no_") in known, flag
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is absent")
+def test_make_help_lists_every_target():
+    """And no target runs anything just to be looked at."""
+    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE).group(1).split()
+    assert all(f"make {target}" in text for target in targets)
+
+
+def test_requirements_are_pinned_and_explained():
+    """One line a package: an exact version, and in the main file why it is here."""
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+            if line and not line.startswith(("#", "-r")):
+                assert re.match(r"[A-Za-z0-9-]+==[\d.]+(\s|$)", line), line
+                assert name != "requirements.txt" or "#" in line, line

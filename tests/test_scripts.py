@@ -18,7 +18,7 @@ import inference
 import trainer
 from inference import RecommendationEngine, parse_time, typical_next_time
 from support.errors import UserError, run_command
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_ml_1m
 
 SMALL = ["--hidden_size", "16", "--seq_length", "20", "--max_epochs", "3", "--eval_every", "1", "--batch_size", "16",
          "--learning_rate", "0.01", "--bootstrap_samples", "100", "--precision", "fp32", "--device", "cpu"]
@@ -32,14 +32,7 @@ def train(folder, data_dir, *flags):
 @pytest.fixture(scope="module")
 def files(tiny, tmp_path_factory):
     """The tiny world as ML-1M files."""
-    folder = tmp_path_factory.mktemp("files")
-    ratings = tiny.ratings[["user_id", "movie_id", "rating", "timestamp"]].itertuples(index=False)
-    movies = tiny.movies[["movie_id", "title", "genres"]].itertuples(index=False)
-    users = tiny.users.assign(zip_code="00000").itertuples(index=False)
-    for name, rows in (("ratings", ratings), ("movies", movies), ("users", users)):
-        text = "".join("::".join(map(str, row)) + "\n" for row in rows)
-        (folder / f"{name}.dat").write_text(text, encoding="latin-1")
-    return folder
+    return write_ml_1m(tmp_path_factory.mktemp("files") / "ml-1m", tiny.ratings, tiny.movies, tiny.users)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,83 @@
+"""The README's commands and code run, on a tiny data set that has the ids they name."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+import inference
+import trainer
+from data_processor import main as data_card
+from readers.synthetic import generate
+from support.errors import run_command
+from tests.conftest import ROOT, write_ml_1m
+
+SMALL = ["--hidden_size", "16", "--num_heads", "2", "--num_layers", "1", "--seq_length", "20", "--max_epochs", "1",
+         "--bootstrap_samples", "100", "--device", "cpu"]
+TITLES = {260: "Star Wars: Episode IV - A New Hope (1977)", 1210: "Star Wars: Episode VI (1983)",
+          1196: "Star Wars: Episode V (1980)", 1214: "Alien (1979)"}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line.split("#")[0].strip() for block in re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+            for line in block.splitlines() if re.match(r"(python|torchrun|make) ", line)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with tiny ML-1M files in which user 123 and the README's films exist, and a model trained on them."""
+    folder = tmp_path_factory.mktemp("readme")
+    world = generate(seed=3, people=60, films=200)
+    new_id = dict(zip(range(1, 5), TITLES, strict=True)) | {film: film + 2000 for film in range(5, 201)}
+    ratings = world.ratings.assign(user_id=world.ratings["user_id"] + 100,
+                                   movie_id=world.ratings["movie_id"].map(new_id))
+    movies = world.movies.assign(movie_id=world.movies["movie_id"].map(new_id))
+    movies["title"] = [TITLES.get(film, title) for film, title in zip(movies["movie_id"], movies["title"], strict=True)]
+    write_ml_1m(folder / "ml-1m", ratings, movies, world.users.assign(user_id=world.users["user_id"] + 100))
+    (folder / "my_run.yaml").write_text("dropout: 0.3\n")
+    assert run_command(trainer.main, ["--data_dir", str(folder / "ml-1m"), "--checkpoint_dir",
+                                      str(folder / "checkpoints"), *SMALL]) == 0
+    return folder
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 12 and "make run" in COMMANDS and "make test" in COMMANDS
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("python ")])
+def test_command(place, monkeypatch, tmp_path, command):
+    script, *flags = shlex.split(command)[1:]
+    monkeypatch.chdir(place)
+    data = ["--data_dir", str(place / "ml-1m")]
+    if script == "trainer.py":
+        if "--resume" in flags:
+            assert run_command(trainer.main, flags) == 0  # a finished run: it measures again
+            return
+        if "--use_wandb" in flags:
+            pytest.skip("runs in test_scripts.py::test_wandb_offline_run")
+        shrunk = [*flags, *data, *SMALL, "--checkpoint_dir", str(tmp_path), "--runs_dir", str(tmp_path)]
+        assert run_command(trainer.main, shrunk) == 0
+    elif script == "inference.py":
+        assert run_command(inference.main, flags) == 0
+    else:
+        assert script == "data_processor.py"
+        assert run_command(data_card, [*flags, *data]) is not None
+
+
+def test_torchrun_line_names_a_real_script():
+    (line,) = [line for line in COMMANDS if line.startswith("torchrun")]  # run in test_training.py with gloo
+    assert "trainer.py --preset quick" in line
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
+def test_python_block(place, monkeypatch, block):
+    monkeypatch.chdir(place)
+    small = block.replace("vocab_size=10000, hidden_size=256, num_layers=6, num_heads=8",
+                          "vocab_size=50, hidden_size=16, num_layers=1, num_heads=2")
+    exec(compile(re.sub(r"epochs=\d+", "epochs=1", small), "README.md", "exec"), {})
+
+
+def test_every_number_of_the_data_is_true(real_data):
+    """Counts that the README states."""
+    assert f"{real_data.num_users:,} people" in README
+    assert f"{len(real_data.catalogue.movie_ids):,} rated films" in README
