@@ -35,12 +35,12 @@ from losses import linear_cross_entropy, preference_loss, rating_loss
 from readers.interactions import AGE_GROUPS, GENDERS
 from settings import ModelSettings, TrainSettings
 from transformer import (
+    INIT_STD,
     Attend,
     Dropout,
     Encoder,
     initialise,
     key_padding,
-    positions_from_end,
     sinusoids,
     time_rotation,
 )
@@ -171,7 +171,7 @@ class EnhancedBERT4Rec(nn.Module):
         self.register_buffer("not_a_film", not_a_film, persistent=False)
         self.apply(initialise)
         for parameter in (self.special, *([self.position] if settings.positions == "learned" else [])):
-            nn.init.normal_(parameter, std=0.02)
+            nn.init.normal_(parameter, std=INIT_STD)
 
     # Training -------------------------------------------------------------------------------------------------------
 
@@ -270,7 +270,7 @@ class EnhancedBERT4Rec(nn.Module):
             x = x + self.time(batch.timestamps, F.pad(batch.timestamps, (1, 0))[:, :-1])
         if self.request_time is not None:
             x = x + self.request_time(batch.request_times, batch.timestamps)
-        x = x + self.position[positions_from_end(batch.lengths, length)]
+        x = x + self.position[:length]
         x = self.dropout(x)
         if self.metadata is not None:
             tokens = self.metadata(batch)  # (B, T, D)

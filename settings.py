@@ -61,7 +61,7 @@ class ModelSettings:
     """(vanilla) add a learned embedding that tells the observed history from the appended request."""
 
     positions: Literal["learned", "sinusoidal"] = "learned"
-    """(enhanced) position signal, counted from the newest interaction."""
+    """(enhanced) position signal, counted from the oldest interaction that the model reads."""
     id_encoder: bool = True
     """(enhanced) one vector per film."""
     genre_encoder: bool = True

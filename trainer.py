@@ -106,11 +106,12 @@ def report(results: dict[str, Any], progress: Progress, settings: Settings) -> N
         _banner("SYNTHETIC DATA: the numbers below are not MovieLens numbers")
     print_ranking("Ranking on the test items (95 % bootstrap intervals over users, one seed)", results["protocol"],
                   results["ranking"])
+    same = f"the same users, histories and split {results['split_hash']}"
     if "rating" in results:
-        print_table("Rating of the test item", results["protocol"], ["predictor", "RMSE", "MAE"],
+        print_table("Rating of the test item", same, ["predictor", "RMSE", "MAE"],
                     [[name, f"{row['RMSE']:.4f}", f"{row['MAE']:.4f}"] for name, row in results["rating"].items()])
     if "preference" in results:
-        print_table("Genres of the next item: cross-entropy in nats, lower is better", results["protocol"],
+        print_table("Genres of the next item: cross-entropy in nats, lower is better", same,
                     ["split", *results["preference"]["test"]],
                     [[until, *(f"{value:.4f}" for value in row.values())]
                      for until, row in results["preference"].items()])
