@@ -1,8 +1,4 @@
-"""Fetch a MovieLens archive from GroupLens, checked by md5 and unpacked atomically.
-
-`python -m readers.download ml-1m` makes sure that the data set is there: exit code 0 = it is, 3 = it can neither be
-found nor downloaded, 2 = what is there is unusable.
-"""
+"""Fetch a MovieLens archive from GroupLens, checked by md5 and unpacked atomically."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.errors import UserError, run_command
+from support.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 20
@@ -73,7 +69,6 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
 
 def _download(archive: Archive, folder: Path) -> None:
     """Download, check, unpack beside the target, then move each file into place."""
-    print(LICENCE, file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         zip_path = Path(scratch) / "archive.zip"
         _fetch(archive.url, zip_path)
@@ -86,6 +81,7 @@ def _download(archive: Archive, folder: Path) -> None:
                 opened.extractall(scratch)
         except zipfile.BadZipFile as error:
             raise UserError(f"{archive.url}: not a zip file ({error}); nothing was kept, try again") from error
+        print(LICENCE, file=sys.stderr)
         source = next(Path(scratch).rglob(archive.needed)).parent
         folder.mkdir(exist_ok=True)
         # The file that marks the data set as present comes last, so that an interruption is seen as absence.
@@ -105,19 +101,3 @@ def _fetch(url: str, path: Path) -> None:
         while block := response.read(1 << 16):
             file.write(block)
             progress.update(task, advance=len(block))
-
-
-def main(argv: list[str]) -> int:
-    """Exit code 0, or 3 where the data set is not to be had."""
-    if len(argv) != 1 or argv[0] not in ARCHIVES:
-        raise UserError(f"usage: python -m readers.download {'|'.join(ARCHIVES)}")
-    try:
-        data_folder(argv[0])
-    except DataUnavailable as error:
-        print(f"note: {error}", file=sys.stderr)
-        return 3
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

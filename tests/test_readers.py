@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from readers import download, read_interactions
+from readers.__main__ import main
 from readers.download import Archive, DataUnavailable, data_folder
 from readers.movielens import read_ml_1m, read_ml_100k, release_year
 from readers.synthetic import CAUSES, content_hash, generate, season_of
-from support.errors import UserError
+from support.errors import UserError, run_command
 from tests.conftest import REAL
 
 
@@ -182,7 +183,7 @@ def test_a_full_disk_leaves_nothing(archive, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(download, "_fetch", full)
-    assert download.run_command(download.main, ["ml-1m"]) == 2
+    assert run_command(main, ["ml-1m"]) == 2
     assert list((tmp_path / "root").iterdir()) == []
 
 
@@ -190,7 +191,7 @@ def test_no_connection_names_three_ways_and_exits_with_3(archive, capsys):
     archive.unlink()
     with pytest.raises(DataUnavailable, match=r"\(1\).*\(2\).*\(3\)"):
         data_folder("ml-1m")
-    assert download.main(["ml-1m"]) == 3
+    assert main(["ml-1m"]) == 3
 
 
 def test_data_dir_without_the_files(tmp_path):
