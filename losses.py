@@ -42,12 +42,14 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             for start in range(0, count, chunk):
                 part, target = x[start:start + chunk], targets[start:start + chunk, None]  # (C, D), (C, 1)
                 logits = (part @ weight.T).float().add_(offset)  # (C, R)
-                log_normaliser = logits.logsumexp(1, keepdim=True)  # (C, 1)
-                total += (log_normaliser - logits.gather(1, target)).sum()
+                logits -= logits.amax(1, keepdim=True)
+                own = logits.gather(1, target)  # (C, 1)
+                normaliser = logits.exp_().sum(1, keepdim=True)  # one exponential serves loss and gradient
+                total += (normaliser.log() - own).sum()
                 if not needs_gradient:
                     continue
-                gradient = logits.sub_(log_normaliser).exp_()  # softmax, in place
-                gradient.scatter_add_(1, target, torch.full_like(log_normaliser, -1.0))
+                gradient = logits.div_(normaliser)  # softmax
+                gradient.scatter_add_(1, target, torch.full_like(own, -1.0))
                 grad_bias += gradient.sum(0)
                 gradient = gradient.to(dtype)
                 grad_states[start:start + chunk] = gradient @ weight
