@@ -110,7 +110,9 @@ class CrossAttention(nn.Module):
         """x (B, L, D), tokens (B, T, D) to (B, L, D)."""
         q = rearrange(self.query(self.norm(x)), "b l (h d) -> b h l d", h=self.heads)
         k, v = rearrange(self.key_value(tokens), "b t (two h d) -> two b h t d", two=2, h=self.heads)
-        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h l d -> b l (h d)"))
+        # With T of 4 the plain product takes less than a tenth of the fused kernel's time on a CPU in bf16.
+        weights = (q @ k.mT * q.shape[-1]**-0.5).softmax(-1)  # (B, H, L, T)
+        return self.out(rearrange(weights.to(v.dtype) @ v, "b h l d -> b l (h d)"))
 
 
 class RatingHead(nn.Module):
