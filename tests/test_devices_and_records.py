@@ -1,0 +1,57 @@
+"""Precision choice and the run's record."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from support import devices
+from support.devices import choose_device, uses_bf16
+from support.errors import run_command
+from support.tracking import Tracker, git_commit, run_path
+
+
+def test_auto_precision_follows_the_processor(monkeypatch):
+    cpu = torch.device("cpu")
+    for has_it in (True, False):
+        monkeypatch.setattr(devices.torch.cpu, "_is_avx512_bf16_supported", lambda answer=has_it: answer)
+        assert uses_bf16("auto", cpu) is has_it
+    assert uses_bf16("bf16", cpu) and not uses_bf16("fp32", cpu)
+    assert choose_device("cpu") == cpu
+
+
+def test_a_record_is_one_json_object_a_line(tmp_path):
+    path = run_path(str(tmp_path / "runs"), "x")
+    tracker = Tracker(path, {"seed": 1})
+    tracker.log("epoch", loss=0.5)
+    tracker.close()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["event"] for row in rows] == ["settings", "epoch"] and rows[1]["loss"] == 0.5
+    assert run_path(str(tmp_path / "runs"), "x") != path or not path.exists()
+
+
+def test_no_record_without_a_path():
+    Tracker(None, {}).log("epoch", loss=0.5)
+
+
+def test_commit_is_known_in_a_repository():
+    assert git_commit() == "unknown" or len(git_commit().removesuffix("+changes")) == 12
+
+
+@pytest.mark.parametrize(("error", "code"), [(OSError(28, "No space left on device"), 2), (KeyboardInterrupt(), 130)])
+def test_what_the_user_can_mend_is_one_line(capsys, error, code):
+    def main(_argv):
+        raise error
+
+    assert run_command(main, []) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback():
+    def main(_argv):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(main, [])
