@@ -242,7 +242,6 @@ class _Run:
         """Write all that `resume` needs; main process only."""
         if self.state_folder is None or not self.accelerator.is_main_process:
             return
-        names = [name for name, _ in self.model.named_parameters()]
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
         state = self.optimizer.state_dict()["state"]
@@ -255,8 +254,7 @@ class _Run:
         tensors |= {f"loss.{task}": total.float().cpu() for task, total in self.loss_sums.items()}
         write_checkpoint(self.state_folder, tensors,
                          {"settings": self.settings.to_dict(), "split_hash": self.data.split_hash,
-                          "progress": dataclasses.asdict(self.progress), "loss_counts": self.loss_counts,
-                          "parameters": len(names)})
+                          "progress": dataclasses.asdict(self.progress), "loss_counts": self.loss_counts})
 
     def load_state(self) -> None:
         """Go back to where a stopped run was."""

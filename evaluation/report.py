@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,6 @@ def ranking_table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
 
 def print_table(title: str, protocol: str, header: list[str], rows: list[list[str]]) -> None:
     """A table on the terminal under its protocol line."""
-    import os
-
     from rich.console import Console
     from rich.table import Table
 
