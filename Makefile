@@ -13,12 +13,10 @@ help:  ## list the targets
 
 setup: .venv/.ready  ## create .venv with the pinned requirements
 
-.venv/bin/python:
+.venv/.ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	$(PYTHON) -m venv .venv
-
-.venv/.ready: requirements.txt | .venv/bin/python
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 

@@ -69,7 +69,7 @@ class BERT4Rec(nn.Module):
         not_an_item = torch.zeros(rows)
         not_an_item[:FIRST_ITEM] = -torch.inf
         self.register_buffer("not_an_item", not_an_item, persistent=False)
-        self.apply(initialise)
+        initialise(self, std=0.02)  # as published
 
     @classmethod
     def from_settings(cls, num_items: int, settings: ModelSettings) -> BERT4Rec:

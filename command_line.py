@@ -21,10 +21,12 @@ def parse_command_line(argv: list[str], description: str) -> tuple[Settings, boo
     Raises `UserError` for an unknown flag or YAML key (naming the nearest), for a value of the wrong kind, and for
     a flag that the chosen model would ignore.
     """
-    own = {"--preset": "default", "--config": None, "--resume": False}
+    own: dict[str, Any] = {"--preset": None, "--config": None, "--resume": False}
     rest = _take_own_flags(argv, own)
     _check_flag_names(rest, tuple(name[2:] for name in own))
-    if own["--resume"] and any(not token.startswith("--checkpoint_dir") for token in rest if token.startswith("--")):
+    given = {name for name, value in own.items() if value and name != "--resume"} | {
+        token for token in rest if token.startswith("--") and not token.startswith(("--checkpoint_dir", "--help"))}
+    if own["--resume"] and given:
         raise UserError("--resume goes on with the settings of the stopped run; give it no flag but --checkpoint_dir")
     arguments = _yaml_arguments(own["--config"]) + rest
     model = _last_value(arguments, "--model") or "enhanced"
@@ -33,10 +35,20 @@ def parse_command_line(argv: list[str], description: str) -> tuple[Settings, boo
         other = model_only(name)
         if other and other != model and model in ("enhanced", "vanilla"):
             raise UserError(f"--{name} belongs to --model {other}; --model {model} does not read it")
-    settings = _tyro(arguments, preset_settings(own["--preset"], model if model == "vanilla" else "enhanced"),
+    settings = _tyro(arguments, _defaults(own["--preset"] or "default", model, explicit),
                      description + "\n\nBeside the flags below: --preset quick|default|original, "
                                    "--config FILE.yaml (flags by name), --resume.")
     return settings, bool(own["--resume"])
+
+
+def _defaults(preset: str, model: str, explicit: set[str]) -> Settings:
+    """The preset's settings, less those limits of it that an explicit flag would silently run into."""
+    settings = preset_settings(preset, "vanilla" if model == "vanilla" else "enhanced")
+    if "batch_size" in explicit:
+        settings = settings.replace(batch_tokens=0)
+    if "max_epochs" in explicit:
+        settings = settings.replace(max_minutes=0.0)
+    return settings
 
 
 def _take_own_flags(argv: list[str], own: dict[str, Any]) -> list[str]:

@@ -135,11 +135,13 @@ def process(interactions: Interactions, settings: DataSettings) -> SequenceData:
     stars, timestamps = kept["rating"].to_numpy()[order], timestamps[order]
 
     digest = hashlib.sha256(MIN_INTERACTIONS.to_bytes(1, "little"))
-    for array in (movie_ids, user_ids, offsets, items, stars, timestamps):
+    demographics = _demographics(interactions, user_ids)
+    for array in (movie_ids, user_ids, offsets, items, stars, timestamps, demographics, catalogue.genres,
+                  catalogue.years):
         digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
     return SequenceData(
         name=interactions.name, catalogue=catalogue, offsets=offsets, items=items, ratings=stars,
-        timestamps=timestamps, demographics=_demographics(interactions, user_ids), split_hash=digest.hexdigest()[:16],
+        timestamps=timestamps, demographics=demographics, split_hash=digest.hexdigest()[:16],
         note=interactions.note, dropped_users=ratings["user_id"].nunique() - len(user_ids),
         dropped_items=ratings["movie_id"].nunique() - len(movie_ids))
 
@@ -163,7 +165,8 @@ def _demographics(interactions: Interactions, user_ids: np.ndarray) -> np.ndarra
 
 def _positions(sorted_ids: np.ndarray, wanted: Sequence[int] | np.ndarray, first: int, absent: int) -> np.ndarray:
     """Index (from `first`) of each wanted id in a sorted array, or `absent`."""
-    wanted = np.asarray(wanted, dtype=np.int64)
+    if not isinstance(wanted, np.ndarray):  # typed by a person: any size of number
+        wanted = np.array([value if abs(value) < 2**62 else -1 for value in wanted], dtype=np.int64)
     if not len(sorted_ids):
         return np.full(wanted.shape, absent)
     place = np.searchsorted(sorted_ids, wanted).clip(max=len(sorted_ids) - 1)

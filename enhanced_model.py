@@ -35,7 +35,6 @@ from losses import linear_cross_entropy, preference_loss, rating_loss
 from readers.interactions import AGE_GROUPS, GENDERS
 from settings import ModelSettings, TrainSettings
 from transformer import (
-    INIT_STD,
     Attend,
     Dropout,
     Encoder,
@@ -171,9 +170,10 @@ class EnhancedBERT4Rec(nn.Module):
         not_a_film = torch.zeros(catalogue.num_rows)
         not_a_film[:FIRST_ITEM] = -torch.inf
         self.register_buffer("not_a_film", not_a_film, persistent=False)
-        self.apply(initialise)
+        std = 0.8 * width**-0.5  # 0.1 at 64 wide: BERT's 0.02 starts a narrow model slowly (ablations/LOG.md)
+        initialise(self, std)
         for parameter in (self.special, *([self.position] if settings.positions == "learned" else [])):
-            nn.init.normal_(parameter, std=INIT_STD)
+            nn.init.normal_(parameter, std=std)
 
     # Training -------------------------------------------------------------------------------------------------------
 

@@ -256,13 +256,14 @@ def typical_next_time(timestamps: np.ndarray) -> int:
 
 def parse_time(text: str) -> int:
     """Seconds since 1970 of '978300760' or an ISO date such as '2001-01-31' or '2001-01-31T20:00' (UTC)."""
-    if re.fullmatch(r"\d+", text):
-        return int(text)
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        moment = datetime.fromtimestamp(int(text), UTC) if text.isdecimal() else datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if not 1970 <= moment.year < 2200:
+            raise ValueError
+    except (ValueError, OverflowError, OSError):
         raise UserError(f"--at {text!r}: give seconds since 1970 or an ISO time such as 2001-01-31T20:00") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    return int(moment.timestamp())
 
 
 def _iso(seconds: int) -> str:

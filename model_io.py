@@ -29,7 +29,8 @@ def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
     return EnhancedBERT4Rec(catalogue, settings)
 
 
-def save_model(folder: Path, model: nn.Module, settings: Settings, data: SequenceData, record: dict[str, Any]) -> None:
+def save_model(folder: Path, model: nn.Module, settings: Settings, data: SequenceData, record: dict[str, Any],
+               keep_previous: bool = False) -> None:
     """Write a checkpoint folder: weights, checkpoint.json (how it came about), metadata.json (the catalogue)."""
     films = data.catalogue
     info = {
@@ -43,7 +44,7 @@ def save_model(folder: Path, model: nn.Module, settings: Settings, data: Sequenc
     metadata = {"movies": {str(movie_id): {
         "title": title, "year": year or None, "genres": [GENRES[index] for index in np.flatnonzero(flags)]}
         for movie_id, title, flags, year in rows}}
-    write_checkpoint(folder, model.state_dict(), info, {METADATA: metadata})
+    write_checkpoint(folder, model.state_dict(), info, {METADATA: metadata}, keep_previous)
 
 
 def load_model(folder: Path,
@@ -57,9 +58,16 @@ def load_model(folder: Path,
         raise UserError(f"{folder} holds no catalogue: it is the state of a training run or a library model, "
                         f"not a model for recommendation; give checkpoints/best")
     metadata_path = metadata_path or folder / METADATA
-    catalogue = _catalogue(info, read_json(metadata_path), metadata_path)
-    settings = Settings().replace(**info["settings"])
-    model = build_model(catalogue, settings.model)
+    metadata = read_json(metadata_path)
+    try:
+        catalogue = _catalogue(info, metadata, metadata_path)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{metadata_path} is damaged ({error!r}); copy it again from beside its model") from error
+    try:
+        settings = Settings().replace(**info["settings"])
+        model = build_model(catalogue, settings.model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: its settings are damaged ({error!r}); copy it again or train again") from error
     load_weights(model, tensors, str(folder))
     return model.eval(), settings, catalogue, info
 

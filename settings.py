@@ -117,13 +117,16 @@ class ModelSettings:
                 f"--relative_time rotates pairs of numbers: --hidden_size / --num_heads must be even, not {head_size}")
         require(not (self.model == "enhanced" and self.positions == "sinusoidal" and self.hidden_size % 2),
                 "--positions sinusoidal needs an even --hidden_size")
+        require(self.seq_length >= 2, "--seq_length must be at least 2: a film and the request that follows it")
         for name in ("dropout", "attention_dropout"):
-            require(0 <= getattr(self, name) < 1, f"--{name} must lie in [0, 1)")
+            require(0 <= getattr(self, name) <= 0.95, f"--{name} must lie in [0, 0.95]")
         if self.model == "enhanced":
             require(self.id_encoder or self.genre_encoder or self.year_encoder,
                     "a film needs a representation: switch on one of --id_encoder, --genre_encoder, --year_encoder")
             require(self.next_item_head or self.masked_item_head,
                     "nothing ranks films: switch on --next_item_head or --masked_item_head")
+            require(self.query_time == "unknown" or self.day_of_year or self.weekday_hour or self.time_gap,
+                    "--query_time known needs a way to tell it: switch on --time_gap, --day_of_year or --weekday_hour")
             require(self.next_item_head or not (self.rating_head or self.preference_head),
                     "the rating and preference heads read the causal states: "
                     "with --no-next_item_head give --no-rating_head --no-preference_head too")
@@ -136,7 +139,8 @@ class TrainSettings:
     batch_size: int = 128
     """Sequences in a step."""
     batch_tokens: int = 0
-    """If above 0, a step holds at most this many interactions (and at most --batch_size sequences)."""
+    """If above 0, a step holds at most this many interactions (and at most --batch_size sequences). A preset's limit
+    goes when --batch_size is given."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW; it warms up linearly and decays to 0 along a cosine."""
     weight_decay: float = 0.01
@@ -146,7 +150,8 @@ class TrainSettings:
     max_epochs: int = 50
     """Passes over the training part."""
     max_minutes: float = 0.0
-    """If above 0, training ends after this time, its learning rate decayed to match."""
+    """If above 0, training ends after this time, its learning rate decayed to match. A preset's limit goes when
+    --max_epochs is given."""
     patience: int = 10
     """Stop after this many evaluations without a better validation NDCG@10."""
     eval_every: int = 1

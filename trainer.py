@@ -23,7 +23,7 @@ from evaluation.report import print_ranking, print_table, summarise, write_user_
 from evaluation.side_tasks import preference_quality, rating_errors, rating_predictions
 from model_io import build_model, save_model
 from settings import Settings
-from support.checkpoint import read_json, set_aside, write_json
+from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
 from support.tracking import Tracker, git_commit, run_path
 from training_loop import Progress, Stopped, fit, seed_everything
@@ -47,14 +47,11 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
                       settings.train.use_wandb, settings.train.wandb_mode)
     if main_process:
         _announce(settings, data, model)
-    replaced = resume  # a resumed run goes on improving its own best
+    if main_process:
+        folder.mkdir(parents=True, exist_ok=True)  # find out now that it cannot be written, not after an epoch
 
-    def keep(best: nn.Module, validation: dict[str, Any]) -> None:
-        nonlocal replaced
-        if not replaced:
-            set_aside(folder / "best")
-            replaced = True
-        save_model(folder / "best", best, settings, data, validation)
+    def keep(best: nn.Module, validation: dict[str, Any], first: bool) -> None:
+        save_model(folder / "best", best, settings, data, validation, keep_previous=first)
 
     try:
         progress = fit(model, data, settings, state_folder=folder / "last", resume=resume, tracker=tracker,
@@ -153,7 +150,11 @@ def stored_settings(folder: Path) -> Settings:
     """Settings of the stopped run in `folder`."""
     if not (folder / "last").exists():
         raise UserError(f"--resume: {folder / 'last'} does not exist; there is no stopped run to go on with")
-    return Settings().replace(**read_json(folder / "last" / "checkpoint.json")["settings"])
+    path = folder / "last" / "checkpoint.json"
+    try:
+        return Settings().replace(**read_json(path)["settings"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"--resume: {path} is damaged ({error!r}); start again without --resume") from error
 
 
 def main(argv: list[str]) -> int:

@@ -32,6 +32,7 @@ from support.errors import UserError
 from support.tracking import Tracker
 
 SELECTION_METRIC = "NDCG@10"
+IMPATIENCE = 3.0  # seconds
 LOG_EVERY = 25  # steps between two looks at the losses; a look waits for the device
 
 
@@ -60,12 +61,13 @@ class Progress:
 
 def fit(model: nn.Module, data: SequenceData, settings: Settings, *, validate: bool = True,
         state_folder: Path | None = None, resume: bool = False, tracker: Tracker | None = None,
-        on_best: Callable[[nn.Module, dict[str, Any]], None] | None = None, quiet: bool = False) -> Progress:
+        on_best: Callable[[nn.Module, dict[str, Any], bool], None] | None = None, quiet: bool = False) -> Progress:
     """Train a model and leave the best weights in it.
 
     validate: select on the validation targets and stop early; False trains on everything for all epochs.
     state_folder: where the state for `resume` is kept (written at each evaluation and when the run is stopped).
-    on_best(model, record): called on the main process whenever the validation score improves.
+    on_best(model, record, first): called on the main process whenever the validation score improves; first is True
+    for the first time in a run, resumed or not.
     Raises `Stopped` after Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is not finite.
     """
     run = _Run(model, data, settings, validate, state_folder, tracker or Tracker(None, {}), on_best, quiet)
@@ -84,7 +86,7 @@ class _Run:
 
     def __init__(self, model: nn.Module, data: SequenceData, settings: Settings, validate: bool,
                  state_folder: Path | None, tracker: Tracker,
-                 on_best: Callable[[nn.Module, dict[str, Any]], None] | None, quiet: bool) -> None:
+                 on_best: Callable[[nn.Module, dict[str, Any], bool], None] | None, quiet: bool) -> None:
         self.model, self.data, self.settings, self.train = model, data, settings, settings.train
         self.validate, self.state_folder, self.tracker, self.on_best = validate, state_folder, tracker, on_best
         self.accelerator = _accelerator(self.train)
@@ -128,8 +130,8 @@ class _Run:
             if self.schedule_position() >= 1:  # --max_minutes are over
                 progress.finished = True
                 break
-            # Stop only where no gradient is half gathered.
-            if progress.step % self.train.gradient_accumulation == 0 and stop():
+            # Stop only where no gradient is half gathered, and all processes at the same step.
+            if self.gradient_complete(progress.step_in_epoch) and self._any(stop()):
                 self.mean_losses()
                 self.save_state()
                 raise Stopped
@@ -138,7 +140,10 @@ class _Run:
 
     def train_step(self, batch: Batch) -> None:
         """Forward, backward and, when the gradients of enough batches are gathered, one optimizer step."""
-        with self.accelerator.accumulate(self.wrapped):
+        done = self.progress.step_in_epoch + 1
+        complete, every = self.gradient_complete(done), self.train.gradient_accumulation
+        gathered = min(every, self.steps_per_epoch - (done - 1) // every * every)  # an epoch's last group may be short
+        with contextlib.nullcontext() if complete else self.accelerator.no_sync(self.wrapped):
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
                 losses = self.wrapped(batch, self.tasks)
             for task, loss in losses.items():
@@ -146,19 +151,27 @@ class _Run:
                 self.loss_counts[task] = self.loss_counts.get(task, 0) + 1
             if losses:
                 weights = self.train.task_weights
-                self.accelerator.backward(sum(weights[task] * loss for task, loss in losses.items()))
-            if self.accelerator.sync_gradients and self.train.gradient_clip:
-                self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.train.gradient_clip)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.train.learning_rate * self.schedule()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+                self.accelerator.backward(sum(weights[task] * loss for task, loss in losses.items()) / gathered)
+        if not complete:
+            return
+        if self.train.gradient_clip:
+            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.train.gradient_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.train.learning_rate * self.schedule()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def gradient_complete(self, steps: int) -> bool:
+        """Whether the gradients of enough batches are gathered after so many steps of an epoch."""
+        return steps % self.train.gradient_accumulation == 0 or steps == self.steps_per_epoch
 
     def evaluate_if_due(self) -> None:
         """Validate, record, keep the best, decide whether to go on."""
         progress, train = self.progress, self.train
         last = progress.epoch >= train.max_epochs or progress.finished
         if not self.validate or not (last or progress.epoch % train.eval_every == 0):
+            if not self.validate:
+                self.mean_losses(reset=last)  # nobody else would notice a loss that is not finite
             if last and not self.validate:
                 self.save_state()
             return
@@ -168,10 +181,10 @@ class _Run:
         record = {"epoch": progress.epoch, "step": progress.step, "tokens": progress.tokens * self.world,
                   "seconds": round(progress.seconds, 2), **metrics}
         if metrics[SELECTION_METRIC] > progress.best_score:
-            progress.best, progress.evaluations_without_gain = record, 0
+            first, progress.best, progress.evaluations_without_gain = not progress.best, record, 0
             self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             if self.on_best is not None and self.accelerator.is_main_process:
-                self.on_best(self.model, record)
+                self.on_best(self.model, record, first)
         else:
             progress.evaluations_without_gain += 1
         progress.finished |= last or progress.evaluations_without_gain >= train.patience
@@ -205,7 +218,8 @@ class _Run:
 
     def schedule_position(self) -> float:
         """Share of the run that lies behind, by steps or by --max_minutes, whichever is further."""
-        share = self.progress.step / (self.train.max_epochs * self.steps_per_epoch)
+        every = self.train.gradient_accumulation
+        share = self.progress.step // every * every / (self.train.max_epochs * self.steps_per_epoch)
         if self.train.max_minutes:
             share = max(share, self.progress.seconds / (60 * self.train.max_minutes))
         return self._agree(min(share, 1.0))
@@ -217,6 +231,12 @@ class _Run:
         shared = torch.tensor([value], device=self.device)
         torch.distributed.broadcast(shared, src=0)
         return float(shared)
+
+    def _any(self, flag: bool) -> bool:
+        """Whether any process says so: all must stop at the same step, or the others wait for ever."""
+        if self.world == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum") > 0)
 
     def schedule(self) -> float:
         """Factor on the learning rate: linear warm-up, then a cosine to 0."""
@@ -257,7 +277,8 @@ class _Run:
                           "progress": dataclasses.asdict(self.progress), "loss_counts": self.loss_counts})
 
     def load_state(self) -> None:
-        """Go back to where a stopped run was."""
+        """Go back to where a stopped run was; exact in one process (of several, only the main one's random state is
+        kept, so the others' dropout goes on differently)."""
         tensors, info = read_checkpoint(self.state_folder)
         if info["split_hash"] != self.data.split_hash:
             raise UserError(f"{self.state_folder} was trained on split {info['split_hash']}, the data at hand are "
@@ -310,19 +331,22 @@ def _accelerator(train: TrainSettings):
 
     device = choose_device(train.device)
     # A batch uses the heads of its own pattern only. cpu=True is what joins the ranks of torchrun on CPU.
-    return Accelerator(cpu=device.type == "cpu", gradient_accumulation_steps=train.gradient_accumulation,
+    return Accelerator(cpu=device.type == "cpu",
                        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag; a second one interrupts at once."""
-    asked = []
+    """Turn Ctrl-C or SIGTERM into a flag; another one after IMPATIENCE seconds interrupts at once.
 
-    def ask(number: int, _frame: object) -> None:
-        if asked:
+    Before that a repeat is ignored: a terminal and torchrun both send the signal to each process.
+    """
+    asked: list[float] = []
+
+    def ask(_number: int, _frame: object) -> None:
+        if asked and time.monotonic() - asked[0] > IMPATIENCE:
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.append(time.monotonic())
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 Pattern = Literal["bidirectional", "causal"]
-INIT_STD = 0.1  # of all weights; BERT's 0.02 suits wider models and starts these slowly (ablations/LOG.md)
 SHORTEST_PERIOD, LONGEST_PERIOD = 60.0, 4 * 365.25 * 86_400.0  # seconds: one minute to the span of ML-1M
 
 
@@ -42,7 +41,7 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.threshold = round(rate * 256)
+        self.threshold = max(1, round(rate * 256)) if rate else 0
 
     def forward(self, x: Tensor) -> Tensor:
         """x with a random share of its numbers set to 0 and the others scaled up, in training; else x."""
@@ -152,7 +151,8 @@ def time_rotation(timestamps: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
     rotated = max(1, pairs // 2)
     periods = torch.logspace(math.log10(SHORTEST_PERIOD), math.log10(LONGEST_PERIOD), rotated, dtype=torch.float64,
                              device=timestamps.device)
-    elapsed = (timestamps.amax(1, keepdim=True) - timestamps).double()  # double: 1e8 s over a one-minute period
+    # Counted from the oldest event, so that not even rounding depends on later ones; in double: 1e8 s over a minute.
+    elapsed = (timestamps - timestamps[:, :1]).double()
     angle = (elapsed[:, :, None] / periods).remainder(1.0).mul(2 * math.pi).float()  # (B, L, P / 2)
     angle = F.pad(angle, (0, pairs - rotated))[:, None]  # (B, 1, L, P)
     return angle.cos(), angle.sin()
@@ -165,9 +165,10 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
-def initialise(module: nn.Module) -> None:
-    """Normal weights of INIT_STD, zero biases, unit norms: `model.apply(initialise)`."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+def initialise(model: nn.Module, std: float) -> None:
+    """Normal weights for linear maps and tables, zero biases; norms keep their ones."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)

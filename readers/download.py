@@ -43,6 +43,10 @@ class DataUnavailable(UserError):
     """The data set is neither on disk nor to be downloaded."""
 
 
+class _BadArchive(Exception):
+    """Something was downloaded, but not the archive."""
+
+
 def data_folder(dataset: str, data_dir: str | None = None) -> Path:
     """Folder with the raw files of a data set, downloaded first if need be.
 
@@ -74,13 +78,13 @@ def _download(archive: Archive, folder: Path) -> None:
         _fetch(archive.url, zip_path)
         digest = hashlib.md5(zip_path.read_bytes()).hexdigest()
         if digest != archive.md5:
-            raise UserError(f"{archive.url}: md5 {digest} instead of {archive.md5}: the download is truncated or "
-                            f"altered; nothing was kept, try again")
+            raise _BadArchive(f"md5 {digest} instead of {archive.md5}: what came is truncated or altered, and "
+                              f"nothing of it was kept")
         try:
             with zipfile.ZipFile(zip_path) as opened:
                 opened.extractall(scratch)
         except zipfile.BadZipFile as error:
-            raise UserError(f"{archive.url}: not a zip file ({error}); nothing was kept, try again") from error
+            raise _BadArchive(f"not a zip file: {error}; nothing of it was kept") from error
         print(LICENCE, file=sys.stderr)
         source = next(Path(scratch).rglob(archive.needed)).parent
         folder.mkdir(exist_ok=True)

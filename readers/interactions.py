@@ -55,23 +55,15 @@ def validate(interactions: Interactions, files: dict[str, str]) -> Interactions:
     _reject(unknown.notna(), files["movies"], "genre {!r} is not one of the 18", unknown)
     _reject(~ratings["rating"].between(1, 5), files["ratings"], "rating {} is outside 1 to 5", ratings["rating"])
     _reject(ratings["timestamp"] <= 0, files["ratings"], "timestamp {} is not a time", ratings["timestamp"])
-    _reject(~_known(ratings["user_id"], users["user_id"]), files["ratings"],
+    _reject(~np.isin(ratings["user_id"], users["user_id"]), files["ratings"],
             f"user {{}} is not in {files['users']}", ratings["user_id"])
-    _reject(~_known(ratings["movie_id"], movies["movie_id"]), files["ratings"],
+    _reject(~np.isin(ratings["movie_id"], movies["movie_id"]), files["ratings"],
             f"film {{}} is not in {files['movies']}", ratings["movie_id"])
     pair = ratings["user_id"].to_numpy() * (int(movies["movie_id"].max()) + 1) + ratings["movie_id"].to_numpy()
     if len(np.unique(pair)) < len(pair):
         _reject(pd.Series(pair).duplicated(), files["ratings"], "a second rating of film {} by the same user",
                 ratings["movie_id"])
     return interactions
-
-
-def _known(ids: pd.Series, listed: pd.Series) -> np.ndarray:
-    """Whether each id is listed: a lookup table, several times faster than isin on a million rows."""
-    ids, listed = ids.to_numpy(), listed.to_numpy()
-    table = np.zeros(max(int(ids.max()), int(listed.max())) + 2, dtype=bool)
-    table[listed] = True
-    return table[np.clip(ids, -1, None)]  # a negative id reads the last entry, which is False
 
 
 def _reject(bad: pd.Series | np.ndarray, file: str, message: str, values: pd.Series) -> None:

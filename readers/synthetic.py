@@ -123,6 +123,7 @@ def _pick(draw: np.random.Generator, weight: np.ndarray) -> int:
 
 
 def content_hash(interactions: Interactions) -> str:
-    """Hash of all rows of the ratings, causes included."""
-    text = interactions.ratings.to_csv(index=False, lineterminator="\n")
+    """Hash of all rows of all tables, causes included."""
+    tables = (interactions.ratings, interactions.movies, interactions.users)
+    text = "\n".join(table.to_csv(index=False, lineterminator="\n") for table in tables)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -19,44 +19,41 @@ FORMAT = "enhanced-bert4rec/1"
 
 
 def write_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict[str, Any],
-                     files: dict[str, Any] | None = None) -> None:
+                     files: dict[str, Any] | None = None, keep_previous: bool = False) -> None:
     """Write tensors, their description and further JSON files into a folder, atomically.
 
-    Everything is written to a folder beside it first, so that a full disk or a kill leaves the old one as it was.
+    Everything is written to a folder beside it first; only then does what stood there make way, and it comes back if
+    the last step fails. keep_previous: it moves to `<folder>.previous` (replacing an older one) instead of going.
     """
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    new, old = scratch / "new", scratch / "old"
     try:
+        new.mkdir()
         # Tied or sliced tensors must not share memory in the file.
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-                  scratch / WEIGHTS)
+                  new / WEIGHTS)
         for name, content in {INFO: {"format": FORMAT, **info}, **(files or {})}.items():
-            (scratch / name).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        (scratch / WEIGHTS).chmod(0o644)  # safetensors and mkdtemp make private ones
-        scratch.chmod(0o755)
+            (new / name).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        (new / WEIGHTS).chmod(0o644)  # safetensors makes a private one
         if folder.exists():
-            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-            os.replace(folder, old / folder.name)
-            os.replace(scratch, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(scratch, folder)
+            os.replace(folder, old)
+        os.replace(new, folder)
+        if keep_previous and old.exists():
+            previous = folder.with_name(folder.name + ".previous")
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(old, previous)
     except BaseException as error:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         # safetensors wraps a full disk in an error of its own.
         if "No space left" in str(error):
             raise UserError(f"{folder}: no space left on the disk; free some and run again") from error
         raise
-
-
-def set_aside(folder: Path) -> None:
-    """Move a finished checkpoint to `<folder>.previous`, so that the next run does not replace it for good."""
-    if folder.exists():
-        previous = folder.with_name(folder.name + ".previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        os.replace(folder, previous)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -72,14 +69,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, info) of a checkpoint folder. Raises `UserError` if it is missing, corrupted or of another program."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     info = read_json(folder / INFO)
     if info.get("format") != FORMAT:
         raise UserError(f"{folder / INFO} says format {info.get('format')!r}, this program reads {FORMAT!r}; "
                         f"train again or use the version that wrote it ({info.get('git_commit', 'unknown')})")
     try:
-        return load_file(folder / WEIGHTS), info
+        # Bytes, not a mapped file: the folder may be replaced while the tensors are in use.
+        return load((folder / WEIGHTS).read_bytes()), info
     except FileNotFoundError:
         raise UserError(f"{folder / WEIGHTS} is missing; the checkpoint is incomplete, train again") from None
     except (SafetensorError, ValueError) as error:
@@ -93,6 +91,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} does not exist; give the folder of a trained model "
                         f"(python trainer.py writes checkpoints/best)") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give the file of a trained model") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is corrupted ({error}); copy it again or train again") from error
     if not isinstance(content, dict):

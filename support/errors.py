@@ -6,7 +6,9 @@ import errno
 import sys
 from collections.abc import Callable
 
-DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
+# A full or read-only disk, or a file where a folder should be.
+DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+               getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class UserError(Exception):
@@ -25,7 +27,7 @@ def run_command(main: Callable[[list[str]], int | None], argv: list[str] | None 
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        message = f"{error.filename or 'a file'}: {error.strerror}; free some space or choose another folder"
+        message = f"{error.filename or 'a file'}: {error.strerror}; free some space or choose another place"
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

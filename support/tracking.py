@@ -43,8 +43,7 @@ class Tracker:
             return
         self._write(event, values)
         if self._wandb is not None:
-            numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-            self._wandb.log({f"{event}/{name}": value for name, value in numbers.items()})
+            self._wandb.log(_numbers(event, values))
 
     def close(self) -> None:
         """Finish the W&B run, if there is one."""
@@ -55,6 +54,14 @@ class Tracker:
         record = {"event": event, "seconds": round(time.time() - self._started, 2), **values}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _numbers(name: str, value: Any) -> dict[str, float]:
+    """The numbers in nested dictionaries: {'test/ranking/enhanced/HR@10/mean': 0.3, ...}."""
+    if isinstance(value, dict):
+        return {key: number for part, inner in value.items()
+                for key, number in _numbers(f"{name}/{part}", inner).items()}
+    return {name: value} if isinstance(value, int | float) else {}
 
 
 def run_path(folder: str, name: str) -> Path:

@@ -10,7 +10,7 @@ import torch
 from support import devices
 from support.devices import choose_device, uses_bf16
 from support.errors import run_command
-from support.tracking import Tracker, git_commit, run_path
+from support.tracking import Tracker, _numbers, git_commit, run_path
 
 
 def test_auto_precision_follows_the_processor(monkeypatch):
@@ -30,6 +30,11 @@ def test_a_record_is_one_json_object_a_line(tmp_path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["event"] for row in rows] == ["settings", "epoch"] and rows[1]["loss"] == 0.5
     assert run_path(str(tmp_path / "runs"), "x") != path or not path.exists()
+
+
+def test_nested_results_reach_wandb_by_name():
+    results = {"ranking": {"enhanced": {"HR@10": {"mean": 0.3}}}, "protocol": "full", "seed": 1}
+    assert _numbers("test", results) == {"test/ranking/enhanced/HR@10/mean": 0.3, "test/seed": 1}
 
 
 def test_no_record_without_a_path():

@@ -16,6 +16,7 @@ import pytest
 
 import inference
 import trainer
+import training_loop
 from inference import RecommendationEngine, parse_time, typical_next_time
 from support.errors import UserError, run_command
 from tests.conftest import ROOT, write_ml_1m
@@ -141,6 +142,34 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
     assert after["step"] > done_steps and after["epoch"] == stopped["progress"]["epoch"] + 2
 
 
+@pytest.mark.parametrize("flag", ["--runs_dir", "--checkpoint_dir"])
+def test_a_file_where_a_folder_should_be(files, tmp_path, capsys, flag):
+    (tmp_path / "file").write_text("precious")
+    assert train(tmp_path / "c", files, flag, str(tmp_path / "file")) == 2
+    err = capsys.readouterr().err
+    assert "choose another place" in err and err.count("\n") == 1 and (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_run_resumed_before_its_first_best_keeps_the_older_model(files, tmp_path):
+    """Run A finishes, run B stops before it evaluates and resumes: A's model is set aside, not overwritten."""
+    assert train(tmp_path, files, "--max_epochs", "1", "--seed", "1") == 0
+    step = training_loop._Run.train_step
+
+    def stopped(run, batch):
+        step(run, batch)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    training_loop._Run.train_step = stopped
+    try:
+        assert train(tmp_path, files, "--max_epochs", "2", "--seed", "2") == 130
+    finally:
+        training_loop._Run.train_step = step
+    assert run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]) == 0
+    seeds = [json.loads((tmp_path / name / "checkpoint.json").read_text())["seed"]
+             for name in ("best.previous", "best")]
+    assert seeds == [1, 2]
+
+
 def test_resume_without_a_stopped_run(tmp_path, capsys):
     assert run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]) == 2
     assert "no stopped run" in capsys.readouterr().err
@@ -243,6 +272,8 @@ def test_request_time(timed_model, files, capsys):
     assert [row["score"] for row in early] != [row["score"] for row in late]
     code, out, _ = infer(capsys, "--model_path", timed_model, "--user_id", 12)
     assert code == 0 and "request time assumed" in out and "median gap" in out
+    code, _, err = infer(capsys, "--model_path", timed_model, "--user_id", 12, "--at", "978300760000")
+    assert code == 2 and "--at '978300760000'" in err  # milliseconds
     code, out, _ = infer(capsys, "--model_path", timed_model, "--user_id", 12, "--at", "2003-05-01")
     assert code == 0 and "request time: 2003-05-01" in out
     assert len(engine.recommend_all(k=2)) == 120
@@ -260,6 +291,8 @@ def test_times():
 WRONG = {
     "unknown user": (["--user_id", "99999"], "user 99999 is not in"),
     "unknown film": (["--history", "3,99999"], "film 99999"),
+    "huge film id": (["--history", "99999999999999999999"], "film 99999999999999999999"),
+    "huge user id": (["--user_id", "99999999999999999999"], "user 99999999999999999999 is not in"),
     "unknown films only": (["--history", "88888,99999"], "film 88888"),
     "unknown title": (["--history", "Synthetic Film 004 (1066)"], "did you mean"),
     "ambiguous title": (["--history", "Synthetic Film"], "fits 80 films"),
@@ -296,6 +329,12 @@ def damaged(model, tmp_path, change):
     return copy
 
 
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
 DAMAGE = {
     "missing": (lambda folder: shutil.rmtree(folder), "does not exist"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "incomplete"),
@@ -303,6 +342,14 @@ DAMAGE = {
     "cut description": (lambda folder: os.truncate(folder / "checkpoint.json", 100), "corrupted"),
     "foreign": (lambda folder: (folder / "checkpoint.json").write_text('{"format": "somebody else/3"}'), "format"),
     "no object": (lambda folder: (folder / "checkpoint.json").write_text("[1]"), "not a file of this program"),
+    "a folder for a file": (lambda folder: ((folder / "metadata.json").unlink(), (folder / "metadata.json").mkdir()),
+                            "cannot be read"),
+    "no genres": (lambda folder: edit(folder / "metadata.json", lambda content: [
+        film.pop("genres") for film in content["movies"].values()]), "metadata.json is damaged"),
+    "no settings": (lambda folder: edit(folder / "checkpoint.json", lambda content: content.pop("settings")),
+                    "settings are damaged"),
+    "settings of a wrong kind": (lambda folder: edit(folder / "checkpoint.json", lambda content: content[
+        "settings"].update(hidden_size="16")), "settings are damaged"),
     "other titles": (lambda folder: (folder / "metadata.json").write_text('{"movies": {}}'), "does not list the 80"),
 }
 
@@ -358,10 +405,17 @@ def test_a_full_disk_while_saving_a_checkpoint(model, tmp_path, monkeypatch):
         raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(UserError, match="no space left"):
+    for keep_previous in (False, True):
+        with pytest.raises(UserError, match="no space left"):
+            write_checkpoint(folder, {"x": torch.zeros(3)}, {}, keep_previous=keep_previous)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    monkeypatch.undo()
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: full() if str(old).endswith("new") else replace(old, new))
+    with pytest.raises(UserError, match="no space left"):  # at the very last step
         write_checkpoint(folder, {"x": torch.zeros(3)}, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert read_checkpoint(folder)[1]["seed"] == 42
 
 

@@ -100,6 +100,16 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
     assert parse_command_line(["--resume"], "")[1]
 
 
+def test_explicit_flags_are_not_cut_short_by_a_presets_limits():
+    """`--batch_size 128 --max_epochs 50` means 128 sequences and 50 epochs, whatever the default preset caps."""
+    capped, _ = parse_command_line([], "")
+    assert capped.train.batch_tokens and capped.train.max_minutes
+    free, _ = parse_command_line(["--batch_size", "128", "--learning_rate", "5e-4", "--max_epochs", "50"], "")
+    assert (free.train.batch_tokens, free.train.max_minutes) == (0, 0.0)
+    both, _ = parse_command_line(["--max_epochs", "50", "--max_minutes", "3"], "")
+    assert both.train.max_minutes == 3.0
+
+
 WRONG = [
     (["--hiden_size", "64"], "did you mean 'hidden_size'"),
     (["--batchsize=3"], "did you mean 'batch_size'"),
@@ -119,6 +129,10 @@ WRONG = [
     (["--model", "vanilla", "--no-user_id"], "belongs to --model enhanced"),
     (["--segment_embeddings"], "belongs to --model vanilla"),
     (["--resume", "--batch_size", "3"], "--resume"),
+    (["--resume", "--preset", "quick"], "--resume"),
+    (["--resume", "--config", "longer.yaml"], "--resume"),
+    (["--query_time", "known", "--no-day_of_year", "--no-time_gap"], "--query_time known needs"),
+    (["--model", "vanilla", "--seq_length", "1"], "--seq_length"),
     (["--max_epochs", "2", "7"], "7"),
 ]
 

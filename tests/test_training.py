@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import training_loop
 from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
@@ -80,8 +81,8 @@ def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeyp
     monkeypatch.setattr(training_loop._Run, "validation_metrics", planned)
     called = []
     model, progress = trained(data, tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=10, patience=3),
-                              on_best=lambda _model, record: called.append(record["epoch"]))
-    assert called == [1, 2] and progress.best["epoch"] == 2 and progress.epoch == 5
+                              on_best=lambda _model, record, first: called.append((record["epoch"], first)))
+    assert called == [(1, True), (2, False)] and progress.best["epoch"] == 2 and progress.epoch == 5
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights[1].items())
 
 
@@ -91,9 +92,11 @@ def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(data, tmp_
     model = build_model(data.catalogue, settings.model)
     with torch.no_grad():
         model.encoder.blocks[0].expand.weight.fill_(torch.nan)
-    with pytest.raises(UserError, match=r"diverged|became nan"):
-        fit(model, data, settings, quiet=True, state_folder=tmp_path / "last", on_best=pytest.fail)
-    assert not (tmp_path / "last").exists()
+    for validate in (True, False):
+        with pytest.raises(UserError, match=r"diverged|became nan"):
+            fit(model, data, settings, quiet=True, state_folder=tmp_path / "last", on_best=pytest.fail,
+                validate=validate)
+        assert not (tmp_path / "last").exists()
 
 
 def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path):
@@ -142,16 +145,17 @@ def test_gradient_accumulation_equals_the_larger_batch(data, tmp_path):
     for batch in batches:
         losses = expected(batch, frozenset(weights))
         (sum(weights[task] * loss for task, loss in losses.items()) / 2).backward()
-    for group in optimizer.param_groups:  # the second of two steps of the schedule
-        group["lr"] = settings.train.learning_rate * 0.5 * (1 + np.cos(np.pi * (0.5 - 0.05) / 0.95))
+    for group in optimizer.param_groups:  # the first step of the warm-up: 5 % of two batches
+        group["lr"] = settings.train.learning_rate / (1 + 0.05 * 2)
     optimizer.step()
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
 
 
 TWO_PROCESSES = """
-import json, sys, torch
+import json, os, sys
 from pathlib import Path
+from safetensors.torch import save_file
 from data_processor import process
 from readers.synthetic import generate
 from settings import DataSettings, Settings
@@ -159,29 +163,47 @@ from model_io import build_model
 from training_loop import fit, seed_everything
 settings = Settings().replace(**json.loads(sys.argv[1]))
 data = process(generate(seed=3, people=60, films=80), DataSettings(dataset="synthetic"))
-seed_everything(0)
+seed_everything(settings.train.seed)
 model = build_model(data.catalogue, settings.model)
 progress = fit(model, data, settings, quiet=True)
-total = sum(float(value.detach().double().sum()) for value in model.parameters())
-import os
-Path(sys.argv[2] + os.environ.get("RANK", "0")).write_text(json.dumps([progress.best["NDCG@10"], progress.step, total]))
+out = sys.argv[2] + os.environ["RANK"]
+save_file(dict(model.named_parameters()), out + ".safetensors")
+Path(out + ".json").write_text(json.dumps([progress.best, progress.step]))
 """
 
 
-def test_two_processes_agree_with_each_other_and_with_one(data, tmp_path):
-    """torchrun with gloo: same weights on both ranks, and metrics equal to one process scoring the same model."""
-    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], batch_size=15, max_epochs=1)
+def test_two_processes_equal_one_that_accumulates(data, tmp_path):
+    """torchrun with gloo: both ranks end with the weights and metrics of one process that gathers two batches."""
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], batch_size=15, max_epochs=2, masked_item_weight=0.0,
+                             context_dropout=0.0, user_id_dropout=0.0)
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                    str(script), json.dumps(settings.to_dict()), str(tmp_path / "out")], check=True, cwd=ROOT,
-                   env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True)
-    first, second = (json.loads((tmp_path / f"out{rank}").read_text()) for rank in (0, 1))
-    assert first == second and first[1] == 2
-    # One process over the same four batches, two gradients a step, must end near the same weights.
-    _, progress = trained(data, settings.replace(gradient_accumulation=2))
-    assert progress.step == 4
-    assert first[0] == pytest.approx(progress.best["NDCG@10"], abs=0.05)
+    run_two(script, json.dumps(settings.to_dict()), str(tmp_path / "out"))
+    single, progress = trained(data, settings.replace(gradient_accumulation=2))
+    for rank in (0, 1):
+        best, steps = json.loads((tmp_path / f"out{rank}.json").read_text())
+        assert 2 * steps == progress.step == 8 and best["tokens"] == progress.best["tokens"]
+        assert best["MRR"] == pytest.approx(progress.best["MRR"], rel=1e-3)
+        for name, value in load_file(tmp_path / f"out{rank}.safetensors").items():
+            torch.testing.assert_close(value, single.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+def test_trainer_under_torchrun(tmp_path):
+    """The README's line, shrunk: one model, one record, one table."""
+    done = run_two(ROOT / "trainer.py", "--preset", "quick", "--dataset", "synthetic", "--hidden_size", "16",
+                   "--seq_length", "20", "--max_epochs", "1", "--bootstrap_samples", "100", "--checkpoint_dir",
+                   str(tmp_path / "c"), "--runs_dir", str(tmp_path / "runs"))
+    assert done.stdout.count("Ranking on the test items") == 1
+    assert (tmp_path / "c" / "best" / "results.json").exists() and len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def run_two(*arguments):
+    """A script in two processes."""
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 # The library interface of vanilla BERT4Rec --------------------------------------------------------------------------
