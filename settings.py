@@ -293,7 +293,7 @@ def model_only(name: str) -> str | None:
 
 def _read_field_help() -> dict[str, str]:
     source = Path(__file__).read_text(encoding="utf-8")
-    return dict(re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""$', source, flags=re.MULTILINE))
+    return dict(re.findall(r'^    (\w+): [^\n]*\n    """([^"]*)"""$', source, flags=re.MULTILINE))
 
 
 FIELD_HELP = _read_field_help()

@@ -242,7 +242,8 @@ class _Run:
         """Factor on the learning rate: linear warm-up, then a cosine to 0."""
         position, warm_up = self.schedule_position(), self.train.warmup_share
         if position < warm_up:
-            return max(position / warm_up, 1 / (1 + warm_up * self.train.max_epochs * self.steps_per_epoch))
+            updates = self.train.max_epochs * self.steps_per_epoch / self.train.gradient_accumulation
+            return max(position / warm_up, 1 / (1 + warm_up * updates))
         return 0.5 * (1 + math.cos(math.pi * (position - warm_up) / max(1e-9, 1 - warm_up)))
 
     def mean_losses(self, reset: bool = False) -> dict[str, float]:

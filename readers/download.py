@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.errors import UserError
+from support.errors import DISK_ERRORS, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 20
@@ -61,7 +61,9 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
                         f"point it at the folder with the original files of {dataset}")
     try:
         _download(archive, folder)
-    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException, _BadArchive) as error:
+        if getattr(error, "errno", None) in DISK_ERRORS:
+            raise
         raise DataUnavailable(
             f"{dataset} is not in {folder.name}/ and cannot be downloaded ({getattr(error, 'reason', error)}). "
             f"Three ways to get it: (1) connect to the internet and run again, it downloads {archive.url}; "

@@ -54,7 +54,7 @@ def arrive(tiny, tmp_path, **changes):
     seed_everything(settings.train.seed)
     model = build_model(data.catalogue, settings.model)
     validations = []
-    progress = fit(model, data, settings, quiet=True, on_best=lambda _model, record: validations.append(record))
+    progress = fit(model, data, settings, quiet=True, on_best=lambda _model, record, _first: validations.append(record))
     total = sum(float(value.double().abs().sum()) for value in model.state_dict().values())
     return str((total, progress.step, progress.epoch, progress.best["NDCG@10"], progress.best["MRR"],
                 [record["epoch"] for record in validations]))
