@@ -13,6 +13,7 @@ from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_e
 
 from baselines.mean_ratings import mean_predictors
 from baselines.popularity import Popularity
+from batches import history_batch, history_of
 from data_processor import FIRST_ITEM
 from evaluation.leave_one_out import protocol_line, target_ranks
 from evaluation.metrics import bootstrap_interval, per_user, ranks
@@ -23,13 +24,17 @@ from tests.conftest import VARIANTS, fresh_model, rng
 
 
 def test_metrics_agree_with_ir_measures(data):
-    """On the rankings of a random model, users one by one. ir-measures breaks ties its own way: it is given ranks."""
+    """On a random model's scores: ir-measures ranks the unseen films of each user itself, one list a user."""
     model = fresh_model(data, VARIANTS["enhanced"])
-    rank = target_ranks(model, data, "test", 12)
-    ours = per_user(rank)
-    qrels = [ir_measures.Qrel(str(user), "target", 1) for user in range(data.num_users)]
-    run = [ir_measures.ScoredDoc(str(user), "target" if place == place_of_target else f"other{place}", -float(place))
-           for user, place_of_target in enumerate(rank.tolist()) for place in range(1, data.catalogue.num_rows)]
+    ours = per_user(target_ranks(model, data, "test", 12))
+    qrels, run = [], []
+    for user in range(data.num_users):
+        scores = model.score(history_batch([history_of(data, user, "test")], 12))[0].tolist()
+        start, end = data.span(user, "test")
+        seen = set(data.items[start:end].tolist())
+        qrels.append(ir_measures.Qrel(str(user), str(data.items[end]), 1))
+        run += [ir_measures.ScoredDoc(str(user), str(film), scores[film])
+                for film in range(FIRST_ITEM, data.catalogue.num_rows) if film not in seen]
     wanted = {"HR@1": Success @ 1, "HR@5": Success @ 5, "HR@10": Success @ 10, "NDCG@5": nDCG @ 5,
               "NDCG@10": nDCG @ 10, "MRR": RR}
     theirs = {(row.measure, int(row.query_id)): row.value

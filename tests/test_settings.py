@@ -12,7 +12,7 @@ from data_processor import process
 from model_io import build_model
 from settings import FIELD_HELP, PRESETS, Settings, all_fields, model_only, preset_settings
 from support.errors import UserError
-from tests.conftest import VARIANTS, tiny_settings
+from tests.conftest import ROOT, VARIANTS, tiny_settings
 from training_loop import fit, seed_everything
 
 # A value other than the one in `tiny_settings`, for every option that changes what training arrives at.
@@ -160,6 +160,11 @@ def test_presets_fit_both_models(preset, model):
     settings = preset_settings(preset, model)
     assert settings.model.model == model
     assert Settings().replace(**settings.to_dict()) == settings
+
+
+def test_the_config_of_the_reported_run_is_the_quick_preset():
+    settings, _ = parse_command_line(["--config", str(ROOT / "configs" / "quick-ml-1m.yaml")], "")
+    assert settings == preset_settings("quick")
 
 
 def test_original_preset_is_the_documented_design():
