@@ -28,7 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.skip(reason="ml-1m/ratings.dat is absent; see ml-1m/README.md"))
+            item.add_marker(pytest.mark.skip(
+                reason=f"{item.name}: ml-1m/ratings.dat is absent; see ml-1m/README.md"))
 
 
 @pytest.fixture(scope="session")
