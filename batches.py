@@ -7,6 +7,7 @@ arithmetic is spent on padding.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from torch import Tensor
 from data_processor import MASK, NO_RATING, NO_TIME, PAD, UNKNOWN, SequenceData
 from settings import TrainSettings
 from transformer import Pattern, positions_before
+
+WIDTH_STEP, ROW_STEP = 8, 64
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,36 @@ class Batch:
     def select(self, rows: Sequence[int] | Tensor) -> Batch:
         """Some of the users."""
         return self.replace(**{name: value[rows] for name, value in self.tensors().items()})
+
+    def parts(self, positions: int) -> list[Batch]:
+        """The batch in pieces of people of similar length, each of at most so many positions (and at least one
+        person), padding counted, and no wider than it needs to be."""
+        count, width = self.items.shape
+        number = math.ceil(count / max(1, positions // width))
+        if number == 1:
+            return [self]
+        number = min(count, 2 ** math.ceil(math.log2(number)))  # halves of halves: few shapes, see padded_width
+        order = self.lengths.argsort(descending=True, stable=True)
+        pieces = [self.select(rows) for rows in order.split(math.ceil(count / number))]
+        return [piece.replace(**{name: value[:, :padded_width(int(piece.lengths.max()), width)]
+                                 for name, value in piece.tensors().items()
+                                 if value.dim() == 2 and name != "demographics"}) for piece in pieces]
+
+    def predicted(self) -> Tensor:
+        """(N,) flat positions (row * L + column) at which something is predicted.
+
+        Filled up to a multiple of ROW_STEP with positions whose target is PAD, as far as there are any: few shapes,
+        see `padded_width`.
+        """
+        targets = self.targets.flatten()
+        positions = targets.nonzero()[:, 0]
+        missing = -len(positions) % ROW_STEP
+        return torch.cat([positions, (targets == PAD).nonzero()[:missing, 0]]) if missing else positions
+
+    @property
+    def num_targets(self) -> int:
+        """Positions at which something is predicted."""
+        return int((self.targets != PAD).sum())
 
     @property
     def tokens(self) -> int:
@@ -161,7 +194,8 @@ class TrainingBatches:
         self.data, self.seq_length, self.train, self.cloze_share = data, seq_length, train, cloze_share
         self.people, self.starts, self.ends = self._windows(held_out)
         lengths = self.ends - self.starts
-        self.bounds = _cut(np.sort(lengths)[::-1] - 1, train.batch_size, train.batch_tokens)
+        widths = [padded_width(length - 1, seq_length) for length in np.sort(lengths)[::-1]]
+        self.bounds = _cut(np.array(widths), train.batch_size, train.batch_tokens)
         self.lengths = lengths
 
     def __len__(self) -> int:
@@ -204,7 +238,7 @@ class TrainingBatches:
                 shift_end: int) -> tuple[np.ndarray, np.ndarray]:
         """(lengths, (B, L) positions in the flat arrays, -1 on padding) of the windows."""
         starts, lengths = self.starts[rows] + shift_start, self.lengths[rows] - shift_start + shift_end
-        grid = np.arange(lengths.max())
+        grid = np.arange(padded_width(lengths.max(), self.seq_length))
         return lengths, np.where(grid < lengths[:, None], starts[:, None] + grid, -1)
 
     def _take(self, flat: np.ndarray, where: np.ndarray) -> Tensor:
@@ -233,6 +267,14 @@ class TrainingBatches:
         return Batch("bidirectional", *self._people(rows), items.masked_fill(masked, MASK),
                      ratings.masked_fill(masked, NO_RATING), visible_times(times, masked), torch.from_numpy(lengths),
                      times * masked, items * masked, ratings * masked)
+
+
+def padded_width(longest: int, most: int) -> int:
+    """Width of a batch: the next multiple of WIDTH_STEP, so that few shapes occur.
+
+    oneDNN builds a kernel for each new shape of a product (0.4 ms) and keeps a thousand of them.
+    """
+    return min(most, math.ceil(longest / WIDTH_STEP) * WIDTH_STEP)
 
 
 def cloze_mask(lengths: np.ndarray, width: int, mask_prob: float, last_share: float,

@@ -85,10 +85,10 @@ class BERT4Rec(nn.Module):
         """Mean loss over the masked positions."""
         if "masked_item" not in tasks:
             return {}
-        masked = batch.targets != PAD  # (B, L)
-        states = self.head(self.encode(batch)[masked])  # (N, D)
+        masked = batch.predicted()  # (N,)
+        states = self.head(self.encode(batch).flatten(0, 1)[masked])  # (N, D)
         return {"masked_item": linear_cross_entropy(states, self.items.weight, self.item_bias + self.not_an_item,
-                                                    batch.targets[masked])}
+                                                    batch.targets.flatten()[masked], ignore_index=PAD)}
 
     def encode(self, batch: Batch) -> Tensor:
         """(B, L, D) states."""

@@ -192,26 +192,24 @@ class EnhancedBERT4Rec(nn.Module):
         tasks = {task for task in tasks if self.has_head(task)}
         table = self.item_table()
         states = self.encode(batch, table)  # (B, L, D)
-        predicts = batch.targets != PAD  # (B, L)
-        states, targets = states[predicts], batch.targets[predicts]  # (N, D), (N,)
+        predicted = batch.predicted()  # (N,)
+        states, targets = states.flatten(0, 1)[predicted], batch.targets.flatten()[predicted]  # (N, D), (N,)
         if batch.pattern == "bidirectional":
             if "masked_item" not in tasks:
                 return {}
             return {"masked_item": linear_cross_entropy(self.masked_head(states), table,
-                                                        self.masked_bias + self.not_a_film, targets)}
+                                                        self.masked_bias + self.not_a_film, targets, PAD)}
         losses = {}
         if "next_item" in tasks:
-            losses["next_item"] = linear_cross_entropy(states, table, self.next_bias + self.not_a_film, targets)
+            losses["next_item"] = linear_cross_entropy(states, table, self.next_bias + self.not_a_film, targets, PAD)
         if "rating" in tasks:
-            rated = batch.target_ratings[predicts] != NO_RATING
-            if bool(rated.any()):
-                logits = self.rating_head(states[rated], table[targets[rated]])
-                losses["rating"] = rating_loss(logits, batch.target_ratings[predicts][rated])
+            ratings = batch.target_ratings.flatten()[predicted]
+            if bool(ratings.any()):
+                losses["rating"] = rating_loss(self.rating_head(states, table[targets]), ratings)
         if "preference" in tasks:
-            target = self.later_genres(batch.targets)[predicts]  # (N, F)
-            known = target.sum(1) > 0
-            if bool(known.any()):
-                losses["preference"] = preference_loss(self.preference_head(states[known]), target[known])
+            wanted = self.later_genres(batch.targets).flatten(0, 1)[predicted]  # (N, F)
+            if bool(wanted.any()):
+                losses["preference"] = preference_loss(self.preference_head(states), wanted)
         return losses
 
     def later_genres(self, targets: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from support.tracking import Tracker
 
 SELECTION_METRIC = "NDCG@10"
 IMPATIENCE = 3.0  # seconds
+PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}  # what one forward and backward pass holds
 LOG_EVERY = 25  # steps between two looks at the losses; a look waits for the device
 
 
@@ -109,7 +110,7 @@ class _Run:
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.progress, self.best_weights = Progress(), {}
         self.loss_sums: dict[str, torch.Tensor] = {}
-        self.loss_counts: dict[str, int] = {}
+        self.loss_counts: dict[str, float] = {}
         self.bar = _ProgressBar(self.train.max_epochs * self.steps_per_epoch,
                                 hidden=quiet or not self.accelerator.is_main_process)
 
@@ -120,7 +121,7 @@ class _Run:
         progress, began, before = self.progress, time.perf_counter(), self.progress.seconds
         self.wrapped.train()
         for batch in self.batches.epoch(progress.epoch, progress.step_in_epoch, self.rank, self.world):
-            self.train_step(batch.to(self.device, self.train.pin_memory))
+            self.train_step(batch)
             progress.step += 1
             progress.step_in_epoch += 1
             progress.tokens += batch.tokens
@@ -139,19 +140,20 @@ class _Run:
         progress.step_in_epoch = 0
 
     def train_step(self, batch: Batch) -> None:
-        """Forward, backward and, when the gradients of enough batches are gathered, one optimizer step."""
+        """Forward, backward and, when the gradients of enough batches are gathered, one optimizer step.
+
+        A batch passes in parts whose gradients add up to those of the whole: what a part holds stays in the caches,
+        memory does not grow with the batch, and people of different length need no common padding.
+        """
         done = self.progress.step_in_epoch + 1
         complete, every = self.gradient_complete(done), self.train.gradient_accumulation
         gathered = min(every, self.steps_per_epoch - (done - 1) // every * every)  # an epoch's last group may be short
-        with contextlib.nullcontext() if complete else self.accelerator.no_sync(self.wrapped):
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-                losses = self.wrapped(batch, self.tasks)
-            for task, loss in losses.items():
-                self.loss_sums[task] = self.loss_sums.get(task, 0.0) + loss.detach()
-                self.loss_counts[task] = self.loss_counts.get(task, 0) + 1
-            if losses:
-                weights = self.train.task_weights
-                self.accelerator.backward(sum(weights[task] * loss for task, loss in losses.items()) / gathered)
+        parts = batch.parts(PART_POSITIONS[self.device.type])
+        targets = batch.num_targets
+        for number, part in enumerate(parts, start=1):
+            with contextlib.nullcontext() if complete and number == len(parts) else \
+                    self.accelerator.no_sync(self.wrapped):
+                self.add_gradients(part, part.num_targets / targets, gathered)
         if not complete:
             return
         if self.train.gradient_clip:
@@ -160,6 +162,19 @@ class _Run:
             group["lr"] = self.train.learning_rate * self.schedule()
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def add_gradients(self, part: Batch, share: float, gathered: int) -> None:
+        """Forward and backward of a part that holds this share of the targets of one of `gathered` batches."""
+        part = part.to(self.device, self.train.pin_memory)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            losses = self.wrapped(part, self.tasks)
+        for task, loss in losses.items():
+            self.loss_sums[task] = self.loss_sums.get(task, 0.0) + share * loss.detach()
+            self.loss_counts[task] = self.loss_counts.get(task, 0.0) + share
+        if losses:
+            weights = self.train.task_weights
+            self.accelerator.backward(
+                sum(weights[task] * loss for task, loss in losses.items()) * (share / gathered))
 
     def gradient_complete(self, steps: int) -> bool:
         """Whether the gradients of enough batches are gathered after so many steps of an epoch."""

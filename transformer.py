@@ -50,8 +50,9 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return F.dropout(x, self.threshold / 256)
         draws = torch.empty(math.ceil(x.numel() / 8), dtype=torch.int64).random_(-2**63, None)
-        keep = draws.view(torch.uint8)[:x.numel()].view(x.shape) >= self.threshold
-        return x * keep.to(x.dtype).mul_(256 / (256 - self.threshold))
+        draws = draws.view(torch.uint8)[:x.numel()].view(x.shape)
+        # Compared as numbers of x's type (0 to 255 are exact in bf16): many times faster than by way of booleans.
+        return x * draws.to(x.dtype).ge_(self.threshold).mul_(256 / (256 - self.threshold))
 
 
 class Block(nn.Module):
@@ -83,18 +84,32 @@ class Block(nn.Module):
         q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
         if attend.rotation is not None:
             q, k = rotate(q, *attend.rotation), rotate(k, *attend.rotation)
-        causal = attend.pattern == "causal"
-        if q.device.type == "cpu":  # its fused kernel takes twice as long in bf16 as in fp32 (torch 2.13, avx512_bf16)
-            q, k, v = q.float(), k.float(), v.float()
-        with torch.autocast(q.device.type, enabled=q.device.type != "cpu" and torch.is_autocast_enabled(q.device.type)):
-            mixed = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=None if causal else attend.padding, is_causal=causal,
-                dropout_p=self.attention_dropout if self.training else 0.0)
+        mixed = attention(q, k, v, attend, self.attention_dropout if self.training else 0.0)
         return self.attention_out(rearrange(mixed, "b h l d -> b l (h d)"))
 
     def network(self, x: Tensor) -> Tensor:
         """Position-wise feed-forward network."""
         return self.contract(F.gelu(self.expand(x)))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend, dropout: float) -> Tensor:
+    """Equation 1 for q, k and v (B, H, L, D / H) under a pattern, with dropout on the weights.
+
+    torch's fused kernel, except in bf16 on a CPU, where the weights as a whole, (B, H, L, L), take a quarter of its
+    time: two batched products run at the processor's bf16 speed, which the fused kernel does not reach
+    (benchmarks/LOG.md).
+    """
+    causal = attend.pattern == "causal"
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if causal else attend.padding, is_causal=causal,
+                                              dropout_p=dropout)
+    with torch.autocast("cpu", enabled=False):  # it would widen the weights to fp32; softmax sums in fp32 by itself
+        scores = (q * q.shape[-1]**-0.5) @ k.mT  # (B, H, L, L)
+        if causal:
+            scores += torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
+        elif attend.padding is not None:
+            scores += torch.zeros_like(attend.padding, dtype=scores.dtype).masked_fill_(~attend.padding, -torch.inf)
+        return F.dropout(scores.softmax(-1), dropout) @ v
 
 
 class Encoder(nn.Module):
