@@ -62,19 +62,20 @@ class TimeEncoder(nn.Module):
 
     def forward(self, moments: Tensor, previous: Tensor) -> Tensor:
         """(B, L) moments and those before them, in seconds, NO_TIME where unknown, to (B, L, D)."""
-        known = (moments != NO_TIME)[..., None]  # (B, L, 1)
+        known = moments != NO_TIME
         day, weekday, hour = calendar(moments)
-        total = 0.0
+        parts = []
         if self.season is not None:
             angle = 2 * torch.pi * day / 365.25
             waves = torch.stack([angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()], dim=-1)
-            total = total + self.season(waves) * known
+            parts.append(self.season(waves))
         if self.weekday is not None and self.hour is not None:
-            total = total + (self.weekday(weekday) + self.hour(hour)) * known
+            parts.append(self.weekday(weekday) + self.hour(hour))
+        total = sum(parts) * known[..., None].to(parts[0].dtype) if parts else 0.0
         if self.gap is not None:
             seconds = (moments - previous).clamp_min(0).double()
             bucket = 1 + (seconds.log1p() / 0.301).long().clamp(max=GAP_BUCKETS - 1)
-            total = total + self.gap(bucket * ((moments != NO_TIME) & (previous != NO_TIME)))
+            total = total + self.gap(bucket * (known & (previous != NO_TIME)))
         return total
 
 
