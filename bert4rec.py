@@ -69,6 +69,7 @@ class BERT4Rec(nn.Module):
         not_an_item = torch.zeros(rows)
         not_an_item[:FIRST_ITEM] = -torch.inf
         self.register_buffer("not_an_item", not_an_item, persistent=False)
+        self.item_loss = linear_cross_entropy  # the training loop may set another one
         initialise(self, std=0.02)  # as published
 
     @classmethod
@@ -87,8 +88,8 @@ class BERT4Rec(nn.Module):
             return {}
         masked = batch.predicted()  # (N,)
         states = self.head(self.encode(batch).flatten(0, 1)[masked])  # (N, D)
-        return {"masked_item": linear_cross_entropy(states, self.items.weight, self.item_bias + self.not_an_item,
-                                                    batch.targets.flatten()[masked], ignore_index=PAD)}
+        return {"masked_item": self.item_loss(states, self.items.weight, self.item_bias + self.not_an_item,
+                                              batch.targets.flatten()[masked], PAD)}
 
     def encode(self, batch: Batch) -> Tensor:
         """(B, L, D) states."""

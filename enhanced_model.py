@@ -171,6 +171,7 @@ class EnhancedBERT4Rec(nn.Module):
         not_a_film = torch.zeros(catalogue.num_rows)
         not_a_film[:FIRST_ITEM] = -torch.inf
         self.register_buffer("not_a_film", not_a_film, persistent=False)
+        self.item_loss = linear_cross_entropy  # the training loop may set another one
         std = 0.8 * width**-0.5  # 0.1 at 64 wide: BERT's 0.02 starts a narrow model slowly (ablations/LOG.md)
         initialise(self, std)
         for parameter in (self.special, *([self.position] if settings.positions == "learned" else [])):
@@ -198,11 +199,11 @@ class EnhancedBERT4Rec(nn.Module):
         if batch.pattern == "bidirectional":
             if "masked_item" not in tasks:
                 return {}
-            return {"masked_item": linear_cross_entropy(self.masked_head(states), table,
-                                                        self.masked_bias + self.not_a_film, targets, PAD)}
+            return {"masked_item": self.item_loss(self.masked_head(states), table,
+                                                  self.masked_bias + self.not_a_film, targets, PAD)}
         losses = {}
         if "next_item" in tasks:
-            losses["next_item"] = linear_cross_entropy(states, table, self.next_bias + self.not_a_film, targets, PAD)
+            losses["next_item"] = self.item_loss(states, table, self.next_bias + self.not_a_film, targets, PAD)
         if "rating" in tasks:
             ratings = batch.target_ratings.flatten()[predicted]
             if bool(ratings.any()):

@@ -72,6 +72,69 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         return *(grad * grad_output for grad in ctx.saved_tensors), None, None
 
 
+def sampled_softmax_loss(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, negatives: Tensor,
+                         log_frequency: Tensor, ignore_index: int = -100) -> Tensor:
+    """Softmax cross-entropy of each target against K sampled rows that all positions share.
+
+    negatives (K,) rows, drawn with repetition; log_frequency (R,) log-probability of drawing each row, taken off the
+    logits (Bengio & Senecal, 2008; Yi et al., RecSys 2019, section 3): sampling by popularity then does not punish
+    popular items, and uniform sampling changes nothing. A negative that is the target does not count.
+    """
+    positive, sampled = _sampled_logits(states, table, bias - log_frequency, targets, negatives, ignore_index)
+    loss = torch.cat([positive, sampled], dim=1).logsumexp(1) - positive[:, 0]  # (N,)
+    return _mean_where(loss, targets != ignore_index)
+
+
+def gbce_loss(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, negatives: Tensor, calibration: float,
+              ignore_index: int = -100) -> Tensor:
+    """Binary cross-entropy whose positive is raised to a power beta, over 1 + K terms (Petrov & Macdonald, gSASRec,
+    RecSys 2023, arXiv:2308.07192, eq. 8 and 11).
+
+    negatives (K,) rows drawn uniformly, shared by all positions. calibration t: 0 = plain binary cross-entropy, whose
+    probabilities are too high by the sampling rate alpha = K / (V - 1); 1 = fully corrected.
+    """
+    rate = len(negatives) / max(1, int(bias.isfinite().sum()) - 1)
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    positive, sampled = _sampled_logits(states, table, bias, targets, negatives, ignore_index)
+    loss = beta * F.softplus(-positive[:, 0]) + F.softplus(sampled).sum(1)  # softplus(-inf) = 0
+    return _mean_where(loss / (1 + len(negatives)), targets != ignore_index)
+
+
+def _sampled_logits(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, negatives: Tensor,
+                    ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Logits of the targets (N, 1) and of the negatives (N, K), -inf where a negative is the target."""
+    target = targets.where(targets != ignore_index, negatives[0])
+    positive = (states.float() * table[target].float()).sum(1) + bias[target]
+    sampled = (states @ table[negatives].T).float() + bias[negatives]
+    return positive[:, None], sampled.masked_fill(target[:, None] == negatives, -torch.inf)
+
+
+def _mean_where(values: Tensor, counted: Tensor) -> Tensor:
+    return values.where(counted, 0.0).sum() / counted.sum()
+
+
+class SampledItemLoss:
+    """A sampled loss with its sampler; takes the place of `linear_cross_entropy` for large catalogues.
+
+    kind: 'sampled_softmax' or 'gbce'. weights (R,): how often each row is drawn, 0 where it is no candidate. The draws
+    follow torch's global stream.
+    """
+
+    def __init__(self, kind: str, weights: Tensor, negatives: int, calibration: float) -> None:
+        self.kind, self.negatives, self.calibration = kind, negatives, calibration
+        share = weights.double() / weights.sum()
+        self.cumulative, self.log_frequency = share.cumsum(0), share.log().float().nan_to_num(neginf=0.0)
+
+    def __call__(self, states: Tensor, table: Tensor, bias: Tensor, targets: Tensor,
+                 ignore_index: int = -100) -> Tensor:
+        """The loss with fresh negatives; arguments as in `linear_cross_entropy`."""
+        draws = torch.rand(self.negatives, dtype=torch.float64, device=self.cumulative.device)
+        negatives = torch.searchsorted(self.cumulative, draws, right=True).clamp_max(len(self.cumulative) - 1)
+        if self.kind == "gbce":
+            return gbce_loss(states, table, bias, targets, negatives, self.calibration, ignore_index)
+        return sampled_softmax_loss(states, table, bias, targets, negatives, self.log_frequency, ignore_index)
+
+
 def rating_loss(logits: Tensor, ratings: Tensor) -> Tensor:
     """Cross-entropy of the five classes 1 to 5. logits (N, 5), ratings (N,) from 1 to 5, or 0 where there is none."""
     return F.cross_entropy(logits.float(), ratings - 1, ignore_index=-1)

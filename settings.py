@@ -186,6 +186,14 @@ class TrainSettings:
     """(enhanced) weight of the rating loss; 0 skips its computation."""
     preference_weight: float = 0.2
     """(enhanced) weight of the user-preference loss; 0 skips its computation."""
+    loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
+    """What the item heads minimise: cross-entropy over the whole catalogue or, for very large ones, over samples."""
+    negatives: int = 512
+    """(sampled losses) items drawn for each pass, shared by its positions."""
+    negative_sampling: Literal["uniform", "popularity"] = "uniform"
+    """(sampled losses) how they are drawn; popularity is corrected for in the logits."""
+    gbce_t: float = 0.75
+    """(--loss gbce) calibration t: 0 = plain binary cross-entropy, 1 = fully corrected for sampling."""
     context_dropout: float = 0.1
     """(enhanced) share of sequences trained without ratings, times or metadata, so that each may be missing later."""
     user_id_dropout: float = 0.5
@@ -200,15 +208,19 @@ class TrainSettings:
     """offline needs no account; `wandb sync` uploads later."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "patience", "eval_every", "gradient_accumulation"):
+        for name in ("batch_size", "max_epochs", "patience", "eval_every", "gradient_accumulation", "negatives"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1")
         for name in ("batch_tokens", "weight_decay", "max_minutes", "gradient_clip", "masked_item_weight",
                      "next_item_weight", "rating_weight", "preference_weight", "seed"):
             require(getattr(self, name) >= 0, f"--{name} must not be negative")
         require(self.learning_rate > 0, "--learning_rate must be above 0")
         require(0 < self.mask_prob < 1, "--mask_prob must lie between 0 and 1")
-        for name in ("warmup_share", "last_mask_share", "masked_batch_share", "context_dropout", "user_id_dropout"):
+        for name in ("warmup_share", "last_mask_share", "masked_batch_share", "context_dropout", "user_id_dropout",
+                     "gbce_t"):
             require(0 <= getattr(self, name) <= 1, f"--{name} must lie in [0, 1]")
+
+        require(self.loss != "gbce" or self.negative_sampling == "uniform",
+                "--loss gbce is derived for --negative_sampling uniform")
 
     @property
     def task_weights(self) -> dict[str, float]:

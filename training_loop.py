@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from baselines.popularity import Popularity
 from batches import Batch, TrainingBatches
-from data_processor import SequenceData
+from data_processor import FIRST_ITEM, SequenceData
 from evaluation.leave_one_out import target_ranks
 from evaluation.metrics import per_user
+from losses import SampledItemLoss, linear_cross_entropy
 from settings import Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from support.devices import choose_device, uses_bf16
@@ -105,6 +107,7 @@ class _Run:
             raise UserError(f"--batch_size {self.train.batch_size} leaves no full step for {self.world} processes; "
                             f"choose a smaller one")
         self.tasks = frozenset(task for task, weight in self.train.task_weights.items() if weight > 0)
+        model.item_loss = item_loss(self.train, data, self.device)
         optimizer = torch.optim.AdamW(parameter_groups(model, self.train.weight_decay), lr=self.train.learning_rate,
                                       fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -318,6 +321,16 @@ class _Run:
         self.loss_counts = info["loss_counts"]
         self.progress = Progress(**info["progress"])
         self.bar.update(self.progress, {})
+
+
+def item_loss(train: TrainSettings, data: SequenceData, device: torch.device) -> Callable[..., torch.Tensor]:
+    """The loss of the item heads that the settings name."""
+    if train.loss == "softmax":
+        return linear_cross_entropy
+    counts = Popularity(data).scores.clamp_min(0)  # (R,)
+    weights = counts if train.negative_sampling == "popularity" else torch.ones_like(counts)
+    weights[:FIRST_ITEM] = 0
+    return SampledItemLoss(train.loss, weights.to(device), train.negatives, train.gbce_t)
 
 
 def parameter_group_names(model: nn.Module) -> tuple[list[str], list[str]]:

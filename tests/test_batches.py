@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -143,3 +145,28 @@ def test_history_ends_before_its_target(data):
         row = data.target_rows(until)[7]
         assert history.items[-1] == data.items[row - 1] and history.request_time == data.timestamps[row]
     assert history_of(data, 7, "end").request_time == 0
+
+
+@pytest.mark.parametrize("positions", [1, 30, 64, 10_000])
+def test_parts_hold_everybody_once_and_respect_their_size(data, positions):
+    for cloze in (0.0, 1.0):
+        batch = next(TrainingBatches(data, 12, dataclasses.replace(PLAIN, batch_size=24), cloze).epoch(0))
+        parts = batch.parts(positions)
+        assert sorted(int(user) for part in parts for user in part.users) == sorted(batch.users.tolist())
+        for part in parts:
+            assert part.items.numel() <= max(positions, part.items.shape[1]) and int(part.lengths.max()) > 0
+            rows = [batch.users.tolist().index(user) for user in part.users.tolist()]
+            width = part.items.shape[1]
+            for name, value in part.tensors().items():
+                whole = batch.tensors()[name][rows]
+                kept = whole[:, :width] if whole.dim() == 2 and name != "demographics" else whole
+                assert torch.equal(value, kept) and (kept is whole or not whole[:, width:].any())
+
+
+def test_predicted_positions_are_the_targets_and_a_filling_that_does_not_count(data):
+    for batch in TrainingBatches(data, 12, PLAIN, 1.0).epoch(0):
+        predicted, targets = batch.predicted(), batch.targets.flatten()
+        assert len(set(predicted.tolist())) == len(predicted)
+        assert set((targets != PAD).nonzero()[:, 0].tolist()) == {
+            position for position in predicted.tolist() if targets[position] != PAD}
+        assert len(predicted) % 64 == 0 or len(predicted) == len(targets)

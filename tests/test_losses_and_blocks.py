@@ -7,11 +7,121 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import losses
-from losses import linear_cross_entropy, preference_loss, rating_loss
-from transformer import Attend, Block, Dropout, Encoder, key_padding, positions_from_end, rotate, time_rotation
+from losses import (
+    SampledItemLoss,
+    gbce_loss,
+    linear_cross_entropy,
+    preference_loss,
+    rating_loss,
+    sampled_softmax_loss,
+)
+from transformer import (
+    Attend,
+    Block,
+    Dropout,
+    Encoder,
+    attention,
+    key_padding,
+    positions_from_end,
+    rotate,
+    time_rotation,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(count=st.integers(1, 90), rows=st.integers(2, 40), width=st.integers(1, 24), ignored=st.integers(0, 89),
+       chunk=st.sampled_from([1, 1 << 20]), seed=st.integers(0, 99))
+def test_fused_and_plain_softmax_loss_agree(count, rows, width, ignored, chunk, seed):
+    """Value and gradients over random shapes, some targets not counting, to 1e-5 in fp32."""
+    torch.manual_seed(seed)
+    targets = torch.randint(0, rows, (count,))
+    targets[torch.randperm(count)[:min(ignored, count - 1)]] = -100
+    inputs = [torch.randn(count, width), torch.randn(rows, width), torch.randn(rows)]
+    results = []
+    before = losses.CHUNK_ELEMENTS["cpu"]
+    losses.CHUNK_ELEMENTS["cpu"] = chunk
+    try:
+        for fused in (True, False):
+            states, table, bias = (value.clone().requires_grad_() for value in inputs)
+            loss = linear_cross_entropy(states, table, bias, targets) if fused else \
+                F.cross_entropy(states @ table.T + bias, targets)
+            loss.backward()
+            results.append((loss.detach(), states.grad, table.grad, bias.grad))
+    finally:
+        losses.CHUNK_ELEMENTS["cpu"] = before
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def sampled_inputs(rows=30, count=17):
+    torch.manual_seed(3)
+    targets = torch.randint(2, rows, (count,))
+    targets[4] = -100
+    bias = torch.randn(rows)
+    bias[:2] = -torch.inf
+    return torch.randn(count, 8), torch.randn(rows, 8), bias, targets
+
+
+def test_sampling_every_item_once_is_the_full_softmax():
+    states, table, bias, targets = sampled_inputs()
+    loss = sampled_softmax_loss(states, table, bias, targets, torch.arange(2, 30), torch.zeros(30))
+    assert float(loss) == pytest.approx(float(F.cross_entropy(states @ table.T + bias, targets)), rel=1e-5)
+
+
+def test_sampled_losses_equal_their_formulas_position_by_position():
+    states, table, bias, targets = sampled_inputs()
+    negatives, log_frequency = torch.tensor([5, 9, 9, 20, 11, 28]), torch.randn(30)
+    softmax, binary = [], []
+    for state, target in zip(states, targets.tolist(), strict=True):
+        if target == -100:
+            continue
+        others = [row for row in negatives.tolist() if row != target]
+        logits = torch.stack([state @ table[row] + bias[row] for row in [target, *others]])
+        corrected = logits - log_frequency[[target, *others]]
+        softmax.append(-corrected.log_softmax(0)[0])
+        alpha = len(negatives) / 27  # 28 candidates
+        beta = alpha * (0.6 * (1 - 1 / alpha) + 1 / alpha)
+        terms = -beta * logits[0].sigmoid().log() - (1 - logits[1:].sigmoid()).log().sum()
+        binary.append(terms / 7)
+    assert float(sampled_softmax_loss(states, table, bias, targets, negatives, log_frequency)) == \
+        pytest.approx(float(torch.stack(softmax).mean()), rel=1e-5)
+    assert float(gbce_loss(states, table, bias, targets, negatives, 0.6)) == \
+        pytest.approx(float(torch.stack(binary).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[0, 0, 1, 1, 1, 1], [0, 0, 8, 4, 2, 2]])
+def test_negatives_are_drawn_by_their_weights(monkeypatch, weights):
+    """And the correction is the logarithm of these very frequencies."""
+    drawn = {}
+    monkeypatch.setattr(losses, "sampled_softmax_loss", lambda *arguments: drawn.update(
+        negatives=arguments[4], log_frequency=arguments[5]))
+    torch.manual_seed(0)
+    SampledItemLoss("sampled_softmax", torch.tensor(weights).float(), 40_000, 0.0)(None, None, None, None)
+    shares = torch.bincount(drawn["negatives"], minlength=6) / 40_000
+    expected = torch.tensor(weights) / sum(weights)
+    torch.testing.assert_close(shares, expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(drawn["log_frequency"][2:].exp(), expected[2:])
+
+
+@pytest.mark.parametrize("pattern", ["bidirectional", "causal"])
+def test_plain_and_fused_attention_agree(pattern):
+    """The bf16 products against torch's fused kernel in fp32, forward and backward, within bf16's rounding."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(3, 2, 21, 16) for _ in range(3)]
+    attend = Attend(pattern, None if pattern == "causal" else key_padding(torch.tensor([21, 9, 4]), 21))
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        q, k, v = (value.to(dtype).requires_grad_() for value in inputs)
+        mixed = attention(q, k, v, attend, 0.0)
+        mixed.float().square().sum().backward()
+        results.append([mixed.detach().float(), *(value.grad.float() for value in (q, k, v))])
+    for ours, theirs in zip(*results, strict=True):
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.015
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
@@ -51,6 +161,11 @@ def test_rating_and_preference_losses():
         -sum(float(logits[i].log_softmax(0)[r - 1]) for i, r in enumerate(ratings.tolist())) / 6, rel=1e-5)
     target = torch.rand(6, 5).softmax(-1)
     assert float(preference_loss(logits, target)) == pytest.approx(float(F.cross_entropy(logits, target)), rel=1e-5)
+    # What is not known does not count.
+    ratings[2], target[2] = 0, 0.0
+    known = [0, 1, 3, 4, 5]
+    assert float(rating_loss(logits, ratings)) == pytest.approx(float(rating_loss(logits[known], ratings[known])))
+    assert float(preference_loss(logits, target)) == pytest.approx(float(preference_loss(logits[known], target[known])))
 
 
 @pytest.mark.parametrize("pre_norm", [True, False])

@@ -29,6 +29,7 @@ OTHER_VALUE = {
     "max_epochs": 1, "gradient_clip": 0.01, "gradient_accumulation": 2, "precision": "bf16", "seed": 1,
     "sliding_window": True, "mask_prob": 0.6, "last_mask_share": 1.0, "masked_batch_share": 0.2,
     "masked_item_weight": 0.0, "next_item_weight": 0.3, "rating_weight": 0.0, "preference_weight": 0.0,
+    "loss": "sampled_softmax", "negatives": 3, "negative_sampling": "popularity", "gbce_t": 0.1,
     "context_dropout": 0.9, "user_id_dropout": 0.0, "filter_seen": False, "eval_every": 2, "patience": 1,
 }
 TESTED_ELSEWHERE = {
@@ -48,6 +49,10 @@ def arrive(tiny, tmp_path, **changes):
         changes |= {"rating_head": False, "preference_head": False}
     if "tie_seed" in changes:
         settings = settings.replace(tie_break="random")
+    if {"negatives", "negative_sampling"} & set(changes):
+        settings = settings.replace(loss="sampled_softmax")
+    if "gbce_t" in changes:
+        settings = settings.replace(loss="gbce")
     tied = dataclasses.replace(tiny, ratings=tiny.ratings.assign(timestamp=tiny.ratings["timestamp"] // 100_000))
     settings = settings.replace(**{"max_epochs": 3, **changes})
     data = process(tied, settings.data)
@@ -69,12 +74,13 @@ def test_every_option_is_listed_here_and_has_help():
 def plain(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
     return {"enhanced": arrive(tiny, folder), "vanilla": arrive(tiny, folder, model="vanilla"),
-            "ties": arrive(tiny, folder, tie_break="random")}
+            "tie_seed": arrive(tiny, folder, tie_break="random"), "gbce_t": arrive(tiny, folder, loss="gbce"),
+            **dict.fromkeys(("negatives", "negative_sampling"), arrive(tiny, folder, loss="sampled_softmax"))}
 
 
 @pytest.mark.parametrize("name", [name for name in OTHER_VALUE if name not in ("patience", "eval_every")])
 def test_each_option_has_an_effect(tiny, tmp_path, plain, name):
-    base = plain["vanilla" if model_only(name) == "vanilla" else "ties" if name == "tie_seed" else "enhanced"]
+    base = plain.get(name, plain["vanilla" if model_only(name) == "vanilla" else "enhanced"])
     torch.manual_seed(0)
     assert arrive(tiny, tmp_path, **{name: OTHER_VALUE[name]}) != base
 
@@ -134,6 +140,8 @@ WRONG = [
     (["--query_time", "known", "--no-day_of_year", "--no-time_gap"], "--query_time known needs"),
     (["--model", "vanilla", "--seq_length", "1"], "--seq_length"),
     (["--max_epochs", "2", "7"], "7"),
+    (["--loss", "gbce", "--negative_sampling", "popularity"], "--negative_sampling uniform"),
+    (["--loss", "sampled_softmax", "--negatives", "0"], "--negatives"),
 ]
 
 

@@ -32,6 +32,19 @@ def trained(data, settings, **options):
     return model, fit(model, data, settings, quiet=True, **options)
 
 
+class Records(Tracker):
+    """Keeps what a run logs."""
+
+    def __init__(self):
+        self.rows = []
+
+    def log(self, event, **values):
+        self.rows.append(values)
+
+    def losses(self):
+        return {name: value for row in self.rows for name, value in row.items() if name.startswith("loss_")}
+
+
 def same_weights(left, right):
     return all(torch.equal(value, right.state_dict()[name]) for name, value in left.state_dict().items())
 
@@ -45,6 +58,29 @@ def test_training_is_deterministic_and_learns(data, tmp_path):
     assert progress.best["MRR"] > 1.2 * np.mean(1 / target_ranks(untrained, data, "validation", 12))
     other, _ = trained(data, settings.replace(seed=1))
     assert not same_weights(model, other)
+
+
+@pytest.mark.parametrize("positions", [40, 100])
+def test_the_parts_of_a_step_add_up_to_the_step(data, variant, tmp_path, monkeypatch, positions):
+    """However few positions pass at once: the same losses and gradients, within rounding."""
+    gradients: list[list[torch.Tensor]] = []
+
+    def look(optimizer):
+        gradients[-1] += [parameter.grad.clone() for group in optimizer.param_groups for parameter in group["params"]
+                          if parameter.grad is not None]
+
+    settings = tiny_settings(tmp_path, variant, max_epochs=1, gradient_clip=0.5, batch_size=24)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *_, **__: look(self))
+    losses = []
+    for size in (10_000, positions):
+        monkeypatch.setitem(training_loop.PART_POSITIONS, "cpu", size)
+        gradients.append([])
+        trained(data, settings, tracker=(records := Records()))
+        losses.append(records.losses())
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    for parted, whole in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(parted, whole, rtol=1e-4, atol=1e-6)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
