@@ -129,10 +129,11 @@ def history_batch(histories: Sequence[History], seq_length: int) -> Batch:
                for history, moments in zip(histories, times, strict=True)]
     ratings = [none if history.ratings is None else history.ratings[-seq_length:]
                for history, none in zip(histories, blank, strict=True)]
+    items, stars, moments, asked, none = (_stack(rows, lengths, seq_length)
+                                          for rows in (cut, ratings, times, request, blank))
     return Batch("causal", torch.tensor([history.user for history in histories]),
-                 torch.tensor([history.demographics for history in histories]),
-                 _stack(cut, lengths), _stack(ratings, lengths), _stack(times, lengths), torch.from_numpy(lengths),
-                 _stack(request, lengths), _stack(blank, lengths), _stack(blank, lengths))
+                 torch.tensor([history.demographics for history in histories]), items, stars, moments,
+                 torch.from_numpy(lengths), asked, none, none)
 
 
 def append_mask(batch: Batch, seq_length: int) -> Batch:
@@ -146,8 +147,10 @@ def append_mask(batch: Batch, seq_length: int) -> Batch:
     newest = batch.lengths - 1
     asked = batch.request_times[rows, newest.clamp_min(0)]
 
+    room = int(batch.lengths.max()) < batch.items.shape[1]
+
     def extended(values: Tensor, last: Tensor | int) -> Tensor:
-        wide = torch.cat([values, values.new_zeros(len(values), 1)], dim=1)
+        wide = values.clone() if room else torch.cat([values, values.new_zeros(len(values), 1)], dim=1)
         wide[rows, batch.lengths] = last
         return wide
 
@@ -171,9 +174,9 @@ def _drop_oldest(batch: Batch, keep: int) -> Batch:
         if value.dim() == 2 and name != "demographics"})
 
 
-def _stack(rows: Sequence[np.ndarray], lengths: np.ndarray) -> Tensor:
-    """Right-padded (B, L) tensor."""
-    table = np.zeros((len(rows), int(lengths.max(initial=0))), dtype=np.int64)
+def _stack(rows: Sequence[np.ndarray], lengths: np.ndarray, most: int) -> Tensor:
+    """Right-padded (B, L) tensor, L a multiple of WIDTH_STEP or `most`."""
+    table = np.zeros((len(rows), padded_width(lengths.max(initial=0), most)), dtype=np.int64)
     table[np.arange(table.shape[1]) < lengths[:, None]] = np.concatenate(rows) if len(rows) else 0
     return torch.from_numpy(table)
 

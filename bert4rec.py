@@ -34,7 +34,16 @@ from settings import ModelSettings, Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from support.errors import UserError
 from training_loop import Progress, fit, seed_everything
-from transformer import Attend, Dropout, Encoder, initialise, key_padding, positions_before, positions_from_end
+from transformer import (
+    Attend,
+    Dropout,
+    Encoder,
+    full_precision_product,
+    initialise,
+    key_padding,
+    positions_before,
+    positions_from_end,
+)
 
 
 class BERT4Rec(nn.Module):
@@ -93,13 +102,17 @@ class BERT4Rec(nn.Module):
 
     def encode(self, batch: Batch) -> Tensor:
         """(B, L, D) states."""
+        return self.encoder(*self.embed(batch))
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Attend]:
+        """(B, L, D) what the blocks read, and who may attend to whom."""
         length = batch.items.shape[1]
         x = self.items(batch.items) + self.positions(positions_from_end(batch.lengths, length))  # (B, L, D)
         if self.segments is not None:
             request = (batch.items == MASK) & (positions_from_end(batch.lengths, length) == 0)
             x = x + self.segments((request & positions_before(batch.lengths, length)).long())
-        return self.encoder(self.dropout(self.input_norm(x)),
-                            Attend(self.settings.attention_type, key_padding(batch.lengths, length)))
+        return (self.dropout(self.input_norm(x)),
+                Attend(self.settings.attention_type, key_padding(batch.lengths, length)))
 
     def head(self, states: Tensor) -> Tensor:
         """Projection of eq. 7, (..., D) to (..., D)."""
@@ -107,9 +120,16 @@ class BERT4Rec(nn.Module):
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) logits of each item as the next interaction; -inf for PAD and MASK."""
+        return self.rank(self.request_states(batch))
+
+    def request_states(self, batch: Batch) -> Tensor:
+        """(B, D) state of the mask appended to each history."""
         asked = append_mask(batch, self.settings.seq_length)
-        states = self.encode(asked)[torch.arange(len(asked.lengths), device=asked.lengths.device), asked.lengths - 1]
-        return self.head(states) @ self.items.weight.T + self.item_bias + self.not_an_item
+        return self.encoder.last_state(*self.embed(asked), asked.lengths - 1)
+
+    def rank(self, states: Tensor) -> Tensor:
+        """Request states (B, D) to logits (B, R), in fp32 whatever the states came from."""
+        return full_precision_product(self.head(states), self.items.weight) + self.item_bias + self.not_an_item
 
     @torch.no_grad()
     def recommend(self, user_sequence: Sequence[int], top_k: int = 10,

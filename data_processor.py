@@ -121,7 +121,7 @@ def process(interactions: Interactions, settings: DataSettings) -> SequenceData:
     kept = kept[per_user >= MIN_INTERACTIONS]
     if kept.empty:
         raise UserError(f"--min_item_count {settings.min_item_count} leaves no interactions; choose a smaller one")
-    movie_ids, user_ids = np.unique(kept["movie_id"]), np.unique(kept["user_id"])
+    movie_ids, user_ids = (np.sort(kept[name].unique()) for name in ("movie_id", "user_id"))
     catalogue = _catalogue(interactions, movie_ids, user_ids)
 
     user_ids_column, timestamps = kept["user_id"].to_numpy(), kept["timestamp"].to_numpy()

@@ -38,6 +38,7 @@ from transformer import (
     Attend,
     Dropout,
     Encoder,
+    full_precision_product,
     initialise,
     key_padding,
     sinusoids,
@@ -133,6 +134,7 @@ class EnhancedBERT4Rec(nn.Module):
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()
         self.settings = settings
+        self.fixed_table: Tensor | None = None
         width = settings.hidden_size
         genres = torch.from_numpy(catalogue.genres[FIRST_ITEM:])  # (V, F)
         years = torch.from_numpy(catalogue.years[FIRST_ITEM:])  # (V,)
@@ -230,33 +232,50 @@ class EnhancedBERT4Rec(nn.Module):
         without: members of FEATURE_FAMILIES to leave out, for explanations; 'genres' and 'year' then leave the film
         representation on both sides, of the history and of the candidates.
         """
+        return self.rank(self.request_states(batch, without), without)
+
+    def request_states(self, batch: Batch, without: Set[str] = frozenset()) -> Tensor:
+        """(B, D) state that predicts the interaction after each history."""
+        if not self.settings.next_item_head:
+            batch = append_mask(batch, self.settings.seq_length)
         table = self.item_table(without)
-        states = self.request_states(batch, table, without)  # (B, D)
-        if self.settings.next_item_head:
-            return states @ table.T + self.next_bias + self.not_a_film
-        return self.masked_head(states) @ table.T + self.masked_bias + self.not_a_film
+        return self.encoder.last_state(*self.embed(hide(batch, without), table), batch.lengths - 1)
+
+    def rank(self, states: Tensor, without: Set[str] = frozenset()) -> Tensor:
+        """Request states (B, D) to logits (B, R), in fp32 whatever the states came from."""
+        head, bias = (nn.Identity(), self.next_bias) if self.settings.next_item_head else \
+            (self.masked_head, self.masked_bias)
+        return full_precision_product(head(states), self.item_table(without)) + bias + self.not_a_film
 
     def rate(self, batch: Batch, item_index: Tensor) -> Tensor:
         """(B,) expected rating of one candidate film (B,) each."""
-        table = self.item_table()
-        logits = self.rating_head(self.request_states(batch, table), table[item_index])  # (B, 5)
+        return self.rate_from(self.request_states(batch), item_index)
+
+    def rate_from(self, states: Tensor, item_index: Tensor) -> Tensor:
+        """Request states (B, D) and films (B,) to expected ratings (B,)."""
+        logits = self.rating_head(states, self.item_table()[item_index])  # (B, 5)
         return logits.softmax(-1) @ torch.arange(1.0, 6.0, device=logits.device)
 
     def preferences(self, batch: Batch) -> Tensor:
         """(B, F) predicted genre distribution of the next interactions."""
-        return self.preference_head(self.request_states(batch, self.item_table())).softmax(-1)
+        return self.preference_head(self.request_states(batch)).softmax(-1)
 
-    def request_states(self, batch: Batch, table: Tensor, without: Set[str] = frozenset()) -> Tensor:
-        """(B, D) state that predicts the interaction after each history."""
-        if not self.settings.next_item_head:
-            batch = append_mask(batch, self.settings.seq_length)
-        states = self.encode(hide(batch, without), table)
-        return states[torch.arange(len(states), device=states.device), batch.lengths - 1]
+    def fix_item_table(self) -> None:
+        """Compute the item table once for all requests to come; the next `train()` forgets it."""
+        with torch.no_grad():
+            self.fixed_table = self.item_table()
+
+    def train(self, mode: bool = True) -> EnhancedBERT4Rec:
+        """As in `nn.Module`."""
+        self.fixed_table = None
+        return super().train(mode)
 
     # Parts ----------------------------------------------------------------------------------------------------------
 
     def item_table(self, without: Set[str] = frozenset()) -> Tensor:
         """(R, D) representation of PAD, MASK and every film."""
+        if self.fixed_table is not None and not without:
+            return self.fixed_table
         films = sum(encoder(self.films) for name, encoder in self.encoders.items() if name not in without)  # (V, D)
         if isinstance(films, int):  # every encoder left out
             films = self.special.new_zeros(len(self.films), self.special.shape[1])
@@ -264,6 +283,10 @@ class EnhancedBERT4Rec(nn.Module):
 
     def encode(self, batch: Batch, table: Tensor) -> Tensor:
         """(B, L, D) states of a batch under its pattern."""
+        return self.encoder(*self.embed(batch, table))
+
+    def embed(self, batch: Batch, table: Tensor) -> tuple[Tensor, Attend]:
+        """(B, L, D) what the blocks read, and who may attend to whom."""
         x = F.embedding(batch.items, table)  # (B, L, D)
         length = x.shape[1]
         if self.rating is not None:
@@ -282,7 +305,7 @@ class EnhancedBERT4Rec(nn.Module):
         rotation = None
         if self.settings.relative_time:
             rotation = time_rotation(batch.timestamps, self.settings.hidden_size // self.settings.num_heads // 2)
-        return self.encoder(x, Attend(batch.pattern, key_padding(batch.lengths, length), rotation))
+        return x, Attend(batch.pattern, key_padding(batch.lengths, length), rotation)
 
 
 def hide(batch: Batch, families: Set[str]) -> Batch:

@@ -30,6 +30,7 @@ from film_search import find_films
 from model_io import load_model
 from readers.interactions import AGE_GROUPS, GENDERS, GENRES
 from support.arguments import ArgumentParser
+from support.devices import uses_bf16
 from support.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class RecommendationEngine:
         self.model, self.settings, self.catalogue, self.info = load_model(
             Path(model_path), Path(metadata_path) if metadata_path else None)
         self.model_path, self.data_dir = Path(model_path), data_dir
+        if hasattr(self.model, "fix_item_table"):
+            self.model.fix_item_table()
         self.seq_length = self.settings.model.seq_length
 
     @cached_property
@@ -79,8 +82,8 @@ class RecommendationEngine:
         request in seconds since 1970, for a model trained with known request time.
         """
         history = self.history(user_id, item_sequence, at)
-        batch = history_batch([history], self.seq_length)
-        scores = self.model.score(batch)[0]  # (R,)
+        states = self.model.request_states(history_batch([history], self.seq_length))  # (1, D)
+        scores = self.model.rank(states)[0]  # (R,)
         allowed = self._allowed(history, filter_seen, genres, year_from)
         if not 1 <= k <= int(allowed.sum()):
             raise UserError(f"--k {k}: between 1 and {int(allowed.sum())} films can be recommended here")
@@ -89,8 +92,7 @@ class RecommendationEngine:
         rows = [{"rank": rank, **self.film(index), "score": round(float(score), 4)}
                 for rank, (index, score) in enumerate(zip(films, best.values, strict=True), start=1)]
         if getattr(self.model, "rating_head", None) is not None:
-            many = batch.select(torch.zeros(k, dtype=torch.long))
-            for row, stars in zip(rows, self.model.rate(many, best.indices), strict=True):
+            for row, stars in zip(rows, self.model.rate_from(states.expand(k, -1), best.indices), strict=True):
                 row["predicted_rating"] = round(float(stars), 2)
         return rows
 
@@ -136,27 +138,27 @@ class RecommendationEngine:
 
     @torch.no_grad()
     def recommend_all(self, user_ids: Sequence[int] | None = None, k: int = 10, until: str = "end",
-                      filter_seen: bool = True) -> pd.DataFrame:
+                      filter_seen: bool = True, precision: str = "auto") -> pd.DataFrame:
         """Data frame user_id, item_id, rank (from 1), score for these people, or for all.
 
         until: 'end' ranks from whole histories; 'test' and 'validation' from what comes before that target, at its
         time if the model knows request times, in the very batches that the trainer evaluates.
+        precision: 'auto' encodes whole histories in bf16 where the processor has it, 'fp32' never; what ranks before
+        a target is always encoded in fp32, as the trainer does. Scores are fp32 products in any case.
         """
         import pandas as pd
 
         data = self.data
-        wanted = None if user_ids is None else {self._person(user_id) for user_id in user_ids}
+        wanted = None if user_ids is None else np.unique([self._person(user_id) for user_id in user_ids])
+        bf16 = until == "end" and uses_bf16(precision, torch.device("cpu"))
         tables = []
-        for people, batch in user_batches(data, until, self.seq_length, self.settings.eval.eval_batch_size):
-            if wanted is not None:
-                keep = [row for row, person in enumerate(people) if person in wanted]
-                if not keep:
-                    continue
-                people, batch = people[keep], batch.select(keep)
+        for people, batch in user_batches(data, until, self.seq_length, self.settings.eval.eval_batch_size,
+                                          users=wanted):
             if until == "end" and self.knows_request_time:
                 batch = history_batch([self.history(int(data.catalogue.user_ids[person]), None, None)
                                        for person in people], self.seq_length)
-            scores = self.model.score(batch)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                scores = self.model.score(batch)
             if filter_seen:
                 hide_seen(scores, [data.items[slice(*data.span(person, until))] for person in people])
             left = int(scores.isfinite().sum(1).min())
@@ -292,6 +294,9 @@ def _parser() -> ArgumentParser:
     add("--users", help="'all' or a list of ids: recommendations for many, to --output")
     add("--history_until", choices=("end", "test", "validation"), default="end",
         help="with --users: use whole histories, or what comes before the held-out interaction (default: %(default)s)")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+        help="with --users: bf16 encodes whole histories faster where the processor has it (default: %(default)s); "
+             "before a held-out interaction it is always fp32")
     add("--output", help="with --users: the Parquet file to write")
     add("--k", type=int, default=10, help="how many films (default: %(default)s)")
     add("--genres", default="", help="keep films with any of these genres: Comedy,Drama")
@@ -308,13 +313,13 @@ def _many(engine: RecommendationEngine, flags: Any) -> None:
     if not flags.output:
         raise UserError("--users needs --output, e.g. --output recs.parquet")
     if flags.user_id is not None or flags.history or flags.at or flags.genres or flags.year_from:
-        raise UserError("--users goes with --k, --history_until, --filter_seen and --output only")
+        raise UserError("--users goes with --k, --history_until, --filter_seen, --precision and --output only")
     users = None
     if flags.users != "all":
         if not re.fullmatch(r"\d+(,\d+)*", flags.users):
             raise UserError(f"--users {flags.users!r}: give 'all' or ids separated by commas")
         users = [int(part) for part in flags.users.split(",")]
-    table = engine.recommend_all(users, flags.k, flags.history_until, flags.filter_seen)
+    table = engine.recommend_all(users, flags.k, flags.history_until, flags.filter_seen, flags.precision)
     write_parquet(Path(flags.output), table)
     print(f"{len(table):,} recommendations for {table['user_id'].nunique():,} people: {flags.output} "
           f"(histories until {flags.history_until}, split {engine.info['split_hash']})")
@@ -369,8 +374,8 @@ def main(argv: list[str]) -> None:
     if flags.users:
         _many(engine, flags)
     else:
-        if flags.output or flags.history_until != "end":
-            raise UserError("--output and --history_until go with --users")
+        if flags.output or flags.history_until != "end" or flags.precision != "auto":
+            raise UserError("--output, --history_until and --precision go with --users")
         _one(engine, flags)
 
 

@@ -71,21 +71,38 @@ class Block(nn.Module):
         self.attention_norm, self.network_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
+    def forward(self, x: Tensor, attend: Attend, last: Tensor | None = None) -> Tensor:
+        """(B, L, D) to (B, L, D); with `last` (B,), the newest real position of each sequence, to (B, 1, D): its state
+        alone, at the cost of one position and everybody's keys and values."""
+        asking = x if last is None else pick(x, last)  # (B, L or 1, D)
         if self.pre_norm:
-            x = x + self.dropout(self.attention(self.attention_norm(x), attend))
-            return x + self.dropout(self.network(self.network_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, attend)))
-        return self.network_norm(x + self.dropout(self.network(x)))
+            asking = asking + self.dropout(self.attention(self.attention_norm(x), attend, last))
+            return asking + self.dropout(self.network(self.network_norm(asking)))
+        asking = self.attention_norm(asking + self.dropout(self.attention(x, attend, last)))
+        return self.network_norm(asking + self.dropout(self.network(asking)))
 
-    def attention(self, x: Tensor, attend: Attend) -> Tensor:
+    def attention(self, x: Tensor, attend: Attend, last: Tensor | None) -> Tensor:
         """Self-attention under a pattern."""
-        q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
-        if attend.rotation is not None:
-            q, k = rotate(q, *attend.rotation), rotate(k, *attend.rotation)
-        mixed = attention(q, k, v, attend, self.attention_dropout if self.training else 0.0)
+        dropout = self.attention_dropout if self.training else 0.0
+        if last is None:
+            q, k, v = self._split(self.qkv(x))
+            if attend.rotation is not None:
+                q, k = rotate(q, *attend.rotation), rotate(k, *attend.rotation)
+            mixed = attention(q, k, v, attend, dropout)
+        else:
+            width = x.shape[-1]
+            q, = self._split(F.linear(pick(x, last), self.qkv.weight[:width], self.qkv.bias[:width]))
+            k, v = self._split(F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:]))
+            if attend.rotation is not None:
+                there = [pick(angles[:, 0], last)[:, None] for angles in attend.rotation]  # (B, 1, 1, P)
+                q, k = rotate(q, *there), rotate(k, *attend.rotation)
+            # Right of the newest position is only padding: under either pattern it sees every real one.
+            mixed = attention(q, k, v, Attend("bidirectional", attend.padding), dropout)
         return self.attention_out(rearrange(mixed, "b h l d -> b l (h d)"))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, L, n D) to n times (B, H, L, D / H)."""
+        return rearrange(x, "b l (n h d) -> n b h l d", h=self.heads, n=x.shape[-1] // self.attention_out.in_features)
 
     def network(self, x: Tensor) -> Tensor:
         """Position-wise feed-forward network."""
@@ -104,6 +121,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend, dropout: float) -
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if causal else attend.padding, is_causal=causal,
                                               dropout_p=dropout)
     with torch.autocast("cpu", enabled=False):  # it would widen the weights to fp32; softmax sums in fp32 by itself
+        q, k, v = (part.contiguous() for part in (q, k, v))  # one copy each; the products would make slower ones
         scores = (q * q.shape[-1]**-0.5) @ k.mT  # (B, H, L, L)
         if causal:
             scores += torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
@@ -130,6 +148,24 @@ class Encoder(nn.Module):
             else:
                 x = block(x, attend)
         return self.final_norm(x)
+
+    def last_state(self, x: Tensor, attend: Attend, last: Tensor) -> Tensor:
+        """(B, L, D) to (B, D): what `forward` says at position `last` (B,), the newest real one, without the work that
+        no other position's state is needed for."""
+        for block in self.blocks[:-1]:
+            x = block(x, attend)
+        return self.final_norm(self.blocks[-1](x, attend, last))[:, 0]
+
+
+def full_precision_product(states: Tensor, table: Tensor) -> Tensor:
+    """(B, D) @ (D, R) in fp32 even under autocast: in bf16 thousands of items would share a few hundred scores."""
+    with torch.autocast(states.device.type, enabled=False):
+        return states.float() @ table.float().T
+
+
+def pick(x: Tensor, positions: Tensor) -> Tensor:
+    """(B, L, ...) and (B,) to (B, 1, ...): each sequence's entry at its position."""
+    return x[torch.arange(len(x), device=x.device), positions][:, None]
 
 
 def key_padding(lengths: Tensor, width: int) -> Tensor | None:

@@ -60,9 +60,8 @@ def validate(interactions: Interactions, files: dict[str, str]) -> Interactions:
     _reject(~np.isin(ratings["movie_id"], movies["movie_id"]), files["ratings"],
             f"film {{}} is not in {files['movies']}", ratings["movie_id"])
     pair = ratings["user_id"].to_numpy() * (int(movies["movie_id"].max()) + 1) + ratings["movie_id"].to_numpy()
-    if len(np.unique(pair)) < len(pair):
-        _reject(pd.Series(pair).duplicated(), files["ratings"], "a second rating of film {} by the same user",
-                ratings["movie_id"])
+    _reject(pd.Series(pair).duplicated(), files["ratings"], "a second rating of film {} by the same user",
+            ratings["movie_id"])
     return interactions
 
 

@@ -48,6 +48,16 @@ def request(data, seq_length, users=range(12), until="test"):
     return history_batch([history_of(data, user, until) for user in users], seq_length)
 
 
+def test_the_newest_state_alone_is_the_newest_of_all_states(data, variant):
+    """The short way that ranking takes says what the whole encoder says there."""
+    model = fresh_model(data, variant)
+    for batch in training_batches(data, model, variant):
+        table = () if variant.model == "vanilla" else (model.item_table(),)
+        whole = model.encode(batch, *table)[torch.arange(len(batch.lengths)), batch.lengths - 1]
+        torch.testing.assert_close(model.encoder.last_state(*model.embed(batch, *table), batch.lengths - 1), whole,
+                                   rtol=1e-5, atol=1e-5)
+
+
 # No leak --------------------------------------------------------------------------------------------------------------
 
 def test_no_head_sees_what_it_predicts(data, variant):
