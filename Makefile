@@ -5,7 +5,7 @@ BIN := .venv/bin
 USER_ID ?= 123
 K ?= 10
 
-.PHONY: help setup run test lint clean
+.PHONY: help setup run test lint bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,5 +39,14 @@ test: .venv/.ready-dev  ## run the tests
 lint: .venv/.ready-dev  ## check style
 	$(BIN)/ruff check .
 
-clean:  ## remove .venv and caches (checkpoints, runs and data stay)
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+.venv-peers/.ready: benchmarks/requirements-peers.txt
+	$(PYTHON) -m venv --clear .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-peers.txt
+	@touch $@
+
+bench: .venv/.ready .venv-peers/.ready  ## time training and inference against RecTools (25 min), then growth (10 min)
+	$(BIN)/python -m benchmarks.compare --peers .venv-peers/bin/python
+	$(BIN)/python -m benchmarks.growth
+
+clean:  ## remove the environments and caches (checkpoints, runs and data stay)
+	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis

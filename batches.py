@@ -197,8 +197,7 @@ class TrainingBatches:
         self.data, self.seq_length, self.train, self.cloze_share = data, seq_length, train, cloze_share
         self.people, self.starts, self.ends = self._windows(held_out)
         lengths = self.ends - self.starts
-        widths = [padded_width(length - 1, seq_length) for length in np.sort(lengths)[::-1]]
-        self.bounds = _cut(np.array(widths), train.batch_size, train.batch_tokens)
+        self.bounds = _cut(padded_width(np.sort(lengths)[::-1] - 1, seq_length), train.batch_size, train.batch_tokens)
         self.lengths = lengths
 
     def __len__(self) -> int:
@@ -272,12 +271,12 @@ class TrainingBatches:
                      times * masked, items * masked, ratings * masked)
 
 
-def padded_width(longest: int, most: int) -> int:
+def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:
     """Width of a batch: the next multiple of WIDTH_STEP, so that few shapes occur.
 
-    oneDNN builds a kernel for each new shape of a product (0.4 ms) and keeps a thousand of them.
+    oneDNN builds a kernel for each new shape of a product (0.4 ms) and keeps a thousand of them (benchmarks/LOG.md).
     """
-    return min(most, math.ceil(longest / WIDTH_STEP) * WIDTH_STEP)
+    return np.minimum(most, -(-longest // WIDTH_STEP) * WIDTH_STEP)
 
 
 def cloze_mask(lengths: np.ndarray, width: int, mask_prob: float, last_share: float,

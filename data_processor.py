@@ -179,7 +179,7 @@ def from_sequences(user_sequences: Sequence[Sequence[int]], vocab_size: int) -> 
     Raises `UserError` for an item number outside that range.
     """
     lengths = np.array([len(sequence) for sequence in user_sequences], dtype=np.int64)
-    flat = np.array([item for sequence in user_sequences for item in sequence], dtype=np.int64)
+    flat = np.concatenate([np.asarray(sequence, dtype=np.int64) for sequence in user_sequences])
     if len(flat) == 0:
         raise UserError("user_sequences holds no interaction")
     if flat.min() < 1 or flat.max() > vocab_size:

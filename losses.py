@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOG2_E = math.log2(math.e)
+LOWEST = -1e30
 # Logits held at once: on a CPU a chunk should stay in the caches, on a GPU it should fill the chip.
-CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
+CHUNK_ELEMENTS = {"cpu": 3 << 18, "cuda": 1 << 27}
 
 
 def linear_cross_entropy(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor,
@@ -35,32 +36,51 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
         needs_gradient = any(ctx.needs_input_grad)
-        size = max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"]) // len(table))
-        size = math.ceil(size / 64) * 64  # few shapes, see batches.padded_width
+        held, rows = CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"]), len(table)
+        # Few items: some states against all of them. Many: many states against some, or the sum of the table's
+        # gradient would be fetched anew for every few states.
+        size = math.ceil(max(1, held // rows) / 64) * 64 if rows <= held // 64 else 2048
+        width = rows if rows <= held // 64 else max(1, held // size)
+        blocks = [slice(start, start + width) for start in range(0, rows, width)]
         with torch.no_grad(), torch.autocast(device, enabled=False):
             # Logits in bits, not nats: exp2 takes a third of exp's time on a CPU.
             x, x_bits, weight = states.to(dtype), (states.float() * LOG2_E).to(dtype), table.to(dtype)
             offset = bias.float() * LOG2_E
-            grad_x = torch.empty_like(x) if needs_gradient else None
-            grad_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
-            grad_bias = torch.zeros_like(offset)
-            total = torch.zeros((), dtype=torch.float32, device=states.device)
+            grad_x = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+            grad_table = torch.zeros(table.shape, dtype=torch.float32, device=x.device)
+            grad_bias, total = torch.zeros_like(offset), torch.zeros((), dtype=torch.float32, device=x.device)
             for start in range(0, len(x), size):
                 chunk = slice(start, start + size)
                 target, counts = targets[chunk, None].clamp_min(0), counted[chunk, None]  # (C, 1)
-                logits = (x_bits[chunk] @ weight.T).float().add_(offset)  # (C, R)
-                logits -= logits.amax(1, keepdim=True)
-                own = logits.gather(1, target)  # (C, 1)
-                normaliser = logits.exp2_().sum(1, keepdim=True)  # one exponential serves loss and gradient
-                total += (normaliser.log2() - own).where(counts, 0.0).sum()
+
+                def logits_of(block: slice, chunk: slice = chunk) -> Tensor:
+                    return (x_bits[chunk] @ weight[block].T).float().add_(offset[block])  # (C, R or less)
+
+                top, normaliser, own = None, 0.0, 0.0
+                for block in blocks:
+                    logits = logits_of(block)
+                    before, top = top, logits.amax(1, keepdim=True).clamp_min(LOWEST)  # a block may hold no candidate
+                    if before is not None:
+                        top = torch.maximum(before, top)
+                        normaliser = normaliser * (before - top).exp2_()
+                    logits -= top
+                    inside = (target >= block.start) & (target < block.start + logits.shape[1])
+                    here = logits.gather(1, (target - block.start).clamp(0, logits.shape[1] - 1)) + top
+                    own = torch.where(inside, here, own)
+                    normaliser = normaliser + logits.exp2_().sum(1, keepdim=True)  # (C, 1)
+                total += (normaliser.log2() + top - own).where(counts, 0.0).sum()
                 if not needs_gradient:
                     continue
-                gradient = logits.div_(normaliser.where(counts, torch.inf))  # softmax, 0 where a row does not count
-                gradient.scatter_add_(1, target, -counts.float())
-                grad_bias += gradient.sum(0)
-                gradient = gradient.to(dtype)
-                grad_x[chunk] = gradient @ weight
-                grad_table += gradient.T @ x[chunk]
+                kept = normaliser.where(counts, torch.inf)  # a row that does not count has no gradient
+                for block in blocks:
+                    # One exponential serves loss and gradient where one block holds all items.
+                    gradient = (logits if len(blocks) == 1 else (logits_of(block) - top).exp2_()).div_(kept)  # softmax
+                    inside = (target >= block.start) & (target < block.start + gradient.shape[1]) & counts
+                    gradient.scatter_add_(1, (target - block.start).clamp(0, gradient.shape[1] - 1), -inside.float())
+                    grad_bias[block] += gradient.sum(0)
+                    gradient = gradient.to(dtype)
+                    grad_x[chunk] += gradient @ weight[block]
+                    grad_table[block] += gradient.T @ x[chunk]
             number = counted.sum()
         if needs_gradient:
             ctx.save_for_backward(grad_x.to(states.dtype).div_(number), grad_table.to(table.dtype).div_(number),

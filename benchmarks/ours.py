@@ -1,0 +1,111 @@
+"""Our side of `benchmarks.compare`: one model, told when to train an epoch, recommend, or answer one person.
+
+    python -m benchmarks.ours vanilla|causal|enhanced auto|fp32 [synthetic]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.serve import claim_stdout, peak_memory_mb, serve
+from data_processor import SequenceData, load
+from inference import RecommendationEngine
+from model_io import build_model, save_model
+from settings import Settings
+from training_loop import fit, seed_everything
+
+# What all sides share: width, depth, heads, length, sequences a step, share of masked positions, dropout, full softmax.
+SHARED = dict(hidden_size=128, num_layers=2, num_heads=2, seq_length=200, batch_size=128, mask_prob=0.15, dropout=0.2,
+              learning_rate=1e-3, max_epochs=1)
+MODELS: dict[str, dict[str, Any]] = {
+    "vanilla": dict(model="vanilla", last_mask_share=0.0),
+    # SASRec's shape on our blocks: ids, positions and the next-item head, nothing else.
+    "causal": dict(genre_encoder=False, year_encoder=False, rating_input=False, day_of_year=False, time_gap=False,
+                   relative_time=False, user_id=False, gender=False, age=False, occupation=False,
+                   masked_item_head=False, rating_head=False, preference_head=False),
+    "enhanced": dict(masked_batch_share=0.1),  # all four heads, all side information, as the quick preset mixes them
+}
+PEOPLE = 2000  # of the batch recommendation
+REQUESTS = 500
+
+
+class Ours:
+    """A model of ours on a data set."""
+
+    def __init__(self, kind: str, precision: str, dataset: str) -> None:
+        self.settings = Settings().replace(dataset=dataset, precision=precision, **SHARED, **MODELS[kind])
+        self.precision = precision
+        self.data = load(self.settings.data)
+        seed_everything(self.settings.train.seed)
+        self.model = build_model(self.data.catalogue, self.settings.model)
+        self.engine: RecommendationEngine | None = None
+
+    def epoch(self) -> dict[str, Any]:
+        """Train one epoch."""
+        progress = fit(self.model, self.data, self.settings, validate=False, quiet=True)
+        return {"seconds": progress.seconds, "steps": progress.step, "tokens": progress.tokens,
+                "peak_mb": peak_memory_mb()}
+
+    def prepare(self) -> dict[str, Any]:
+        """Write the model and open it again as a user would."""
+        with tempfile.TemporaryDirectory() as folder:
+            save_model(Path(folder), self.model, self.settings, self.data, {})
+            self.engine = RecommendationEngine(folder)
+        return {"people": len(self.engine.data.catalogue.user_ids)}
+
+    def recommend(self) -> dict[str, Any]:
+        """Ten films for each of the first people, seen ones left out."""
+        people = self.engine.data.catalogue.user_ids[:PEOPLE].tolist()
+        began = time.perf_counter()
+        table = self.engine.recommend_all(people, 10, precision=self.precision)
+        return {"seconds": time.perf_counter() - began, "people": table["user_id"].nunique(), "rows": len(table)}
+
+    def latency(self) -> dict[str, Any]:
+        """One person at a time."""
+        people = np.random.default_rng(0).choice(self.engine.data.catalogue.user_ids, REQUESTS)
+        times = []
+        for person in people.tolist():
+            began = time.perf_counter()
+            self.engine.get_recommendations(person, None, 10)
+            times.append(time.perf_counter() - began)
+        return {"p50_ms": 1e3 * float(np.percentile(times, 50)), "p99_ms": 1e3 * float(np.percentile(times, 99)),
+                "requests": REQUESTS}
+
+
+def matrix_peak(dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product, the best of ten."""
+    left, right = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        began = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - began)
+    return 2 * 2048**3 / best
+
+
+def training_part(data: SequenceData, folder: Path) -> Path:
+    """The training interactions as arrays, oldest first for each person, for the peers."""
+    rows = data.training_rows()
+    people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+    path = folder / "train.npz"
+    np.savez(path, user=people, item=data.items[rows], time=data.timestamps[rows])
+    return path
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    answers = claim_stdout()
+    ours = Ours(*argv[:2], *(argv[2:] or ["ml-1m"]))
+    serve({"epoch": ours.epoch, "prepare": ours.prepare, "recommend": ours.recommend, "latency": ours.latency,
+           "peak": lambda: {"fp32": matrix_peak(torch.float32), "bf16": matrix_peak(torch.bfloat16)}}, answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

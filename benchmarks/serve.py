@@ -1,0 +1,62 @@
+"""A worker of a benchmark: it does one thing at a time when told to, so that several can be timed in turns.
+
+Standard library only: it runs in the peers' environment as well. One request a line on standard input, one JSON object
+a line on standard output; whatever else prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def serve(actions: dict[str, Callable[[], dict[str, Any]]], answers: Any) -> None:
+    """Answer requests until standard input ends."""
+    for line in sys.stdin:
+        print(json.dumps(actions[line.strip()]()), file=answers, flush=True)
+
+
+def claim_stdout() -> Any:
+    """The real standard output as a file; from now on everybody else's prints go to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def peak_memory_mb() -> int:
+    """Largest resident size of this process so far."""
+    import resource
+
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+class Worker:
+    """The other end: a process that serves."""
+
+    def __init__(self, python: str, arguments: list[str], log: Path) -> None:
+        self.name, self.log = " ".join(arguments), log
+        with log.open("w") as errors:
+            self.process = subprocess.Popen([python, "-m", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                            stderr=errors, text=True, cwd=Path(__file__).parent.parent)
+
+    def ask(self, action: str) -> dict[str, Any]:
+        """Have it do something and wait for the answer. Raises RuntimeError if it died."""
+        try:
+            print(action, file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            tail = "\n".join(self.log.read_text().splitlines()[-15:])
+            raise RuntimeError(f"{self.name} died on {action!r}; its log ends:\n{tail}") from None
+
+    def close(self) -> None:
+        """End it."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(timeout=60)
