@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -13,10 +14,12 @@ import time
 
 import pandas as pd
 import pytest
+import torch
 
 import inference
 import trainer
 import training_loop
+from batches import history_batch
 from inference import RecommendationEngine, parse_time, typical_next_time
 from support.errors import UserError, run_command
 from tests.conftest import ROOT, write_ml_1m
@@ -263,6 +266,36 @@ def test_some_users_and_whole_histories(engine):
     table = engine.recommend_all([4, 9], k=3)
     assert table["user_id"].tolist() == [4] * 3 + [9] * 3 and table["rank"].tolist() == [1, 2, 3] * 2
     assert table["item_id"][:3].tolist() == [row["movie_id"] for row in engine.get_recommendations(4, None, 3)]
+
+
+def test_precision_of_batch_recommendation(engine):
+    """bf16 changes scores a little for whole histories, and nothing before a held-out interaction."""
+    exact, quick = (engine.recommend_all(k=10, precision=precision) for precision in ("fp32", "bf16"))
+    both = exact.merge(quick, on=["user_id", "item_id"])
+    assert len(both) > 0.9 * len(exact) and (both["score_x"] != both["score_y"]).any()
+    assert (both["score_x"] - both["score_y"]).abs().max() < 0.02 * exact["score"].abs().max()
+    exact, quick = (engine.recommend_all(k=10, until="test", precision=precision) for precision in ("fp32", "bf16"))
+    assert exact.equals(quick)
+
+
+def test_ranking_encodes_each_history_once(engine, monkeypatch):
+    """Scores and predicted ratings come from the same state."""
+    calls = []
+    whole = engine.model.request_states
+    monkeypatch.setattr(engine.model, "request_states", lambda *arguments: calls.append(1) or whole(*arguments))
+    first = engine.get_recommendations(12, None, 5)
+    assert len(calls) == 1
+    history = engine.history(12, None)
+    batch = history_batch([history] * 5, engine.seq_length)
+    stars = engine.model.rate(batch, torch.from_numpy(engine.catalogue.item_index([row["movie_id"] for row in first])))
+    assert [row["predicted_rating"] for row in first] == pytest.approx(stars.tolist(), abs=0.006)
+
+
+def test_the_fixed_item_table_goes_when_training_begins(engine):
+    model = copy.deepcopy(engine.model)
+    assert model.item_table() is model.fixed_table
+    model.train()
+    assert model.fixed_table is None and model.item_table().requires_grad
 
 
 def test_request_time(timed_model, files, capsys):
