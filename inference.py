@@ -23,14 +23,14 @@ import torch
 
 from batches import History, history_batch, history_of
 from data_processor import FIRST_ITEM, NO_TIME, PAD, UNKNOWN, SequenceData, load
-from evaluation.leave_one_out import hide_seen, user_batches
+from evaluation.leave_one_out import hide_seen, user_groups
 from evaluation.report import write_parquet
 from explanations import leave_one_out_effects
 from film_search import find_films
 from model_io import load_model
 from readers.interactions import AGE_GROUPS, GENDERS, GENRES
 from support.arguments import ArgumentParser
-from support.devices import uses_bf16
+from support.devices import one_core_each, uses_bf16
 from support.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -136,7 +136,6 @@ class RecommendationEngine:
 
     # Everybody ------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def recommend_all(self, user_ids: Sequence[int] | None = None, k: int = 10, until: str = "end",
                       filter_seen: bool = True, precision: str = "auto") -> pd.DataFrame:
         """Data frame user_id, item_id, rank (from 1), score for these people, or for all.
@@ -151,25 +150,28 @@ class RecommendationEngine:
         data = self.data
         wanted = None if user_ids is None else np.unique([self._person(user_id) for user_id in user_ids])
         bf16 = until == "end" and uses_bf16(precision, torch.device("cpu"))
-        tables = []
-        for people, batch in user_batches(data, until, self.seq_length, self.settings.eval.eval_batch_size,
-                                          users=wanted):
+
+        @torch.no_grad()
+        def rank(people: np.ndarray) -> pd.DataFrame:
             if until == "end" and self.knows_request_time:
-                batch = history_batch([self.history(int(data.catalogue.user_ids[person]), None, None)
-                                       for person in people], self.seq_length)
+                histories = [self.history(int(data.catalogue.user_ids[person]), None, None) for person in people]
+            else:
+                histories = [history_of(data, person, until) for person in people]
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                scores = self.model.score(batch)
+                scores = self.model.score(history_batch(histories, self.seq_length))  # (B, R)
             if filter_seen:
                 hide_seen(scores, [data.items[slice(*data.span(person, until))] for person in people])
             left = int(scores.isfinite().sum(1).min())
             if not 1 <= k <= left:
                 raise UserError(f"--k {k}: for one of these people only {left} films can be recommended")
             best = scores.topk(k)
-            tables.append(pd.DataFrame({
+            return pd.DataFrame({
                 "user_id": np.repeat(data.catalogue.user_ids[people], k),
                 "item_id": self.catalogue.movie_id(best.indices.numpy().ravel()),
-                "rank": np.tile(np.arange(1, k + 1), len(people)), "score": best.values.numpy().ravel()}))
-        return pd.concat(tables).sort_values(["user_id", "rank"], ignore_index=True)
+                "rank": np.tile(np.arange(1, k + 1), len(people)), "score": best.values.numpy().ravel()})
+
+        groups = user_groups(data, self.seq_length, self.settings.eval.eval_batch_size, wanted)
+        return pd.concat(one_core_each(rank, groups)).sort_values(["user_id", "rank"], ignore_index=True)
 
     # Parts ----------------------------------------------------------------------------------------------------------
 

@@ -57,15 +57,20 @@ def target_ranks(ranker: Ranker, data: SequenceData, until: str, seq_length: int
     return result
 
 
-def user_batches(data: SequenceData, until: str, seq_length: int, batch_size: int, rank: int = 0, world: int = 1,
-                 users: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Batch]]:
-    """(rows of people, their histories) for all users, or some, once; people of similar length together."""
+def user_batches(data: SequenceData, until: str, seq_length: int, batch_size: int, rank: int = 0,
+                 world: int = 1) -> Iterator[tuple[np.ndarray, Batch]]:
+    """(rows of people, their histories) for all users once, people of similar length together."""
+    for users in user_groups(data, seq_length, batch_size)[rank::world]:
+        yield users, history_batch([history_of(data, user, until) for user in users], seq_length)
+
+
+def user_groups(data: SequenceData, seq_length: int, batch_size: int,
+                users: np.ndarray | None = None) -> list[np.ndarray]:
+    """All users, or some, in groups of similar history length, longest first."""
     users = np.arange(data.num_users) if users is None else users
     lengths = np.minimum(np.diff(data.offsets)[users], seq_length)
     order = users[np.argsort(-lengths, kind="stable")]
-    for start in range(rank * batch_size, len(order), world * batch_size):
-        group = order[start:start + batch_size]
-        yield group, history_batch([history_of(data, user, until) for user in group], seq_length)
+    return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def hide_seen(scores: Tensor, seen: list[np.ndarray]) -> None:
