@@ -197,7 +197,7 @@ class TrainingBatches:
         self.data, self.seq_length, self.train, self.cloze_share = data, seq_length, train, cloze_share
         self.people, self.starts, self.ends = self._windows(held_out)
         lengths = self.ends - self.starts
-        self.bounds = _cut(padded_width(np.sort(lengths)[::-1] - 1, seq_length), train.batch_size, train.batch_tokens)
+        self.bounds = cut(padded_width(np.sort(lengths)[::-1] - 1, seq_length), train.batch_size, train.batch_tokens)
         self.lengths = lengths
 
     def __len__(self) -> int:
@@ -323,7 +323,7 @@ def visible_times(timestamps: Tensor, masked: Tensor) -> Tensor:
     return visible.gather(1, torch.where(last_visible < 0, first_visible, last_visible))
 
 
-def _cut(lengths: np.ndarray, most_rows: int, most_tokens: int) -> np.ndarray:
+def cut(lengths: np.ndarray, most_rows: int, most_tokens: int) -> np.ndarray:
     """Bounds of groups of sorted (longest first) sequences that respect both limits, padding counted."""
     bounds, start = [0], 0
     while start < len(lengths):

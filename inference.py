@@ -30,7 +30,7 @@ from film_search import find_films
 from model_io import load_model
 from readers.interactions import AGE_GROUPS, GENDERS, GENRES
 from support.arguments import ArgumentParser
-from support.devices import one_core_each, uses_bf16
+from support.devices import uses_bf16
 from support.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -148,11 +148,11 @@ class RecommendationEngine:
         import pandas as pd
 
         data = self.data
-        wanted = None if user_ids is None else np.unique([self._person(user_id) for user_id in user_ids])
+        wanted = None if user_ids is None else np.unique(self._people(user_ids))
         bf16 = until == "end" and uses_bf16(precision, torch.device("cpu"))
 
         @torch.no_grad()
-        def rank(people: np.ndarray) -> pd.DataFrame:
+        def rank(people: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             if until == "end" and self.knows_request_time:
                 histories = [self.history(int(data.catalogue.user_ids[person]), None, None) for person in people]
             else:
@@ -161,17 +161,21 @@ class RecommendationEngine:
                 scores = self.model.score(history_batch(histories, self.seq_length))  # (B, R)
             if filter_seen:
                 hide_seen(scores, [data.items[slice(*data.span(person, until))] for person in people])
-            left = int(scores.isfinite().sum(1).min())
-            if not 1 <= k <= left:
+            best = scores.topk(min(k, scores.shape[1]))
+            if k > scores.shape[1] or not bool(best.values[:, -1].isfinite().all()):
+                left = int(scores.isfinite().sum(1).min())
                 raise UserError(f"--k {k}: for one of these people only {left} films can be recommended")
-            best = scores.topk(k)
-            return pd.DataFrame({
-                "user_id": np.repeat(data.catalogue.user_ids[people], k),
-                "item_id": self.catalogue.movie_id(best.indices.numpy().ravel()),
-                "rank": np.tile(np.arange(1, k + 1), len(people)), "score": best.values.numpy().ravel()})
+            return people, best.indices.numpy(), best.values.numpy()
 
+        if k < 1:
+            raise UserError(f"--k {k}: must be at least 1")
         groups = user_groups(data, self.seq_length, self.settings.eval.eval_batch_size, wanted)
-        return pd.concat(one_core_each(rank, groups)).sort_values(["user_id", "rank"], ignore_index=True)
+        people, films, scores = (np.concatenate(parts) for parts in zip(*map(rank, groups), strict=True))
+        order = np.argsort(people)
+        return pd.DataFrame({
+            "user_id": np.repeat(data.catalogue.user_ids[people[order]], k),
+            "item_id": self.catalogue.movie_id(films[order].ravel()),
+            "rank": np.tile(np.arange(1, k + 1), len(people)), "score": scores[order].ravel()})
 
     # Parts ----------------------------------------------------------------------------------------------------------
 
@@ -216,12 +220,16 @@ class RecommendationEngine:
                 f"the user's median gap (give --at to change it)")
 
     def _person(self, user_id: int) -> int:
-        index = int(self.catalogue.user_index([user_id])[0])
-        if index == UNKNOWN:
-            ids = self.catalogue.user_ids
-            raise UserError(f"user {user_id} is not in {self.info['dataset']} (ids {ids.min()} to {ids.max()}); for "
+        return int(self._people([user_id])[0])
+
+    def _people(self, user_ids: Sequence[int]) -> np.ndarray:
+        """Rows of people in the data. Raises `UserError` for somebody who is not there."""
+        indices = self.catalogue.user_index(list(user_ids))
+        if (indices == UNKNOWN).any():
+            ids, stranger = self.catalogue.user_ids, list(user_ids)[int(np.argmax(indices == UNKNOWN))]
+            raise UserError(f"user {stranger} is not in {self.info['dataset']} (ids {ids.min()} to {ids.max()}); for "
                             f"somebody new give --history \"260,1210\"")
-        return index - 1
+        return indices - 1
 
     def _known_films(self, movie_ids: Sequence[int], what: str) -> np.ndarray:
         indices = self.catalogue.item_index(list(movie_ids))

@@ -235,8 +235,8 @@ class EvalSettings:
 
     filter_seen: bool = True
     """Take the films of the person's whole history out of the ranking."""
-    eval_batch_size: int = 32
-    """People scored at once; few keep what is computed in the processor's caches."""
+    eval_batch_size: int = 128
+    """People scored at once, at most; long histories make smaller groups."""
     bootstrap_samples: int = 1000
     """Resamples of users behind the 95 % intervals."""
 

@@ -7,6 +7,7 @@ are taken out of the ranking with `filter_seen`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -14,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from batches import Batch, history_batch, history_of
+from batches import Batch, cut, history_batch, history_of, padded_width
 from data_processor import SequenceData
 from evaluation.metrics import ranks
 from support.errors import UserError
+
+GROUP_POSITIONS = 6400
 
 
 class Ranker(Protocol):
@@ -66,11 +69,15 @@ def user_batches(data: SequenceData, until: str, seq_length: int, batch_size: in
 
 def user_groups(data: SequenceData, seq_length: int, batch_size: int,
                 users: np.ndarray | None = None) -> list[np.ndarray]:
-    """All users, or some, in groups of similar history length, longest first."""
+    """All users, or some, in groups of similar history length, longest first.
+
+    A group holds at most `batch_size` people and GROUP_POSITIONS positions: what is computed stays in the caches.
+    """
     users = np.arange(data.num_users) if users is None else users
     lengths = np.minimum(np.diff(data.offsets)[users], seq_length)
-    order = users[np.argsort(-lengths, kind="stable")]
-    return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
+    order = np.argsort(-lengths, kind="stable")
+    bounds = cut(padded_width(lengths[order], seq_length), batch_size, GROUP_POSITIONS)
+    return [users[order[start:end]] for start, end in itertools.pairwise(bounds)]
 
 
 def hide_seen(scores: Tensor, seen: list[np.ndarray]) -> None:
