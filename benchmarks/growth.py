@@ -82,7 +82,7 @@ def plot(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, len(points), figsize=(4 * len(points), 6), sharex="col", squeeze=False,
+    figure, axes = pyplot.subplots(2, len(points), figsize=(4 * len(points), 6), sharex="col", sharey="row", squeeze=False,
                                    layout="constrained")
     labels = {"items": "items in the catalogue", "people": "people", "length": "length of histories"}
     for column, (sweep, rows) in enumerate(points.items()):
@@ -93,9 +93,15 @@ def plot(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
                     axes[line, column].loglog([row[sweep] for row in chosen],
                                               [row[figures[0]] * figures[1] for row in chosen], marker,
                                               label="full softmax" if loss == "softmax" else "512 samples")
+        values = sorted({row[sweep] for row in rows})
+        axes[1, column].set_xticks(values, [f"{value:,}" for value in values])
         axes[1, column].set_xlabel(labels[sweep])
         for line in (0, 1):
-            axes[line, column].grid(True, which="both", alpha=0.3)
+            axes[line, column].minorticks_off()
+            axes[line, column].grid(True, alpha=0.3)
+            axes[line, column].yaxis.set_major_formatter("{x:g}")
+    axes[1, 0].set_yscale("linear")
+    axes[1, 0].set_ylim(bottom=0)
     axes[0, 0].set_ylabel("seconds a step")
     axes[1, 0].set_ylabel("peak memory, GB")
     axes[0, 0].legend()
