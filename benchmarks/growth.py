@@ -82,8 +82,8 @@ def plot(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, len(points), figsize=(4 * len(points), 6), sharex="col", sharey="row", squeeze=False,
-                                   layout="constrained")
+    figure, axes = pyplot.subplots(2, len(points), figsize=(4 * len(points), 6), sharex="col", sharey="row",
+                                   squeeze=False, layout="constrained")
     labels = {"items": "items in the catalogue", "people": "people", "length": "length of histories"}
     for column, (sweep, rows) in enumerate(points.items()):
         for loss, marker in (("softmax", "o-"), ("sampled_softmax", "s--")):
