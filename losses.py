@@ -25,7 +25,8 @@ def linear_cross_entropy(states: Tensor, table: Tensor, bias: Tensor, targets: T
     `ignore_index` where nothing is predicted. Exact: the same value and gradients as `F.cross_entropy` on the full
     logits. Each chunk's logits are made, turned into the gradient (softmax minus one-hot) and dropped, so forward and
     backward cost three matrix products in all (Hsu et al., Liger Kernel, arXiv:2410.10989, section 3.2, describes the
-    scheme). Products run in autocast's dtype where autocast is on; softmax and sums are fp32.
+    scheme); a table of many rows is taken in blocks besides, which costs a fourth. Products run in autocast's dtype
+    where autocast is on; softmax and sums are fp32.
     """
     return _ChunkedLinearCrossEntropy.apply(states, table, bias, targets, targets != ignore_index)
 
