@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.ours import PEOPLE, SHARED, training_part
 from benchmarks.serve import Worker
@@ -152,8 +152,11 @@ def main(argv: list[str]) -> int:
     if flags.peers and not Path(flags.peers).exists():
         raise UserError(f"--peers {flags.peers}: no such file; `make bench` builds that environment")
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(flags.peers, flags.dataset, flags.models, flags.rounds, Path(folder))
-    threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+        try:
+            results = measure(flags.peers, flags.dataset, flags.models, flags.rounds, Path(folder))
+        except RuntimeError as error:  # a worker died; nothing was written
+            raise UserError(str(error)) from error
+    threads = torch.get_num_threads()
     protocol = PROTOCOL.format(**SHARED, rounds=flags.rounds, threads=threads).replace("ML-1M", flags.dataset.upper())
     report(results, protocol)
     record = {"protocol": protocol, "people": PEOPLE, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
