@@ -6,6 +6,7 @@ N positions, D width, R rows of the item table, F genres.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -37,12 +38,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
         needs_gradient = any(ctx.needs_input_grad)
-        held, rows = CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"]), len(table)
-        # Few items: some states against all of them. Many: many states against some, or the sum of the table's
-        # gradient would be fetched anew for every few states.
-        size = math.ceil(max(1, held // rows) / 64) * 64 if rows <= held // 64 else 2048
-        width = rows if rows <= held // 64 else max(1, held // size)
-        blocks = [slice(start, start + width) for start in range(0, rows, width)]
+        chunks, blocks = _tiles(len(states), len(table), CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"]))
         with torch.no_grad(), torch.autocast(device, enabled=False):
             # Logits in bits, not nats: exp2 takes a third of exp's time on a CPU.
             x, x_bits, weight = states.to(dtype), (states.float() * LOG2_E).to(dtype), table.to(dtype)
@@ -50,34 +46,23 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             grad_x = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
             grad_table = torch.zeros(table.shape, dtype=torch.float32, device=x.device)
             grad_bias, total = torch.zeros_like(offset), torch.zeros((), dtype=torch.float32, device=x.device)
-            for start in range(0, len(x), size):
-                chunk = slice(start, start + size)
+            for chunk in chunks:
                 target, counts = targets[chunk, None].clamp_min(0), counted[chunk, None]  # (C, 1)
 
                 def logits_of(block: slice, chunk: slice = chunk) -> Tensor:
                     return (x_bits[chunk] @ weight[block].T).float().add_(offset[block])  # (C, R or less)
 
-                top, normaliser, own = None, 0.0, 0.0
-                for block in blocks:
-                    logits = logits_of(block)
-                    before, top = top, logits.amax(1, keepdim=True).clamp_min(LOWEST)  # a block may hold no candidate
-                    if before is not None:
-                        top = torch.maximum(before, top)
-                        normaliser = normaliser * (before - top).exp2_()
-                    logits -= top
-                    inside = (target >= block.start) & (target < block.start + logits.shape[1])
-                    here = logits.gather(1, (target - block.start).clamp(0, logits.shape[1] - 1)) + top
-                    own = torch.where(inside, here, own)
-                    normaliser = normaliser + logits.exp2_().sum(1, keepdim=True)  # (C, 1)
+                top, normaliser, own, powers = _streaming_softmax(logits_of, blocks, target)
                 total += (normaliser.log2() + top - own).where(counts, 0.0).sum()
                 if not needs_gradient:
                     continue
                 kept = normaliser.where(counts, torch.inf)  # a row that does not count has no gradient
                 for block in blocks:
-                    # One exponential serves loss and gradient where one block holds all items.
-                    gradient = (logits if len(blocks) == 1 else (logits_of(block) - top).exp2_()).div_(kept)  # softmax
-                    inside = (target >= block.start) & (target < block.start + gradient.shape[1]) & counts
-                    gradient.scatter_add_(1, (target - block.start).clamp(0, gradient.shape[1] - 1), -inside.float())
+                    if len(blocks) > 1:  # one exponential serves loss and gradient where one block holds all rows
+                        powers = logits_of(block).sub_(top).exp2_()
+                    gradient = powers.div_(kept)  # softmax, minus one-hot below
+                    column, inside = _column_in(block, target)
+                    gradient.scatter_add_(1, column, -(inside & counts).float())
                     grad_bias[block] += gradient.sum(0)
                     gradient = gradient.to(dtype)
                     grad_x[chunk] += gradient @ weight[block]
@@ -91,6 +76,42 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output: Tensor):
         return *(grad * grad_output for grad in ctx.saved_tensors), None, None
+
+
+def _tiles(states: int, rows: int, held: int) -> tuple[list[slice], list[slice]]:
+    """Chunks of states and blocks of rows, such that a tile of logits holds about `held` numbers.
+
+    Few rows: some states against all of them, in one block. Many: many states against some rows, or the sum of the
+    table's gradient would be fetched anew for every few states.
+    """
+    if rows <= held // 64:
+        size, width = math.ceil(held // rows / 64) * 64, rows
+    else:
+        size, width = 2048, max(1, held // 2048)
+    return ([slice(start, min(start + size, states)) for start in range(0, states, size)],
+            [slice(start, min(start + width, rows)) for start in range(0, rows, width)])
+
+
+def _streaming_softmax(logits_of: Callable[[slice], Tensor], blocks: list[slice],
+                       target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Largest logit, sum of the powers 2^(logit - largest) and the target's logit, each (C, 1), over all blocks; and
+    the last block's powers."""
+    top, normaliser, own = torch.full_like(target, LOWEST, dtype=torch.float32), 0.0, 0.0
+    for block in blocks:
+        logits = logits_of(block)
+        before, top = top, torch.maximum(top, logits.amax(1, keepdim=True))
+        column, inside = _column_in(block, target)
+        own = logits.gather(1, column).where(inside, own)
+        powers = logits.sub_(top).exp2_()
+        normaliser = normaliser * (before - top).exp2_() + powers.sum(1, keepdim=True)
+    return top, normaliser, own, powers
+
+
+def _column_in(block: slice, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Where targets lie in a block: their columns, and whether they lie in it at all."""
+    column = target - block.start
+    last = block.stop - block.start - 1
+    return column.clamp(0, last), (column >= 0) & (column <= last)
 
 
 def sampled_softmax_loss(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, negatives: Tensor,

@@ -73,7 +73,7 @@ def fit(model: nn.Module, data: SequenceData, settings: Settings, *, validate: b
     for the first time in a run, resumed or not.
     Raises `Stopped` after Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is not finite.
     """
-    run = _Run(model, data, settings, validate, state_folder, tracker or Tracker(None, {}), on_best, quiet)
+    run = Run(model, data, settings, validate, state_folder, tracker or Tracker(None, {}), on_best, quiet)
     if resume:
         run.load_state()
     with _stop_signals() as stop, run.bar:
@@ -84,7 +84,7 @@ def fit(model: nn.Module, data: SequenceData, settings: Settings, *, validate: b
     return run.progress
 
 
-class _Run:
+class Run:
     """The parts of one run and its phases."""
 
     def __init__(self, model: nn.Module, data: SequenceData, settings: Settings, validate: bool,

@@ -47,7 +47,7 @@ def point(items: int, people: int, length: int, sequences: int, loss: str, steps
     from model_io import build_model
     from settings import Settings
     from support.tracking import Tracker
-    from training_loop import _Run, seed_everything
+    from training_loop import Run, seed_everything
 
     draw = np.random.default_rng(0)
     # Power law over the catalogue; everybody fills the window, held-out interactions beside it.
@@ -58,7 +58,7 @@ def point(items: int, people: int, length: int, sequences: int, loss: str, steps
         seq_length=length, batch_size=sequences, loss=loss, max_epochs=1))
     seed_everything(0)
     model = build_model(data.catalogue, settings.model)
-    run = _Run(model, data, settings, False, None, Tracker(None, {}), None, True)
+    run = Run(model, data, settings, False, None, Tracker(None, {}), None, True)
     model.train()
     batches, seconds, tokens = run.batches.epoch(0), [], 0
     first = next(batches)

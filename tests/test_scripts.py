@@ -156,17 +156,17 @@ def test_a_file_where_a_folder_should_be(files, tmp_path, capsys, flag):
 def test_a_run_resumed_before_its_first_best_keeps_the_older_model(files, tmp_path):
     """Run A finishes, run B stops before it evaluates and resumes: A's model is set aside, not overwritten."""
     assert train(tmp_path, files, "--max_epochs", "1", "--seed", "1") == 0
-    step = training_loop._Run.train_step
+    step = training_loop.Run.train_step
 
     def stopped(run, batch):
         step(run, batch)
         os.kill(os.getpid(), signal.SIGINT)
 
-    training_loop._Run.train_step = stopped
+    training_loop.Run.train_step = stopped
     try:
         assert train(tmp_path, files, "--max_epochs", "2", "--seed", "2") == 130
     finally:
-        training_loop._Run.train_step = step
+        training_loop.Run.train_step = step
     assert run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]) == 0
     seeds = [json.loads((tmp_path / name / "checkpoint.json").read_text())["seed"]
              for name in ("best.previous", "best")]

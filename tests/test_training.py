@@ -88,17 +88,17 @@ def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, accumulation
     """Stop in the middle of an epoch by a real Ctrl-C signal, resume: the same weights to the last bit."""
     settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=4, gradient_accumulation=accumulation)
     whole, progress = trained(data, settings)
-    step = training_loop._Run.train_step
+    step = training_loop.Run.train_step
 
     def interrupted(run, batch):
         step(run, batch)
         if run.progress.step == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training_loop._Run, "train_step", interrupted)
+    monkeypatch.setattr(training_loop.Run, "train_step", interrupted)
     with pytest.raises(Stopped):
         trained(data, settings, state_folder=tmp_path / "last")
-    monkeypatch.setattr(training_loop._Run, "train_step", step)
+    monkeypatch.setattr(training_loop.Run, "train_step", step)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resumed, after = trained(data, settings, state_folder=tmp_path / "last", resume=True)
     assert same_weights(whole, resumed)
@@ -114,7 +114,7 @@ def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeyp
         weights.append({name: value.clone() for name, value in run.model.state_dict().items()})
         return {"NDCG@10": next(scores), "HR@10": 0.0}
 
-    monkeypatch.setattr(training_loop._Run, "validation_metrics", planned)
+    monkeypatch.setattr(training_loop.Run, "validation_metrics", planned)
     called = []
     model, progress = trained(data, tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=10, patience=3),
                               on_best=lambda _model, record, first: called.append((record["epoch"], first)))
@@ -147,7 +147,7 @@ def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path):
 
 def test_schedule_warms_up_and_decays(data, tmp_path):
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=50, warmup_share=0.2)
-    run = training_loop._Run(build_model(data.catalogue, settings.model), data, settings, True, None,
+    run = training_loop.Run(build_model(data.catalogue, settings.model), data, settings, True, None,
                              Tracker(None, {}), None, True)
     total = 50 * run.steps_per_epoch
     factors = []
