@@ -72,10 +72,11 @@ def measure(peers: str | None, dataset: str, kinds: list[str], rounds: int, fold
             start(f"RecTools {PAIRS[kind]}", peers, "benchmarks.peers", PAIRS[kind], train)
     results: dict[str, dict[str, Any]] = {name: {"epochs": [], "recommend": []} for name in workers}
     try:
+        for worker in workers.values():  # from here on they wait: only the one that is asked runs
+            worker.ask("ready")
         for name, worker in workers.items():
             if name.startswith("ours"):
                 worker.ask("epoch")
-        # By now every worker has loaded and waits: nothing else runs.
         peaks = next(iter(workers.values())).ask("peak")
         for number in range(rounds):
             for name, worker in workers.items():

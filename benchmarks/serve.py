@@ -17,7 +17,8 @@ from typing import Any
 
 
 def serve(actions: dict[str, Callable[[], dict[str, Any]]], answers: Any) -> None:
-    """Answer requests until standard input ends."""
+    """Answer requests until standard input ends; 'ready' is answered as soon as everything has loaded."""
+    actions = {"ready": dict} | actions
     for line in sys.stdin:
         print(json.dumps(actions[line.strip()]()), file=answers, flush=True)
 

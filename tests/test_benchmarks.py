@@ -39,6 +39,15 @@ def test_compare_without_peers(tmp_path, capsys, small):
         compare.main(["--peers", "/nowhere/python"])
 
 
+def test_compare_ends_when_a_worker_dies(tmp_path, small):
+    """Here the peers' worker, in an environment without RecTools: its reason is told and nothing is written."""
+    output = tmp_path / "compare.json"
+    with pytest.raises(UserError, match=r"(?s)benchmarks.peers BERT4RecModel.*died.*pytorch_lightning"):
+        compare.main(["--dataset", "synthetic", "--models", "vanilla", "--peers", sys.executable,
+                      "--output", str(output)])
+    assert not output.exists()
+
+
 def test_growth(tmp_path, capsys, small):
     assert growth.main(["--steps", "1", "--scale", "0.02", "--sweeps", "items", "--output",
                         str(tmp_path / "growth.json")]) == 0
