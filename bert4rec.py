@@ -38,7 +38,7 @@ from transformer import (
     Attend,
     Dropout,
     Encoder,
-    full_precision_product,
+    full_precision,
     initialise,
     key_padding,
     positions_before,
@@ -55,7 +55,8 @@ class BERT4Rec(nn.Module):
 
     def __init__(self, vocab_size: int, hidden_size: int = 64, num_layers: int = 2, num_heads: int = 2,
                  max_seq_length: int = 200, dropout_rate: float = 0.2, attention_dropout: float = 0.0,
-                 attention_type: str = "bidirectional", segment_embeddings: bool = False) -> None:
+                 attention_type: str = "bidirectional", segment_embeddings: bool = False,
+                 ffn_multiplier: int = 4) -> None:
         super().__init__()
         if vocab_size < 1:
             raise UserError("vocab_size must be at least 1")
@@ -64,7 +65,8 @@ class BERT4Rec(nn.Module):
         self.settings = ModelSettings(
             model="vanilla", hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads,
             seq_length=max_seq_length, dropout=dropout_rate, attention_dropout=attention_dropout,
-            attention_type=attention_type, segment_embeddings=segment_embeddings)
+            attention_type=attention_type, segment_embeddings=segment_embeddings,
+            ffn_multiplier=ffn_multiplier)
         rows = vocab_size + FIRST_ITEM
         self.vocab_size = vocab_size
         self.items = nn.Embedding(rows, hidden_size)
@@ -72,7 +74,8 @@ class BERT4Rec(nn.Module):
         self.segments = nn.Embedding(2, hidden_size) if segment_embeddings else None
         self.input_norm = nn.LayerNorm(hidden_size)
         self.dropout = Dropout(dropout_rate)
-        self.encoder = Encoder(hidden_size, num_heads, num_layers, dropout_rate, attention_dropout, pre_norm=False)
+        self.encoder = Encoder(hidden_size, num_heads, num_layers, dropout_rate, attention_dropout, pre_norm=False,
+                               ffn_multiplier=ffn_multiplier)
         self.projection = nn.Linear(hidden_size, hidden_size)
         self.item_bias = nn.Parameter(torch.zeros(rows))
         not_an_item = torch.zeros(rows)
@@ -85,7 +88,8 @@ class BERT4Rec(nn.Module):
     def from_settings(cls, num_items: int, settings: ModelSettings) -> BERT4Rec:
         """The model that settings describe."""
         return cls(num_items, settings.hidden_size, settings.num_layers, settings.num_heads, settings.seq_length,
-                   settings.dropout, settings.attention_dropout, settings.attention_type, settings.segment_embeddings)
+                   settings.dropout, settings.attention_dropout, settings.attention_type, settings.segment_embeddings,
+                   settings.ffn_multiplier)
 
     def cloze_share(self, _train: TrainSettings) -> float:
         """Every training batch carries the cloze task."""
@@ -128,8 +132,9 @@ class BERT4Rec(nn.Module):
         return self.encoder.last_state(*self.embed(asked), asked.lengths - 1)
 
     def rank(self, states: Tensor) -> Tensor:
-        """Request states (B, D) to logits (B, R), in fp32 whatever the states came from."""
-        return full_precision_product(self.head(states), self.items.weight) + self.item_bias + self.not_an_item
+        """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
+        with full_precision(states.device):
+            return self.head(states.float()) @ self.items.weight.T + self.item_bias + self.not_an_item
 
     @torch.no_grad()
     def recommend(self, user_sequence: Sequence[int], top_k: int = 10,

@@ -96,11 +96,11 @@ class SequenceData:
         the 'end'."""
         return int(self.offsets[user]), int(self.offsets[user + 1]) - HELD_OUT[until]
 
-    def training_rows(self) -> np.ndarray:
-        """Positions in the flat arrays that training may see."""
+    def training_rows(self, held_out: str = "validation") -> np.ndarray:
+        """Positions in the flat arrays that training may see: those before the target that is held out first."""
         rows = np.arange(len(self.items))
         ends = np.repeat(self.offsets[1:], np.diff(self.offsets))
-        return rows[rows < ends - HELD_OUT["validation"]]
+        return rows[rows < ends - HELD_OUT[held_out]]
 
     def target_rows(self, until: str) -> np.ndarray:
         """(U,) positions of the held-out targets: 'validation' or 'test'."""
@@ -179,7 +179,8 @@ def from_sequences(user_sequences: Sequence[Sequence[int]], vocab_size: int) -> 
     Raises `UserError` for an item number outside that range.
     """
     lengths = np.array([len(sequence) for sequence in user_sequences], dtype=np.int64)
-    flat = np.concatenate([np.asarray(sequence, dtype=np.int64) for sequence in user_sequences])
+    flat = np.concatenate([np.zeros(0, dtype=np.int64), *(np.asarray(sequence, dtype=np.int64)
+                                                          for sequence in user_sequences)])
     if len(flat) == 0:
         raise UserError("user_sequences holds no interaction")
     if flat.min() < 1 or flat.max() > vocab_size:

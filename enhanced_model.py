@@ -38,7 +38,7 @@ from transformer import (
     Attend,
     Dropout,
     Encoder,
-    full_precision_product,
+    full_precision,
     initialise,
     key_padding,
     sinusoids,
@@ -134,7 +134,7 @@ class EnhancedBERT4Rec(nn.Module):
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.fixed_table: Tensor | None = None
+        self.register_buffer("fixed_table", None, persistent=False)
         width = settings.hidden_size
         genres = torch.from_numpy(catalogue.genres[FIRST_ITEM:])  # (V, F)
         years = torch.from_numpy(catalogue.years[FIRST_ITEM:])  # (V,)
@@ -160,7 +160,8 @@ class EnhancedBERT4Rec(nn.Module):
             if has_tokens and settings.cross_attention else None
         self.dropout = Dropout(settings.dropout)
         self.encoder = Encoder(width, settings.num_heads, settings.num_layers, settings.dropout,
-                               settings.attention_dropout, pre_norm=True)
+                               settings.attention_dropout, pre_norm=True,
+                               ffn_multiplier=settings.ffn_multiplier)
         self.masked_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)) \
             if settings.masked_item_head else None
         self.masked_bias = nn.Parameter(torch.zeros(catalogue.num_rows)) if settings.masked_item_head else None
@@ -232,20 +233,23 @@ class EnhancedBERT4Rec(nn.Module):
         without: members of FEATURE_FAMILIES to leave out, for explanations; 'genres' and 'year' then leave the film
         representation on both sides, of the history and of the candidates.
         """
-        return self.rank(self.request_states(batch, without), without)
+        table = self.item_table(without)
+        return self.rank(self.request_states(batch, without, table), table)
 
-    def request_states(self, batch: Batch, without: Set[str] = frozenset()) -> Tensor:
-        """(B, D) state that predicts the interaction after each history."""
+    def request_states(self, batch: Batch, without: Set[str] = frozenset(), table: Tensor | None = None) -> Tensor:
+        """(B, D) state that predicts the interaction after each history; table: what `item_table(without)` says."""
         if not self.settings.next_item_head:
             batch = append_mask(batch, self.settings.seq_length)
-        table = self.item_table(without)
+        table = self.item_table(without) if table is None else table
         return self.encoder.last_state(*self.embed(hide(batch, without), table), batch.lengths - 1)
 
-    def rank(self, states: Tensor, without: Set[str] = frozenset()) -> Tensor:
-        """Request states (B, D) to logits (B, R), in fp32 whatever the states came from."""
+    def rank(self, states: Tensor, table: Tensor | None = None) -> Tensor:
+        """Request states (B, D) to logits (B, R), in fp32 even under autocast; table: as in `request_states`."""
         head, bias = (nn.Identity(), self.next_bias) if self.settings.next_item_head else \
             (self.masked_head, self.masked_bias)
-        return full_precision_product(head(states), self.item_table(without)) + bias + self.not_a_film
+        with full_precision(states.device):
+            table = self.item_table() if table is None else table.float()
+            return head(states.float()) @ table.T + bias + self.not_a_film
 
     def rate(self, batch: Batch, item_index: Tensor) -> Tensor:
         """(B,) expected rating of one candidate film (B,) each."""
@@ -261,7 +265,9 @@ class EnhancedBERT4Rec(nn.Module):
         return self.preference_head(self.request_states(batch)).softmax(-1)
 
     def fix_item_table(self) -> None:
-        """Compute the item table once for all requests to come; the next `train()` forgets it."""
+        """Compute the item table once for all requests to come. `train()` and `eval()` forget it; after loading other
+        weights call it again."""
+        self.fixed_table = None
         with torch.no_grad():
             self.fixed_table = self.item_table()
 

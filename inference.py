@@ -141,7 +141,7 @@ class RecommendationEngine:
         """Data frame user_id, item_id, rank (from 1), score for these people, or for all.
 
         until: 'end' ranks from whole histories; 'test' and 'validation' from what comes before that target, at its
-        time if the model knows request times, in the very batches that the trainer evaluates.
+        time if the model knows request times; for all people in the very batches that the trainer evaluates.
         precision: 'auto' encodes whole histories in bf16 where the processor has it, 'fp32' never; what ranks before
         a target is always encoded in fp32, as the trainer does. Scores are fp32 products in any case.
         """
@@ -169,7 +169,7 @@ class RecommendationEngine:
 
         if k < 1:
             raise UserError(f"--k {k}: must be at least 1")
-        groups = user_groups(data, self.seq_length, self.settings.eval.eval_batch_size, wanted)
+        groups = user_groups(data, self.seq_length, self.settings.eval.eval_batch_size, torch.device("cpu"), wanted)
         people, films, scores = (np.concatenate(parts) for parts in zip(*map(rank, groups), strict=True))
         order = np.argsort(people)
         return pd.DataFrame({

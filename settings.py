@@ -50,6 +50,8 @@ class ModelSettings:
     """Transformer blocks."""
     seq_length: int = 200
     """Longest history the model reads; older interactions are cut off."""
+    ffn_multiplier: int = 4
+    """Inner width of each block's position-wise network, in multiples of --hidden_size."""
     dropout: float = 0.2
     """Dropout on embeddings and on each sub-layer's output."""
     attention_dropout: float = 0.0
@@ -106,8 +108,8 @@ class ModelSettings:
     """(enhanced) how many later interactions the preference target averages over."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_heads", "num_layers", "seq_length", "genre_size", "year_size",
-                     "preference_horizon"):
+        for name in ("hidden_size", "num_heads", "num_layers", "seq_length", "ffn_multiplier", "genre_size",
+                     "year_size", "preference_horizon"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1")
         require(self.hidden_size % self.num_heads == 0,
                 f"--hidden_size {self.hidden_size} cannot be divided among --num_heads {self.num_heads}; "

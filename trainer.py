@@ -24,9 +24,10 @@ from evaluation.side_tasks import preference_quality, rating_errors, rating_pred
 from model_io import build_model, save_model
 from settings import Settings
 from support.checkpoint import read_json, write_json
+from support.devices import peak_memory_mb
 from support.errors import UserError, run_command
 from support.tracking import Tracker, git_commit, run_path
-from training_loop import Progress, Stopped, fit, seed_everything
+from training_loop import Progress, Stopped, fit, leave_process_group, seed_everything
 
 STOPPED = 130  # the shell's code for Ctrl-C
 
@@ -62,6 +63,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
         tracker.log("test", **results)
     finally:
         tracker.close()
+        leave_process_group()
     report(results, progress, settings)
     print(f"\nModel, results and per-user ranks: {folder / 'best'}   record of the run: {record}")
     return results
@@ -119,16 +121,6 @@ def report(results: dict[str, Any], progress: Progress, settings: Settings) -> N
     if best["epoch"] == progress.epoch:
         print("The last evaluation was the best: more epochs may help (--max_epochs, --max_minutes).")
     print(f"Seed {settings.train.seed}, preset and flags in the record below; selection on validation only.")
-
-
-def peak_memory_mb() -> int:
-    """Largest resident size of this process so far; 0 where the system does not tell (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 
 
 def _announce(settings: Settings, data: SequenceData, model: nn.Module) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import math
 import os
 import signal
@@ -21,7 +22,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from baselines.popularity import Popularity
 from batches import Batch, TrainingBatches
 from data_processor import FIRST_ITEM, SequenceData
 from evaluation.leave_one_out import target_ranks
@@ -100,17 +100,20 @@ class Run:
         for module in model.modules():
             if hasattr(module, "checkpointing"):
                 module.checkpointing = self.train.gradient_checkpointing
+        held_out = "validation" if validate else "end"
         self.batches = TrainingBatches(data, settings.model.seq_length, self.train, model.cloze_share(self.train),
-                                       held_out="validation" if validate else "end")
+                                       held_out=held_out)
         self.steps_per_epoch = len(self.batches) // self.world
         if self.steps_per_epoch == 0:
             raise UserError(f"--batch_size {self.train.batch_size} leaves no full step for {self.world} processes; "
                             f"choose a smaller one")
         self.tasks = frozenset(task for task, weight in self.train.task_weights.items() if weight > 0)
-        model.item_loss = item_loss(self.train, data, self.device)
+        model.item_loss = item_loss(self.train, data, held_out, self.device)
         optimizer = torch.optim.AdamW(parameter_groups(model, self.train.weight_decay), lr=self.train.learning_rate,
                                       fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.rank:  # each process draws dropout masks and negatives of its own
+            torch.manual_seed(self.train.seed + 1_000_003 * self.rank)
         self.progress, self.best_weights = Progress(), {}
         self.loss_sums: dict[str, torch.Tensor] = {}
         self.loss_counts: dict[str, float] = {}
@@ -146,7 +149,8 @@ class Run:
         """Forward, backward and, when the gradients of enough batches are gathered, one optimizer step.
 
         A batch passes in parts whose gradients add up to those of the whole: what a part holds stays in the caches,
-        memory does not grow with the batch, and people of different length need no common padding.
+        memory does not grow with the batch, and people of different length need no common padding. (Parts weigh by
+        their targets; where ratings or genres are missing here and there, those two heads' means differ by that much.)
         """
         done = self.progress.step_in_epoch + 1
         complete, every = self.gradient_complete(done), self.train.gradient_accumulation
@@ -323,12 +327,15 @@ class Run:
         self.bar.update(self.progress, {})
 
 
-def item_loss(train: TrainSettings, data: SequenceData, device: torch.device) -> Callable[..., torch.Tensor]:
-    """The loss of the item heads that the settings name."""
+def item_loss(train: TrainSettings, data: SequenceData, held_out: str,
+              device: torch.device) -> Callable[..., torch.Tensor]:
+    """The loss of the item heads that the settings name, for training on all that precedes what is held out."""
     if train.loss == "softmax":
         return linear_cross_entropy
-    counts = Popularity(data).scores.clamp_min(0)  # (R,)
-    weights = counts if train.negative_sampling == "popularity" else torch.ones_like(counts)
+    weights = torch.ones(data.catalogue.num_rows)
+    if train.negative_sampling == "popularity":  # an item that nobody has in training is drawn like one seen once
+        counts = np.bincount(data.items[data.training_rows(held_out)], minlength=len(weights))
+        weights = torch.from_numpy(counts).float().clamp_min(1)
     weights[:FIRST_ITEM] = 0
     return SampledItemLoss(train.loss, weights.to(device), train.negatives, train.gbce_t)
 
@@ -353,6 +360,14 @@ def seed_everything(seed: int) -> None:
     """Seed torch's and numpy's global streams; batches and masks have streams of their own."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
+
+
+def leave_process_group() -> None:
+    """To be called at the end of a program that may run under torchrun: a process that ends with its group's threads
+    still alive now and then aborts."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # what still holds the group would keep its threads
+        torch.distributed.destroy_process_group()
 
 
 def _accelerator(train: TrainSettings):

@@ -59,15 +59,17 @@ class Block(nn.Module):
     """Multi-head attention, then a position-wise network, each with dropout, residual and layer norm.
 
     pre_norm: normalise each sub-layer's input (trains faster) instead of the sum after it (BERT4Rec as published).
+    ffn_multiplier: inner width of the position-wise network in multiples of the width.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float, pre_norm: bool) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float, pre_norm: bool,
+                 ffn_multiplier: int = 4) -> None:
         super().__init__()
         self.heads, self.pre_norm, self.attention_dropout = heads, pre_norm, attention_dropout
         self.qkv = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
-        self.expand = nn.Linear(width, 4 * width)
-        self.contract = nn.Linear(4 * width, width)
+        self.expand = nn.Linear(width, ffn_multiplier * width)
+        self.contract = nn.Linear(ffn_multiplier * width, width)
         self.attention_norm, self.network_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
@@ -134,9 +136,10 @@ class Encoder(nn.Module):
     """A stack of blocks; the attention pattern is an argument, so one set of weights serves both."""
 
     def __init__(self, width: int, heads: int, layers: int, dropout: float, attention_dropout: float,
-                 pre_norm: bool) -> None:
+                 pre_norm: bool, ffn_multiplier: int = 4) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, attention_dropout, pre_norm) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, attention_dropout, pre_norm, ffn_multiplier)
+                                    for _ in range(layers))
         self.final_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
         self.checkpointing = False  # set by the training loop
 
@@ -157,10 +160,9 @@ class Encoder(nn.Module):
         return self.final_norm(self.blocks[-1](x, attend, last))[:, 0]
 
 
-def full_precision_product(states: Tensor, table: Tensor) -> Tensor:
-    """(B, D) @ (D, R) in fp32 even under autocast: in bf16 thousands of items would share a few hundred scores."""
-    with torch.autocast(states.device.type, enabled=False):
-        return states.float() @ table.float().T
+def full_precision(device: torch.device) -> torch.autocast:
+    """Context that turns autocast off, for scores: in bf16 thousands of items would share a few hundred of them."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def pick(x: Tensor, positions: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
     python -m benchmarks.compare --peers .venv-peers/bin/python       (or: make bench)
 
-MovieLens 1M, leave-one-out training part; equal width, depth, heads, length, sequences and optimizer steps an epoch,
-share of masked positions, dropout and loss (full softmax over the catalogue); each side at its own default precision.
-One process a model; each round lets every one of them train one epoch in turn, so that a machine that grows slower
-slows all of them. Ours in fp32 runs in the first round only, for information. An epoch before the rounds warms ours up
-(it builds its kernels, about a second); the peers' first epoch shows no such cost. Ends in one JSON line.
+MovieLens 1M, leave-one-out training part; equal width, inner width, depth, heads, length, sequences and optimizer steps
+an epoch, share of masked positions, dropout (on embeddings and sub-layers' outputs; where the peers have more, it is
+set to 0) and loss (full softmax over the catalogue); each side at its own default precision. One process a model; each
+round lets every one of them train one epoch in turn, so that a machine that grows slower slows all of them. Nobody is
+warmed up: with three rounds the median passes over the first epoch's costs. Ours in fp32 runs in the first round only,
+for information. For batch recommendation and single requests every side has its data and model in memory. Ends in one
+JSON line.
 """
 
 from __future__ import annotations
@@ -22,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.ours import PEOPLE, SHARED, training_part
+from benchmarks.ours import MODELS, PEOPLE, SHARED, training_part
 from benchmarks.serve import Worker
 from data_processor import SequenceData, load
 from evaluation.report import print_table
@@ -35,25 +36,27 @@ from support.tracking import git_commit
 
 PAIRS = {"vanilla": "BERT4RecModel", "causal": "SASRecModel", "enhanced": "HSTUModel"}
 PROTOCOL = ("ML-1M leave-one-out training part; {hidden_size} wide, {num_layers} blocks, {num_heads} heads, length "
-            "{seq_length}, {batch_size} sequences a step, full softmax, dropout {dropout}; median of {rounds} epochs "
-            "taken in turns; {threads} threads")
+            "{seq_length}, {batch_size} sequences a step, inner width 4 x (causal: 1 x), full softmax, dropout "
+            "{dropout}; median of {rounds} epochs taken in turns; {threads} threads")
 
 
 def epoch_flops(kind: str, data: SequenceData) -> float:
     """Floating-point operations of the matrix products that an epoch needs, forward and backward, on real positions.
 
-    Per position and block 24 D^2 forward for the maps and 4 L D for attention (half of it where it is causal); for each
-    predicted position 2 D V for the logits; three times that with the backward pass. What the enhanced model has beyond
-    its blocks is not counted, nor is padding.
+    Per position and block 8 D^2 forward for the maps of attention and 4 m D^2 for the position-wise network m times as
+    wide, 4 L D for attention (half of it where it is causal); for each predicted position 2 D V for the logits; three
+    times that with the backward pass. What the enhanced model has beyond its blocks is not counted, nor is padding.
     """
     width, blocks, most = SHARED["hidden_size"], SHARED["num_layers"], SHARED["seq_length"]
     causal = kind != "vanilla"
     history = np.diff(data.offsets) - 2 - causal  # inputs of the training part
     lengths = np.minimum(history, most).astype(float)
     tokens, pairs = lengths.sum(), (lengths**2).sum() / (2 if causal else 1)
-    targets = tokens * (1 if causal else SHARED["mask_prob"])
+    cloze = {"vanilla": 1.0, "causal": 0.0, "enhanced": MODELS["enhanced"]["masked_batch_share"]}[kind]
+    targets = tokens * (1 - cloze + cloze * SHARED["mask_prob"])
+    maps = 8 + 4 * MODELS[kind].get("ffn_multiplier", 4)
     logits = 2 * width * len(data.catalogue.movie_ids)
-    return 3 * (blocks * (24 * width**2 * tokens + 4 * width * pairs) + targets * logits)
+    return 3 * (blocks * (maps * width**2 * tokens + 4 * width * pairs) + targets * logits)
 
 
 def measure(peers: str | None, dataset: str, kinds: list[str], rounds: int, folder: Path) -> dict[str, dict[str, Any]]:
@@ -74,9 +77,6 @@ def measure(peers: str | None, dataset: str, kinds: list[str], rounds: int, fold
     try:
         for worker in workers.values():  # from here on they wait: only the one that is asked runs
             worker.ask("ready")
-        for name, worker in workers.items():
-            if name.startswith("ours"):
-                worker.ask("epoch")
         peaks = next(iter(workers.values())).ask("peak")
         for number in range(rounds):
             for name, worker in workers.items():
@@ -84,7 +84,8 @@ def measure(peers: str | None, dataset: str, kinds: list[str], rounds: int, fold
                     continue
                 answer = worker.ask("epoch")
                 results[name]["epochs"].append(answer["seconds"])
-                results[name] |= {"steps": answer["steps"], "training_peak_mb": answer["peak_mb"]}
+                results[name] |= {"training_peak_mb": answer["peak_mb"],
+                                  **{key: answer[key] for key in ("steps", "precision", "threads")}}
                 print(f"round {number + 1}: {name} {answer['seconds']:.1f} s", file=sys.stderr, flush=True)
         for worker in workers.values():
             worker.ask("prepare")
@@ -99,6 +100,8 @@ def measure(peers: str | None, dataset: str, kinds: list[str], rounds: int, fold
     finally:
         for worker in workers.values():
             worker.close()
+    if len({result["steps"] for result in results.values()}) > 1:
+        raise RuntimeError(f"optimizer steps an epoch differ: {({n: r['steps'] for n, r in results.items()})}")
     for name, result in results.items():
         summarise(name, result, data, peaks)
     return results
@@ -107,12 +110,11 @@ def measure(peers: str | None, dataset: str, kinds: list[str], rounds: int, fold
 def summarise(name: str, result: dict[str, Any], data: SequenceData, peaks: dict[str, float]) -> None:
     """Add medians, throughput and the share of the peak to one model's figures."""
     kind = next(kind for kind, peer in PAIRS.items() if kind in name.split() or peer in name)
-    precision = "fp32" if "fp32" in name or "RecTools" in name else "bf16" if peaks["bf16"] > peaks["fp32"] else "fp32"
     history = np.minimum(np.diff(data.offsets) - 2 - (kind != "vanilla"), SHARED["seq_length"])
     seconds = statistics.median(result["epochs"])
-    result |= {"kind": kind, "precision": precision, "seconds": seconds, "tokens_per_second": history.sum() / seconds,
+    result |= {"kind": kind, "seconds": seconds, "tokens_per_second": history.sum() / seconds,
                "users_per_second": statistics.median(result["recommend"]),
-               "peak_share": None if "HSTU" in name else epoch_flops(kind, data) / seconds / peaks[precision]}
+               "peak_share": None if "HSTU" in name else epoch_flops(kind, data) / seconds / peaks[result["precision"]]}
 
 
 def ratio(results: dict[str, dict[str, Any]], name: str, figure: str) -> float | None:
@@ -157,7 +159,7 @@ def main(argv: list[str]) -> int:
             results = measure(flags.peers, flags.dataset, flags.models, flags.rounds, Path(folder))
         except RuntimeError as error:  # a worker died; nothing was written
             raise UserError(str(error)) from error
-    threads = torch.get_num_threads()
+    threads = "/".join(sorted({str(result["threads"]) for result in results.values()}))
     protocol = PROTOCOL.format(**SHARED, rounds=flags.rounds, threads=threads).replace("ML-1M", flags.dataset.upper())
     report(results, protocol)
     record = {"protocol": protocol, "people": PEOPLE, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

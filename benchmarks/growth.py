@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ours import MODELS, SHARED
-from benchmarks.serve import claim_stdout, peak_memory_mb
+from benchmarks.serve import claim_stdout
 from evaluation.report import print_table
 from support.checkpoint import write_json
-from support.errors import run_command
+from support.devices import peak_memory_mb
+from support.errors import UserError, run_command
 from support.tracking import git_commit
 
 BASE = {"items": 4_000, "people": 10_000, "length": 50, "sequences": 128, "loss": "softmax"}
@@ -113,7 +114,7 @@ def plot(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main(argv: list[str]) -> int:
     """See the module's head."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS))
     parser.add_argument("--scale", type=float, default=1.0, help="share of every size, for a quick look")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/growth.json"))
@@ -123,22 +124,29 @@ def main(argv: list[str]) -> int:
         answers = claim_stdout()
         print(json.dumps(point(**json.loads(flags.point), steps=flags.steps)), file=answers)
         return 0
+    if (flags.scale != 1.0 or len(flags.sweeps) < len(SWEEPS)) and flags.output == parser.get_default("output"):
+        raise UserError(f"--scale and --sweeps measure a part only: give --output, so that {flags.output} stays whole")
     points: dict[str, list[dict[str, Any]]] = {}
+    measured: dict[str, dict[str, Any]] = {}  # the base point belongs to several sweeps and is measured once
     for sweep in flags.sweeps:
         for change in SWEEPS[sweep]:
             sizes = BASE | change
             sizes |= {name: max(8, int(size * flags.scale)) for name, size in sizes.items() if name != "loss"}
-            done = subprocess.run([sys.executable, "-m", "benchmarks.growth", "--steps", str(flags.steps), "--point",
-                                   json.dumps(sizes)], stdout=subprocess.PIPE, text=True, check=True)
-            points.setdefault(sweep, []).append(json.loads(done.stdout))
+            key = json.dumps(sizes)
+            if key not in measured:
+                done = subprocess.run([sys.executable, "-m", "benchmarks.growth", "--steps", str(flags.steps),
+                                       "--point", key], stdout=subprocess.PIPE, text=True, check=True)
+                measured[key] = json.loads(done.stdout)
+            points.setdefault(sweep, []).append(measured[key])
             print(f"{sweep} {change}: {points[sweep][-1]['seconds_per_step']:.3f} s a step", file=sys.stderr)
     rows = [[sweep, f"{row['items']:,}", f"{row['people']:,}", str(row["length"]), row["loss"],
              f"{row['seconds_per_step']:.3f}", f"{row['tokens_per_second']:,.0f}", f"{row['peak_mb']:,}",
              f"{row['seconds_to_start']:.1f}"] for sweep, found in points.items() for row in found]
     threads = next(iter(points.values()))[0]["threads"]
-    print_table("Growth", f"{PROTOCOL}; {threads} threads",
+    protocol = f"{PROTOCOL}; {threads} threads" + (f"; every size times {flags.scale:g}" if flags.scale != 1 else "")
+    print_table("Growth", protocol,
                 ["sweep", "items", "people", "length", "loss", "s/step", "tokens/s", "peak MB", "s to start"], rows)
-    record = {"protocol": PROTOCOL, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "commit": git_commit(),
+    record = {"protocol": protocol, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "commit": git_commit(),
               "threads": threads, "points": points}
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     plot(points, flags.output)

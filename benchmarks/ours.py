@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.serve import claim_stdout, peak_memory_mb, serve
+from benchmarks.serve import REQUESTS, claim_stdout, requests, serve
 from data_processor import SequenceData, load
 from inference import RecommendationEngine
 from model_io import build_model, save_model
 from settings import Settings
+from support.devices import choose_device, peak_memory_mb, uses_bf16
 from training_loop import fit, seed_everything
 
 # What all sides share: width, depth, heads, length, sequences a step, share of masked positions, dropout, full softmax.
@@ -26,14 +27,14 @@ SHARED = dict(hidden_size=128, num_layers=2, num_heads=2, seq_length=200, batch_
               learning_rate=1e-3, max_epochs=1)
 MODELS: dict[str, dict[str, Any]] = {
     "vanilla": dict(model="vanilla", last_mask_share=0.0),
-    # SASRec's shape on our blocks: ids, positions and the next-item head, nothing else.
-    "causal": dict(genre_encoder=False, year_encoder=False, rating_input=False, day_of_year=False, time_gap=False,
+    # SASRec's shape on our blocks: ids, positions, an inner width of one and the next-item head, nothing else.
+    "causal": dict(ffn_multiplier=1,
+                   genre_encoder=False, year_encoder=False, rating_input=False, day_of_year=False, time_gap=False,
                    relative_time=False, user_id=False, gender=False, age=False, occupation=False,
                    masked_item_head=False, rating_head=False, preference_head=False),
     "enhanced": dict(masked_batch_share=0.1),  # all four heads, all side information, as the quick preset mixes them
 }
 PEOPLE = 2000  # of the batch recommendation
-REQUESTS = 500
 
 
 class Ours:
@@ -50,11 +51,12 @@ class Ours:
     def epoch(self) -> dict[str, Any]:
         """Train one epoch."""
         progress = fit(self.model, self.data, self.settings, validate=False, quiet=True)
-        return {"seconds": progress.seconds, "steps": progress.step, "tokens": progress.tokens,
-                "peak_mb": peak_memory_mb()}
+        bf16 = uses_bf16(self.precision, choose_device(self.settings.train.device))
+        return {"seconds": progress.seconds, "steps": progress.step, "precision": "bf16" if bf16 else "fp32",
+                "threads": torch.get_num_threads(), "peak_mb": peak_memory_mb()}
 
     def prepare(self) -> dict[str, Any]:
-        """Write the model and open it again as a user would."""
+        """Write the model and open it again as a user would; from then on data and item table are in memory."""
         with tempfile.TemporaryDirectory() as folder:
             save_model(Path(folder), self.model, self.settings, self.data, {})
             self.engine = RecommendationEngine(folder)
@@ -69,9 +71,9 @@ class Ours:
 
     def latency(self) -> dict[str, Any]:
         """One person at a time."""
-        people = np.random.default_rng(0).choice(self.engine.data.catalogue.user_ids, REQUESTS)
+        people = requests(self.engine.data.catalogue.user_ids.tolist())
         times = []
-        for person in people.tolist():
+        for person in people:
             began = time.perf_counter()
             self.engine.get_recommendations(person, None, 10)
             times.append(time.perf_counter() - began)

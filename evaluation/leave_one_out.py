@@ -20,7 +20,7 @@ from data_processor import SequenceData
 from evaluation.metrics import ranks
 from support.errors import UserError
 
-GROUP_POSITIONS = 6400
+GROUP_POSITIONS = {"cpu": 6400, "cuda": 1 << 18}  # what is ranked at once, at most
 
 
 class Ranker(Protocol):
@@ -44,9 +44,9 @@ def target_ranks(ranker: Ranker, data: SequenceData, until: str, seq_length: int
                  batch_size: int = 128, device: torch.device | None = None, rank: int = 0,
                  world: int = 1) -> np.ndarray:
     """(U,) rank of each user's held-out film; 0 for users that fall to another process."""
-    result = np.zeros(data.num_users, dtype=np.int64)
-    for users, batch in user_batches(data, until, seq_length, batch_size, rank, world):
-        scores = ranker.score(batch.to(device or torch.device("cpu"))).float()
+    result, device = np.zeros(data.num_users, dtype=np.int64), device or torch.device("cpu")
+    for users, batch in user_batches(data, until, seq_length, batch_size, device, rank, world):
+        scores = ranker.score(batch.to(device)).float()
         targets = torch.from_numpy(data.items[data.target_rows(until)[users]]).to(scores.device)
         if filter_seen:  # the target stays in, should it be a repeat
             own = scores.gather(1, targets[:, None])
@@ -60,23 +60,24 @@ def target_ranks(ranker: Ranker, data: SequenceData, until: str, seq_length: int
     return result
 
 
-def user_batches(data: SequenceData, until: str, seq_length: int, batch_size: int, rank: int = 0,
-                 world: int = 1) -> Iterator[tuple[np.ndarray, Batch]]:
-    """(rows of people, their histories) for all users once, people of similar length together."""
-    for users in user_groups(data, seq_length, batch_size)[rank::world]:
+def user_batches(data: SequenceData, until: str, seq_length: int, batch_size: int, device: torch.device,
+                 rank: int = 0, world: int = 1) -> Iterator[tuple[np.ndarray, Batch]]:
+    """(rows of people, their histories) for all users once, people of similar length together, sized for a device."""
+    for users in user_groups(data, seq_length, batch_size, device)[rank::world]:
         yield users, history_batch([history_of(data, user, until) for user in users], seq_length)
 
 
-def user_groups(data: SequenceData, seq_length: int, batch_size: int,
+def user_groups(data: SequenceData, seq_length: int, batch_size: int, device: torch.device,
                 users: np.ndarray | None = None) -> list[np.ndarray]:
     """All users, or some, in groups of similar history length, longest first.
 
-    A group holds at most `batch_size` people and GROUP_POSITIONS positions: what is computed stays in the caches.
+    A group holds at most `batch_size` people and GROUP_POSITIONS positions: on a CPU what is computed stays in the
+    caches.
     """
     users = np.arange(data.num_users) if users is None else users
     lengths = np.minimum(np.diff(data.offsets)[users], seq_length)
     order = np.argsort(-lengths, kind="stable")
-    bounds = cut(padded_width(lengths[order], seq_length), batch_size, GROUP_POSITIONS)
+    bounds = cut(padded_width(lengths[order], seq_length), batch_size, GROUP_POSITIONS[device.type])
     return [users[order[start:end]] for start, end in itertools.pairwise(bounds)]
 
 

@@ -18,7 +18,7 @@ def rating_predictions(rate: Callable[[Batch, torch.Tensor], torch.Tensor], data
     """(U,) predicted rating of each user's held-out film."""
     result = np.zeros(data.num_users)
     targets = data.items[data.target_rows(until)]
-    for users, batch in user_batches(data, until, seq_length, batch_size):
+    for users, batch in user_batches(data, until, seq_length, batch_size, device):
         result[users] = rate(batch.to(device), torch.from_numpy(targets[users]).to(device)).cpu().numpy()
     return result
 
@@ -43,7 +43,7 @@ def preference_quality(preferences: Callable[[Batch], torch.Tensor], data: Seque
     constant = genres[data.items[data.training_rows()]].mean(0)
     constant = (constant + 1e-6) / (constant + 1e-6).sum()
     head, own = np.zeros_like(target), np.zeros_like(target)
-    for users, batch in user_batches(data, until, seq_length, batch_size):
+    for users, batch in user_batches(data, until, seq_length, batch_size, device):
         head[users] = preferences(batch.to(device)).cpu().numpy()
         for user in users:
             own[user] = genres[data.items[slice(*data.span(user, until))]].mean(0)

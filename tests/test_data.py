@@ -115,7 +115,7 @@ def test_calendar_agrees_with_pandas():
 def test_from_sequences():
     data = from_sequences([[3, 1], [2]], vocab_size=3)
     assert raw_sequences(data) == {1: [3, 1], 2: [2]}
-    for bad in ([[0]], [[4]], [[]]):
+    for bad in ([[0]], [[4]], [[]], []):
         with pytest.raises(UserError):
             from_sequences(bad, vocab_size=3)
 

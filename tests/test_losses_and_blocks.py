@@ -34,8 +34,8 @@ from transformer import (
 
 
 @settings(max_examples=40, deadline=None)
-@given(count=st.integers(1, 90), rows=st.integers(2, 40), width=st.integers(1, 24), ignored=st.integers(0, 89),
-       chunk=st.sampled_from([1, 1 << 20]), seed=st.integers(0, 99))
+@given(count=st.integers(1, 150), rows=st.integers(2, 40), width=st.integers(1, 24), ignored=st.integers(0, 149),
+       chunk=st.sampled_from([1, 64 * 40, 1 << 20]), seed=st.integers(0, 99))
 def test_fused_and_plain_softmax_loss_agree(count, rows, width, ignored, chunk, seed):
     """Value and gradients over random shapes, some targets not counting, to 1e-5 in fp32."""
     torch.manual_seed(seed)
@@ -145,14 +145,16 @@ def test_plain_and_fused_attention_agree(pattern):
         assert float((ours - theirs).norm() / theirs.norm()) < 0.015
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_linear_cross_entropy_is_cross_entropy(monkeypatch, chunk):
-    """Value and all three gradients, whatever the chunk; rows of bias -inf are no candidates."""
-    monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", chunk * 13)
+@pytest.mark.parametrize(("count", "held", "chunks", "blocks"), [
+    (29, 1 << 20, 1, 1), (150, 64 * 13, 3, 1), (29, 640, 1, 13), (2100, 800, 2, 13)])
+def test_linear_cross_entropy_is_cross_entropy(monkeypatch, count, held, chunks, blocks):
+    """Value and all three gradients, whatever the tiles; rows of bias -inf are no candidates."""
+    monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", held)
+    assert tuple(map(len, losses._tiles(count, 13, held))) == (chunks, blocks)
     torch.manual_seed(0)
-    inputs = [torch.randn(29, 8, dtype=torch.float64), torch.randn(13, 8, dtype=torch.float64),
+    inputs = [torch.randn(count, 8, dtype=torch.float64), torch.randn(13, 8, dtype=torch.float64),
               torch.randn(13, dtype=torch.float64)]
-    targets = torch.randint(2, 13, (29,))
+    targets = torch.randint(2, 13, (count,))
     excluded = torch.zeros(13).double()
     excluded[:2] = -torch.inf
     gradients = []

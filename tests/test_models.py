@@ -16,6 +16,7 @@ from model_io import build_model, load_model, save_model
 from settings import ModelSettings, Settings, TrainSettings
 from tests.conftest import ALL_TASKS, TINY_MODEL, VARIANTS, fresh_model
 
+CPU = torch.device("cpu")
 TRAIN = TrainSettings(context_dropout=0.0, user_id_dropout=0.0, batch_size=64, mask_prob=0.3)
 
 
@@ -314,7 +315,8 @@ def test_rating_loss_counts_rated_positions_only(data):
 
 
 def test_every_user_is_scored_once(data):
-    seen = [user for users, _ in user_batches(data, "test", 12, 7) for user in users]
+    seen = [user for users, _ in user_batches(data, "test", 12, 7, CPU) for user in users]
     assert sorted(seen) == list(range(data.num_users))
-    shares = [user for rank in (0, 1, 2) for users, _ in user_batches(data, "test", 12, 7, rank, 3) for user in users]
+    shares = [user for rank in (0, 1, 2) for users, _ in user_batches(data, "test", 12, 7, CPU, rank, 3)
+              for user in users]
     assert sorted(shares) == list(range(data.num_users))

@@ -18,7 +18,8 @@ from training_loop import fit, seed_everything
 # A value other than the one in `tiny_settings`, for every option that changes what training arrives at.
 OTHER_VALUE = {
     "min_item_count": 20, "tie_break": "random", "tie_seed": 5,
-    "model": "vanilla", "hidden_size": 8, "num_heads": 1, "num_layers": 1, "seq_length": 6, "dropout": 0.5,
+    "model": "vanilla", "hidden_size": 8, "num_heads": 1, "num_layers": 1, "seq_length": 6, "ffn_multiplier": 2,
+    "dropout": 0.5,
     "attention_dropout": 0.5, "attention_type": "causal", "segment_embeddings": True, "positions": "sinusoidal",
     "id_encoder": False, "genre_encoder": False, "genre_size": 4, "year_encoder": False, "year_size": 4,
     "rating_input": False, "day_of_year": False, "weekday_hour": True, "time_gap": False, "relative_time": False,

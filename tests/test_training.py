@@ -16,12 +16,14 @@ from safetensors.torch import load_file
 
 import training_loop
 from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
+from data_processor import FIRST_ITEM
 from evaluation.leave_one_out import target_ranks
 from model_io import build_model
+from settings import TrainSettings
 from support.errors import UserError
 from support.tracking import Tracker
 from tests.conftest import ROOT, VARIANTS, tiny_settings
-from training_loop import Stopped, fit, parameter_group_names, seed_everything
+from training_loop import Stopped, fit, item_loss, parameter_group_names, seed_everything
 
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 
@@ -196,7 +198,9 @@ from data_processor import process
 from readers.synthetic import generate
 from settings import DataSettings, Settings
 from model_io import build_model
-from training_loop import fit, seed_everything
+import training_loop
+from training_loop import fit, leave_process_group, seed_everything
+training_loop.PART_POSITIONS["cpu"] = 100
 settings = Settings().replace(**json.loads(sys.argv[1]))
 data = process(generate(seed=3, people=60, films=80), DataSettings(dataset="synthetic"))
 seed_everything(settings.train.seed)
@@ -205,11 +209,24 @@ progress = fit(model, data, settings, quiet=True)
 out = sys.argv[2] + os.environ["RANK"]
 save_file(dict(model.named_parameters()), out + ".safetensors")
 Path(out + ".json").write_text(json.dumps([progress.best, progress.step]))
+leave_process_group()
 """
 
 
-def test_two_processes_equal_one_that_accumulates(data, tmp_path):
-    """torchrun with gloo: both ranks end with the weights and metrics of one process that gathers two batches."""
+def test_popularity_sampling_covers_what_is_trained_on(data):
+    """Trained on everything, counts are those of everything; an item that training never has is drawn like one seen
+    once, not always or never."""
+    train = TrainSettings(loss="sampled_softmax", negative_sampling="popularity")
+    for held_out, rows in (("end", np.arange(len(data.items))), ("validation", data.training_rows())):
+        shares = torch.exp(item_loss(train, data, held_out, torch.device("cpu")).log_frequency)[FIRST_ITEM:]
+        counts = np.maximum(1, np.bincount(data.items[rows], minlength=data.catalogue.num_rows)[FIRST_ITEM:])
+        np.testing.assert_allclose(shares.numpy(), counts / counts.sum(), rtol=1e-4)
+
+
+def test_two_processes_equal_one_that_accumulates(data, tmp_path, monkeypatch):
+    """torchrun with gloo: both ranks end with the weights and metrics of one process that gathers two batches, each
+    of several parts."""
+    monkeypatch.setitem(training_loop.PART_POSITIONS, "cpu", 100)
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"], batch_size=15, max_epochs=2, masked_item_weight=0.0,
                              context_dropout=0.0, user_id_dropout=0.0)
     script = tmp_path / "two.py"
