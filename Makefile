@@ -44,7 +44,7 @@ lint: .venv/.ready-dev  ## check style
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-peers.txt
 	@touch $@
 
-bench: .venv/.ready .venv-peers/.ready  ## time training and inference against RecTools (25 min), then growth (10 min)
+bench: .venv/.ready .venv-peers/.ready  ## time training and inference against RecTools (20 min), then growth (4 min)
 	$(BIN)/python -m benchmarks.compare --peers .venv-peers/bin/python
 	$(BIN)/python -m benchmarks.growth
 
