@@ -5,7 +5,10 @@ BIN := .venv/bin
 USER_ID ?= 123
 K ?= 10
 
-.PHONY: help setup run test lint bench clean
+BOARD ?= loo-3416
+ROW ?= vanilla
+
+.PHONY: help setup run test lint bench baselines reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -47,6 +50,12 @@ lint: .venv/.ready-dev  ## check style
 bench: .venv/.ready .venv-peers/.ready  ## time training and inference against RecTools (20 min), then growth (4 min)
 	$(BIN)/python -m benchmarks.compare --peers .venv-peers/bin/python
 	$(BIN)/python -m benchmarks.growth
+
+baselines: .venv/.ready  ## all rows of a results table: make baselines BOARD=loo-3416|loo-3706|global-time
+	$(BIN)/python -m ablations.rows --board $(BOARD)
+
+reproduce: .venv/.ready  ## one row of it again, compared with what is reported: make reproduce ROW=vanilla
+	$(BIN)/python -m ablations.rows $(ROW) --board $(BOARD)
 
 clean:  ## remove the environments and caches (checkpoints, runs and data stay)
 	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis

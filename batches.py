@@ -110,12 +110,17 @@ class History:
     request_time: int = NO_TIME
 
 
-def history_of(data: SequenceData, user: int, until: str) -> History:
-    """A person's history before the 'validation' or 'test' target (asked for at its time), or up to the 'end'."""
-    start, end = data.span(user, until)
-    return History(data.items[start:end], data.ratings[start:end], data.timestamps[start:end], user + 1,
-                   tuple(data.demographics[user].tolist()),
-                   NO_TIME if until == "end" else int(data.timestamps[end]))
+def history_of(data: SequenceData, person: int, end: int | None = None) -> History:
+    """A person's history before position `end` of the flat arrays, asked for at that interaction's time; or the whole.
+
+    Somebody whom training never saw has no token of their own: their `user` is UNKNOWN.
+    """
+    start, last = int(data.offsets[person]), int(data.offsets[person + 1])
+    end = last if end is None else int(end)
+    trained = data.split.train_ends[person] > start
+    return History(data.items[start:end], data.ratings[start:end], data.timestamps[start:end],
+                   person + 1 if trained else UNKNOWN, tuple(data.demographics[person].tolist()),
+                   int(data.timestamps[end]) if end < last else NO_TIME)
 
 
 def history_batch(histories: Sequence[History], seq_length: int) -> Batch:
@@ -189,11 +194,11 @@ class TrainingBatches:
     those before it; cloze batches mask some of its newest `seq_length`. The two kinds alternate: of every 1 / share
     batches one carries the cloze task.
 
-    held_out: 'validation' = train on all but the last two interactions, 'end' = on everything.
+    held_out: train on the training part; False = on everything.
     """
 
     def __init__(self, data: SequenceData, seq_length: int, train: TrainSettings, cloze_share: float,
-                 held_out: str = "validation") -> None:
+                 held_out: bool = True) -> None:
         self.data, self.seq_length, self.train, self.cloze_share = data, seq_length, train, cloze_share
         self.people, self.starts, self.ends = self._windows(held_out)
         lengths = self.ends - self.starts
@@ -204,11 +209,11 @@ class TrainingBatches:
         """Batches in an epoch."""
         return len(self.bounds) - 1
 
-    def _windows(self, held_out: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _windows(self, held_out: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         size, people, starts, ends = self.seq_length + 1, [], [], []
         shortest = 1 if self.cloze_share == 1 else 2  # a causal window needs an input and a target
-        for user in range(self.data.num_users):
-            start, end = self.data.span(user, held_out)
+        for user, (start, end) in enumerate(zip(self.data.offsets[:-1].tolist(),
+                                                self.data.training_ends(held_out).tolist(), strict=True)):
             if end - start < shortest:
                 continue
             first = [max(start, end - size)]

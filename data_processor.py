@@ -1,8 +1,8 @@
 """Raw interactions -> ids, features, sequences, split. `python data_processor.py` prints the data card.
 
 One chronological order: by user, then timestamp, then file order (49 % of ML-1M's neighbouring timestamps are equal,
-so the rule matters; `tie_break="random"` shuffles inside ties for robustness checks). Leave-one-out: of each
-person's sequence the last interaction is the test target, the one before it the validation target, the rest trains.
+so the rule matters; `tie_break="random"` shuffles inside ties for robustness checks). What trains and what is asked for
+is in splits.py.
 
 Raw ids (`user_id`, `movie_id`: what a user types) become indices (rows of a table): `user_index` counts from 1 with 0
 for an unknown person; `item_index` has PAD and MASK first, then the films in order of their raw id.
@@ -22,6 +22,7 @@ import torch
 from readers import read_interactions
 from readers.interactions import AGE_GROUPS, GENDERS, GENRES, Interactions
 from settings import DataSettings
+from splits import FEWEST, Split, split_interactions
 from support.errors import UserError, run_command
 
 PAD = 0
@@ -31,8 +32,6 @@ UNKNOWN = 0  # user_index of somebody not in the data; index of a gender, age gr
 NO_RATING = 0
 NO_TIME = 0
 
-HELD_OUT = {"validation": 2, "test": 1, "end": 0}  # how many last interactions a history ends before
-MIN_INTERACTIONS = 3  # one to train on, one to validate, one to test
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,7 @@ class SequenceData:
     ratings: np.ndarray  # (N,) 1-5, or NO_RATING
     timestamps: np.ndarray  # (N,) seconds, or NO_TIME
     demographics: np.ndarray  # (U, 3) indices of gender, age group, occupation; UNKNOWN = 0
+    split: Split
     split_hash: str
     note: str  # what must stand beside every number measured on these data; '' if nothing
     dropped_users: int
@@ -91,20 +91,14 @@ class SequenceData:
         """People U."""
         return len(self.offsets) - 1
 
-    def span(self, user: int, until: str) -> tuple[int, int]:
-        """Start and end, in the flat arrays, of a person's history before the 'validation' or 'test' target, or to
-        the 'end'."""
-        return int(self.offsets[user]), int(self.offsets[user + 1]) - HELD_OUT[until]
+    def training_ends(self, held_out: bool = True) -> np.ndarray:
+        """(U,) where each person's training part ends in the flat arrays; held_out False = train on everything."""
+        return self.split.train_ends if held_out else self.offsets[1:]
 
-    def training_rows(self, held_out: str = "validation") -> np.ndarray:
-        """Positions in the flat arrays that training may see: those before the target that is held out first."""
+    def training_rows(self, held_out: bool = True) -> np.ndarray:
+        """Positions in the flat arrays that training may see."""
         rows = np.arange(len(self.items))
-        ends = np.repeat(self.offsets[1:], np.diff(self.offsets))
-        return rows[rows < ends - HELD_OUT[held_out]]
-
-    def target_rows(self, until: str) -> np.ndarray:
-        """(U,) positions of the held-out targets: 'validation' or 'test'."""
-        return self.offsets[1:] - HELD_OUT[until]
+        return rows[rows < np.repeat(self.training_ends(held_out), np.diff(self.offsets))]
 
 
 def load(settings: DataSettings) -> SequenceData:
@@ -114,13 +108,16 @@ def load(settings: DataSettings) -> SequenceData:
 
 def process(interactions: Interactions, settings: DataSettings) -> SequenceData:
     """Order, filter, index and split validated interactions."""
-    ratings = interactions.ratings
+    everything = interactions.ratings
+    ratings = everything[everything["rating"] >= settings.min_rating]
     counts = ratings["movie_id"].map(ratings["movie_id"].value_counts())
     kept = ratings[counts >= settings.min_item_count]
     per_user = kept["user_id"].map(kept["user_id"].value_counts())
-    kept = kept[per_user >= MIN_INTERACTIONS]
+    fewest = max(settings.min_user_count, FEWEST[settings.protocol])
+    kept = kept[per_user >= fewest]
     if kept.empty:
-        raise UserError(f"--min_item_count {settings.min_item_count} leaves no interactions; choose a smaller one")
+        raise UserError(f"--min_item_count {settings.min_item_count}, --min_rating {settings.min_rating} and "
+                        f"--min_user_count {fewest} leave no interactions; choose smaller ones")
     movie_ids, user_ids = (np.sort(kept[name].unique()) for name in ("movie_id", "user_id"))
     catalogue = _catalogue(interactions, movie_ids, user_ids)
 
@@ -134,16 +131,17 @@ def process(interactions: Interactions, settings: DataSettings) -> SequenceData:
     offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids) + 1)[1:])])
     stars, timestamps = kept["rating"].to_numpy()[order], timestamps[order]
 
-    digest = hashlib.sha256(MIN_INTERACTIONS.to_bytes(1, "little"))
+    split = split_interactions(settings, offsets, timestamps)
+    digest = hashlib.sha256(b"\x03" if split.protocol == "leave_one_out" else split.description.encode())
     demographics = _demographics(interactions, user_ids)
     for array in (movie_ids, user_ids, offsets, items, stars, timestamps, demographics, catalogue.genres,
                   catalogue.years):
         digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
     return SequenceData(
         name=interactions.name, catalogue=catalogue, offsets=offsets, items=items, ratings=stars,
-        timestamps=timestamps, demographics=demographics, split_hash=digest.hexdigest()[:16],
-        note=interactions.note, dropped_users=ratings["user_id"].nunique() - len(user_ids),
-        dropped_items=ratings["movie_id"].nunique() - len(movie_ids))
+        timestamps=timestamps, demographics=demographics, split=split, split_hash=digest.hexdigest()[:16],
+        note=interactions.note, dropped_users=everything["user_id"].nunique() - len(user_ids),
+        dropped_items=everything["movie_id"].nunique() - len(movie_ids))
 
 
 def _catalogue(interactions: Interactions, movie_ids: np.ndarray, user_ids: np.ndarray) -> Catalogue:
@@ -189,9 +187,10 @@ def from_sequences(user_sequences: Sequence[Sequence[int]], vocab_size: int) -> 
     catalogue = Catalogue(films, tuple(f"item {film}" for film in films),
                           np.zeros((vocab_size + FIRST_ITEM, len(GENRES)), dtype=np.float32),
                           np.zeros(vocab_size + FIRST_ITEM, dtype=np.int64), np.arange(1, len(lengths) + 1), {})
-    nothing = np.zeros_like(flat)
-    return SequenceData("sequences", catalogue, np.concatenate([[0], np.cumsum(lengths)]),
-                        catalogue.item_index(flat), nothing, nothing, np.zeros((len(lengths), 3), dtype=np.int64),
+    nothing, offsets = np.zeros_like(flat), np.concatenate([[0], np.cumsum(lengths)])
+    return SequenceData("sequences", catalogue, offsets, catalogue.item_index(flat), nothing, nothing,
+                        np.zeros((len(lengths), 3), dtype=np.int64),
+                        split_interactions(DataSettings(), offsets, nothing),
                         hashlib.sha256(flat.tobytes() + lengths.tobytes()).hexdigest()[:16], "", 0, 0)
 
 
@@ -223,8 +222,8 @@ def data_card(data: SequenceData) -> list[tuple[str, str]]:
     rows = [
         ("data set", data.name),
         ("interactions", f"{len(data.items):,}"),
-        ("people", f"{data.num_users:,} ({data.dropped_users} dropped: fewer than {MIN_INTERACTIONS} interactions)"),
-        ("films", f"{len(films.movie_ids):,} ({data.dropped_items} dropped by --min_item_count)"),
+        ("people", f"{data.num_users:,} ({data.dropped_users} dropped: too few interactions)"),
+        ("films", f"{len(films.movie_ids):,} ({data.dropped_items} dropped by --min_item_count and the like)"),
         ("sparsity", f"{1 - len(data.items) / (data.num_users * len(films.movie_ids)):.4f}"),
         ("neighbouring timestamps that are equal", f"{ties.sum() / max(same_user.sum(), 1):.1%}"),
         ("history length, quantiles", quantiles),
@@ -232,7 +231,9 @@ def data_card(data: SequenceData) -> list[tuple[str, str]]:
                                            f"{int((films.genres[FIRST_ITEM:].sum(1) == 0).sum())}"),
         ("rating, mean", f"{data.ratings.mean():.3f}"),
         ("from / to (UTC)", f"{_date(data.timestamps.min())} / {_date(data.timestamps.max())}"),
-        ("split", "leave-one-out: test the last, validation the second last, of everyone"),
+        ("split", data.split.description),
+        ("requests, validation / test", f"{len(data.split.requests['validation']):,} / "
+                                        f"{len(data.split.requests['test']):,}"),
         ("hash of the split", data.split_hash),
     ]
     if data.note:

@@ -23,12 +23,13 @@ import torch
 
 from batches import History, history_batch, history_of
 from data_processor import FIRST_ITEM, NO_TIME, PAD, UNKNOWN, SequenceData, load
-from evaluation.leave_one_out import hide_seen, user_groups
+from evaluation.protocols import hide_seen, length_groups
 from evaluation.report import write_parquet
 from explanations import leave_one_out_effects
 from film_search import find_films
 from model_io import load_model
 from readers.interactions import AGE_GROUPS, GENDERS, GENRES
+from splits import Requests
 from support.arguments import ArgumentParser
 from support.devices import uses_bf16
 from support.errors import UserError, run_command
@@ -125,7 +126,7 @@ class RecommendationEngine:
         """What the data say of a person: {'gender': 'M', 'age_group': '25-34', 'occupation_code': 7, ...}."""
         person = self._person(user_id)
         gender, age, occupation = (self.data.demographics[person] - 1).tolist()
-        history = history_of(self.data, person, "end")
+        history = history_of(self.data, person)
         shares = self.catalogue.genres[history.items].mean(0)
         code = sorted(self.catalogue.occupations)[occupation]
         return {"user_id": int(user_id), "gender": GENDERS[gender], "age_group": list(AGE_GROUPS.values())[age],
@@ -147,20 +148,20 @@ class RecommendationEngine:
         """
         import pandas as pd
 
-        data = self.data
-        wanted = None if user_ids is None else np.unique(self._people(user_ids))
+        data, requests = self.data, self._requests(user_ids, until)
         bf16 = until == "end" and uses_bf16(precision, torch.device("cpu"))
 
         @torch.no_grad()
-        def rank(people: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def rank(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            people, ends = requests.people[chosen], requests.ends[chosen]
             if until == "end" and self.knows_request_time:
                 histories = [self.history(int(data.catalogue.user_ids[person]), None, None) for person in people]
             else:
-                histories = [history_of(data, person, until) for person in people]
+                histories = [history_of(data, person, end) for person, end in zip(people, ends, strict=True)]
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 scores = self.model.score(history_batch(histories, self.seq_length))  # (B, R)
             if filter_seen:
-                hide_seen(scores, [data.items[slice(*data.span(person, until))] for person in people])
+                hide_seen(scores, data, people, ends)
             best = scores.topk(min(k, scores.shape[1]))
             if k > scores.shape[1] or not bool(best.values[:, -1].isfinite().all()):
                 left = int(scores.isfinite().sum(1).min())
@@ -169,7 +170,8 @@ class RecommendationEngine:
 
         if k < 1:
             raise UserError(f"--k {k}: must be at least 1")
-        groups = user_groups(data, self.seq_length, self.settings.eval.eval_batch_size, torch.device("cpu"), wanted)
+        lengths = requests.ends - data.offsets[requests.people]
+        groups = length_groups(lengths, self.seq_length, self.settings.eval.eval_batch_size, torch.device("cpu"))
         people, films, scores = (np.concatenate(parts) for parts in zip(*map(rank, groups), strict=True))
         order = np.argsort(people)
         return pd.DataFrame({
@@ -195,7 +197,7 @@ class RecommendationEngine:
             raise UserError("nobody to recommend for: give --user_id, --history or --users all")
         person = None if user_id is None else self._person(user_id)
         if item_sequence is None:
-            history = history_of(self.data, person, "end")
+            history = history_of(self.data, person)
         else:
             items = self._known_films(item_sequence, "--history")
             if not len(items):
@@ -230,6 +232,22 @@ class RecommendationEngine:
             raise UserError(f"user {stranger} is not in {self.info['dataset']} (ids {ids.min()} to {ids.max()}); for "
                             f"somebody new give --history \"260,1210\"")
         return indices - 1
+
+    def _requests(self, user_ids: Sequence[int] | None, until: str) -> Requests:
+        """What is asked of these people, or of all. Raises `UserError` unless it is one request a person."""
+        requests = self.data.split.requests[until]
+        if len(np.unique(requests.people)) < len(requests):
+            raise UserError(f"--history_until {until}: the protocol {self.data.split.protocol} asks for a person "
+                            f"several times; use --history_until end")
+        if user_ids is None:
+            return requests
+        wanted = np.unique(self._people(user_ids))
+        absent = np.setdiff1d(wanted, requests.people)
+        if len(absent):
+            raise UserError(f"--history_until {until}: user {self.catalogue.user_ids[absent[0]]} is not asked for in "
+                            f"this split ({self.data.split.protocol}); use --history_until end")
+        chosen = np.isin(requests.people, wanted)
+        return Requests(requests.people[chosen], requests.ends[chosen], requests.count)
 
     def _known_films(self, movie_ids: Sequence[int], what: str) -> np.ndarray:
         indices = self.catalogue.item_index(list(movie_ids))

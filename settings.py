@@ -27,6 +27,18 @@ class DataSettings:
     """Folder with the raw files; without it ml-1m/ or ml-100k/ beside the scripts, then a download."""
     min_item_count: int = 1
     """Keep films with at least this many ratings: 1 = all 3,706 rated ones, 5 = the 3,416 of the SASRec file."""
+    min_rating: int = 1
+    """Keep interactions rated at least so: 1 = all, 4 = liked films only."""
+    min_user_count: int = 3
+    """Keep people with at least this many interactions, or as many as --protocol needs."""
+    protocol: Literal["leave_one_out", "global_time", "multi5"] = "leave_one_out"
+    """Which interactions train and which are asked for (splits.py)."""
+    holdout_share: float = 0.15
+    """(global_time, multi5) share of the interactions, or of the people, that tests; as much validates."""
+    targets_per_person: int = 10
+    """(global_time) interactions of a person that are asked for in each period, evenly spread; 0 = all."""
+    split_seed: int = 0
+    """(multi5) seed of the split of people."""
     tie_break: Literal["file", "random"] = "file"
     """Order of a person's ratings with equal timestamps: as in the file, or shuffled (a robustness check)."""
     tie_seed: int = 0
@@ -34,6 +46,10 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         require(self.min_item_count >= 1, "--min_item_count must be at least 1 (1 keeps every rated film)")
+        require(1 <= self.min_rating <= 5, "--min_rating must lie in 1 to 5")
+        require(self.min_user_count >= 1, "--min_user_count must be at least 1")
+        require(0 < self.holdout_share < 0.5, "--holdout_share must lie between 0 and 0.5: it is held out twice")
+        require(self.targets_per_person >= 0, "--targets_per_person must not be negative")
 
 
 @dataclass(frozen=True)
@@ -237,6 +253,10 @@ class EvalSettings:
 
     filter_seen: bool = True
     """Take the films of the person's whole history out of the ranking."""
+    candidates: Literal["full", "uniform_100", "popular_100"] = "full"
+    """What the targets are ranked among: all films, or 100 unseen ones drawn uniformly or by popularity."""
+    candidate_seed: int = 0
+    """Seed of --candidates uniform_100 and popular_100."""
     eval_batch_size: int = 128
     """People scored at once, at most; long histories make smaller groups."""
     bootstrap_samples: int = 1000

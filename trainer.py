@@ -17,9 +17,9 @@ from baselines.mean_ratings import mean_predictors
 from baselines.popularity import Popularity
 from command_line import parse_command_line
 from data_processor import SequenceData, load
-from evaluation.leave_one_out import protocol_line, target_ranks
-from evaluation.metrics import per_user
-from evaluation.report import print_ranking, print_table, summarise, write_user_results
+from evaluation.metrics import per_request
+from evaluation.protocols import protocol_line, target_ranks
+from evaluation.report import print_ranking, print_table, summarise, write_request_results
 from evaluation.side_tasks import preference_quality, rating_errors, rating_predictions
 from model_io import build_model, save_model
 from settings import Settings
@@ -75,15 +75,16 @@ def measure(model: nn.Module, data: SequenceData, settings: Settings, progress: 
     model.eval()
     device = next(model.parameters()).device
     length, size = settings.model.seq_length, settings.eval.eval_batch_size
-    ranks = {name: target_ranks(ranker, data, "test", length, settings.eval.filter_seen, size, device)
+    ranks = {name: target_ranks(ranker, data, "test", length, settings.eval, device)
              for name, ranker in (("popularity", Popularity(data)), (settings.model.model, model))}
     columns = {"rank": ranks[settings.model.model], "popularity_rank": ranks["popularity"]}
-    columns |= per_user(columns["rank"])
+    columns |= per_request(columns["rank"])
     query_time = settings.model.query_time if settings.model.model == "enhanced" else "unknown"
     results: dict[str, Any] = {
-        "protocol": protocol_line(data, "test", settings.eval.filter_seen, query_time), "seed": settings.train.seed,
+        "protocol": protocol_line(data, "test", settings.eval, query_time), "seed": settings.train.seed,
         "split_hash": data.split_hash, "git_commit": git_commit(),
-        "ranking": {name: summarise(rank, settings.eval.bootstrap_samples) for name, rank in ranks.items()},
+        "ranking": {name: summarise(rank, data.split.requests["test"].people, settings.eval.bootstrap_samples)
+                    for name, rank in ranks.items()},
         "best": progress.best, "training_seconds": round(progress.seconds, 1), "epochs": progress.epoch,
         "steps": progress.step, "peak_memory_mb": peak_memory_mb()}
     if getattr(model, "rating_head", None) is not None:
@@ -95,7 +96,7 @@ def measure(model: nn.Module, data: SequenceData, settings: Settings, progress: 
         results["preference"] = {until: preference_quality(model.preferences, data, until, length, size, device)
                                  for until in ("validation", "test")}
     write_json(folder / "results.json", results)
-    write_user_results(folder / "test_users.parquet", data, columns)
+    write_request_results(folder / "test_users.parquet", data, "test", columns)
     return results
 
 

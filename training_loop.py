@@ -24,8 +24,8 @@ from torch import nn
 
 from batches import Batch, TrainingBatches
 from data_processor import FIRST_ITEM, SequenceData
-from evaluation.leave_one_out import target_ranks
-from evaluation.metrics import per_user
+from evaluation.metrics import per_person
+from evaluation.protocols import target_ranks
 from losses import SampledItemLoss, linear_cross_entropy
 from settings import Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
@@ -100,15 +100,14 @@ class Run:
         for module in model.modules():
             if hasattr(module, "checkpointing"):
                 module.checkpointing = self.train.gradient_checkpointing
-        held_out = "validation" if validate else "end"
         self.batches = TrainingBatches(data, settings.model.seq_length, self.train, model.cloze_share(self.train),
-                                       held_out=held_out)
+                                       held_out=validate)
         self.steps_per_epoch = len(self.batches) // self.world
         if self.steps_per_epoch == 0:
             raise UserError(f"--batch_size {self.train.batch_size} leaves no full step for {self.world} processes; "
                             f"choose a smaller one")
         self.tasks = frozenset(task for task, weight in self.train.task_weights.items() if weight > 0)
-        model.item_loss = item_loss(self.train, data, held_out, self.device)
+        model.item_loss = item_loss(self.train, data, validate, self.device)
         optimizer = torch.optim.AdamW(parameter_groups(model, self.train.weight_decay), lr=self.train.learning_rate,
                                       fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -230,13 +229,13 @@ class Run:
     # Parts ----------------------------------------------------------------------------------------------------------
 
     def validation_metrics(self) -> dict[str, float]:
-        """Mean metrics over all users on the validation targets, each user counted once by one process."""
+        """Mean metrics over people on the validation targets, each request ranked by one process."""
         model = self.model.eval()
-        mine = target_ranks(model, self.data, "validation", self.settings.model.seq_length,
-                            self.settings.eval.filter_seen, self.settings.eval.eval_batch_size, self.device,
-                            self.rank, self.world)
+        mine = target_ranks(model, self.data, "validation", self.settings.model.seq_length, self.settings.eval,
+                            self.device, self.rank, self.world)
         ranks = self.accelerator.reduce(torch.from_numpy(mine).to(self.device), "sum").cpu().numpy()
-        return {name: float(values.mean()) for name, values in per_user(ranks).items()}
+        people = self.data.split.requests["validation"].people
+        return {name: float(values.mean()) for name, values in per_person(ranks, people).items()}
 
     def schedule_position(self) -> float:
         """Share of the run that lies behind, by steps or by --max_minutes, whichever is further."""
@@ -327,9 +326,9 @@ class Run:
         self.bar.update(self.progress, {})
 
 
-def item_loss(train: TrainSettings, data: SequenceData, held_out: str,
+def item_loss(train: TrainSettings, data: SequenceData, held_out: bool,
               device: torch.device) -> Callable[..., torch.Tensor]:
-    """The loss of the item heads that the settings name, for training on all that precedes what is held out."""
+    """The loss of the item heads that the settings name, for training on the training part or on everything."""
     if train.loss == "softmax":
         return linear_cross_entropy
     weights = torch.ones(data.catalogue.num_rows)

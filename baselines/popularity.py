@@ -1,4 +1,4 @@
-"""The most rated films of the training part, the same for everybody."""
+"""The films that training has most often: ever, or in a window of time before each request."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch import Tensor
 
 from batches import Batch
 from data_processor import FIRST_ITEM, SequenceData
+from transformer import pick
+
+DAY = 86_400
 
 
 class Popularity:
@@ -21,3 +24,27 @@ class Popularity:
     def score(self, batch: Batch) -> Tensor:
         """(B, R) counts."""
         return self.scores.to(batch.items.device).repeat(len(batch.lengths), 1)
+
+
+class RecentPopularity:
+    """Scores a film by how often the training part has it in the `days` before the newest event of a history.
+
+    What came later does not count, though a leave-one-out training part has it; films without an event in the window
+    follow in the order of their popularity at any time. Runs on a CPU.
+    """
+
+    def __init__(self, data: SequenceData, days: float) -> None:
+        rows = data.training_rows()
+        order = rows[np.argsort(data.timestamps[rows], kind="stable")]
+        self.times, self.items = data.timestamps[order], data.items[order]
+        self.window, self.rows = int(days * DAY), data.catalogue.num_rows
+        ever = Popularity(data).scores
+        self.fallback = ever / (ever.max() + 1)  # below 1; -inf for PAD and MASK
+
+    def score(self, batch: Batch) -> Tensor:
+        """(B, R) counts in the window, plus less than 1 by popularity at any time."""
+        now = pick(batch.timestamps, batch.lengths - 1)[:, 0].numpy()
+        first, last = (np.searchsorted(self.times, moment) for moment in (now - self.window, now))
+        counts = np.stack([np.bincount(self.items[start:end], minlength=self.rows)
+                           for start, end in zip(first, last, strict=True)])
+        return torch.from_numpy(counts).float() + self.fallback

@@ -1,4 +1,4 @@
-"""Results of one run: computed once, kept a user a row, shown as tables under their protocol line."""
+"""Results of one run: computed once, kept a request a row, shown as tables under their protocol line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from data_processor import SequenceData
-from evaluation.metrics import bootstrap_interval, per_user
+from evaluation.metrics import ONE_TARGET, SEVERAL_TARGETS, bootstrap_interval, per_person
 from support.errors import UserError
 
 
-def summarise(rank: np.ndarray, samples: int) -> dict[str, dict[str, float]]:
-    """Metric name to its mean over users and the 95 % bootstrap interval."""
-    summary = {}
-    for name, values in per_user(rank).items():
+def summarise(rank: np.ndarray, people: np.ndarray, samples: int) -> dict[str, dict[str, float]]:
+    """Metric name to its mean over people and the 95 % bootstrap interval, from the ranks (Q, T) of their requests."""
+    summary, metrics = {}, per_person(rank, people)
+    for name in ONE_TARGET if rank.shape[1] == 1 else SEVERAL_TARGETS:
+        values = metrics[name]
         low, high = bootstrap_interval(values, samples)
         summary[name] = {"mean": float(values.mean()), "low": low, "high": high}
     return summary
@@ -58,11 +59,16 @@ def print_ranking(title: str, protocol: str, rows: dict[str, dict[str, dict[str,
                            for name in names)] for model, summary in rows.items()])
 
 
-def write_user_results(path: Path, data: SequenceData, columns: dict[str, Any]) -> None:
-    """Parquet with a row a user, written whole or not at all."""
+def write_request_results(path: Path, data: SequenceData, until: str, columns: dict[str, Any]) -> None:
+    """Parquet with a row a request, written whole or not at all; a column of several numbers a request gets several
+    names: rank, rank_2, ..."""
     import pandas as pd
 
-    write_parquet(path, pd.DataFrame({"user_id": data.catalogue.user_ids, **columns}))
+    table = {"user_id": data.catalogue.user_ids[data.split.requests[until].people]}
+    for name, values in columns.items():
+        parts = values.T if values.ndim == 2 else [values]
+        table |= {name if number == 1 else f"{name}_{number}": part for number, part in enumerate(parts, start=1)}
+    write_parquet(path, pd.DataFrame(table))
 
 
 def write_parquet(path: Path, table: Any) -> None:

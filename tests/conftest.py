@@ -66,6 +66,11 @@ def ml_1m_folder(tiny: Interactions, tmp_path: Path) -> Path:
     return write_ml_1m(tmp_path / "data", tiny.ratings, tiny.movies, tiny.users)
 
 
+def span(data: SequenceData, person: int, until: str) -> tuple[int, int]:
+    """Under leave-one-out: where a person's history starts and where it ends, before the target, in the flat arrays."""
+    return int(data.offsets[person]), int(data.split.requests[until].ends[person])
+
+
 TINY_MODEL = dict(hidden_size=16, num_heads=2, num_layers=2, seq_length=12, dropout=0.0, genre_size=8, year_size=8)
 
 VARIANTS = {

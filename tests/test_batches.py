@@ -19,7 +19,7 @@ from batches import (
 )
 from data_processor import MASK, NO_RATING, PAD
 from settings import TrainSettings
-from tests.conftest import rng
+from tests.conftest import rng, span
 
 PLAIN = TrainSettings(context_dropout=0.0, user_id_dropout=0.0, batch_size=8)
 
@@ -34,7 +34,7 @@ def test_causal_positions_predict_the_following_interaction(data):
     for batch in TrainingBatches(data, 12, PLAIN, 0.0).epoch(0):
         for row in range(len(batch.lengths)):
             user, length = int(batch.users[row]) - 1, int(batch.lengths[row])
-            start, end = data.span(user, "validation")
+            start, end = span(data, user, "validation")
             window = slice(max(start, end - 13), end)
             items = torch.from_numpy(data.items[window])
             assert torch.equal(batch.items[row, :length], items[:-1])
@@ -48,7 +48,7 @@ def test_causal_positions_predict_the_following_interaction(data):
 
 def test_training_never_holds_a_held_out_interaction(data):
     held_out = {(user, int(data.items[row])) for until in ("validation", "test")
-                for user, row in enumerate(data.target_rows(until))}
+                for user, row in enumerate(data.split.requests[until].ends)}
     for share in (0.0, 1.0):
         for batch in TrainingBatches(data, 12, PLAIN, share).epoch(0):
             for row, user in enumerate(batch.users.tolist()):
@@ -100,7 +100,7 @@ def test_sliding_windows_cover_everything(data):
         for row, user in enumerate(batch.users.tolist()):
             targets[user] |= set(batch.targets[row].tolist()) - {PAD}
     for user, films in targets.items():
-        start, end = data.span(user - 1, "validation")
+        start, end = span(data, user - 1, "validation")
         assert films == set(data.items[start + 1:end].tolist())
 
 
@@ -141,10 +141,10 @@ def test_append_mask_keeps_the_newest():
 
 def test_history_ends_before_its_target(data):
     for until in ("validation", "test"):
-        history = history_of(data, 7, until)
-        row = data.target_rows(until)[7]
+        history = history_of(data, 7, span(data, 7, until)[1])
+        row = data.split.requests[until].ends[7]
         assert history.items[-1] == data.items[row - 1] and history.request_time == data.timestamps[row]
-    assert history_of(data, 7, "end").request_time == 0
+    assert history_of(data, 7).request_time == 0
 
 
 @pytest.mark.parametrize("positions", [1, 30, 64, 10_000])

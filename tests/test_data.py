@@ -22,7 +22,7 @@ from data_processor import (
 )
 from settings import DataSettings
 from support.errors import UserError
-from tests.conftest import REAL, SASREC, rng
+from tests.conftest import REAL, SASREC, rng, span
 
 
 def raw_sequences(data):
@@ -78,9 +78,9 @@ def test_split_holds_out_the_last_two_of_everyone(data):
     training = set(data.training_rows())
     assert len(training) == len(data.items) - 2 * data.num_users
     for user in range(data.num_users):
-        start, end = data.span(user, "end")
-        assert data.span(user, "test") == (start, end - 1) and data.span(user, "validation") == (start, end - 2)
-        assert data.target_rows("test")[user] == end - 1 and data.target_rows("validation")[user] == end - 2
+        start, end = span(data, user, "end")
+        assert end == data.offsets[user + 1]
+        assert span(data, user, "test") == (start, end - 1) and span(data, user, "validation") == (start, end - 2)
         assert not training & {end - 1, end - 2}
 
 
@@ -89,7 +89,7 @@ def test_item_filter(tiny):
     threshold = int(counts.median())
     data = process(tiny, DataSettings(min_item_count=threshold))
     assert set(data.catalogue.movie_ids) == set(counts[counts >= threshold].index)
-    with pytest.raises(UserError, match="leaves no interactions"):
+    with pytest.raises(UserError, match="leave no interactions"):
         process(tiny, DataSettings(min_item_count=10**6))
 
 

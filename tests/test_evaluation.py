@@ -6,31 +6,34 @@ import ir_measures
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from ir_measures import RR, Success, nDCG
+from ir_measures import AP, RR, R, Success, nDCG
 from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_error
 
 from baselines.mean_ratings import mean_predictors
 from baselines.popularity import Popularity
 from batches import history_batch, history_of
-from data_processor import FIRST_ITEM
-from evaluation.leave_one_out import protocol_line, target_ranks
-from evaluation.metrics import bootstrap_interval, per_user, ranks
+from data_processor import FIRST_ITEM, from_sequences
+from evaluation.metrics import CUTOFFS, bootstrap_interval, per_person, per_request, ranks
+from evaluation.protocols import CANDIDATES, draw_candidates, protocol_line, target_ranks
 from evaluation.report import ranking_table, summarise
 from evaluation.side_tasks import preference_quality, rating_errors
+from settings import EvalSettings
 from support.errors import UserError
-from tests.conftest import VARIANTS, fresh_model, rng
+from tests.conftest import VARIANTS, fresh_model, rng, span
+
+PLAIN = EvalSettings()
 
 
 def test_metrics_agree_with_ir_measures(data):
     """On a random model's scores: ir-measures ranks the unseen films of each user itself, one list a user."""
     model = fresh_model(data, VARIANTS["enhanced"])
-    ours = per_user(target_ranks(model, data, "test", 12))
+    ours = per_request(target_ranks(model, data, "test", 12, PLAIN))
     qrels, run = [], []
     for user in range(data.num_users):
-        scores = model.score(history_batch([history_of(data, user, "test")], 12))[0].tolist()
-        start, end = data.span(user, "test")
+        scores = model.score(history_batch([history_of(data, user, span(data, user, "test")[1])], 12))[0].tolist()
+        start, end = span(data, user, "test")
         seen = set(data.items[start:end].tolist())
         qrels.append(ir_measures.Qrel(str(user), str(data.items[end]), 1))
         run += [ir_measures.ScoredDoc(str(user), str(film), scores[film])
@@ -49,15 +52,49 @@ def test_ndcg_agrees_with_scikit_learn():
     target = rng(1).integers(0, 50, 40)
     relevance = np.zeros((40, 50))
     relevance[np.arange(40), target] = 1
-    rank = ranks(torch.from_numpy(scores), torch.from_numpy(target)).numpy()
-    assert per_user(rank)["NDCG@10"].mean() == pytest.approx(ndcg_score(relevance, scores, k=10), abs=1e-9)
+    rank = ranks(torch.from_numpy(scores), torch.from_numpy(target)[:, None]).numpy()
+    assert per_request(rank)["NDCG@10"].mean() == pytest.approx(ndcg_score(relevance, scores, k=10), abs=1e-9)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.data())
 def test_ties_are_broken_against_the_target(values, draw):
     target = draw.draw(st.integers(0, len(values) - 1))
-    rank = int(ranks(torch.tensor([values]).float(), torch.tensor([target]))[0])
+    rank = int(ranks(torch.tensor([values]).float(), torch.tensor([[target]]))[0])
     assert rank == sum(value > values[target] for value in values) + values.count(values[target])
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, -np.inf]), min_size=1, max_size=25), st.data())
+def test_metrics_of_several_targets_agree_with_ir_measures(values, draw):
+    """Random rankings with ties, films left out, fewer candidates than K; a second person without any ranked film."""
+    finite = [film for film, value in enumerate(values) if np.isfinite(value)]
+    if not finite:
+        return
+    targets = draw.draw(st.lists(st.sampled_from(finite), min_size=1, max_size=min(5, len(finite)), unique=True))
+    rank = ranks(torch.tensor([values]), torch.tensor([targets])).numpy()
+    ours = per_request(rank)
+    # ir-measures gets the same order spelled out: of equal scores, those that are no targets come first.
+    order = sorted(finite, key=lambda film: (-values[film], film in targets))
+    run = [ir_measures.ScoredDoc("1", str(film), float(-place)) for place, film in enumerate(order)]
+    qrels = [ir_measures.Qrel("1", str(film), 1) for film in targets]
+    for k in CUTOFFS:
+        for name, measure, scale in ((f"HR@{k}", Success @ k, 1), (f"NDCG@{k}", nDCG @ k, 1),
+                                     (f"Recall@{k}", R @ k, 1),
+                                     (f"MAP@{k}", AP @ k, len(targets) / min(len(targets), k))):  # they divide by T
+            theirs = ir_measures.calc_aggregate([measure], qrels, run)[measure] * scale
+            assert ours[name][0] == pytest.approx(theirs, abs=1e-6), name
+    assert ours["MRR"][0] == pytest.approx(ir_measures.calc_aggregate([RR], qrels, run)[RR], abs=1e-6)
+    assert (np.diff(rank[0]) > 0).all()
+
+
+def test_a_film_that_is_a_target_twice_has_no_rank_before_the_first():
+    assert ranks(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0, 0]])).tolist() == [[1, 2]]
+
+
+def test_means_are_over_each_persons_requests_first():
+    rank = np.array([[1], [30], [1]])
+    metrics = per_person(rank, np.array([4, 4, 9]))
+    assert metrics["HR@10"].tolist() == [0.5, 1.0]
 
 
 def test_a_constant_scorer_gets_nothing(data):
@@ -67,7 +104,7 @@ def test_a_constant_scorer_gets_nothing(data):
             scores[:, :FIRST_ITEM] = -torch.inf
             return scores
 
-    rank = target_ranks(Constant(), data, "test", 12)
+    rank = target_ranks(Constant(), data, "test", 12, PLAIN)[:, 0]
     histories = np.diff(data.offsets) - 1
     assert (rank == len(data.catalogue.movie_ids) - histories).all()
 
@@ -76,32 +113,60 @@ def test_a_scorer_that_knows_gets_everything(data):
     class Oracle:
         def score(self, batch):
             scores = torch.full((len(batch.lengths), data.catalogue.num_rows), -1.0)
-            targets = torch.from_numpy(data.items[data.target_rows("test")])
+            targets = torch.from_numpy(data.items[data.split.requests["test"].ends])
             scores[torch.arange(len(scores)), targets[batch.users - 1]] = 1
             return scores
 
-    assert (target_ranks(Oracle(), data, "test", 12) == 1).all()
+    assert (target_ranks(Oracle(), data, "test", 12, PLAIN) == 1).all()
 
 
 def test_filter_takes_the_whole_history_out(data):
     """Against a naive loop, also over interactions older than the model reads."""
     model = fresh_model(data, VARIANTS["enhanced"])
-    plain = target_ranks(model, data, "validation", 12, filter_seen=False)
-    filtered = target_ranks(model, data, "validation", 12)
+    plain = target_ranks(model, data, "validation", 12, EvalSettings(filter_seen=False))
+    filtered = target_ranks(model, data, "validation", 12, PLAIN)
     popular = Popularity(data)
     assert (filtered <= plain).all() and (filtered < plain).any()
-    rank = target_ranks(popular, data, "test", 12)
+    rank = target_ranks(popular, data, "test", 12, PLAIN)
     for user in range(0, data.num_users, 9):
-        start, end = data.span(user, "test")
+        start, end = span(data, user, "test")
         seen, target = set(data.items[start:end].tolist()), int(data.items[end])
         rivals = [film for film in range(FIRST_ITEM, data.catalogue.num_rows) if film not in seen and film != target]
-        assert rank[user] == 1 + sum(popular.scores[film] >= popular.scores[target] for film in rivals)
+        assert rank[user, 0] == 1 + sum(popular.scores[film] >= popular.scores[target] for film in rivals)
 
 
 def test_ranks_do_not_depend_on_batch_size(data, variant):
     model = fresh_model(data, variant)
-    assert (target_ranks(model, data, "test", 12, batch_size=1) ==
-            target_ranks(model, data, "test", 12, batch_size=60)).all()
+    assert (target_ranks(model, data, "test", 12, EvalSettings(eval_batch_size=1)) ==
+            target_ranks(model, data, "test", 12, EvalSettings(eval_batch_size=60))).all()
+
+
+@pytest.mark.parametrize("kind", ["uniform_100", "popular_100"])
+def test_candidates_are_unseen_and_the_same_for_everybody(data, kind):
+    evaluation = EvalSettings(candidates=kind)
+    drawn = draw_candidates(data, "test", evaluation)
+    assert (drawn == draw_candidates(data, "test", evaluation)).all()
+    assert (drawn != draw_candidates(data, "test", EvalSettings(candidates=kind, candidate_seed=1))).any()
+    assert drawn.shape == (data.num_users, CANDIDATES) and drawn.min() >= FIRST_ITEM
+    for person in range(data.num_users):
+        start, end = span(data, person, "test")
+        assert not set(drawn[person]) & set(data.items[start:end + 1])
+    # Few films in this world: the rank among them is what the full ranking says of these very films.
+    model = fresh_model(data, VARIANTS["enhanced"])
+    scores = model.score(history_batch([history_of(data, 3, span(data, 3, "test")[1])], 12))[0]
+    rivals = scores[torch.from_numpy(np.unique(drawn[3]))]
+    target = scores[int(data.items[span(data, 3, "test")[1]])]
+    assert target_ranks(model, data, "test", 12, evaluation)[3, 0] == 1 + int((rivals >= target).sum())
+
+
+def test_popular_candidates_are_popular():
+    """With many films to choose from, a film is drawn more often the more often training has it."""
+    sequences = [[1 + (7 * person + step) % (10 + step * 20) for step in range(30)] for person in range(200)]
+    many = from_sequences([list(dict.fromkeys(sequence)) for sequence in sequences], 600)
+    counts = np.bincount(many.items[many.training_rows()], minlength=602)
+    uniform, popular = (draw_candidates(many, "test", EvalSettings(candidates=kind))
+                        for kind in ("uniform_100", "popular_100"))
+    assert counts[popular].mean() > 2 * counts[uniform].mean()
 
 
 def test_diverged_scores_are_an_error(data):
@@ -110,7 +175,7 @@ def test_diverged_scores_are_an_error(data):
             return torch.full((len(batch.lengths), data.catalogue.num_rows), torch.nan)
 
     with pytest.raises(UserError, match="diverged"):
-        target_ranks(Broken(), data, "test", 12)
+        target_ranks(Broken(), data, "test", 12, PLAIN)
 
 
 def test_popularity_counts_training_interactions(data):
@@ -131,8 +196,8 @@ def test_bootstrap_interval_covers_the_mean():
 
 
 def test_summary_and_table():
-    rank = np.array([1, 2, 6, 11])
-    summary = summarise(rank, 100)
+    rank = np.array([[1], [2], [6], [11]])
+    summary = summarise(rank, np.arange(4), 100)
     assert summary["HR@1"]["mean"] == 1 / 4
     assert summary["HR@10"]["mean"] == 3 / 4
     assert summary["NDCG@10"]["mean"] == pytest.approx((1 + 1 / np.log2(3) + 1 / np.log2(7) + 0) / 4)
@@ -141,22 +206,24 @@ def test_summary_and_table():
 
 
 def test_protocol_line_says_what_a_number_means(data):
-    line = protocol_line(data, "test", True, "unknown")
+    line = protocol_line(data, "test", PLAIN)
     for part in ("leave-one-out", "full ranking of", "ties against", data.split_hash, "NOT MovieLens", "60 users"):
         assert part in line
+    line = protocol_line(data, "test", EvalSettings(candidates="popular_100", filter_seen=False))
+    assert "100 candidates beside the target, popular draw" in line and "seen films kept" in line
 
 
 def test_rating_yardsticks(data):
-    targets = data.ratings[data.target_rows("test")]
+    targets = data.ratings[data.split.requests["test"].ends]
     guesses = mean_predictors(data, "test")
     for guess in guesses.values():
         errors = rating_errors(guess, data, "test")
         assert errors["RMSE"] == pytest.approx(root_mean_squared_error(targets, guess))
         assert errors["MAE"] == pytest.approx(mean_absolute_error(targets, guess))
-    start, end = data.span(4, "test")
+    start, end = span(data, 4, "test")
     assert guesses["user mean"][4] == pytest.approx(data.ratings[start:end].mean())
     train = data.training_rows()
-    film = data.items[data.target_rows("test")[4]]
+    film = data.items[data.split.requests["test"].ends[4]]
     assert guesses["film mean"][4] == pytest.approx(data.ratings[train][data.items[train] == film].mean())
 
 

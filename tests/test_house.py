@@ -14,10 +14,10 @@ from tests.conftest import ROOT
 MODULES = sorted(path for path in ROOT.rglob("*.py")
                  if not {".venv", ".venv-peers", "tests", ".git"} & set(path.relative_to(ROOT).parts))
 # Earlier rows know nothing of later ones; names in one row may import each other.
-ORDER = [{"support"}, {"settings"}, {"command_line"}, {"readers"}, {"data_processor"},
+ORDER = [{"support"}, {"settings"}, {"command_line"}, {"readers", "splits"}, {"data_processor"},
          {"transformer", "losses", "item_encoders"}, {"batches"}, {"evaluation", "baselines"}, {"training_loop"},
          {"bert4rec", "enhanced_model"}, {"model_io"}, {"trainer"}, {"explanations", "film_search"}, {"inference"},
-         {"benchmarks"}]
+         {"benchmarks", "ablations"}]
 LATE = {"wandb", "tyro", "yaml", "accelerate", "rich", "pandas", "safetensors", "pyarrow", "matplotlib", "sklearn",
         "rectools"}
 

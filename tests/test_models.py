@@ -10,11 +10,11 @@ import torch
 from batches import TrainingBatches, history_batch, history_of
 from data_processor import FIRST_ITEM, MASK, PAD
 from enhanced_model import FEATURE_FAMILIES
-from evaluation.leave_one_out import user_batches
+from evaluation.protocols import request_batches
 from losses import rating_loss
 from model_io import build_model, load_model, save_model
 from settings import ModelSettings, Settings, TrainSettings
-from tests.conftest import ALL_TASKS, TINY_MODEL, VARIANTS, fresh_model
+from tests.conftest import ALL_TASKS, TINY_MODEL, VARIANTS, fresh_model, span
 
 CPU = torch.device("cpu")
 TRAIN = TrainSettings(context_dropout=0.0, user_id_dropout=0.0, batch_size=64, mask_prob=0.3)
@@ -46,7 +46,7 @@ def outputs(model, batch):
 
 
 def request(data, seq_length, users=range(12), until="test"):
-    return history_batch([history_of(data, user, until) for user in users], seq_length)
+    return history_batch([history_of(data, user, span(data, user, until)[1]) for user in users], seq_length)
 
 
 def test_the_newest_state_alone_is_the_newest_of_all_states(data, variant):
@@ -97,7 +97,7 @@ def test_what_a_batch_predicts_can_be_changed_in_the_data_unseen(data, share, na
     settings = VARIANTS[name]
     if settings.model == "vanilla" and share == 0.0:
         return  # it never trains on causal batches
-    row = int(data.target_rows("test")[5]) - 3  # of person 5, whose user_index is 6
+    row = int(data.split.requests["test"].ends[5]) - 3  # of person 5, whose user_index is 6
     items, ratings, times = data.items.copy(), data.ratings.copy(), data.timestamps.copy()
     items[row], ratings[row] = FIRST_ITEM, 6 - ratings[row]
     if settings.query_time == "unknown":
@@ -137,7 +137,7 @@ def test_scores_do_not_depend_on_padding_or_company(data, variant):
 
 def test_short_history_beside_a_long_one(data, variant):
     model = fresh_model(data, variant)
-    long, short = history_of(data, 0, "test"), history_of(data, 1, "test")
+    long, short = history_of(data, 0, span(data, 0, "test")[1]), history_of(data, 1, span(data, 1, "test")[1])
     short = dataclasses.replace(short, items=short.items[:2], ratings=short.ratings[:2],
                                 timestamps=short.timestamps[:2])
     both = model.score(history_batch([long, short], 12))
@@ -160,7 +160,7 @@ def test_same_seed_same_model(data, variant):
 
 def test_order_of_the_history_matters(data, variant):
     model = fresh_model(data, variant)
-    history = history_of(data, 3, "test")
+    history = history_of(data, 3, span(data, 3, "test")[1])
     turned = dataclasses.replace(history, items=history.items[::-1].copy())
     assert not torch.allclose(model.score(history_batch([history], 12)), model.score(history_batch([turned], 12)))
 
@@ -315,8 +315,8 @@ def test_rating_loss_counts_rated_positions_only(data):
 
 
 def test_every_user_is_scored_once(data):
-    seen = [user for users, _ in user_batches(data, "test", 12, 7, CPU) for user in users]
+    seen = [user for users, _ in request_batches(data, "test", 12, 7, CPU) for user in users]
     assert sorted(seen) == list(range(data.num_users))
-    shares = [user for rank in (0, 1, 2) for users, _ in user_batches(data, "test", 12, 7, CPU, rank, 3)
+    shares = [user for rank in (0, 1, 2) for users, _ in request_batches(data, "test", 12, 7, CPU, rank, 3)
               for user in users]
     assert sorted(shares) == list(range(data.num_users))

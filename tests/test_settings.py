@@ -17,7 +17,8 @@ from training_loop import fit, seed_everything
 
 # A value other than the one in `tiny_settings`, for every option that changes what training arrives at.
 OTHER_VALUE = {
-    "min_item_count": 20, "tie_break": "random", "tie_seed": 5,
+    "min_item_count": 20, "min_rating": 4, "min_user_count": 30, "protocol": "multi5", "tie_break": "random",
+    "tie_seed": 5,
     "model": "vanilla", "hidden_size": 8, "num_heads": 1, "num_layers": 1, "seq_length": 6, "ffn_multiplier": 2,
     "dropout": 0.5,
     "attention_dropout": 0.5, "attention_type": "causal", "segment_embeddings": True, "positions": "sinusoidal",
@@ -32,11 +33,13 @@ OTHER_VALUE = {
     "masked_item_weight": 0.0, "next_item_weight": 0.3, "rating_weight": 0.0, "preference_weight": 0.0,
     "loss": "sampled_softmax", "negatives": 3, "negative_sampling": "popularity", "gbce_t": 0.1,
     "context_dropout": 0.9, "user_id_dropout": 0.0, "filter_seen": False, "eval_every": 2, "patience": 1,
+    "holdout_share": 0.3, "split_seed": 3, "targets_per_person": 1,
 }
 TESTED_ELSEWHERE = {
     "dataset": "test_readers.py", "data_dir": "test_scripts.py", "checkpoint_dir": "test_scripts.py",
     "runs_dir": "test_scripts.py", "use_wandb": "test_scripts.py", "wandb_mode": "test_scripts.py",
     "max_minutes": "test_training.py", "bootstrap_samples": "test_evaluation.py",
+    "candidates": "test_evaluation.py", "candidate_seed": "test_evaluation.py",
     "eval_batch_size": "test_evaluation.py: changes memory and never a result",
     "gradient_checkpointing": "test_losses_and_blocks.py: changes memory and never a result",
     "device": "below", "pin_memory": "changes speed on a GPU and never a result"}
@@ -52,6 +55,10 @@ def arrive(tiny, tmp_path, **changes):
         settings = settings.replace(tie_break="random")
     if {"negatives", "negative_sampling"} & set(changes):
         settings = settings.replace(loss="sampled_softmax")
+    if {"holdout_share", "split_seed"} & set(changes):
+        settings = settings.replace(protocol="multi5")
+    if "targets_per_person" in changes:
+        settings = settings.replace(protocol="global_time")
     if "gbce_t" in changes:
         settings = settings.replace(loss="gbce")
     tied = dataclasses.replace(tiny, ratings=tiny.ratings.assign(timestamp=tiny.ratings["timestamp"] // 100_000))
@@ -76,6 +83,8 @@ def plain(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
     return {"enhanced": arrive(tiny, folder), "vanilla": arrive(tiny, folder, model="vanilla"),
             "tie_seed": arrive(tiny, folder, tie_break="random"), "gbce_t": arrive(tiny, folder, loss="gbce"),
+            "targets_per_person": arrive(tiny, folder, protocol="global_time"),
+            **dict.fromkeys(("holdout_share", "split_seed"), arrive(tiny, folder, protocol="multi5")),
             **dict.fromkeys(("negatives", "negative_sampling"), arrive(tiny, folder, loss="sampled_softmax"))}
 
 

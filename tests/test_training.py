@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 import training_loop
 from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
 from data_processor import FIRST_ITEM
-from evaluation.leave_one_out import target_ranks
+from evaluation.protocols import target_ranks
 from model_io import build_model
-from settings import TrainSettings
+from settings import EvalSettings, TrainSettings
 from support.errors import UserError
 from support.tracking import Tracker
 from tests.conftest import ROOT, VARIANTS, tiny_settings
@@ -57,7 +57,7 @@ def test_training_is_deterministic_and_learns(data, tmp_path):
     again, _ = trained(data, settings)
     assert same_weights(model, again)
     untrained = build_model(data.catalogue, settings.model).eval()
-    assert progress.best["MRR"] > 1.2 * np.mean(1 / target_ranks(untrained, data, "validation", 12))
+    assert progress.best["MRR"] > 1.2 * np.mean(1 / target_ranks(untrained, data, "validation", 12, EvalSettings()))
     other, _ = trained(data, settings.replace(seed=1))
     assert not same_weights(model, other)
 
@@ -98,10 +98,11 @@ def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, accumulation
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(training_loop.Run, "train_step", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(Stopped):
         trained(data, settings, state_folder=tmp_path / "last")
     monkeypatch.setattr(training_loop.Run, "train_step", step)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     resumed, after = trained(data, settings, state_folder=tmp_path / "last", resume=True)
     assert same_weights(whole, resumed)
     assert (after.step, after.tokens, after.best["NDCG@10"]) == (progress.step, progress.tokens,
@@ -217,7 +218,7 @@ def test_popularity_sampling_covers_what_is_trained_on(data):
     """Trained on everything, counts are those of everything; an item that training never has is drawn like one seen
     once, not always or never."""
     train = TrainSettings(loss="sampled_softmax", negative_sampling="popularity")
-    for held_out, rows in (("end", np.arange(len(data.items))), ("validation", data.training_rows())):
+    for held_out, rows in ((False, np.arange(len(data.items))), (True, data.training_rows())):
         shares = torch.exp(item_loss(train, data, held_out, torch.device("cpu")).log_frequency)[FIRST_ITEM:]
         counts = np.maximum(1, np.bincount(data.items[rows], minlength=data.catalogue.num_rows)[FIRST_ITEM:])
         np.testing.assert_allclose(shares.numpy(), counts / counts.sum(), rtol=1e-4)

@@ -1,0 +1,194 @@
+"""The rows of the results tables: train or tune them, rank, compare, and say whether they come out as reported.
+
+    python -m ablations.rows vanilla --board loo-3416 --seeds 42 43 44     (or: make reproduce ROW=vanilla)
+    python -m ablations.rows --board loo-3706                              all rows (or: make baselines)
+
+A trained row is a file of `configs/` and one run a seed; the others are tuned on validation, at most TRIALS settings.
+A run that is finished under the same settings is not trained again, a stopped one goes on. Results lie in
+`results/BOARD/`; a row that lies there already is compared with what was reported, within the spread of seeds, and
+replaced only with `--write`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from baselines.neighbours import ease, item_knn, markov_chain
+from baselines.popularity import Popularity, RecentPopularity
+from command_line import parse_command_line
+from data_processor import SequenceData, load
+from evaluation.metrics import ONE_TARGET, bootstrap_interval, per_person
+from evaluation.protocols import Ranker, protocol_line, target_ranks
+from evaluation.report import print_table
+from evaluation.significance import compare, holm, mark
+from settings import EvalSettings, Settings
+from support.checkpoint import read_json, write_json
+from support.errors import UserError, run_command
+from support.tracking import git_commit
+from trainer import train
+
+BOARDS: dict[str, dict[str, Any]] = {
+    "loo-3416": {"min_item_count": 5}, "loo-3706": {}, "global-time": {"protocol": "global_time"}}
+TRIALS = 24
+WHOLE_HISTORY = 10_000  # baselines read all of a history; models as much as their length
+GRIDS: dict[str, tuple[Callable[..., Ranker], dict[str, list[Any]]]] = {
+    "popularity": (Popularity, {}),
+    "recent_popularity": (RecentPopularity, {"days": [1, 2, 3, 5, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180, 240, 365]}),
+    "markov_chain": (markov_chain, {"reach": [1, 3, 10], "backoff": [1.0, 10.0], "decay": [0.0, 0.5, 0.8, 0.9]}),
+    "item_knn": (item_knn, {"neighbours": [50, 200], "shrinkage": [10.0, 100.0, 1000.0],
+                            "decay": [1.0, 0.98, 0.9, 0.8]}),
+    "ease": (ease, {"regularisation": [50.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0], "decay": [1.0, 0.98, 0.9, 0.8]}),
+}
+TRAINED = ("sasrec", "vanilla")
+MEASURED = ("HR@1", "HR@10", "NDCG@10", "MRR")
+SELECTION = "NDCG@10"
+
+
+def tuned(name: str, data: SequenceData, evaluation: EvalSettings) -> tuple[dict[str, Any], np.ndarray]:
+    """Record and test ranks (1, Q, T) of the best of a baseline's settings on validation."""
+    build, grid = GRIDS[name]
+    trials = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    if len(trials) > TRIALS:
+        raise ValueError(f"{name}: {len(trials)} trials, more than the others have")
+    began, scores = time.perf_counter(), []
+    for trial in trials:
+        rank = target_ranks(build(data, **trial), data, "validation", WHOLE_HISTORY, evaluation)
+        scores.append(float(per_person(rank, data.split.requests["validation"].people)[SELECTION].mean()))
+    best = trials[int(np.argmax(scores))]
+    record = {"settings": best, "trials": [{**trial, SELECTION: score} for trial, score in
+                                           zip(trials, scores, strict=True)],
+              "runs": [{"validation": max(scores), "seconds": round(time.perf_counter() - began, 1)}]}
+    return record, target_ranks(build(data, **best), data, "test", WHOLE_HISTORY, evaluation)[None]
+
+
+def trained(name: str, board: str, seeds: list[int], folder: Path,
+            extra: list[str]) -> tuple[dict[str, Any], np.ndarray]:
+    """Record and test ranks (S, Q, T) of a model of `configs/`, one run a seed."""
+    runs, ranks = [], []
+    for seed in seeds:
+        settings, _ = parse_command_line(["--config", f"configs/{name}.yaml", *extra], "")
+        place = folder / f"{name}-{seed}"
+        settings = settings.replace(**BOARDS[board], seed=seed, checkpoint_dir=str(place), runs_dir=str(folder / "log"))
+        results = _finished(place, settings) or train(settings, resume=_stopped(place, settings))
+        best = results["best"]
+        runs.append({"seed": seed, "validation": best[SELECTION], "best_epoch": best["epoch"], "steps": best["step"],
+                     "tokens": best["tokens"], "seconds_to_best": best["seconds"], "git_commit": results["git_commit"],
+                     "seconds": results["training_seconds"], "peak_memory_mb": results["peak_memory_mb"]})
+        table = pd.read_parquet(place / "best" / "test_users.parquet")
+        ranks.append(table[[column for column in table if column.split("_")[0] == "rank"]].to_numpy())
+    return {"settings": settings.to_dict() | {"seed": seeds}, "runs": runs}, np.stack(ranks)
+
+
+def _finished(place: Path, settings: Settings) -> dict[str, Any] | None:
+    """Results of a run of these very settings that came to its end."""
+    results, checkpoint = place / "best" / "results.json", place / "best" / "checkpoint.json"
+    if not results.exists() or read_json(checkpoint)["settings"] != settings.to_dict():
+        return None
+    return read_json(results)
+
+
+def _stopped(place: Path, settings: Settings) -> bool:
+    """Whether a run of these very settings was stopped on its way."""
+    state = place / "last" / "checkpoint.json"
+    return state.exists() and read_json(state)["settings"] == settings.to_dict()
+
+
+def measure(name: str, board: str, seeds: list[int], folder: Path, extra: list[str],
+            data: SequenceData) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A row's record, and its metrics as (S, P) values over seeds and people."""
+    evaluation = EvalSettings()
+    record, ranks = trained(name, board, seeds, folder, extra) if name in TRAINED else tuned(name, data, evaluation)
+    people = data.split.requests["test"].people
+    metrics = [per_person(rank, people) for rank in ranks]
+    values = {metric: np.stack([run[metric] for run in metrics]) for metric in MEASURED}
+    for run, run_metrics in zip(record["runs"], metrics, strict=True):
+        run["test"] = {metric: float(run_metrics[metric].mean()) for metric in ONE_TARGET}
+    test = {}
+    for metric, value in values.items():
+        low, high = bootstrap_interval(value.mean(0), 1000)
+        test[metric] = {"mean": float(value.mean()), "low": low, "high": high,
+                        "sd_of_seeds": float(value.mean(1).std(ddof=1)) if len(value) > 1 else None}
+    return {"row": name, "board": board, "protocol": protocol_line(data, "test", evaluation), "test": test,
+            "split_hash": data.split_hash, "git_commit": git_commit(),
+            "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), **record}, values
+
+
+def verdict(record: dict[str, Any], reported: dict[str, Any]) -> tuple[bool, str]:
+    """Whether a row came out as reported: its mean within three standard errors of the seeds' spread, or, where there
+    are no seeds, equal to the third digit."""
+    ours, theirs = (entry["test"][SELECTION] for entry in (record, reported))
+    spread = max(ours["sd_of_seeds"] or 0.0, theirs["sd_of_seeds"] or 0.0)
+    room = 3 * spread * (1 / len(record["runs"]) + 1 / len(reported["runs"]))**0.5 or 0.001
+    same = abs(ours["mean"] - theirs["mean"]) <= room
+    return same, (f"{record['row']}: {SELECTION} {ours['mean']:.4f}, reported {theirs['mean']:.4f} on "
+                  f"{reported['date']}, room {room:.4f}: {'as reported' if same else 'NOT AS REPORTED'}")
+
+
+def show(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.ndarray]], against: str) -> None:
+    """The table: means over seeds, intervals over people, and paired tests of NDCG@10 against one row."""
+    rivals = [name for name in records if name != against]
+    tests = {name: compare(values[name][SELECTION], values[against][SELECTION]) for name in rivals} \
+        if against in records else {}
+    corrected = dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
+    rows = []
+    for name, record in records.items():
+        cells = []
+        for metric in MEASURED:
+            entry = record["test"][metric]
+            spread = "" if entry["sd_of_seeds"] is None else f" ±{entry['sd_of_seeds']:.4f}"
+            cells.append(f"{entry['mean']:.4f}{spread}\n{entry['low']:.3f}-{entry['high']:.3f}")
+        test = tests.get(name)
+        cells.append("" if test is None else f"{test.difference:+.4f}{mark(corrected[name])}\n"
+                                             f"{test.wins}/{test.ties}/{test.losses}")
+        seconds = np.mean([run["seconds"] for run in record["runs"]])
+        rows.append([name, str(len(record["runs"])), *cells, f"{seconds:,.0f} s"])
+    protocol = next(iter(records.values()))["protocol"]
+    print_table("Rows", f"{protocol}\n± standard deviation over seeds, 95 % bootstrap interval over people; difference "
+                        f"in {SELECTION} against {against}: randomisation test over people, Holm: * .05 ** .01 "
+                        f"*** .001; people won/tied/lost", ["row", "runs", *MEASURED, f"vs {against}", "time"], rows)
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 1 if a row does not come out as reported."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", help=f"of {', '.join([*GRIDS, *TRAINED])} (default: all)")
+    parser.add_argument("--board", choices=BOARDS, default="loo-3416", help="data and protocol (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("--against", default="vanilla", help="row that the others are tested against")
+    parser.add_argument("--write", action="store_true", help="replace what results/ reports")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--work", type=Path, default=Path("runs/rows"), help="models and states of the runs")
+    flags, extra = parser.parse_known_args(argv)
+    names = flags.rows or [*GRIDS, *TRAINED]
+    unknown = [name for name in names if name not in (*GRIDS, *TRAINED)]
+    if unknown:
+        raise UserError(f"there is no row {unknown[0]!r}; there are {', '.join([*GRIDS, *TRAINED])}")
+    settings, _ = parse_command_line(extra, "")
+    data = load(settings.replace(**BOARDS[flags.board]).data)
+    records, values, failed = {}, {}, False
+    for name in names:
+        records[name], values[name] = measure(name, flags.board, flags.seeds, flags.work / flags.board, extra, data)
+        path = flags.results / flags.board / f"{name}.json"
+        if path.exists():
+            same, line = verdict(records[name], read_json(path))
+            failed |= not same
+            print(line)
+        if flags.write or not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, records[name])
+    show(records, values, flags.against)
+    return int(failed and not flags.write)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

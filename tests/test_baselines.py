@@ -1,0 +1,97 @@
+"""Baselines against independent computations of the same thing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics.pairwise import cosine_similarity
+
+from baselines.neighbours import ItemToItem, ease, item_knn, markov_chain
+from baselines.popularity import DAY, Popularity, RecentPopularity
+from batches import history_batch, history_of
+from data_processor import FIRST_ITEM
+from evaluation.protocols import target_ranks
+from settings import EvalSettings
+from tests.conftest import span
+
+
+@pytest.fixture()
+def seen(data):
+    """(U, R) who has what in the training part."""
+    matrix = np.zeros((data.num_users, data.catalogue.num_rows))
+    for person in range(data.num_users):
+        start, end = span(data, person, "validation")
+        matrix[person, data.items[start:end]] = 1
+    return matrix
+
+
+def test_item_knn_is_cosine_similarity(data, seen):
+    expected = cosine_similarity(seen.T)
+    np.fill_diagonal(expected, 0)
+    everything = item_knn(data, neighbours=data.catalogue.num_rows, shrinkage=0.0)
+    np.testing.assert_allclose(everything.matrix.numpy(), expected, atol=1e-6)
+    nearest = item_knn(data, neighbours=3, shrinkage=0.0).matrix.numpy()
+    for film in range(FIRST_ITEM, data.catalogue.num_rows):
+        kept = nearest[:, film] > 0
+        assert expected[kept, film].min(initial=2.0) >= np.sort(expected[:, film])[-3] - 1e-6
+    shrunk = item_knn(data, neighbours=data.catalogue.num_rows, shrinkage=10.0).matrix.numpy()
+    counts = seen.sum(0)
+    i, j = np.argsort(-counts)[:2]
+    assert shrunk[i, j] == pytest.approx((seen[:, i] * seen[:, j]).sum() / ((counts[i] * counts[j])**0.5 + 10))
+
+
+def test_ease_solves_its_regressions(data, seen):
+    """Column by column: ridge regression of a film on all others."""
+    matrix = ease(data, regularisation=7.0).matrix.numpy()
+    for film in (FIRST_ITEM, FIRST_ITEM + 5, data.catalogue.num_rows - 1):
+        others = np.delete(np.arange(seen.shape[1]), film)
+        x, y = seen[:, others], seen[:, film]
+        expected = np.linalg.solve(x.T @ x + 7.0 * np.eye(len(others)), x.T @ y)
+        np.testing.assert_allclose(matrix[others, film], expected, atol=1e-5)
+        assert matrix[film, film] == 0
+
+
+def test_markov_chain_counts_followers(data):
+    counts = np.zeros((data.catalogue.num_rows,) * 2)
+    popularity = np.zeros(data.catalogue.num_rows)
+    for person in range(data.num_users):
+        start, end = span(data, person, "validation")
+        items = data.items[start:end]
+        np.add.at(popularity, items, 1)
+        for step in (1, 2):
+            for before, after in zip(items[:-step], items[step:], strict=True):
+                counts[before, after] += 1 / step
+    expected = counts + 0.5 * popularity / popularity.sum()
+    np.testing.assert_allclose(markov_chain(data, reach=2, backoff=0.5).matrix.numpy(),
+                               expected / expected.sum(1, keepdims=True), atol=1e-6)
+
+
+def test_scores_weigh_films_by_their_age(data):
+    matrix = np.random.default_rng(0).random((data.catalogue.num_rows,) * 2)
+    histories = [history_of(data, person) for person in (0, 1, 2)]
+    scores = ItemToItem(matrix, decay=0.5).score(history_batch(histories, 12))
+    for row, history in zip(scores, histories, strict=True):
+        newest = history.items[-12:][::-1]
+        expected = sum(0.5**age * matrix[film] for age, film in enumerate(newest))
+        np.testing.assert_allclose(row[FIRST_ITEM:], expected[FIRST_ITEM:], rtol=1e-4)
+        assert (row[:FIRST_ITEM] == -torch.inf).all()
+    newest = ItemToItem(matrix, decay=0.0).score(history_batch(histories, 12))
+    np.testing.assert_allclose(newest[0, FIRST_ITEM:], matrix[histories[0].items[-1], FIRST_ITEM:], rtol=1e-5)
+
+
+def test_recent_popularity_counts_the_days_before(data):
+    recent = RecentPopularity(data, days=30)
+    history = history_of(data, 5, span(data, 5, "test")[1])
+    scores = recent.score(history_batch([history], 12))[0]
+    rows, now = data.training_rows(), history.timestamps[-1]
+    inside = rows[(data.timestamps[rows] < now) & (data.timestamps[rows] >= now - 30 * DAY)]
+    expected = np.bincount(data.items[inside], minlength=data.catalogue.num_rows)
+    assert (scores[FIRST_ITEM:].floor().numpy() == expected[FIRST_ITEM:]).all()
+    empty = RecentPopularity(data, days=0).score(history_batch([history], 12))[0]
+    assert (empty[FIRST_ITEM:].argsort() == Popularity(data).scores[FIRST_ITEM:].argsort()).all()
+
+
+def test_baselines_rank_under_the_one_protocol(data):
+    for ranker in (RecentPopularity(data, 60), item_knn(data, 20, 5.0), ease(data, 20.0, 0.9), markov_chain(data)):
+        assert target_ranks(ranker, data, "test", 12, EvalSettings()).min() >= 1

@@ -1,0 +1,69 @@
+"""The rows of the results tables, run tiny: trained once, tuned, compared, said when they differ."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ablations import rows
+from support.errors import UserError
+from tests.conftest import ROOT
+
+SMALL = ["--dataset", "synthetic", "--hidden_size", "8", "--num_layers", "1", "--seq_length", "10", "--max_epochs", "1",
+         "--eval_every", "1", "--batch_tokens", "40000", "--device", "cpu"]
+
+
+def run(tmp_path, *arguments):
+    return rows.main([*arguments, "--board", "loo-3706", "--results", str(tmp_path / "results"), "--work",
+                      str(tmp_path / "work"), *SMALL])
+
+
+def read(tmp_path, row):
+    return json.loads((tmp_path / "results" / "loo-3706" / f"{row}.json").read_text())
+
+
+def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert run(tmp_path, "popularity", "vanilla", "--seeds", "1", "2") == 0
+    record, popularity = read(tmp_path, "vanilla"), read(tmp_path, "popularity")
+    assert [entry["seed"] for entry in record["runs"]] == [1, 2]
+    assert record["test"]["NDCG@10"]["mean"] == pytest.approx(
+        sum(entry["test"]["NDCG@10"] for entry in record["runs"]) / 2)
+    assert record["split_hash"] == popularity["split_hash"] and "SYNTHETIC" in record["protocol"]
+    assert "vs vanilla" in capsys.readouterr().out
+    # Again: nothing is trained, and all is as reported.
+    monkeypatch.setattr(rows, "train", None)
+    assert run(tmp_path, "vanilla", "--seeds", "1", "2") == 0
+    assert "as reported" in capsys.readouterr().out
+    # Somebody reported better: said, exit code 1, and the report stays until --write.
+    path = tmp_path / "results" / "loo-3706" / "vanilla.json"
+    record["test"]["NDCG@10"]["mean"] += 0.2
+    path.write_text(json.dumps(record))
+    assert run(tmp_path, "vanilla", "--seeds", "1", "2") == 1
+    assert "NOT AS REPORTED" in capsys.readouterr().out and read(tmp_path, "vanilla") == record
+    assert run(tmp_path, "vanilla", "--seeds", "1", "2", "--write") == 0
+    assert read(tmp_path, "vanilla")["test"] != record["test"]
+
+
+def test_baselines_are_tuned_on_validation(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setitem(rows.GRIDS, "item_knn", (rows.item_knn, {"neighbours": [5, 400], "shrinkage": [0.0],
+                                                                 "decay": [1.0, 0.5]}))
+    assert run(tmp_path, "item_knn") == 0
+    record = read(tmp_path, "item_knn")
+    best = max(record["trials"], key=lambda trial: trial["NDCG@10"])
+    assert len(record["trials"]) == 4 and record["settings"] == {name: best[name] for name in record["settings"]}
+
+
+def test_grids_have_equal_budgets():
+    for _build, grid in rows.GRIDS.values():
+        size = 1
+        for values in grid.values():
+            size *= len(values)
+        assert size <= rows.TRIALS
+
+
+def test_an_unknown_row_is_named(tmp_path):
+    with pytest.raises(UserError, match="popularty"):
+        run(tmp_path, "popularty")
