@@ -91,16 +91,21 @@ def trained(name: str, board: str, seeds: list[int], folder: Path,
 
 def _finished(place: Path, settings: Settings) -> dict[str, Any] | None:
     """Results of a run of these very settings that came to its end."""
-    results, checkpoint = place / "best" / "results.json", place / "best" / "checkpoint.json"
-    if not results.exists() or read_json(checkpoint)["settings"] != settings.to_dict():
-        return None
-    return read_json(results)
+    results = place / "best" / "results.json"
+    return read_json(results) if results.exists() and _same_settings(place / "best", settings) else None
 
 
 def _stopped(place: Path, settings: Settings) -> bool:
     """Whether a run of these very settings was stopped on its way."""
-    state = place / "last" / "checkpoint.json"
-    return state.exists() and read_json(state)["settings"] == settings.to_dict()
+    return (place / "last" / "checkpoint.json").exists() and _same_settings(place / "last", settings)
+
+
+def _same_settings(folder: Path, settings: Settings) -> bool:
+    """Whether a checkpoint is of these settings, wherever it lies."""
+    places = ("checkpoint_dir", "runs_dir", "data_dir")
+    ours, theirs = ({name: value for name, value in entry.items() if name not in places}
+                    for entry in (settings.to_dict(), read_json(folder / "checkpoint.json")["settings"]))
+    return ours == theirs
 
 
 def measure(name: str, board: str, seeds: list[int], folder: Path, extra: list[str],

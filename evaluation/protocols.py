@@ -40,9 +40,9 @@ def protocol_line(data: SequenceData, until: str, settings: EvalSettings, query_
     candidates = f"full ranking of {films:,} films" if settings.candidates == "full" else \
         f"{CANDIDATES} candidates beside the target{'s' if requests.count > 1 else ''}, " \
         f"{settings.candidates.partition('_')[0]} draw (seed {settings.candidate_seed}) from {films:,} films"
-    cold_people, cold_targets = cold_shares(data, until)
-    cold = f"; {cold_people:.1%} of the requests by people and {cold_targets:.1%} of the targets unknown to training" \
-        if cold_people or cold_targets else ""
+    cold = "".join(f"; {share:.1%} of the {what} unknown to training"
+                   for share, what in zip(cold_shares(data, until), ("requests by people", "targets"), strict=True)
+                   if share)
     people = len(np.unique(requests.people))
     asked = f"{len(requests):,} requests by {people:,} people" if len(requests) != people else \
         f"all {people:,} users" if people == data.num_users else f"{people:,} users"
