@@ -1,0 +1,72 @@
+"""The audit finds planted leaks and clears what is clean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import batches
+from baselines.popularity import Popularity
+from data_processor import FIRST_ITEM, process
+from evaluation import audit, protocols
+from evaluation.audit import audit_split, suspicious, swap_test, swapped, training_test
+from settings import DataSettings, Settings
+from support.errors import run_command
+from tests.conftest import VARIANTS, fresh_model, tiny_settings
+
+
+@pytest.mark.parametrize("protocol", ["leave_one_out", "global_time", "multi5"])
+def test_clean_models_pass_under_every_protocol(tiny, tmp_path, protocol, variant):
+    data, settings = process(tiny, DataSettings(protocol=protocol)), tiny_settings(tmp_path, variant)
+    model = fresh_model(data, variant)
+    assert swap_test(model, data, settings, "validation") == 0 and swap_test(model, data, settings, "test") == 0
+    assert training_test(model, data, settings) == 0
+
+
+def test_a_history_that_holds_its_target_is_caught(data, tmp_path, monkeypatch):
+    model, settings = fresh_model(data, VARIANTS["enhanced"]), tiny_settings(tmp_path, VARIANTS["enhanced"])
+    monkeypatch.setattr(protocols, "history_of", lambda data, person, end: batches.history_of(data, person, end + 1))
+    assert swap_test(model, data, settings, "test") > 1e-4
+
+
+def test_a_request_time_that_should_be_unknown_is_caught(data, tmp_path):
+    """A model that reads it, audited as one that does not."""
+    model = fresh_model(data, VARIANTS["enhanced-known-time"])
+    assert swap_test(model, data, tiny_settings(tmp_path, VARIANTS["enhanced"]), "test") > 1e-4
+
+
+def test_a_split_that_trains_on_targets_is_caught(data, tmp_path, monkeypatch):
+    model, settings = fresh_model(data, VARIANTS["enhanced"]), tiny_settings(tmp_path, VARIANTS["enhanced"])
+    whole = batches.TrainingBatches._windows
+    monkeypatch.setattr(batches.TrainingBatches, "_windows", lambda self, _held_out: whole(self, False))
+    assert training_test(model, data, settings) > 0
+
+
+def test_swapping_changes_what_it_says(data):
+    rows = data.split.requests["test"].ends
+    other = swapped(data, rows)
+    changed = np.flatnonzero((other.items != data.items) | (other.timestamps != data.timestamps))
+    assert (changed == rows).all() and other.items.min() >= FIRST_ITEM
+    assert (swapped(data, rows, times=False).timestamps == data.timestamps).all()
+
+
+def test_signs_by_hand(tiny):
+    """Against loops over the raw positions."""
+    data = process(tiny, DataSettings(protocol="global_time", targets_per_person=0))
+    signs, rows = suspicious(data, "test"), data.training_rows()
+    known = set(data.items[rows].tolist())
+    for number, end in enumerate(data.split.requests["test"].ends):
+        assert signs["film unknown to training"][number] == (int(data.items[end]) not in known)
+        assert signs["target at the very time of the history's last interaction"][number] == \
+            (data.timestamps[end] == data.timestamps[end - 1])
+    assert (signs["training later than the target"] == 0).all()  # that is what the protocol is for
+    assert not signs["film in training only after the target"].any()
+    loo = suspicious(process(tiny, DataSettings()), "test")
+    assert 0 < loo["training later than the target"].mean() < 1
+
+
+def test_script(tmp_path, capsys, data):
+    assert run_command(audit.main, ["--dataset", "synthetic", "--until", "validation"]) == 0
+    assert "none of these" in capsys.readouterr().out
+    assert run_command(audit.main, ["--model_path", str(tmp_path / "nowhere")]) == 2
+    audit_split(data, Settings().replace(seq_length=12), Popularity(data), "popularity", "test")
