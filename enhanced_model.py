@@ -257,8 +257,11 @@ class EnhancedBERT4Rec(nn.Module):
 
     def rate_from(self, states: Tensor, item_index: Tensor) -> Tensor:
         """Request states (B, D) and films (B,) to expected ratings (B,)."""
-        logits = self.rating_head(states, self.item_table()[item_index])  # (B, 5)
-        return logits.softmax(-1) @ torch.arange(1.0, 6.0, device=logits.device)
+        return self.rating_probabilities(states, item_index) @ torch.arange(1.0, 6.0, device=states.device)
+
+    def rating_probabilities(self, states: Tensor, item_index: Tensor) -> Tensor:
+        """Request states (B, D) and films (B,) to the probabilities of the ratings 1 to 5, (B, 5)."""
+        return self.rating_head(states, self.item_table()[item_index]).softmax(-1)
 
     def preferences(self, batch: Batch) -> Tensor:
         """(B, F) predicted genre distribution of the next interactions."""

@@ -158,9 +158,10 @@ def show(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.ndar
         seconds = np.mean([run["seconds"] for run in record["runs"]])
         rows.append([name, str(len(record["runs"])), *cells, f"{seconds:,.0f} s"])
     protocol = next(iter(records.values()))["protocol"]
+    header = ["row", "runs", *MEASURED, f"vs {against}", "time"]
     print_table("Rows", f"{protocol}\n± standard deviation over seeds, 95 % bootstrap interval over people; difference "
                         f"in {SELECTION} against {against}: randomisation test over people, Holm: * .05 ** .01 "
-                        f"*** .001; people won/tied/lost", ["row", "runs", *MEASURED, f"vs {against}", "time"], rows)
+                        f"*** .001; people won/tied/lost", header, rows)
 
 
 def main(argv: list[str]) -> int:

@@ -35,6 +35,17 @@ def ranking_table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def table_text(header: list[str], rows: list[list[str]], latex: bool = False) -> str:
+    """A table as Markdown, or as a LaTeX tabular (booktabs); a line break in a cell becomes a space."""
+    flat = [[cell.replace("\n", " ") for cell in row] for row in rows]
+    if not latex:
+        return "\n".join(["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *flat]]) + "\n"
+    special = str.maketrans({char: f"\\{char}" for char in "%_&#"} | {"±": r"$\pm$"})
+    lines = [" & ".join(cell.translate(special) for cell in row) + r" \\" for row in [header, *flat]]
+    begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
+    return "\n".join([begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
+
+
 def print_table(title: str, protocol: str, header: list[str], rows: list[list[str]]) -> None:
     """A table on the terminal under its protocol line."""
     from rich.console import Console

@@ -1,0 +1,108 @@
+"""Measures of lists, slices and calibration, against computations by hand or by another library."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.calibration import calibration_curve
+
+from batches import history_batch, history_of
+from data_processor import FIRST_ITEM
+from evaluation import analyse
+from evaluation.calibration import rating_reliability
+from evaluation.lists import coverage, list_quality, top_lists
+from evaluation.metrics import per_person
+from evaluation.protocols import target_ranks
+from evaluation.report import table_text
+from evaluation.slices import request_slices, slice_table
+from model_io import save_model
+from settings import EvalSettings
+from tests.conftest import VARIANTS, fresh_model, rng, span, tiny_settings
+
+
+def test_top_lists_are_the_best_unseen_films(data):
+    model = fresh_model(data, VARIANTS["enhanced"])
+    lists = top_lists(model, data, "test", 12, EvalSettings(), k=5)
+    for person in (0, 7, 31):
+        start, end = span(data, person, "test")
+        scores = model.score(history_batch([history_of(data, person, end)], 12))[0].detach().numpy()
+        unseen = [film for film in np.argsort(-scores) if film not in set(data.items[start:end])]
+        assert lists[person].tolist() == unseen[:5]
+    hits = [int(data.items[end] in lists[person]) for person, end in enumerate(data.split.requests["test"].ends)]
+    rank = target_ranks(model, data, "test", 12, EvalSettings())
+    assert hits == per_person(rank, np.arange(data.num_users))["HR@5"].tolist()
+
+
+def test_list_quality_by_hand(data):
+    lists = np.stack([rng(person).permutation(np.arange(FIRST_ITEM, data.catalogue.num_rows))[:4]
+                      for person in range(data.num_users)])
+    quality, train = list_quality(lists, data, "test"), data.items[data.training_rows()]
+    genres = [set(np.flatnonzero(row)) for row in data.catalogue.genres]
+    for person in (0, 9):
+        films, history = lists[person], data.items[slice(*span(data, person, "test"))]
+        seen = [(train == film).sum() for film in films]
+        assert quality["popularity"][person] == pytest.approx(np.mean(seen))
+        assert quality["popularity lift"][person] == pytest.approx(
+            np.mean(seen) / np.mean([(train == film).sum() for film in history]) - 1)
+        assert quality["novelty (bits)"][person] == pytest.approx(
+            np.mean([-np.log2(max(count, 1) / data.num_users) for count in seen]))
+        pairs = [1 - len(genres[i] & genres[j]) / len(genres[i] | genres[j])
+                 for i, j in itertools.combinations(films, 2)]
+        assert quality["diversity"][person] == pytest.approx(np.mean(pairs))
+        wanted, given = (np.mean([data.catalogue.genres[film] / len(genres[film]) for film in part], axis=0)
+                         for part in (history, films))
+        assert quality["genre miscalibration"][person] == pytest.approx(
+            stats.entropy(wanted, 0.99 * given + 0.01 * wanted), rel=1e-4)
+    assert coverage(lists, data)["catalogue coverage"] == len(np.unique(lists)) / len(data.catalogue.movie_ids)
+
+
+def test_gini_of_exposure_at_its_ends(data):
+    films = np.arange(FIRST_ITEM, data.catalogue.num_rows)
+    assert coverage(films[:, None], data)["Gini of exposure"] == pytest.approx(0.0)
+    assert coverage(np.full((50, 1), FIRST_ITEM), data)["Gini of exposure"] == pytest.approx(1 - 1 / len(films))
+
+
+def test_slices_part_the_requests(data):
+    for family, parts in request_slices(data, "test").items():
+        assert (sum(part.astype(int) for part in parts.values()) == 1).all(), family
+    women = request_slices(data, "test")["gender"]["F"]
+    assert (data.demographics[women, 0] == 1).all()
+    rank = np.arange(1, data.num_users + 1)[:, None]
+    rows = slice_table(rank, data, "test", samples=100)
+    assert sum(number for family, _, number, *_ in rows if family == "history") == data.num_users
+    (row,) = [row for row in rows if row[:2] == ("gender", "F")]
+    assert row[3] == pytest.approx(per_person(rank[women], np.flatnonzero(women))["NDCG@10"].mean())
+
+
+def test_reliability_agrees_with_scikit_learn():
+    draw = rng()
+    probabilities = draw.dirichlet(np.ones(5), 4000)
+    ratings = np.array([draw.choice(5, p=row) + 1 for row in probabilities])
+    ours = rating_reliability(probabilities, ratings)
+    true = (ratings[:, None] == np.arange(1, 6)).ravel()
+    observed, stated = calibration_curve(true, probabilities.ravel(), n_bins=10)
+    np.testing.assert_allclose(ours.observed, observed)
+    np.testing.assert_allclose(ours.stated, stated)
+    assert ours.error < 0.02  # drawn from the very probabilities
+    assert rating_reliability(np.tile([0, 0, 0, 0, 1.0], (9, 1)), np.ones(9, dtype=int)).error == pytest.approx(0.4)
+
+
+def test_tables_as_text():
+    assert table_text(["a", "b"], [["1\n2", "3 %"]]) == "| a | b |\n| --- | --- |\n| 1 2 | 3 % |\n"
+    latex = table_text(["a_1", "b"], [["1 ±2", "3 %"]], latex=True)
+    assert r"a\_1 & b \\" in latex and r"1 $\pm$2 & 3 \% \\" in latex and latex.startswith(r"\begin{tabular}{lr}")
+
+
+def test_script(data, tiny, tmp_path, monkeypatch, capsys):
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"])
+    save_model(tmp_path / "model", fresh_model(data, VARIANTS["enhanced"]), settings, data, {})
+    monkeypatch.setattr(analyse, "load", lambda _settings: data)
+    analyse.main(["--model_path", str(tmp_path / "model"), "--output", str(tmp_path / "tables")])
+    text = (tmp_path / "tables" / "analysis.md").read_text(encoding="utf-8")
+    for part in ("## Ranking", "catalogue coverage", "gender: F", "expected calibration error", data.split_hash):
+        assert part in text
+    assert "tabular" in (tmp_path / "tables" / "analysis.tex").read_text(encoding="utf-8")
+    assert "Lists of ten films" in capsys.readouterr().out
