@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from settings import Settings, all_fields, model_only, preset_settings, unknown_name
+from settings import PRESETS, Settings, all_fields, model_only, preset_settings, unknown_name
 from support.errors import UserError
 
 TYRO_NOISE = r"Parsing error|Value error|Invalid choice (?=.)|Argument helptext:.*|For full helptext.*"
@@ -36,7 +36,7 @@ def parse_command_line(argv: list[str], description: str) -> tuple[Settings, boo
         if other and other != model and model in ("enhanced", "vanilla"):
             raise UserError(f"--{name} belongs to --model {other}; --model {model} does not read it")
     settings = _tyro(arguments, _defaults(own["--preset"] or "default", model, explicit),
-                     description + "\n\nBeside the flags below: --preset quick|default|original, "
+                     description + f"\n\nBeside the flags below: --preset {'|'.join(PRESETS)}, "
                                    "--config FILE.yaml (flags by name), --resume.")
     return settings, bool(own["--resume"])
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from baselines.neighbours import ease, item_knn, markov_chain
 from baselines.popularity import Popularity, RecentPopularity
@@ -29,8 +28,9 @@ from command_line import parse_command_line
 from data_processor import SequenceData, load
 from evaluation.metrics import ONE_TARGET, bootstrap_interval, per_person
 from evaluation.protocols import Ranker, protocol_line, target_ranks
-from evaluation.report import print_table
+from evaluation.report import print_table, table_text
 from evaluation.significance import compare, holm, mark
+from model_io import load_model
 from settings import EvalSettings, Settings
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
@@ -50,31 +50,32 @@ GRIDS: dict[str, tuple[Callable[..., Ranker], dict[str, list[Any]]]] = {
     "ease": (ease, {"regularisation": [50.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0], "decay": [1.0, 0.98, 0.9, 0.8]}),
 }
 TRAINED = ("sasrec", "vanilla")
-MEASURED = ("HR@1", "HR@10", "NDCG@10", "MRR")
+SAMPLED = "pop-100 "
+SHOWN = ("HR@1", "HR@10", "NDCG@10", "MRR", SAMPLED + "HR@10", SAMPLED + "NDCG@10")
 SELECTION = "NDCG@10"
 
 
-def tuned(name: str, data: SequenceData, evaluation: EvalSettings) -> tuple[dict[str, Any], np.ndarray]:
-    """Record and test ranks (1, Q, T) of the best of a baseline's settings on validation."""
+def tuned(name: str, data: SequenceData) -> tuple[dict[str, Any], list[Ranker]]:
+    """Record of a baseline and it alone, at the best of its settings on validation."""
     build, grid = GRIDS[name]
     trials = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if len(trials) > TRIALS:
         raise ValueError(f"{name}: {len(trials)} trials, more than the others have")
     began, scores = time.perf_counter(), []
     for trial in trials:
-        rank = target_ranks(build(data, **trial), data, "validation", WHOLE_HISTORY, evaluation)
+        rank = target_ranks(build(data, **trial), data, "validation", WHOLE_HISTORY, EvalSettings())
         scores.append(float(per_person(rank, data.split.requests["validation"].people)[SELECTION].mean()))
     best = trials[int(np.argmax(scores))]
     record = {"settings": best, "trials": [{**trial, SELECTION: score} for trial, score in
                                            zip(trials, scores, strict=True)],
               "runs": [{"validation": max(scores), "seconds": round(time.perf_counter() - began, 1)}]}
-    return record, target_ranks(build(data, **best), data, "test", WHOLE_HISTORY, evaluation)[None]
+    return record, [build(data, **best)]
 
 
 def trained(name: str, board: str, seeds: list[int], folder: Path,
-            extra: list[str]) -> tuple[dict[str, Any], np.ndarray]:
-    """Record and test ranks (S, Q, T) of a model of `configs/`, one run a seed."""
-    runs, ranks = [], []
+            extra: list[str]) -> tuple[dict[str, Any], list[Ranker]]:
+    """Record and models of a file of `configs/`, one run a seed."""
+    runs, models = [], []
     for seed in seeds:
         settings, _ = parse_command_line(["--config", f"configs/{name}.yaml", *extra], "")
         place = folder / f"{name}-{seed}"
@@ -84,9 +85,8 @@ def trained(name: str, board: str, seeds: list[int], folder: Path,
         runs.append({"seed": seed, "validation": best[SELECTION], "best_epoch": best["epoch"], "steps": best["step"],
                      "tokens": best["tokens"], "seconds_to_best": best["seconds"], "git_commit": results["git_commit"],
                      "seconds": results["training_seconds"], "peak_memory_mb": results["peak_memory_mb"]})
-        table = pd.read_parquet(place / "best" / "test_users.parquet")
-        ranks.append(table[[column for column in table if column.split("_")[0] == "rank"]].to_numpy())
-    return {"settings": settings.to_dict() | {"seed": seeds}, "runs": runs}, np.stack(ranks)
+        models.append(load_model(place / "best")[0])
+    return {"settings": settings.to_dict() | {"seed": seeds}, "runs": runs}, models
 
 
 def _finished(place: Path, settings: Settings) -> dict[str, Any] | None:
@@ -110,20 +110,23 @@ def _same_settings(folder: Path, settings: Settings) -> bool:
 
 def measure(name: str, board: str, seeds: list[int], folder: Path, extra: list[str],
             data: SequenceData) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A row's record, and its metrics as (S, P) values over seeds and people."""
-    evaluation = EvalSettings()
-    record, ranks = trained(name, board, seeds, folder, extra) if name in TRAINED else tuned(name, data, evaluation)
-    people = data.split.requests["test"].people
-    metrics = [per_person(rank, people) for rank in ranks]
-    values = {metric: np.stack([run[metric] for run in metrics]) for metric in MEASURED}
-    for run, run_metrics in zip(record["runs"], metrics, strict=True):
-        run["test"] = {metric: float(run_metrics[metric].mean()) for metric in ONE_TARGET}
+    """A row's record, and its metrics as (S, P) values over seeds and people; SAMPLED + name: among candidates."""
+    record, rankers = trained(name, board, seeds, folder, extra) if name in TRAINED else tuned(name, data)
+    people, length = data.split.requests["test"].people, record["settings"].get("seq_length", WHOLE_HISTORY)
+    metrics = []
+    for run, ranker in zip(record["runs"], rankers, strict=True):
+        full, sampled = (per_person(target_ranks(ranker, data, "test", length, evaluation), people)
+                         for evaluation in (EvalSettings(), EvalSettings(candidates="popular_100")))
+        metrics.append({metric: full[metric] for metric in ONE_TARGET}
+                       | {SAMPLED + metric: sampled[metric] for metric in ("HR@10", "NDCG@10")})
+        run["test"] = {metric: float(value.mean()) for metric, value in metrics[-1].items()}
+    values = {metric: np.stack([run[metric] for run in metrics]) for metric in metrics[0]}
     test = {}
     for metric, value in values.items():
         low, high = bootstrap_interval(value.mean(0), 1000)
         test[metric] = {"mean": float(value.mean()), "low": low, "high": high,
                         "sd_of_seeds": float(value.mean(1).std(ddof=1)) if len(value) > 1 else None}
-    return {"row": name, "board": board, "protocol": protocol_line(data, "test", evaluation), "test": test,
+    return {"row": name, "board": board, "protocol": protocol_line(data, "test", EvalSettings()), "test": test,
             "split_hash": data.split_hash, "git_commit": git_commit(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), **record}, values
 
@@ -139,8 +142,9 @@ def verdict(record: dict[str, Any], reported: dict[str, Any]) -> tuple[bool, str
                   f"{reported['date']}, room {room:.4f}: {'as reported' if same else 'NOT AS REPORTED'}")
 
 
-def show(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.ndarray]], against: str) -> None:
-    """The table: means over seeds, intervals over people, and paired tests of NDCG@10 against one row."""
+def table(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.ndarray]],
+          against: str) -> tuple[str, list[str], list[list[str]]]:
+    """(what it means, header, rows): means over seeds, intervals over people, paired tests against one row."""
     rivals = [name for name in records if name != against]
     tests = {name: compare(values[name][SELECTION], values[against][SELECTION]) for name in rivals} \
         if against in records else {}
@@ -148,7 +152,7 @@ def show(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.ndar
     rows = []
     for name, record in records.items():
         cells = []
-        for metric in MEASURED:
+        for metric in SHOWN:
             entry = record["test"][metric]
             spread = "" if entry["sd_of_seeds"] is None else f" ±{entry['sd_of_seeds']:.4f}"
             cells.append(f"{entry['mean']:.4f}{spread}\n{entry['low']:.3f}-{entry['high']:.3f}")
@@ -158,10 +162,10 @@ def show(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.ndar
         seconds = np.mean([run["seconds"] for run in record["runs"]])
         rows.append([name, str(len(record["runs"])), *cells, f"{seconds:,.0f} s"])
     protocol = next(iter(records.values()))["protocol"]
-    header = ["row", "runs", *MEASURED, f"vs {against}", "time"]
-    print_table("Rows", f"{protocol}\n± standard deviation over seeds, 95 % bootstrap interval over people; difference "
-                        f"in {SELECTION} against {against}: randomisation test over people, Holm: * .05 ** .01 "
-                        f"*** .001; people won/tied/lost", header, rows)
+    note = (f"{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over people; {SAMPLED.strip()}: "
+            f"among 100 films drawn by popularity; difference in {SELECTION} against {against}: randomisation test "
+            f"over people, Holm, * .05 ** .01 *** .001; people won/tied/lost; time: of training, or of all trials")
+    return note, ["row", "runs", *SHOWN, f"vs {against}", "time"], rows
 
 
 def main(argv: list[str]) -> int:
@@ -192,7 +196,12 @@ def main(argv: list[str]) -> int:
         if flags.write or not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, records[name])
-    show(records, values, flags.against)
+    note, header, cells = table(records, values, flags.against)
+    print_table(f"Board {flags.board}", note, header, cells)
+    if not flags.rows:
+        for suffix, text in ((".md", f"{note}\n\n{table_text(header, cells)}"),
+                             (".tex", f"% {note}\n{table_text(header, cells, latex=True)}")):
+            (flags.results / flags.board / f"table{suffix}").write_text(text, encoding="utf-8")
     return int(failed and not flags.write)
 
 

@@ -16,8 +16,8 @@ MODULES = sorted(path for path in ROOT.rglob("*.py")
 # Earlier rows know nothing of later ones; names in one row may import each other.
 ORDER = [{"support"}, {"settings"}, {"command_line"}, {"readers", "splits"}, {"data_processor"},
          {"transformer", "losses", "item_encoders"}, {"batches"}, {"evaluation", "baselines"}, {"training_loop"},
-         {"bert4rec", "enhanced_model"}, {"model_io"}, {"trainer"}, {"explanations", "film_search"}, {"inference"},
-         {"benchmarks", "ablations"}]
+         {"bert4rec", "enhanced_model"}, {"model_io"}, {"trainer"}, {"bert_multi"},
+         {"explanations", "film_search"}, {"inference"}, {"benchmarks", "ablations"}]
 LATE = {"wandb", "tyro", "yaml", "accelerate", "rich", "pandas", "safetensors", "pyarrow", "matplotlib", "sklearn",
         "rectools"}
 

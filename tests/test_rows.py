@@ -31,7 +31,7 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     assert record["test"]["NDCG@10"]["mean"] == pytest.approx(
         sum(entry["test"]["NDCG@10"] for entry in record["runs"]) / 2)
     assert record["split_hash"] == popularity["split_hash"] and "SYNTHETIC" in record["protocol"]
-    assert "vs vanilla" in capsys.readouterr().out
+    assert "randomisation test" in capsys.readouterr().out and "pop-100 HR@10" in record["test"]
     # Again: nothing is trained, and all is as reported.
     monkeypatch.setattr(rows, "train", None)
     assert run(tmp_path, "vanilla", "--seeds", "1", "2") == 0

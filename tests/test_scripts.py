@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
+import bert_multi
 import inference
 import trainer
 import training_loop
@@ -460,3 +461,20 @@ def test_scripts_run_as_scripts(model):
     done = subprocess.run([sys.executable, "inference.py", "--model_path", str(model), "--history", "3,99999"],
                           cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+# Five next films at once ----------------------------------------------------------------------------------------------
+
+def test_bert_multi(tmp_path, capsys):
+    small = ["--dataset", "synthetic", "--hidden_size", "8", "--num_layers", "1", "--seq_length", "12", "--max_epochs",
+             "1", "--bootstrap_samples", "100", "--device", "cpu", "--runs_dir", str(tmp_path / "runs")]
+    place = ["--checkpoint_dir", str(tmp_path / "multi")]
+    assert run_command(bert_multi.main, ["--size", "M", *small, *place]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((tmp_path / "multi" / "best" / "candidates.json").read_text())
+    assert set(results) == {"full", "popular_100", "uniform_100"} and "claims Recall@10 0.5978" in printed
+    recall = {name: result["ranking"]["popularity"]["Recall@10"]["mean"] for name, result in results.items()}
+    assert recall["full"] < recall["popular_100"] < recall["uniform_100"]  # the more is ranked, the harder it is
+    assert "the last 5 interactions" in results["full"]["protocol"]
+    assert run_command(bert_multi.main, ["--size", "M", "--resume", *place]) == 0
+    assert run_command(bert_multi.main, ["--size", "XXL"]) == 2
