@@ -39,6 +39,7 @@ from trainer import train
 
 BOARDS: dict[str, dict[str, Any]] = {
     "loo-3416": {"min_item_count": 5}, "loo-3706": {}, "global-time": {"protocol": "global_time"}}
+CONFIGS = Path(__file__).parent.parent / "configs"
 TRIALS = 24
 WHOLE_HISTORY = 10_000  # baselines read all of a history; models as much as their length
 GRIDS: dict[str, tuple[Callable[..., Ranker], dict[str, list[Any]]]] = {
@@ -77,7 +78,7 @@ def trained(name: str, board: str, seeds: list[int], folder: Path,
     """Record and models of a file of `configs/`, one run a seed."""
     runs, models = [], []
     for seed in seeds:
-        settings, _ = parse_command_line(["--config", f"configs/{name}.yaml", *extra], "")
+        settings, _ = parse_command_line(["--config", str(CONFIGS / f"{name}.yaml"), *extra], "")
         place = folder / f"{name}-{seed}"
         settings = settings.replace(**BOARDS[board], seed=seed, checkpoint_dir=str(place), runs_dir=str(folder / "log"))
         results = _finished(place, settings) or train(settings, resume=_stopped(place, settings))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 
 import pytest
 
+import bert_multi
 import inference
 import trainer
 from data_processor import main as data_card
@@ -59,6 +61,14 @@ def test_command(place, monkeypatch, tmp_path, command):
         assert run_command(trainer.main, shrunk) == 0
     elif script == "inference.py":
         assert run_command(inference.main, flags) == 0
+    elif script == "bert_multi.py":
+        assert run_command(bert_multi.main, [*flags, *data, *SMALL, "--min_rating", "1", "--checkpoint_dir",
+                                             str(tmp_path), "--runs_dir", str(tmp_path)]) == 0
+    elif script == "-m":
+        module, *flags = flags
+        more = {"evaluation.audit": data, "evaluation.analyse": [], "ablations.rows": [
+            *data, *SMALL, "--seeds", "1", "--results", str(tmp_path), "--work", str(tmp_path)]}[module]
+        assert run_command(importlib.import_module(module).main, [*flags, *more]) == 0
     else:
         assert script == "data_processor.py"
         assert run_command(data_card, ["--min_item_count", "2", *data]) == 0 and "--min_item_count" in flags

@@ -8,7 +8,6 @@ import pytest
 
 from ablations import rows
 from support.errors import UserError
-from tests.conftest import ROOT
 
 SMALL = ["--dataset", "synthetic", "--hidden_size", "8", "--num_layers", "1", "--seq_length", "10", "--max_epochs", "1",
          "--eval_every", "1", "--batch_tokens", "40000", "--device", "cpu"]
@@ -24,7 +23,6 @@ def read(tmp_path, row):
 
 
 def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
     assert run(tmp_path, "popularity", "vanilla", "--seeds", "1", "2") == 0
     record, popularity = read(tmp_path, "vanilla"), read(tmp_path, "popularity")
     assert [entry["seed"] for entry in record["runs"]] == [1, 2]
@@ -47,7 +45,6 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
 
 
 def test_baselines_are_tuned_on_validation(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
     monkeypatch.setitem(rows.GRIDS, "item_knn", (rows.item_knn, {"neighbours": [5, 400], "shrinkage": [0.0],
                                                                  "decay": [1.0, 0.5]}))
     assert run(tmp_path, "item_knn") == 0
