@@ -45,10 +45,9 @@ WHOLE_HISTORY = 10_000  # baselines read all of a history; models as much as the
 GRIDS: dict[str, tuple[Callable[..., Ranker], dict[str, list[Any]]]] = {
     "popularity": (Popularity, {}),
     "recent_popularity": (RecentPopularity, {"days": [1, 2, 3, 5, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180, 240, 365]}),
-    "markov_chain": (markov_chain, {"reach": [1, 3, 10], "backoff": [1.0, 10.0], "decay": [0.0, 0.5, 0.8, 0.9]}),
-    "item_knn": (item_knn, {"neighbours": [50, 200], "shrinkage": [10.0, 100.0, 1000.0],
-                            "decay": [1.0, 0.98, 0.9, 0.8]}),
-    "ease": (ease, {"regularisation": [50.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0], "decay": [1.0, 0.98, 0.9, 0.8]}),
+    "markov_chain": (markov_chain, {"reach": [1, 3, 10, 30], "backoff": [3.0, 30.0], "decay": [0.0, 0.5, 0.7]}),
+    "item_knn": (item_knn, {"neighbours": [15, 50, 200], "shrinkage": [0.0, 10.0], "decay": [1.0, 0.8, 0.6, 0.4]}),
+    "ease": (ease, {"regularisation": [200.0, 500.0, 1000.0, 3000.0], "decay": [1.0, 0.9, 0.8, 0.7, 0.6, 0.4]}),
 }
 TRAINED = ("sasrec", "vanilla")
 SAMPLED = "pop-100 "
