@@ -154,7 +154,7 @@ def table(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.nda
         cells = []
         for metric in SHOWN:
             entry = record["test"][metric]
-            spread = "" if entry["sd_of_seeds"] is None else f" ±{entry['sd_of_seeds']:.4f}"
+            spread = "" if entry["sd_of_seeds"] is None else f"\n±{entry['sd_of_seeds']:.4f}"
             cells.append(f"{entry['mean']:.4f}{spread}\n{entry['low']:.3f}-{entry['high']:.3f}")
         test = tests.get(name)
         cells.append("" if test is None else f"{test.difference:+.4f}{mark(corrected[name])}\n"
@@ -165,7 +165,7 @@ def table(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.nda
     note = (f"{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over people; {SAMPLED.strip()}: "
             f"among 100 films drawn by popularity; difference in {SELECTION} against {against}: randomisation test "
             f"over people, Holm, * .05 ** .01 *** .001; people won/tied/lost; time: of training, or of all trials")
-    return note, ["row", "runs", *SHOWN, f"vs {against}", "time"], rows
+    return note, ["row", "runs", *(name.replace(" ", "\n") for name in SHOWN), f"vs\n{against}", "time"], rows
 
 
 def main(argv: list[str]) -> int:

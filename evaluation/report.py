@@ -37,11 +37,11 @@ def ranking_table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
 
 def table_text(header: list[str], rows: list[list[str]], latex: bool = False) -> str:
     """A table as Markdown, or as a LaTeX tabular (booktabs); a line break in a cell becomes a space."""
-    flat = [[cell.replace("\n", " ") for cell in row] for row in rows]
+    head, *flat = ([cell.replace("\n", " ") for cell in row] for row in [header, *rows])
     if not latex:
-        return "\n".join(["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *flat]]) + "\n"
+        return "\n".join(["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *flat]]) + "\n"
     special = str.maketrans({char: f"\\{char}" for char in "%_&#"} | {"±": r"$\pm$"})
-    lines = [" & ".join(cell.translate(special) for cell in row) + r" \\" for row in [header, *flat]]
+    lines = [" & ".join(cell.translate(special) for cell in row) + r" \\" for row in [head, *flat]]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
     return "\n".join([begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
 
