@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from batches import History, history_batch, history_of
-from data_processor import FIRST_ITEM, NO_TIME, PAD, UNKNOWN, SequenceData, load
+from data_processor import FIRST_ITEM, NO_TIME, PAD, UNKNOWN, SequenceData
 from evaluation.protocols import hide_seen, length_groups
 from evaluation.report import write_parquet
 from explanations import leave_one_out_effects
 from film_search import find_films
-from model_io import load_model
+from model_io import data_of, load_model
 from readers.interactions import AGE_GROUPS, GENDERS, GENRES
 from splits import Requests
 from support.arguments import ArgumentParser
@@ -57,12 +57,8 @@ class RecommendationEngine:
     def data(self) -> SequenceData:
         """The data set of the checkpoint, read when first needed and checked against the checkpoint's hash."""
         settings = self.settings.data
-        data = load(dataclasses.replace(settings, data_dir=self.data_dir or settings.data_dir))
-        if data.split_hash != self.info["split_hash"]:
-            raise UserError(f"{self.model_path} was trained on split {self.info['split_hash']} of {data.name}, the "
-                            f"files at hand give split {data.split_hash}: another catalogue; give the right "
-                            f"--data_dir or train again")
-        return data
+        return data_of(dataclasses.replace(settings, data_dir=self.data_dir or settings.data_dir), self.info,
+                       self.model_path)
 
     @property
     def knows_request_time(self) -> bool:

@@ -11,10 +11,10 @@ import numpy as np
 from torch import nn
 
 from bert4rec import BERT4Rec
-from data_processor import FIRST_ITEM, Catalogue, SequenceData
+from data_processor import FIRST_ITEM, Catalogue, SequenceData, load
 from enhanced_model import EnhancedBERT4Rec
 from readers.interactions import GENRES
-from settings import ModelSettings, Settings
+from settings import DataSettings, ModelSettings, Settings
 from support.checkpoint import load_weights, read_checkpoint, read_json, write_checkpoint
 from support.errors import UserError
 from support.tracking import git_commit
@@ -70,6 +70,15 @@ def load_model(folder: Path,
         raise UserError(f"{folder}: its settings are damaged ({error!r}); copy it again or train again") from error
     load_weights(model, tensors, str(folder))
     return model.eval(), settings, catalogue, info
+
+
+def data_of(settings: DataSettings, info: dict[str, Any], folder: Path | str) -> SequenceData:
+    """The data that a model was trained on, read again. Raises `UserError` if the files give another split."""
+    data = load(settings)
+    if data.split_hash != info["split_hash"]:
+        raise UserError(f"{folder} was trained on split {info['split_hash']} of {data.name}, the files at hand give "
+                        f"split {data.split_hash}: another catalogue; give the right --data_dir or train again")
+    return data
 
 
 def _catalogue(info: dict[str, Any], metadata: dict[str, Any], path: Path) -> Catalogue:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from baselines.popularity import Popularity
-from data_processor import SequenceData, load
+from data_processor import SequenceData
 from evaluation.calibration import rating_reliability
 from evaluation.lists import coverage, list_quality, top_lists
 from evaluation.metrics import bootstrap_interval, per_person
@@ -27,7 +27,7 @@ from evaluation.report import print_table, table_text
 from evaluation.slices import slice_table
 from settings import Settings
 from support.arguments import ArgumentParser
-from support.errors import UserError, run_command
+from support.errors import run_command
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +86,7 @@ def _interval(values: np.ndarray, samples: int) -> str:
 
 def main(argv: list[str]) -> None:
     """See the module's head."""
-    from model_io import load_model
+    from model_io import data_of, load_model
 
     parser = ArgumentParser(__doc__)
     parser.add_argument("--model_path", default="checkpoints/best",
@@ -95,10 +95,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", type=Path, help="folder for the tables as .md and .tex")
     flags = parser.parse_args(argv)
     model, settings, _, info = load_model(Path(flags.model_path))
-    data = load(settings.data)
-    if data.split_hash != info["split_hash"]:
-        raise UserError(f"{flags.model_path} was trained on split {info['split_hash']}, the data at hand are split "
-                        f"{data.split_hash}; give the same data")
+    data = data_of(settings.data, info, flags.model_path)
     query_time = settings.model.query_time if settings.model.model == "enhanced" else "unknown"
     line = protocol_line(data, flags.until, settings.eval, query_time)
     tables = analyse(model, data, settings, flags.until)

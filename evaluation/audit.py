@@ -125,15 +125,12 @@ def main(argv: list[str]) -> int:
         return 0
     from pathlib import Path
 
-    from model_io import load_model
+    from model_io import data_of, load_model
 
     if rest:
         raise UserError(f"unknown flag {rest[0]!r}: with --model_path the data are those of the model")
     model, settings, _, info = load_model(Path(flags.model_path))
-    data = load(settings.data)
-    if data.split_hash != info["split_hash"]:
-        raise UserError(f"{flags.model_path} was trained on split {info['split_hash']}, the data at hand are split "
-                        f"{data.split_hash}; give the same data")
+    data = data_of(settings.data, info, flags.model_path)
     audit_split(data, settings, model, settings.model.model, flags.until)
     changes = {until: swap_test(model, data, settings, until) for until in ("validation", "test")}
     batches = training_test(model, data, settings)

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 from sklearn.calibration import calibration_curve
 
+import model_io
 from batches import history_batch, history_of
 from data_processor import FIRST_ITEM
 from evaluation import analyse
@@ -99,7 +100,7 @@ def test_tables_as_text():
 def test_script(data, tiny, tmp_path, monkeypatch, capsys):
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"])
     save_model(tmp_path / "model", fresh_model(data, VARIANTS["enhanced"]), settings, data, {})
-    monkeypatch.setattr(analyse, "load", lambda _settings: data)
+    monkeypatch.setattr(model_io, "load", lambda _settings: data)
     analyse.main(["--model_path", str(tmp_path / "model"), "--output", str(tmp_path / "tables")])
     text = (tmp_path / "tables" / "analysis.md").read_text(encoding="utf-8")
     for part in ("## Ranking", "catalogue coverage", "gender: F", "expected calibration error", data.split_hash):
