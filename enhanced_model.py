@@ -210,7 +210,8 @@ class EnhancedBERT4Rec(nn.Module):
         if "rating" in tasks:
             ratings = batch.target_ratings.flatten()[predicted]
             if bool(ratings.any()):
-                losses["rating"] = rating_loss(self.rating_head(states, table[targets]), ratings)
+                films = F.embedding(targets, table)  # unlike table[targets], adds gradients in a fixed order
+                losses["rating"] = rating_loss(self.rating_head(states, films), ratings)
         if "preference" in tasks:
             wanted = self.later_genres(batch.targets).flatten(0, 1)[predicted]  # (N, F)
             if bool(wanted.any()):

@@ -145,9 +145,10 @@ def gbce_loss(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, nega
 def _sampled_logits(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, negatives: Tensor,
                     ignore_index: int) -> tuple[Tensor, Tensor]:
     """Logits of the targets (N, 1) and of the negatives (N, K), -inf where a negative is the target."""
-    target = targets.where(targets != ignore_index, negatives[0])
-    positive = (states.float() * table[target].float()).sum(1) + bias[target]
-    sampled = (states @ table[negatives].T).float() + bias[negatives]
+    # Looked up as embeddings: the gradient of plain indexing adds rows that stand twice in no fixed order.
+    target, column = targets.where(targets != ignore_index, negatives[0]), bias[:, None]
+    positive = (states.float() * F.embedding(target, table).float()).sum(1) + F.embedding(target, column)[:, 0]
+    sampled = (states @ F.embedding(negatives, table).T).float() + F.embedding(negatives, column)[:, 0]
     return positive[:, None], sampled.masked_fill(target[:, None] == negatives, -torch.inf)
 
 

@@ -15,6 +15,7 @@ from losses import rating_loss
 from model_io import build_model, load_model, save_model
 from settings import ModelSettings, Settings, TrainSettings
 from tests.conftest import ALL_TASKS, TINY_MODEL, VARIANTS, fresh_model, span
+from training_loop import item_loss
 
 CPU = torch.device("cpu")
 TRAIN = TrainSettings(context_dropout=0.0, user_id_dropout=0.0, batch_size=64, mask_prob=0.3)
@@ -202,6 +203,25 @@ def test_bf16_training_step_is_close_to_fp32(data, variant):
             rough = model(batch, ALL_TASKS)
         for task, loss in exact.items():
             torch.testing.assert_close(rough[task].float(), loss, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "gbce"])
+def test_no_gradient_is_gathered_in_an_order_of_its_own(data, variant, loss):
+    """The gradient of indexing adds rows that stand twice in whatever order the threads come; embeddings do not."""
+    model = fresh_model(data, variant).train()
+    model.item_loss = item_loss(dataclasses.replace(TRAIN, loss=loss), data, True, CPU)
+    for batch in training_batches(data, model, variant):
+        nodes, met = [value.grad_fn for value in model(batch, ALL_TASKS).values()], set()
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in met:
+                continue
+            met.add(node)
+            nodes += [following for following, _ in node.next_functions]
+            if node.name() == "IndexBackward0":
+                for index in node._saved_indices:
+                    assert index is None or index.numel() == index.unique().numel()
+        assert len(met) > 20
 
 
 # Parts of the enhanced model ------------------------------------------------------------------------------------------
