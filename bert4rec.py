@@ -41,6 +41,7 @@ from transformer import (
     Attend,
     Dropout,
     Encoder,
+    compared,
     full_precision,
     initialise,
     key_padding,
@@ -59,7 +60,7 @@ class BERT4Rec(nn.Module):
     def __init__(self, vocab_size: int, hidden_size: int = 64, num_layers: int = 2, num_heads: int = 2,
                  max_seq_length: int = 200, dropout_rate: float = 0.2, attention_dropout: float = 0.0,
                  attention_type: str = "bidirectional", segment_embeddings: bool = False,
-                 ffn_multiplier: int = 4) -> None:
+                 ffn_multiplier: int = 4, similarity: str = "dot", temperature: float = 0.05) -> None:
         super().__init__()
         if vocab_size < 1:
             raise UserError("vocab_size must be at least 1")
@@ -69,7 +70,7 @@ class BERT4Rec(nn.Module):
             model="vanilla", hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads,
             seq_length=max_seq_length, dropout=dropout_rate, attention_dropout=attention_dropout,
             attention_type=attention_type, segment_embeddings=segment_embeddings,
-            ffn_multiplier=ffn_multiplier)
+            ffn_multiplier=ffn_multiplier, similarity=similarity, temperature=temperature)
         rows = vocab_size + FIRST_ITEM
         self.vocab_size = vocab_size
         self.items = nn.Embedding(rows, hidden_size)
@@ -92,7 +93,7 @@ class BERT4Rec(nn.Module):
         """The model that settings describe."""
         return cls(num_items, settings.hidden_size, settings.num_layers, settings.num_heads, settings.seq_length,
                    settings.dropout, settings.attention_dropout, settings.attention_type, settings.segment_embeddings,
-                   settings.ffn_multiplier)
+                   settings.ffn_multiplier, settings.similarity, settings.temperature)
 
     def cloze_share(self, _train: TrainSettings) -> float:
         """Every training batch carries the cloze task."""
@@ -104,7 +105,8 @@ class BERT4Rec(nn.Module):
             return {}
         masked = batch.predicted()  # (N,)
         states = self.head(self.encode(batch).flatten(0, 1)[masked])  # (N, D)
-        return {"masked_item": self.item_loss(states, self.items.weight, self.item_bias + self.not_an_item,
+        return {"masked_item": self.item_loss(*compared(states, self.items.weight, self.settings),
+                                              self.item_bias + self.not_an_item,
                                               batch.targets.flatten()[masked], PAD)}
 
     def encode(self, batch: Batch) -> Tensor:
@@ -137,7 +139,8 @@ class BERT4Rec(nn.Module):
     def rank(self, states: Tensor) -> Tensor:
         """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
         with full_precision(states.device):
-            return self.head(states.float()) @ self.items.weight.T + self.item_bias + self.not_an_item
+            states, table = compared(self.head(states.float()), self.items.weight, self.settings)
+            return states @ table.T + self.item_bias + self.not_an_item
 
     @torch.no_grad()
     def recommend(self, user_sequence: Sequence[int], top_k: int = 10,

@@ -38,6 +38,7 @@ from transformer import (
     Attend,
     Dropout,
     Encoder,
+    compared,
     full_precision,
     initialise,
     key_padding,
@@ -202,11 +203,12 @@ class EnhancedBERT4Rec(nn.Module):
         if batch.pattern == "bidirectional":
             if "masked_item" not in tasks:
                 return {}
-            return {"masked_item": self.item_loss(self.masked_head(states), table,
+            return {"masked_item": self.item_loss(*compared(self.masked_head(states), table, self.settings),
                                                   self.masked_bias + self.not_a_film, targets, PAD)}
         losses = {}
         if "next_item" in tasks:
-            losses["next_item"] = self.item_loss(states, table, self.next_bias + self.not_a_film, targets, PAD)
+            losses["next_item"] = self.item_loss(*compared(states, table, self.settings),
+                                                 self.next_bias + self.not_a_film, targets, PAD)
         if "rating" in tasks:
             ratings = batch.target_ratings.flatten()[predicted]
             if bool(ratings.any()):
@@ -250,7 +252,8 @@ class EnhancedBERT4Rec(nn.Module):
             (self.masked_head, self.masked_bias)
         with full_precision(states.device):
             table = self.item_table() if table is None else table.float()
-            return head(states.float()) @ table.T + bias + self.not_a_film
+            states, table = compared(head(states.float()), table, self.settings)
+            return states @ table.T + bias + self.not_a_film
 
     def rate(self, batch: Batch, item_index: Tensor) -> Tensor:
         """(B,) expected rating of one candidate film (B,) each."""

@@ -114,6 +114,21 @@ def _column_in(block: slice, target: Tensor) -> tuple[Tensor, Tensor]:
     return column.clamp(0, last), (column >= 0) & (column <= last)
 
 
+def smoothed_cross_entropy(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, ignore_index: int = -100, *,
+                           smoothing: float) -> Tensor:
+    """`linear_cross_entropy` against targets that leave a share `smoothing` to all candidate rows alike (Szegedy et
+    al., CVPR 2016, arXiv:1512.00567, section 7): their loss is the plain one plus smoothing times (own logit - mean
+    logit of the candidates), which needs no logits but these two."""
+    counted, candidates = targets != ignore_index, bias.isfinite()
+    offset = bias.where(candidates, 0.0).float()
+    with torch.autocast(states.device.type, enabled=False):
+        share = candidates.float() / candidates.sum()  # (R,)
+        rows = torch.cat([table.float(), offset[:, None]], dim=1)  # (R, D + 1)
+        apart = F.embedding(targets.clamp_min(0), rows) - share @ rows  # (N, D + 1)
+        excess = (states.float() * apart[:, :-1]).sum(1) + apart[:, -1]
+    return linear_cross_entropy(states, table, bias, targets, ignore_index) + smoothing * _mean_where(excess, counted)
+
+
 def sampled_softmax_loss(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, negatives: Tensor,
                          log_frequency: Tensor, ignore_index: int = -100) -> Tensor:
     """Softmax cross-entropy of each target against K sampled rows that all positions share.

@@ -72,6 +72,10 @@ class ModelSettings:
     """Dropout on embeddings and on each sub-layer's output."""
     attention_dropout: float = 0.0
     """Dropout on attention weights; above 0 the fused attention kernel is not available on CPU."""
+    similarity: Literal["dot", "cosine"] = "dot"
+    """How a state and an item's vector make a score: their product, or that of their unit vectors by temperature."""
+    temperature: float = 0.05
+    """(--similarity cosine) what cosines are divided by."""
 
     attention_type: Literal["bidirectional", "causal"] = "bidirectional"
     """(vanilla) what a position may attend to."""
@@ -138,6 +142,7 @@ class ModelSettings:
         require(self.seq_length >= 2, "--seq_length must be at least 2: a film and the request that follows it")
         for name in ("dropout", "attention_dropout"):
             require(0 <= getattr(self, name) <= 0.95, f"--{name} must lie in [0, 0.95]")
+        require(self.temperature > 0, "--temperature must be above 0")
         if self.model == "enhanced":
             require(self.id_encoder or self.genre_encoder or self.year_encoder,
                     "a film needs a representation: switch on one of --id_encoder, --genre_encoder, --year_encoder")
@@ -174,6 +179,9 @@ class TrainSettings:
     """Stop after this many evaluations without a better validation NDCG@10."""
     eval_every: int = 1
     """Epochs between two evaluations on the validation items."""
+    ema_decay: float = 0.0
+    """If above 0, the model that is validated and kept is the exponential moving average of the weights, which keeps
+    this share of itself at each step."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient; 0 = no clipping."""
     gradient_accumulation: int = 1
@@ -210,6 +218,8 @@ class TrainSettings:
     """(sampled losses) items drawn for each pass, shared by its positions."""
     negative_sampling: Literal["uniform", "popularity"] = "uniform"
     """(sampled losses) how they are drawn; popularity is corrected for in the logits."""
+    label_smoothing: float = 0.0
+    """(--loss softmax) share of each target's probability that goes to all items alike."""
     gbce_t: float = 0.75
     """(--loss gbce) calibration t: 0 = plain binary cross-entropy, 1 = fully corrected for sampling."""
     context_dropout: float = 0.1
@@ -234,9 +244,10 @@ class TrainSettings:
         require(self.learning_rate > 0, "--learning_rate must be above 0")
         require(0 < self.mask_prob < 1, "--mask_prob must lie between 0 and 1")
         for name in ("warmup_share", "last_mask_share", "masked_batch_share", "context_dropout", "user_id_dropout",
-                     "gbce_t"):
+                     "gbce_t", "label_smoothing"):
             require(0 <= getattr(self, name) <= 1, f"--{name} must lie in [0, 1]")
-
+        require(0 <= self.ema_decay < 1, "--ema_decay must lie in [0, 1)")
+        require(self.loss == "softmax" or not self.label_smoothing, "--label_smoothing belongs to --loss softmax")
         require(self.loss != "gbce" or self.negative_sampling == "uniform",
                 "--loss gbce is derived for --negative_sampling uniform")
 

@@ -10,27 +10,29 @@ import contextlib
 import dataclasses
 import gc
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from batches import Batch, TrainingBatches
 from data_processor import FIRST_ITEM, SequenceData
 from evaluation.metrics import per_person
 from evaluation.protocols import target_ranks
-from losses import SampledItemLoss, linear_cross_entropy
+from losses import SampledItemLoss, linear_cross_entropy, smoothed_cross_entropy
 from settings import Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
+from support.progress import ProgressBar
 from support.tracking import Tracker
 
 SELECTION_METRIC = "NDCG@10"
@@ -111,12 +113,14 @@ class Run:
         optimizer = torch.optim.AdamW(parameter_groups(model, self.train.weight_decay), lr=self.train.learning_rate,
                                       fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.train.ema_decay)) \
+            if self.train.ema_decay else None
         if self.rank:  # each process draws dropout masks and negatives of its own
             torch.manual_seed(self.train.seed + 1_000_003 * self.rank)
         self.progress, self.best_weights = Progress(), {}
         self.loss_sums: dict[str, torch.Tensor] = {}
         self.loss_counts: dict[str, float] = {}
-        self.bar = _ProgressBar(self.train.max_epochs * self.steps_per_epoch,
+        self.bar = ProgressBar(self.train.max_epochs * self.steps_per_epoch,
                                 hidden=quiet or not self.accelerator.is_main_process)
 
     # Phases ---------------------------------------------------------------------------------------------------------
@@ -168,6 +172,8 @@ class Run:
             group["lr"] = self.train.learning_rate * self.schedule()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
 
     def add_gradients(self, part: Batch, share: float, gathered: int) -> None:
         """Forward and backward of a part that holds this share of the targets of one of `gathered` batches."""
@@ -203,9 +209,9 @@ class Run:
                   "seconds": round(progress.seconds, 2), **metrics}
         if metrics[SELECTION_METRIC] > progress.best_score:
             first, progress.best, progress.evaluations_without_gain = not progress.best, record, 0
-            self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.best_weights = {name: value.detach().clone() for name, value in self.chosen.state_dict().items()}
             if self.on_best is not None and self.accelerator.is_main_process:
-                self.on_best(self.model, record, first)
+                self.on_best(self.chosen, record, first)
         else:
             progress.evaluations_without_gain += 1
         progress.finished |= last or progress.evaluations_without_gain >= train.patience
@@ -217,8 +223,7 @@ class Run:
 
     def finish(self) -> None:
         """Leave the best weights in the model and close the record."""
-        if self.best_weights:
-            self.model.load_state_dict(self.best_weights)
+        self.model.load_state_dict(self.best_weights or self.chosen.state_dict())
         progress = self.progress
         improving = self.validate and progress.best.get("epoch") == progress.epoch == self.train.max_epochs
         self.tracker.log("fit", epochs=progress.epoch, steps=progress.step, tokens=progress.tokens * self.world,
@@ -228,9 +233,14 @@ class Run:
 
     # Parts ----------------------------------------------------------------------------------------------------------
 
+    @property
+    def chosen(self) -> nn.Module:
+        """The model that is validated and kept: the one in training, or the moving average of its weights."""
+        return self.model if self.average is None else self.average.module
+
     def validation_metrics(self) -> dict[str, float]:
         """Mean metrics over people on the validation targets, each request ranked by one process."""
-        model = self.model.eval()
+        model = self.chosen.eval()
         mine = target_ranks(model, self.data, "validation", self.settings.model.seq_length, self.settings.eval,
                             self.device, self.rank, self.world)
         ranks = self.accelerator.reduce(torch.from_numpy(mine).to(self.device), "sum").cpu().numpy()
@@ -286,6 +296,8 @@ class Run:
             return
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         state = self.optimizer.state_dict()["state"]
         order = [name for group in parameter_group_names(self.model) for name in group]
         for index, values in state.items():
@@ -311,6 +323,8 @@ class Run:
 
         load_weights(self.model, part("model."), str(self.state_folder))
         self.best_weights = part("best.")
+        if self.average is not None:
+            load_weights(self.average, part("average."), str(self.state_folder))
         saved, groups = self.optimizer.state_dict(), parameter_group_names(self.model)
         state = {}
         for index, name in enumerate(name for group in groups for name in group):
@@ -330,7 +344,8 @@ def item_loss(train: TrainSettings, data: SequenceData, held_out: bool,
               device: torch.device) -> Callable[..., torch.Tensor]:
     """The loss of the item heads that the settings name, for training on the training part or on everything."""
     if train.loss == "softmax":
-        return linear_cross_entropy
+        return partial(smoothed_cross_entropy, smoothing=train.label_smoothing) if train.label_smoothing else \
+            linear_cross_entropy
     weights = torch.ones(data.catalogue.num_rows)
     if train.negative_sampling == "popularity":  # an item that nobody has in training is drawn like one seen once
         counts = np.bincount(data.items[data.training_rows(held_out)], minlength=len(weights))
@@ -400,41 +415,3 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _ProgressBar:
-    """A bar on a terminal, a line an evaluation elsewhere."""
-
-    def __init__(self, total: int, hidden: bool) -> None:
-        self.total, self.hidden, self.progress = total, hidden, None
-
-    def __enter__(self) -> None:
-        if self.hidden:
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        self.progress = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-                                 TimeRemainingColumn(), console=Console(width=None if os.isatty(1) else 120))
-        self.progress.start()
-        self.task = self.progress.add_task("training", total=self.total)
-
-    def __exit__(self, *_error: object) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-
-    def update(self, progress: Progress, losses: dict[str, float]) -> None:
-        """Move the bar."""
-        if self.progress is None:
-            return
-        text = " ".join(f"{task} {value:.3f}" for task, value in losses.items())
-        self.progress.update(self.task, completed=progress.step, description=f"epoch {progress.epoch + 1} {text}")
-
-    def report(self, record: dict[str, Any], losses: dict[str, float], best: dict[str, Any]) -> None:
-        """Print what an evaluation found."""
-        if self.progress is None:
-            return
-        text = " ".join(f"{task} {value:.3f}" for task, value in losses.items())
-        mark = " *" if best["epoch"] == record["epoch"] else ""
-        self.progress.print(f"epoch {record['epoch']:3d}  {record['seconds']:6.0f} s  losses: {text}  validation: "
-                            f"HR@10 {record['HR@10']:.4f} NDCG@10 {record['NDCG@10']:.4f}{mark}")

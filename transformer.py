@@ -19,6 +19,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from settings import ModelSettings
+
 Pattern = Literal["bidirectional", "causal"]
 SHORTEST_PERIOD, LONGEST_PERIOD = 60.0, 4 * 365.25 * 86_400.0  # seconds: one minute to the span of ML-1M
 
@@ -158,6 +160,13 @@ class Encoder(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x, attend)
         return self.final_norm(self.blocks[-1](x, attend, last))[:, 0]
+
+
+def compared(states: Tensor, table: Tensor, settings: ModelSettings) -> tuple[Tensor, Tensor]:
+    """States (N, D) and item vectors (R, D) in the form whose product is the score that the settings name."""
+    if settings.similarity == "dot":
+        return states, table
+    return F.normalize(states.float(), dim=-1) / settings.temperature, F.normalize(table, dim=-1)
 
 
 def full_precision(device: torch.device) -> torch.autocast:

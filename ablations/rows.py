@@ -101,10 +101,12 @@ def _stopped(place: Path, settings: Settings) -> bool:
 
 
 def _same_settings(folder: Path, settings: Settings) -> bool:
-    """Whether a checkpoint is of these settings, wherever it lies."""
+    """Whether a checkpoint is of these settings, wherever it lies; one without a setting, from before it was there,
+    has its default."""
     places = ("checkpoint_dir", "runs_dir", "data_dir")
     ours, theirs = ({name: value for name, value in entry.items() if name not in places}
-                    for entry in (settings.to_dict(), read_json(folder / "checkpoint.json")["settings"]))
+                    for entry in (settings.to_dict(),
+                                  Settings().to_dict() | read_json(folder / "checkpoint.json")["settings"]))
     return ours == theirs
 
 

@@ -76,11 +76,11 @@ TINY_MODEL = dict(hidden_size=16, num_heads=2, num_layers=2, seq_length=12, drop
 VARIANTS = {
     "vanilla": ModelSettings(model="vanilla", **TINY_MODEL),
     "vanilla-causal-segments": ModelSettings(model="vanilla", attention_type="causal", segment_embeddings=True,
-                                             **TINY_MODEL),
+                                             similarity="cosine", **TINY_MODEL),
     "enhanced": ModelSettings(**TINY_MODEL),
     "enhanced-known-time": ModelSettings(query_time="known", weekday_hour=True, positions="sinusoidal", **TINY_MODEL),
     "enhanced-cloze-only": ModelSettings(next_item_head=False, rating_head=False, preference_head=False,
-                                         cross_attention=False, **TINY_MODEL),
+                                         cross_attention=False, similarity="cosine", **TINY_MODEL),
 }
 ALL_TASKS = frozenset({"masked_item", "next_item", "rating", "preference"})
 

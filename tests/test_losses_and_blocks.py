@@ -19,6 +19,7 @@ from losses import (
     preference_loss,
     rating_loss,
     sampled_softmax_loss,
+    smoothed_cross_entropy,
 )
 from transformer import (
     Attend,
@@ -77,6 +78,25 @@ def test_softmax_loss_over_blocks_of_items(monkeypatch, rows):
         results.append((loss.detach(), states.grad, table.grad, bias.grad))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 1.0])
+def test_smoothed_cross_entropy_is_torchs_over_the_candidates(smoothing):
+    torch.manual_seed(0)
+    targets = torch.randint(2, 13, (29,))
+    targets[::5] = -100
+    excluded = torch.tensor([-torch.inf, -torch.inf] + [0.0] * 11)
+    inputs = [torch.randn(29, 8), torch.randn(13, 8), torch.randn(13)]
+    results = []
+    for ours in (True, False):
+        states, table, bias = (value.clone().requires_grad_() for value in inputs)
+        loss = smoothed_cross_entropy(states, table, bias + excluded, targets, smoothing=smoothing) if ours else \
+            F.cross_entropy((states @ table.T + bias)[:, 2:], torch.where(targets < 0, targets, targets - 2),
+                            label_smoothing=smoothing)
+        loss.backward()
+        results.append((loss.detach(), states.grad, table.grad, bias.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def sampled_inputs(rows=30, count=17):

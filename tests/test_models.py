@@ -151,6 +151,22 @@ def test_only_films_are_ranked(data, variant):
     assert (scores[:, :FIRST_ITEM] == -torch.inf).all() and scores[:, FIRST_ITEM:].isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["vanilla-causal-segments", "enhanced-cloze-only"])
+def test_cosine_scores_lie_within_one_over_temperature(data, name):
+    """And equal torch's cosine similarity, whose states and vectors may have any length."""
+    settings = dataclasses.replace(VARIANTS[name], temperature=0.25)
+    model = fresh_model(data, settings)
+    states = model.request_states(request(data, settings.seq_length))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.shape == (data.catalogue.num_rows,):
+                parameter.zero_()
+        table = model.items.weight if settings.model == "vanilla" else model.item_table()
+        head = model.head(states) if settings.model == "vanilla" else model.masked_head(states)
+        expected = torch.cosine_similarity(head[:, None], table[None], dim=-1) / 0.25
+        torch.testing.assert_close(model.rank(states)[:, FIRST_ITEM:], expected[:, FIRST_ITEM:])
+
+
 def test_same_seed_same_model(data, variant):
     torch.manual_seed(5)
     first = build_model(data.catalogue, variant)

@@ -20,7 +20,7 @@ OTHER_VALUE = {
     "min_item_count": 20, "min_rating": 4, "min_user_count": 30, "protocol": "multi5", "tie_break": "random",
     "tie_seed": 5,
     "model": "vanilla", "hidden_size": 8, "num_heads": 1, "num_layers": 1, "seq_length": 6, "ffn_multiplier": 2,
-    "dropout": 0.5,
+    "dropout": 0.5, "similarity": "cosine", "temperature": 0.5,
     "attention_dropout": 0.5, "attention_type": "causal", "segment_embeddings": True, "positions": "sinusoidal",
     "id_encoder": False, "genre_encoder": False, "genre_size": 4, "year_encoder": False, "year_size": 4,
     "rating_input": False, "day_of_year": False, "weekday_hour": True, "time_gap": False, "relative_time": False,
@@ -32,6 +32,7 @@ OTHER_VALUE = {
     "sliding_window": True, "mask_prob": 0.6, "last_mask_share": 1.0, "masked_batch_share": 0.2,
     "masked_item_weight": 0.0, "next_item_weight": 0.3, "rating_weight": 0.0, "preference_weight": 0.0,
     "loss": "sampled_softmax", "negatives": 3, "negative_sampling": "popularity", "gbce_t": 0.1,
+    "label_smoothing": 0.3, "ema_decay": 0.5,
     "context_dropout": 0.9, "user_id_dropout": 0.0, "filter_seen": False, "eval_every": 2, "patience": 1,
     "holdout_share": 0.3, "split_seed": 3, "targets_per_person": 1,
 }
@@ -59,6 +60,8 @@ def arrive(tiny, tmp_path, **changes):
         settings = settings.replace(protocol="multi5")
     if "targets_per_person" in changes:
         settings = settings.replace(protocol="global_time")
+    if "temperature" in changes:
+        settings = settings.replace(similarity="cosine")
     if "gbce_t" in changes:
         settings = settings.replace(loss="gbce")
     tied = dataclasses.replace(tiny, ratings=tiny.ratings.assign(timestamp=tiny.ratings["timestamp"] // 100_000))
@@ -83,6 +86,7 @@ def plain(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
     return {"enhanced": arrive(tiny, folder), "vanilla": arrive(tiny, folder, model="vanilla"),
             "tie_seed": arrive(tiny, folder, tie_break="random"), "gbce_t": arrive(tiny, folder, loss="gbce"),
+            "temperature": arrive(tiny, folder, similarity="cosine"),
             "targets_per_person": arrive(tiny, folder, protocol="global_time"),
             **dict.fromkeys(("holdout_share", "split_seed"), arrive(tiny, folder, protocol="multi5")),
             **dict.fromkeys(("negatives", "negative_sampling"), arrive(tiny, folder, loss="sampled_softmax"))}
@@ -127,6 +131,8 @@ def test_explicit_flags_are_not_cut_short_by_a_presets_limits():
 
 
 WRONG = [
+    (["--label_smoothing", "0.1", "--loss", "gbce"], "belongs to --loss softmax"),
+    (["--ema_decay", "1"], "--ema_decay"), (["--temperature", "0"], "--temperature"),
     (["--hiden_size", "64"], "did you mean 'hidden_size'"),
     (["--batchsize=3"], "did you mean 'batch_size'"),
     (["-k", "3"], "unknown flag"),

@@ -85,10 +85,11 @@ def test_the_parts_of_a_step_add_up_to_the_step(data, variant, tmp_path, monkeyp
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, accumulation):
+@pytest.mark.parametrize(("accumulation", "decay"), [(1, 0.0), (2, 0.0), (1, 0.8)])
+def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, accumulation, decay):
     """Stop in the middle of an epoch by a real Ctrl-C signal, resume: the same weights to the last bit."""
-    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=4, gradient_accumulation=accumulation)
+    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=4, gradient_accumulation=accumulation,
+                             ema_decay=decay)
     whole, progress = trained(data, settings)
     step = training_loop.Run.train_step
 
@@ -107,6 +108,26 @@ def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, accumulation
     assert same_weights(whole, resumed)
     assert (after.step, after.tokens, after.best["NDCG@10"]) == (progress.step, progress.tokens,
                                                                  progress.best["NDCG@10"])
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_the_moving_average_is_what_is_validated_and_kept(data, tmp_path, monkeypatch, validate):
+    """Against the sum written out: decay^(T-1) w_1 + (1 - decay) sum_t decay^(T-t) w_t, w_t after step t."""
+    step, after = training_loop.Run.train_step, []
+
+    def watched(run, batch):
+        step(run, batch)
+        after.append({name: value.clone() for name, value in run.model.state_dict().items()})
+
+    monkeypatch.setattr(training_loop.Run, "train_step", watched)
+    kept = []
+    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=1, ema_decay=0.7)
+    model, _ = trained(data, settings, validate=validate, on_best=lambda model, *_: kept.append(model.state_dict()))
+    shares = [0.7 ** (len(after) - 1)] + [0.3 * 0.7 ** (len(after) - 1 - t) for t in range(1, len(after))]
+    for name, value in model.state_dict().items():
+        expected = sum(share * weights[name] for share, weights in zip(shares, after, strict=True))
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+        assert not kept or torch.equal(kept[0][name], value)
 
 
 def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeypatch):
