@@ -264,10 +264,12 @@ class EvalSettings:
 
     filter_seen: bool = True
     """Take the films of the person's whole history out of the ranking."""
-    candidates: Literal["full", "uniform_100", "popular_100"] = "full"
-    """What the targets are ranked among: all films, or 100 unseen ones drawn uniformly or by popularity."""
+    candidates: Literal["full", "uniform_100", "popular_100", "popular_100_any"] = "full"
+    """What the targets are ranked among: all films, or 100 drawn uniformly or by popularity from those that the person
+    has not seen, or (popular_100_any, as in the published tables) from all but the target, of which --filter_seen then
+    leaves those out that the person has seen."""
     candidate_seed: int = 0
-    """Seed of --candidates uniform_100 and popular_100."""
+    """Seed of the draw of --candidates."""
     eval_batch_size: int = 128
     """People scored at once, at most; long histories make smaller groups."""
     bootstrap_samples: int = 1000

@@ -51,6 +51,8 @@ GRIDS: dict[str, tuple[Callable[..., Ranker], dict[str, list[Any]]]] = {
 }
 TRAINED = ("sasrec", "vanilla")
 SAMPLED = "pop-100 "
+RANKINGS = {"": EvalSettings(), "pop-100-unseen ": EvalSettings(candidates="popular_100"),
+            SAMPLED: EvalSettings(candidates="popular_100_any")}  # the last as in the published tables
 SHOWN = ("HR@1", "HR@10", "NDCG@10", "MRR", SAMPLED + "HR@10", SAMPLED + "NDCG@10")
 SELECTION = "NDCG@10"
 
@@ -112,15 +114,14 @@ def _same_settings(folder: Path, settings: Settings) -> bool:
 
 def measure(name: str, board: str, seeds: list[int], folder: Path, extra: list[str],
             data: SequenceData) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A row's record, and its metrics as (S, P) values over seeds and people; SAMPLED + name: among candidates."""
+    """A row's record, and its metrics as (S, P) values over seeds and people, with a prefix for each way to rank."""
     record, rankers = trained(name, board, seeds, folder, extra) if name in TRAINED else tuned(name, data)
     people, length = data.split.requests["test"].people, record["settings"].get("seq_length", WHOLE_HISTORY)
     metrics = []
     for run, ranker in zip(record["runs"], rankers, strict=True):
-        full, sampled = (per_person(target_ranks(ranker, data, "test", length, evaluation), people)
-                         for evaluation in (EvalSettings(), EvalSettings(candidates="popular_100")))
-        metrics.append({metric: full[metric] for metric in ONE_TARGET}
-                       | {SAMPLED + metric: sampled[metric] for metric in ("HR@10", "NDCG@10")})
+        metrics.append({kind + metric: value for kind, evaluation in RANKINGS.items() for metric, value in
+                        per_person(target_ranks(ranker, data, "test", length, evaluation), people).items()
+                        if metric in (ONE_TARGET if kind == "" else ("HR@10", "NDCG@10"))})
         run["test"] = {metric: float(value.mean()) for metric, value in metrics[-1].items()}
     values = {metric: np.stack([run[metric] for run in metrics]) for metric in metrics[0]}
     test = {}
@@ -165,8 +166,9 @@ def table(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.nda
         rows.append([name, str(len(record["runs"])), *cells, f"{seconds:,.0f} s"])
     protocol = next(iter(records.values()))["protocol"]
     note = (f"{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over people; {SAMPLED.strip()}: "
-            f"among 100 films drawn by popularity; difference in {SELECTION} against {against}: randomisation test "
-            f"over people, Holm, * .05 ** .01 *** .001; people won/tied/lost; time: of training, or of all trials")
+            f"among 100 films drawn by popularity, of which the seen ones are left out (so fewer than 100), as in the "
+            f"published tables; difference in {SELECTION} against {against}: randomisation test over people, Holm, "
+            f"* .05 ** .01 *** .001; people won/tied/lost; time: of training, or of all trials")
     return note, ["row", "runs", *(name.replace(" ", "\n") for name in SHOWN), f"vs\n{against}", "time"], rows
 
 

@@ -39,7 +39,8 @@ def protocol_line(data: SequenceData, until: str, settings: EvalSettings, query_
     seen = "films of the whole history left out" if settings.filter_seen else "seen films kept in the ranking"
     candidates = f"full ranking of {films:,} films" if settings.candidates == "full" else \
         f"{CANDIDATES} candidates beside the target{'s' if requests.count > 1 else ''}, " \
-        f"{settings.candidates.partition('_')[0]} draw (seed {settings.candidate_seed}) from {films:,} films"
+        f"{settings.candidates.partition('_')[0]} draw (seed {settings.candidate_seed}) from " \
+        f"{'all' if settings.candidates.endswith('_any') else 'the unseen of'} {films:,} films"
     cold = "".join(f"; {share:.1%} of the {what} unknown to training"
                    for share, what in zip(cold_shares(data, until), ("requests by people", "targets"), strict=True)
                    if share)
@@ -115,7 +116,8 @@ def hide_seen(scores: Tensor, data: SequenceData, people: np.ndarray, ends: np.n
 
 
 def draw_candidates(data: SequenceData, until: str, settings: EvalSettings) -> np.ndarray | None:
-    """(Q, C) films to rank the targets among, none of them seen or a target; None = the whole catalogue.
+    """(Q, C) films to rank the targets among, none of them a target or (but for popular_100_any) seen; None = the whole
+    catalogue.
 
     Uniform or by popularity in the training part, without repetition (Efraimidis & Spirakis, 2006: the largest of
     log(u) / weight are such a sample). The same for everybody who gives the same split, kind and seed. Where fewer
@@ -124,7 +126,7 @@ def draw_candidates(data: SequenceData, until: str, settings: EvalSettings) -> n
     if settings.candidates == "full":
         return None
     weights = np.ones(data.catalogue.num_rows)
-    if settings.candidates == "popular_100":
+    if settings.candidates.startswith("popular"):
         weights = np.bincount(data.items[data.training_rows()], minlength=len(weights)).astype(float)
     weights[:FIRST_ITEM] = 0
     requests = data.split.requests[until]
@@ -133,7 +135,8 @@ def draw_candidates(data: SequenceData, until: str, settings: EvalSettings) -> n
     for number, (person, end) in enumerate(zip(requests.people, requests.ends, strict=True)):
         keys = np.full(len(weights), -np.inf)
         possible = weights > 0
-        possible[data.items[data.offsets[person]:end + requests.count]] = False
+        start = end if settings.candidates.endswith("_any") else data.offsets[person]
+        possible[data.items[start:end + requests.count]] = False
         if not possible.any():
             raise UserError(f"--candidates {settings.candidates}: nothing is left to draw for user "
                             f"{data.catalogue.user_ids[person]}; use --candidates full")

@@ -141,6 +141,26 @@ def test_ranks_do_not_depend_on_batch_size(data, variant):
             target_ranks(model, data, "test", 12, EvalSettings(eval_batch_size=60))).all()
 
 
+def test_published_candidates_may_be_seen(data):
+    """Then --no-filter_seen ranks them by their scores, and the filter puts them last."""
+    drawn = draw_candidates(data, "test", EvalSettings(candidates="popular_100_any"))
+    seen = [np.isin(drawn[person], data.items[slice(*span(data, person, "test"))]) for person in range(data.num_users)]
+    assert all(flags.any() for flags in seen)
+    assert all(data.items[span(data, person, "test")[1]] not in drawn[person] for person in range(data.num_users))
+    scores = torch.arange(float(data.catalogue.num_rows))
+
+    class ByNumber:
+        def score(self, batch):
+            return scores.expand(len(batch.lengths), -1).clone()
+
+    for filtered in (True, False):
+        got = target_ranks(ByNumber(), data, "test", 12, EvalSettings(candidates="popular_100_any",
+                                                                     filter_seen=filtered))
+        for person in range(data.num_users):
+            rivals = set(drawn[person][~seen[person]] if filtered else drawn[person])
+            assert got[person, 0] == 1 + sum(rival >= data.items[span(data, person, "test")[1]] for rival in rivals)
+
+
 @pytest.mark.parametrize("kind", ["uniform_100", "popular_100"])
 def test_candidates_are_unseen_and_the_same_for_everybody(data, kind):
     evaluation = EvalSettings(candidates=kind)
