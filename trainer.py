@@ -16,9 +16,9 @@ from torch import nn
 from baselines.mean_ratings import mean_predictors
 from baselines.popularity import Popularity
 from command_line import parse_command_line
-from data_processor import SequenceData, load
+from data_processor import FIRST_ITEM, SequenceData, load
 from evaluation.metrics import per_request
-from evaluation.protocols import protocol_line, target_ranks
+from evaluation.protocols import draw_candidates, protocol_line, target_ranks
 from evaluation.report import print_ranking, print_table, summarise, write_request_results
 from evaluation.side_tasks import preference_quality, rating_errors, rating_predictions
 from model_io import build_model, save_model
@@ -95,6 +95,9 @@ def measure(model: nn.Module, data: SequenceData, settings: Settings, progress: 
     if getattr(model, "preference_head", None) is not None:
         results["preference"] = {until: preference_quality(model.preferences, data, until, length, size, device)
                                  for until in ("validation", "test")}
+    candidates = draw_candidates(data, "test", settings.eval)
+    if candidates is not None:
+        columns["candidate"] = data.catalogue.movie_ids[candidates - FIRST_ITEM]  # what each target was ranked among
     write_json(folder / "results.json", results)
     write_request_results(folder / "test_users.parquet", data, "test", columns)
     return results

@@ -21,7 +21,11 @@ import inference
 import trainer
 import training_loop
 from batches import history_batch
+from data_processor import FIRST_ITEM, load
+from evaluation.protocols import draw_candidates
 from inference import RecommendationEngine, parse_time, typical_next_time
+from model_io import load_model
+from settings import EvalSettings
 from support.errors import UserError, run_command
 from tests.conftest import ROOT, write_ml_1m
 
@@ -96,6 +100,15 @@ def test_trainer_with_other_flags(files, tmp_path, capsys, flags):
     assert "full ranking of" in capsys.readouterr().out
     code, out, _ = infer(capsys, "--model_path", tmp_path / "best", "--history", "3,5", "--k", 3)
     assert code == 0 and out.count("because of") + out.count("nothing in particular") == 3
+
+
+def test_sampled_candidates_are_kept_beside_the_ranks(files, tmp_path):
+    assert train(tmp_path, files, "--max_epochs", "1", "--model", "vanilla", "--candidates", "uniform_100") == 0
+    users = pd.read_parquet(tmp_path / "best" / "test_users.parquet")
+    kept = users[[name for name in users if name.startswith("candidate")]].to_numpy()
+    data = load(load_model(tmp_path / "best")[1].data)
+    drawn = draw_candidates(data, "test", EvalSettings(candidates="uniform_100"))
+    assert (kept == data.catalogue.movie_ids[drawn - FIRST_ITEM]).all() and kept.shape == (60, 100)
 
 
 def test_trainer_never_falls_back_on_synthetic_data(tmp_path, capsys):

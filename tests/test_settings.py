@@ -120,6 +120,11 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
     assert parse_command_line(["--resume"], "")[1]
 
 
+def test_the_row_original_is_the_preset_original():
+    assert parse_command_line(["--config", str(ROOT / "configs" / "original.yaml")], "") == \
+        parse_command_line(["--preset", "original"], "")
+
+
 def test_explicit_flags_are_not_cut_short_by_a_presets_limits():
     """`--batch_size 128 --max_epochs 50` means 128 sequences and 50 epochs, whatever the default preset caps."""
     capped, _ = parse_command_line([], "")
