@@ -39,35 +39,38 @@ def save_model(folder: Path, model: nn.Module, settings: Settings, data: Sequenc
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy")}},
         "movie_ids": films.movie_ids.tolist(), "user_ids": films.user_ids.tolist(),
         "occupations": {str(code): name for code, name in films.occupations.items()}}
-    rows = zip(films.movie_ids.tolist(), films.titles, films.genres[FIRST_ITEM:], films.years[FIRST_ITEM:].tolist(),
-               strict=True)
-    metadata = {"movies": {str(movie_id): {
-        "title": title, "year": year or None, "genres": [GENRES[index] for index in np.flatnonzero(flags)]}
-        for movie_id, title, flags, year in rows}}
-    write_checkpoint(folder, model.state_dict(), info, {METADATA: metadata}, keep_previous)
+    write_checkpoint(folder, model.state_dict(), info, {METADATA: _metadata(films)}, keep_previous)
 
 
 def load_model(folder: Path,
                metadata_path: Path | None = None) -> tuple[nn.Module, Settings, Catalogue, dict[str, Any]]:
     """(model in evaluation mode, settings, catalogue, info) of a checkpoint folder.
 
-    Raises `UserError` if the folder is missing, corrupted, foreign, or its metadata belong to another catalogue.
+    Titles, genres and years come from `metadata_path`, else from metadata.json in the folder, else from the files of
+    the data set that the model was trained on. Raises `UserError` if the folder is missing, corrupted, foreign, or its
+    metadata belong to another catalogue.
     """
     tensors, info = read_checkpoint(folder)
     if "movie_ids" not in info:
         raise UserError(f"{folder} holds no catalogue: it is the state of a training run or a library model, "
                         f"not a model for recommendation; give checkpoints/best")
+    try:
+        settings = Settings().replace(**info["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, error) from error
     metadata_path = metadata_path or folder / METADATA
-    metadata = read_json(metadata_path)
+    if metadata_path == folder / METADATA and not metadata_path.exists():  # a published model comes without titles
+        metadata = _metadata(data_of(settings.data, info, folder).catalogue)
+    else:
+        metadata = read_json(metadata_path)
     try:
         catalogue = _catalogue(info, metadata, metadata_path)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{metadata_path} is damaged ({error!r}); copy it again from beside its model") from error
     try:
-        settings = Settings().replace(**info["settings"])
         model = build_model(catalogue, settings.model)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: its settings are damaged ({error!r}); copy it again or train again") from error
+        raise _damaged(folder, error) from error
     load_weights(model, tensors, str(folder))
     return model.eval(), settings, catalogue, info
 
@@ -79,6 +82,18 @@ def data_of(settings: DataSettings, info: dict[str, Any], folder: Path | str) ->
         raise UserError(f"{folder} was trained on split {info['split_hash']} of {data.name}, the files at hand give "
                         f"split {data.split_hash}: another catalogue; give the right --data_dir or train again")
     return data
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    return UserError(f"{folder}: its settings are damaged ({error!r}); copy it again or train again")
+
+
+def _metadata(films: Catalogue) -> dict[str, Any]:
+    rows = zip(films.movie_ids.tolist(), films.titles, films.genres[FIRST_ITEM:], films.years[FIRST_ITEM:].tolist(),
+               strict=True)
+    return {"movies": {str(movie_id): {
+        "title": title, "year": year or None, "genres": [GENRES[index] for index in np.flatnonzero(flags)]}
+        for movie_id, title, flags, year in rows}}
 
 
 def _catalogue(info: dict[str, Any], metadata: dict[str, Any], path: Path) -> Catalogue:

@@ -56,6 +56,7 @@ RANKINGS = {"": EvalSettings(), "pop-100-unseen ": EvalSettings(candidates="popu
             SAMPLED: EvalSettings(candidates="popular_100_any")}  # the last as in the published tables
 SHOWN = ("HR@1", "HR@10", "NDCG@10", "MRR", SAMPLED + "HR@10", SAMPLED + "NDCG@10")
 SELECTION = "NDCG@10"
+PLACES = ("checkpoint_dir", "runs_dir", "data_dir")
 
 
 def tuned(name: str, data: SequenceData) -> tuple[dict[str, Any], list[Ranker]]:
@@ -89,7 +90,8 @@ def trained(name: str, board: str, seeds: list[int], folder: Path,
                      "tokens": best["tokens"], "seconds_to_best": best["seconds"], "git_commit": results["git_commit"],
                      "seconds": results["training_seconds"], "peak_memory_mb": results["peak_memory_mb"]})
         models.append(load_model(place / "best")[0])
-    return {"settings": settings.to_dict() | {"seed": seeds}, "runs": runs}, models
+    record = {name: value for name, value in settings.to_dict().items() if name not in PLACES} | {"seed": seeds}
+    return {"settings": record, "runs": runs}, models
 
 
 def _finished(place: Path, settings: Settings) -> dict[str, Any] | None:
@@ -106,8 +108,7 @@ def _stopped(place: Path, settings: Settings) -> bool:
 def _same_settings(folder: Path, settings: Settings) -> bool:
     """Whether a checkpoint is of these settings, wherever it lies; one without a setting, from before it was there,
     has its default."""
-    places = ("checkpoint_dir", "runs_dir", "data_dir")
-    ours, theirs = ({name: value for name, value in entry.items() if name not in places}
+    ours, theirs = ({name: value for name, value in entry.items() if name not in PLACES}
                     for entry in (settings.to_dict(),
                                   Settings().to_dict() | read_json(folder / "checkpoint.json")["settings"]))
     return ours == theirs

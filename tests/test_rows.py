@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
-from ablations import rows
+from ablations import model_card, rows
+from model_io import load_model
 from support.errors import UserError
 
 SMALL = ["--dataset", "synthetic", "--hidden_size", "8", "--num_layers", "1", "--seq_length", "10", "--max_epochs", "1",
@@ -42,6 +44,28 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     assert "NOT AS REPORTED" in capsys.readouterr().out and read(tmp_path, "vanilla") == record
     assert run(tmp_path, "vanilla", "--seeds", "1", "2", "--write") == 0
     assert read(tmp_path, "vanilla")["test"] != record["test"]
+
+
+def test_a_row_is_published_without_titles(tmp_path, capsys):
+    """And ranks the same films: they come from the data set."""
+    assert run(tmp_path, "vanilla", "--seeds", "1", "2") == 0
+    places = [f"--{name}={tmp_path / name}" for name in ("work", "results", "models")]
+    model_card.main(["vanilla", "--board", "loo-3706", *places])
+    folder, record = tmp_path / "models" / "vanilla", read(tmp_path, "vanilla")
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "checkpoint.json", "model.safetensors"]
+    best = max(record["runs"], key=lambda entry: entry["validation"])
+    text = (folder / "README.md").read_text()
+    assert f"{best['test']['NDCG@10']:.4f}" in text and f"{record['test']['NDCG@10']['mean']:.4f}" in text
+    assert str(tmp_path) not in (folder / "checkpoint.json").read_text() + text
+    (ours, _, catalogue, _), (theirs, _, before, _) = (
+        load_model(place) for place in (folder, tmp_path / "work" / "loo-3706" / f"vanilla-{best['seed']}" / "best"))
+    assert catalogue.titles == before.titles
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+    # Runs of another report are not published.
+    record["runs"] = [{**entry, "validation": entry["validation"] / 2} for entry in record["runs"]]
+    (tmp_path / "results" / "loo-3706" / "vanilla.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="is not the run"):
+        model_card.main(["vanilla", "--board", "loo-3706", *places])
 
 
 def test_baselines_are_tuned_on_validation(tmp_path, monkeypatch):

@@ -1,0 +1,106 @@
+"""Publish a trained row of the results tables: `python -m ablations.model_card vanilla --board loo-3416`.
+
+Takes the run with the best validation score of those that `python -m ablations.rows` left in its work folder and writes
+`models/ROW/`: the weights, their description and a card, whose figures are those of `results/BOARD/ROW.json`. Titles
+and genres stay out, the licence of MovieLens asks for it; whoever loads the model reads them from the data set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ablations.rows import BOARDS, PLACES, SELECTION, SHOWN, TRAINED
+from support.checkpoint import WEIGHTS, read_checkpoint, read_json, write_checkpoint
+from support.errors import UserError, run_command
+
+CARD = """# {row}
+
+{kind} for MovieLens 1M, trained on item ids alone with the settings of `configs/{row}.yaml` and seed {seed}. A person's
+newest {length} films go in, a score of every film comes out.
+
+```
+python inference.py --model_path models/{row} --user_id 123 --k 10
+```
+
+The titles come from `ml-1m/` (`make run` downloads it): neither ratings nor titles are part of this folder.
+
+## How good it is
+
+| | {names} |
+|---|{rule}|
+| this model (seed {seed}) | {own} |
+| mean of {number} seeds | {means} |
+| interval over people | {intervals} |
+
+*{protocol}. pop-100: among 100 films drawn by popularity, the seen ones among them left out, as in published tables.
+Selected on validation NDCG@10 (this one {validation:.4f}, epoch {epoch}); intervals 95 %, bootstrap; every run:
+`results/{board}/{row}.json`.*
+
+Trained in {minutes:.0f} minutes on one CPU core ({memory:,} MB), {parameters:,} parameters, commit {commit}.
+`make reproduce ROW={row} BOARD={board}` trains it again with all seeds and compares.
+
+## What to know before using it
+
+- It ranks what people *rated* next on a site in 2000, mostly within one sitting, not what they would enjoy most.
+- It knows {films:,} films and people with at least two ratings; the less popular a film, the worse it is ranked
+  (`python -m evaluation.analyse --model_path models/{row}` shows by how much, and slices by age, gender and activity).
+- Leave-one-out lets training see events that are later in calendar time than other people's targets; figures without
+  that: `results/global-time/`.
+- {note}.
+- MovieLens 1M may be used for research, not commercially, and not redistributed (see its README); that applies to
+  what is made from it as well.
+"""
+
+
+def card(row: str, board: str, record: dict[str, Any], run: dict[str, Any], info: dict[str, Any],
+         parameters: int) -> str:
+    """The text of a model card, all figures from the row's record."""
+    shown = [record["test"][name] for name in SHOWN]
+    return CARD.format(
+        row=row, board=board, seed=run["seed"], number=len(record["runs"]), protocol=record["protocol"],
+        kind={"vanilla": "BERT4Rec", "sasrec": "SASRec with full cross-entropy"}.get(row, "EnhancedBERT4Rec"),
+        length=info["settings"]["seq_length"], names=" | ".join(SHOWN), rule="---|" * len(SHOWN),
+        own=" | ".join(f"{run['test'][name]:.4f}" for name in SHOWN),
+        means=" | ".join(f"{entry['mean']:.4f}" + (f" ±{entry['sd_of_seeds']:.4f}" if entry["sd_of_seeds"] else "")
+                         for entry in shown),
+        intervals=" | ".join(f"{entry['low']:.3f}-{entry['high']:.3f}" for entry in shown),
+        validation=run["validation"], epoch=run["best_epoch"], minutes=run["seconds"] / 60,
+        memory=run["peak_memory_mb"], parameters=parameters, commit=run["git_commit"], films=len(info["movie_ids"]),
+        note=(info["data_note"] or "All timestamps are as published").capitalize())
+
+
+def publish(row: str, board: str, work: Path, results: Path, models: Path) -> Path:
+    """Write `models/row` from the row's best run; returns the folder."""
+    record = read_json(results / board / f"{row}.json")
+    run = max(record["runs"], key=lambda entry: entry["validation"])
+    source = work / board / f"{row}-{run['seed']}" / "best"
+    tensors, info = read_checkpoint(source)
+    if abs(info["validation"][SELECTION] - run["validation"]) > 1e-9:
+        raise UserError(f"{source} is not the run that {results / board / row}.json reports; "
+                        f"run python -m ablations.rows {row} --board {board} --write first")
+    info["settings"] = {name: value for name, value in info["settings"].items() if name not in PLACES}
+    folder = models / row
+    write_checkpoint(folder, tensors, info)
+    text = card(row, board, record, run, info, sum(tensor.numel() for tensor in tensors.values()))
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    return folder
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("row", choices=TRAINED)
+    parser.add_argument("--board", choices=BOARDS, default="loo-3416")
+    parser.add_argument("--work", type=Path, default=Path("runs/rows"), help="where the runs lie")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    flags = parser.parse_args(argv)
+    folder = publish(flags.row, flags.board, flags.work, flags.results, flags.models)
+    print(f"{folder}: {(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
