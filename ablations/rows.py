@@ -45,7 +45,7 @@ WHOLE_HISTORY = 10_000  # baselines read all of a history; models as much as the
 GRIDS: dict[str, tuple[Callable[..., Ranker], dict[str, list[Any]]]] = {
     "popularity": (Popularity, {}),
     "recent_popularity": (RecentPopularity, {"days": [1, 2, 3, 5, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180, 240, 365]}),
-    "markov_chain": (markov_chain, {"reach": [1, 3, 10, 30], "backoff": [3.0, 30.0], "decay": [0.0, 0.5, 0.7]}),
+    "markov_chain": (markov_chain, {"reach": [1, 10, 30, 100], "backoff": [3.0, 30.0], "decay": [0.0, 0.7, 0.85]}),
     "item_knn": (item_knn, {"neighbours": [15, 50, 200], "shrinkage": [0.0, 10.0], "decay": [1.0, 0.8, 0.6, 0.4]}),
     "ease": (ease, {"regularisation": [200.0, 500.0, 1000.0, 3000.0], "decay": [1.0, 0.9, 0.8, 0.7, 0.6, 0.4]}),
 }
