@@ -7,6 +7,7 @@ K ?= 10
 
 BOARD ?= loo-3416
 ROW ?= vanilla
+SEEDS ?= 42 43 44
 
 .PHONY: help setup run test lint bench baselines reproduce clean
 .DEFAULT_GOAL := help
@@ -52,10 +53,10 @@ bench: .venv/.ready .venv-peers/.ready  ## time training and inference against R
 	$(BIN)/python -m benchmarks.growth
 
 baselines: .venv/.ready  ## all rows of a results table: make baselines BOARD=loo-3416|loo-3706|global-time
-	$(BIN)/python -m ablations.rows --board $(BOARD)
+	$(BIN)/python -m ablations.rows --board $(BOARD) --seeds $(SEEDS)
 
-reproduce: .venv/.ready  ## one row of it again, compared with what is reported: make reproduce ROW=vanilla
-	$(BIN)/python -m ablations.rows $(ROW) --board $(BOARD)
+reproduce: .venv/.ready  ## one row of it again, compared with what is reported: make reproduce ROW=vanilla SEEDS=42
+	$(BIN)/python -m ablations.rows $(ROW) --board $(BOARD) --seeds $(SEEDS)
 
 clean:  ## remove the environments and caches (checkpoints, runs and data stay)
 	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis
