@@ -20,6 +20,7 @@ from settings import TrainSettings
 from transformer import Pattern, positions_before
 
 WIDTH_STEP, ROW_STEP = 8, 64
+SPAN_LENGTH = 3  # mean length of masked spans
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ class TrainingBatches:
     def _cloze(self, rows: np.ndarray, noise: np.random.Generator) -> Batch:
         # A full window has one interaction more than the model reads: its oldest goes.
         lengths, where = self._gather(rows, (self.lengths[rows] > self.seq_length).astype(np.int64), 0)
-        masked = cloze_mask(lengths, where.shape[1], self.train.mask_prob, self.train.last_mask_share, noise)
+        masked = cloze_mask(lengths, where.shape[1], self.train, noise)
         data, items = self.data, self._take(self.data.items, where)
         masked = torch.from_numpy(masked)
         times, ratings = self._take(data.timestamps, where), self._take(data.ratings, where)
@@ -284,15 +285,30 @@ def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:
     return np.minimum(most, -(-longest // WIDTH_STEP) * WIDTH_STEP)
 
 
-def cloze_mask(lengths: np.ndarray, width: int, mask_prob: float, last_share: float,
-               noise: np.random.Generator) -> np.ndarray:
-    """(B, L) positions to mask: each with `mask_prob`, at least one a sequence; in `last_share` of the sequences the
-    last position alone, which is what inference asks."""
-    real = np.arange(width) < lengths[:, None]
+def cloze_mask(lengths: np.ndarray, width: int, train: TrainSettings, noise: np.random.Generator) -> np.ndarray:
+    """(B, L) positions to mask, at least one a sequence, `train.mask_prob` of them on average.
+
+    `train.masking` says which: uniform = each alike; late = the chance grows linearly from the oldest to the newest;
+    span = runs of SPAN_LENGTH interactions on average (Joshi et al., SpanBERT, TACL 2020, section 3.1). In a share of
+    the sequences the last position, which inference asks for, is masked alone, in another it is masked too.
+    """
+    place = np.arange(width)
+    real, newest = place < lengths[:, None], place == lengths[:, None] - 1
     scores = np.where(real, noise.random(real.shape), 2.0)
-    masked = (scores < mask_prob) | (scores == scores.min(1, keepdims=True))
-    only_last = noise.random(len(lengths)) < last_share
-    masked[only_last] = np.arange(width) == lengths[only_last, None] - 1
+    chance = np.full(real.shape, train.mask_prob)
+    if train.masking == "late":
+        chance = np.minimum(1.0, 2 * train.mask_prob * (place + 1) / (lengths[:, None] + 1))
+    if train.masking == "span":
+        starts = scores < -math.log1p(-train.mask_prob) / SPAN_LENGTH
+        reach = np.where(starts, place + noise.geometric(1 / SPAN_LENGTH, real.shape), 0)
+        masked = np.maximum.accumulate(reach, axis=1) > place
+    else:
+        masked = scores < chance
+    masked |= (scores == scores.min(1, keepdims=True)) & ~(masked & real).any(1, keepdims=True)
+    only_last = noise.random(len(lengths)) < train.last_mask_share
+    masked[only_last] = newest[only_last]
+    if train.last_too_share:
+        masked |= newest & (noise.random((len(lengths), 1)) < train.last_too_share)
     return masked & real
 
 

@@ -200,8 +200,12 @@ class TrainSettings:
     """Cut people longer than --seq_length into half-overlapping windows instead of keeping their newest part only."""
     mask_prob: float = 0.2
     """Cloze task: share of positions masked."""
+    masking: Literal["uniform", "late", "span"] = "uniform"
+    """Cloze task: which positions; late = the newer the more often, span = short runs."""
     last_mask_share: float = 0.1
     """Cloze task: share of sequences in which only the last position is masked, as at inference."""
+    last_too_share: float = 0.0
+    """Cloze task: share of sequences in which the last position is masked beside the others."""
     masked_batch_share: float = 0.5
     """(enhanced) share of batches that carry the cloze task; the others carry the causal tasks."""
     masked_item_weight: float = 1.0
@@ -243,8 +247,8 @@ class TrainSettings:
             require(getattr(self, name) >= 0, f"--{name} must not be negative")
         require(self.learning_rate > 0, "--learning_rate must be above 0")
         require(0 < self.mask_prob < 1, "--mask_prob must lie between 0 and 1")
-        for name in ("warmup_share", "last_mask_share", "masked_batch_share", "context_dropout", "user_id_dropout",
-                     "gbce_t", "label_smoothing"):
+        for name in ("warmup_share", "last_mask_share", "last_too_share", "masked_batch_share", "context_dropout",
+                     "user_id_dropout", "gbce_t", "label_smoothing"):
             require(0 <= getattr(self, name) <= 1, f"--{name} must lie in [0, 1]")
         require(0 <= self.ema_decay < 1, "--ema_decay must lie in [0, 1)")
         require(self.loss == "softmax" or not self.label_smoothing, "--label_smoothing belongs to --loss softmax")

@@ -113,13 +113,31 @@ def test_context_dropout_hides_the_stated_share(data):
     assert all((batch.users == 0).all() for batch in batches)
 
 
-def test_cloze_mask_shares():
-    lengths = np.full(4000, 20)
-    masked = cloze_mask(lengths, 25, 0.3, 0.0, rng())
+def mask(lengths, width, **changes):
+    settings = TrainSettings(**{"mask_prob": 0.3, "last_mask_share": 0.0, **changes})
+    return cloze_mask(np.asarray(lengths), width, settings, rng())
+
+
+@pytest.mark.parametrize("masking", ["uniform", "late", "span"])
+def test_cloze_mask_shares(masking):
+    masked = mask([20] * 4000, 25, masking=masking)
     assert not masked[:, 20:].any() and masked.any(1).all()
-    assert abs(masked[:, :20].mean() - 0.3) < 0.01
-    last = cloze_mask(lengths, 25, 0.3, 1.0, rng())
+    assert abs(masked[:, :20].mean() - 0.3) < 0.02
+    assert mask([1, 2, 3] * 200, 5, masking=masking, mask_prob=1e-9).sum(1).tolist() == [1] * 600
+    last = mask([20] * 4000, 25, masking=masking, last_mask_share=1.0)
     assert (last.sum(1) == 1).all() and last[:, 19].all()
+    both = mask([20] * 4000, 25, masking=masking, last_too_share=1.0)
+    assert both[:, 19].all() and abs(both[:, :19].mean() - 0.3) < 0.03
+
+
+def test_which_positions_are_masked():
+    """Alike; in proportion to the place; in runs, where a masked one's neighbour is masked more often than by chance."""
+    uniform, late, span_ = (mask([40] * 4000, 40, masking=masking) for masking in ("uniform", "late", "span"))
+    assert uniform.mean(0).min() > 0.27 and uniform.mean(0).max() < 0.33
+    np.testing.assert_allclose(late.mean(0), 2 * 0.3 * np.arange(1, 41) / 41, atol=0.03)
+    together = {name: (masked[:, 1:] & masked[:, :-1]).sum() / masked[:, :-1].sum()
+                for name, masked in (("uniform", uniform), ("span", span_))}
+    assert together["uniform"] < 0.33 and together["span"] > 0.65
 
 
 def test_visible_times_hide_the_masked_moments():
