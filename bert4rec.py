@@ -23,8 +23,10 @@ positions.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,33 +55,30 @@ from transformer import (
 class BERT4Rec(nn.Module):
     """Bidirectional transformer trained by masking.
 
-    attention_type: 'bidirectional' as published, or 'causal' to let positions see only what came before.
-    segment_embeddings: add a vector that tells observed interactions (0) from the appended request (1).
+    options: further fields of `ModelSettings`, among them attention_type ('bidirectional' as published, or 'causal' to
+    let positions see only what came before) and segment_embeddings (add a vector that tells observed interactions from
+    the appended request).
     """
 
     def __init__(self, vocab_size: int, hidden_size: int = 64, num_layers: int = 2, num_heads: int = 2,
-                 max_seq_length: int = 200, dropout_rate: float = 0.2, attention_dropout: float = 0.0,
-                 attention_type: str = "bidirectional", segment_embeddings: bool = False,
-                 ffn_multiplier: int = 4, similarity: str = "dot", temperature: float = 0.05) -> None:
+                 max_seq_length: int = 200, dropout_rate: float = 0.2, **options: Any) -> None:
         super().__init__()
         if vocab_size < 1:
             raise UserError("vocab_size must be at least 1")
+        self.settings = ModelSettings(**{
+            **options, "model": "vanilla", "hidden_size": hidden_size, "num_layers": num_layers, "num_heads": num_heads,
+            "seq_length": max_seq_length, "dropout": dropout_rate})
+        attention_type = self.settings.attention_type
         if attention_type not in ("bidirectional", "causal"):
             raise UserError(f"attention_type {attention_type!r}: choose 'bidirectional' or 'causal'")
-        self.settings = ModelSettings(
-            model="vanilla", hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads,
-            seq_length=max_seq_length, dropout=dropout_rate, attention_dropout=attention_dropout,
-            attention_type=attention_type, segment_embeddings=segment_embeddings,
-            ffn_multiplier=ffn_multiplier, similarity=similarity, temperature=temperature)
         rows = vocab_size + FIRST_ITEM
         self.vocab_size = vocab_size
         self.items = nn.Embedding(rows, hidden_size)
         self.positions = nn.Embedding(max_seq_length, hidden_size)
-        self.segments = nn.Embedding(2, hidden_size) if segment_embeddings else None
+        self.segments = nn.Embedding(2, hidden_size) if self.settings.segment_embeddings else None
         self.input_norm = nn.LayerNorm(hidden_size)
         self.dropout = Dropout(dropout_rate)
-        self.encoder = Encoder(hidden_size, num_heads, num_layers, dropout_rate, attention_dropout, pre_norm=False,
-                               ffn_multiplier=ffn_multiplier)
+        self.encoder = Encoder(self.settings, pre_norm=False)
         self.projection = nn.Linear(hidden_size, hidden_size)
         self.item_bias = nn.Parameter(torch.zeros(rows))
         not_an_item = torch.zeros(rows)
@@ -91,9 +90,8 @@ class BERT4Rec(nn.Module):
     @classmethod
     def from_settings(cls, num_items: int, settings: ModelSettings) -> BERT4Rec:
         """The model that settings describe."""
-        return cls(num_items, settings.hidden_size, settings.num_layers, settings.num_heads, settings.seq_length,
-                   settings.dropout, settings.attention_dropout, settings.attention_type, settings.segment_embeddings,
-                   settings.ffn_multiplier, settings.similarity, settings.temperature)
+        return cls(num_items, max_seq_length=settings.seq_length, dropout_rate=settings.dropout,
+                   **dataclasses.asdict(settings))
 
     def cloze_share(self, _train: TrainSettings) -> float:
         """Every training batch carries the cloze task."""

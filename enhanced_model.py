@@ -160,9 +160,7 @@ class EnhancedBERT4Rec(nn.Module):
         self.cross_attention = CrossAttention(width, settings.num_heads) \
             if has_tokens and settings.cross_attention else None
         self.dropout = Dropout(settings.dropout)
-        self.encoder = Encoder(width, settings.num_heads, settings.num_layers, settings.dropout,
-                               settings.attention_dropout, pre_norm=True,
-                               ffn_multiplier=settings.ffn_multiplier)
+        self.encoder = Encoder(settings, pre_norm=True)
         self.masked_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)) \
             if settings.masked_item_head else None
         self.masked_bias = nn.Parameter(torch.zeros(catalogue.num_rows)) if settings.masked_item_head else None

@@ -129,6 +129,13 @@ def smoothed_cross_entropy(states: Tensor, table: Tensor, bias: Tensor, targets:
     return linear_cross_entropy(states, table, bias, targets, ignore_index) + smoothing * _mean_where(excess, counted)
 
 
+def shifted(loss: Callable[..., Tensor], offset: Tensor) -> Callable[..., Tensor]:
+    """An item loss whose logits have `offset` (R,) added. With a multiple of log-popularity the model need not learn
+    popularity, and ranks without it (Menon et al., logit adjustment, ICLR 2021, arXiv:2007.07314, eq. 10)."""
+    return lambda states, table, bias, targets, ignore_index=-100: loss(states, table, bias + offset, targets,
+                                                                        ignore_index)
+
+
 def sampled_softmax_loss(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, negatives: Tensor,
                          log_frequency: Tensor, ignore_index: int = -100) -> Tensor:
     """Softmax cross-entropy of each target against K sampled rows that all positions share.

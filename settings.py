@@ -70,6 +70,8 @@ class ModelSettings:
     """Inner width of each block's position-wise network, in multiples of --hidden_size."""
     dropout: float = 0.2
     """Dropout on embeddings and on each sub-layer's output."""
+    layer_dropout: str = ""
+    """Rates of the blocks one by one, as in '0.1,0.3', instead of --dropout, which the embeddings keep."""
     attention_dropout: float = 0.0
     """Dropout on attention weights; above 0 the fused attention kernel is not available on CPU."""
     similarity: Literal["dot", "cosine"] = "dot"
@@ -142,6 +144,10 @@ class ModelSettings:
         require(self.seq_length >= 2, "--seq_length must be at least 2: a film and the request that follows it")
         for name in ("dropout", "attention_dropout"):
             require(0 <= getattr(self, name) <= 0.95, f"--{name} must lie in [0, 0.95]")
+        require(bool(re.fullmatch(r"((0|0?\.\d+)(,(?!$)|$))*", self.layer_dropout))
+                and len(self.block_dropouts) == self.num_layers,
+                f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates below 1, as in "
+                f"{','.join(['0.1'] * self.num_layers)!r}")
         require(self.temperature > 0, "--temperature must be above 0")
         if self.model == "enhanced":
             require(self.id_encoder or self.genre_encoder or self.year_encoder,
@@ -153,6 +159,13 @@ class ModelSettings:
             require(self.next_item_head or not (self.rating_head or self.preference_head),
                     "the rating and preference heads read the causal states: "
                     "with --no-next_item_head give --no-rating_head --no-preference_head too")
+
+
+    @property
+    def block_dropouts(self) -> list[float]:
+        """Dropout of each block."""
+        return [float(rate) for rate in self.layer_dropout.split(",")] if self.layer_dropout else \
+            [self.dropout] * self.num_layers
 
 
 @dataclass(frozen=True)
@@ -224,6 +237,9 @@ class TrainSettings:
     """(sampled losses) how they are drawn; popularity is corrected for in the logits."""
     label_smoothing: float = 0.0
     """(--loss softmax) share of each target's probability that goes to all items alike."""
+    popularity_correction: float = 0.0
+    """(--loss softmax) multiple of each item's log-popularity that is added to its logit in training and not in
+    ranking: above 0 less popular items come out higher."""
     gbce_t: float = 0.75
     """(--loss gbce) calibration t: 0 = plain binary cross-entropy, 1 = fully corrected for sampling."""
     context_dropout: float = 0.1
@@ -251,7 +267,8 @@ class TrainSettings:
                      "user_id_dropout", "gbce_t", "label_smoothing"):
             require(0 <= getattr(self, name) <= 1, f"--{name} must lie in [0, 1]")
         require(0 <= self.ema_decay < 1, "--ema_decay must lie in [0, 1)")
-        require(self.loss == "softmax" or not self.label_smoothing, "--label_smoothing belongs to --loss softmax")
+        for name in ("label_smoothing", "popularity_correction"):
+            require(self.loss == "softmax" or not getattr(self, name), f"--{name} belongs to --loss softmax")
         require(self.loss != "gbce" or self.negative_sampling == "uniform",
                 "--loss gbce is derived for --negative_sampling uniform")
 

@@ -27,7 +27,7 @@ from batches import Batch, TrainingBatches
 from data_processor import FIRST_ITEM, SequenceData
 from evaluation.metrics import per_person
 from evaluation.protocols import target_ranks
-from losses import SampledItemLoss, linear_cross_entropy, smoothed_cross_entropy
+from losses import SampledItemLoss, linear_cross_entropy, shifted, smoothed_cross_entropy
 from settings import Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from support.devices import choose_device, uses_bf16
@@ -343,13 +343,15 @@ class Run:
 def item_loss(train: TrainSettings, data: SequenceData, held_out: bool,
               device: torch.device) -> Callable[..., torch.Tensor]:
     """The loss of the item heads that the settings name, for training on the training part or on everything."""
+    counts = np.bincount(data.items[data.training_rows(held_out)], minlength=data.catalogue.num_rows)
+    popularity = torch.from_numpy(counts).float().clamp_min(1)  # an item that nobody has is drawn like one seen once
     if train.loss == "softmax":
-        return partial(smoothed_cross_entropy, smoothing=train.label_smoothing) if train.label_smoothing else \
+        plain = partial(smoothed_cross_entropy, smoothing=train.label_smoothing) if train.label_smoothing else \
             linear_cross_entropy
-    weights = torch.ones(data.catalogue.num_rows)
-    if train.negative_sampling == "popularity":  # an item that nobody has in training is drawn like one seen once
-        counts = np.bincount(data.items[data.training_rows(held_out)], minlength=len(weights))
-        weights = torch.from_numpy(counts).float().clamp_min(1)
+        if not train.popularity_correction:
+            return plain
+        return shifted(plain, train.popularity_correction * popularity.log().to(device))
+    weights = popularity if train.negative_sampling == "popularity" else torch.ones(data.catalogue.num_rows)
     weights[:FIRST_ITEM] = 0
     return SampledItemLoss(train.loss, weights.to(device), train.negatives, train.gbce_t)
 

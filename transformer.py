@@ -137,11 +137,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend, dropout: float) -
 class Encoder(nn.Module):
     """A stack of blocks; the attention pattern is an argument, so one set of weights serves both."""
 
-    def __init__(self, width: int, heads: int, layers: int, dropout: float, attention_dropout: float,
-                 pre_norm: bool, ffn_multiplier: int = 4) -> None:
+    def __init__(self, settings: ModelSettings, pre_norm: bool) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, attention_dropout, pre_norm, ffn_multiplier)
-                                    for _ in range(layers))
+        width = settings.hidden_size
+        self.blocks = nn.ModuleList(Block(width, settings.num_heads, dropout, settings.attention_dropout, pre_norm,
+                                          settings.ffn_multiplier) for dropout in settings.block_dropouts)
         self.final_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
         self.checkpointing = False  # set by the training loop
 

@@ -131,7 +131,7 @@ def test_cloze_mask_shares(masking):
 
 
 def test_which_positions_are_masked():
-    """Alike; in proportion to the place; in runs, where a masked one's neighbour is masked more often than by chance."""
+    """Alike; in proportion to the place; in runs: beside a masked one the next is masked more often."""
     uniform, late, span_ = (mask([40] * 4000, 40, masking=masking) for masking in ("uniform", "late", "span"))
     assert uniform.mean(0).min() > 0.27 and uniform.mean(0).max() < 0.33
     np.testing.assert_allclose(late.mean(0), 2 * 0.3 * np.arange(1, 41) / 41, atol=0.03)

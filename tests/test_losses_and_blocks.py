@@ -19,8 +19,10 @@ from losses import (
     preference_loss,
     rating_loss,
     sampled_softmax_loss,
+    shifted,
     smoothed_cross_entropy,
 )
+from settings import ModelSettings
 from transformer import (
     Attend,
     Block,
@@ -97,6 +99,13 @@ def test_smoothed_cross_entropy_is_torchs_over_the_candidates(smoothing):
         results.append((loss.detach(), states.grad, table.grad, bias.grad))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_shifted_logits():
+    states, table, bias, targets = sampled_inputs()
+    offset = torch.randn(30)
+    got = shifted(linear_cross_entropy, offset)(states, table, bias, targets)
+    assert float(got) == pytest.approx(float(F.cross_entropy(states @ table.T + bias + offset, targets)), rel=1e-5)
 
 
 def sampled_inputs(rows=30, count=17):
@@ -231,9 +240,14 @@ def test_block_equals_torchs_encoder_layer(pre_norm, pattern):
     torch.testing.assert_close(got[real], expected[real], rtol=1e-4, atol=1e-5)
 
 
+def test_each_block_may_have_a_dropout_of_its_own():
+    encoder = Encoder(ModelSettings(hidden_size=16, layer_dropout="0.25,.5"), pre_norm=True)
+    assert [block.dropout.threshold for block in encoder.blocks] == [64, 128]
+
+
 def test_checkpointing_changes_nothing():
     torch.manual_seed(0)
-    encoder, x = Encoder(16, 2, 2, 0.3, 0.0, True).train(), torch.randn(2, 5, 16)
+    encoder, x = Encoder(ModelSettings(hidden_size=16, dropout=0.3), pre_norm=True).train(), torch.randn(2, 5, 16)
     results = []
     for checkpointing in (False, True):
         encoder.checkpointing = checkpointing

@@ -20,7 +20,7 @@ OTHER_VALUE = {
     "min_item_count": 20, "min_rating": 4, "min_user_count": 30, "protocol": "multi5", "tie_break": "random",
     "tie_seed": 5,
     "model": "vanilla", "hidden_size": 8, "num_heads": 1, "num_layers": 1, "seq_length": 6, "ffn_multiplier": 2,
-    "dropout": 0.5, "similarity": "cosine", "temperature": 0.5,
+    "dropout": 0.5, "layer_dropout": "0.1,0.4", "similarity": "cosine", "temperature": 0.5,
     "attention_dropout": 0.5, "attention_type": "causal", "segment_embeddings": True, "positions": "sinusoidal",
     "id_encoder": False, "genre_encoder": False, "genre_size": 4, "year_encoder": False, "year_size": 4,
     "rating_input": False, "day_of_year": False, "weekday_hour": True, "time_gap": False, "relative_time": False,
@@ -33,7 +33,7 @@ OTHER_VALUE = {
     "masked_batch_share": 0.2,
     "masked_item_weight": 0.0, "next_item_weight": 0.3, "rating_weight": 0.0, "preference_weight": 0.0,
     "loss": "sampled_softmax", "negatives": 3, "negative_sampling": "popularity", "gbce_t": 0.1,
-    "label_smoothing": 0.3, "ema_decay": 0.5,
+    "label_smoothing": 0.3, "popularity_correction": 1.0, "ema_decay": 0.5,
     "context_dropout": 0.9, "user_id_dropout": 0.0, "filter_seen": False, "eval_every": 2, "patience": 1,
     "holdout_share": 0.3, "split_seed": 3, "targets_per_person": 1,
 }
@@ -138,6 +138,9 @@ def test_explicit_flags_are_not_cut_short_by_a_presets_limits():
 
 WRONG = [
     (["--label_smoothing", "0.1", "--loss", "gbce"], "belongs to --loss softmax"),
+    (["--popularity_correction", "1", "--loss", "gbce"], "belongs to --loss softmax"),
+    (["--layer_dropout", "0.1"], "give 2 rates"), (["--layer_dropout", "0.1,1.2"], "give 2 rates"),
+    (["--layer_dropout", "0.1,0.2,"], "give 2 rates"), (["--layer_dropout", "a,b"], "give 2 rates"),
     (["--ema_decay", "1"], "--ema_decay"), (["--temperature", "0"], "--temperature"),
     (["--hiden_size", "64"], "did you mean 'hidden_size'"),
     (["--batchsize=3"], "did you mean 'batch_size'"),

@@ -130,6 +130,20 @@ def test_the_moving_average_is_what_is_validated_and_kept(data, tmp_path, monkey
         assert not kept or torch.equal(kept[0][name], value)
 
 
+def test_popularity_correction_is_log_popularity(data):
+    """A model that has learned nothing then predicts by popularity."""
+    rows = data.catalogue.num_rows
+    counts = np.bincount(data.items[data.training_rows()], minlength=rows)
+    loss = item_loss(TrainSettings(popularity_correction=1.0), data, True, torch.device("cpu"))
+    bias = torch.zeros(rows)
+    bias[:FIRST_ITEM] = -torch.inf
+    targets = torch.from_numpy(data.items[data.training_rows()])
+    got = loss(torch.zeros(len(targets), 4), torch.zeros(rows, 4), bias, targets)
+    share = np.maximum(counts[FIRST_ITEM:], 1)
+    assert float(got) == pytest.approx(-float(np.log(share / share.sum())[data.items[data.training_rows()] -
+                                                                          FIRST_ITEM].mean()), rel=1e-4)
+
+
 def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeypatch):
     scores = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.9])
     weights = []
