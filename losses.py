@@ -6,14 +6,16 @@ N positions, D width, R rows of the item table, F genres.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 LOG2_E = math.log2(math.e)
 LOWEST = -1e30
+CHECKPOINTED_POSITIONS = 512
 # Logits held at once: on a CPU a chunk should stay in the caches, on a GPU it should fill the chip.
 CHUNK_ELEMENTS = {"cpu": 3 << 18, "cuda": 1 << 27}
 
@@ -134,6 +136,42 @@ def shifted(loss: Callable[..., Tensor], offset: Tensor) -> Callable[..., Tensor
     popularity, and ranks without it (Menon et al., logit adjustment, ICLR 2021, arXiv:2007.07314, eq. 10)."""
     return lambda states, table, bias, targets, ignore_index=-100: loss(states, table, bias + offset, targets,
                                                                         ignore_index)
+
+
+def distillation_loss(states: Tensor, table: Tensor, bias: Tensor, opinions: Sequence[tuple[Tensor, Tensor, Tensor]],
+                      counted: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy against the mean of the teachers' distributions over the catalogue, both softened by `temperature`,
+    times its square (Hinton et al., 2015, arXiv:1503.02531, section 2).
+
+    opinions: (states, table, bias) of each teacher for the same N positions; counted (N,) which of them count. A chunk
+    of positions at a time, computed again in the backward pass, so that N x R logits are never held.
+    """
+    def chunk_loss(states: Tensor, table: Tensor, bias: Tensor, counted: Tensor, *told: Tensor) -> Tensor:
+        wanted = torch.stack([(said @ rows.T).float().add(offset).div(temperature).softmax(1)
+                              for said, rows, offset in zip(told[::3], told[1::3], told[2::3], strict=True)]).mean(0)
+        logits = ((states @ table.T).float() + bias) / temperature
+        return -(wanted * logits.log_softmax(1).masked_fill(bias == -torch.inf, 0.0)).sum(1).where(counted, 0.0).sum()
+
+    total = states.new_zeros((), dtype=torch.float32)
+    for start in range(0, len(states), CHECKPOINTED_POSITIONS):
+        chunk = slice(start, start + CHECKPOINTED_POSITIONS)
+        told = [part for said, rows, offset in opinions for part in (said[chunk], rows, offset)]
+        total = total + checkpoint(chunk_loss, states[chunk], table, bias, counted[chunk], *told, use_reentrant=False)
+    return total * temperature**2 / counted.sum()
+
+
+class DistilledItemLoss:
+    """An item loss of which a share follows teachers; what they say of the next batch goes into `opinions` first."""
+
+    def __init__(self, plain: Callable[..., Tensor], share: float, temperature: float) -> None:
+        self.plain, self.share, self.temperature = plain, share, temperature
+        self.opinions: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __call__(self, states: Tensor, table: Tensor, bias: Tensor, targets: Tensor,
+                 ignore_index: int = -100) -> Tensor:
+        """Arguments as in `linear_cross_entropy`."""
+        followed = distillation_loss(states, table, bias, self.opinions, targets != ignore_index, self.temperature)
+        return (1 - self.share) * self.plain(states, table, bias, targets, ignore_index) + self.share * followed
 
 
 def sampled_softmax_loss(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, negatives: Tensor,

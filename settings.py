@@ -242,6 +242,13 @@ class TrainSettings:
     ranking: above 0 less popular items come out higher."""
     gbce_t: float = 0.75
     """(--loss gbce) calibration t: 0 = plain binary cross-entropy, 1 = fully corrected for sampling."""
+    teacher: str = ""
+    """Checkpoint folder of a trained model of the same kind, or several with commas between, whose distributions over
+    the catalogue the item heads follow."""
+    teacher_share: float = 0.5
+    """(--teacher) share of the item losses that follows it; the rest follows the interactions."""
+    teacher_temperature: float = 1.0
+    """(--teacher) what its logits, and the model's beside them, are divided by."""
     context_dropout: float = 0.1
     """(enhanced) share of sequences trained without ratings, times or metadata, so that each may be missing later."""
     user_id_dropout: float = 0.5
@@ -264,8 +271,9 @@ class TrainSettings:
         require(self.learning_rate > 0, "--learning_rate must be above 0")
         require(0 < self.mask_prob < 1, "--mask_prob must lie between 0 and 1")
         for name in ("warmup_share", "last_mask_share", "last_too_share", "masked_batch_share", "context_dropout",
-                     "user_id_dropout", "gbce_t", "label_smoothing"):
+                     "user_id_dropout", "gbce_t", "label_smoothing", "teacher_share"):
             require(0 <= getattr(self, name) <= 1, f"--{name} must lie in [0, 1]")
+        require(self.teacher_temperature > 0, "--teacher_temperature must be above 0")
         require(0 <= self.ema_decay < 1, "--ema_decay must lie in [0, 1)")
         for name in ("label_smoothing", "popularity_correction"):
             require(self.loss == "softmax" or not getattr(self, name), f"--{name} belongs to --loss softmax")

@@ -21,7 +21,7 @@ from evaluation.metrics import per_request
 from evaluation.protocols import draw_candidates, protocol_line, target_ranks
 from evaluation.report import print_ranking, print_table, summarise, write_request_results
 from evaluation.side_tasks import preference_quality, rating_errors, rating_predictions
-from model_io import build_model, save_model
+from model_io import build_model, load_model, save_model
 from settings import Settings
 from support.checkpoint import read_json, write_json
 from support.devices import peak_memory_mb
@@ -54,9 +54,10 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     def keep(best: nn.Module, validation: dict[str, Any], first: bool) -> None:
         save_model(folder / "best", best, settings, data, validation, keep_previous=first)
 
+    teachers = [_teacher(Path(path.strip()), data, settings) for path in settings.train.teacher.split(",") if path]
     try:
         progress = fit(model, data, settings, state_folder=folder / "last", resume=resume, tracker=tracker,
-                       on_best=keep)
+                       on_best=keep, teachers=teachers)
         if not main_process:
             return None
         results = measure(model, data, settings, progress, folder / "best")
@@ -125,6 +126,20 @@ def report(results: dict[str, Any], progress: Progress, settings: Settings) -> N
     if best["epoch"] == progress.epoch:
         print("The last evaluation was the best: more epochs may help (--max_epochs, --max_minutes).")
     print(f"Seed {settings.train.seed}, preset and flags in the record below; selection on validation only.")
+
+
+def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
+    """A model to follow. Raises `UserError` if it cannot say what this run asks."""
+    model, theirs, _, info = load_model(folder)
+    if info["split_hash"] != data.split_hash:
+        raise UserError(f"--teacher {folder} was trained on split {info['split_hash']}, this run on {data.split_hash}: "
+                        f"other films, or interactions that are held out here; train it on the same data")
+    ours, rank = settings.model, ("model", "next_item_head")
+    if any(getattr(theirs.model, name) != getattr(ours, name) for name in rank) or \
+            theirs.model.seq_length < ours.seq_length:
+        raise UserError(f"--teacher {folder} must be a model of the same kind (--model {ours.model}) that ranks by the "
+                        f"same head and reads at least {ours.seq_length} interactions")
+    return model
 
 
 def _announce(settings: Settings, data: SequenceData, model: nn.Module) -> None:

@@ -12,7 +12,7 @@ import gc
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from batches import Batch, TrainingBatches
 from data_processor import FIRST_ITEM, SequenceData
 from evaluation.metrics import per_person
 from evaluation.protocols import target_ranks
-from losses import SampledItemLoss, linear_cross_entropy, shifted, smoothed_cross_entropy
+from losses import DistilledItemLoss, SampledItemLoss, linear_cross_entropy, shifted, smoothed_cross_entropy
 from settings import Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from support.devices import choose_device, uses_bf16
@@ -66,16 +66,19 @@ class Progress:
 
 def fit(model: nn.Module, data: SequenceData, settings: Settings, *, validate: bool = True,
         state_folder: Path | None = None, resume: bool = False, tracker: Tracker | None = None,
-        on_best: Callable[[nn.Module, dict[str, Any], bool], None] | None = None, quiet: bool = False) -> Progress:
+        on_best: Callable[[nn.Module, dict[str, Any], bool], None] | None = None, quiet: bool = False,
+        teachers: Sequence[nn.Module] = ()) -> Progress:
     """Train a model and leave the best weights in it.
 
     validate: select on the validation targets and stop early; False trains on everything for all epochs.
     state_folder: where the state for `resume` is kept (written at each evaluation and when the run is stopped).
     on_best(model, record, first): called on the main process whenever the validation score improves; first is True
     for the first time in a run, resumed or not.
+    teachers: models of the same kind and catalogue whose distributions the item heads follow (--teacher_share).
     Raises `Stopped` after Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is not finite.
     """
-    run = Run(model, data, settings, validate, state_folder, tracker or Tracker(None, {}), on_best, quiet)
+    run = Run(model, data, settings, validate, state_folder, tracker or Tracker(None, {}), on_best, quiet,
+              teachers)
     if resume:
         run.load_state()
     with _stop_signals() as stop, run.bar:
@@ -91,7 +94,8 @@ class Run:
 
     def __init__(self, model: nn.Module, data: SequenceData, settings: Settings, validate: bool,
                  state_folder: Path | None, tracker: Tracker,
-                 on_best: Callable[[nn.Module, dict[str, Any], bool], None] | None, quiet: bool) -> None:
+                 on_best: Callable[[nn.Module, dict[str, Any], bool], None] | None, quiet: bool,
+                 teachers: Sequence[nn.Module] = ()) -> None:
         self.model, self.data, self.settings, self.train = model, data, settings, settings.train
         self.validate, self.state_folder, self.tracker, self.on_best = validate, state_folder, tracker, on_best
         self.accelerator = _accelerator(self.train)
@@ -110,6 +114,10 @@ class Run:
                             f"choose a smaller one")
         self.tasks = frozenset(task for task, weight in self.train.task_weights.items() if weight > 0)
         model.item_loss = item_loss(self.train, data, validate, self.device)
+        self.teachers = [teacher.to(self.device).eval() for teacher in teachers]
+        if teachers:
+            model.item_loss = DistilledItemLoss(model.item_loss, self.train.teacher_share,
+                                                self.train.teacher_temperature)
         optimizer = torch.optim.AdamW(parameter_groups(model, self.train.weight_decay), lr=self.train.learning_rate,
                                       fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -179,6 +187,8 @@ class Run:
         """Forward and backward of a part that holds this share of the targets of one of `gathered` batches."""
         part = part.to(self.device, self.train.pin_memory)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            if self.teachers:
+                self.model.item_loss.opinions = [opinion(teacher, part) for teacher in self.teachers]
             losses = self.wrapped(part, self.tasks)
         for task, loss in losses.items():
             self.loss_sums[task] = self.loss_sums.get(task, 0.0) + share * loss.detach()
@@ -354,6 +364,20 @@ def item_loss(train: TrainSettings, data: SequenceData, held_out: bool,
     weights = popularity if train.negative_sampling == "popularity" else torch.ones(data.catalogue.num_rows)
     weights[:FIRST_ITEM] = 0
     return SampledItemLoss(train.loss, weights.to(device), train.negatives, train.gbce_t)
+
+
+@torch.no_grad()
+def opinion(teacher: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(states, table, bias) from which a teacher would predict the batch's items."""
+    heard = []
+
+    def listen(states: torch.Tensor, table: torch.Tensor, bias: torch.Tensor, *_: object) -> torch.Tensor:
+        heard.append((states, table, bias))
+        return states.sum()
+
+    teacher.item_loss = listen
+    teacher(batch, frozenset({"next_item", "masked_item"}))
+    return heard[0]
 
 
 def parameter_group_names(model: nn.Module) -> tuple[list[str], list[str]]:

@@ -14,6 +14,7 @@ from torch import nn
 import losses
 from losses import (
     SampledItemLoss,
+    distillation_loss,
     gbce_loss,
     linear_cross_entropy,
     preference_loss,
@@ -106,6 +107,23 @@ def test_shifted_logits():
     offset = torch.randn(30)
     got = shifted(linear_cross_entropy, offset)(states, table, bias, targets)
     assert float(got) == pytest.approx(float(F.cross_entropy(states @ table.T + bias + offset, targets)), rel=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [5, 512])
+def test_distillation_is_cross_entropy_against_the_teachers(monkeypatch, chunk):
+    monkeypatch.setattr(losses, "CHECKPOINTED_POSITIONS", chunk)
+    states, table, bias, targets = sampled_inputs()
+    opinions = [(torch.randn(17, 4), torch.randn(30, 4), bias), (torch.randn(17, 3), torch.randn(30, 3), bias)]
+    wanted = torch.stack([((said @ rows.T + offset) / 2).softmax(1) for said, rows, offset in opinions]).mean(0)
+    results = []
+    for ours in (True, False):
+        inputs = [value.clone().requires_grad_() for value in (states, table)]
+        loss = distillation_loss(*inputs, bias, opinions, targets != -100, 2.0) if ours else 4 * F.cross_entropy(
+            ((inputs[0] @ inputs[1].T + bias) / 2)[targets != -100, 2:], wanted[targets != -100, 2:])
+        loss.backward()
+        results.append((loss.detach(), *(value.grad for value in inputs)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def sampled_inputs(rows=30, count=17):

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -109,6 +110,14 @@ def test_sampled_candidates_are_kept_beside_the_ranks(files, tmp_path):
     data = load(load_model(tmp_path / "best")[1].data)
     drawn = draw_candidates(data, "test", EvalSettings(candidates="uniform_100"))
     assert (kept == data.catalogue.movie_ids[drawn - FIRST_ITEM]).all() and kept.shape == (60, 100)
+
+
+def test_trainer_with_teachers(files, model, tmp_path, capsys):
+    assert train(tmp_path, files, "--max_epochs", "1", "--hidden_size", "8", "--teacher", f"{model},{model}") == 0
+    for flags, said in ((["--model", "vanilla"], "same kind"), (["--seq_length", "30"], "at least 30"),
+                        (["--min_item_count", "20"], "other films")):
+        assert train(tmp_path / "other", files, "--max_epochs", "1", "--teacher", str(model), *flags) == 2
+        assert re.search(said, capsys.readouterr().err)
 
 
 def test_trainer_never_falls_back_on_synthetic_data(tmp_path, capsys):

@@ -40,6 +40,7 @@ OTHER_VALUE = {
 TESTED_ELSEWHERE = {
     "dataset": "test_readers.py", "data_dir": "test_scripts.py", "checkpoint_dir": "test_scripts.py",
     "runs_dir": "test_scripts.py", "use_wandb": "test_scripts.py", "wandb_mode": "test_scripts.py",
+    **dict.fromkeys(("teacher", "teacher_share", "teacher_temperature"), "test_training.py, test_scripts.py"),
     "max_minutes": "test_training.py", "bootstrap_samples": "test_evaluation.py",
     "candidates": "test_evaluation.py", "candidate_seed": "test_evaluation.py",
     "eval_batch_size": "test_evaluation.py: changes memory and never a result",
@@ -141,6 +142,7 @@ WRONG = [
     (["--popularity_correction", "1", "--loss", "gbce"], "belongs to --loss softmax"),
     (["--layer_dropout", "0.1"], "give 2 rates"), (["--layer_dropout", "0.1,1.2"], "give 2 rates"),
     (["--layer_dropout", "0.1,0.2,"], "give 2 rates"), (["--layer_dropout", "a,b"], "give 2 rates"),
+    (["--teacher_temperature", "0"], "--teacher_temperature"), (["--teacher_share", "2"], "--teacher_share"),
     (["--ema_decay", "1"], "--ema_decay"), (["--temperature", "0"], "--temperature"),
     (["--hiden_size", "64"], "did you mean 'hidden_size'"),
     (["--batchsize=3"], "did you mean 'batch_size'"),

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import training_loop
+from batches import history_batch, history_of
 from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
 from data_processor import FIRST_ITEM
 from evaluation.protocols import target_ranks
@@ -22,7 +23,7 @@ from model_io import build_model
 from settings import EvalSettings, TrainSettings
 from support.errors import UserError
 from support.tracking import Tracker
-from tests.conftest import ROOT, VARIANTS, tiny_settings
+from tests.conftest import ROOT, VARIANTS, fresh_model, span, tiny_settings
 from training_loop import Stopped, fit, item_loss, parameter_group_names, seed_everything
 
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
@@ -142,6 +143,28 @@ def test_popularity_correction_is_log_popularity(data):
     share = np.maximum(counts[FIRST_ITEM:], 1)
     assert float(got) == pytest.approx(-float(np.log(share / share.sum())[data.items[data.training_rows()] -
                                                                           FIRST_ITEM].mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "enhanced"])
+def test_a_student_comes_to_say_what_its_teachers_say(data, tmp_path, kind):
+    """Following two random teachers alone, a student ranks more like their mean than like chance; other teachers,
+    another share or temperature give another student."""
+    settings = tiny_settings(tmp_path, VARIANTS[kind], max_epochs=40, learning_rate=0.02, eval_every=40,
+                             teacher_share=1.0, rating_weight=0.0, preference_weight=0.0)
+    seed_everything(7)
+    teachers = [fresh_model(data, settings.model, seed, spread=0.5) for seed in (1, 2)]
+    student, _ = trained(data, settings, teachers=teachers, validate=False)
+    batch = history_batch([history_of(data, user, span(data, user, "test")[1]) for user in range(30)], 12)
+    with torch.no_grad():
+        wanted = torch.stack([teacher.score(batch).softmax(1) for teacher in teachers]).mean(0)
+        strangers = fresh_model(data, settings.model, 3, spread=0.5).score(batch).softmax(1)
+        said = student.score(batch).softmax(1)
+    assert (said - wanted).abs().sum(1).mean() < 0.7 * (strangers - wanted).abs().sum(1).mean()
+    short = settings.replace(max_epochs=1)
+    plain, _ = trained(data, short, teachers=teachers)
+    half, soft = short.replace(teacher_share=0.5), short.replace(teacher_temperature=3.0)
+    for other, chosen in ((half, teachers), (soft, teachers), (short, teachers[:1])):
+        assert not same_weights(plain, trained(data, other, teachers=chosen)[0])
 
 
 def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeypatch):
