@@ -30,6 +30,7 @@ class Batch:
     Under the causal pattern position i predicts `targets[:, i]`, the interaction after i; under the bidirectional one
     it predicts the film that MASK replaced at i. PAD in `targets` = nothing is predicted there.
     `request_times` is the moment for which a position predicts; only a model with query_time 'known' may read it.
+    `views`: two other forms of each history, for contrastive learning (views.py), or none.
     """
 
     pattern: Pattern
@@ -42,6 +43,7 @@ class Batch:
     request_times: Tensor  # (B, L) seconds, 0 = unknown
     targets: Tensor  # (B, L) item_index, or PAD
     target_ratings: Tensor  # (B, L) 1-5, or 0
+    views: tuple[Batch, ...] = ()
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensor fields by name."""
@@ -53,15 +55,24 @@ class Batch:
         if device.type == "cpu":
             return self
         return self.replace(**{name: (value.pin_memory() if pin_memory else value).to(device, non_blocking=pin_memory)
-                               for name, value in self.tensors().items()})
+                               for name, value in self.tensors().items()},
+                            views=tuple(view.to(device, pin_memory) for view in self.views))
 
-    def replace(self, **changes: Tensor | str) -> Batch:
+    def replace(self, **changes: Tensor | str | tuple[Batch, ...]) -> Batch:
         """Copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def select(self, rows: Sequence[int] | Tensor) -> Batch:
         """Some of the users."""
-        return self.replace(**{name: value[rows] for name, value in self.tensors().items()})
+        return self.replace(**{name: value[rows] for name, value in self.tensors().items()},
+                            views=tuple(view.select(rows) for view in self.views))
+
+    def narrowed(self, most: int) -> Batch:
+        """The same, no wider than the longest sequence needs, up to `most`."""
+        width = padded_width(int(self.lengths.max()), most)
+        return self.replace(**{name: value[:, :width] for name, value in self.tensors().items()
+                               if value.dim() == 2 and name != "demographics"},
+                            views=tuple(view.narrowed(most) for view in self.views))
 
     def parts(self, positions: int) -> list[Batch]:
         """The batch in pieces of people of similar length, each of at most so many positions (and at least one
@@ -72,10 +83,7 @@ class Batch:
             return [self]
         number = min(count, 2 ** math.ceil(math.log2(number)))  # halves of halves: few shapes, see padded_width
         order = self.lengths.argsort(descending=True, stable=True)
-        pieces = [self.select(rows) for rows in order.split(math.ceil(count / number))]
-        return [piece.replace(**{name: value[:, :padded_width(int(piece.lengths.max()), width)]
-                                 for name, value in piece.tensors().items()
-                                 if value.dim() == 2 and name != "demographics"}) for piece in pieces]
+        return [self.select(rows).narrowed(width) for rows in order.split(math.ceil(count / number))]
 
     def predicted(self) -> Tensor:
         """(N,) flat positions (row * L + column) at which something is predicted.

@@ -31,7 +31,7 @@ from batches import Batch, append_mask
 from data_processor import FIRST_ITEM, NO_RATING, NO_TIME, PAD, Catalogue, calendar
 from item_encoders.attributes import GenreEncoder, YearEncoder
 from item_encoders.ids import IdEncoder
-from losses import linear_cross_entropy, preference_loss, rating_loss
+from losses import BALANCED, contrastive_loss, linear_cross_entropy, preference_loss, rating_loss
 from readers.interactions import AGE_GROUPS, GENDERS
 from settings import ModelSettings, TrainSettings
 from transformer import (
@@ -45,10 +45,11 @@ from transformer import (
     sinusoids,
     time_rotation,
 )
+from views import last_targets
 
 GAP_BUCKETS = 72  # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
 FEATURE_FAMILIES = ("ratings", "times", "demographics", "user_id", "genres", "year")
-CAUSAL_TASKS = ("next_item", "rating", "preference")
+CAUSAL_TASKS = ("next_item", "rating", "preference", "contrastive")
 
 
 class TimeEncoder(nn.Module):
@@ -174,6 +175,9 @@ class EnhancedBERT4Rec(nn.Module):
         not_a_film[:FIRST_ITEM] = -torch.inf
         self.register_buffer("not_a_film", not_a_film, persistent=False)
         self.item_loss = linear_cross_entropy  # the training loop may set another one
+        self.log_variance = nn.ParameterDict({
+            task: nn.Parameter(torch.zeros(())) for task in ("masked_item", *CAUSAL_TASKS) if self.has_head(task)
+        }) if settings.task_weighting == "uncertainty" else None
         std = 0.8 * width**-0.5  # 0.1 at 64 wide: BERT's 0.02 starts a narrow model slowly (ablations/LOG.md)
         initialise(self, std)
         for parameter in (self.special, *([self.position] if settings.positions == "learned" else [])):
@@ -188,12 +192,23 @@ class EnhancedBERT4Rec(nn.Module):
         return train.masked_batch_share if causal and cloze else float(cloze)
 
     def has_head(self, task: str) -> bool:
-        """Whether a task's head is built."""
-        return getattr(self.settings, f"{task}_head")
+        """Whether a task's head is built; views are compared by the states that predict the next item."""
+        return getattr(self.settings, f"{'next_item' if task == 'contrastive' else task}_head")
 
     def forward(self, batch: Batch, tasks: Set[str]) -> dict[str, Tensor]:
-        """Mean loss of each of `tasks` that the batch's pattern and the built heads allow; others are not computed."""
-        tasks = {task for task in tasks if self.has_head(task)}
+        """Mean loss of each of `tasks` that the batch's pattern and the built heads allow; others are not computed.
+
+        With task_weighting 'uncertainty' also BALANCED, which is to be minimised: the sum of exp(-s) loss + s / 2 with
+        a learned s a task, the logarithm of its variance (Kendall et al., CVPR 2018, arXiv:1705.07115, eq. 10).
+        """
+        losses = self.task_losses(batch, {task for task in tasks if self.has_head(task)})
+        if self.log_variance is not None and losses:
+            losses[BALANCED] = sum((-self.log_variance[task]).exp() * loss + self.log_variance[task] / 2
+                                   for task, loss in losses.items())
+        return losses
+
+    def task_losses(self, batch: Batch, tasks: Set[str]) -> dict[str, Tensor]:
+        """Mean loss of each task; all of them have heads."""
         table = self.item_table()
         states = self.encode(batch, table)  # (B, L, D)
         predicted = batch.predicted()  # (N,)
@@ -216,6 +231,11 @@ class EnhancedBERT4Rec(nn.Module):
             wanted = self.later_genres(batch.targets).flatten(0, 1)[predicted]  # (N, F)
             if bool(wanted.any()):
                 losses["preference"] = preference_loss(self.preference_head(states), wanted)
+        if "contrastive" in tasks and batch.views:
+            first, second = (self.encoder.last_state(*self.embed(view, table), view.lengths - 1)
+                             for view in batch.views)
+            losses["contrastive"] = contrastive_loss(first, second, last_targets(batch),
+                                                     self.settings.contrastive_temperature)
         return losses
 
     def later_genres(self, targets: Tensor) -> Tensor:

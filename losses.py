@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 LOG2_E = math.log2(math.e)
+BALANCED = "balanced"  # among a model's losses: the one to minimise, if it weighs its tasks itself
 LOWEST = -1e30
 CHECKPOINTED_POSITIONS = 512
 # Logits held at once: on a CPU a chunk should stay in the caches, on a GPU it should fill the chip.
@@ -248,3 +249,13 @@ def preference_loss(logits: Tensor, target: Tensor) -> Tensor:
     where nothing is known."""
     known = (target.sum(1) > 0).sum()
     return -(target * logits.float().log_softmax(-1)).sum() / known
+
+
+def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor, temperature: float) -> Tensor:
+    """Each view must find the other one of its history among the batch's, by cosine, and back (InfoNCE; Oord et al.,
+    2018, arXiv:1807.03748, eq. 4). first and second (B, D); of groups (B,) equal ones are not told apart."""
+    logits = F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T / temperature  # (B, B)
+    own = torch.arange(len(logits), device=logits.device)
+    alike = (groups[:, None] == groups) & (own[:, None] != own)
+    logits = logits.masked_fill(alike, -torch.inf)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2

@@ -128,6 +128,11 @@ class ModelSettings:
     """(enhanced) head that predicts the genres of the person's later interactions."""
     preference_horizon: int = 20
     """(enhanced) how many later interactions the preference target averages over."""
+    contrastive_temperature: float = 0.2
+    """(enhanced) what the cosines of two views of a history are divided by."""
+    task_weighting: Literal["fixed", "uncertainty"] = "fixed"
+    """(enhanced) uncertainty = the weights of the losses are learned with the model; the flags then only switch tasks
+    on and off."""
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_heads", "num_layers", "seq_length", "ffn_multiplier", "genre_size",
@@ -148,7 +153,8 @@ class ModelSettings:
                 and len(self.block_dropouts) == self.num_layers,
                 f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates below 1, as in "
                 f"{','.join(['0.1'] * self.num_layers)!r}")
-        require(self.temperature > 0, "--temperature must be above 0")
+        for name in ("temperature", "contrastive_temperature"):
+            require(getattr(self, name) > 0, f"--{name} must be above 0")
         if self.model == "enhanced":
             require(self.id_encoder or self.genre_encoder or self.year_encoder,
                     "a film needs a representation: switch on one of --id_encoder, --genre_encoder, --year_encoder")
@@ -229,6 +235,10 @@ class TrainSettings:
     """(enhanced) weight of the rating loss; 0 skips its computation."""
     preference_weight: float = 0.2
     """(enhanced) weight of the user-preference loss; 0 skips its computation."""
+    contrastive_weight: float = 0.0
+    """(enhanced) weight of the loss that brings two views of a history together; 0 skips its computation."""
+    contrastive_views: Literal["mixed", "crop", "mask", "reorder", "same_target"] = "mixed"
+    """(enhanced) how views are made (views.py); same_target = another history that led to the same film."""
     loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
     """What the item heads minimise: cross-entropy over the whole catalogue or, for very large ones, over samples."""
     negatives: int = 512
@@ -266,7 +276,7 @@ class TrainSettings:
         for name in ("batch_size", "max_epochs", "patience", "eval_every", "gradient_accumulation", "negatives"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1")
         for name in ("batch_tokens", "weight_decay", "max_minutes", "gradient_clip", "masked_item_weight",
-                     "next_item_weight", "rating_weight", "preference_weight", "seed"):
+                     "next_item_weight", "rating_weight", "preference_weight", "contrastive_weight", "seed"):
             require(getattr(self, name) >= 0, f"--{name} must not be negative")
         require(self.learning_rate > 0, "--learning_rate must be above 0")
         require(0 < self.mask_prob < 1, "--mask_prob must lie between 0 and 1")
@@ -284,7 +294,8 @@ class TrainSettings:
     def task_weights(self) -> dict[str, float]:
         """Loss weight by task name."""
         return {"masked_item": self.masked_item_weight, "next_item": self.next_item_weight,
-                "rating": self.rating_weight, "preference": self.preference_weight}
+                "rating": self.rating_weight, "preference": self.preference_weight,
+                "contrastive": self.contrastive_weight}
 
 
 @dataclass(frozen=True)

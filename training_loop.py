@@ -14,7 +14,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,18 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from batches import Batch, TrainingBatches
-from data_processor import FIRST_ITEM, SequenceData
+from data_processor import SequenceData
 from evaluation.metrics import per_person
 from evaluation.protocols import target_ranks
-from losses import DistilledItemLoss, SampledItemLoss, linear_cross_entropy, shifted, smoothed_cross_entropy
+from losses import BALANCED, DistilledItemLoss
+from objectives import item_loss, opinion
 from settings import Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
 from support.progress import ProgressBar
 from support.tracking import Tracker
+from views import Views
 
 SELECTION_METRIC = "NDCG@10"
 IMPATIENCE = 3.0  # seconds
@@ -108,6 +109,8 @@ class Run:
                 module.checkpointing = self.train.gradient_checkpointing
         self.batches = TrainingBatches(data, settings.model.seq_length, self.train, model.cloze_share(self.train),
                                        held_out=validate)
+        self.views = Views(self.train.contrastive_views, data, data.training_rows(held_out=validate),
+                           settings.model.seq_length) if self.train.contrastive_weight else None
         self.steps_per_epoch = len(self.batches) // self.world
         if self.steps_per_epoch == 0:
             raise UserError(f"--batch_size {self.train.batch_size} leaves no full step for {self.world} processes; "
@@ -138,6 +141,9 @@ class Run:
         progress, began, before = self.progress, time.perf_counter(), self.progress.seconds
         self.wrapped.train()
         for batch in self.batches.epoch(progress.epoch, progress.step_in_epoch, self.rank, self.world):
+            if self.views is not None and batch.pattern == "causal":
+                noise = np.random.default_rng((self.train.seed, progress.epoch, progress.step_in_epoch, self.rank))
+                batch = batch.replace(views=self.views.of(batch, noise))
             self.train_step(batch)
             progress.step += 1
             progress.step_in_epoch += 1
@@ -190,13 +196,14 @@ class Run:
             if self.teachers:
                 self.model.item_loss.opinions = [opinion(teacher, part) for teacher in self.teachers]
             losses = self.wrapped(part, self.tasks)
+        weights = self.train.task_weights
+        total = losses.pop(BALANCED) if BALANCED in losses else \
+            sum(weights[task] * loss for task, loss in losses.items())
         for task, loss in losses.items():
             self.loss_sums[task] = self.loss_sums.get(task, 0.0) + share * loss.detach()
             self.loss_counts[task] = self.loss_counts.get(task, 0.0) + share
         if losses:
-            weights = self.train.task_weights
-            self.accelerator.backward(
-                sum(weights[task] * loss for task, loss in losses.items()) * (share / gathered))
+            self.accelerator.backward(total * (share / gathered))
 
     def gradient_complete(self, steps: int) -> bool:
         """Whether the gradients of enough batches are gathered after so many steps of an epoch."""
@@ -348,36 +355,6 @@ class Run:
         self.loss_counts = info["loss_counts"]
         self.progress = Progress(**info["progress"])
         self.bar.update(self.progress, {})
-
-
-def item_loss(train: TrainSettings, data: SequenceData, held_out: bool,
-              device: torch.device) -> Callable[..., torch.Tensor]:
-    """The loss of the item heads that the settings name, for training on the training part or on everything."""
-    counts = np.bincount(data.items[data.training_rows(held_out)], minlength=data.catalogue.num_rows)
-    popularity = torch.from_numpy(counts).float().clamp_min(1)  # an item that nobody has is drawn like one seen once
-    if train.loss == "softmax":
-        plain = partial(smoothed_cross_entropy, smoothing=train.label_smoothing) if train.label_smoothing else \
-            linear_cross_entropy
-        if not train.popularity_correction:
-            return plain
-        return shifted(plain, train.popularity_correction * popularity.log().to(device))
-    weights = popularity if train.negative_sampling == "popularity" else torch.ones(data.catalogue.num_rows)
-    weights[:FIRST_ITEM] = 0
-    return SampledItemLoss(train.loss, weights.to(device), train.negatives, train.gbce_t)
-
-
-@torch.no_grad()
-def opinion(teacher: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(states, table, bias) from which a teacher would predict the batch's items."""
-    heard = []
-
-    def listen(states: torch.Tensor, table: torch.Tensor, bias: torch.Tensor, *_: object) -> torch.Tensor:
-        heard.append((states, table, bias))
-        return states.sum()
-
-    teacher.item_loss = listen
-    teacher(batch, frozenset({"next_item", "masked_item"}))
-    return heard[0]
 
 
 def parameter_group_names(model: nn.Module) -> tuple[list[str], list[str]]:

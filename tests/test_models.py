@@ -13,9 +13,9 @@ from enhanced_model import FEATURE_FAMILIES
 from evaluation.protocols import request_batches
 from losses import rating_loss
 from model_io import build_model, load_model, save_model
+from objectives import item_loss
 from settings import ModelSettings, Settings, TrainSettings
 from tests.conftest import ALL_TASKS, TINY_MODEL, VARIANTS, fresh_model, span
-from training_loop import item_loss
 
 CPU = torch.device("cpu")
 TRAIN = TrainSettings(context_dropout=0.0, user_id_dropout=0.0, batch_size=64, mask_prob=0.3)

@@ -30,8 +30,9 @@ OTHER_VALUE = {
     "batch_size": 9, "batch_tokens": 50, "learning_rate": 0.01, "weight_decay": 0.9, "warmup_share": 0.9,
     "max_epochs": 1, "gradient_clip": 0.01, "gradient_accumulation": 2, "precision": "bf16", "seed": 1,
     "sliding_window": True, "mask_prob": 0.6, "last_mask_share": 1.0, "last_too_share": 1.0, "masking": "span",
-    "masked_batch_share": 0.2,
-    "masked_item_weight": 0.0, "next_item_weight": 0.3, "rating_weight": 0.0, "preference_weight": 0.0,
+    "masked_batch_share": 0.2, "contrastive_weight": 0.5, "contrastive_views": "crop", "contrastive_temperature": 1.0,
+    "task_weighting": "uncertainty", "masked_item_weight": 0.0,
+    "next_item_weight": 0.3, "rating_weight": 0.0, "preference_weight": 0.0,
     "loss": "sampled_softmax", "negatives": 3, "negative_sampling": "popularity", "gbce_t": 0.1,
     "label_smoothing": 0.3, "popularity_correction": 1.0, "ema_decay": 0.5,
     "context_dropout": 0.9, "user_id_dropout": 0.0, "filter_seen": False, "eval_every": 2, "patience": 1,
@@ -62,6 +63,8 @@ def arrive(tiny, tmp_path, **changes):
         settings = settings.replace(protocol="multi5")
     if "targets_per_person" in changes:
         settings = settings.replace(protocol="global_time")
+    if {"contrastive_views", "contrastive_temperature"} & set(changes):
+        settings = settings.replace(contrastive_weight=0.5)
     if "temperature" in changes:
         settings = settings.replace(similarity="cosine")
     if "gbce_t" in changes:
@@ -88,6 +91,8 @@ def plain(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
     return {"enhanced": arrive(tiny, folder), "vanilla": arrive(tiny, folder, model="vanilla"),
             "tie_seed": arrive(tiny, folder, tie_break="random"), "gbce_t": arrive(tiny, folder, loss="gbce"),
+            **dict.fromkeys(("contrastive_views", "contrastive_temperature"),
+                            arrive(tiny, folder, contrastive_weight=0.5)),
             "temperature": arrive(tiny, folder, similarity="cosine"),
             "targets_per_person": arrive(tiny, folder, protocol="global_time"),
             **dict.fromkeys(("holdout_share", "split_seed"), arrive(tiny, folder, protocol="multi5")),
@@ -208,4 +213,5 @@ def test_original_preset_is_the_documented_design():
     assert (model.hidden_size, model.num_heads, model.num_layers, model.seq_length, model.dropout) == \
         (256, 4, 4, 50, 0.2)
     assert (train.batch_size, train.learning_rate, train.max_epochs, train.patience) == (64, 1e-4, 100, 15)
-    assert train.task_weights == {"masked_item": 1.0, "next_item": 1.0, "rating": 0.3, "preference": 0.2}
+    assert train.task_weights == {"masked_item": 1.0, "next_item": 1.0, "rating": 0.3, "preference": 0.2,
+                                  "contrastive": 0.0}

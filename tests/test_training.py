@@ -20,11 +20,12 @@ from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
 from data_processor import FIRST_ITEM
 from evaluation.protocols import target_ranks
 from model_io import build_model
+from objectives import item_loss
 from settings import EvalSettings, TrainSettings
 from support.errors import UserError
 from support.tracking import Tracker
 from tests.conftest import ROOT, VARIANTS, fresh_model, span, tiny_settings
-from training_loop import Stopped, fit, item_loss, parameter_group_names, seed_everything
+from training_loop import Stopped, fit, parameter_group_names, seed_everything
 
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 
