@@ -1,8 +1,8 @@
 """EnhancedBERT4Rec: one encoder over films, ratings, times and the person, read by four heads.
 
-    e_v  = sum_k encoder_k(v)                                    film v: id, genres, year (item_encoders/)
+    e_v  = fuse_k encoder_k(v)                                   film v: id, genres, year, title, graph (item_encoders/)
     x_i  = e_{v_i} + rating_i + day_i + gap_i + position_i       input at position i
-    x_i += CrossAttention(query x_i, keys and values: the person's metadata tokens)
+    x_i += CrossAttention(query x_i, keys and values: the person's metadata tokens)         or another way, context.py
     h    = Encoder(x; pattern, times)                            transformer.py, pre-norm
     next item    P(v | h_i) = softmax_v(h_i e_v + b_v)           causal pattern, every position
     masked item  P(v | h_i) = softmax_v(g(h_i) e_v + b'_v)       bidirectional pattern, masked positions
@@ -20,20 +20,25 @@ N positions that predict something.
 
 from __future__ import annotations
 
-from collections.abc import Set
+import dataclasses
+from collections.abc import Callable, Set
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from batches import Batch, append_mask
-from data_processor import FIRST_ITEM, NO_RATING, NO_TIME, PAD, Catalogue, calendar
+from context import USER_CONTEXTS, MetadataTokens, TimeBias, TimeEncoder
+from data_processor import FIRST_ITEM, NO_RATING, NO_TIME, PAD, Catalogue, SequenceData
 from item_encoders.attributes import GenreEncoder, YearEncoder
+from item_encoders.encoder import ItemEncoder
+from item_encoders.fusion import FUSIONS, Parts
+from item_encoders.graph import graph_encoder
 from item_encoders.ids import IdEncoder
+from item_encoders.text import TitleEncoder
 from losses import BALANCED, contrastive_loss, linear_cross_entropy, preference_loss, rating_loss
-from readers.interactions import AGE_GROUPS, GENDERS
 from settings import ModelSettings, TrainSettings
+from support.errors import UserError
 from transformer import (
     Attend,
     Dropout,
@@ -47,75 +52,12 @@ from transformer import (
 )
 from views import last_targets
 
-GAP_BUCKETS = 72  # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
-FEATURE_FAMILIES = ("ratings", "times", "demographics", "user_id", "genres", "year")
+# Name of what is known of a film -> (the setting that switches it on, what builds its encoder).
+ITEM_ENCODERS: dict[str, tuple[str, Callable[[Catalogue, ModelSettings], ItemEncoder]]] = {
+    "id": ("id_encoder", IdEncoder), "genres": ("genre_encoder", GenreEncoder), "year": ("year_encoder", YearEncoder),
+    "title": ("title_encoder", TitleEncoder), "graph": ("graph_encoder", graph_encoder)}
+FEATURE_FAMILIES = ("ratings", "times", "demographics", "user_id", "genres", "year", "title", "graph")
 CAUSAL_TASKS = ("next_item", "rating", "preference", "contrastive")
-
-
-class TimeEncoder(nn.Module):
-    """When an interaction happened: season, weekday and hour, time since the one before. Each part can be off."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        super().__init__()
-        width = settings.hidden_size
-        self.season = nn.Linear(4, width) if settings.day_of_year else None
-        self.weekday = nn.Embedding(7, width) if settings.weekday_hour else None
-        self.hour = nn.Embedding(24, width) if settings.weekday_hour else None
-        self.gap = nn.Embedding(GAP_BUCKETS + 1, width) if settings.time_gap else None  # 0 = unknown
-
-    def forward(self, moments: Tensor, previous: Tensor) -> Tensor:
-        """(B, L) moments and those before them, in seconds, NO_TIME where unknown, to (B, L, D)."""
-        known = moments != NO_TIME
-        day, weekday, hour = calendar(moments)
-        parts = []
-        if self.season is not None:
-            angle = 2 * torch.pi * day / 365.25
-            waves = torch.stack([angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()], dim=-1)
-            parts.append(self.season(waves))
-        if self.weekday is not None and self.hour is not None:
-            parts.append(self.weekday(weekday) + self.hour(hour))
-        total = sum(parts) * known[..., None].to(parts[0].dtype) if parts else 0.0
-        if self.gap is not None:
-            seconds = (moments - previous).clamp_min(0).double()
-            bucket = 1 + (seconds.log1p() / 0.301).long().clamp(max=GAP_BUCKETS - 1)
-            total = total + self.gap(bucket * (known & (previous != NO_TIME)))
-        return total
-
-
-class MetadataTokens(nn.Module):
-    """The person as several tokens, one a fact: id, gender, age group, occupation; index 0 = unknown."""
-
-    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
-        super().__init__()
-        sizes = {"user_id": len(catalogue.user_ids), "gender": len(GENDERS), "age": len(AGE_GROUPS),
-                 "occupation": len(catalogue.occupations)}
-        self.tables = nn.ModuleDict({name: nn.Embedding(size + 1, settings.hidden_size)
-                                     for name, size in sizes.items() if getattr(settings, name)})
-
-    def forward(self, batch: Batch) -> Tensor:
-        """(B, T, D)."""
-        index = {"user_id": batch.users, **dict(zip(("gender", "age", "occupation"), batch.demographics.T,
-                                                    strict=True))}
-        return torch.stack([table(index[name]) for name, table in self.tables.items()], dim=1)
-
-
-class CrossAttention(nn.Module):
-    """Each position asks the person's metadata tokens: softmax(q(x) k(m)^T / sqrt(D / H)) v(m)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width)
-        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """x (B, L, D), tokens (B, T, D) to (B, L, D)."""
-        q = rearrange(self.query(self.norm(x)), "b l (h d) -> b h l d", h=self.heads)
-        k, v = rearrange(self.key_value(tokens), "b t (two h d) -> two b h t d", two=2, h=self.heads)
-        # With T of 4 the plain product takes less than a tenth of the fused kernel's time on a CPU in bf16.
-        weights = (q @ k.mT * q.shape[-1]**-0.5).softmax(-1)  # (B, H, L, T)
-        return self.out(rearrange(weights.to(v.dtype) @ v, "b h l d -> b l (h d)"))
 
 
 class RatingHead(nn.Module):
@@ -139,15 +81,11 @@ class EnhancedBERT4Rec(nn.Module):
         self.register_buffer("fixed_table", None, persistent=False)
         width = settings.hidden_size
         genres = torch.from_numpy(catalogue.genres[FIRST_ITEM:])  # (V, F)
-        years = torch.from_numpy(catalogue.years[FIRST_ITEM:])  # (V,)
         self.special = nn.Parameter(torch.zeros(FIRST_ITEM, width))  # PAD and MASK
-        self.encoders = nn.ModuleDict()
-        if settings.id_encoder:
-            self.encoders["id"] = IdEncoder(len(years), width)
-        if settings.genre_encoder:
-            self.encoders["genres"] = GenreEncoder(genres, settings.genre_size, width)
-        if settings.year_encoder:
-            self.encoders["year"] = YearEncoder(years, settings.year_size, width)
+        self.encoders = nn.ModuleDict({name: build(catalogue, settings) for name, (switch, build) in
+                                       ITEM_ENCODERS.items() if getattr(settings, switch) not in (False, "none")})
+        self.fuse = FUSIONS[settings.fusion](list(self.encoders), settings)
+        self.steering_norm = nn.LayerNorm(width) if settings.fusion == "query_key" else None
         self.rating = nn.Embedding(6, width) if settings.rating_input else None  # 0 = not known
         timed = settings.day_of_year or settings.weekday_hour or settings.time_gap
         self.time = TimeEncoder(settings) if timed else None
@@ -158,10 +96,10 @@ class EnhancedBERT4Rec(nn.Module):
             self.register_buffer("position", sinusoids(settings.seq_length, width), persistent=False)
         has_tokens = any(getattr(settings, name) for name in ("user_id", "gender", "age", "occupation"))
         self.metadata = MetadataTokens(catalogue, settings) if has_tokens else None
-        self.cross_attention = CrossAttention(width, settings.num_heads) \
-            if has_tokens and settings.cross_attention else None
+        self.user_context = USER_CONTEXTS[settings.user_context](settings) if has_tokens else None
+        self.time_bias = TimeBias(settings.num_heads) if settings.time_bias else None
         self.dropout = Dropout(settings.dropout)
-        self.encoder = Encoder(settings, pre_norm=True)
+        self.encoder = Encoder(settings, pre_norm=True, conditioned=settings.user_context == "adaptive_norm")
         self.masked_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)) \
             if settings.masked_item_head else None
         self.masked_bias = nn.Parameter(torch.zeros(catalogue.num_rows)) if settings.masked_item_head else None
@@ -170,7 +108,7 @@ class EnhancedBERT4Rec(nn.Module):
         self.preference_head = nn.Linear(width, genres.shape[1]) if settings.preference_head else None
         shares = F.pad(genres / genres.sum(1, keepdim=True).clamp_min(1), (0, 0, FIRST_ITEM, 0))
         self.register_buffer("genre_shares", shares, persistent=False)  # (R, F), rows sum to 1, or 0 without genres
-        self.register_buffer("films", torch.arange(len(years)), persistent=False)
+        self.register_buffer("films", torch.arange(len(genres)), persistent=False)
         not_a_film = torch.zeros(catalogue.num_rows)
         not_a_film[:FIRST_ITEM] = -torch.inf
         self.register_buffer("not_a_film", not_a_film, persistent=False)
@@ -182,6 +120,39 @@ class EnhancedBERT4Rec(nn.Module):
         initialise(self, std)
         for parameter in (self.special, *([self.position] if settings.positions == "learned" else [])):
             nn.init.normal_(parameter, std=std)
+        for block in self.encoder.blocks:
+            block.start_unconditioned()
+
+    def prepare(self, data: SequenceData, held_out: bool = True) -> EnhancedBERT4Rec:
+        """Let the encoders look at titles and training interactions, once, before training.
+
+        held_out: as in `SequenceData.training_rows`. Not needed after loading weights: what was seen lies in them.
+        """
+        for encoder in self.encoders.values():
+            encoder.prepare(data, data.training_rows(held_out))
+        return self
+
+    @torch.no_grad()
+    def for_catalogue(self, own: Catalogue, larger: Catalogue) -> EnhancedBERT4Rec:
+        """This model, in evaluation mode, for a catalogue that has its `own` films and others besides.
+
+        A film that training never saw is what the encoders say of its title, year and genres; it has no vector of its
+        own, and the mean bias.
+        """
+        place = torch.from_numpy(larger.item_index(own.movie_ids)) - FIRST_ITEM
+        if bool((place < 0).any()):
+            raise UserError("the larger catalogue lacks films that the model was trained on")
+        model = EnhancedBERT4Rec(dataclasses.replace(larger, user_ids=own.user_ids, occupations=own.occupations),
+                                 self.settings)
+        for name, encoder in model.encoders.items():
+            encoder.take_over(self.encoders[name], place, larger)
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoders.")}
+        for name in {"next_bias", "masked_bias"} & set(state):
+            bias = state[name]
+            state[name] = bias[FIRST_ITEM:].mean().repeat(larger.num_rows)
+            state[name][place + FIRST_ITEM] = bias[FIRST_ITEM:]
+        model.load_state_dict({**model.state_dict(), **state})
+        return model.eval()
 
     # Training -------------------------------------------------------------------------------------------------------
 
@@ -251,8 +222,8 @@ class EnhancedBERT4Rec(nn.Module):
     def score(self, batch: Batch, without: Set[str] = frozenset()) -> Tensor:
         """(B, R) logits of each film as the next interaction; -inf for PAD and MASK.
 
-        without: members of FEATURE_FAMILIES to leave out, for explanations; 'genres' and 'year' then leave the film
-        representation on both sides, of the history and of the candidates.
+        without: members of FEATURE_FAMILIES to leave out, for explanations; what is known of films ('genres', 'year',
+        'title', 'graph') then leaves their representation on both sides, of the history and of the candidates.
         """
         table = self.item_table(without)
         return self.rank(self.request_states(batch, without, table), table)
@@ -262,7 +233,7 @@ class EnhancedBERT4Rec(nn.Module):
         if not self.settings.next_item_head:
             batch = append_mask(batch, self.settings.seq_length)
         table = self.item_table(without) if table is None else table
-        return self.encoder.last_state(*self.embed(hide(batch, without), table), batch.lengths - 1)
+        return self.encoder.last_state(*self.embed(hide(batch, without), table, without), batch.lengths - 1)
 
     def rank(self, states: Tensor, table: Tensor | None = None) -> Tensor:
         """Request states (B, D) to logits (B, R), in fp32 even under autocast; table: as in `request_states`."""
@@ -307,36 +278,41 @@ class EnhancedBERT4Rec(nn.Module):
         """(R, D) representation of PAD, MASK and every film."""
         if self.fixed_table is not None and not without:
             return self.fixed_table
-        films = sum(encoder(self.films) for name, encoder in self.encoders.items() if name not in without)  # (V, D)
-        if isinstance(films, int):  # every encoder left out
-            films = self.special.new_zeros(len(self.films), self.special.shape[1])
+        parts = self.film_parts(without)
+        films = self.fuse(parts) if parts else self.special.new_zeros(len(self.films), self.special.shape[1])
         return torch.cat([self.special, films])
+
+    def film_parts(self, without: Set[str] = frozenset()) -> Parts:
+        """What each encoder says of the films, (V, D) each."""
+        return {name: encoder(self.films) for name, encoder in self.encoders.items() if name not in without}
+
+    def steering_table(self, without: Set[str]) -> Tensor:
+        """(R, D) what the queries and keys of attention see of the films beside their own vectors."""
+        parts = [part for name, part in self.film_parts({*without, "id"}).items()]
+        return F.pad(sum(parts, start=torch.zeros_like(self.encoders["id"].table.weight)), (0, 0, FIRST_ITEM, 0))
 
     def encode(self, batch: Batch, table: Tensor) -> Tensor:
         """(B, L, D) states of a batch under its pattern."""
         return self.encoder(*self.embed(batch, table))
 
-    def embed(self, batch: Batch, table: Tensor) -> tuple[Tensor, Attend]:
-        """(B, L, D) what the blocks read, and who may attend to whom."""
+    def embed(self, batch: Batch, table: Tensor, without: Set[str] = frozenset()) -> tuple[Tensor, Attend]:
+        """(B, L, D) what the blocks read, and what they are told beside it; with a prefix (B, prefix + L, D)."""
         x = F.embedding(batch.items, table)  # (B, L, D)
-        length = x.shape[1]
+        steers = self.steering_norm is not None
+        told = F.embedding(batch.items, self.steering_table(without)) if steers else x
         if self.rating is not None:
-            x = x + self.rating(batch.ratings)
+            told = told + self.rating(batch.ratings)
         if self.time is not None:
-            x = x + self.time(batch.timestamps, F.pad(batch.timestamps, (1, 0))[:, :-1])
+            told = told + self.time(batch.timestamps, F.pad(batch.timestamps, (1, 0))[:, :-1])
         if self.request_time is not None:
-            x = x + self.request_time(batch.request_times, batch.timestamps)
-        x = x + self.position[:length]
-        x = self.dropout(x)
-        if self.metadata is not None:
-            tokens = self.metadata(batch)  # (B, T, D)
-            told = self.cross_attention(x, tokens) if self.cross_attention is not None else \
-                tokens.mean(1, keepdim=True)
-            x = x + self.dropout(told)
-        rotation = None
-        if self.settings.relative_time:
-            rotation = time_rotation(batch.timestamps, self.settings.hidden_size // self.settings.num_heads // 2)
-        return x, Attend(batch.pattern, key_padding(batch.lengths, length), rotation)
+            told = told + self.request_time(batch.request_times, batch.timestamps)
+        x = self.dropout((x if steers else told) + self.position[:x.shape[1]])
+        attend = Attend(batch.pattern, key_padding(batch.lengths, x.shape[1]),
+                        rotation=time_rotation(batch.timestamps, self.settings.rotated_pairs)
+                        if self.settings.relative_time else None,
+                        bias=self.time_bias(batch.timestamps) if self.time_bias is not None else None,
+                        steer=self.dropout(self.steering_norm(told)) if steers else None)
+        return (x, attend) if self.metadata is None else self.user_context(x, attend, self.metadata(batch))
 
 
 def hide(batch: Batch, families: Set[str]) -> Batch:

@@ -59,7 +59,7 @@ def used_families(model: EnhancedBERT4Rec) -> dict[str, bool]:
     return {"ratings": settings.rating_input,
             "times": model.time is not None or model.request_time is not None or settings.relative_time,
             "demographics": settings.gender or settings.age or settings.occupation, "user_id": settings.user_id,
-            "genres": settings.genre_encoder, "year": settings.year_encoder}
+            **{family: family in model.encoders for family in ("genres", "year", "title", "graph")}}
 
 
 def _without(history: History, position: int) -> History:

@@ -29,6 +29,12 @@ def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
     return EnhancedBERT4Rec(catalogue, settings)
 
 
+def new_model(data: SequenceData, settings: ModelSettings) -> nn.Module:
+    """A model that is about to be trained on the training part of these data."""
+    model = build_model(data.catalogue, settings)
+    return model.prepare(data) if isinstance(model, EnhancedBERT4Rec) else model
+
+
 def save_model(folder: Path, model: nn.Module, settings: Settings, data: SequenceData, record: dict[str, Any],
                keep_previous: bool = False) -> None:
     """Write a checkpoint folder: weights, checkpoint.json (how it came about), metadata.json (the catalogue)."""

@@ -88,6 +88,10 @@ class ModelSettings:
     """(enhanced) position signal, counted from the oldest interaction that the model reads."""
     id_encoder: bool = True
     """(enhanced) one vector per film."""
+    id_start: Literal["random", "svd"] = "random"
+    """(enhanced) where these vectors start: svd = at the films' directions in the matrix of who watched what."""
+    id_dropout: float = 0.0
+    """(enhanced) share of training steps in which a film lacks its own vector, so that new films can be ranked."""
     genre_encoder: bool = True
     """(enhanced) film genres, multi-hot."""
     genre_size: int = 32
@@ -96,6 +100,15 @@ class ModelSettings:
     """(enhanced) release year of the film."""
     year_size: int = 32
     """(enhanced) width of the year encoder before projection."""
+    title_encoder: Literal["none", "auto", "sentence", "ngrams"] = "none"
+    """(enhanced) title, year and genres as text: sentence = MiniLM (requirements-text.txt), ngrams = hashed characters,
+    auto = the better one that is installed."""
+    graph_encoder: Literal["none", "rgcn", "lightgcn"] = "none"
+    """(enhanced) rgcn = graph of genres, decades, title words, groups of people and films watched together;
+    lightgcn = of the last alone."""
+    fusion: Literal["sum", "concat", "gate", "cross_attention", "query_key"] = "sum"
+    """(enhanced) how what is known of a film becomes one vector (item_encoders/fusion.py); query_key = only its own
+    vector does, the rest steers attention."""
     rating_input: bool = True
     """(enhanced) ratings of past interactions as input."""
     day_of_year: bool = True
@@ -106,6 +119,8 @@ class ModelSettings:
     """(enhanced) logarithm of the time since the previous interaction as input."""
     relative_time: bool = True
     """(enhanced) queries and keys rotated by time, so that attention depends on the time between two events."""
+    time_bias: bool = False
+    """(enhanced) attention biased by the logarithm of the time between two events."""
     user_id: bool = True
     """(enhanced) one metadata token per known person."""
     gender: bool = True
@@ -114,8 +129,9 @@ class ModelSettings:
     """(enhanced) metadata token for the age group."""
     occupation: bool = True
     """(enhanced) metadata token for the occupation."""
-    cross_attention: bool = True
-    """(enhanced) let each position choose among the metadata tokens; off = their mean is added."""
+    user_context: Literal["cross_attention", "mean", "prefix", "adaptive_norm"] = "cross_attention"
+    """(enhanced) how the metadata tokens enter: each position chooses among them, or their mean is added, stands before
+    the history, or steers the norms."""
     query_time: Literal["unknown", "known"] = "unknown"
     """(enhanced) whether the model is told when the prediction is asked for."""
     masked_item_head: bool = True
@@ -147,7 +163,7 @@ class ModelSettings:
         require(not (self.model == "enhanced" and self.positions == "sinusoidal" and self.hidden_size % 2),
                 "--positions sinusoidal needs an even --hidden_size")
         require(self.seq_length >= 2, "--seq_length must be at least 2: a film and the request that follows it")
-        for name in ("dropout", "attention_dropout"):
+        for name in ("dropout", "attention_dropout", "id_dropout"):
             require(0 <= getattr(self, name) <= 0.95, f"--{name} must lie in [0, 0.95]")
         require(bool(re.fullmatch(r"((0|0?\.\d+)(,(?!$)|$))*", self.layer_dropout))
                 and len(self.block_dropouts) == self.num_layers,
@@ -156,8 +172,12 @@ class ModelSettings:
         for name in ("temperature", "contrastive_temperature"):
             require(getattr(self, name) > 0, f"--{name} must be above 0")
         if self.model == "enhanced":
-            require(self.id_encoder or self.genre_encoder or self.year_encoder,
-                    "a film needs a representation: switch on one of --id_encoder, --genre_encoder, --year_encoder")
+            require(self.id_encoder or self.genre_encoder or self.year_encoder
+                    or {self.title_encoder, self.graph_encoder} != {"none"},
+                    "a film needs a representation: switch on one of --id_encoder, --genre_encoder, --year_encoder, "
+                    "--title_encoder, --graph_encoder")
+            require(self.id_encoder or self.fusion not in ("cross_attention", "query_key"),
+                    f"--fusion {self.fusion} starts from the film's own vector: switch on --id_encoder")
             require(self.next_item_head or self.masked_item_head,
                     "nothing ranks films: switch on --next_item_head or --masked_item_head")
             require(self.query_time == "unknown" or self.day_of_year or self.weekday_hour or self.time_gap,
@@ -166,6 +186,10 @@ class ModelSettings:
                     "the rating and preference heads read the causal states: "
                     "with --no-next_item_head give --no-rating_head --no-preference_head too")
 
+    @property
+    def rotated_pairs(self) -> int:
+        """Pairs of numbers in an attention head, which --relative_time rotates."""
+        return self.hidden_size // self.num_heads // 2
 
     @property
     def block_dropouts(self) -> list[float]:

@@ -21,7 +21,8 @@ from evaluation.metrics import per_request
 from evaluation.protocols import draw_candidates, protocol_line, target_ranks
 from evaluation.report import print_ranking, print_table, summarise, write_request_results
 from evaluation.side_tasks import preference_quality, rating_errors, rating_predictions
-from model_io import build_model, load_model, save_model
+from item_encoders.text import available
+from model_io import load_model, new_model, save_model
 from settings import Settings
 from support.checkpoint import read_json, write_json
 from support.devices import peak_memory_mb
@@ -39,10 +40,11 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     `UserError`.
     """
     main_process = int(os.environ.get("RANK", "0")) == 0
+    settings = settings.replace(title_encoder=available(settings.model.title_encoder))
     data = load(settings.data)
     folder = Path(settings.train.checkpoint_dir)
     seed_everything(settings.train.seed)
-    model = build_model(data.catalogue, settings.model)
+    model = new_model(data, settings.model)
     record = run_path(settings.train.runs_dir, f"{data.name}-{settings.model.model}") if main_process else None
     tracker = Tracker(record, {**settings.to_dict(), "split_hash": data.split_hash, "git_commit": git_commit()},
                       settings.train.use_wandb, settings.train.wandb_mode)

@@ -45,7 +45,7 @@ def point(items: int, people: int, length: int, sequences: int, loss: str, steps
     import torch
 
     from data_processor import from_sequences
-    from model_io import build_model
+    from model_io import new_model
     from settings import Settings
     from support.tracking import Tracker
     from training_loop import Run, seed_everything
@@ -58,7 +58,7 @@ def point(items: int, people: int, length: int, sequences: int, loss: str, steps
     settings = Settings().replace(**SHARED | MODELS["causal"] | dict(
         seq_length=length, batch_size=sequences, loss=loss, max_epochs=1))
     seed_everything(0)
-    model = build_model(data.catalogue, settings.model)
+    model = new_model(data, settings.model)
     run = Run(model, data, settings, False, None, Tracker(None, {}), None, True)
     model.train()
     batches, seconds, tokens = run.batches.epoch(0), [], 0

@@ -17,7 +17,7 @@ import torch
 from benchmarks.serve import REQUESTS, claim_stdout, requests, serve
 from data_processor import SequenceData, load
 from inference import RecommendationEngine
-from model_io import build_model, save_model
+from model_io import new_model, save_model
 from settings import Settings
 from support.devices import choose_device, peak_memory_mb, uses_bf16
 from training_loop import fit, seed_everything
@@ -45,7 +45,7 @@ class Ours:
         self.precision = precision
         self.data = load(self.settings.data)
         seed_everything(self.settings.train.seed)
-        self.model = build_model(self.data.catalogue, self.settings.model)
+        self.model = new_model(self.data, self.settings.model)
         self.engine: RecommendationEngine | None = None
 
     def epoch(self) -> dict[str, Any]:

@@ -7,43 +7,50 @@ import math
 import torch
 from torch import Tensor, nn
 
+from data_processor import FIRST_ITEM, Catalogue
+from item_encoders.encoder import ItemEncoder
+from settings import ModelSettings
+
 YEAR_CENTRES = 16
 
 
-class GenreEncoder(nn.Module):
+class GenreEncoder(ItemEncoder):
     """Mean of the vectors of a film's genres, projected."""
 
-    def __init__(self, genres: Tensor, size: int, width: int) -> None:
-        """genres: (V, F) multi-hot."""
+    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()
+        genres = torch.from_numpy(catalogue.genres[FIRST_ITEM:])  # (V, F)
         self.register_buffer("shares", genres / genres.sum(1, keepdim=True).clamp_min(1), persistent=False)  # (V, F)
-        self.embed = nn.Linear(genres.shape[1], size, bias=False)
-        self.project = nn.Linear(size, width)
+        self.embed = nn.Linear(genres.shape[1], settings.genre_size, bias=False)
+        self.project = nn.Linear(settings.genre_size, settings.hidden_size)
 
     def forward(self, films: Tensor) -> Tensor:
-        """(n,) positions in the catalogue to (n, D)."""
+        """As in `ItemEncoder`."""
         return self.project(self.embed(self.shares[films]))  # (n, F) -> (n, S) -> (n, D)
 
 
-class YearEncoder(nn.Module):
+class YearEncoder(ItemEncoder):
     """A film's age relative to the newest film of the catalogue, as smooth bumps on a logarithmic scale.
 
     Neighbouring years share their bumps, so a rare year borrows from those beside it; an unknown year has a bump of
     its own.
     """
 
-    def __init__(self, years: Tensor, size: int, width: int) -> None:
-        """years: (V,) release years, 0 = unknown."""
+    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()
-        known = years > 0
-        age = torch.where(known, years.max() - years, 0).float().log1p()  # (V,)
-        centres = torch.linspace(0, math.log1p(100), YEAR_CENTRES)
-        bumps = torch.exp(-((age[:, None] - centres) / (centres[1] - centres[0])).square() / 2)  # (V, centres)
-        bumps = torch.cat([bumps * known[:, None], ~known[:, None]], dim=1)
-        self.register_buffer("bumps", bumps, persistent=False)
-        self.embed = nn.Linear(YEAR_CENTRES + 1, size, bias=False)
-        self.project = nn.Linear(size, width)
+        years = torch.from_numpy(catalogue.years[FIRST_ITEM:])  # (V,), 0 = unknown
+        # Kept in the state: a newer film that joins the catalogue later must not move the others.
+        self.register_buffer("newest", years.max())
+        self.register_buffer("years", years, persistent=False)
+        self.embed = nn.Linear(YEAR_CENTRES + 1, settings.year_size, bias=False)
+        self.project = nn.Linear(settings.year_size, settings.hidden_size)
 
     def forward(self, films: Tensor) -> Tensor:
-        """(n,) positions in the catalogue to (n, D)."""
-        return self.project(self.embed(self.bumps[films]))  # (n, centres + 1) -> (n, S) -> (n, D)
+        """As in `ItemEncoder`."""
+        years = self.years[films]
+        known = (years > 0)[:, None]  # (n, 1)
+        age = (self.newest - years).clamp_min(0).float().log1p()
+        centres = torch.linspace(0, math.log1p(100), YEAR_CENTRES, device=years.device)
+        bumps = torch.exp(-((age[:, None] - centres) / (centres[1] - centres[0])).square() / 2)  # (n, centres)
+        bumps = torch.cat([bumps * known, ~known], dim=1)
+        return self.project(self.embed(bumps))  # (n, centres + 1) -> (n, S) -> (n, D)

@@ -80,7 +80,13 @@ VARIANTS = {
     "enhanced": ModelSettings(**TINY_MODEL),
     "enhanced-known-time": ModelSettings(query_time="known", weekday_hour=True, positions="sinusoidal", **TINY_MODEL),
     "enhanced-cloze-only": ModelSettings(next_item_head=False, rating_head=False, preference_head=False,
-                                         cross_attention=False, similarity="cosine", **TINY_MODEL),
+                                         user_context="mean", similarity="cosine", **TINY_MODEL),
+    "enhanced-steered": ModelSettings(fusion="query_key", user_context="prefix", time_bias=True,
+                                      title_encoder="ngrams", **TINY_MODEL),
+    "enhanced-rgcn": ModelSettings(graph_encoder="rgcn", fusion="gate", user_context="adaptive_norm", **TINY_MODEL),
+    "enhanced-lightgcn": ModelSettings(graph_encoder="lightgcn", fusion="cross_attention", id_start="svd",
+                                       relative_time=False, time_bias=True, **TINY_MODEL),
+    "enhanced-concat": ModelSettings(title_encoder="ngrams", fusion="concat", user_context="prefix", **TINY_MODEL),
 }
 ALL_TASKS = frozenset({"masked_item", "next_item", "rating", "preference"})
 
@@ -93,10 +99,10 @@ def variant(request: pytest.FixtureRequest) -> ModelSettings:
 
 def fresh_model(data: SequenceData, settings: ModelSettings, seed: int = 0, spread: float = 0.3) -> torch.nn.Module:
     """A model in evaluation mode whose weights are large enough for every input to matter."""
-    from model_io import build_model
+    from model_io import new_model
 
     torch.manual_seed(seed)
-    model = build_model(data.catalogue, settings).eval()
+    model = new_model(data, settings).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" not in name:

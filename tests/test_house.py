@@ -15,12 +15,12 @@ MODULES = sorted(path for path in ROOT.rglob("*.py")
                  if not {".venv", ".venv-peers", "tests", ".git"} & set(path.relative_to(ROOT).parts))
 # Earlier rows know nothing of later ones; names in one row may import each other.
 ORDER = [{"support"}, {"settings"}, {"command_line"}, {"readers", "splits"}, {"data_processor"},
-         {"transformer", "losses", "item_encoders"}, {"batches"}, {"views", "objectives"}, {"evaluation", "baselines"},
-         {"training_loop"},
+         {"transformer", "losses", "item_encoders"}, {"batches"}, {"views", "objectives", "context"},
+         {"evaluation", "baselines"}, {"training_loop"},
          {"bert4rec", "enhanced_model"}, {"model_io"}, {"trainer"}, {"bert_multi"},
          {"explanations", "film_search"}, {"inference"}, {"benchmarks", "ablations"}]
 LATE = {"wandb", "tyro", "yaml", "accelerate", "rich", "pandas", "safetensors", "pyarrow", "matplotlib", "sklearn",
-        "rectools"}
+        "torch_geometric", "rectools"}
 
 
 def name_of(path):

@@ -11,6 +11,7 @@ from batches import TrainingBatches, history_batch, history_of
 from data_processor import FIRST_ITEM, MASK, PAD
 from enhanced_model import FEATURE_FAMILIES
 from evaluation.protocols import request_batches
+from item_encoders.fusion import FUSIONS
 from losses import rating_loss
 from model_io import build_model, load_model, save_model
 from objectives import item_loss
@@ -267,28 +268,6 @@ def test_each_input_counts_when_on_and_is_absent_when_off(data, switch):
     assert fewer or switch == "relative_time"  # the rotation has no parameters
 
 
-def test_cross_attention_switch(data):
-    base = ModelSettings(**TINY_MODEL)
-    with_it, without = (fresh_model(data, dataclasses.replace(base, cross_attention=on)) for on in (True, False))
-    copy_shared(with_it, without)
-    assert without.cross_attention is None
-    batch = request(data, 12)
-    assert not torch.allclose(with_it.score(batch), without.score(batch))
-    other = batch.replace(demographics=(batch.demographics % 2) + 1)
-    assert not torch.allclose(with_it.score(batch), with_it.score(other))
-
-
-def test_cross_attention_chooses_by_position(data):
-    """With several tokens the weights differ between positions, so it is attention and not a mean."""
-    model = fresh_model(data, ModelSettings(**TINY_MODEL))
-    batch = request(data, 12)
-    x = torch.randn(len(batch.lengths), 12, 16)
-    tokens = model.metadata(batch)
-    assert tokens.shape[1] == 4
-    told = model.cross_attention(x, tokens)
-    assert not torch.allclose(told[:, 0], told[:, 1])
-
-
 @pytest.mark.parametrize(("head", "task"), [("masked_item_head", "masked_item"), ("next_item_head", "next_item"),
                                             ("rating_head", "rating"), ("preference_head", "preference")])
 def test_each_head_trains_when_on_and_is_absent_when_off(data, head, task):
@@ -314,9 +293,10 @@ def test_a_task_of_weight_zero_is_not_computed(data, monkeypatch):
                                                  preference_weight=0.0)) == 1.0
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("family", FEATURE_FAMILIES)
-def test_a_family_left_out_changes_the_scores(data, family):
-    model = fresh_model(data, ModelSettings(**TINY_MODEL))
+def test_a_family_left_out_changes_the_scores(data, family, fusion):
+    model = fresh_model(data, ModelSettings(title_encoder="ngrams", graph_encoder="rgcn", fusion=fusion, **TINY_MODEL))
     batch = request(data, 12)
     assert not torch.allclose(model.score(batch), model.score(batch, frozenset({family})))
 

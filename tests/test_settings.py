@@ -9,7 +9,7 @@ import torch
 
 from command_line import parse_command_line
 from data_processor import process
-from model_io import build_model
+from model_io import new_model
 from settings import FIELD_HELP, PRESETS, Settings, all_fields, model_only, preset_settings
 from support.errors import UserError
 from tests.conftest import ROOT, VARIANTS, tiny_settings
@@ -22,9 +22,10 @@ OTHER_VALUE = {
     "model": "vanilla", "hidden_size": 8, "num_heads": 1, "num_layers": 1, "seq_length": 6, "ffn_multiplier": 2,
     "dropout": 0.5, "layer_dropout": "0.1,0.4", "similarity": "cosine", "temperature": 0.5,
     "attention_dropout": 0.5, "attention_type": "causal", "segment_embeddings": True, "positions": "sinusoidal",
-    "id_encoder": False, "genre_encoder": False, "genre_size": 4, "year_encoder": False, "year_size": 4,
+    "id_encoder": False, "id_start": "svd", "id_dropout": 0.5, "title_encoder": "ngrams", "graph_encoder": "rgcn",
+    "fusion": "gate", "time_bias": True, "genre_encoder": False, "genre_size": 4, "year_encoder": False, "year_size": 4,
     "rating_input": False, "day_of_year": False, "weekday_hour": True, "time_gap": False, "relative_time": False,
-    "user_id": False, "gender": False, "age": False, "occupation": False, "cross_attention": False,
+    "user_id": False, "gender": False, "age": False, "occupation": False, "user_context": "mean",
     "query_time": "known", "masked_item_head": False, "next_item_head": False, "rating_head": False,
     "preference_head": False, "preference_horizon": 2,
     "batch_size": 9, "batch_tokens": 50, "learning_rate": 0.01, "weight_decay": 0.9, "warmup_share": 0.9,
@@ -73,7 +74,7 @@ def arrive(tiny, tmp_path, **changes):
     settings = settings.replace(**{"max_epochs": 3, **changes})
     data = process(tied, settings.data)
     seed_everything(settings.train.seed)
-    model = build_model(data.catalogue, settings.model)
+    model = new_model(data, settings.model)
     validations = []
     progress = fit(model, data, settings, quiet=True, on_best=lambda _model, record, _first: validations.append(record))
     total = sum(float(value.double().abs().sum()) for value in model.state_dict().values())

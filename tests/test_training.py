@@ -126,7 +126,7 @@ def test_the_moving_average_is_what_is_validated_and_kept(data, tmp_path, monkey
     settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=1, ema_decay=0.7)
     model, _ = trained(data, settings, validate=validate, on_best=lambda model, *_: kept.append(model.state_dict()))
     shares = [0.7 ** (len(after) - 1)] + [0.3 * 0.7 ** (len(after) - 1 - t) for t in range(1, len(after))]
-    for name, value in model.state_dict().items():
+    for name, value in model.named_parameters():
         expected = sum(share * weights[name] for share, weights in zip(shares, after, strict=True))
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
         assert not kept or torch.equal(kept[0][name], value)

@@ -1,0 +1,220 @@
+"""Films by their place in a graph of what is known of them and of who watched them.
+
+    rgcn       h_v = ReLU(sum_r mean_{n in N_r(v)} W_r x_n),  e_v the same over h and x with W'   (two layers)
+               Schlichtkrull et al., arXiv:1703.06103, eq. 2; a film has no vector of its own here, so that all it gets
+               comes from its neighbours, and a film that nobody has seen gets its share too
+    lightgcn   e = (E + A E + A A E) / 3, A the normalised graph of films watched together, E one free vector a film
+               He et al., arXiv:2002.02126, eq. 7 and 8
+
+Relations r into a film: its genres, decade, title words; groups of people (gender x age) who rate it highly; films
+that follow it, that it follows, that the same people like. The last four come from the training part alone, as lists
+of fixed length that lie in the checkpoint. The whole graph is convolved in each step.
+
+Axes: V films, K neighbours, D width, A attribute nodes, E edges.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from data_processor import FIRST_ITEM, Catalogue, SequenceData
+from item_encoders.encoder import ItemEncoder
+from readers.interactions import AGE_GROUPS, GENDERS, GENRES
+from settings import ModelSettings
+from transformer import full_precision
+
+RELATIONS = ("genre", "decade", "word", "group", "follows", "followed_by", "liked_with")
+CO_WATCH = RELATIONS[4:]
+NEIGHBOURS = 8  # K, of each film by each of the relations between films
+SESSION = 3600  # seconds without an interaction that end a session
+LIKED = 4  # stars
+FEWEST_TOGETHER = 3  # people behind an edge between two films
+FEWEST_IN_GROUP = 5  # ratings behind an edge between a film and a group
+FIRST_DECADE, DECADES, WORDS, GROUPS = 1890, 16, 512, len(GENDERS) * len(AGE_GROUPS)
+OFFSETS = np.cumsum([0, len(GENRES), DECADES, WORDS, GROUPS])  # of the attribute nodes, kind by kind
+
+
+class _CoWatchGraph(ItemEncoder):
+    """Keeps the edges that training interactions give, and all edges once they are put together."""
+
+    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
+        super().__init__()
+        count = len(catalogue.movie_ids)
+        self.register_buffer("groups", torch.zeros(count, GROUPS, dtype=torch.bool))
+        for name in CO_WATCH:
+            self.register_buffer(name, torch.full((count, NEIGHBOURS), -1, dtype=torch.int32))
+        self.joined: tuple[Tensor, ...] = ()
+        self.register_load_state_dict_post_hook(_forget_edges)
+
+    def prepare(self, data: SequenceData, rows: np.ndarray) -> None:
+        """As in `ItemEncoder`."""
+        self.groups.copy_(torch.from_numpy(liking_groups(data, rows)))
+        for name, neighbours in film_neighbours(data, rows).items():
+            getattr(self, name).copy_(torch.from_numpy(neighbours))
+        _forget_edges(self)
+
+    def take_over(self, older: _CoWatchGraph, place: Tensor, larger: Catalogue) -> None:
+        """As in `ItemEncoder`; a new film has the neighbours that its entry in the catalogue gives, and no others; its
+        vector is 0 where there is one."""
+        state = older.state_dict()
+        for name in {"groups", "table.weight", *CO_WATCH} & set(state):
+            value = state[name]
+            if name in CO_WATCH:
+                value = torch.where(value >= 0, place[value.long()], -1)
+            state[name] = torch.full((len(larger.movie_ids), value.shape[1]), -1 if name in CO_WATCH else 0,
+                                     dtype=older.state_dict()[name].dtype)
+            state[name][place] = value.to(state[name].dtype)
+        self.load_state_dict(state)
+
+    def edges(self) -> tuple[Tensor, ...]:
+        """What the convolution needs to know of the edges."""
+        if not self.joined or self.joined[0].device != self.groups.device:
+            self.joined = self.join_edges()
+        return self.joined
+
+    def co_watch_edges(self) -> list[Tensor]:
+        """(2, E) of each relation between films: from the neighbour to the film."""
+        return [torch.stack([getattr(self, name)[film, place].long(), film]) for name in CO_WATCH
+                for film, place in [(getattr(self, name) >= 0).nonzero(as_tuple=True)]]
+
+
+def _forget_edges(graph: _CoWatchGraph, _unused: object = None) -> None:
+    graph.joined = ()
+
+
+class RelationalGraph(_CoWatchGraph):
+    """See the module's head, rgcn."""
+
+    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
+        from torch_geometric.nn import RGCNConv
+
+        super().__init__(catalogue, settings)
+        width, self.count = settings.hidden_size, len(catalogue.movie_ids)
+        self.attributes = nn.Embedding(int(OFFSETS[-1]), width)
+        self.first, self.second = (RGCNConv(width, width, len(RELATIONS), num_bases=4) for _ in range(2))
+        for name, edges in attribute_edges(catalogue).items():
+            self.register_buffer(name, torch.from_numpy(edges), persistent=False)
+
+    def join_edges(self) -> tuple[Tensor, Tensor]:
+        """(2, E) from node to film, attribute nodes counted from V on, and (E,) their relation."""
+        film, group = self.groups.nonzero(as_tuple=True)
+        parts = [self.genre, self.decade, self.word, torch.stack([group + self.count + int(OFFSETS[3]), film]),
+                 *self.co_watch_edges()]
+        relation = [torch.full((part.shape[1],), number, device=part.device) for number, part in enumerate(parts)]
+        return torch.cat(parts, dim=1), torch.cat(relation)
+
+    def forward(self, films: Tensor) -> Tensor:
+        """As in `ItemEncoder`."""
+        edges, relation = self.edges()
+        known = self.attributes.weight  # (A, D)
+        from_attributes = relation < RELATIONS.index(CO_WATCH[0])  # films have nothing to pass on yet
+        x = torch.cat([known.new_zeros(self.count, known.shape[1]), known])
+        hidden = self.first(x, edges[:, from_attributes], relation[from_attributes])[:self.count].relu()  # (V, D)
+        return self.second(torch.cat([hidden, known.to(hidden.dtype)]), edges, relation)[films]
+
+
+class LightGraph(_CoWatchGraph):
+    """See the module's head, lightgcn."""
+
+    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
+        from torch_geometric.nn import LGConv
+
+        super().__init__(catalogue, settings)
+        self.table = nn.Embedding(len(catalogue.movie_ids), settings.hidden_size)
+        self.convolve = LGConv(normalize=False)  # the edges are normalised once
+
+    def join_edges(self) -> tuple[Tensor]:
+        """Sparse (V, V) of all films watched together, either way, each normalised by the root of both degrees."""
+        from torch_geometric.nn.conv.gcn_conv import gcn_norm
+
+        edges = torch.cat(self.co_watch_edges(), dim=1)
+        edges = torch.cat([edges, edges.flip(0)], dim=1).unique(dim=1)
+        count = len(self.groups)
+        edges, weight = gcn_norm(edges, num_nodes=count, add_self_loops=False)
+        with warnings.catch_warnings():  # torch calls this layout a beta
+            warnings.simplefilter("ignore", UserWarning)
+            return (torch.sparse_coo_tensor(edges, weight, (count, count), check_invariants=True).to_sparse_csr(),)
+
+    def forward(self, films: Tensor) -> Tensor:
+        """As in `ItemEncoder`."""
+        layers, (edges,) = [self.table.weight], self.edges()
+        with full_precision(films.device):  # sparse products know no bf16
+            for _ in range(2):
+                layers.append(self.convolve(layers[-1], edges))
+        return torch.stack(layers).mean(0)[films]
+
+
+GRAPHS: dict[str, type[ItemEncoder]] = {"rgcn": RelationalGraph, "lightgcn": LightGraph}
+
+
+def graph_encoder(catalogue: Catalogue, settings: ModelSettings) -> ItemEncoder:
+    """The kind that `--graph_encoder` names."""
+    return GRAPHS[settings.graph_encoder](catalogue, settings)
+
+
+def attribute_edges(catalogue: Catalogue) -> dict[str, np.ndarray]:
+    """(2, E) from genres, decades and title words to films: what a film's entry in the catalogue says."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    count = len(catalogue.movie_ids)
+    film, genre = np.nonzero(catalogue.genres[FIRST_ITEM:])
+    years = catalogue.years[FIRST_ITEM:]
+    dated = np.flatnonzero(years)
+    decade = ((years[dated] - FIRST_DECADE) // 10).clip(0, DECADES - 1)
+    # Hashed, so that the nodes stay the same ones when films join the catalogue; a year in a title is no word.
+    words = HashingVectorizer(n_features=WORDS, stop_words="english", token_pattern=r"(?u)\b[^\W\d]{3,}\b")
+    titled, word = words.transform(catalogue.titles).nonzero()
+    return {"genre": np.stack([count + OFFSETS[0] + genre, film]),
+            "decade": np.stack([count + OFFSETS[1] + decade, dated]),
+            "word": np.stack([count + OFFSETS[2] + word, titled])}
+
+
+def liking_groups(data: SequenceData, rows: np.ndarray) -> np.ndarray:
+    """(V, GROUPS) True where a group of people gave a film LIKED stars on average in at least FEWEST_IN_GROUP training
+    ratings."""
+    people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+    gender, age, _ = data.demographics[people].T
+    told = (gender > 0) & (age > 0) & (data.ratings[rows] > 0)
+    cell = (data.items[rows][told] - FIRST_ITEM) * GROUPS + (gender[told] - 1) * len(AGE_GROUPS) + age[told] - 1
+    shape = (len(data.catalogue.movie_ids), GROUPS)
+    size = shape[0] * shape[1]
+    count = np.bincount(cell, minlength=size)
+    total = np.bincount(cell, weights=data.ratings[rows][told], minlength=size)
+    return ((count >= FEWEST_IN_GROUP) & (total >= LIKED * count)).reshape(shape)
+
+
+def film_neighbours(data: SequenceData, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """(V, K) nearest films by each relation of CO_WATCH, -1 where there are fewer: j for which |i and j| / sqrt(|j|) is
+    largest, |j| its training interactions."""
+    people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+    films, times = data.items[rows] - FIRST_ITEM, data.timestamps[rows]
+    count = len(data.catalogue.movie_ids)
+    together = (people[1:] == people[:-1]) & (times[1:] - times[:-1] <= SESSION)
+    ones = np.ones(int(together.sum()))
+    after = sparse.csr_matrix((ones, (films[:-1][together], films[1:][together])), shape=(count, count))  # i, then j
+    liked = data.ratings[rows] >= LIKED
+    has = sparse.csr_matrix((np.ones(int(liked.sum())), (people[liked], films[liked])), shape=(data.num_users, count))
+    has.data[:] = 1.0  # a film twice is a film once
+    relations = {"follows": after.T, "followed_by": after, "liked_with": has.T @ has}
+    weight = np.sqrt(np.bincount(films, minlength=count))
+    return {name: _nearest(matrix.tocsr(), weight) for name, matrix in relations.items()}
+
+
+def _nearest(matrix: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:
+    """(V, K) columns with the largest entries over their weight in each row, the row's own film left out, the lower
+    film first at ties."""
+    matrix = matrix - sparse.diags(matrix.diagonal(), format="csr")
+    found = np.full((matrix.shape[0], NEIGHBOURS), -1, dtype=np.int32)
+    for row in range(matrix.shape[0]):
+        entries = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        columns, counts = matrix.indices[entries], matrix.data[entries]
+        enough = counts >= FEWEST_TOGETHER
+        columns, counts = columns[enough], counts[enough]
+        order = np.lexsort((columns, -counts / weight[columns]))[:NEIGHBOURS]
+        found[row, :len(order)] = columns[order]
+    return found

