@@ -46,7 +46,7 @@ def _defaults(preset: str, model: str, explicit: set[str]) -> Settings:
     settings = preset_settings(preset, "vanilla" if model == "vanilla" else "enhanced")
     if "batch_size" in explicit:
         settings = settings.replace(batch_tokens=0)
-    if "max_epochs" in explicit:
+    if explicit & {"max_epochs", "max_steps"}:
         settings = settings.replace(max_minutes=0.0)
     return settings
 

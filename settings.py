@@ -215,9 +215,11 @@ class TrainSettings:
     """Share of all steps spent warming up."""
     max_epochs: int = 50
     """Passes over the training part."""
+    max_steps: int = 0
+    """If above 0, training takes this many steps, in as many epochs as that makes, instead of --max_epochs."""
     max_minutes: float = 0.0
     """If above 0, training ends after this time, its learning rate decayed to match. A preset's limit goes when
-    --max_epochs is given."""
+    --max_epochs or --max_steps is given."""
     patience: int = 10
     """Stop after this many evaluations without a better validation NDCG@10."""
     eval_every: int = 1
@@ -299,7 +301,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_epochs", "patience", "eval_every", "gradient_accumulation", "negatives"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1")
-        for name in ("batch_tokens", "weight_decay", "max_minutes", "gradient_clip", "masked_item_weight",
+        for name in ("batch_tokens", "weight_decay", "max_minutes", "max_steps", "gradient_clip", "masked_item_weight",
                      "next_item_weight", "rating_weight", "preference_weight", "contrastive_weight", "seed"):
             require(getattr(self, name) >= 0, f"--{name} must not be negative")
         require(self.learning_rate > 0, "--learning_rate must be above 0")

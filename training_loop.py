@@ -83,7 +83,7 @@ def fit(model: nn.Module, data: SequenceData, settings: Settings, *, validate: b
     if resume:
         run.load_state()
     with _stop_signals() as stop, run.bar:
-        while run.progress.epoch < settings.train.max_epochs and not run.progress.finished:
+        while run.progress.epoch < run.epochs and not run.progress.finished:
             run.train_epoch(stop)
             run.evaluate_if_due()
     run.finish()
@@ -115,6 +115,8 @@ class Run:
         if self.steps_per_epoch == 0:
             raise UserError(f"--batch_size {self.train.batch_size} leaves no full step for {self.world} processes; "
                             f"choose a smaller one")
+        self.steps = self.train.max_steps or self.train.max_epochs * self.steps_per_epoch
+        self.epochs = math.ceil(self.steps / self.steps_per_epoch)
         self.tasks = frozenset(task for task, weight in self.train.task_weights.items() if weight > 0)
         model.item_loss = item_loss(self.train, data, validate, self.device)
         self.teachers = [teacher.to(self.device).eval() for teacher in teachers]
@@ -131,8 +133,7 @@ class Run:
         self.progress, self.best_weights = Progress(), {}
         self.loss_sums: dict[str, torch.Tensor] = {}
         self.loss_counts: dict[str, float] = {}
-        self.bar = ProgressBar(self.train.max_epochs * self.steps_per_epoch,
-                                hidden=quiet or not self.accelerator.is_main_process)
+        self.bar = ProgressBar(self.steps, hidden=quiet or not self.accelerator.is_main_process)
 
     # Phases ---------------------------------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ class Run:
             progress.seconds = before + time.perf_counter() - began
             if progress.step % LOG_EVERY == 0:
                 self.bar.update(progress, self.mean_losses())
-            if self.schedule_position() >= 1:  # --max_minutes are over
+            if self.schedule_position() >= 1:  # --max_steps are taken or --max_minutes are over
                 progress.finished = True
                 break
             # Stop only where no gradient is half gathered, and all processes at the same step.
@@ -212,7 +213,7 @@ class Run:
     def evaluate_if_due(self) -> None:
         """Validate, record, keep the best, decide whether to go on."""
         progress, train = self.progress, self.train
-        last = progress.epoch >= train.max_epochs or progress.finished
+        last = progress.epoch >= self.epochs or progress.finished
         if not self.validate or not (last or progress.epoch % train.eval_every == 0):
             if not self.validate:
                 self.mean_losses(reset=last)  # nobody else would notice a loss that is not finite
@@ -242,7 +243,7 @@ class Run:
         """Leave the best weights in the model and close the record."""
         self.model.load_state_dict(self.best_weights or self.chosen.state_dict())
         progress = self.progress
-        improving = self.validate and progress.best.get("epoch") == progress.epoch == self.train.max_epochs
+        improving = self.validate and progress.best.get("epoch") == progress.epoch == self.epochs
         self.tracker.log("fit", epochs=progress.epoch, steps=progress.step, tokens=progress.tokens * self.world,
                          training_seconds=round(progress.seconds, 2), best=progress.best,
                          still_improving_at_the_end=improving)
@@ -267,7 +268,7 @@ class Run:
     def schedule_position(self) -> float:
         """Share of the run that lies behind, by steps or by --max_minutes, whichever is further."""
         every = self.train.gradient_accumulation
-        share = self.progress.step // every * every / (self.train.max_epochs * self.steps_per_epoch)
+        share = self.progress.step // every * every / self.steps if self.progress.step < self.steps else 1.0
         if self.train.max_minutes:
             share = max(share, self.progress.seconds / (60 * self.train.max_minutes))
         return self._agree(min(share, 1.0))
@@ -290,7 +291,7 @@ class Run:
         """Factor on the learning rate: linear warm-up, then a cosine to 0."""
         position, warm_up = self.schedule_position(), self.train.warmup_share
         if position < warm_up:
-            updates = self.train.max_epochs * self.steps_per_epoch / self.train.gradient_accumulation
+            updates = self.steps / self.train.gradient_accumulation
             return max(position / warm_up, 1 / (1 + warm_up * updates))
         return 0.5 * (1 + math.cos(math.pi * (position - warm_up) / max(1e-9, 1 - warm_up)))
 

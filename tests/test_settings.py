@@ -29,7 +29,7 @@ OTHER_VALUE = {
     "query_time": "known", "masked_item_head": False, "next_item_head": False, "rating_head": False,
     "preference_head": False, "preference_horizon": 2,
     "batch_size": 9, "batch_tokens": 50, "learning_rate": 0.01, "weight_decay": 0.9, "warmup_share": 0.9,
-    "max_epochs": 1, "gradient_clip": 0.01, "gradient_accumulation": 2, "precision": "bf16", "seed": 1,
+    "max_epochs": 1, "max_steps": 7, "gradient_clip": 0.01, "gradient_accumulation": 2, "precision": "bf16", "seed": 1,
     "sliding_window": True, "mask_prob": 0.6, "last_mask_share": 1.0, "last_too_share": 1.0, "masking": "span",
     "masked_batch_share": 0.2, "contrastive_weight": 0.5, "contrastive_views": "crop", "contrastive_temperature": 1.0,
     "task_weighting": "uncertainty", "masked_item_weight": 0.0,

@@ -367,3 +367,12 @@ def test_vanilla_validation_holds_out_two(tmp_path):
     model = BERT4Rec(vocab_size=20, hidden_size=16, max_seq_length=12)
     progress = BERT4RecTrainer(model, SequentialDataset(sequences, 12)).train(epochs=2, validate=True)
     assert progress.best["epoch"] in (1, 2)
+
+
+def test_max_steps_ends_the_run_mid_epoch_and_the_learning_rate(data, tmp_path):
+    """Whatever --max_epochs says; a stopped and resumed run takes as many."""
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=1, max_steps=11)
+    _, progress = trained(data, settings, tracker=Tracker(tmp_path / "run.jsonl", settings.to_dict()))
+    assert progress.step == 11 and progress.finished and progress.epoch > 1
+    last = json.loads((tmp_path / "run.jsonl").read_text().splitlines()[-2])
+    assert last["step"] == 11 and last["learning_rate"] < 0.1 * settings.train.learning_rate

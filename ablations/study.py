@@ -1,0 +1,165 @@
+"""A study: one question, asked of several variants of one preset. Studies are data: `ablations/studies/*.yaml`.
+
+    question: Which way to join what is known of a film pays?
+    base: quick                      # a preset
+    settings: {max_steps: 1500}      # changed for all
+    variants:                        # the first is what the others are compared with
+      sum: {}
+      gate: {fusion: gate}
+      gate, narrow: {fusion: gate, hidden_size: 32, against: gate}     # compared with another one
+      distilled: {teacher: "{gate}"}                                   # a path to another variant's model, same seed
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from command_line import parse_command_line
+from settings import PRESETS, Settings, all_fields, unknown_name
+from support.errors import UserError
+
+FOLDER = Path(__file__).parent / "studies"
+ROOT = Path(__file__).parent.parent
+PLACES = ("checkpoint_dir", "runs_dir", "data_dir", "teacher")  # where things lie; the teacher counts by its own key
+# What a result depends on; documents, tests, tables and ways to start a run do not count.
+CODE = ("batches.py", "bert4rec.py", "context.py", "data_processor.py", "enhanced_model.py", "losses.py",
+        "objectives.py", "splits.py", "training_loop.py", "transformer.py", "views.py", "item_encoders/*.py",
+        "readers/*.py", "evaluation/metrics.py", "evaluation/protocols.py")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named change. against: the variant that it is compared with, '' for the first one itself."""
+
+    name: str
+    settings: Settings
+    changes: dict[str, Any]
+    against: str
+    needs: str  # the variant whose model it follows, or ''
+
+
+@dataclass(frozen=True)
+class Study:
+    """See the module's head."""
+
+    name: str
+    question: str
+    variants: tuple[Variant, ...]
+
+    def __getitem__(self, name: str) -> Variant:
+        """The variant of that name."""
+        return next(variant for variant in self.variants if variant.name == name)
+
+
+def load_study(name: str, flags: list[str] | None = None) -> Study:
+    """A study by name or by file, with trainer flags that hold for all its variants.
+
+    Raises `UserError` naming file and line for an unknown setting, a wrong value, no variants, or two variants alike.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+        raise UserError(f"there is no study {name!r}; there are {known}, or give a .yaml file")
+    content, lines = _read(path)
+    base, common, variants = content.get("base", "default"), content.get("settings") or {}, content.get("variants")
+    unknown = set(content) - {"question", "base", "settings", "variants"}
+    if unknown:
+        _refuse(path, lines[(sorted(unknown)[0],)], f"unknown key {sorted(unknown)[0]!r}; a study has question, base, "
+                                                    f"settings and variants")
+    if base not in PRESETS:
+        _refuse(path, lines[("base",)], f"unknown preset {base!r}; there are {', '.join(PRESETS)}")
+    if not isinstance(variants, dict) or not variants:
+        _refuse(path, lines.get(("variants",), 1), "a study needs variants: lines of 'name: {setting: value}'")
+    found: list[Variant] = []
+    _settings(path, lines, base, ("settings",), common, flags or [])
+    for name_, changes in variants.items():
+        place = ("variants", name_)
+        if not isinstance(changes, dict | None):
+            _refuse(path, lines[place], f"variant {name_!r}: expected {{setting: value, ...}}")
+        own = dict(changes or {})
+        against = str(own.pop("against", next(iter(variants)) if found else ""))
+        if against and against not in variants:
+            _refuse(path, lines[place], f"variant {name_!r} is compared with {against!r}, which there is not")
+        needs = next(iter(re.findall(r"^\{(.+)\}$", str(own.get("teacher", "")))), "")
+        if needs and needs not in [variant.name for variant in found]:
+            _refuse(path, lines[place], f"variant {name_!r} follows {needs!r}, which is none of the variants above it")
+        settings = _settings(path, lines, base, place, {**common, **own}, flags or [])
+        twin = next((variant.name for variant in found if variant.settings == settings), None)
+        if twin is not None:
+            _refuse(path, lines[place], f"variants {twin!r} and {name_!r} are alike")
+        found.append(Variant(str(name_), settings, own, against, needs))
+    return Study(path.stem, str(content.get("question", "")), tuple(found))
+
+
+def _settings(path: Path, lines: dict[tuple, int], base: str, place: tuple, changes: dict[str, Any],
+              flags: list[str]) -> Settings:
+    """The settings that changes to a preset make, checked as the command line checks them."""
+    arguments = ["--preset", base]
+    for name, value in changes.items():
+        line = lines.get((*place, name), lines.get(("settings", name), lines.get(place, 1)))
+        if name not in all_fields():
+            _refuse(path, line, unknown_name("setting", str(name)))
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            arguments += [f"--{name}", str(value)]
+    try:
+        return parse_command_line([*arguments, *flags], "")[0]
+    except UserError as error:
+        _refuse(path, lines.get(place, 1), str(error))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
+    """What a YAML file says, and the line of each key by its path."""
+    import yaml
+
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    lines: dict[tuple, int] = {}
+
+    def walk(node: yaml.Node, place: tuple) -> None:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if (*place, key.value) in lines:
+                _refuse(path, key.start_mark.line + 1, f"{key.value!r} stands there twice")
+            lines[(*place, key.value)] = key.start_mark.line + 1
+            walk(value, (*place, key.value))
+
+    walk(node, ())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        _refuse(path, 1, "expected question, base, settings and variants")
+    return content, lines
+
+
+def _refuse(path: Path, line: int, message: str) -> None:
+    raise UserError(f"{path}:{line}: {message}")
+
+
+def code_version() -> str:
+    """Hash of the code that results depend on."""
+    digest = hashlib.sha256()
+    for pattern in CODE:
+        for file in sorted(ROOT.glob(pattern)):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def run_key(settings: Settings, split_hash: str, teacher_key: str = "") -> str:
+    """What makes two runs the same: settings other than the defaults, data, code; and whom it follows."""
+    default = Settings().to_dict()
+    changed = {name: value for name, value in sorted(settings.to_dict().items())
+               if value != default[name] and name not in PLACES}
+    return hashlib.sha256(repr((changed, split_hash, code_version(), teacher_key)).encode()).hexdigest()[:16]
+
+
+def with_places(settings: Settings, folder: Path, teacher: str) -> Settings:
+    """Settings of a run that lives in `folder`."""
+    return dataclasses.replace(settings, train=dataclasses.replace(
+        settings.train, checkpoint_dir=str(folder), runs_dir=str(folder / "log"), teacher=teacher))
