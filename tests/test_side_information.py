@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from batches import TrainingBatches
+from ablations import cold_films
+from batches import TrainingBatches, history_batch
 from context import TimeBias
 from data_processor import FIRST_ITEM, process
 from item_encoders import text
@@ -30,10 +31,11 @@ from item_encoders.graph import (
 from item_encoders.ids import svd_directions
 from item_encoders.text import SIZE, text_vectors, texts
 from model_io import load_model, new_model, save_model
+from readers import read_interactions
 from readers.interactions import AGE_GROUPS, GENRES
 from settings import ModelSettings, Settings, TrainSettings
 from support.errors import UserError
-from tests.conftest import ALL_TASKS, TINY_MODEL, fresh_model, tiny_settings
+from tests.conftest import ALL_TASKS, ROOT, TINY_MODEL, fresh_model, tiny_settings
 from tests.test_models import request
 from training_loop import fit, seed_everything
 from transformer import Attend, attention
@@ -454,6 +456,60 @@ def test_a_new_twin_of_an_old_film_scores_like_it_without_its_vector(with_new_fi
     own = larger.encoders["id"].table.weight[twin - FIRST_ITEM]
     torch.testing.assert_close(table[new], table[twin] - own)
     torch.testing.assert_close(larger.next_bias[new], model.next_bias[FIRST_ITEM:].mean())
+
+
+def test_cold_requests_hold_no_new_film_and_rank_among_the_unwatched(with_new_films):
+    """Against a walk through each person's interactions."""
+    before, after = with_new_films
+    new = np.setdiff1d(np.arange(FIRST_ITEM, after.catalogue.num_rows),
+                       after.catalogue.item_index(before.catalogue.movie_ids))
+    requests = cold_films.cold_requests(after, before, new)
+    expected = []
+    for person in range(after.num_users):
+        items = after.items[after.offsets[person]:after.offsets[person + 1]].tolist()
+        places = [place for place, item in enumerate(items) if item in new]
+        if places and any(item not in new for item in items[:places[-1]]):
+            past = [item for item in items[:places[-1]] if item not in new]
+            seen = {items[place] for place in places[:-1]}
+            expected.append((past, items[places[-1]], [item for item in new if item not in seen]))
+    assert len(expected) > 50
+    for (past, target, candidates), history, ours, among in zip(expected, requests.histories, requests.targets,
+                                                                requests.candidates, strict=True):
+        assert (past, target, candidates) == (history.items.tolist(), ours, among.tolist())
+    model = fresh_model(before, ModelSettings(title_encoder="ngrams", **TINY_MODEL))
+    model = model.for_catalogue(before.catalogue, after.catalogue)
+    found = cold_films.cold_ranks(model, requests)
+    scores = model.score(history_batch([requests.histories[3]], TINY_MODEL["seq_length"]))[0]
+    assert found[3] == (scores[requests.candidates[3]] >= scores[requests.targets[3]]).sum()
+    best, worst = (cold_films.measure(rank, requests) for rank in (
+        np.ones(len(found)), np.array([len(among) for among in requests.candidates])))
+    assert best["AUC"]["mean"] == best["HR@10"]["mean"] == 1 and worst["AUC"]["mean"] == 0
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_movielens_as_torch_geometric_reads_it(tmp_path):
+    """An independent reader of the same files: same ratings, times, genres and demographics."""
+    folder = ROOT / "ml-1m"
+    if not (folder / "ratings.dat").exists():
+        pytest.skip("ml-1m/ is absent")
+    from torch_geometric.datasets import MovieLens1M
+
+    (tmp_path / "raw").mkdir()
+    for name in ("movies.dat", "users.dat", "ratings.dat"):
+        (tmp_path / "raw" / name).symlink_to((folder / name).resolve())
+    theirs, ours = MovieLens1M(str(tmp_path))[0], read_interactions("ml-1m", str(folder))
+    edges = theirs["user", "rates", "movie"]
+    users, films = ours.users["user_id"].to_numpy(), ours.movies["movie_id"].to_numpy()
+    np.testing.assert_array_equal(users[edges.edge_index[0]], ours.ratings["user_id"])
+    np.testing.assert_array_equal(films[edges.edge_index[1]], ours.ratings["movie_id"])
+    np.testing.assert_array_equal(edges.rating, ours.ratings["rating"])
+    np.testing.assert_array_equal(edges.time, ours.ratings["timestamp"])
+    genres = ours.movies["genres"].str.get_dummies("|")
+    np.testing.assert_array_equal(theirs["movie"].x.sum(1), genres.sum(1))
+    assert sorted(theirs["movie"].x.sum(0).tolist()) == sorted(genres.sum(0).tolist())
+    people = theirs["user"].x.sum(0).tolist()
+    for column in ("gender", "age", "occupation"):
+        assert set(ours.users[column].value_counts()) <= set(people)
 
 
 def test_heavy_packages_stay_out_until_they_are_asked_for():

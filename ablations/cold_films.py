@@ -1,0 +1,151 @@
+"""How well are films ranked that training never saw? `python -m ablations.cold_films`
+
+A tenth of the films is drawn at random and every interaction with them taken out; a model is trained on the others, and
+then the films join its catalogue with nothing but title, year and genres. Each person who watched some of them is asked
+for one: the target is the last of them, the history what they watched of the other films before it, the candidates are
+the new films that they had not watched by then. By chance every place is as likely.
+
+A row a kind of encoder, beside the films' own vectors, which the model learns to do without (`--id_dropout`). Any flag
+of trainer.py may follow and holds for all rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ablations.study import PLACES
+from batches import History, history_batch
+from command_line import parse_command_line
+from data_processor import SequenceData, process
+from enhanced_model import EnhancedBERT4Rec
+from evaluation.metrics import bootstrap_interval, ranks
+from evaluation.report import print_table, table_text
+from item_encoders.text import available
+from model_io import new_model
+from readers import read_interactions
+from support.checkpoint import write_json
+from support.errors import UserError, run_command
+from support.tracking import git_commit
+from training_loop import fit, seed_everything
+
+BATCH, SHARE = 128, 0.1
+NOTHING = {"genre_encoder": False, "year_encoder": False}
+ROWS: dict[str, dict[str, Any]] = {
+    "genres and year": {},
+    "title, n-grams": {**NOTHING, "title_encoder": "ngrams"},
+    "title, sentence encoder": {**NOTHING, "title_encoder": "sentence"},
+    "graph, rgcn": {**NOTHING, "graph_encoder": "rgcn"},
+    "all of them": {"title_encoder": "auto", "graph_encoder": "rgcn"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ColdRequests:
+    """What people are asked. Q requests; indices are those of the whole catalogue."""
+
+    histories: list[History]
+    targets: np.ndarray  # (Q,) item_index of a new film
+    candidates: list[np.ndarray]  # of each request, the target among them
+
+
+def cold_requests(whole: SequenceData, known: SequenceData, new: np.ndarray) -> ColdRequests:
+    """Requests for the films `new` (item_index in the whole catalogue) by the people of the data without them."""
+    is_new = np.zeros(whole.catalogue.num_rows, dtype=bool)
+    is_new[new] = True
+    histories, targets, candidates = [], [], []
+    for person, user in enumerate(known.catalogue.user_index(whole.catalogue.user_ids).tolist()):
+        rows = np.arange(whole.offsets[person], whole.offsets[person + 1])
+        asked = rows[is_new[whole.items[rows]]]
+        past = rows[(rows < asked[-1]) & ~is_new[whole.items[rows]]] if user and len(asked) else []
+        if len(past) == 0:
+            continue
+        histories.append(History(whole.items[past], whole.ratings[past], whole.timestamps[past], user,
+                                 tuple(whole.demographics[person].tolist())))
+        targets.append(whole.items[asked[-1]])
+        candidates.append(np.setdiff1d(new, whole.items[asked[:-1]]))
+    return ColdRequests(histories, np.array(targets), candidates)
+
+
+@torch.no_grad()
+def cold_ranks(model: EnhancedBERT4Rec, requests: ColdRequests) -> np.ndarray:
+    """(Q,) rank of each target among its candidates, ties against it."""
+    found = []
+    for start in range(0, len(requests.targets), BATCH):
+        part = slice(start, start + BATCH)
+        scores = model.score(history_batch(requests.histories[part], model.settings.seq_length))
+        kept = torch.full_like(scores, -torch.inf)
+        for row, candidates in enumerate(requests.candidates[part]):
+            kept[row, candidates] = scores[row, candidates]
+        found.append(ranks(kept, torch.from_numpy(requests.targets[part])[:, None])[:, 0].numpy())
+    return np.concatenate(found)
+
+
+def measure(rank: np.ndarray, requests: ColdRequests) -> dict[str, dict[str, float]]:
+    """HR@10 and AUC (the chance that the target stands before another candidate) beside what chance gives."""
+    others = np.array([len(candidates) for candidates in requests.candidates]) - 1
+    values = {"HR@10": (rank <= 10, np.minimum(1.0, 10 / (others + 1))),
+              "AUC": (1 - (rank - 1) / np.maximum(1, others), np.full(len(rank), 0.5))}
+    result = {}
+    for name, (value, chance) in values.items():
+        low, high = bootstrap_interval(value.astype(float), 1000)
+        result[name] = {"mean": float(value.mean()), "low": low, "high": high, "chance": float(chance.mean())}
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="(default: all)")
+    parser.add_argument("--films_seed", type=int, default=0, help="of the draw of new films")
+    parser.add_argument("--results", type=Path, default=Path("results/cold-films"))
+    flags, rest = parser.parse_known_args(argv)
+    flags_or_preset = [] if "--preset" in rest or "--config" in rest else ["--preset", "quick"]
+    settings, resume = parse_command_line([*flags_or_preset, "--id_dropout", "0.3", *rest], __doc__)
+    if resume or settings.model.model != "enhanced":
+        raise UserError("the new films need --model enhanced, trained here: give no --resume")
+    interactions = read_interactions(settings.data.dataset, settings.data.data_dir)
+    whole = process(interactions, settings.data)
+    films = np.random.default_rng(flags.films_seed).permutation(whole.catalogue.movie_ids)
+    taken = films[:max(1, int(SHARE * len(films)))]
+    known = process(dataclasses.replace(interactions, ratings=interactions.ratings[
+        ~interactions.ratings["movie_id"].isin(taken)]), settings.data)
+    requests = cold_requests(whole, known, np.sort(whole.catalogue.item_index(taken)))
+    if len(requests.targets) == 0:
+        raise UserError("nobody watched a new film after another one; use a larger data set")
+    records = {}
+    for name in flags.rows:
+        own = settings.replace(**ROWS[name])
+        own = own.replace(title_encoder=available(own.model.title_encoder))
+        print(f"{name}: training on {len(known.items):,} interactions with {len(known.catalogue.movie_ids):,} films",
+              flush=True)
+        seed_everything(own.train.seed)
+        model = new_model(known, own.model)
+        progress = fit(model, known, own)
+        rank = cold_ranks(model.cpu().for_catalogue(known.catalogue, whole.catalogue), requests)
+        records[name] = {**measure(rank, requests), "validation": progress.best["NDCG@10"],
+                         "title_encoder": own.model.title_encoder, "seconds": round(progress.seconds, 1)}
+    note = (f"{whole.name}: {len(taken)} of {len(films):,} films drawn (seed {flags.films_seed}) and unseen in "
+            f"training; {len(requests.targets):,} people asked for the last of them that they watched, among those "
+            f"they had not yet, ties against it; 95 % bootstrap intervals over people, training seed "
+            f"{settings.train.seed}; validation: NDCG@10 of the known films{'; ' + whole.note if whole.note else ''}")
+    header = ["what is known of new films", "HR@10", "by chance", "AUC", "by chance", "validation"]
+    cells = [[name, *(cell for metric in ("HR@10", "AUC") for cell in (
+        f"{row[metric]['mean']:.4f}\n{row[metric]['low']:.3f}-{row[metric]['high']:.3f}",
+        f"{row[metric]['chance']:.4f}")), f"{row['validation']:.4f}"] for name, row in records.items()]
+    print_table("Films that training never saw", note, header, cells)
+    flags.results.mkdir(parents=True, exist_ok=True)
+    (flags.results / "table.md").write_text(f"{note}\n\n{table_text(header, cells)}", encoding="utf-8")
+    common = {key: value for key, value in settings.to_dict().items() if key not in PLACES}
+    write_json(flags.results / "results.json", {"note": note, "git_commit": git_commit(), "rows": records,
+                                                "settings": common})
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
