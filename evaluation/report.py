@@ -51,7 +51,7 @@ def print_table(title: str, protocol: str, header: list[str], rows: list[list[st
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if os.isatty(1) else 130)
+    console = Console(width=None if os.isatty(1) else 180)
     console.print(f"\n[bold]{title}[/bold]")
     console.print(protocol, style="dim", highlight=False)
     table = Table()
