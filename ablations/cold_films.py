@@ -101,7 +101,8 @@ def measure(rank: np.ndarray, requests: ColdRequests) -> dict[str, dict[str, flo
 
 def main(argv: list[str]) -> None:
     """See the module's head."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="(default: all)")
     parser.add_argument("--films_seed", type=int, default=0, help="of the draw of new films")
     parser.add_argument("--results", type=Path, default=Path("results/cold-films"))

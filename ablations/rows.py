@@ -180,7 +180,8 @@ def table(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.nda
 
 def main(argv: list[str]) -> int:
     """Exit code 1 if a row does not come out as reported."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     parser.add_argument("rows", nargs="*", help=f"of {', '.join([*GRIDS, *TRAINED])} (default: all but original)")
     parser.add_argument("--board", choices=BOARDS, default="loo-3416", help="data and protocol (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])

@@ -153,8 +153,10 @@ def failures(runs: Iterable[Run]) -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Exit code 1 if a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     parser.add_argument("study", help="a file of ablations/studies/, by name or path")
+    parser.add_argument("--variants", nargs="+", help="only these, and those that they need (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43])
     parser.add_argument("--steps", type=int, default=0, help="of every run, instead of what the study says")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
@@ -164,6 +166,8 @@ def main(argv: list[str]) -> int:
     if flags.jobs < 1:
         raise UserError("--jobs must be at least 1")
     study = load_study(flags.study, rest + (["--max_steps", str(flags.steps)] if flags.steps else []))
+    if flags.variants:
+        study = study.only(flags.variants)
     runs = plan(study, flags.seeds, flags.work)
     execute(runs, flags.jobs)
     write_report(study, {(run.variant, run.seed): run.folder for run in runs if run.results.exists()},

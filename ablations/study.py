@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,21 @@ class Study:
     variants: tuple[Variant, ...]
 
     def __getitem__(self, name: str) -> Variant:
-        """The variant of that name."""
-        return next(variant for variant in self.variants if variant.name == name)
+        """The variant of that name. Raises `UserError` where there is none."""
+        found = next((variant for variant in self.variants if variant.name == name), None)
+        if found is None:
+            raise UserError(f"study {self.name} has no variant {name!r}; it has "
+                            f"{', '.join(repr(variant.name) for variant in self.variants)}")
+        return found
+
+    def only(self, names: Sequence[str]) -> Study:
+        """The same with fewer variants: these, those that they are compared with, those whose models they follow."""
+        kept, wanted = set(), list(names)
+        while wanted:
+            variant = self[wanted.pop()]
+            kept.add(variant.name)
+            wanted += [name for name in (variant.against, variant.needs) if name and name not in kept]
+        return dataclasses.replace(self, variants=tuple(variant for variant in self.variants if variant.name in kept))
 
 
 def load_study(name: str, flags: list[str] | None = None) -> Study:

@@ -66,8 +66,12 @@ def test_command(place, monkeypatch, tmp_path, command):
                                              str(tmp_path), "--runs_dir", str(tmp_path)]) == 0
     elif script == "-m":
         module, *flags = flags
+        results = ["--results", str(tmp_path)]
         more = {"evaluation.audit": data, "evaluation.analyse": [], "ablations.rows": [
-            *data, *SMALL, "--seeds", "1", "--results", str(tmp_path), "--work", str(tmp_path)]}[module]
+            *data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
+                "ablations.run": [*data, *SMALL, "--num_layers", "2", "--seeds", "1", "--variants", "fusion gate",
+                                  *results, "--work", str(tmp_path)],
+                "ablations.cold_films": [*data, *SMALL, "--rows", "genres and year", *results]}[module]
         assert run_command(importlib.import_module(module).main, [*flags, *more]) == 0
     else:
         assert script == "data_processor.py"

@@ -46,6 +46,10 @@ def test_a_study_is_read(study_file):
     assert [variant.name for variant in study.variants] == ["sum", "gate", "pupil"]
     assert study["gate"].settings.model.fusion == "gate" and study["sum"].settings.model.fusion == "sum"
     assert all(variant.settings.model.num_layers == 1 for variant in study.variants)
+    assert [variant.name for variant in study.only(["pupil"]).variants] == ["sum", "gate", "pupil"]
+    assert [variant.name for variant in study.only(["gate"]).variants] == ["sum", "gate"]
+    with pytest.raises(UserError, match="no variant 'gait'"):
+        study.only(["gait"])
     assert (study["pupil"].against, study["pupil"].needs, study["gate"].against) == ("gate", "sum", "sum")
 
 
