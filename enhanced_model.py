@@ -20,6 +20,7 @@ N positions that predict something.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Set
 
@@ -79,6 +80,7 @@ class EnhancedBERT4Rec(nn.Module):
         super().__init__()
         self.settings = settings
         self.register_buffer("fixed_table", None, persistent=False)
+        self.register_buffer("fixed_steering", None, persistent=False)
         width = settings.hidden_size
         genres = torch.from_numpy(catalogue.genres[FIRST_ITEM:])  # (V, F)
         self.special = nn.Parameter(torch.zeros(FIRST_ITEM, width))  # PAD and MASK
@@ -137,11 +139,17 @@ class EnhancedBERT4Rec(nn.Module):
         """This model, in evaluation mode, for a catalogue that has its `own` films and others besides.
 
         A film that training never saw is what the encoders say of its title, year and genres; it has no vector of its
-        own, and the mean bias.
+        own, and the mean bias. Raises `UserError` where they say nothing of candidates, or own films are missing.
         """
+        if self.settings.fusion == "query_key" or set(self.encoders) == {"id"}:
+            raise UserError("this model ranks films by their own vectors alone, which new ones lack: train one with "
+                            "another --fusion and a genre, year, title or graph encoder")
+        device = self.special.device
+        if device.type != "cpu":
+            return copy.deepcopy(self).cpu().for_catalogue(own, larger).to(device)
         place = torch.from_numpy(larger.item_index(own.movie_ids)) - FIRST_ITEM
         if bool((place < 0).any()):
-            raise UserError("the larger catalogue lacks films that the model was trained on")
+            raise UserError("the larger catalogue lacks films that the model was trained on; add them to it")
         model = EnhancedBERT4Rec(dataclasses.replace(larger, user_ids=own.user_ids, occupations=own.occupations),
                                  self.settings)
         for name, encoder in model.encoders.items():
@@ -263,13 +271,14 @@ class EnhancedBERT4Rec(nn.Module):
     def fix_item_table(self) -> None:
         """Compute the item table once for all requests to come. `train()` and `eval()` forget it; after loading other
         weights call it again."""
-        self.fixed_table = None
+        self.fixed_table = self.fixed_steering = None
         with torch.no_grad():
             self.fixed_table = self.item_table()
+            self.fixed_steering = None if self.steering_norm is None else self.steering_table()
 
     def train(self, mode: bool = True) -> EnhancedBERT4Rec:
         """As in `nn.Module`."""
-        self.fixed_table = None
+        self.fixed_table = self.fixed_steering = None
         return super().train(mode)
 
     # Parts ----------------------------------------------------------------------------------------------------------
@@ -278,18 +287,21 @@ class EnhancedBERT4Rec(nn.Module):
         """(R, D) representation of PAD, MASK and every film."""
         if self.fixed_table is not None and not without:
             return self.fixed_table
-        parts = self.film_parts(without)
+        parts = self.film_parts({"id"} if self.steering_norm is not None else set(self.encoders) - without)
         films = self.fuse(parts) if parts else self.special.new_zeros(len(self.films), self.special.shape[1])
         return torch.cat([self.special, films])
 
-    def film_parts(self, without: Set[str] = frozenset()) -> Parts:
-        """What each encoder says of the films, (V, D) each."""
-        return {name: encoder(self.films) for name, encoder in self.encoders.items() if name not in without}
+    def steering_table(self, without: Set[str] = frozenset()) -> Tensor:
+        """(R, D) what the queries and keys of attention see of the films beside their own vectors (query_key)."""
+        if self.fixed_steering is not None and not without:
+            return self.fixed_steering
+        parts = self.film_parts(set(self.encoders) - without - {"id"})
+        return F.pad(sum(parts.values(), start=self.special.new_zeros(len(self.films), self.special.shape[1])),
+                     (0, 0, FIRST_ITEM, 0))
 
-    def steering_table(self, without: Set[str]) -> Tensor:
-        """(R, D) what the queries and keys of attention see of the films beside their own vectors."""
-        parts = [part for name, part in self.film_parts({*without, "id"}).items()]
-        return F.pad(sum(parts, start=torch.zeros_like(self.encoders["id"].table.weight)), (0, 0, FIRST_ITEM, 0))
+    def film_parts(self, names: Set[str]) -> Parts:
+        """What some of the encoders say of the films, (V, D) each."""
+        return {name: encoder(self.films) for name, encoder in self.encoders.items() if name in names}
 
     def encode(self, batch: Batch, table: Tensor) -> Tensor:
         """(B, L, D) states of a batch under its pattern."""

@@ -57,7 +57,8 @@ def used_families(model: EnhancedBERT4Rec) -> dict[str, bool]:
     """Which feature families a model has at all."""
     settings = model.settings
     return {"ratings": settings.rating_input,
-            "times": model.time is not None or model.request_time is not None or settings.relative_time,
+            "times": model.time is not None or model.request_time is not None or settings.relative_time
+            or settings.time_bias,
             "demographics": settings.gender or settings.age or settings.occupation, "user_id": settings.user_id,
             **{family: family in model.encoders for family in ("genres", "year", "title", "graph")}}
 

@@ -176,6 +176,12 @@ class ModelSettings:
                     or {self.title_encoder, self.graph_encoder} != {"none"},
                     "a film needs a representation: switch on one of --id_encoder, --genre_encoder, --year_encoder, "
                     "--title_encoder, --graph_encoder")
+            require(self.id_encoder or (self.id_start == "random" and self.id_dropout == 0),
+                    "--id_start and --id_dropout are about the film's own vector: switch on --id_encoder")
+            require(self.user_id or self.gender or self.age or self.occupation
+                    or self.user_context in ("cross_attention", "mean"),
+                    f"--user_context {self.user_context} needs something to tell of the person: switch on --user_id, "
+                    f"--gender, --age or --occupation")
             require(self.id_encoder or self.fusion not in ("cross_attention", "query_key"),
                     f"--fusion {self.fusion} starts from the film's own vector: switch on --id_encoder")
             require(self.next_item_head or self.masked_item_head,
@@ -216,7 +222,7 @@ class TrainSettings:
     max_epochs: int = 50
     """Passes over the training part."""
     max_steps: int = 0
-    """If above 0, training takes this many steps, in as many epochs as that makes, instead of --max_epochs."""
+    """If above 0, training takes this many batches, in as many epochs as that makes, instead of --max_epochs."""
     max_minutes: float = 0.0
     """If above 0, training ends after this time, its learning rate decayed to match. A preset's limit goes when
     --max_epochs or --max_steps is given."""

@@ -102,8 +102,8 @@ def measure(model: nn.Module, data: SequenceData, settings: Settings, progress: 
     candidates = draw_candidates(data, "test", settings.eval)
     if candidates is not None:
         columns["candidate"] = data.catalogue.movie_ids[candidates - FIRST_ITEM]  # what each target was ranked among
-    write_json(folder / "results.json", results)
     write_request_results(folder / "test_users.parquet", data, "test", columns)
+    write_json(folder / "results.json", results)  # last: where it stands, all is done
     return results
 
 
@@ -137,11 +137,11 @@ def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
     if info["split_hash"] != data.split_hash:
         raise UserError(f"--teacher {folder} was trained on split {info['split_hash']}, this run on {data.split_hash}: "
                         f"other films, or interactions that are held out here; train it on the same data")
-    ours, rank = settings.model, ("model", "next_item_head")
+    ours, rank = settings.model, ("model", "next_item_head", "masked_item_head")
     if any(getattr(theirs.model, name) != getattr(ours, name) for name in rank) or \
             theirs.model.seq_length < ours.seq_length:
-        raise UserError(f"--teacher {folder} must be a model of the same kind (--model {ours.model}) that ranks by the "
-                        f"same head and reads at least {ours.seq_length} interactions")
+        raise UserError(f"--teacher {folder} must be a model of the same kind (--model {ours.model}) with the same "
+                        f"item heads that reads at least {ours.seq_length} interactions")
     return model
 
 

@@ -172,7 +172,7 @@ class Run:
         """
         done = self.progress.step_in_epoch + 1
         complete, every = self.gradient_complete(done), self.train.gradient_accumulation
-        gathered = min(every, self.steps_per_epoch - (done - 1) // every * every)  # an epoch's last group may be short
+        gathered = min(every, self.last_step_of_epoch - (done - 1) // every * every)  # the last group may be short
         parts = batch.parts(PART_POSITIONS[self.device.type])
         targets = batch.num_targets
         for number, part in enumerate(parts, start=1):
@@ -208,7 +208,12 @@ class Run:
 
     def gradient_complete(self, steps: int) -> bool:
         """Whether the gradients of enough batches are gathered after so many steps of an epoch."""
-        return steps % self.train.gradient_accumulation == 0 or steps == self.steps_per_epoch
+        return steps % self.train.gradient_accumulation == 0 or steps == self.last_step_of_epoch
+
+    @property
+    def last_step_of_epoch(self) -> int:
+        """Steps of the present epoch, of which --max_steps may cut the last one short."""
+        return min(self.steps_per_epoch, self.steps - self.progress.epoch * self.steps_per_epoch)
 
     def evaluate_if_due(self) -> None:
         """Validate, record, keep the best, decide whether to go on."""

@@ -7,12 +7,12 @@ and genres stay out, the licence of MovieLens asks for it; whoever loads the mod
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 from ablations.rows import BOARDS, PLACES, SELECTION, SHOWN, TRAINED
+from support.arguments import ArgumentParser
 from support.checkpoint import WEIGHTS, read_checkpoint, read_json, write_checkpoint
 from support.errors import UserError, run_command
 
@@ -91,7 +91,7 @@ def publish(row: str, board: str, work: Path, results: Path, models: Path) -> Pa
 
 def main(argv: list[str]) -> None:
     """See the module's head."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("row", choices=TRAINED)
     parser.add_argument("--board", choices=BOARDS, default="loo-3416")
     parser.add_argument("--work", type=Path, default=Path("runs/rows"), help="where the runs lie")

@@ -10,7 +10,7 @@ import numpy as np
 
 from ablations.study import Study, Variant
 from evaluation.report import print_table, table_text
-from evaluation.significance import compare, holm, mark
+from evaluation.significance import Comparison, compare, holm, mark
 from support.checkpoint import read_json, write_json
 from support.errors import UserError
 
@@ -20,13 +20,15 @@ HEADER = ["variant", "runs", f"validation\n{METRIC}", f"test\n{METRIC}", "agains
 Folders = Mapping[tuple[str, int], Path]  # (variant, seed) -> folder of a finished run
 
 
-def write_report(study: Study, folders: Folders, failed: list[str], place: Path) -> None:
+def write_report(study: Study, folders: Folders, failed: list[str], flags: list[str], place: Path) -> None:
     """Print the table and write `report.md` and `runs.json` (each run's figures, no user data) to a folder.
+
+    flags: what was changed for all variants on the command line.
 
     Raises `UserError` if no run of the study is finished.
     """
     if not folders:
-        raise UserError(f"{study.name}: no run came to its end: {'; '.join(failed)}")
+        raise UserError(f"{study.name}: no run came to its end; mend this and start it again: {'; '.join(failed)}")
     results = {run: read_json(folder / "best" / "results.json") for run, folder in folders.items()}
     note, rows = table(study, folders, results)
     print_table(study.question, note, HEADER, rows)
@@ -37,8 +39,9 @@ def write_report(study: Study, folders: Folders, failed: list[str], place: Path)
     lines += ["", "Failed:", "", *(f"- {line}" for line in failed)] if failed else []
     (place / "report.md").write_text("\n".join(lines), encoding="utf-8")
     write_json(place / "runs.json", {
-        "study": study.name, "protocol": _protocol(results), "variants": {
-            variant.name: variant.changes for variant in study.variants},
+        "study": study.name, "base": study.base, "settings": study.common, "flags": flags,
+        "protocol": _protocol(results), "variants": {
+            variant.name: {**variant.changes, "against": variant.against} for variant in study.variants},
         "runs": [{"variant": name, "seed": seed, "validation": result["best"][METRIC],
                   "test": {metric: entry["mean"] for metric, entry in _ranking(result).items()},
                   **{key: result[key] for key in ("epochs", "steps", "training_seconds", "parameters",
@@ -50,7 +53,7 @@ def table(study: Study, folders: Folders, results: Mapping[tuple[str, int], dict
           ) -> tuple[str, list[list[str]]]:
     """(what it means, rows): the first variant, then the others by their gain on validation."""
     done = [variant for variant in study.variants if any(name == variant.name for name, _ in folders)]
-    tests = {variant.name: _compared(variant, folders) for variant in done}
+    tests = {variant.name: _compared(study, variant, folders, results) for variant in done}
     tests = {name: test for name, test in tests.items() if test is not None}
     corrected = dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
     lines = []
@@ -60,7 +63,7 @@ def table(study: Study, folders: Folders, results: Mapping[tuple[str, int], dict
                   [_ranking(result)[METRIC]["mean"] for result in own.values()]]
         cells = [f"{np.mean(value):.4f}" + (f"\n±{np.std(value, ddof=1):.4f}" if len(value) > 1 else "")
                  for value in values]
-        gain, differences = float("inf"), ["", ""]
+        gain, differences = float("inf" if variant is study.variants[0] else "-inf"), ["", ""]
         if variant.name in tests:
             test = tests[variant.name]
             gain = float(np.mean([result["best"][METRIC] - results[variant.against, seed]["best"][METRIC]
@@ -73,22 +76,27 @@ def table(study: Study, folders: Folders, results: Mapping[tuple[str, int], dict
     rows = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
     note = (f"{_protocol(results)}. ± standard deviation over seeds; difference to the variant named, on the same "
             f"people and seeds: 95 % paired bootstrap interval and randomisation test over people, Holm, * .05 ** .01 "
-            f"*** .001; sorted by the gain on validation; seconds of training and validation an epoch")
+            f"*** .001 (none where the two were asked something else); sorted by the gain on validation; seconds of "
+            f"training and validation an epoch")
     return note, rows
 
 
-def _compared(variant: Variant, folders: Folders) -> Any:
-    """Paired comparison on the seeds that both variants have; None for the first variant or where there are none."""
+def _compared(study: Study, variant: Variant, folders: Folders,
+              results: Mapping[tuple[str, int], dict[str, Any]]) -> Comparison | None:
+    """Paired comparison on the seeds that both variants have.
+
+    None for the first variant, where there are no such seeds, and where the two were not asked the same.
+    """
     seeds = [seed for name, seed in folders if name == variant.name and (variant.against, seed) in folders]
-    if not seeds:
+    splits = {results[name, seed]["split_hash"] for name in (variant.name, variant.against) for seed in seeds}
+    if len(splits) != 1 or variant.settings.eval != study[variant.against].settings.eval:
         return None
-    ours, theirs = (np.stack([_per_person(folders[name, seed]) for seed in seeds])
-                    for name in (variant.name, variant.against))
-    return compare(ours, theirs) if ours.shape == theirs.shape else None  # another split has other people
+    ours, theirs = ([_per_person(folders[name, seed]) for seed in seeds] for name in (variant.name, variant.against))
+    return compare(np.stack(ours), np.stack(theirs))
 
 
 def _per_person(folder: Path) -> np.ndarray:
-    """(P,) the metric of each person, in the order of their ids."""
+    """(P,) the metric of each person, in the order of their ids; one split asks the same ones."""
     import pandas as pd
 
     frame = pd.read_parquet(folder / "best" / "test_users.parquet", columns=["user_id", METRIC])

@@ -11,7 +11,6 @@ replaced only with `--write`.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 import time
@@ -32,6 +31,7 @@ from evaluation.report import print_table, table_text
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
 from settings import EvalSettings, Settings
+from support.arguments import ArgumentParser
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
 from support.tracking import git_commit
@@ -180,8 +180,7 @@ def table(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.nda
 
 def main(argv: list[str]) -> int:
     """Exit code 1 if a row does not come out as reported."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("rows", nargs="*", help=f"of {', '.join([*GRIDS, *TRAINED])} (default: all but original)")
     parser.add_argument("--board", choices=BOARDS, default="loo-3416", help="data and protocol (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])

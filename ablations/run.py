@@ -7,7 +7,6 @@ for all variants.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import fcntl
 import multiprocessing
@@ -16,14 +15,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ablations.report import write_report
-from ablations.study import Study, load_study, run_key, with_places
+from ablations.study import Study, code_version, data_hash, load_study, run_key
 from data_processor import load
 from settings import Settings
+from support.arguments import ArgumentParser
 from support.checkpoint import read_json
 from support.errors import UserError, run_command
 from trainer import train
@@ -37,9 +36,10 @@ class Run:
     variant: str
     seed: int
     key: str
+    code: str  # version of the code that the key is of
     folder: Path
     settings: Settings
-    needs: Path | None  # the folder of the run whose model it follows
+    teachers: tuple[Path, ...]  # results of the runs whose models it follows
 
     @property
     def results(self) -> Path:
@@ -51,23 +51,37 @@ class Run:
         """Written when the run failed."""
         return self.folder / "error.txt"
 
+    def fail(self, message: str) -> None:
+        """Record why there are no results."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.error.write_text(" ".join(message.split()) + "\n", encoding="utf-8")
+
+    @property
+    def failure(self) -> str:
+        """What `fail` was told."""
+        return self.error.read_text(encoding="utf-8").strip() if self.error.exists() else \
+            "was killed; the same command goes on with it"
+
 
 def plan(study: Study, seeds: list[int], work: Path) -> list[Run]:
-    """All runs of a study, those that others follow first; runs alike stand there once."""
+    """All runs of a study, those that others follow first."""
     hashes: dict[str, str] = {}
     runs: dict[tuple[str, int], Run] = {}
+    code = code_version()
     for variant in study.variants:
         data = variant.settings.data
         if repr(data) not in hashes:
-            hashes[repr(data)] = load(data).split_hash
+            hashes[repr(data)] = data_hash(load(data))
         for seed in seeds:
-            teacher = runs[variant.needs, seed] if variant.needs else None
-            settings = variant.settings.replace(seed=seed)
-            key = run_key(settings, hashes[repr(data)], teacher.key if teacher else "")
+            teachers = [runs[name, seed] for name in variant.needs]
+            key = run_key(variant.settings.replace(seed=seed), hashes[repr(data)], code,
+                          [teacher.key for teacher in teachers])
             folder = work / key
-            path = str(teacher.folder / "best") if teacher else settings.train.teacher
-            runs[variant.name, seed] = Run(variant.name, seed, key, folder, with_places(settings, folder, path),
-                                           teacher.folder if teacher else None)
+            settings = variant.settings.replace(
+                seed=seed, checkpoint_dir=str(folder), runs_dir=str(folder / "log"),
+                teacher=",".join(str(teacher.folder / "best") for teacher in teachers))
+            runs[variant.name, seed] = Run(variant.name, seed, key, code, folder, settings,
+                                           tuple(teacher.results for teacher in teachers))
     return list(runs.values())
 
 
@@ -75,22 +89,21 @@ def execute(runs: list[Run], jobs: int) -> None:
     """Take the runs that are not finished, up to `jobs` at a time, each in a process with its share of the cores."""
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
     context = multiprocessing.get_context("spawn")
-    waiting = list({run.key: run for run in runs if not run.results.exists()}.values())
+    waiting = [run for run in runs if not run.results.exists()]
     if len(waiting) < len(runs):
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already", flush=True)
     active: dict[multiprocessing.Process, Run] = {}
     try:
         while waiting or active:
-            ready = [run for run in waiting if run.needs is None or (run.needs / "best" / "results.json").exists()]
+            ready = [run for run in waiting if all(teacher.exists() for teacher in run.teachers)]
             for run in ready[:jobs - len(active)]:
                 waiting.remove(run)
-                run.folder.mkdir(parents=True, exist_ok=True)
                 process = context.Process(target=_work, args=(run, os.getpid()))
                 process.start()
                 active[process] = run
             if not active:
                 for run in waiting:
-                    run.error.write_text("the run that it follows has failed\n", encoding="utf-8")
+                    run.fail("a run that it follows has failed; mend that one")
                 return
             time.sleep(0.2)
             for process in [process for process in active if not process.is_alive()]:
@@ -98,16 +111,17 @@ def execute(runs: list[Run], jobs: int) -> None:
     except KeyboardInterrupt:
         print("\nstopping: the runs save where they stand; the same command goes on", file=sys.stderr)
         for process in active:
+            process.terminate()
+        for process in active:
             process.join()
         raise
 
 
 def _report_end(run: Run, waiting: int, active: int) -> None:
+    said = run.failure
     if run.results.exists():
         results = read_json(run.results)
         said = f"validation NDCG@10 {results['best']['NDCG@10']:.4f}, {results['training_seconds']:.0f} s"
-    else:
-        said = run.error.read_text(encoding="utf-8").strip().splitlines()[-1] if run.error.exists() else "was killed"
     print(f"{time.strftime('%H:%M')}  {run.variant}, seed {run.seed}: {said}; {active} running, {waiting} waiting",
           flush=True)
 
@@ -115,11 +129,15 @@ def _report_end(run: Run, waiting: int, active: int) -> None:
 def _work(run: Run, parent: int) -> None:
     """In a process of its own: train, its output in the run's log."""
     _die_with(parent)
+    run.folder.mkdir(parents=True, exist_ok=True)
     lock = (run.folder / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        run.error.write_text("another process is at this run\n", encoding="utf-8")
+        run.fail("another process is at this run; wait for it and start the study again")
+        return
+    if code_version() != run.code:
+        run.fail("the code has changed since the study began; start it again")
         return
     run.error.unlink(missing_ok=True)
     log = (run.folder / "log.txt").open("a", buffering=1, encoding="utf-8")
@@ -128,12 +146,12 @@ def _work(run: Run, parent: int) -> None:
     try:
         train(run.settings, resume=(run.folder / "last" / "checkpoint.json").exists())
     except Stopped:
-        run.error.write_text("stopped\n", encoding="utf-8")
+        run.fail("was stopped; the same command goes on with it")
     except UserError as error:
-        run.error.write_text(f"{error}\n", encoding="utf-8")
+        run.fail(str(error))
     except Exception as error:
         traceback.print_exc()
-        run.error.write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
+        run.fail(f"{type(error).__name__}: {error}; see log.txt of run {run.key}")
 
 
 def _die_with(parent: int) -> None:
@@ -144,35 +162,33 @@ def _die_with(parent: int) -> None:
             sys.exit(0)
 
 
-def failures(runs: Iterable[Run]) -> list[str]:
-    """A line for each run without results."""
-    return [f"{run.variant}, seed {run.seed}: " +
-            (run.error.read_text(encoding="utf-8").strip() if run.error.exists() else "was killed")
-            for run in runs if not run.results.exists()]
-
-
 def main(argv: list[str]) -> int:
     """Exit code 1 if a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("study", help="a file of ablations/studies/, by name or path")
     parser.add_argument("--variants", nargs="+", help="only these, and those that they need (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43])
     parser.add_argument("--steps", type=int, default=0, help="of every run, instead of what the study says")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
     parser.add_argument("--work", type=Path, default=Path("runs/studies"), help="models and states of the runs")
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--results", type=Path, help="(default: results/ for a study as it stands, runs/results/ for a "
+                                                     "part of one or one with other flags)")
     flags, rest = parser.parse_known_args(argv)
-    if flags.jobs < 1:
-        raise UserError("--jobs must be at least 1")
-    study = load_study(flags.study, rest + (["--max_steps", str(flags.steps)] if flags.steps else []))
+    if flags.jobs < 1 or not flags.seeds:
+        raise UserError("--jobs must be at least 1, and --seeds must name one")
+    rest += ["--max_steps", str(flags.steps)] if flags.steps else []
+    if any(token.partition("=")[0] in ("--teacher", "--seed") for token in rest):
+        raise UserError("seeds are given by --seeds, and teachers by the study: a variant with teacher: \"{another}\"")
+    study = load_study(flags.study, rest)
     if flags.variants:
         study = study.only(flags.variants)
     runs = plan(study, flags.seeds, flags.work)
     execute(runs, flags.jobs)
-    write_report(study, {(run.variant, run.seed): run.folder for run in runs if run.results.exists()},
-                 failures(runs), flags.results / study.name)
-    return int(bool(failures(runs)))
+    failed = [f"{run.variant}, seed {run.seed}: {run.failure}" for run in runs if not run.results.exists()]
+    results = flags.results or Path("runs/results" if flags.variants or rest else "results")
+    write_report(study, {(run.variant, run.seed): run.folder for run in runs if run.results.exists()}, failed, rest,
+                 results / study.name)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
       sum: {}
       gate: {fusion: gate}
       gate, narrow: {fusion: gate, hidden_size: 32, against: gate}     # compared with another one
-      distilled: {teacher: "{gate}"}                                   # a path to another variant's model, same seed
+      pupil: {teacher: "{sum},{gate}"}                                 # follows models of other variants, same seed
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from command_line import parse_command_line
+from data_processor import SequenceData
+from item_encoders.text import available
 from settings import PRESETS, Settings, all_fields, unknown_name
 from support.errors import UserError
 
 FOLDER = Path(__file__).parent / "studies"
 ROOT = Path(__file__).parent.parent
-PLACES = ("checkpoint_dir", "runs_dir", "data_dir", "teacher")  # where things lie; the teacher counts by its own key
-# What a result depends on; documents, tests, tables and ways to start a run do not count.
+PLACES = ("checkpoint_dir", "runs_dir", "data_dir", "teacher")  # where things lie; teachers count by their own keys
+# What a result depends on beside settings and data; documents, tests, tables and ways to start a run do not count.
 CODE = ("batches.py", "bert4rec.py", "context.py", "data_processor.py", "enhanced_model.py", "losses.py",
-        "objectives.py", "splits.py", "training_loop.py", "transformer.py", "views.py", "item_encoders/*.py",
-        "readers/*.py", "evaluation/metrics.py", "evaluation/protocols.py")
+        "model_io.py", "objectives.py", "splits.py", "trainer.py", "training_loop.py", "transformer.py", "views.py",
+        "item_encoders/*.py", "readers/*.py", "support/devices.py", "evaluation/metrics.py",
+        "evaluation/protocols.py", "evaluation/report.py", "evaluation/side_tasks.py")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Variant:
     settings: Settings
     changes: dict[str, Any]
     against: str
-    needs: str  # the variant whose model it follows, or ''
+    needs: tuple[str, ...]  # the variants whose models it follows
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Study:
 
     name: str
     question: str
+    base: str
+    common: dict[str, Any]  # changed for all variants
     variants: tuple[Variant, ...]
 
     def __getitem__(self, name: str) -> Variant:
@@ -66,7 +71,7 @@ class Study:
         while wanted:
             variant = self[wanted.pop()]
             kept.add(variant.name)
-            wanted += [name for name in (variant.against, variant.needs) if name and name not in kept]
+            wanted += [name for name in (variant.against, *variant.needs) if name and name not in kept]
         return dataclasses.replace(self, variants=tuple(variant for variant in self.variants if variant.name in kept))
 
 
@@ -80,7 +85,7 @@ def load_study(name: str, flags: list[str] | None = None) -> Study:
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         raise UserError(f"there is no study {name!r}; there are {known}, or give a .yaml file")
     content, lines = _read(path)
-    base, common, variants = content.get("base", "default"), content.get("settings") or {}, content.get("variants")
+    base, common, variants = str(content.get("base", "default")), content.get("settings") or {}, content.get("variants")
     unknown = set(content) - {"question", "base", "settings", "variants"}
     if unknown:
         _refuse(path, lines[(sorted(unknown)[0],)], f"unknown key {sorted(unknown)[0]!r}; a study has question, base, "
@@ -89,43 +94,60 @@ def load_study(name: str, flags: list[str] | None = None) -> Study:
         _refuse(path, lines[("base",)], f"unknown preset {base!r}; there are {', '.join(PRESETS)}")
     if not isinstance(variants, dict) or not variants:
         _refuse(path, lines.get(("variants",), 1), "a study needs variants: lines of 'name: {setting: value}'")
+    if not isinstance(common, dict):
+        _refuse(path, lines[("settings",)], "settings: expected lines of 'name: value'")
     found: list[Variant] = []
     _settings(path, lines, base, ("settings",), common, flags or [])
     for name_, changes in variants.items():
-        place = ("variants", name_)
         if not isinstance(changes, dict | None):
-            _refuse(path, lines[place], f"variant {name_!r}: expected {{setting: value, ...}}")
-        own = dict(changes or {})
-        against = str(own.pop("against", next(iter(variants)) if found else ""))
-        if against and against not in variants:
-            _refuse(path, lines[place], f"variant {name_!r} is compared with {against!r}, which there is not")
-        needs = next(iter(re.findall(r"^\{(.+)\}$", str(own.get("teacher", "")))), "")
-        if needs and needs not in [variant.name for variant in found]:
-            _refuse(path, lines[place], f"variant {name_!r} follows {needs!r}, which is none of the variants above it")
-        settings = _settings(path, lines, base, place, {**common, **own}, flags or [])
-        twin = next((variant.name for variant in found if variant.settings == settings), None)
-        if twin is not None:
-            _refuse(path, lines[place], f"variants {twin!r} and {name_!r} are alike")
-        found.append(Variant(str(name_), settings, own, against, needs))
-    return Study(path.stem, str(content.get("question", "")), tuple(found))
+            _refuse(path, lines[("variants", str(name_))], f"variant {str(name_)!r}: expected {{setting: value, ...}}")
+        variant = _variant(path, lines, base, str(name_), (common, changes or {}), found, flags or [])
+        if variant.against and variant.against not in map(str, variants):
+            _refuse(path, lines[("variants", variant.name)],
+                    f"variant {variant.name!r} is compared with {variant.against!r}, which there is not")
+        found.append(variant)
+    return Study(path.stem, str(content.get("question", "")), base, common, tuple(found))
+
+
+def _variant(path: Path, lines: dict[tuple, int], base: str, name: str, changes: tuple[dict[str, Any], dict[str, Any]],
+             above: list[Variant], flags: list[str]) -> Variant:
+    """A checked variant; changes: those for all and its own; above: the variants before it."""
+    common, own = changes[0], dict(changes[1])
+    line, known = lines[("variants", name)], [variant.name for variant in above]
+    against = str(own.pop("against", known[0] if known else ""))
+    if against == name:
+        _refuse(path, line, f"variant {name!r} is compared with itself")
+    needs = tuple(re.findall(r"\{([^}]*)\}", str(own.get("teacher", ""))))
+    if str(own.get("teacher", "")) != ",".join(f"{{{need}}}" for need in needs) or "teacher" in common:
+        _refuse(path, line, f"variant {name!r}: a teacher is another variant, as in teacher: \"{{{known[0]}}}\""
+                if known else f"variant {name!r}: a teacher is a variant above it")
+    for need in needs:
+        if need not in known:
+            _refuse(path, line, f"variant {name!r} follows {need!r}, which is none of the variants above it")
+    settings = _settings(path, lines, base, ("variants", name), {**common, **own}, flags)
+    twin = next((variant.name for variant in above if variant.settings == settings), None)
+    if twin is not None:
+        _refuse(path, line, f"variants {twin!r} and {name!r} are alike")
+    return Variant(name, settings, own, against, needs)
 
 
 def _settings(path: Path, lines: dict[tuple, int], base: str, place: tuple, changes: dict[str, Any],
               flags: list[str]) -> Settings:
     """The settings that changes to a preset make, checked as the command line checks them."""
     arguments = ["--preset", base]
-    for name, value in changes.items():
+    for name, value in ((str(name), value) for name, value in changes.items()):
         line = lines.get((*place, name), lines.get(("settings", name), lines.get(place, 1)))
         if name not in all_fields():
-            _refuse(path, line, unknown_name("setting", str(name)))
+            _refuse(path, line, unknown_name("setting", name))
         if isinstance(value, bool):
             arguments.append(f"--{name}" if value else f"--no-{name}")
         else:
             arguments += [f"--{name}", str(value)]
     try:
-        return parse_command_line([*arguments, *flags], "")[0]
+        settings = parse_command_line([*arguments, *flags], "")[0]
     except UserError as error:
         _refuse(path, lines.get(place, 1), str(error))
+    return settings.replace(title_encoder=available(settings.model.title_encoder))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
@@ -136,6 +158,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
         node = yaml.compose(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(node, yaml.MappingNode):
+        _refuse(path, 1, "expected question, base, settings and variants")
     lines: dict[tuple, int] = {}
 
     def walk(node: yaml.Node, place: tuple) -> None:
@@ -146,10 +170,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
             walk(value, (*place, key.value))
 
     walk(node, ())
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        _refuse(path, 1, "expected question, base, settings and variants")
-    return content, lines
+    return {str(key): value for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items()}, lines
 
 
 def _refuse(path: Path, line: int, message: str) -> None:
@@ -165,15 +186,12 @@ def code_version() -> str:
     return digest.hexdigest()[:12]
 
 
-def run_key(settings: Settings, split_hash: str, teacher_key: str = "") -> str:
-    """What makes two runs the same: settings other than the defaults, data, code; and whom it follows."""
-    default = Settings().to_dict()
-    changed = {name: value for name, value in sorted(settings.to_dict().items())
-               if value != default[name] and name not in PLACES}
-    return hashlib.sha256(repr((changed, split_hash, code_version(), teacher_key)).encode()).hexdigest()[:16]
+def run_key(settings: Settings, data_hash: str, code: str, teachers: Sequence[str] = ()) -> str:
+    """What makes two runs the same: settings, data, code, and the keys of whom it follows."""
+    values = [(name, value) for name, value in sorted(settings.to_dict().items()) if name not in PLACES]
+    return hashlib.sha256(repr((values, data_hash, code, tuple(teachers))).encode()).hexdigest()[:16]
 
 
-def with_places(settings: Settings, folder: Path, teacher: str) -> Settings:
-    """Settings of a run that lives in `folder`."""
-    return dataclasses.replace(settings, train=dataclasses.replace(
-        settings.train, checkpoint_dir=str(folder), runs_dir=str(folder / "log"), teacher=teacher))
+def data_hash(data: SequenceData) -> str:
+    """Of the split, and of the titles, which it does not hold."""
+    return data.split_hash + hashlib.sha256("\n".join(data.catalogue.titles).encode()).hexdigest()[:8]

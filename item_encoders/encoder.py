@@ -11,8 +11,8 @@ from data_processor import Catalogue, SequenceData
 class ItemEncoder(nn.Module):
     """Films to vectors, from one side of what is known of them; built as `Encoder(catalogue, settings)`.
 
-    What an encoder keeps of the data it keeps in its state, so that a checkpoint needs neither the data nor the
-    packages that it was prepared with.
+    What an encoder keeps of the data it keeps in its state, so that a checkpoint needs no data; a title encoder needs
+    not even its text encoder again.
     """
 
     def prepare(self, data: SequenceData, rows: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """Films by their place in a graph of what is known of them and of who watched them.
 
-    rgcn       h_v = ReLU(sum_r mean_{n in N_r(v)} W_r x_n),  e_v the same over h and x with W'   (two layers)
+    rgcn       h_v = ReLU(b + sum_r mean_{n in N_r(v)} W_r x_n)
+               e_v = b' + W'_0 h_v + sum_r mean_{n in N_r(v)} W'_r (h_n of films, x_n of others)
                Schlichtkrull et al., arXiv:1703.06103, eq. 2; a film has no vector of its own here, so that all it gets
                comes from its neighbours, and a film that nobody has seen gets its share too
     lightgcn   e = (E + A E + A A E) / 3, A the normalised graph of films watched together, E one free vector a film
@@ -81,6 +82,11 @@ class _CoWatchGraph(ItemEncoder):
         """(2, E) of each relation between films: from the neighbour to the film."""
         return [torch.stack([getattr(self, name)[film, place].long(), film]) for name in CO_WATCH
                 for film, place in [(getattr(self, name) >= 0).nonzero(as_tuple=True)]]
+
+
+    def __getstate__(self) -> dict[str, object]:
+        """For copies: sparse edges cannot be copied, and are joined again."""
+        return {**self.__dict__, "joined": ()}
 
 
 def _forget_edges(graph: _CoWatchGraph, _unused: object = None) -> None:

@@ -37,7 +37,7 @@ class TitleEncoder(ItemEncoder):
 
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()
-        self.kind = settings.title_encoder
+        self.kind = available(settings.title_encoder)
         self.register_buffer("vectors", torch.zeros(len(catalogue.titles), SIZE, dtype=torch.float16))
         self.project = nn.Linear(SIZE, settings.hidden_size)
 

@@ -13,7 +13,7 @@ from enhanced_model import FEATURE_FAMILIES
 from evaluation.protocols import request_batches
 from item_encoders.fusion import FUSIONS
 from losses import rating_loss
-from model_io import build_model, load_model, save_model
+from model_io import load_model, new_model, save_model
 from objectives import item_loss
 from settings import ModelSettings, Settings, TrainSettings
 from tests.conftest import ALL_TASKS, TINY_MODEL, VARIANTS, fresh_model, span
@@ -170,9 +170,9 @@ def test_cosine_scores_lie_within_one_over_temperature(data, name):
 
 def test_same_seed_same_model(data, variant):
     torch.manual_seed(5)
-    first = build_model(data.catalogue, variant)
+    first = new_model(data, variant)
     torch.manual_seed(5)
-    again = build_model(data.catalogue, variant)
+    again = new_model(data, variant)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
 
 
@@ -198,7 +198,7 @@ def test_save_and_load(data, variant, tmp_path):
 def test_overfits_one_batch(data, variant):
     """A model that cannot learn eight people by heart learns nothing."""
     torch.manual_seed(0)
-    model = build_model(data.catalogue, dataclasses.replace(variant, hidden_size=32)).train()
+    model = new_model(data, dataclasses.replace(variant, hidden_size=32)).train()
     batches = [batch.select(range(8)) for batch in training_batches(data, model, variant)]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(150):

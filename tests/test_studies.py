@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from ablations import report
 from ablations import run as runner
 from ablations import study as studies
 from ablations.study import FOLDER, load_study, run_key
@@ -23,7 +28,7 @@ settings:
 variants:
   sum: {}
   gate: {fusion: gate}
-  pupil: {teacher: "{sum}", against: gate}
+  pupil: {teacher: "{sum},{gate}", against: gate}
 """
 
 
@@ -50,7 +55,8 @@ def test_a_study_is_read(study_file):
     assert [variant.name for variant in study.only(["gate"]).variants] == ["sum", "gate"]
     with pytest.raises(UserError, match="no variant 'gait'"):
         study.only(["gait"])
-    assert (study["pupil"].against, study["pupil"].needs, study["gate"].against) == ("gate", "sum", "sum")
+    assert (study["pupil"].against, study["pupil"].needs, study["gate"].against) == \
+        ("gate", ("sum", "gate"), "sum")
 
 
 @pytest.mark.parametrize(("old", "new", "line", "said"), [
@@ -64,12 +70,14 @@ def test_a_study_is_read(study_file):
     ("base: quick", "base: quik", 2, "unknown preset"),
     ("question:", "aim:", 1, "unknown key 'aim'"),
     ("against: gate", "against: gait", 12, "there is not"),
-    ('"{sum}"', '"{som}"', 12, "none of the variants above"),
-    ("{sum}", "a: b: c", None, "is not YAML"),
+    ("{sum}", "{som}", 12, "none of the variants above"),
+    ("{sum},", "runs/somewhere,", 12, "a teacher is another variant"),
+    ("against: gate", "against: pupil", 12, "with itself"),
+    ("  dataset: synthetic", "  - dataset", None, "is not YAML"),
+    ("base: quick", "base: [quick]", 2, "unknown preset"),
 ])
 def test_a_wrong_study_is_refused_with_its_line(study_file, old, new, line, said):
-    text = TINY.replace(old, new) if line else "a: [1"
-    study_file.write_text(text)
+    study_file.write_text(TINY.replace(old, new))
     with pytest.raises(UserError, match=said) as error:
         load_study(str(study_file))
     assert str(error.value).startswith(f"{study_file}:{line}:" if line else str(study_file))
@@ -79,27 +87,46 @@ def test_a_study_without_variants_or_of_no_name_is_refused(study_file):
     study_file.write_text(TINY[:TINY.index("variants")] + "variants: {}\n")
     with pytest.raises(UserError, match=r"tiny.yaml:9: a study needs variants"):
         load_study(str(study_file))
+    for text in ("- a list", "settings: [a]\nvariants: {a: {}}"):
+        study_file.write_text(text)
+        with pytest.raises(UserError, match=r"tiny.yaml:1: "):
+            load_study(str(study_file))
     with pytest.raises(UserError, match="options"):
         load_study("opshuns")
 
 
-def test_the_key_of_a_run_is_what_it_depends_on(monkeypatch):
-    plain = run_key(Settings(), "split")
-    assert plain == run_key(Settings().replace(checkpoint_dir="elsewhere", runs_dir="there"), "split")
-    others = {run_key(Settings().replace(seed=7), "split"), run_key(Settings().replace(fusion="gate"), "split"),
-              run_key(Settings(), "another split"), run_key(Settings(), "split", "teacher")}
-    monkeypatch.setattr(studies, "code_version", lambda: "changed")
-    assert len({plain, *others, run_key(Settings(), "split")}) == 6
+def test_names_may_be_numbers(study_file):
+    study_file.write_text("variants:\n  32: {hidden_size: 32}\n  64: {hidden_size: 64, against: 32}\n")
+    assert [variant.name for variant in load_study(str(study_file)).variants] == ["32", "64"]
 
 
-def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_path, capfd):
+def test_the_key_of_a_run_is_what_it_depends_on(data, tmp_path, monkeypatch):
+    plain = run_key(Settings(), "data", "code")
+    assert plain == run_key(Settings().replace(checkpoint_dir="elsewhere", runs_dir="there"), "data", "code")
+    others = {run_key(Settings().replace(seed=7), "data", "code"), run_key(Settings(), "data", "changed"),
+              run_key(Settings().replace(fusion="gate"), "data", "code"), run_key(Settings(), "others", "code"),
+              run_key(Settings(), "data", "code", ["teacher"])}
+    assert len({plain, *others}) == 6
+    titles = tuple(title + "!" for title in data.catalogue.titles)
+    renamed = dataclasses.replace(data, catalogue=dataclasses.replace(data.catalogue, titles=titles))
+    assert renamed.split_hash == data.split_hash and studies.data_hash(renamed) != studies.data_hash(data)
+    (tmp_path / "losses.py").write_text("1\n")
+    monkeypatch.setattr(studies, "ROOT", tmp_path)
+    before = studies.code_version()
+    (tmp_path / "losses.py").write_text("2\n")
+    assert studies.code_version() != before
+
+
+def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_path, capfd, monkeypatch):
     """As processes of their own; then a report without a path of this machine, then nothing left to do."""
-    study_file.write_text(TINY.replace("  pupil:", "  too wide: {id_start: svd, hidden_size: 1200}\n  pupil:"))
+    study_file.write_text(TINY.replace("  pupil:", "  too wide: {id_start: svd, hidden_size: 1200}\n"
+                                                   "  orphan: {teacher: '{too wide}'}\n  pupil:"))
     command = [str(study_file), "--seeds", "1", "--jobs", "2", "--work", str(tmp_path / "work"),
                "--results", str(tmp_path / "results")]
     assert runner.main(command) == 1
     report = (tmp_path / "results" / "tiny" / "report.md").read_text()
     assert "Does the gate pay?" in report and "| pupil | 1 |" in report and "too wide, seed 1: --id_start" in report
+    assert "orphan, seed 1: a run that it follows has failed" in report
     runs = json.loads((tmp_path / "results" / "tiny" / "runs.json").read_text())["runs"]
     assert [(entry["variant"], entry["steps"]) for entry in runs] == [("sum", 3), ("gate", 3), ("pupil", 3)]
     assert str(tmp_path) not in report + json.dumps(runs)
@@ -107,6 +134,25 @@ def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_pat
     study_file.write_text(TINY)
     assert runner.main(command) == 0
     assert "3 of 3 runs are finished already" in capfd.readouterr().out
+    record = json.loads((tmp_path / "results" / "tiny" / "runs.json").read_text())
+    assert record["base"] == "quick" and record["settings"]["max_steps"] == 3
+    assert record["variants"]["pupil"] == {"teacher": "{sum},{gate}", "against": "gate"}
+    # Held by another process, or of other code: said, and left alone.
+    run = runner.plan(load_study(str(study_file)), [2], tmp_path / "work")[0]
+    run.folder.mkdir()
+    with (run.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runner.execute([run], 1)
+        assert "another process" in run.failure
+    run.code = "older"
+    runner.execute([run], 1)
+    assert "the code has changed" in run.failure and not run.results.exists()
+    monkeypatch.chdir(tmp_path)
+    assert runner.main([*command[:-2], "--variants", "gate"]) == 0
+    assert (tmp_path / "runs" / "results" / "tiny" / "report.md").exists()  # not where whole studies report
+    for flag in (["--seed", "3"], ["--teacher", "somewhere"]):
+        with pytest.raises(UserError, match="seeds are given by"):
+            runner.main([*command, *flag])
 
 
 def test_runs_alike_are_shared_between_studies(study_file, tmp_path):
@@ -116,4 +162,31 @@ def test_runs_alike_are_shared_between_studies(study_file, tmp_path):
     second = runner.plan(load_study(str(study_file)), [2], tmp_path)
     assert {run.key for run in second} < {run.key for run in first}
     pupil = second[-1]
-    assert pupil.needs == second[0].folder and pupil.settings.train.teacher == str(second[0].folder / "best")
+    assert pupil.settings.train.teacher == f"{second[0].folder / 'best'},{second[1].folder / 'best'}"
+
+
+def result(folder, ndcg, people=range(8), split="a"):
+    """A finished run with a metric a person."""
+    (folder / "best").mkdir(parents=True)
+    pd.DataFrame({"user_id": list(people), "NDCG@10": ndcg}).to_parquet(folder / "best" / "test_users.parquet")
+    return {"split_hash": split, "protocol": "p", "best": {"NDCG@10": float(np.mean(ndcg))}, "epochs": 1, "steps": 2,
+            "training_seconds": 3.0, "parameters": 4, "peak_memory_mb": 5, "git_commit": "c",
+            "ranking": {"enhanced": {"NDCG@10": {"mean": float(np.mean(ndcg))}}}}
+
+
+def test_the_table_pairs_the_same_people_and_nothing_else(study_file, tmp_path):
+    study_file.write_text(TINY.replace("  pupil: {teacher: \"{sum},{gate}\", against: gate}",
+                                       "  other split: {min_item_count: 5}\n  sampled: {candidates: uniform_100}\n"
+                                       "  lost: {fusion: concat, against: sampled}"))
+    study = load_study(str(study_file))
+    draw = np.random.default_rng(0)
+    values = {name: draw.random(8) for name in ("sum", "gate", "other split", "sampled", "lost")}
+    values["gate"] = values["sum"] + 0.25
+    folders = {(name, 1): tmp_path / name for name in values}
+    results = {(name, 1): result(tmp_path / name, value, split="b" if name == "other split" else "a")
+               for name, value in values.items()}
+    _, rows = report.table(study, folders, results)
+    by_name = {row[0]: row for row in rows}
+    assert rows[0][0] == "sum" and rows[1][0] == "gate"
+    assert by_name["gate"][5] == "+0.2500" and by_name["gate"][6].startswith("+0.2500*")
+    assert all(by_name[name][5:7] == ["", ""] for name in ("sum", "other split", "sampled", "lost"))

@@ -19,7 +19,7 @@ from batches import history_batch, history_of
 from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
 from data_processor import FIRST_ITEM
 from evaluation.protocols import target_ranks
-from model_io import build_model
+from model_io import new_model
 from objectives import item_loss
 from settings import EvalSettings, TrainSettings
 from support.errors import UserError
@@ -32,7 +32,7 @@ DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 
 def trained(data, settings, **options):
     seed_everything(settings.train.seed)
-    model = build_model(data.catalogue, settings.model)
+    model = new_model(data, settings.model)
     return model, fit(model, data, settings, quiet=True, **options)
 
 
@@ -58,7 +58,7 @@ def test_training_is_deterministic_and_learns(data, tmp_path):
     model, progress = trained(data, settings)
     again, _ = trained(data, settings)
     assert same_weights(model, again)
-    untrained = build_model(data.catalogue, settings.model).eval()
+    untrained = new_model(data, settings.model).eval()
     assert progress.best["MRR"] > 1.2 * np.mean(1 / target_ranks(untrained, data, "validation", 12, EvalSettings()))
     other, _ = trained(data, settings.replace(seed=1))
     assert not same_weights(model, other)
@@ -187,7 +187,7 @@ def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeyp
 def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(data, tmp_path):
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"])
     seed_everything(0)
-    model = build_model(data.catalogue, settings.model)
+    model = new_model(data, settings.model)
     with torch.no_grad():
         model.encoder.blocks[0].expand.weight.fill_(torch.nan)
     for validate in (True, False):
@@ -209,7 +209,7 @@ def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path):
 
 def test_schedule_warms_up_and_decays(data, tmp_path):
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=50, warmup_share=0.2)
-    run = training_loop.Run(build_model(data.catalogue, settings.model), data, settings, True, None,
+    run = training_loop.Run(new_model(data, settings.model), data, settings, True, None,
                              Tracker(None, {}), None, True)
     total = 50 * run.steps_per_epoch
     factors = []
@@ -222,7 +222,7 @@ def test_schedule_warms_up_and_decays(data, tmp_path):
 
 
 def test_weight_decay_spares_tables_biases_and_norms(data):
-    model = build_model(data.catalogue, VARIANTS["enhanced"])
+    model = new_model(data, VARIANTS["enhanced"])
     decayed, spared = parameter_group_names(model)
     assert len(decayed) + len(spared) == len(list(model.parameters()))
     assert "encoder.blocks.0.qkv.weight" in decayed
@@ -235,7 +235,7 @@ def test_gradient_accumulation_equals_the_larger_batch(data, tmp_path):
                              masked_item_weight=0.0, context_dropout=0.0, user_id_dropout=0.0, gradient_clip=0.0)
     model, _ = trained(data, settings)
     seed_everything(settings.train.seed)
-    expected = build_model(data.catalogue, settings.model)
+    expected = new_model(data, settings.model)
     optimizer = torch.optim.AdamW(training_loop.parameter_groups(expected, settings.train.weight_decay))
     batches = list(training_loop.TrainingBatches(data, 12, settings.train, 0.0).epoch(0))
     assert len(batches) == 2
@@ -257,14 +257,14 @@ from safetensors.torch import save_file
 from data_processor import process
 from readers.synthetic import generate
 from settings import DataSettings, Settings
-from model_io import build_model
+from model_io import new_model
 import training_loop
 from training_loop import fit, leave_process_group, seed_everything
 training_loop.PART_POSITIONS["cpu"] = 100
 settings = Settings().replace(**json.loads(sys.argv[1]))
 data = process(generate(seed=3, people=60, films=80), DataSettings(dataset="synthetic"))
 seed_everything(settings.train.seed)
-model = build_model(data.catalogue, settings.model)
+model = new_model(data, settings.model)
 progress = fit(model, data, settings, quiet=True)
 out = sys.argv[2] + os.environ["RANK"]
 save_file(dict(model.named_parameters()), out + ".safetensors")
@@ -294,7 +294,7 @@ def test_two_processes_equal_one_that_accumulates(data, tmp_path, monkeypatch):
     run_two(script, json.dumps(settings.to_dict()), str(tmp_path / "out"))
     single, progress = trained(data, settings.replace(gradient_accumulation=2))
     seed_everything(settings.train.seed)
-    start = build_model(data.catalogue, settings.model)
+    start = new_model(data, settings.model)
     for rank in (0, 1):
         best, steps = json.loads((tmp_path / f"out{rank}.json").read_text())
         assert 2 * steps == progress.step == 8 and best["tokens"] == progress.best["tokens"]
@@ -369,10 +369,16 @@ def test_vanilla_validation_holds_out_two(tmp_path):
     assert progress.best["epoch"] in (1, 2)
 
 
-def test_max_steps_ends_the_run_mid_epoch_and_the_learning_rate(data, tmp_path):
-    """Whatever --max_epochs says; a stopped and resumed run takes as many."""
-    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=1, max_steps=11)
-    _, progress = trained(data, settings, tracker=Tracker(tmp_path / "run.jsonl", settings.to_dict()))
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_max_steps_ends_the_run_mid_epoch_and_the_learning_rate(data, tmp_path, accumulation):
+    """Whatever --max_epochs says, and with no gradient left over."""
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=1, max_steps=11,
+                             gradient_accumulation=accumulation)
+    model, progress = trained(data, settings, tracker=Tracker(tmp_path / "run.jsonl", settings.to_dict()))
     assert progress.step == 11 and progress.finished and progress.epoch > 1
     last = json.loads((tmp_path / "run.jsonl").read_text().splitlines()[-2])
-    assert last["step"] == 11 and last["learning_rate"] < 0.1 * settings.train.learning_rate
+    assert last["step"] == 11 and last["learning_rate"] < 0.3 * settings.train.learning_rate
+    assert not any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in model.parameters())
+    untrained, _ = trained(data, settings.replace(max_steps=1, gradient_accumulation=4, learning_rate=1e-9))
+    short, _ = trained(data, settings.replace(max_steps=1, gradient_accumulation=4))
+    assert not same_weights(untrained, short)  # the one step counts
