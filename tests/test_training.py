@@ -87,11 +87,12 @@ def test_the_parts_of_a_step_add_up_to_the_step(data, variant, tmp_path, monkeyp
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-@pytest.mark.parametrize(("accumulation", "decay"), [(1, 0.0), (2, 0.0), (1, 0.8)])
-def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, accumulation, decay):
+@pytest.mark.parametrize(("changes", "parts"), [
+    ({}, {}), ({"gradient_accumulation": 2}, {}), ({"ema_decay": 0.8}, {}), ({"max_steps": 13}, {}),
+    ({}, {"id_dropout": 0.3, "graph_encoder": "lightgcn", "title_encoder": "ngrams"})])
+def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, changes, parts):
     """Stop in the middle of an epoch by a real Ctrl-C signal, resume: the same weights to the last bit."""
-    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=4, gradient_accumulation=accumulation,
-                             ema_decay=decay)
+    settings = tiny_settings(tmp_path, dataclasses.replace(DROPOUT_MODEL, **parts), **{"max_epochs": 4, **changes})
     whole, progress = trained(data, settings)
     step = training_loop.Run.train_step
 
