@@ -1,98 +1,199 @@
-"""The table that a study ends in: each variant beside the one it is compared with, on the same people and seeds."""
+"""The page that a study ends in: each variant beside the one it is compared with, on the same people and seeds.
+
+`results/STUDY/` gets report.md, report.html (the same, in one file), the figures as SVG and PNG, and runs.json with
+each run's figures. No user data: means, and differences over groups of people.
+
+    python -m ablations.report options          # from the runs that are finished; takes the flags of ablations.run
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ablations import figures
+from ablations.page import Part, write_page
 from ablations.study import Study, Variant
-from evaluation.report import print_table, table_text
+from data_processor import load
+from evaluation.metrics import bootstrap_interval
+from evaluation.report import print_table
 from evaluation.significance import Comparison, compare, holm, mark
+from evaluation.slices import request_slices
 from support.checkpoint import read_json, write_json
-from support.errors import UserError
+from support.errors import UserError, run_command
 
 METRIC = "NDCG@10"
 HEADER = ["variant", "runs", f"validation\n{METRIC}", f"test\n{METRIC}", "against", "validation\ndifference",
-          "test\ndifference", "s an\nepoch", "parameters"]
+          "test\ndifference", "s an\nepoch", "parameters", "memory,\nMB"]
+EXPLANATION = (". ± standard deviation over seeds; difference to the variant named, on the same people and seeds: 95 % "
+               "paired bootstrap interval and randomisation test over people, Holm, * .05 ** .01 *** .001 (none where "
+               "the two were asked something else); sorted by the gain on validation; seconds of training and "
+               "validation an epoch")
+FEWEST_IN_SLICE = 100  # people
 Folders = Mapping[tuple[str, int], Path]  # (variant, seed) -> folder of a finished run
+Results = Mapping[tuple[str, int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A variant's figures: one value a seed, and the comparison with another variant where there is one."""
+
+    variant: Variant
+    validation: np.ndarray  # (S,)
+    test: np.ndarray  # (S,)
+    gain: float | None  # on validation, mean over the seeds that both have
+    comparison: Comparison | None  # on the test people
+    p_value: float  # corrected for the number of comparisons
+    seconds: float  # of an epoch
+    parameters: int
+    memory: float  # MB
+
+
+def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
+    """The first variant, then the others by their gain on validation."""
+    done = [variant for variant in study.variants if any(name == variant.name for name, _ in folders)]
+    tests = {variant.name: _compared(study, variant, folders, results) for variant in done}
+    p_values = {name: test.p_value for name, test in tests.items() if test is not None}
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    lines = []
+    for variant in done:
+        own = {seed: results[name, seed] for name, seed in folders if name == variant.name}
+        gains = [result["best"][METRIC] - results[variant.against, seed]["best"][METRIC]
+                 for seed, result in own.items() if (variant.against, seed) in results]
+        test = tests[variant.name]
+        mean = {name: float(np.mean([result[name] for result in own.values()]))
+                for name in ("training_seconds", "epochs", "parameters", "peak_memory_mb")}
+        lines.append(Line(
+            variant, np.array([result["best"][METRIC] for result in own.values()]),
+            np.array([_ranking(result)[METRIC]["mean"] for result in own.values()]),
+            None if test is None else float(np.mean(gains)), test, corrected.get(variant.name, 1.0),
+            mean["training_seconds"] / mean["epochs"], int(mean["parameters"]), mean["peak_memory_mb"]))
+    return sorted(lines, key=lambda line: (line.variant is not study.variants[0],
+                                           np.inf if line.gain is None else -line.gain))
+
+
+def table(lines: list[Line]) -> list[list[str]]:
+    """The rows under HEADER."""
+    rows = []
+    for line in lines:
+        cells = [f"{value.mean():.4f}" + (f"\n±{value.std(ddof=1):.4f}" if len(value) > 1 else "")
+                 for value in (line.validation, line.test)]
+        differences, test = ["", ""], line.comparison
+        if test is not None:
+            differences = [f"{line.gain:+.4f}", f"{test.difference:+.4f}{mark(line.p_value)}\n"
+                                                f"{test.low:+.4f} to {test.high:+.4f}"]
+        rows.append([line.variant.name, str(len(line.test)), *cells, line.variant.against, *differences,
+                     f"{line.seconds:.1f}", f"{line.parameters:,.0f}", f"{line.memory:,.0f}"])
+    return rows
+
+
+def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
+    """(what the study says, what it cannot say), a sentence each."""
+    compared = [line for line in lines if line.comparison is not None]
+    sure = [line for line in compared if line.p_value < 0.05]
+    better, worse = ([f"{line.variant.name} ({line.comparison.difference:+.4f})" for line in sure
+                      if (line.comparison.difference > 0) == sign] for sign in (True, False))
+    says = [f"Of {len(compared)} variants, {len(better)} rank the test items better than what they are compared with "
+            f"and {len(worse)} worse, beyond what chance among people gives (Holm, .05)."]
+    says += [f"Better: {', '.join(better)}."] if better else []
+    says += [f"Worse: {', '.join(worse)}."] if worse else []
+    if compared and compared[0].gain is not None and compared[0].gain > 0:
+        says.append(f"Validation, by which a setting would be chosen, speaks most for {compared[0].variant.name} "
+                    f"({compared[0].gain:+.4f}).")
+    seeds = min((len(line.test) for line in lines), default=0)
+    spread = np.sqrt(np.mean([line.test.var(ddof=1) for line in lines if len(line.test) > 1] or [0.0]))
+    luck = f": its standard deviation is about {spread:.4f}, so that a difference of means under " \
+           f"{2 * spread * np.sqrt(2 / seeds):.4f} may come from it alone" if spread else ""
+    cannot = [f"With {seeds} seed{'s' if seeds > 1 else ''} a variant, luck of the seed is hardly measured{luck}.",
+              "One data set, one schedule, and the settings of one preset: a variant that wants more steps or another "
+              "learning rate is not given them.",
+              "Combinations: each variant was changed alone, and gains need not add up."]
+    return says, cannot
+
+
+def changed_slices(study: Study, lines: list[Line], folders: Folders, most: int = 8) -> list[list[str]]:
+    """The groups of requests whose metric moved most: [variant, family, slice, requests, difference, interval]."""
+    rows, known = [], {}
+    for line in (line for line in lines if line.comparison is not None):
+        variant, settings = line.variant, line.variant.settings.data
+        if settings not in known:
+            known[settings] = request_slices(load(settings), "test")
+        difference = np.mean([_requests(folders[variant.name, seed]) - _requests(folders[variant.against, seed])
+                              for seed in _common_seeds(variant, folders)], axis=0)  # (Q,)
+        for family, parts in known[settings].items():
+            for name, chosen in parts.items():
+                if FEWEST_IN_SLICE <= chosen.sum() < len(chosen):
+                    low, high = bootstrap_interval(difference[chosen], 500)
+                    rows.append((abs(difference[chosen].mean()), [
+                        variant.name, family, name, f"{chosen.sum():,}", f"{difference[chosen].mean():+.4f}",
+                        f"{low:+.4f} to {high:+.4f}"]))
+    return [cells for _, cells in sorted(rows, key=lambda row: -row[0])[:most]]
 
 
 def write_report(study: Study, folders: Folders, failed: list[str], flags: list[str], place: Path) -> None:
-    """Print the table and write `report.md` and `runs.json` (each run's figures, no user data) to a folder.
+    """Print the table and write the page.
 
-    flags: what was changed for all variants on the command line.
-
-    Raises `UserError` if no run of the study is finished.
+    flags: what was changed for all variants on the command line. Raises `UserError` if no run of the study is finished.
     """
     if not folders:
         raise UserError(f"{study.name}: no run came to its end; mend this and start it again: {'; '.join(failed)}")
     results = {run: read_json(folder / "best" / "results.json") for run, folder in folders.items()}
-    note, rows = table(study, folders, results)
-    print_table(study.question, note, HEADER, rows)
+    lines = study_lines(study, folders, results)
+    note = "; ".join(dict.fromkeys(result["protocol"] for result in results.values())) + EXPLANATION
+    print_table(study.question, note, HEADER, table(lines))
     for line in failed:
         print("failed:", line)
     place.mkdir(parents=True, exist_ok=True)
-    lines = [f"# {study.name}", "", study.question, "", note, "", table_text(HEADER, rows)]
-    lines += ["", "Failed:", "", *(f"- {line}" for line in failed)] if failed else []
-    (place / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    drawn = figures.draw(lines, {run: _curve(folder) for run, folder in folders.items()}, METRIC, place)
+    write_page(page_parts(study, note, lines, changed_slices(study, lines, folders), failed, drawn), place / "report")
     write_json(place / "runs.json", {
         "study": study.name, "base": study.base, "settings": study.common, "flags": flags,
-        "protocol": _protocol(results), "variants": {
-            variant.name: {**variant.changes, "against": variant.against} for variant in study.variants},
-        "runs": [{"variant": name, "seed": seed, "validation": result["best"][METRIC],
+        "variants": {variant.name: {**variant.changes, "against": variant.against} for variant in study.variants},
+        "runs": [{"variant": name, "seed": seed, "validation": result["best"][METRIC], "protocol": result["protocol"],
                   "test": {metric: entry["mean"] for metric, entry in _ranking(result).items()},
                   **{key: result[key] for key in ("epochs", "steps", "training_seconds", "parameters",
                                                   "peak_memory_mb", "git_commit", "split_hash")}}
                  for (name, seed), result in results.items()]})
 
 
-def table(study: Study, folders: Folders, results: Mapping[tuple[str, int], dict[str, Any]]
-          ) -> tuple[str, list[list[str]]]:
-    """(what it means, rows): the first variant, then the others by their gain on validation."""
-    done = [variant for variant in study.variants if any(name == variant.name for name, _ in folders)]
-    tests = {variant.name: _compared(study, variant, folders, results) for variant in done}
-    tests = {name: test for name, test in tests.items() if test is not None}
-    corrected = dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
-    lines = []
-    for variant in done:
-        own = {seed: results[name, seed] for name, seed in folders if name == variant.name}
-        values = [[result["best"][METRIC] for result in own.values()],
-                  [_ranking(result)[METRIC]["mean"] for result in own.values()]]
-        cells = [f"{np.mean(value):.4f}" + (f"\n±{np.std(value, ddof=1):.4f}" if len(value) > 1 else "")
-                 for value in values]
-        gain, differences = float("inf" if variant is study.variants[0] else "-inf"), ["", ""]
-        if variant.name in tests:
-            test = tests[variant.name]
-            gain = float(np.mean([result["best"][METRIC] - results[variant.against, seed]["best"][METRIC]
-                                  for seed, result in own.items() if (variant.against, seed) in results]))
-            differences = [f"{gain:+.4f}", f"{test.difference:+.4f}{mark(corrected[variant.name])}\n"
-                                           f"{test.low:+.4f} to {test.high:+.4f}"]
-        seconds = np.mean([result["training_seconds"] / result["epochs"] for result in own.values()])
-        lines.append((-gain, [variant.name, str(len(own)), *cells, variant.against, *differences, f"{seconds:.1f}",
-                              f"{next(iter(own.values()))['parameters']:,}"]))
-    rows = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
-    note = (f"{_protocol(results)}. ± standard deviation over seeds; difference to the variant named, on the same "
-            f"people and seeds: 95 % paired bootstrap interval and randomisation test over people, Holm, * .05 ** .01 "
-            f"*** .001 (none where the two were asked something else); sorted by the gain on validation; seconds of "
-            f"training and validation an epoch")
-    return note, rows
+def page_parts(study: Study, note: str, lines: list[Line], slices: list[list[str]], failed: list[str],
+               drawn: Mapping[str, Path]) -> list[Part]:
+    """What the page says, from top to bottom."""
+    says, cannot = findings(lines)
+    parts: list[Part] = [("title", study.name), ("text", study.question), ("table", [HEADER, *table(lines)]),
+                         ("small", note), ("heading", "What it says"), ("list", says),
+                         ("heading", "What it cannot say"), ("list", cannot)]
+    for title, path in drawn.items():
+        parts += [("heading", title), ("figure", path)]
+    if slices:
+        parts += [("heading", "Where it changed most"),
+                  ("table", [["variant", "of", "slice", "requests", "difference", "95 % interval"], *slices]),
+                  ("small", f"Groups of at least {FEWEST_IN_SLICE} requests, picked by the size of their difference "
+                            f"out of all groups and variants: a place to look, not a test.")]
+    return [*parts, ("heading", "Failed"), ("list", failed)] if failed else parts
 
 
-def _compared(study: Study, variant: Variant, folders: Folders,
-              results: Mapping[tuple[str, int], dict[str, Any]]) -> Comparison | None:
+def _compared(study: Study, variant: Variant, folders: Folders, results: Results) -> Comparison | None:
     """Paired comparison on the seeds that both variants have.
 
     None for the first variant, where there are no such seeds, and where the two were not asked the same.
     """
-    seeds = [seed for name, seed in folders if name == variant.name and (variant.against, seed) in folders]
+    seeds = _common_seeds(variant, folders)
     splits = {results[name, seed]["split_hash"] for name in (variant.name, variant.against) for seed in seeds}
     if len(splits) != 1 or variant.settings.eval != study[variant.against].settings.eval:
         return None
     ours, theirs = ([_per_person(folders[name, seed]) for seed in seeds] for name in (variant.name, variant.against))
     return compare(np.stack(ours), np.stack(theirs))
+
+
+def _common_seeds(variant: Variant, folders: Folders) -> list[int]:
+    return [seed for name, seed in folders if name == variant.name and (variant.against, seed) in folders]
 
 
 def _per_person(folder: Path) -> np.ndarray:
@@ -103,10 +204,35 @@ def _per_person(folder: Path) -> np.ndarray:
     return frame.groupby("user_id")[METRIC].mean().to_numpy()
 
 
+def _requests(folder: Path) -> np.ndarray:
+    """(Q,) the metric of each request, in the order of the split."""
+    import pandas as pd
+
+    return pd.read_parquet(folder / "best" / "test_users.parquet", columns=[METRIC])[METRIC].to_numpy()
+
+
+def _curve(folder: Path) -> list[dict[str, float]]:
+    """What each evaluation of a run recorded, stopped and resumed or not."""
+    epochs = {}
+    for path in sorted((folder / "log").glob("*.jsonl")):
+        for text in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(text)
+            if record["event"] == "epoch":
+                epochs[record["epoch"]] = record
+    return [epochs[epoch] for epoch in sorted(epochs)]
+
+
 def _ranking(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Test metrics of the model of a run, not of popularity beside it."""
     return next(ranking for name, ranking in result["ranking"].items() if name != "popularity")
 
 
-def _protocol(results: Mapping[tuple[str, int], dict[str, Any]]) -> str:
-    return "; ".join(dict.fromkeys(result["protocol"] for result in results.values()))
+def main(argv: list[str]) -> None:
+    """Write a study's page again."""
+    from ablations.run import report, study_and_runs
+
+    report(*study_and_runs(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -7,6 +7,7 @@ for all variants.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import fcntl
 import multiprocessing
@@ -87,7 +88,7 @@ def plan(study: Study, seeds: list[int], work: Path) -> list[Run]:
 
 def execute(runs: list[Run], jobs: int) -> None:
     """Take the runs that are not finished, up to `jobs` at a time, each in a process with its share of the cores."""
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     context = multiprocessing.get_context("spawn")
     waiting = [run for run in runs if not run.results.exists()]
     if len(waiting) < len(runs):
@@ -162,8 +163,8 @@ def _die_with(parent: int) -> None:
             sys.exit(0)
 
 
-def main(argv: list[str]) -> int:
-    """Exit code 1 if a run failed."""
+def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespace, list[str]]:
+    """(study, its runs, flags, flags of trainer.py) of a command line."""
     parser = ArgumentParser(__doc__)
     parser.add_argument("study", help="a file of ablations/studies/, by name or path")
     parser.add_argument("--variants", nargs="+", help="only these, and those that they need (default: all)")
@@ -174,21 +175,31 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--results", type=Path, help="(default: results/ for a study as it stands, runs/results/ for a "
                                                      "part of one or one with other flags)")
     flags, rest = parser.parse_known_args(argv)
-    if flags.jobs < 1 or not flags.seeds:
-        raise UserError("--jobs must be at least 1, and --seeds must name one")
+    if flags.jobs < 1:
+        raise UserError("--jobs must be at least 1")
     rest += ["--max_steps", str(flags.steps)] if flags.steps else []
     if any(token.partition("=")[0] in ("--teacher", "--seed") for token in rest):
         raise UserError("seeds are given by --seeds, and teachers by the study: a variant with teacher: \"{another}\"")
     study = load_study(flags.study, rest)
     if flags.variants:
         study = study.only(flags.variants)
-    runs = plan(study, flags.seeds, flags.work)
-    execute(runs, flags.jobs)
+    return study, plan(study, flags.seeds, flags.work), flags, rest
+
+
+def report(study: Study, runs: list[Run], flags: argparse.Namespace, rest: list[str]) -> int:
+    """Write the page of what is finished; 1 if something is not."""
     failed = [f"{run.variant}, seed {run.seed}: {run.failure}" for run in runs if not run.results.exists()]
     results = flags.results or Path("runs/results" if flags.variants or rest else "results")
     write_report(study, {(run.variant, run.seed): run.folder for run in runs if run.results.exists()}, failed, rest,
                  results / study.name)
     return int(bool(failed))
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 1 if a run failed."""
+    study, runs, flags, rest = study_and_runs(argv)
+    execute(runs, flags.jobs)
+    return report(study, runs, flags, rest)
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def test_the_table_pairs_the_same_people_and_nothing_else(study_file, tmp_path):
     folders = {(name, 1): tmp_path / name for name in values}
     results = {(name, 1): result(tmp_path / name, value, split="b" if name == "other split" else "a")
                for name, value in values.items()}
-    _, rows = report.table(study, folders, results)
+    rows = report.table(report.study_lines(study, folders, results))
     by_name = {row[0]: row for row in rows}
     assert rows[0][0] == "sum" and rows[1][0] == "gate"
     assert by_name["gate"][5] == "+0.2500" and by_name["gate"][6].startswith("+0.2500*")
