@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from settings import PRESETS, Settings, all_fields, model_only, preset_settings, unknown_name
+from presets import PRESETS, preset_settings
+from settings import Settings, all_fields, model_only, unknown_name
 from support.errors import UserError
 
 TYRO_NOISE = r"Parsing error|Value error|Invalid choice (?=.)|Argument helptext:.*|For full helptext.*"

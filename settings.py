@@ -300,9 +300,15 @@ class TrainSettings:
     runs_dir: str = "runs"
     """Folder for the JSONL record of each run."""
     use_wandb: bool = False
-    """Log to Weights & Biases as well."""
-    wandb_mode: Literal["online", "offline"] = "online"
+    """Log to Weights & Biases as well: the same as --tracker wandb."""
+    wandb_mode: Literal["online", "offline", "disabled"] = "online"
     """offline needs no account; `wandb sync` uploads later."""
+    tracker: Literal["none", "wandb", "trackio"] = "none"
+    """Dashboard beside the JSONL record; trackio needs no account (pip install trackio, then `trackio show`)."""
+    run_group: str = ""
+    """What the dashboard files the run under; a study gives its name."""
+    run_name: str = ""
+    """Name of the run there; without it that of its record."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_epochs", "patience", "eval_every", "gradient_accumulation", "negatives"):
@@ -377,22 +383,8 @@ class Settings:
 
 SECTIONS = {"data": DataSettings, "model": ModelSettings, "train": TrainSettings, "eval": EvalSettings}
 
-# Chosen on the validation items alone; ablations/LOG.md has the trials, and the deeper one that was no better.
-_QUICK = dict(dropout=0.1, learning_rate=5e-3, max_epochs=40, max_minutes=9.5, eval_every=4, batch_size=512,
-              batch_tokens=6400, masked_batch_share=0.1)
-_MULTI = dict(protocol="multi5", min_rating=4, min_user_count=10, seq_length=200, dropout=0.2,
-              learning_rate=3e-4, weight_decay=0.01, max_epochs=200, patience=10, mask_prob=0.2, batch_size=256)
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": _QUICK,
-    "default": {**_QUICK, "max_minutes": 29.0},  # the same epochs, with time for a slower machine
-    "original": dict(hidden_size=256, num_heads=4, num_layers=4, seq_length=50, dropout=0.2, batch_size=64,
-                     learning_rate=1e-4, max_epochs=100, patience=15),
-    # Five next films at once (bert_multi.py)
-    "multi-S": _MULTI,
-    "multi-M": {**_MULTI, "hidden_size": 128},
-    "multi-L": {**_MULTI, "hidden_size": 256, "mask_prob": 0.4, "batch_size": 128},
-    "multi-XL": {**_MULTI, "hidden_size": 256, "num_layers": 4, "num_heads": 4, "mask_prob": 0.4, "batch_size": 128},
-}
+# Where things lie and who follows the run: never changes a result.
+BOOKKEEPING = ("checkpoint_dir", "runs_dir", "data_dir", "use_wandb", "wandb_mode", "tracker", "run_group", "run_name")
 
 
 def require(condition: bool, message: str) -> None:
@@ -429,11 +421,3 @@ def unknown_name(kind: str, name: str, extra: tuple[str, ...] = ()) -> str:
     """Error text for a name nobody knows, with the nearest one that exists."""
     near = difflib.get_close_matches(name, [*all_fields(), *extra], n=1, cutoff=0.5)
     return f"unknown {kind} {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; --help lists them all")
-
-
-def preset_settings(preset: str, model: str = "enhanced") -> Settings:
-    """Settings of a preset; values that only the other model reads are left out."""
-    if preset not in PRESETS:
-        raise UserError(f"unknown --preset {preset!r}; there are {', '.join(PRESETS)}")
-    values = {key: value for key, value in PRESETS[preset].items() if model_only(key) in (None, model)}
-    return Settings().replace(model=model, **values)

@@ -11,14 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from baselines.mean_ratings import mean_predictors
 from baselines.popularity import Popularity
+from batches import history_batch, history_of
 from command_line import parse_command_line
 from data_processor import FIRST_ITEM, SequenceData, load
 from evaluation.metrics import per_request
-from evaluation.protocols import draw_candidates, protocol_line, target_ranks
+from evaluation.protocols import draw_candidates, hide_seen, protocol_line, target_ranks
 from evaluation.report import print_ranking, print_table, summarise, write_request_results
 from evaluation.side_tasks import preference_quality, rating_errors, rating_predictions
 from item_encoders.text import available
@@ -47,7 +50,8 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     model = new_model(data, settings.model)
     record = run_path(settings.train.runs_dir, f"{data.name}-{settings.model.model}") if main_process else None
     tracker = Tracker(record, {**settings.to_dict(), "split_hash": data.split_hash, "git_commit": git_commit()},
-                      settings.train.use_wandb, settings.train.wandb_mode)
+                      "wandb" if settings.train.use_wandb else settings.train.tracker, settings.train.wandb_mode,
+                      settings.train.run_group, settings.train.run_name)
     if main_process:
         _announce(settings, data, model)
     if main_process:
@@ -64,6 +68,8 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
             return None
         results = measure(model, data, settings, progress, folder / "best")
         tracker.log("test", **results)
+        if tracker.shown:
+            _show(tracker, model, data, settings, results, folder / "best")
     finally:
         tracker.close()
         leave_process_group()
@@ -129,6 +135,27 @@ def report(results: dict[str, Any], progress: Progress, settings: Settings) -> N
     if best["epoch"] == progress.epoch:
         print("The last evaluation was the best: more epochs may help (--max_epochs, --max_minutes).")
     print(f"Seed {settings.train.seed}, preset and flags in the record below; selection on validation only.")
+
+
+def _show(tracker: Tracker, model: nn.Module, data: SequenceData, settings: Settings, results: dict[str, Any],
+          folder: Path) -> None:
+    """What a dashboard shows beside the curves: the results, recommendations for a few people, the checkpoint."""
+    ranking = results["ranking"]
+    metrics = list(next(iter(ranking.values())))
+    tracker.table("results", ["model", *metrics], [[name, *(row[metric]["mean"] for metric in metrics)]
+                                                   for name, row in ranking.items()])
+    people = np.linspace(0, data.num_users - 1, num=min(5, data.num_users), dtype=np.int64)
+    batch = history_batch([history_of(data, person) for person in people.tolist()], settings.model.seq_length)
+    with torch.no_grad():
+        scores = model.score(batch.to(next(model.parameters()).device)).cpu()
+    hide_seen(scores, data, people, data.offsets[people + 1])
+    best = scores.topk(min(10, scores.shape[1] - FIRST_ITEM))
+    films = data.catalogue
+    tracker.table("recommendations", ["user_id", "place", "film", "score"], [
+        [int(films.user_ids[person]), place, films.titles[int(row) - FIRST_ITEM], float(score)]
+        for person, rows, values in zip(people, best.indices, best.values, strict=True)
+        for place, (row, score) in enumerate(zip(rows, values, strict=True), start=1)])
+    tracker.artifact(folder, f"{data.name}-{settings.model.model}-{results['seed']}")
 
 
 def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ablations.study import PLACES
 from batches import History, history_batch
 from command_line import parse_command_line
 from data_processor import UNKNOWN, SequenceData, process
@@ -29,7 +28,7 @@ from evaluation.report import print_table, table_text
 from item_encoders.text import available, text_vectors
 from model_io import new_model
 from readers import read_interactions
-from settings import Settings
+from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
@@ -156,7 +155,7 @@ def trained_row(settings: Settings, known: SequenceData, whole: SequenceData, re
     rank = cold_ranks(model.cpu().for_catalogue(known.catalogue, whole.catalogue), requests)
     return {**measure(rank, requests), "validation": progress.best["NDCG@10"], "seconds": round(progress.seconds, 1),
             "git_commit": git_commit(),
-            "settings": {key: value for key, value in settings.to_dict().items() if key not in PLACES}}
+            "settings": {key: value for key, value in settings.to_dict().items() if key not in BOOKKEEPING}}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ablations.rows import BOARDS, PLACES, SELECTION, SHOWN, TRAINED
+from ablations.rows import BOARDS, SELECTION, SHOWN, TRAINED
+from settings import BOOKKEEPING
 from support.arguments import ArgumentParser
 from support.checkpoint import WEIGHTS, read_checkpoint, read_json, write_checkpoint
 from support.errors import UserError, run_command
@@ -81,7 +82,7 @@ def publish(row: str, board: str, work: Path, results: Path, models: Path) -> Pa
     if abs(info["validation"][SELECTION] - run["validation"]) > 1e-9:
         raise UserError(f"{source} is not the run that {results / board / row}.json reports; "
                         f"run python -m ablations.rows {row} --board {board} --write first")
-    info["settings"] = {name: value for name, value in info["settings"].items() if name not in PLACES}
+    info["settings"] = {name: value for name, value in info["settings"].items() if name not in BOOKKEEPING}
     folder = models / row
     write_checkpoint(folder, tensors, info)
     text = card(row, board, record, run, info, sum(tensor.numel() for tensor in tensors.values()))

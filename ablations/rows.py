@@ -30,7 +30,7 @@ from evaluation.protocols import Ranker, protocol_line, target_ranks
 from evaluation.report import print_table, table_text
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
-from settings import EvalSettings, Settings
+from settings import BOOKKEEPING, EvalSettings, Settings
 from support.arguments import ArgumentParser
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
@@ -56,7 +56,6 @@ RANKINGS = {"": EvalSettings(), "pop-100-unseen ": EvalSettings(candidates="popu
             SAMPLED: EvalSettings(candidates="popular_100_any")}  # the last as in the published tables
 SHOWN = ("HR@1", "HR@10", "NDCG@10", "MRR", SAMPLED + "HR@10", SAMPLED + "NDCG@10")
 SELECTION = "NDCG@10"
-PLACES = ("checkpoint_dir", "runs_dir", "data_dir")
 
 
 def tuned(name: str, data: SequenceData) -> tuple[dict[str, Any], list[Ranker]]:
@@ -90,7 +89,7 @@ def trained(name: str, board: str, seeds: list[int], folder: Path,
                      "tokens": best["tokens"], "seconds_to_best": best["seconds"], "git_commit": results["git_commit"],
                      "seconds": results["training_seconds"], "peak_memory_mb": results["peak_memory_mb"]})
         models.append(load_model(place / "best")[0])
-    record = {name: value for name, value in settings.to_dict().items() if name not in PLACES} | {"seed": seeds}
+    record = {name: value for name, value in settings.to_dict().items() if name not in BOOKKEEPING} | {"seed": seeds}
     return {"settings": record, "runs": runs}, models
 
 
@@ -108,7 +107,7 @@ def _stopped(place: Path, settings: Settings) -> bool:
 def _same_settings(folder: Path, settings: Settings) -> bool:
     """Whether a checkpoint is of these settings, wherever it lies; one without a setting, from before it was there,
     has its default."""
-    ours, theirs = ({name: value for name, value in entry.items() if name not in PLACES}
+    ours, theirs = ({name: value for name, value in entry.items() if name not in BOOKKEEPING}
                     for entry in (settings.to_dict(),
                                   Settings().to_dict() | read_json(folder / "checkpoint.json")["settings"]))
     return ours == theirs

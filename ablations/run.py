@@ -79,7 +79,8 @@ def plan(study: Study, seeds: list[int], work: Path) -> list[Run]:
                           [teacher.key for teacher in teachers])
             folder = work / key
             settings = variant.settings.replace(
-                seed=seed, checkpoint_dir=str(folder), runs_dir=str(folder / "log"),
+                seed=seed, checkpoint_dir=str(folder), runs_dir=str(folder / "log"), run_group=study.name,
+                run_name=f"{variant.name}, seed {seed}",
                 teacher=",".join(str(teacher.folder / "best") for teacher in teachers))
             runs[variant.name, seed] = Run(variant.name, seed, key, code, folder, settings,
                                            tuple(teacher.results for teacher in teachers))

@@ -23,12 +23,13 @@ from typing import Any
 from command_line import parse_command_line
 from data_processor import SequenceData
 from item_encoders.text import available
-from settings import PRESETS, Settings, all_fields, unknown_name
+from presets import PRESETS
+from settings import BOOKKEEPING, Settings, all_fields, unknown_name
 from support.errors import UserError
 
 FOLDER = Path(__file__).parent / "studies"
 ROOT = Path(__file__).parent.parent
-PLACES = ("checkpoint_dir", "runs_dir", "data_dir", "teacher")  # where things lie; teachers count by their own keys
+BESIDE = (*BOOKKEEPING, "teacher")  # settings that are not of a run's key; teachers count by their own keys
 # What a result depends on beside settings and data; documents, tests, tables and ways to start a run do not count.
 CODE = ("batches.py", "bert4rec.py", "context.py", "data_processor.py", "enhanced_model.py", "losses.py",
         "model_io.py", "objectives.py", "splits.py", "trainer.py", "training_loop.py", "transformer.py", "views.py",
@@ -188,7 +189,7 @@ def code_version() -> str:
 
 def run_key(settings: Settings, data_hash: str, code: str, teachers: Sequence[str] = ()) -> str:
     """What makes two runs the same: settings, data, code, and the keys of whom it follows."""
-    values = [(name, value) for name, value in sorted(settings.to_dict().items()) if name not in PLACES]
+    values = [(name, value) for name, value in sorted(settings.to_dict().items()) if name not in BESIDE]
     return hashlib.sha256(repr((values, data_hash, code, tuple(teachers))).encode()).hexdigest()[:16]
 
 

@@ -1,59 +1,107 @@
-"""The record of a run: always a JSONL file, Weights & Biases besides on request."""
+"""The record of a run: always a JSONL file; Weights & Biases, or Trackio, which needs no account, besides on request.
+
+A dashboard that cannot be reached, or fails on the way, is warned of once and then left alone: it never stops a
+training.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from support.errors import UserError
 
+PROJECT = "enhanced-bert4rec"
+PATIENCE = 30  # seconds that a dashboard may take to answer
+
 
 class Tracker:
     """Writes one JSON object a line: first the settings, then whatever `log` is given, last the summary.
 
-    path None = keep no record (library use, secondary processes).
+    path: None = keep no record (library use, secondary processes). dashboard: 'none', 'wandb' or 'trackio'; mode: of
+    W&B, 'online', 'offline' or 'disabled'; group and name: under which it files the run.
     """
 
-    def __init__(self, path: Path | None, settings: dict[str, Any], use_wandb: bool = False,
-                 wandb_mode: str = "online") -> None:
-        self.path, self._started, self._wandb = path, time.time(), None
+    def __init__(self, path: Path | None, settings: dict[str, Any], dashboard: str = "none", mode: str = "online",
+                 group: str = "", name: str = "") -> None:
+        self.path, self._started, self._library = path, time.time(), None
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        if use_wandb:
-            try:
-                import wandb
-            except ImportError as error:
-                raise UserError("--use_wandb needs the package wandb: pip install -r requirements.txt") from error
-            try:
-                self._wandb = wandb.init(project="enhanced-bert4rec", mode=wandb_mode, config=settings, name=path.stem,
-                                         dir=str(path.parent))
-            except (wandb.errors.UsageError, wandb.errors.CommError) as error:
-                raise UserError(f"--use_wandb: {error}; log in with `wandb login` or give --wandb_mode offline"
-                                ) from error
         self._write("settings", settings)
+        if dashboard != "none":
+            library = _library(dashboard, path.parent)
+            options = {"mode": mode, "job_type": "train", "dir": str(path.parent),
+                       "settings": library.Settings(init_timeout=PATIENCE)} if dashboard == "wandb" else {}
+            self._library = library
+            self._try(lambda: library.init(project=PROJECT, config=settings, name=name or path.stem,
+                                           group=group or None, **options))
+
+    @property
+    def shown(self) -> bool:
+        """Whether a dashboard follows the run."""
+        return self._library is not None
 
     def log(self, event: str, **values: Any) -> None:
         """Append one record."""
         if self.path is None:
             return
         self._write(event, values)
-        if self._wandb is not None:
-            self._wandb.log(_numbers(event, values))
+        self._try(lambda: self._library.log(_numbers(event, values)))
+
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Show a table on the dashboard."""
+        import pandas as pd
+
+        self._try(lambda: self._library.log({name: self._library.Table(dataframe=pd.DataFrame(rows, columns=columns))}))
+
+    def artifact(self, folder: Path, name: str) -> None:
+        """Keep the files of a checkpoint with the run (W&B)."""
+        def keep() -> None:
+            artifact = self._library.Artifact(name, type="model")
+            for file in ("model.safetensors", "checkpoint.json"):
+                artifact.add_file(str(folder / file))
+            self._library.log_artifact(artifact)
+
+        if self.shown and hasattr(self._library, "Artifact"):
+            self._try(keep)
 
     def close(self) -> None:
-        """Finish the W&B run, if there is one."""
-        if self._wandb is not None:
-            self._wandb.finish()
+        """Finish the run on the dashboard, if there is one."""
+        self._try(lambda: self._library.finish())
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        """Do something with the dashboard, and without it from then on if that fails."""
+        if self._library is None:
+            return
+        try:
+            action()
+        except Exception as error:
+            print(f"warning: {self._library.__name__} failed ({' '.join(str(error).split())[:200]}); the run goes on "
+                  f"and is recorded in {self.path} alone. For W&B: `wandb login`, or --wandb_mode offline",
+                  file=sys.stderr)
+            self._library = None
 
     def _write(self, event: str, values: dict[str, Any]) -> None:
         record = {"event": event, "seconds": round(time.time() - self._started, 2), **values}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _library(dashboard: str, folder: Path) -> Any:
+    if dashboard == "trackio":
+        os.environ.setdefault("TRACKIO_DIR", str((folder / "trackio").resolve()))
+    try:
+        return __import__(dashboard)
+    except ImportError as error:
+        raise UserError(f"--tracker {dashboard} needs the package {dashboard}: pip install {dashboard}") from error
 
 
 def _numbers(name: str, value: Any) -> dict[str, float]:

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 MODULES = sorted(path for path in ROOT.rglob("*.py")
                  if not {".venv", ".venv-peers", "tests", ".git"} & set(path.relative_to(ROOT).parts))
 # Earlier rows know nothing of later ones; names in one row may import each other.
-ORDER = [{"support"}, {"settings"}, {"command_line"}, {"readers", "splits"}, {"data_processor"},
+ORDER = [{"support"}, {"settings"}, {"presets"}, {"command_line"}, {"readers", "splits"}, {"data_processor"},
          {"transformer", "losses", "item_encoders"}, {"batches"}, {"views", "objectives", "context"},
          {"evaluation", "baselines"}, {"training_loop"},
          {"bert4rec", "enhanced_model"}, {"model_io"}, {"trainer"}, {"bert_multi"},

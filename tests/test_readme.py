@@ -56,7 +56,7 @@ def test_command(place, monkeypatch, tmp_path, command):
             assert run_command(trainer.main, flags) == 0  # a finished run: it measures again
             return
         if "--use_wandb" in flags:
-            pytest.skip("runs in test_scripts.py::test_wandb_offline_run")
+            pytest.skip("runs in test_tracking.py")
         shrunk = [*flags, *data, *SMALL, "--checkpoint_dir", str(tmp_path), "--runs_dir", str(tmp_path)]
         assert run_command(trainer.main, shrunk) == 0
     elif script == "inference.py":

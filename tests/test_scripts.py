@@ -134,20 +134,6 @@ def test_an_earlier_best_is_set_aside_not_lost(files, tmp_path):
     assert seeds == [1, 2]
 
 
-def test_wandb_offline_run(files, tmp_path, monkeypatch):
-    """No account, no question: an offline run appears beside the JSONL record."""
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    script = ("import sys, trainer; from support.errors import run_command; sys.exit(run_command(trainer.main, "
-              "sys.argv[1:]))")
-    flags = ["--data_dir", str(files), "--checkpoint_dir", str(tmp_path), "--runs_dir", str(tmp_path / "runs"), *SMALL,
-             "--max_epochs", "1", "--use_wandb", "--wandb_mode", "offline"]
-    done = subprocess.run([sys.executable, "-c", script, *flags], cwd=ROOT, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "runs").glob("wandb/offline-run-*")) and list((tmp_path / "runs").glob("*.jsonl"))
-
-
 def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
     command = [sys.executable, "trainer.py", "--data_dir", str(files), "--checkpoint_dir", str(tmp_path / "c"),
                "--runs_dir", str(tmp_path / "runs"), *SMALL, "--max_epochs", "400", "--patience", "1000"]

@@ -10,7 +10,8 @@ import torch
 from command_line import parse_command_line
 from data_processor import process
 from model_io import new_model
-from settings import FIELD_HELP, PRESETS, Settings, all_fields, model_only, preset_settings
+from presets import PRESETS, preset_settings
+from settings import FIELD_HELP, Settings, all_fields, model_only
 from support.errors import UserError
 from tests.conftest import ROOT, VARIANTS, tiny_settings
 from training_loop import fit, seed_everything
@@ -41,7 +42,8 @@ OTHER_VALUE = {
 }
 TESTED_ELSEWHERE = {
     "dataset": "test_readers.py", "data_dir": "test_scripts.py", "checkpoint_dir": "test_scripts.py",
-    "runs_dir": "test_scripts.py", "use_wandb": "test_scripts.py", "wandb_mode": "test_scripts.py",
+    "runs_dir": "test_scripts.py",
+    **dict.fromkeys(("use_wandb", "wandb_mode", "tracker", "run_group", "run_name"), "test_tracking.py"),
     **dict.fromkeys(("teacher", "teacher_share", "teacher_temperature"), "test_training.py, test_scripts.py"),
     "max_minutes": "test_training.py", "bootstrap_samples": "test_evaluation.py",
     "candidates": "test_evaluation.py", "candidate_seed": "test_evaluation.py",

@@ -1,0 +1,121 @@
+"""Dashboards: what W&B is told, read back from an offline run; none of them ever stops a training."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+from support import tracking
+from support.errors import UserError
+from support.tracking import Tracker
+from tests.conftest import ROOT
+
+SMALL = ["--dataset", "synthetic", "--hidden_size", "8", "--num_layers", "1", "--seq_length", "20", "--max_steps", "3",
+         "--bootstrap_samples", "100", "--device", "cpu"]
+
+
+HEADER, BLOCK = 7, 32 * 1024  # of the file, which then is a LevelDB log: blocks of (checksum, length, type, data)
+
+
+def offline_records(folder):
+    """Every record of the only offline run below a folder."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    raw, place, records, pending = path.read_bytes(), HEADER, [], b""
+    while place + HEADER <= len(raw):
+        if BLOCK - place % BLOCK < HEADER:
+            place += BLOCK - place % BLOCK
+        _, length, kind = struct.unpack("<IHB", raw[place:place + HEADER])
+        pending += raw[place + HEADER:place + HEADER + length]
+        place += HEADER + length
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(pending))
+            pending = b""
+    return records
+
+
+def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path, monkeypatch):
+    """No account, no question: written beside the JSONL record, and read back."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    script = ("import sys, trainer; from support.errors import run_command; sys.exit(run_command(trainer.main, "
+              "sys.argv[1:]))")
+    flags = ["--checkpoint_dir", str(tmp_path), "--runs_dir", str(tmp_path / "runs"), *SMALL, "--use_wandb",
+             "--wandb_mode", "offline", "--run_group", "a study", "--run_name", "a variant, seed 42"]
+    done = subprocess.run([sys.executable, "-c", script, *flags], cwd=ROOT, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 1
+    records = offline_records(tmp_path / "runs")
+    (run,) = [record.run for record in records if record.HasField("run")][:1]
+    assert (run.run_group, run.display_name, run.job_type) == ("a study", "a variant, seed 42", "train")
+    config = {entry.key: json.loads(entry.value_json) for entry in run.config.update}
+    assert config["hidden_size"] == 8 and config["dataset"] == "synthetic" and len(config["split_hash"]) == 16
+    history = {"/".join(item.nested_key) or item.key: item.value_json for record in records
+               if record.HasField("history") for item in record.history.item}
+    told = " ".join(history)
+    for name in ("epoch/NDCG@10", "epoch/loss_next_item", "epoch/loss_rating", "epoch/learning_rate",
+                 "test/ranking/enhanced/NDCG@10/mean", "results", "recommendations"):
+        assert name in told, name
+    tables = {path.name.rpartition("_")[0].rpartition("_")[0]: json.loads(path.read_text())
+              for path in (tmp_path / "runs").glob("wandb/offline-run-*/files/media/table/*.table.json")}
+    assert [row[0] for row in tables["results"]["data"]] == ["popularity", "enhanced"]
+    assert tables["recommendations"]["columns"] == ["user_id", "place", "film", "score"]
+    assert len(tables["recommendations"]["data"]) == 50
+    assert any((record.HasField("request") and record.request.HasField("log_artifact")) or record.HasField("artifact")
+               for record in records)
+
+
+def test_with_the_network_down_a_run_goes_on(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setattr(tracking, "PATIENCE", 3)
+    began = time.monotonic()
+    tracker = Tracker(tmp_path / "run.jsonl", {"seed": 1}, "wandb")
+    tracker.log("epoch", loss=0.5)
+    tracker.close()
+    assert time.monotonic() - began < 60
+    assert "warning: wandb failed" in capsys.readouterr().err
+    assert [json.loads(line)["event"] for line in (tmp_path / "run.jsonl").read_text().splitlines()] == [
+        "settings", "epoch"]
+
+
+@pytest.mark.parametrize("failing", ["init", "log", "finish"])
+def test_whatever_fails_is_said_once_and_left_alone(tmp_path, monkeypatch, capsys, failing):
+    """Of any dashboard: calls that raise, at any time."""
+    calls = []
+
+    def call(name):
+        def act(*_args, **_kwargs):
+            calls.append(name)
+            if name == failing:
+                raise RuntimeError("no\nanswer")
+
+        return act
+
+    functions = {name: call(name) for name in ("init", "log", "finish")}
+    monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(
+        __name__="trackio", Table=lambda dataframe: dataframe, **functions))
+    tracker = Tracker(tmp_path / "run.jsonl", {"seed": 1}, "trackio", group="g", name="n")
+    tracker.log("epoch", loss=0.5)
+    tracker.table("results", ["model"], [["a"]])
+    tracker.artifact(tmp_path, "none")
+    tracker.close()
+    assert capsys.readouterr().err.count("warning: trackio failed (no answer)") == 1
+    assert calls == {"init": ["init"], "log": ["init", "log"], "finish": ["init", "log", "log", "finish"]}[failing]
+    assert tracker.shown is False
+
+
+def test_a_dashboard_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UserError, match="pip install trackio"):
+        Tracker(tmp_path / "run.jsonl", {}, "trackio")
