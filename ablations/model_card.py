@@ -13,6 +13,7 @@ from typing import Any
 
 from ablations.rows import BOARDS, SELECTION, SHOWN, TRAINED
 from settings import BOOKKEEPING
+from splits import FEWEST
 from support.arguments import ArgumentParser
 from support.checkpoint import WEIGHTS, read_checkpoint, read_json, write_checkpoint
 from support.errors import UserError, run_command
@@ -31,7 +32,7 @@ The titles come from `ml-1m/` (`make run` downloads it): neither ratings nor tit
 ## How good it is
 
 | | {names} |
-|---|{rule}|
+|---|{rule}
 | this model (seed {seed}) | {own} |
 | mean of {number} seeds | {means} |
 | interval over people | {intervals} |
@@ -46,7 +47,7 @@ Trained in {minutes:.0f} minutes on one CPU core ({memory:,} MB), {parameters:,}
 ## What to know before using it
 
 - It ranks what people *rated* next on a site in 2000, mostly within one sitting, not what they would enjoy most.
-- It knows {films:,} films and people with at least two ratings; the less popular a film, the worse it is ranked
+- It knows {films:,} films and people with at least {fewest} ratings; the less popular a film, the worse it is ranked
   (`python -m evaluation.analyse --model_path models/{row}` shows by how much, and slices by age, gender and activity).
 - Leave-one-out lets training see events that are later in calendar time than other people's targets; figures without
   that: `results/global-time/`.
@@ -64,6 +65,7 @@ def card(row: str, board: str, record: dict[str, Any], run: dict[str, Any], info
         row=row, board=board, seed=run["seed"], number=len(record["runs"]), protocol=record["protocol"],
         kind={"vanilla": "BERT4Rec", "sasrec": "SASRec with full cross-entropy"}.get(row, "EnhancedBERT4Rec"),
         length=info["settings"]["seq_length"], names=" | ".join(SHOWN), rule="---|" * len(SHOWN),
+        fewest=max(info["settings"]["min_user_count"], FEWEST[info["settings"]["protocol"]]),
         own=" | ".join(f"{run['test'][name]:.4f}" for name in SHOWN),
         means=" | ".join(f"{entry['mean']:.4f}" + (f" ±{entry['sd_of_seeds']:.4f}" if entry["sd_of_seeds"] else "")
                          for entry in shown),
