@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from command_line import parse_command_line
 from data_processor import SequenceData
@@ -85,26 +85,26 @@ def load_study(name: str, flags: list[str] | None = None) -> Study:
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         raise UserError(f"there is no study {name!r}; there are {known}, or give a .yaml file")
-    content, lines = _read(path)
+    content, lines = read_yaml(path)
     base, common, variants = str(content.get("base", "default")), content.get("settings") or {}, content.get("variants")
     unknown = set(content) - {"question", "base", "settings", "variants"}
     if unknown:
-        _refuse(path, lines[(sorted(unknown)[0],)], f"unknown key {sorted(unknown)[0]!r}; a study has question, base, "
+        refuse(path, lines[(sorted(unknown)[0],)], f"unknown key {sorted(unknown)[0]!r}; a study has question, base, "
                                                     f"settings and variants")
     if base not in PRESETS:
-        _refuse(path, lines[("base",)], f"unknown preset {base!r}; there are {', '.join(PRESETS)}")
+        refuse(path, lines[("base",)], f"unknown preset {base!r}; there are {', '.join(PRESETS)}")
     if not isinstance(variants, dict) or not variants:
-        _refuse(path, lines.get(("variants",), 1), "a study needs variants: lines of 'name: {setting: value}'")
+        refuse(path, lines.get(("variants",), 1), "a study needs variants: lines of 'name: {setting: value}'")
     if not isinstance(common, dict):
-        _refuse(path, lines[("settings",)], "settings: expected lines of 'name: value'")
+        refuse(path, lines[("settings",)], "settings: expected lines of 'name: value'")
     found: list[Variant] = []
-    _settings(path, lines, base, ("settings",), common, flags or [])
+    checked_settings(path, lines, base, ("settings",), common, flags or [])
     for name_, changes in variants.items():
         if not isinstance(changes, dict | None):
-            _refuse(path, lines[("variants", str(name_))], f"variant {str(name_)!r}: expected {{setting: value, ...}}")
+            refuse(path, lines[("variants", str(name_))], f"variant {str(name_)!r}: expected {{setting: value, ...}}")
         variant = _variant(path, lines, base, str(name_), (common, changes or {}), found, flags or [])
         if variant.against and variant.against not in map(str, variants):
-            _refuse(path, lines[("variants", variant.name)],
+            refuse(path, lines[("variants", variant.name)],
                     f"variant {variant.name!r} is compared with {variant.against!r}, which there is not")
         found.append(variant)
     return Study(path.stem, str(content.get("question", "")), base, common, tuple(found))
@@ -117,29 +117,29 @@ def _variant(path: Path, lines: dict[tuple, int], base: str, name: str, changes:
     line, known = lines[("variants", name)], [variant.name for variant in above]
     against = str(own.pop("against", known[0] if known else ""))
     if against == name:
-        _refuse(path, line, f"variant {name!r} is compared with itself")
+        refuse(path, line, f"variant {name!r} is compared with itself")
     needs = tuple(re.findall(r"\{([^}]*)\}", str(own.get("teacher", ""))))
     if str(own.get("teacher", "")) != ",".join(f"{{{need}}}" for need in needs) or "teacher" in common:
-        _refuse(path, line, f"variant {name!r}: a teacher is another variant, as in teacher: \"{{{known[0]}}}\""
+        refuse(path, line, f"variant {name!r}: a teacher is another variant, as in teacher: \"{{{known[0]}}}\""
                 if known else f"variant {name!r}: a teacher is a variant above it")
     for need in needs:
         if need not in known:
-            _refuse(path, line, f"variant {name!r} follows {need!r}, which is none of the variants above it")
-    settings = _settings(path, lines, base, ("variants", name), {**common, **own}, flags)
+            refuse(path, line, f"variant {name!r} follows {need!r}, which is none of the variants above it")
+    settings = checked_settings(path, lines, base, ("variants", name), {**common, **own}, flags)
     twin = next((variant.name for variant in above if variant.settings == settings), None)
     if twin is not None:
-        _refuse(path, line, f"variants {twin!r} and {name!r} are alike")
+        refuse(path, line, f"variants {twin!r} and {name!r} are alike")
     return Variant(name, settings, own, against, needs)
 
 
-def _settings(path: Path, lines: dict[tuple, int], base: str, place: tuple, changes: dict[str, Any],
+def checked_settings(path: Path, lines: dict[tuple, int], base: str, place: tuple, changes: dict[str, Any],
               flags: list[str]) -> Settings:
     """The settings that changes to a preset make, checked as the command line checks them."""
     arguments = ["--preset", base]
     for name, value in ((str(name), value) for name, value in changes.items()):
         line = lines.get((*place, name), lines.get(("settings", name), lines.get(place, 1)))
         if name not in all_fields():
-            _refuse(path, line, unknown_name("setting", name))
+            refuse(path, line, unknown_name("setting", name))
         if isinstance(value, bool):
             arguments.append(f"--{name}" if value else f"--no-{name}")
         else:
@@ -147,11 +147,11 @@ def _settings(path: Path, lines: dict[tuple, int], base: str, place: tuple, chan
     try:
         settings = parse_command_line([*arguments, *flags], "")[0]
     except UserError as error:
-        _refuse(path, lines.get(place, 1), str(error))
+        refuse(path, lines.get(place, 1), str(error))
     return settings.replace(title_encoder=available(settings.model.title_encoder))
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
     """What a YAML file says, and the line of each key by its path."""
     import yaml
 
@@ -160,13 +160,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(node, yaml.MappingNode):
-        _refuse(path, 1, "expected question, base, settings and variants")
+        refuse(path, 1, "expected question, base, settings and variants")
     lines: dict[tuple, int] = {}
 
     def walk(node: yaml.Node, place: tuple) -> None:
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
             if (*place, key.value) in lines:
-                _refuse(path, key.start_mark.line + 1, f"{key.value!r} stands there twice")
+                refuse(path, key.start_mark.line + 1, f"{key.value!r} stands there twice")
             lines[(*place, key.value)] = key.start_mark.line + 1
             walk(value, (*place, key.value))
 
@@ -174,7 +174,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
     return {str(key): value for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items()}, lines
 
 
-def _refuse(path: Path, line: int, message: str) -> None:
+def refuse(path: Path, line: int, message: str) -> NoReturn:
+    """Raise `UserError` naming file and line."""
     raise UserError(f"{path}:{line}: {message}")
 
 

@@ -20,7 +20,7 @@ ORDER = [{"support"}, {"settings"}, {"presets"}, {"command_line"}, {"readers", "
          {"bert4rec", "enhanced_model"}, {"model_io"}, {"trainer"}, {"bert_multi"},
          {"explanations", "film_search"}, {"inference"}, {"benchmarks", "ablations"}]
 LATE = {"wandb", "tyro", "yaml", "accelerate", "rich", "pandas", "safetensors", "pyarrow", "matplotlib", "sklearn",
-        "torch_geometric", "rectools"}
+        "torch_geometric", "rectools", "optuna", "ray"}
 
 
 def name_of(path):

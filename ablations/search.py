@@ -1,0 +1,204 @@
+"""Search settings with Optuna: `python -m ablations.search vanilla --jobs 2`. Only validation is ever read.
+
+A space is data, `ablations/spaces/*.yaml` or any file:
+
+    base: quick                                   # a preset
+    settings: {max_steps: 1500}                   # for all trials
+    trials: 40
+    space:
+      learning_rate: {low: 0.001, high: 0.01, log: true}
+      dropout: {low: 0.0, high: 0.4, step: 0.05}
+      num_layers: [1, 2, 3]                       # a choice
+
+Trials that lie below the median of the others at the same evaluation are pruned. All workers, of this command or of
+others on the same machine, share one journal; the same command goes on until the trials are done. Ends in a table and
+in `best.yaml`, which trainer.py takes by --config.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ablations.study import checked_settings, code_version, data_hash, read_yaml, refuse, run_key
+from data_processor import load
+from evaluation.protocols import protocol_line
+from evaluation.report import print_table, table_text
+from model_io import new_model
+from presets import PRESETS
+from settings import BOOKKEEPING, Settings, all_fields, model_only, unknown_name
+from support.arguments import ArgumentParser
+from support.errors import UserError, run_command
+from support.tracking import Tracker
+from training_loop import fit, seed_everything
+
+FOLDER = Path(__file__).parent / "spaces"
+METRIC = "NDCG@10"
+STARTUP_TRIALS, STARTUP_EVALUATIONS = 5, 2  # before anything is pruned
+
+
+class _Reporter(Tracker):
+    """Tells the trial what each evaluation found. Raises `optuna.TrialPruned`."""
+
+    def __init__(self, trial: Any) -> None:
+        super().__init__(None, {})
+        self.trial = trial
+
+    def log(self, event: str, **values: Any) -> None:
+        """As in `Tracker`."""
+        if event == "epoch":
+            self.trial.report(values[METRIC], values["epoch"])
+            if self.trial.should_prune():
+                import optuna
+
+                raise optuna.TrialPruned
+
+
+def load_space(name: str, flags: list[str]) -> tuple[Settings, dict[str, Any], int]:
+    """(settings of all trials, space, trials). Raises `UserError` naming file and line."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+        raise UserError(f"there is no space {name!r}; there are {known}, or give a .yaml file")
+    content, lines = read_yaml(path)
+    unknown = set(content) - {"base", "settings", "trials", "space"}
+    if unknown:
+        refuse(path, lines[(min(unknown),)], f"unknown key {min(unknown)!r}; a space has base, settings, trials, space")
+    base, common, space = str(content.get("base", "default")), content.get("settings") or {}, content.get("space")
+    if base not in PRESETS:
+        refuse(path, lines[("base",)], f"unknown preset {base!r}; there are {', '.join(PRESETS)}")
+    if not isinstance(space, dict) or not space:
+        refuse(path, lines.get(("space",), 1), "a space needs lines of 'setting: [choices]' or '{low: .., high: ..}'")
+    trials = content.get("trials", 40)
+    if not isinstance(trials, int) or trials < 1:
+        refuse(path, lines[("trials",)], f"trials must be a whole number above 0, not {trials!r}")
+    settings = checked_settings(path, lines, base, ("settings",), common, flags)
+    for setting, values in space.items():
+        line = lines[("space", setting)]
+        if setting not in all_fields() or setting in BOOKKEEPING:
+            refuse(path, line, unknown_name("setting", str(setting)))
+        if not ((isinstance(values, list) and values) or (isinstance(values, dict)
+                and {"low", "high"} <= set(values) <= {"low", "high", "log", "step"})):
+            refuse(path, line, f"{setting}: give [choices], or {{low: .., high: ..}} with log or step")
+        ends = values if isinstance(values, list) else [values["low"], values["high"]]
+        for value in ends:  # each end must be a possible value by itself
+            checked_settings(path, lines, base, ("space", setting), {**common, setting: value}, flags)
+    return settings, space, trials
+
+
+def suggest(trial: Any, space: dict[str, Any]) -> dict[str, Any]:
+    """A point of the space."""
+    point = {}
+    for name, values in space.items():
+        if isinstance(values, list):
+            point[name] = trial.suggest_categorical(name, values)
+        else:
+            whole = isinstance(values["low"], int) and isinstance(values["high"], int)
+            options = {key: values[key] for key in ("log", "step") if key in values}
+            point[name] = (trial.suggest_int if whole else trial.suggest_float)(
+                name, values["low"], values["high"], **options)
+    return point
+
+
+def open_study(journal: Path, name: str, seed: int) -> Any:
+    """The Optuna study of that name in a journal file, or a new one."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        study_name=name, storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
+        direction="maximize", load_if_exists=True, sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+        pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=STARTUP_EVALUATIONS))
+
+
+def finished(study: Any) -> list[Any]:
+    """Trials that came to an end: complete, pruned or failed."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def work(journal: Path, name: str, settings: Settings, space: dict[str, Any], trials: int, number: int) -> None:
+    """Take trials until there are enough; a point that cannot be trained counts as failed."""
+    study, data = open_study(journal, name, settings.train.seed + number), load(settings.data)
+
+    def objective(trial: Any) -> float:
+        own = settings.replace(**suggest(trial, space))
+        seed_everything(own.train.seed)
+        progress = fit(new_model(data, own.model), data, own, tracker=_Reporter(trial), quiet=True)
+        trial.set_user_attr("epoch", progress.best["epoch"])
+        trial.set_user_attr("seconds", round(progress.seconds, 1))
+        return progress.best_score
+
+    while len(finished(study)) < trials:
+        study.optimize(objective, n_trials=1, catch=(UserError,))
+        last = study.get_trials(deepcopy=False)[-1]
+        print(f"{len(finished(study))} of {trials} trials, best {METRIC} so far {_best(study)}; "
+              f"last begun: {last.params}", flush=True)
+
+
+def _best(study: Any) -> str:
+    values = [trial.value for trial in finished(study) if trial.value is not None and trial.state.name == "COMPLETE"]
+    return f"{max(values):.4f}" if values else "none yet"
+
+
+def report(study: Any, settings: Settings, space: dict[str, Any], note: str, place: Path) -> None:
+    """The trials by their value, and the settings of the best one. Raises `UserError` if none is complete."""
+    import yaml
+
+    trials = sorted((trial for trial in finished(study) if trial.state.name == "COMPLETE"),
+                    key=lambda trial: -trial.value)
+    if not trials:
+        raise UserError("no trial came to its end: widen the space, or see what a single one says with trainer.py")
+    header = [*space, f"validation\n{METRIC}", "epoch", "seconds"]
+    rows = [[*(f"{trial.params[name]:.4g}" if isinstance(trial.params[name], float) else str(trial.params[name])
+               for name in space), f"{trial.value:.4f}", str(trial.user_attrs["epoch"]),
+             f"{trial.user_attrs['seconds']:.0f}"] for trial in trials]
+    counts = {state: sum(trial.state.name == state for trial in finished(study))
+              for state in ("COMPLETE", "PRUNED", "FAIL")}
+    note += "; " + ", ".join(f"{count} {state.lower()}" for state, count in counts.items())
+    print_table("Search", note, header, rows[:20])
+    best = settings.replace(**trials[0].params)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "trials.md").write_text(f"{note}\n\n{table_text(header, rows)}", encoding="utf-8")
+    values = {name: value for name, value in best.to_dict().items()
+              if name not in BOOKKEEPING and model_only(name) in (None, best.model.model)}
+    (place / "best.yaml").write_text(f"# {METRIC} {trials[0].value:.4f} on validation: python trainer.py --config "
+                                     f"best.yaml\n{yaml.safe_dump(values, sort_keys=False)}", encoding="utf-8")
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("space", help="a file of ablations/spaces/, by name or path")
+    parser.add_argument("--trials", type=int, help="(default: what the space says)")
+    parser.add_argument("--jobs", type=int, default=1, help="workers; they share the cores")
+    parser.add_argument("--work", type=Path, default=Path("runs/search"), help="where the journal lies")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    flags, rest = parser.parse_known_args(argv)
+    if flags.jobs < 1:
+        raise UserError("--jobs must be at least 1")
+    settings, space, trials = load_space(flags.space, rest)
+    trials = trials if flags.trials is None else flags.trials
+    data = load(settings.data)
+    # Another space, other settings, data or code: another search in the same journal.
+    name = run_key(settings, data_hash(data) + repr(space), code_version())
+    stem = Path(flags.space).stem
+    journal = flags.work / f"{stem}.journal"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // flags.jobs)))
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work, args=(journal, name, settings, space, trials, number), daemon=True)
+               for number in range(flags.jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    note = f"{protocol_line(data, 'validation', settings.eval)}; one seed ({settings.train.seed}) a trial"
+    report(open_study(journal, name, 0), settings, space, note, flags.results / f"search-{stem}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
