@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from ablations import model_card, rows
-from model_io import load_model
+from evaluation.metrics import per_person
+from evaluation.protocols import target_ranks
+from model_io import data_of, load_model
+from settings import EvalSettings
 from support.errors import UserError
+from tests.conftest import ROOT
 
 SMALL = ["--dataset", "synthetic", "--hidden_size", "8", "--num_layers", "1", "--seq_length", "10", "--max_epochs", "1",
          "--eval_every", "1", "--batch_tokens", "40000", "--device", "cpu"]
@@ -88,3 +92,15 @@ def test_grids_have_equal_budgets():
 def test_an_unknown_row_is_named(tmp_path):
     with pytest.raises(UserError, match="popularty"):
         run(tmp_path, "popularty")
+
+
+@pytest.mark.parametrize("row", sorted(path.name for path in (ROOT / "models").iterdir()))
+def test_a_published_model_ranks_as_reported(row, real_data):
+    """The very weights that lie in models/, on the data at hand."""
+    model, settings, _, info = load_model(ROOT / "models" / row)
+    data = data_of(settings.data, info, row)
+    rank = target_ranks(model, data, "test", settings.model.seq_length, EvalSettings())
+    measured = per_person(rank, data.split.requests["test"].people)["NDCG@10"].mean()
+    record = json.loads((ROOT / "results" / "loo-3416" / f"{row}.json").read_text())
+    (run,) = [run for run in record["runs"] if run["seed"] == settings.train.seed]
+    assert measured == pytest.approx(run["test"]["NDCG@10"], abs=2e-4)
