@@ -8,6 +8,7 @@ for all variants.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import multiprocessing
@@ -18,9 +19,10 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from ablations.report import write_report
-from ablations.study import Study, code_version, data_hash, load_study, run_key
+from ablations.study import ROOT, Study, code_version, data_hash, load_study, run_key
 from data_processor import load
 from settings import Settings
 from support.arguments import ArgumentParser
@@ -28,6 +30,8 @@ from support.checkpoint import read_json
 from support.errors import UserError, run_command
 from trainer import train
 from training_loop import Stopped
+
+PATIENCE = 60.0  # seconds that a run waits for whoever is at it, such as a worker of a killed command that still saves
 
 
 @dataclass
@@ -128,32 +132,88 @@ def _report_end(run: Run, waiting: int, active: int) -> None:
           flush=True)
 
 
+def execute_on_ray(runs: list[Run], address: str) -> None:
+    """The same on a Ray cluster whose machines share the work folder: a task a run, which Ray gives to another worker
+    when its own dies; pupils wait for their teachers. address: 'auto' or host:port; 'local' starts one here."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--ray needs the package ray: pip install -r requirements-ray.txt") from error
+    try:
+        ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"--ray {address}: {error}; start a cluster with `ray start --head`, or give --ray local"
+                        ) from error
+    task = ray.remote(num_cpus=1, max_retries=3)(_on_ray)
+    refs: dict[Path, Any] = {}
+    pending = {}
+    for run in runs:
+        if not run.results.exists():
+            teachers = [refs[teacher] for teacher in run.teachers if teacher in refs]
+            refs[run.results] = task.remote(run, str(ROOT), *teachers)
+            pending[refs[run.results]] = run
+    if len(pending) < len(runs):
+        print(f"{len(runs) - len(pending)} of {len(runs)} runs are finished already", flush=True)
+    while pending:
+        ready, _ = ray.wait(list(pending), num_returns=1)
+        run = pending.pop(ready[0])
+        try:
+            ray.get(ready[0])
+        except ray.exceptions.RayError as error:
+            run.fail(f"its Ray worker was lost too often ({type(error).__name__}); start the study again")
+        _report_end(run, len(pending), 0)
+    ray.shutdown()
+
+
+def _on_ray(run: Run, root: str, *_teachers: Any) -> None:
+    """In a Ray worker, which may take several runs one after the other."""
+    os.chdir(root)
+    if not all(teacher.exists() for teacher in run.teachers):
+        run.fail("a run that it follows has failed; mend that one")
+    elif not run.results.exists():  # a worker that died after its last act
+        _train(run)
+
+
 def _work(run: Run, parent: int) -> None:
-    """In a process of its own: train, its output in the run's log."""
+    """In a process of its own."""
     _die_with(parent)
+    _train(run)
+
+
+def _train(run: Run) -> None:
+    """Train, output in the run's log; whatever fails is recorded."""
     run.folder.mkdir(parents=True, exist_ok=True)
     lock = (run.folder / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        run.fail("another process is at this run; wait for it and start the study again")
-        return
+    deadline = time.monotonic() + PATIENCE
+    while not _locked(lock):
+        if time.monotonic() > deadline:
+            run.fail("another process is at this run; wait for it and start the study again")
+            return
+        time.sleep(0.2)
     if code_version() != run.code:
         run.fail("the code has changed since the study began; start it again")
         return
     run.error.unlink(missing_ok=True)
-    log = (run.folder / "log.txt").open("a", buffering=1, encoding="utf-8")
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
+    with (run.folder / "log.txt").open("a", buffering=1, encoding="utf-8") as log, \
+            contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        try:
+            train(run.settings, resume=(run.folder / "last" / "checkpoint.json").exists())
+        except Stopped:
+            run.fail("was stopped; the same command goes on with it")
+        except UserError as error:
+            run.fail(str(error))
+        except Exception as error:
+            traceback.print_exc()
+            run.fail(f"{type(error).__name__}: {error}; see log.txt of run {run.key}")
+    lock.close()
+
+
+def _locked(lock: IO[str]) -> bool:
     try:
-        train(run.settings, resume=(run.folder / "last" / "checkpoint.json").exists())
-    except Stopped:
-        run.fail("was stopped; the same command goes on with it")
-    except UserError as error:
-        run.fail(str(error))
-    except Exception as error:
-        traceback.print_exc()
-        run.fail(f"{type(error).__name__}: {error}; see log.txt of run {run.key}")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _die_with(parent: int) -> None:
@@ -172,6 +232,7 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43])
     parser.add_argument("--steps", type=int, default=0, help="of every run, instead of what the study says")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
+    parser.add_argument("--ray", metavar="ADDRESS", help="spread the runs over a Ray cluster: auto, host:port or local")
     parser.add_argument("--work", type=Path, default=Path("runs/studies"), help="models and states of the runs")
     parser.add_argument("--results", type=Path, help="(default: results/ for a study as it stands, runs/results/ for a "
                                                      "part of one or one with other flags)")
@@ -199,7 +260,10 @@ def report(study: Study, runs: list[Run], flags: argparse.Namespace, rest: list[
 def main(argv: list[str]) -> int:
     """Exit code 1 if a run failed."""
     study, runs, flags, rest = study_and_runs(argv)
-    execute(runs, flags.jobs)
+    if flags.ray:
+        execute_on_ray(runs, flags.ray)
+    else:
+        execute(runs, flags.jobs)
     return report(study, runs, flags, rest)
 
 

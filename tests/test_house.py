@@ -112,7 +112,8 @@ def test_make_help_lists_every_target():
 
 def test_requirements_are_pinned_and_explained():
     """One line a package: an exact version, and in the main file why it is here."""
-    for name in ("requirements.txt", "requirements-dev.txt", "benchmarks/requirements-peers.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-text.txt", "requirements-ray.txt",
+                 "benchmarks/requirements-peers.txt"):
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             if line and not line.startswith(("#", "-r")):
                 assert re.match(r"[A-Za-z0-9-]+==[\d.]+(\s|$)", line), line

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +23,7 @@ from ablations import study as studies
 from ablations.study import FOLDER, load_study, run_key
 from settings import Settings
 from support.errors import UserError
+from tests.conftest import ROOT
 
 TINY = """question: Does the gate pay?
 base: quick
@@ -140,12 +148,13 @@ def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_pat
     # Held by another process, or of other code: said, and left alone.
     run = runner.plan(load_study(str(study_file)), [2], tmp_path / "work")[0]
     run.folder.mkdir()
+    monkeypatch.setattr(runner, "PATIENCE", 0)
     with (run.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        runner.execute([run], 1)
+        runner._train(run)
         assert "another process" in run.failure
     run.code = "older"
-    runner.execute([run], 1)
+    runner._train(run)
     assert "the code has changed" in run.failure and not run.results.exists()
     monkeypatch.chdir(tmp_path)
     assert runner.main([*command[:-2], "--variants", "gate"]) == 0
@@ -190,3 +199,71 @@ def test_the_table_pairs_the_same_people_and_nothing_else(study_file, tmp_path):
     assert rows[0][0] == "sum" and rows[1][0] == "gate"
     assert by_name["gate"][5] == "+0.2500" and by_name["gate"][6].startswith("+0.2500*")
     assert all(by_name[name][5:7] == ["", ""] for name in ("sum", "other split", "sampled", "lost"))
+
+
+LONGER = TINY.replace("max_steps: 3", "max_steps: 150").replace("  hidden_size: 8", "  hidden_size: 8\n  patience: 99")
+
+
+def figures(folder):
+    """What each run of a study found, without what it cost."""
+    record = json.loads((folder / "tiny" / "runs.json").read_text())
+    return {(run["variant"], run["seed"]): (run["validation"], run["test"], run["steps"]) for run in record["runs"]}
+
+
+def processes(words):
+    """Ids of processes whose command line holds these words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if words in path.read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def until(condition, seconds=120):
+    """Wait for something."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture()
+def undisturbed(study_file, tmp_path):
+    """A command, and what it finds when nobody disturbs it."""
+    study_file.write_text(LONGER)
+    command = [sys.executable, "-m", "ablations.run", str(study_file), "--seeds", "1"]
+    subprocess.run([*command, "--jobs", "2", "--work", str(tmp_path / "calm"), "--results", str(tmp_path / "calm")],
+                   cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return command, figures(tmp_path / "calm")
+
+
+def test_killed_three_times_a_study_finds_the_same(undisturbed, tmp_path):
+    """kill -9 of the whole command at different moments; its workers die with it, and the next start goes on."""
+    command, expected = undisturbed
+    command += ["--jobs", "2", "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
+    for least in (1, 2, 3):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+            until(lambda command=process, states=least: command.poll() is not None or
+                  len(list((tmp_path / "work").glob("*/last/checkpoint.json"))) >= states)
+            process.kill()
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert figures(tmp_path / "results") == expected
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_a_ray_worker_may_die(undisturbed, tmp_path):
+    """Killed in the middle of a run: another takes it from where it stood; nothing is lost or doubled."""
+    pytest.importorskip("ray", reason="requirements-ray.txt is not installed")
+    command, expected = undisturbed
+    command += ["--ray", "local", "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    until(lambda: list((tmp_path / "work").glob("*/last/checkpoint.json")))
+    (victim, *_) = processes("ray::_on_ray")
+    os.kill(victim, signal.SIGKILL)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert figures(tmp_path / "results") == expected
+    for run in (tmp_path / "work").iterdir():
+        ends = sum('"event": "test"' in path.read_text() for path in (run / "log").glob("*.jsonl"))
+        assert ends == 1
