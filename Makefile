@@ -38,7 +38,7 @@ run: .venv/.ready  ## train on MovieLens 1M, test, recommend ten films to user 1
 	echo && $(BIN)/python inference.py --user_id $(USER_ID) --k $(K)
 
 test: .venv/.ready-dev  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: .venv/.ready-dev  ## check style
 	$(BIN)/ruff check .

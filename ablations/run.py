@@ -181,31 +181,30 @@ def _work(run: Run, parent: int) -> None:
 
 
 def _train(run: Run) -> None:
-    """Train, output in the run's log; whatever fails is recorded."""
+    """Train unless another process does, output in the run's log; whatever fails is recorded."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    lock = (run.folder / "lock").open("w")
     deadline = time.monotonic() + PATIENCE
-    while not _locked(lock):
-        if time.monotonic() > deadline:
-            run.fail("another process is at this run; wait for it and start the study again")
+    with (run.folder / "lock").open("w") as lock:
+        while not _locked(lock):
+            if time.monotonic() > deadline:
+                run.fail("another process is at this run; wait for it and start the study again")
+                return
+            time.sleep(0.2)
+        if code_version() != run.code:
+            run.fail("the code has changed since the study began; start it again")
             return
-        time.sleep(0.2)
-    if code_version() != run.code:
-        run.fail("the code has changed since the study began; start it again")
-        return
-    run.error.unlink(missing_ok=True)
-    with (run.folder / "log.txt").open("a", buffering=1, encoding="utf-8") as log, \
-            contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        try:
-            train(run.settings, resume=(run.folder / "last" / "checkpoint.json").exists())
-        except Stopped:
-            run.fail("was stopped; the same command goes on with it")
-        except UserError as error:
-            run.fail(str(error))
-        except Exception as error:
-            traceback.print_exc()
-            run.fail(f"{type(error).__name__}: {error}; see log.txt of run {run.key}")
-    lock.close()
+        run.error.unlink(missing_ok=True)
+        with (run.folder / "log.txt").open("a", buffering=1, encoding="utf-8") as log, \
+                contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            try:
+                train(run.settings, resume=(run.folder / "last" / "checkpoint.json").exists())
+            except Stopped:
+                run.fail("was stopped; the same command goes on with it")
+            except UserError as error:
+                run.fail(str(error))
+            except Exception as error:
+                traceback.print_exc()
+                run.fail(f"{type(error).__name__}: {error}; see log.txt of run {run.key}")
 
 
 def _locked(lock: IO[str]) -> bool:
