@@ -24,6 +24,7 @@ def small(monkeypatch):
         monkeypatch.setenv(name, "1")
 
 
+@pytest.mark.slow
 def test_compare_without_peers(tmp_path, capsys, small):
     """The whole of it on the synthetic data, but for the other libraries."""
     output = tmp_path / "compare.json"
@@ -48,6 +49,7 @@ def test_compare_ends_when_a_worker_dies(tmp_path, small):
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_growth(tmp_path, capsys, small):
     assert growth.main(["--steps", "1", "--scale", "0.02", "--sweeps", "items", "--output",
                         str(tmp_path / "growth.json")]) == 0

@@ -125,6 +125,7 @@ def test_the_key_of_a_run_is_what_it_depends_on(data, tmp_path, monkeypatch):
     assert studies.code_version() != before
 
 
+@pytest.mark.slow
 def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_path, capfd, monkeypatch):
     """As processes of their own; then a report without a path of this machine, then nothing left to do."""
     study_file.write_text(TINY.replace("  pupil:", "  too wide: {id_start: svd, hidden_size: 1200}\n"
