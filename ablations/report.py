@@ -8,7 +8,6 @@ each run's figures. No user data: means, and differences over groups of people.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ablations import figures
+from ablations.live import evaluations
 from ablations.page import Part, write_page
 from ablations.study import Study, Variant
 from data_processor import load
@@ -150,7 +150,7 @@ def write_report(study: Study, folders: Folders, failed: list[str], flags: list[
     for line in failed:
         print("failed:", line)
     place.mkdir(parents=True, exist_ok=True)
-    drawn = figures.draw(lines, {run: _curve(folder) for run, folder in folders.items()}, METRIC, place)
+    drawn = figures.draw(lines, {run: evaluations(folder) for run, folder in folders.items()}, METRIC, place)
     write_page(page_parts(study, note, lines, changed_slices(study, lines, folders), failed, drawn), place / "report")
     write_json(place / "runs.json", {
         "study": study.name, "base": study.base, "settings": study.common, "flags": flags,
@@ -209,17 +209,6 @@ def _requests(folder: Path) -> np.ndarray:
     import pandas as pd
 
     return pd.read_parquet(folder / "best" / "test_users.parquet", columns=[METRIC])[METRIC].to_numpy()
-
-
-def _curve(folder: Path) -> list[dict[str, float]]:
-    """What each evaluation of a run recorded, stopped and resumed or not."""
-    epochs = {}
-    for path in sorted((folder / "log").glob("*.jsonl")):
-        for text in path.read_text(encoding="utf-8").splitlines():
-            record = json.loads(text)
-            if record["event"] == "epoch":
-                epochs[record["epoch"]] = record
-    return [epochs[epoch] for epoch in sorted(epochs)]
 
 
 def _ranking(result: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -13,6 +13,7 @@ import ctypes
 import fcntl
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ablations.live import LiveTable
 from ablations.report import write_report
 from ablations.study import ROOT, Study, code_version, data_hash, load_study, run_key
 from data_processor import load
@@ -100,20 +102,22 @@ def execute(runs: list[Run], jobs: int) -> None:
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already", flush=True)
     active: dict[multiprocessing.Process, Run] = {}
     try:
-        while waiting or active:
-            ready = [run for run in waiting if all(teacher.exists() for teacher in run.teachers)]
-            for run in ready[:jobs - len(active)]:
-                waiting.remove(run)
-                process = context.Process(target=_work, args=(run, os.getpid()))
-                process.start()
-                active[process] = run
-            if not active:
-                for run in waiting:
-                    run.fail("a run that it follows has failed; mend that one")
-                return
-            time.sleep(0.2)
-            for process in [process for process in active if not process.is_alive()]:
-                _report_end(active.pop(process), len(waiting), len(active))
+        with LiveTable() as table:
+            while waiting or active:
+                ready = [run for run in waiting if all(teacher.exists() for teacher in run.teachers)]
+                for run in ready[:jobs - len(active)]:
+                    waiting.remove(run)
+                    process = context.Process(target=_work, args=(run, os.getpid()))
+                    process.start()
+                    active[process] = run
+                if not active:
+                    for run in waiting:
+                        run.fail("a run that it follows has failed; mend that one")
+                    return
+                time.sleep(0.2)
+                table.show(runs, list(active.values()))
+                for process in [process for process in active if not process.is_alive()]:
+                    _report_end(active.pop(process), len(waiting), len(active))
     except KeyboardInterrupt:
         print("\nstopping: the runs save where they stand; the same command goes on", file=sys.stderr)
         for process in active:
@@ -223,6 +227,14 @@ def _die_with(parent: int) -> None:
             sys.exit(0)
 
 
+def minutes(text: str) -> float:
+    """Minutes of '90s', '20m' or '1.5h'. Raises `UserError` for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"--budget {text!r}: give a time such as 90s, 20m or 1.5h")
+    return float(match[1]) * {"s": 1 / 60, "m": 1.0, "h": 60.0}[match[2]]
+
+
 def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespace, list[str]]:
     """(study, its runs, flags, flags of trainer.py) of a command line."""
     parser = ArgumentParser(__doc__)
@@ -230,6 +242,8 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
     parser.add_argument("--variants", nargs="+", help="only these, and those that they need (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43])
     parser.add_argument("--steps", type=int, default=0, help="of every run, instead of what the study says")
+    parser.add_argument("--budget", type=minutes, help="time of every run instead, as in 20m or 1h; what a run reaches "
+                                                       "in it depends on the machine")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
     parser.add_argument("--ray", metavar="ADDRESS", help="spread the runs over a Ray cluster: auto, host:port or local")
     parser.add_argument("--work", type=Path, default=Path("runs/studies"), help="models and states of the runs")
@@ -238,7 +252,10 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
     flags, rest = parser.parse_known_args(argv)
     if flags.jobs < 1:
         raise UserError("--jobs must be at least 1")
+    if flags.steps and flags.budget:
+        raise UserError("--steps and --budget are two ways to say when a run ends: give one")
     rest += ["--max_steps", str(flags.steps)] if flags.steps else []
+    rest += ["--max_minutes", str(flags.budget), "--max_steps", "0", "--max_epochs", "100000"] if flags.budget else []
     if any(token.partition("=")[0] in ("--teacher", "--seed") for token in rest):
         raise UserError("seeds are given by --seeds, and teachers by the study: a variant with teacher: \"{another}\"")
     study = load_study(flags.study, rest)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablations import report
+from ablations import live, report
 from ablations import run as runner
 from ablations import study as studies
 from ablations.study import FOLDER, load_study, run_key
@@ -200,6 +200,37 @@ def test_the_table_pairs_the_same_people_and_nothing_else(study_file, tmp_path):
     assert rows[0][0] == "sum" and rows[1][0] == "gate"
     assert by_name["gate"][5] == "+0.2500" and by_name["gate"][6].startswith("+0.2500*")
     assert all(by_name[name][5:7] == ["", ""] for name in ("sum", "other split", "sampled", "lost"))
+
+
+def test_a_budget_is_steps_or_time(study_file, tmp_path):
+    command = [str(study_file), "--work", str(tmp_path)]
+    _, runs, *_ = runner.study_and_runs([*command, "--budget", "1.5h"])
+    assert {(run.settings.train.max_minutes, run.settings.train.max_steps) for run in runs} == {(90.0, 0)}
+    assert {run.settings.train.max_epochs for run in runs} == {100_000}
+    _, runs, *_ = runner.study_and_runs([*command, "--steps", "9"])
+    assert {run.settings.train.max_steps for run in runs} == {9}
+    for wrong in (["--budget", "20"], ["--budget", "0m"], ["--budget", "2m", "--steps", "3"]):
+        with pytest.raises(UserError, match="--budget"):
+            runner.study_and_runs([*command, *wrong])
+
+
+def test_the_live_table_says_where_the_runs_stand(study_file, tmp_path, monkeypatch):
+    """From their records; a line that is being written is not read."""
+    runs = runner.plan(load_study(str(study_file)), [1], tmp_path)
+    log = runs[0].folder / "log"
+    log.mkdir(parents=True)
+    (log / "a.jsonl").write_text('{"event": "epoch", "epoch": 1, "step": 1, "seconds": 10.0, "NDCG@10": 0.2}\n')
+    (log / "b.jsonl").write_text('{"event": "epoch", "epoch": 2, "step": 2, "seconds": 20.0, "NDCG@10": 0.1}\n{"ev')
+    runs[1].fail("it had to")
+    assert live.rows(runs, [runs[0]]) == [["sum", "1", "running", "67%", "0.2000", "20", "10"],
+                                          ["gate", "1", "failed", "", "", "", ""],
+                                          ["pupil", "1", "waiting", "", "", "", ""]]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    drawn = live.LiveTable()
+    if drawn.live is not None:
+        with drawn:
+            drawn.show(runs, [runs[0]])
+        assert drawn.live.renderable.row_count == 3 and drawn.live.renderable.caption == "0 of 3 runs done"
 
 
 LONGER = TINY[:TINY.index("  pupil")].replace("max_steps: 3", "max_steps: 100")
