@@ -11,6 +11,7 @@ import types
 
 import pytest
 
+from command_line import parse_command_line
 from support import tracking
 from support.errors import UserError
 from support.tracking import Tracker
@@ -119,3 +120,17 @@ def test_a_dashboard_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(UserError, match="pip install trackio"):
         Tracker(tmp_path / "run.jsonl", {}, "trackio")
+
+
+def test_the_sweep_speaks_the_trainers_language():
+    """Every parameter is a flag, each of its values is taken, and what it maximises is what an offline run logs."""
+    import yaml
+
+    sweep = yaml.safe_load((ROOT / "ablations" / "sweep.yaml").read_text())
+    assert sweep["program"] == "trainer.py" and sweep["metric"]["name"] == "epoch/NDCG@10"
+    fixed = [part for part in sweep["command"] if not part.startswith("${")]
+    for name, values in sweep["parameters"].items():
+        for value in values.get("values", [values.get("min"), values.get("max")]):
+            settings, _ = parse_command_line([*fixed, f"--{name}={value}"], "")
+            assert str(settings.to_dict()[name]) == str(value)
+            assert settings.train.use_wandb and settings.train.max_steps == 1500
