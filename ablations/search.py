@@ -17,6 +17,7 @@ in `best.yaml`, which trainer.py takes by --config.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import sys
@@ -104,12 +105,20 @@ def suggest(trial: Any, space: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_study(journal: Path, name: str, seed: int) -> Any:
-    """The Optuna study of that name in a journal file, or a new one."""
+    """The Optuna study of that name in a journal file, or a new one. Raises `UserError` for a damaged journal."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal.parent.mkdir(parents=True, exist_ok=True)
+    for number, line in enumerate(journal.read_bytes().splitlines(keepends=True) if journal.exists() else (), 1):
+        try:
+            whole = line.endswith(b"\n") and isinstance(json.loads(line), dict)
+        except ValueError:
+            whole = False
+        if not whole:
+            refuse(journal, number, "this line of the journal is damaged: move the file away to begin anew, or delete "
+                                    "the line and what comes after it to go on from there")
     return optuna.create_study(
         study_name=name, storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
         direction="maximize", load_if_exists=True, sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),

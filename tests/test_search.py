@@ -63,6 +63,20 @@ def test_workers_share_a_journal_and_the_best_can_be_trained(space_file, tmp_pat
     assert (tmp_path / "again" / "search-tiny" / "trials.md").read_text() == trials
 
 
+@pytest.mark.parametrize("damage", [lambda raw: raw + b"\x00\xff\n", lambda raw: raw[:-9], lambda raw: raw + b"7\n"])
+def test_a_damaged_journal_is_named_with_its_line(tmp_path, damage):
+    journal = tmp_path / "s.journal"
+    study = search.open_study(journal, "s", 0)
+    study.tell(study.ask(), 0.5)
+    sound = journal.read_bytes()
+    journal.write_bytes(damage(sound))
+    with pytest.raises(UserError, match="move the file away") as error:
+        search.open_study(journal, "s", 0)
+    assert str(error.value).startswith(f"{journal}:{len(damage(sound).splitlines())}:")
+    journal.write_bytes(sound)
+    assert len(search.open_study(journal, "s", 0).trials) == 1
+
+
 def test_a_trial_below_the_others_is_pruned(tmp_path):
     import optuna
 

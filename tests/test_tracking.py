@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -88,6 +89,31 @@ def test_with_the_network_down_a_run_goes_on(tmp_path, monkeypatch, capsys):
     assert "warning: wandb failed" in capsys.readouterr().err
     assert [json.loads(line)["event"] for line in (tmp_path / "run.jsonl").read_text().splitlines()] == [
         "settings", "epoch"]
+
+
+def test_trackio_keeps_the_run_without_an_account(tmp_path):
+    """The package itself, in a process of its own: group, settings, figures, table and model lie on disk."""
+    pytest.importorskip("trackio")
+    for name in ("model.safetensors", "checkpoint.json"):
+        (tmp_path / name).write_text("{}")
+    script = f"""
+from pathlib import Path
+from support.tracking import Tracker
+tracker = Tracker(Path({str(tmp_path / "run.jsonl")!r}), {{"seed": 7}}, "trackio", group="a study", name="a variant")
+tracker.log("epoch", **{{"epoch": 1, "NDCG@10": 0.25}})
+tracker.table("results", ["model", "NDCG@10"], [["popularity", 0.1], ["ours", 0.2]])
+tracker.artifact(Path({str(tmp_path)!r}), "model")
+tracker.close()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          stdin=subprocess.DEVNULL)
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    with sqlite3.connect(tmp_path / "trackio" / f"{tracking.PROJECT}.db") as database:
+        logged = b" ".join(row[0] for row in database.execute("select metrics from metrics where run_name='a variant'"))
+        (config,) = database.execute("select config from configs where run_name='a variant'").fetchone()
+        (artifacts,) = database.execute("select count(*) from run_artifact_links").fetchone()
+    assert b'"epoch/NDCG@10":0.25' in logged and b"results" in logged and b"popularity" in logged
+    assert b"a study" in bytes(config) and b'"seed":7' in bytes(config).replace(b" ", b"") and artifacts == 1
 
 
 @pytest.mark.parametrize("failing", ["init", "log", "finish"])
