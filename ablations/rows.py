@@ -1,6 +1,6 @@
 """The rows of the results tables: train or tune them, rank, compare, and say whether they come out as reported.
 
-    python -m ablations.rows vanilla --board loo-3416 --seeds 42 43 44     (or: make reproduce ROW=vanilla)
+    python -m ablations.rows vanilla --board loo-3416 --seeds 3     (or: make reproduce ROW=vanilla)
     python -m ablations.rows --board loo-3706                              all rows (or: make baselines)
 
 A trained row is a file of `configs/` and one run a seed; the others are tuned on validation, at most TRIALS settings.
@@ -31,7 +31,7 @@ from evaluation.report import print_table, table_text
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
 from settings import BOOKKEEPING, EvalSettings, Settings
-from support.arguments import ArgumentParser
+from support.arguments import ArgumentParser, seeds
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
 from support.tracking import git_commit
@@ -182,7 +182,7 @@ def main(argv: list[str]) -> int:
     parser = ArgumentParser(__doc__)
     parser.add_argument("rows", nargs="*", help=f"of {', '.join([*GRIDS, *TRAINED])} (default: all but original)")
     parser.add_argument("--board", choices=BOARDS, default="loo-3416", help="data and protocol (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("--seeds", type=seeds, default="3", help="how many: 42, 43, ...")
     parser.add_argument("--against", default="vanilla", help="row that the others are tested against")
     parser.add_argument("--write", action="store_true", help="replace what results/ reports")
     parser.add_argument("--results", type=Path, default=Path("results"))

@@ -1,4 +1,4 @@
-"""Run a study and end in a table: `python -m ablations.run fusion --seeds 42 43 --steps 1500 --jobs 2`.
+"""Run a study and end in a table: `python -m ablations.run fusion --seeds 2 --steps 1500 --jobs 2`.
 
 Every run is a folder named by its settings, data and code: a finished one is never run twice, whichever study asks for
 it, a stopped one goes on, a failing one is recorded and the others go on. Any flag of trainer.py may follow and holds
@@ -27,7 +27,7 @@ from ablations.report import write_report
 from ablations.study import ROOT, Study, code_version, data_hash, load_study, run_key
 from data_processor import load
 from settings import Settings
-from support.arguments import ArgumentParser
+from support.arguments import ArgumentParser, seeds
 from support.checkpoint import read_json
 from support.errors import UserError, run_command
 from trainer import train
@@ -240,7 +240,7 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
     parser = ArgumentParser(__doc__)
     parser.add_argument("study", help="a file of ablations/studies/, by name or path")
     parser.add_argument("--variants", nargs="+", help="only these, and those that they need (default: all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43])
+    parser.add_argument("--seeds", type=seeds, default="2", help="how many: 42, 43, ...")
     parser.add_argument("--steps", type=int, default=0, help="of every run, instead of what the study says")
     parser.add_argument("--budget", type=minutes, help="time of every run instead, as in 20m or 1h; what a run reaches "
                                                        "in it depends on the machine")

@@ -28,3 +28,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """argparse's own complaint, as a `UserError`."""
         raise UserError(f"{message}; see --help")
+
+
+def seeds(text: str) -> list[int]:
+    """The seeds of so many runs: 42, 43, ... Raises `ArgumentTypeError` if it is not a number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seeds (which are 42, 43, ...)")
+    return list(range(42, 42 + int(text)))

@@ -134,8 +134,8 @@ def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_pat
                "--results", str(tmp_path / "results")]
     assert runner.main(command) == 1
     report = (tmp_path / "results" / "tiny" / "report.md").read_text()
-    assert "Does the gate pay?" in report and "| pupil | 1 |" in report and "too wide, seed 1: --id_start" in report
-    assert "orphan, seed 1: a run that it follows has failed" in report
+    assert "Does the gate pay?" in report and "| pupil | 1 |" in report and "too wide, seed 42: --id_start" in report
+    assert "orphan, seed 42: a run that it follows has failed" in report
     runs = json.loads((tmp_path / "results" / "tiny" / "runs.json").read_text())["runs"]
     assert [(entry["variant"], entry["steps"]) for entry in runs] == [("sum", 3), ("gate", 3), ("pupil", 3)]
     assert str(tmp_path) not in report + json.dumps(runs)
