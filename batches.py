@@ -139,12 +139,12 @@ def history_batch(histories: Sequence[History], seq_length: int) -> Batch:
     blank = [np.zeros(len(items), dtype=np.int64) for items in cut]
     times = [none if history.timestamps is None else history.timestamps[-seq_length:]
              for history, none in zip(histories, blank, strict=True)]
-    request = [np.append(moments[1:], history.request_time)
+    request = [np.append(moments[1:], history.request_time)  # of one entry for an empty history
                for history, moments in zip(histories, times, strict=True)]
     ratings = [none if history.ratings is None else history.ratings[-seq_length:]
                for history, none in zip(histories, blank, strict=True)]
-    items, stars, moments, asked, none = (_stack(rows, lengths, seq_length)
-                                          for rows in (cut, ratings, times, request, blank))
+    items, stars, moments, none = (_stack(rows, lengths, seq_length) for rows in (cut, ratings, times, blank))
+    asked = _stack(request, lengths.clip(1), seq_length)
     return Batch("causal", torch.tensor([history.user for history in histories]),
                  torch.tensor([history.demographics for history in histories]), items, stars, moments,
                  torch.from_numpy(lengths), asked, none, none)
@@ -190,7 +190,7 @@ def _drop_oldest(batch: Batch, keep: int) -> Batch:
 
 def _stack(rows: Sequence[np.ndarray], lengths: np.ndarray, most: int) -> Tensor:
     """Right-padded (B, L) tensor, L a multiple of WIDTH_STEP or `most`."""
-    table = np.zeros((len(rows), padded_width(lengths.max(initial=0), most)), dtype=np.int64)
+    table = np.zeros((len(rows), padded_width(lengths.max(initial=1), most)), dtype=np.int64)
     table[np.arange(table.shape[1]) < lengths[:, None]] = np.concatenate(rows) if len(rows) else 0
     return torch.from_numpy(table)
 

@@ -81,6 +81,21 @@ class TimeBias(nn.Module):
         return rearrange(self.table(bucket), "b query key h -> b h query key")
 
 
+def in_front(first: Tensor, x: Tensor, attend: Attend) -> tuple[Tensor, Attend]:
+    """x (B, L, D) with a position (B, 1, D) before it that is no interaction and stands at the first one's time, and
+    what the blocks are told of the whole."""
+    before = {"prefix": attend.prefix + 1}
+    if attend.padding is not None:
+        before["padding"] = F.pad(attend.padding, (1, 0), value=True)
+    if attend.rotation is not None:
+        before["rotation"] = tuple(torch.cat([angle[:, :, :1], angle], dim=2) for angle in attend.rotation)
+    if attend.bias is not None:
+        before["bias"] = F.pad(attend.bias, (1, 0, 1, 0))
+    if attend.steer is not None:
+        before["steer"] = F.pad(attend.steer, (0, 0, 1, 0))
+    return torch.cat([first.to(x.dtype), x], dim=1), dataclasses.replace(attend, **before)
+
+
 class MetadataTokens(nn.Module):
     """The person as several tokens, one a fact: id, gender, age group, occupation; index 0 = unknown."""
 
@@ -128,17 +143,7 @@ class PrefixPerson(AddPerson):
 
     def forward(self, x: Tensor, attend: Attend, tokens: Tensor) -> tuple[Tensor, Attend]:
         """x (B, L, D) to (B, 1 + L, D)."""
-        x = torch.cat([self.dropout(tokens.mean(1, keepdim=True)).to(x.dtype), x], dim=1)
-        before = {"prefix": attend.prefix + 1}
-        if attend.padding is not None:
-            before["padding"] = F.pad(attend.padding, (1, 0), value=True)
-        if attend.rotation is not None:
-            before["rotation"] = tuple(torch.cat([angle[:, :, :1], angle], dim=2) for angle in attend.rotation)
-        if attend.bias is not None:
-            before["bias"] = F.pad(attend.bias, (1, 0, 1, 0))
-        if attend.steer is not None:
-            before["steer"] = F.pad(attend.steer, (0, 0, 1, 0))
-        return x, dataclasses.replace(attend, **before)
+        return in_front(self.dropout(tokens.mean(1, keepdim=True)), x, attend)
 
 
 class ConditionOnPerson(AddPerson):

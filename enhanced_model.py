@@ -3,6 +3,7 @@
     e_v  = fuse_k encoder_k(v)                                   film v: id, genres, year, title, graph (item_encoders/)
     x_i  = e_{v_i} + rating_i + day_i + gap_i + position_i       input at position i
     x_i += CrossAttention(query x_i, keys and values: the person's metadata tokens)         or another way, context.py
+    x_0  = a learned start, optional: h_0 predicts v_1, also for somebody without a history
     h    = Encoder(x; pattern, times)                            transformer.py, pre-norm
     next item    P(v | h_i) = softmax_v(h_i e_v + b_v)           causal pattern, every position
     masked item  P(v | h_i) = softmax_v(g(h_i) e_v + b'_v)       bidirectional pattern, masked positions
@@ -29,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from batches import Batch, append_mask
-from context import USER_CONTEXTS, MetadataTokens, TimeBias, TimeEncoder
+from context import USER_CONTEXTS, MetadataTokens, TimeBias, TimeEncoder, in_front
 from data_processor import FIRST_ITEM, NO_RATING, NO_TIME, PAD, Catalogue, SequenceData
 from item_encoders.attributes import GenreEncoder, YearEncoder
 from item_encoders.encoder import ItemEncoder
@@ -96,6 +97,7 @@ class EnhancedBERT4Rec(nn.Module):
             self.position = nn.Parameter(torch.zeros(settings.seq_length, width))
         else:
             self.register_buffer("position", sinusoids(settings.seq_length, width), persistent=False)
+        self.start = nn.Parameter(torch.zeros(1, 1, width)) if settings.start_token else None
         has_tokens = any(getattr(settings, name) for name in ("user_id", "gender", "age", "occupation"))
         self.metadata = MetadataTokens(catalogue, settings) if has_tokens else None
         self.user_context = USER_CONTEXTS[settings.user_context](settings) if has_tokens else None
@@ -120,7 +122,8 @@ class EnhancedBERT4Rec(nn.Module):
         }) if settings.task_weighting == "uncertainty" else None
         std = 0.8 * width**-0.5  # 0.1 at 64 wide: BERT's 0.02 starts a narrow model slowly (ablations/LOG.md)
         initialise(self, std)
-        for parameter in (self.special, *([self.position] if settings.positions == "learned" else [])):
+        for parameter in (self.special, *([self.position] if settings.positions == "learned" else []),
+                          *([] if self.start is None else [self.start])):
             nn.init.normal_(parameter, std=std)
         for block in self.encoder.blocks:
             block.start_unconditioned()
@@ -189,7 +192,11 @@ class EnhancedBERT4Rec(nn.Module):
     def task_losses(self, batch: Batch, tasks: Set[str]) -> dict[str, Tensor]:
         """Mean loss of each task; all of them have heads."""
         table = self.item_table()
-        states = self.encode(batch, table)  # (B, L, D)
+        from_start, histories = self.start is not None and batch.pattern == "causal", batch
+        states = self.encode(batch, table, from_start)  # (B, L, D)
+        if from_start:  # it predicts the first film
+            batch = batch.replace(targets=torch.cat([batch.items[:, :1], batch.targets], dim=1),
+                                  target_ratings=torch.cat([batch.ratings[:, :1], batch.target_ratings], dim=1))
         predicted = batch.predicted()  # (N,)
         states, targets = states.flatten(0, 1)[predicted], batch.targets.flatten()[predicted]  # (N, D), (N,)
         if batch.pattern == "bidirectional":
@@ -213,7 +220,7 @@ class EnhancedBERT4Rec(nn.Module):
         if "contrastive" in tasks and batch.views:
             first, second = (self.encoder.last_state(*self.embed(view, table), view.lengths - 1)
                              for view in batch.views)
-            losses["contrastive"] = contrastive_loss(first, second, last_targets(batch),
+            losses["contrastive"] = contrastive_loss(first, second, last_targets(histories),
                                                      self.settings.contrastive_temperature)
         return losses
 
@@ -303,12 +310,19 @@ class EnhancedBERT4Rec(nn.Module):
         """What some of the encoders say of the films, (V, D) each."""
         return {name: encoder(self.films) for name, encoder in self.encoders.items() if name in names}
 
-    def encode(self, batch: Batch, table: Tensor) -> Tensor:
-        """(B, L, D) states of a batch under its pattern."""
-        return self.encoder(*self.embed(batch, table))
+    @property
+    def starts(self) -> bool:
+        """Whether somebody without a history can be served: from the start, or by the cloze task's mask."""
+        return self.start is not None or not self.settings.next_item_head
+
+    def encode(self, batch: Batch, table: Tensor, from_start: bool = False) -> Tensor:
+        """(B, L, D) states of a batch under its pattern; from the start's on, (B, 1 + L, D)."""
+        x, attend = self.embed(batch, table)
+        return self.encoder(x, dataclasses.replace(attend, prefix=attend.prefix - from_start))
 
     def embed(self, batch: Batch, table: Tensor, without: Set[str] = frozenset()) -> tuple[Tensor, Attend]:
-        """(B, L, D) what the blocks read, and what they are told beside it; with a prefix (B, prefix + L, D)."""
+        """(B, L, D) what the blocks read, and what they are told beside it; with a start or a prefix wider by one or
+        two positions, which `Attend.prefix` counts."""
         x = F.embedding(batch.items, table)  # (B, L, D)
         steers = self.steering_norm is not None
         told = F.embedding(batch.items, self.steering_table(without)) if steers else x
@@ -324,6 +338,12 @@ class EnhancedBERT4Rec(nn.Module):
                         if self.settings.relative_time else None,
                         bias=self.time_bias(batch.timestamps) if self.time_bias is not None else None,
                         steer=self.dropout(self.steering_norm(told)) if steers else None)
+        if self.start is not None:
+            start = self.start.expand(len(x), 1, -1)
+            if self.request_time is not None:
+                known = batch.timestamps[:, :1].where(batch.lengths[:, None] > 0, batch.request_times[:, :1])
+                start = start + self.request_time(known, torch.full_like(known, NO_TIME))
+            x, attend = in_front(self.dropout(start), x, attend)
         return (x, attend) if self.metadata is None else self.user_context(x, attend, self.metadata(batch))
 
 

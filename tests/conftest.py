@@ -78,7 +78,8 @@ VARIANTS = {
     "vanilla-causal-segments": ModelSettings(model="vanilla", attention_type="causal", segment_embeddings=True,
                                              similarity="cosine", **TINY_MODEL),
     "enhanced": ModelSettings(**TINY_MODEL),
-    "enhanced-known-time": ModelSettings(query_time="known", weekday_hour=True, positions="sinusoidal", **TINY_MODEL),
+    "enhanced-known-time": ModelSettings(query_time="known", weekday_hour=True, positions="sinusoidal",
+                                         start_token=True, **TINY_MODEL),
     "enhanced-cloze-only": ModelSettings(next_item_head=False, rating_head=False, preference_head=False,
                                          user_context="mean", similarity="cosine", **TINY_MODEL),
     "enhanced-steered": ModelSettings(fusion="query_key", user_context="prefix", time_bias=True,
@@ -86,7 +87,8 @@ VARIANTS = {
     "enhanced-rgcn": ModelSettings(graph_encoder="rgcn", fusion="gate", user_context="adaptive_norm", **TINY_MODEL),
     "enhanced-lightgcn": ModelSettings(graph_encoder="lightgcn", fusion="cross_attention", id_start="svd",
                                        relative_time=False, time_bias=True, **TINY_MODEL),
-    "enhanced-concat": ModelSettings(title_encoder="ngrams", fusion="concat", user_context="prefix", **TINY_MODEL),
+    "enhanced-concat": ModelSettings(title_encoder="ngrams", fusion="concat", user_context="prefix",
+                                     start_token=True, **TINY_MODEL),
 }
 ALL_TASKS = frozenset({"masked_item", "next_item", "rating", "preference"})
 

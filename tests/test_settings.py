@@ -27,6 +27,7 @@ OTHER_VALUE = {
     "fusion": "gate", "time_bias": True, "genre_encoder": False, "genre_size": 4, "year_encoder": False, "year_size": 4,
     "rating_input": False, "day_of_year": False, "weekday_hour": True, "time_gap": False, "relative_time": False,
     "user_id": False, "gender": False, "age": False, "occupation": False, "user_context": "mean",
+    "start_token": True,
     "query_time": "known", "masked_item_head": False, "next_item_head": False, "rating_head": False,
     "preference_head": False, "preference_horizon": 2,
     "batch_size": 9, "batch_tokens": 50, "learning_rate": 0.01, "weight_decay": 0.9, "warmup_share": 0.9,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ablations import cold_films
-from batches import TrainingBatches, history_batch
+from batches import History, TrainingBatches, history_batch, history_of
 from context import TimeBias
 from data_processor import FIRST_ITEM, process
 from item_encoders import text
@@ -183,6 +183,46 @@ def test_adaptive_norms_start_plain_and_then_follow_the_person(data):
     with torch.no_grad():
         model.encoder.blocks[0].network_norm.follow.weight.normal_()
     assert not torch.allclose(model.score(batch), model.score(other))
+
+
+# Somebody without a history -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("changes", [{"start_token": True}, {"start_token": True, "user_context": "prefix"},
+                                     {"start_token": True, "query_time": "known"},
+                                     {"next_item_head": False, "rating_head": False, "preference_head": False}])
+def test_nothing_but_the_person_ranks_films(data, changes):
+    """Alone or beside longer histories; who the person is counts, and so does the moment where the model knows it."""
+    model = fresh_model(data, ModelSettings(**changes, **TINY_MODEL))
+    assert model.starts
+    nobody = History(np.zeros(0, dtype=np.int64), request_time=data.timestamps[0])
+    woman, man = (dataclasses.replace(nobody, demographics=(gender, 1, 1)) for gender in (1, 2))
+    long = history_of(data, 0)
+    together = model.score(history_batch([long, nobody, woman, man], 12))
+    for row, history in enumerate((long, nobody, woman, man)):
+        torch.testing.assert_close(model.score(history_batch([history], 12))[0], together[row], rtol=1e-4, atol=1e-4)
+    assert together[:, FIRST_ITEM:].isfinite().all()
+    assert not torch.allclose(together[2], together[3]) and not torch.allclose(together[1], together[2])
+    later = model.score(history_batch([dataclasses.replace(nobody, request_time=int(data.timestamps[0]) + 10**7)], 12))
+    moved = bool(((later[0] - together[1])[FIRST_ITEM:].abs() > 1e-3).any())
+    assert moved == (changes.get("query_time") == "known")
+
+
+def test_the_start_learns_the_first_film_from_the_person_alone(data):
+    """One more target a sequence; before it stands nothing but the person, so no later interaction moves it."""
+    settings = ModelSettings(start_token=True, **TINY_MODEL)
+    model = fresh_model(data, settings)
+    train = TrainSettings(context_dropout=0.0, user_id_dropout=0.0, batch_size=64)
+    batch = next(TrainingBatches(data, 12, train, 0.0).epoch(0))
+    table = model.item_table()
+    states = model.encode(batch, table, from_start=True)
+    assert states.shape[1] == batch.items.shape[1] + 1
+    torch.testing.assert_close(states[:, 1:], model.encode(batch, table))
+    other = batch.replace(items=batch.items.flip(0), ratings=batch.ratings.flip(0), lengths=batch.lengths.flip(0))
+    torch.testing.assert_close(model.encode(other, table, from_start=True)[:, 0], states[:, 0])
+    logits = model.rank(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+    targets = torch.cat([batch.items[:, :1], batch.targets], dim=1)
+    expected = nn.functional.cross_entropy(logits[targets != 0], targets[targets != 0])
+    torch.testing.assert_close(model(batch, {"next_item"})["next_item"], expected, rtol=1e-4, atol=1e-4)
 
 
 # Collaborative start --------------------------------------------------------------------------------------------------
