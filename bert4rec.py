@@ -97,6 +97,10 @@ class BERT4Rec(nn.Module):
         """Every training batch carries the cloze task."""
         return 1.0
 
+    def num_targets(self, batch: Batch) -> int:
+        """Interactions that are predicted from a training batch."""
+        return batch.num_targets
+
     def forward(self, batch: Batch, tasks: Set[str] = frozenset({"masked_item"})) -> dict[str, Tensor]:
         """Mean loss over the masked positions."""
         if "masked_item" not in tasks:

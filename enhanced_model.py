@@ -173,6 +173,14 @@ class EnhancedBERT4Rec(nn.Module):
         cloze = train.masked_item_weight > 0 and self.settings.masked_item_head
         return train.masked_batch_share if causal and cloze else float(cloze)
 
+    def num_targets(self, batch: Batch) -> int:
+        """Interactions that are predicted from a training batch."""
+        return batch.num_targets + (len(batch.items) if self.predicts_first(batch) else 0)
+
+    def predicts_first(self, batch: Batch) -> bool:
+        """Whether a start predicts the first film of each sequence."""
+        return self.start is not None and batch.pattern == "causal"
+
     def has_head(self, task: str) -> bool:
         """Whether a task's head is built; views are compared by the states that predict the next item."""
         return getattr(self.settings, f"{'next_item' if task == 'contrastive' else task}_head")
@@ -192,9 +200,9 @@ class EnhancedBERT4Rec(nn.Module):
     def task_losses(self, batch: Batch, tasks: Set[str]) -> dict[str, Tensor]:
         """Mean loss of each task; all of them have heads."""
         table = self.item_table()
-        from_start, histories = self.start is not None and batch.pattern == "causal", batch
-        states = self.encode(batch, table, from_start)  # (B, L, D)
-        if from_start:  # it predicts the first film
+        histories = batch
+        states = self.encode(batch, table, self.predicts_first(batch))  # (B, L, D)
+        if self.predicts_first(batch):
             batch = batch.replace(targets=torch.cat([batch.items[:, :1], batch.targets], dim=1),
                                   target_ratings=torch.cat([batch.ratings[:, :1], batch.target_ratings], dim=1))
         predicted = batch.predicted()  # (N,)

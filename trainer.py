@@ -30,7 +30,7 @@ from settings import Settings
 from support.checkpoint import read_json, write_json
 from support.devices import peak_memory_mb
 from support.errors import UserError, run_command
-from support.tracking import Tracker, git_commit, run_path
+from support.tracking import Tracker, git_commit, run_identity, run_path
 from training_loop import Progress, Stopped, fit, leave_process_group, seed_everything
 
 STOPPED = 130  # the shell's code for Ctrl-C
@@ -48,20 +48,22 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     folder = Path(settings.train.checkpoint_dir)
     seed_everything(settings.train.seed)
     model = new_model(data, settings.model)
-    record = run_path(settings.train.runs_dir, f"{data.name}-{settings.model.model}") if main_process else None
-    tracker = Tracker(record, {**settings.to_dict(), "split_hash": data.split_hash, "git_commit": git_commit()},
-                      "wandb" if settings.train.use_wandb else settings.train.tracker, settings.train.wandb_mode,
-                      settings.train.run_group, settings.train.run_name)
-    if main_process:
-        _announce(settings, data, model)
+    record, identity = None, ""
     if main_process:
         folder.mkdir(parents=True, exist_ok=True)  # find out now that it cannot be written, not after an epoch
+        record = run_path(settings.train.runs_dir, f"{data.name}-{settings.model.model}")
+        identity = run_identity(folder / "run_id", resume)
+    tracker = Tracker(record, {**settings.to_dict(), "split_hash": data.split_hash, "git_commit": git_commit()},
+                      "wandb" if settings.train.use_wandb else settings.train.tracker, settings.train.wandb_mode,
+                      settings.train.run_group, settings.train.run_name, identity)
+    if main_process:
+        _announce(settings, data, model)
 
     def keep(best: nn.Module, validation: dict[str, Any], first: bool) -> None:
         save_model(folder / "best", best, settings, data, validation, keep_previous=first)
 
-    teachers = [_teacher(Path(path.strip()), data, settings) for path in settings.train.teacher.split(",") if path]
     try:
+        teachers = [_teacher(Path(path.strip()), data, settings) for path in settings.train.teacher.split(",") if path]
         progress = fit(model, data, settings, state_folder=folder / "last", resume=resume, tracker=tracker,
                        on_best=keep, teachers=teachers)
         if not main_process:
@@ -70,8 +72,11 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
         tracker.log("test", **results)
         if tracker.shown:
             _show(tracker, model, data, settings, results, folder / "best")
-    finally:
         tracker.close()
+    except BaseException:
+        tracker.close(failed=True)
+        raise
+    finally:
         leave_process_group()
     report(results, progress, settings)
     print(f"\nModel, results and per-user ranks: {folder / 'best'}   record of the run: {record}")
@@ -164,11 +169,11 @@ def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
     if info["split_hash"] != data.split_hash:
         raise UserError(f"--teacher {folder} was trained on split {info['split_hash']}, this run on {data.split_hash}: "
                         f"other films, or interactions that are held out here; train it on the same data")
-    ours, rank = settings.model, ("model", "next_item_head", "masked_item_head")
+    ours, rank = settings.model, ("model", "next_item_head", "masked_item_head", "start_token")
     if any(getattr(theirs.model, name) != getattr(ours, name) for name in rank) or \
             theirs.model.seq_length < ours.seq_length:
         raise UserError(f"--teacher {folder} must be a model of the same kind (--model {ours.model}) with the same "
-                        f"item heads that reads at least {ours.seq_length} interactions")
+                        f"item heads and start that reads at least {ours.seq_length} interactions")
     return model
 
 

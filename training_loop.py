@@ -174,11 +174,11 @@ class Run:
         complete, every = self.gradient_complete(done), self.train.gradient_accumulation
         gathered = min(every, self.last_step_of_epoch - (done - 1) // every * every)  # the last group may be short
         parts = batch.parts(PART_POSITIONS[self.device.type])
-        targets = batch.num_targets
+        targets = self.model.num_targets(batch)
         for number, part in enumerate(parts, start=1):
             with contextlib.nullcontext() if complete and number == len(parts) else \
                     self.accelerator.no_sync(self.wrapped):
-                self.add_gradients(part, part.num_targets / targets, gathered)
+                self.add_gradients(part, self.model.num_targets(part) / targets, gathered)
         if not complete:
             return
         if self.train.gradient_clip:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,18 +20,20 @@ from typing import Any
 from support.errors import UserError
 
 PROJECT = "enhanced-bert4rec"
-PATIENCE = 30  # seconds that a dashboard may take to answer
+PATIENCE = 30  # seconds that a dashboard may take to answer, and somebody at the terminal to log in
+UPLOAD_PATIENCE = 300  # seconds that it may take at the end to get what is still on its way
 
 
 class Tracker:
     """Writes one JSON object a line: first the settings, then whatever `log` is given, last the summary.
 
     path: None = keep no record (library use, secondary processes). dashboard: 'none', 'wandb' or 'trackio'; mode: of
-    W&B, 'online', 'offline' or 'disabled'; group and name: under which it files the run.
+    W&B, 'online' (which the environment's WANDB_MODE overrules), 'offline' or 'disabled'; group and name: under which
+    it files the run; identity: by which W&B goes on with a resumed one.
     """
 
     def __init__(self, path: Path | None, settings: dict[str, Any], dashboard: str = "none", mode: str = "online",
-                 group: str = "", name: str = "") -> None:
+                 group: str = "", name: str = "", identity: str = "") -> None:
         self.path, self._started, self._library = path, time.time(), None
         if path is None:
             return
@@ -38,9 +41,15 @@ class Tracker:
         self._write("settings", settings)
         if dashboard != "none":
             library = _library(dashboard, path.parent)
-            options = {"mode": mode, "job_type": "train", "dir": str(path.parent),
-                       "settings": library.Settings(init_timeout=PATIENCE)} if dashboard == "wandb" else {}
+            options = {}
             self._library = library
+            if dashboard == "wandb":
+                mode = os.environ.get("WANDB_MODE", mode) if mode == "online" else mode
+                options = {"mode": mode, "job_type": "train", "dir": str(path.parent), "id": identity or None,
+                           "resume": "allow", "settings": library.Settings(init_timeout=PATIENCE,
+                                                                           finish_timeout=UPLOAD_PATIENCE)}
+                if mode == "online":
+                    self._try(lambda: _log_in(library))
             self._try(lambda: library.init(project=PROJECT, config=settings, name=name or path.stem,
                                            group=group or None, **options))
 
@@ -73,9 +82,12 @@ class Tracker:
         if self.shown and hasattr(self._library, "Artifact"):
             self._try(keep)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Finish the run on the dashboard, if there is one."""
-        self._try(lambda: self._library.finish())
+        if self.shown and self._library.__name__ == "wandb":
+            self._try(lambda: self._library.finish(exit_code=int(failed)))
+        else:
+            self._try(lambda: self._library.finish())
 
     def _try(self, action: Callable[[], Any]) -> None:
         """Do something with the dashboard, and without it from then on if that fails."""
@@ -93,6 +105,12 @@ class Tracker:
         record = {"event": event, "seconds": round(time.time() - self._started, 2), **values}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _log_in(wandb: Any) -> None:
+    """Find the key, or ask for it at a terminal, for a while. Raises `RuntimeError` if there is none."""
+    if not wandb.login(timeout=PATIENCE):
+        raise RuntimeError("nobody is logged in")
 
 
 def _library(dashboard: str, folder: Path) -> Any:
@@ -120,6 +138,13 @@ def run_path(folder: str, name: str) -> Path:
         number += 1
         path = Path(folder) / f"{stamp}-{name}-{number}.jsonl"
     return path
+
+
+def run_identity(path: Path, resume: bool) -> str:
+    """A name that no other run has, kept in a file so that a resumed run has it again."""
+    if not (resume and path.exists()):
+        path.write_text(uuid.uuid4().hex[:16] + "\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
 
 
 def git_commit() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import struct
 import subprocess
@@ -77,6 +78,7 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
 
 def test_with_the_network_down_a_run_goes_on(tmp_path, monkeypatch, capsys):
     pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -89,6 +91,47 @@ def test_with_the_network_down_a_run_goes_on(tmp_path, monkeypatch, capsys):
     assert "warning: wandb failed" in capsys.readouterr().err
     assert [json.loads(line)["event"] for line in (tmp_path / "run.jsonl").read_text().splitlines()] == [
         "settings", "epoch"]
+
+
+def test_nobody_at_the_terminal_to_log_in(tmp_path):
+    """W&B asks for a key there; after a while the run goes on without it."""
+    pty = pytest.importorskip("pty")
+    pytest.importorskip("wandb")
+    script = f"""
+from pathlib import Path
+from support import tracking
+tracking.PATIENCE = 1
+tracker = tracking.Tracker(Path({str(tmp_path / "run.jsonl")!r}), {{"seed": 1}}, "wandb")
+tracker.log("epoch", loss=0.5)
+tracker.close()
+"""
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    try:
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
+                              timeout=120, env={**environment, "HOME": str(tmp_path)})
+        said = os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0 and "Enter your choice" in said
+    assert "warning: wandb failed (nobody is logged in)" in said
+    assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_resumed_run_goes_on_under_its_name(tmp_path, monkeypatch):
+    """And a failed one says so; WANDB_MODE overrules the flag's default."""
+    calls = []
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(
+        __name__="wandb", Settings=lambda **_: None, init=lambda **options: calls.append(options),
+        log=lambda _: None, finish=lambda exit_code: calls.append(exit_code)))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for resume, failed in ((False, True), (True, False), (False, False)):
+        identity = tracking.run_identity(tmp_path / "run_id", resume)
+        Tracker(tmp_path / "run.jsonl", {}, "wandb", identity=identity).close(failed=failed)
+    first, code, second, resumed_code, third, _ = calls
+    assert first["id"] == second["id"] != third["id"] and (code, resumed_code) == (1, 0)
+    assert all(run["resume"] == "allow" and run["mode"] == "offline" for run in (first, second, third))
 
 
 def test_trackio_keeps_the_run_without_an_account(tmp_path):
