@@ -28,7 +28,8 @@ def draw(lines: Sequence[Line], curves: Curves, metric: str, place: Path) -> dic
     compared = [line for line in lines if line.comparison is not None]
     if compared:
         drawn["Gains"] = _save(_forest(compared, metric), place / "gains")
-        drawn["What a gain costs"] = _save(_costs(compared, lines, metric), place / "costs")
+        main = [line for line in compared if line.main]
+        drawn["What a gain costs"] = _save(_costs(main or compared, lines, metric), place / "costs")
     if any(curves.values()):
         drawn["Learning curves"] = _save(_curves(lines, curves, metric), place / "curves")
     return drawn
@@ -46,25 +47,28 @@ def _forest(lines: Sequence[Line], metric: str) -> Any:
                   markerfacecolor=COLOURS[0] if line.p_value < 0.05 else "white")
         axes.plot(line.gain, place, "|", color=COLOURS[1], markersize=10, markeredgewidth=2)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(lines)), [line.variant.name for line in reversed(lines)])
-    axes.set_xlabel(f"difference in {metric}: test, 95 % interval over people (filled: p < .05, Holm); | validation")
+    axes.set_yticks(range(len(lines)), [line.named for line in reversed(lines)])
+    axes.set_xlabel(f"difference in {metric}: test, 95 % interval (filled: p < .05, Holm); | validation")
     axes.grid(True, axis="x", alpha=0.3)
     return figure
 
 
 def _costs(compared: Sequence[Line], lines: Sequence[Line], metric: str) -> Any:
-    """Gain on the test items against time, parameters and memory; the first variant stands at 0."""
+    """Gain on the test items against time, parameters and memory, of what is compared with the first variant (a star
+    at 0)."""
     from matplotlib import pyplot
 
     costs = {"seconds an epoch": "seconds", "parameters": "parameters", "peak memory, MB": "memory"}
     figure, axes = pyplot.subplots(1, len(costs), figsize=(11, 3.6), sharey=True, layout="constrained")
     for axis, (label, name) in zip(axes, costs.items(), strict=True):
         axis.axhline(0, color="black", linewidth=0.8)
-        axis.plot(getattr(lines[0], name), 0, "*", color="black", markersize=11)
+        for line in lines:
+            if not line.variant.against:
+                axis.plot(getattr(line, name), 0, "*", color="black", markersize=11)
         for number, line in enumerate(compared):
             axis.plot(getattr(line, name), line.comparison.difference, MARKERS[number % len(MARKERS)],
                       color=COLOURS[number % len(COLOURS)])
-            axis.annotate(line.variant.name, (getattr(line, name), line.comparison.difference), fontsize=6,
+            axis.annotate(line.named, (getattr(line, name), line.comparison.difference), fontsize=6,
                           xytext=(3, 3), textcoords="offset points")
         axis.set_xlabel(label)
         axis.grid(True, alpha=0.3)
@@ -83,12 +87,12 @@ def _curves(lines: Sequence[Line], curves: Curves, metric: str) -> Any:
                                    squeeze=False)
     for axis, key in zip(axes[0], [metric, *names], strict=True):
         for number, line in enumerate(shown):
-            runs = [records for (name, _), records in curves.items() if name == line.variant.name and records]
-            length = min((len(records) for records in runs), default=0)
-            if not length or key not in runs[0][0]:
-                continue
-            values = np.mean([[record[key] for record in records[:length]] for records in runs], axis=0)
-            axis.plot([record["step"] for record in runs[0][:length]], values, DASHES[number % len(DASHES)],
+            points: dict[int, list[float]] = {}  # step -> the seeds' values; a task may lack one between evaluations
+            for (name, _), records in curves.items():
+                for record in records if name == line.variant.name else ():
+                    if key in record:
+                        points.setdefault(record["step"], []).append(record[key])
+            axis.plot(sorted(points), [np.mean(points[step]) for step in sorted(points)], DASHES[number % len(DASHES)],
                       marker=MARKERS[number % len(MARKERS)], markersize=3, color=COLOURS[number % len(COLOURS)],
                       label=line.variant.name)
         axis.set_title(f"validation {metric}" if key == metric else f"training loss, {key.removeprefix('loss_')}")

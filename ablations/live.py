@@ -77,6 +77,7 @@ class LiveTable:
         """Draw the runs that are not done, and a line that counts."""
         if self.live is None or time.monotonic() - self.shown < REFRESH:
             return
+        from rich.markup import escape
         from rich.table import Table
 
         self.shown = time.monotonic()
@@ -86,5 +87,5 @@ class LiveTable:
             table.add_column(name)
         for row in [row for row in found if row[2] == "running"] + [row for row in found if row[2] == "failed"] + \
                 [row for row in found if row[2] == "waiting"][:10]:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         self.live.update(table, refresh=True)

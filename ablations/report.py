@@ -3,7 +3,7 @@
 `results/STUDY/` gets report.md, report.html (the same, in one file), the figures as SVG and PNG, and runs.json with
 each run's figures. No user data: means, and differences over groups of people.
 
-    python -m ablations.report options          # from the runs that are finished; takes the flags of ablations.run
+    python -m ablations.report options          # what ablations.run was last asked of it, or with flags of its own
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,18 +23,21 @@ from ablations.study import Study, Variant
 from data_processor import load
 from evaluation.metrics import bootstrap_interval
 from evaluation.report import print_table
-from evaluation.significance import Comparison, compare, holm, mark
+from evaluation.significance import Comparison, compare, compare_over_seeds, holm, mark
 from evaluation.slices import request_slices
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 METRIC = "NDCG@10"
 HEADER = ["variant", "runs", f"validation\n{METRIC}", f"test\n{METRIC}", "against", "validation\ndifference",
           "test\ndifference", "s an\nepoch", "parameters", "memory,\nMB"]
-EXPLANATION = (". ± standard deviation over seeds; difference to the variant named, on the same people and seeds: 95 % "
-               "paired bootstrap interval and randomisation test over people, Holm, * .05 ** .01 *** .001 (none where "
-               "the two were asked something else); sorted by the gain on validation; seconds of training and "
-               "validation an epoch")
+EXPLANATION = (". ± standard deviation over seeds; difference to the variant named, on the same people and seeds (none "
+               "where the two were asked something else): 95 % interval and paired t test over people and seeds, Holm, "
+               "* .05 ** .01 *** .001; with one seed, interval over people alone and no test; below its reference each "
+               "variant by the gain on validation; seconds of training and validation an epoch")
 FEWEST_IN_SLICE = 100  # people
 Folders = Mapping[tuple[str, int], Path]  # (variant, seed) -> folder of a finished run
 Results = Mapping[tuple[str, int], dict[str, Any]]
@@ -49,17 +52,24 @@ class Line:
     test: np.ndarray  # (S,)
     gain: float | None  # on validation, mean over the seeds that both have
     comparison: Comparison | None  # on the test people
-    p_value: float  # corrected for the number of comparisons
+    p_value: float  # corrected for the number of comparisons; 1 where one seed allows no test
     seconds: float  # of an epoch
     parameters: int
     memory: float  # MB
+    main: bool  # compared with the study's first variant
+
+    @property
+    def named(self) -> str:
+        """The variant, and what it is compared with if that is not the first one."""
+        return self.variant.name if self.main else f"{self.variant.name} (against {self.variant.against})"
 
 
 def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
-    """The first variant, then the others by their gain on validation."""
+    """The first variant, then the others: below what they are compared with, by their gain on validation."""
     done = [variant for variant in study.variants if any(name == variant.name for name, _ in folders)]
     tests = {variant.name: _compared(study, variant, folders, results) for variant in done}
-    p_values = {name: test.p_value for name, test in tests.items() if test is not None}
+    p_values = {variant.name: tests[variant.name].p_value for variant in done
+                if tests[variant.name] is not None and len(_common_seeds(variant, folders)) > 1}
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     lines = []
     for variant in done:
@@ -73,9 +83,12 @@ def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
             variant, np.array([result["best"][METRIC] for result in own.values()]),
             np.array([_ranking(result)[METRIC]["mean"] for result in own.values()]),
             None if test is None else float(np.mean(gains)), test, corrected.get(variant.name, 1.0),
-            mean["training_seconds"] / mean["epochs"], int(mean["parameters"]), mean["peak_memory_mb"]))
-    return sorted(lines, key=lambda line: (line.variant is not study.variants[0],
-                                           np.inf if line.gain is None else -line.gain))
+            mean["training_seconds"] / mean["epochs"], int(mean["parameters"]), mean["peak_memory_mb"],
+            variant.against in ("", study.variants[0].name)))
+    order = [variant.name for variant in study.variants]
+    return sorted(lines, key=lambda line: (
+        line.variant.against != "", order.index(line.variant.against or order[0]),
+        np.inf if line.gain is None else -line.gain))
 
 
 def table(lines: list[Line]) -> list[list[str]]:
@@ -97,41 +110,48 @@ def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
     """(what the study says, what it cannot say), a sentence each."""
     compared = [line for line in lines if line.comparison is not None]
     sure = [line for line in compared if line.p_value < 0.05]
-    better, worse = ([f"{line.variant.name} ({line.comparison.difference:+.4f})" for line in sure
+    better, worse = ([f"{line.named} ({line.comparison.difference:+.4f})" for line in sure
                       if (line.comparison.difference > 0) == sign] for sign in (True, False))
-    says = [f"Of {len(compared)} variants, {len(better)} rank the test items better than what they are compared with "
-            f"and {len(worse)} worse, beyond what chance among people gives (Holm, .05)."]
+    seeds = min((len(line.test) for line in lines), default=0)
+    says = []
+    if compared and seeds > 1:
+        says.append(f"Of {len(compared)} comparisons, {len(better)} are for the variant on the test items and "
+                    f"{len(worse)} against it, beyond what chance among people and seeds gives (Holm, .05).")
     says += [f"Better: {', '.join(better)}."] if better else []
     says += [f"Worse: {', '.join(worse)}."] if worse else []
-    if compared and compared[0].gain is not None and compared[0].gain > 0:
-        says.append(f"Validation, by which a setting would be chosen, speaks most for {compared[0].variant.name} "
-                    f"({compared[0].gain:+.4f}).")
-    seeds = min((len(line.test) for line in lines), default=0)
-    spread = np.sqrt(np.mean([line.test.var(ddof=1) for line in lines if len(line.test) > 1] or [0.0]))
-    luck = f": its standard deviation is about {spread:.4f}, so that a difference of means under " \
-           f"{2 * spread * np.sqrt(2 / seeds):.4f} may come from it alone" if spread else ""
-    cannot = [f"With {seeds} seed{'s' if seeds > 1 else ''} a variant, luck of the seed is hardly measured{luck}.",
-              "One data set, one schedule, and the settings of one preset: a variant that wants more steps or another "
-              "learning rate is not given them.",
-              "Combinations: each variant was changed alone, and gains need not add up."]
-    return says, cannot
+    alike = [lines[0], *compared] if lines and compared else lines
+    best = max(alike, key=lambda line: line.validation.mean(), default=None)
+    if best is not None:
+        says.append(f"Validation, by which a setting would be chosen, is highest for {best.variant.name} "
+                    f"({best.validation.mean():.4f}).")
+    cannot = ["With one seed a variant, nothing of the luck of the seed: no difference is tested."] if seeds < 2 else []
+    if seeds > 1:
+        spread = np.sqrt(np.mean([line.test.var(ddof=1) for line in lines]))
+        cannot.append(f"The luck of the seed is measured by {seeds} seeds a variant: its standard deviation is about "
+                      f"{spread:.4f}.")
+    return says, [*cannot, "One data set, and each variant at the settings that its line gives: one that wants more "
+                           "steps or another learning rate may do better.",
+                  "What several changes do together: gains need not add up."]
 
 
-def changed_slices(study: Study, lines: list[Line], folders: Folders, most: int = 8) -> list[list[str]]:
-    """The groups of requests whose metric moved most: [variant, family, slice, requests, difference, interval]."""
+def changed_slices(lines: list[Line], folders: Folders, most: int = 8) -> list[list[str]]:
+    """The groups whose metric moved most for the noise in it: [variant, family, slice, people, difference, interval]."""
     rows, known = [], {}
     for line in (line for line in lines if line.comparison is not None):
         variant, settings = line.variant, line.variant.settings.data
         if settings not in known:
             known[settings] = request_slices(load(settings), "test")
-        difference = np.mean([_requests(folders[variant.name, seed]) - _requests(folders[variant.against, seed])
-                              for seed in _common_seeds(variant, folders)], axis=0)  # (Q,)
+        of_seeds = [_requests(folders[variant.name, seed]) - _requests(folders[variant.against, seed])
+                    for seed in _common_seeds(variant, folders)]  # by person, an entry a request
+        difference = sum(of_seeds) / len(of_seeds)
         for family, parts in known[settings].items():
             for name, chosen in parts.items():
-                if FEWEST_IN_SLICE <= chosen.sum() < len(chosen):
-                    low, high = bootstrap_interval(difference[chosen], 500)
-                    rows.append((abs(difference[chosen].mean()), [
-                        variant.name, family, name, f"{chosen.sum():,}", f"{difference[chosen].mean():+.4f}",
+                of_people = difference[chosen].groupby(level=0).mean().to_numpy()
+                if len(of_people) >= FEWEST_IN_SLICE and not chosen.all():
+                    low, high = bootstrap_interval(of_people, 500)
+                    error = of_people.std(ddof=1) / np.sqrt(len(of_people))
+                    rows.append((abs(of_people.mean()) / max(error, 1e-12), [
+                        line.named, family, name, f"{len(of_people):,}", f"{of_people.mean():+.4f}",
                         f"{low:+.4f} to {high:+.4f}"]))
     return [cells for _, cells in sorted(rows, key=lambda row: -row[0])[:most]]
 
@@ -151,7 +171,7 @@ def write_report(study: Study, folders: Folders, failed: list[str], flags: list[
         print("failed:", line)
     place.mkdir(parents=True, exist_ok=True)
     drawn = figures.draw(lines, {run: evaluations(folder) for run, folder in folders.items()}, METRIC, place)
-    write_page(page_parts(study, note, lines, changed_slices(study, lines, folders), failed, drawn), place / "report")
+    write_page(page_parts(study, note, lines, changed_slices(lines, folders), failed, drawn), place / "report")
     write_json(place / "runs.json", {
         "study": study.name, "base": study.base, "settings": study.common, "flags": flags,
         "variants": {variant.name: {**variant.changes, "against": variant.against} for variant in study.variants},
@@ -173,9 +193,10 @@ def page_parts(study: Study, note: str, lines: list[Line], slices: list[list[str
         parts += [("heading", title), ("figure", path)]
     if slices:
         parts += [("heading", "Where it changed most"),
-                  ("table", [["variant", "of", "slice", "requests", "difference", "95 % interval"], *slices]),
-                  ("small", f"Groups of at least {FEWEST_IN_SLICE} requests, picked by the size of their difference "
-                            f"out of all groups and variants: a place to look, not a test.")]
+                  ("table", [["variant", "of", "slice", "people", "difference", "95 % interval"], *slices]),
+                  ("small", f"Groups of at least {FEWEST_IN_SLICE} people, picked out of all groups and variants by "
+                            f"their difference in units of its standard error over people: a place to look, not a "
+                            f"test.")]
     return [*parts, ("heading", "Failed"), ("list", failed)] if failed else parts
 
 
@@ -185,30 +206,25 @@ def _compared(study: Study, variant: Variant, folders: Folders, results: Results
     None for the first variant, where there are no such seeds, and where the two were not asked the same.
     """
     seeds = _common_seeds(variant, folders)
-    splits = {results[name, seed]["split_hash"] for name in (variant.name, variant.against) for seed in seeds}
-    if len(splits) != 1 or variant.settings.eval != study[variant.against].settings.eval:
+    asked = {(results[name, seed]["protocol"], results[name, seed]["split_hash"])
+             for name in (variant.name, variant.against) for seed in seeds}
+    if len(asked) != 1:
         return None
-    ours, theirs = ([_per_person(folders[name, seed]) for seed in seeds] for name in (variant.name, variant.against))
-    return compare(np.stack(ours), np.stack(theirs))
+    ours, theirs = (np.stack([_requests(folders[name, seed]).groupby(level=0).mean().to_numpy() for seed in seeds])
+                    for name in (variant.name, variant.against))
+    return compare(ours, theirs) if len(seeds) == 1 else compare_over_seeds(ours, theirs)
 
 
 def _common_seeds(variant: Variant, folders: Folders) -> list[int]:
     return [seed for name, seed in folders if name == variant.name and (variant.against, seed) in folders]
 
 
-def _per_person(folder: Path) -> np.ndarray:
-    """(P,) the metric of each person, in the order of their ids; one split asks the same ones."""
+def _requests(folder: Path) -> pd.Series:
+    """The metric of each request by person, in the order of the split."""
     import pandas as pd
 
     frame = pd.read_parquet(folder / "best" / "test_users.parquet", columns=["user_id", METRIC])
-    return frame.groupby("user_id")[METRIC].mean().to_numpy()
-
-
-def _requests(folder: Path) -> np.ndarray:
-    """(Q,) the metric of each request, in the order of the split."""
-    import pandas as pd
-
-    return pd.read_parquet(folder / "best" / "test_users.parquet", columns=[METRIC])[METRIC].to_numpy()
+    return frame.set_index("user_id")[METRIC]
 
 
 def _ranking(result: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -216,11 +232,11 @@ def _ranking(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     return next(ranking for name, ranking in result["ranking"].items() if name != "popularity")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Write a study's page again."""
-    from ablations.run import report, study_and_runs
+    from ablations.run import last_command, report, study_and_runs
 
-    report(*study_and_runs(argv))
+    return report(*study_and_runs(last_command(argv)))
 
 
 if __name__ == "__main__":

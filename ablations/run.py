@@ -26,13 +26,14 @@ from ablations.live import LiveTable
 from ablations.report import write_report
 from ablations.study import ROOT, Study, code_version, data_hash, load_study, run_key
 from data_processor import load
-from settings import Settings
+from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser, seeds
-from support.checkpoint import read_json
+from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
 from trainer import train
 from training_loop import Stopped
 
+WORK = "runs/studies"
 PATIENCE = 60.0  # seconds that a run waits for whoever is at it, such as a worker of a killed command that still saves
 
 
@@ -66,8 +67,14 @@ class Run:
     @property
     def failure(self) -> str:
         """What `fail` was told."""
-        return self.error.read_text(encoding="utf-8").strip() if self.error.exists() else \
-            "was killed; the same command goes on with it"
+        if self.error.exists():
+            return self.error.read_text(encoding="utf-8").strip()
+        return "did not come to its end; the same command goes on with it" if self.begun else "has not begun"
+
+    @property
+    def begun(self) -> bool:
+        """Whether somebody is or was at it."""
+        return (self.folder / "lock").exists()
 
 
 def plan(study: Study, seeds: list[int], work: Path) -> list[Run]:
@@ -144,11 +151,12 @@ def execute_on_ray(runs: list[Run], address: str) -> None:
     except ImportError as error:
         raise UserError("--ray needs the package ray: pip install -r requirements-ray.txt") from error
     try:
-        ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
+        ray.init(address=address, log_to_driver=False, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--ray {address}: {error}; start a cluster with `ray start --head`, or give --ray local"
                         ) from error
-    task = ray.remote(num_cpus=1, max_retries=3)(_on_ray)
+    # A new process a run: the peak memory of a process would be that of its largest run so far.
+    task = ray.remote(num_cpus=1, max_retries=3, max_calls=1)(_on_ray)
     refs: dict[Path, Any] = {}
     pending = {}
     for run in runs:
@@ -158,14 +166,17 @@ def execute_on_ray(runs: list[Run], address: str) -> None:
             pending[refs[run.results]] = run
     if len(pending) < len(runs):
         print(f"{len(runs) - len(pending)} of {len(runs)} runs are finished already", flush=True)
-    while pending:
-        ready, _ = ray.wait(list(pending), num_returns=1)
-        run = pending.pop(ready[0])
-        try:
-            ray.get(ready[0])
-        except ray.exceptions.RayError as error:
-            run.fail(f"its Ray worker was lost too often ({type(error).__name__}); start the study again")
-        _report_end(run, len(pending), 0)
+    with LiveTable() as table:
+        while pending:
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=1.0)
+            table.show(runs, [run for run in pending.values() if run.begun])
+            for ref in ready:
+                run = pending.pop(ref)
+                try:
+                    ray.get(ref)
+                except ray.exceptions.RayError as error:
+                    run.fail(f"its Ray task failed ({' '.join(str(error).split())[-200:]}); start the study again")
+                _report_end(run, len(pending), 0)
     ray.shutdown()
 
 
@@ -174,7 +185,7 @@ def _on_ray(run: Run, root: str, *_teachers: Any) -> None:
     os.chdir(root)
     if not all(teacher.exists() for teacher in run.teachers):
         run.fail("a run that it follows has failed; mend that one")
-    elif not run.results.exists():  # a worker that died after its last act
+    else:
         _train(run)
 
 
@@ -194,6 +205,8 @@ def _train(run: Run) -> None:
                 run.fail("another process is at this run; wait for it and start the study again")
                 return
             time.sleep(0.2)
+        if run.results.exists():  # another command came first
+            return
         if code_version() != run.code:
             run.fail("the code has changed since the study began; start it again")
             return
@@ -246,36 +259,49 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
                                                        "in it depends on the machine")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
     parser.add_argument("--ray", metavar="ADDRESS", help="spread the runs over a Ray cluster: auto, host:port or local")
-    parser.add_argument("--work", type=Path, default=Path("runs/studies"), help="models and states of the runs")
-    parser.add_argument("--results", type=Path, help="(default: results/ for a study as it stands, runs/results/ for a "
-                                                     "part of one or one with other flags)")
+    parser.add_argument("--work", type=Path, default=Path(WORK), help="models and states of the runs")
+    parser.add_argument("--results", type=Path, help="(default: results/, and runs/results/ for a part of a study or "
+                                                     "one that other flags of trainer.py change)")
     flags, rest = parser.parse_known_args(argv)
     if flags.jobs < 1:
         raise UserError("--jobs must be at least 1")
     if flags.steps and flags.budget:
         raise UserError("--steps and --budget are two ways to say when a run ends: give one")
-    rest += ["--max_steps", str(flags.steps)] if flags.steps else []
-    rest += ["--max_minutes", str(flags.budget), "--max_steps", "0", "--max_epochs", "100000"] if flags.budget else []
+    if flags.ray and flags.jobs > 1:
+        raise UserError("--jobs shares the cores of this machine; a Ray cluster shares its own: drop one of the flags")
     if any(token.partition("=")[0] in ("--teacher", "--seed") for token in rest):
         raise UserError("seeds are given by --seeds, and teachers by the study: a variant with teacher: \"{another}\"")
-    study = load_study(flags.study, rest)
+    of_all = [*rest, *(["--max_steps", str(flags.steps)] if flags.steps else [])]
+    of_all += ["--max_minutes", str(flags.budget), "--max_steps", "0", "--max_epochs", "100000"] if flags.budget else []
+    study = load_study(flags.study, of_all)
     if flags.variants:
         study = study.only(flags.variants)
-    return study, plan(study, flags.seeds, flags.work), flags, rest
+    if flags.results is None:
+        changed = {token.partition("=")[0].removeprefix("--no-").removeprefix("--") for token in rest
+                   if token.startswith("--")} - set(BOOKKEEPING)
+        flags.results = Path("runs/results" if flags.variants or changed else "results")
+    return study, plan(study, flags.seeds, flags.work), flags, of_all
+
+
+def last_command(argv: list[str]) -> list[str]:
+    """The flags that a study was last run with, where nothing but its name is given."""
+    path = Path(WORK) / f"{Path(argv[0]).stem}.command.json" if len(argv) == 1 else None
+    return read_json(path)["flags"] if path is not None and path.exists() else argv
 
 
 def report(study: Study, runs: list[Run], flags: argparse.Namespace, rest: list[str]) -> int:
     """Write the page of what is finished; 1 if something is not."""
     failed = [f"{run.variant}, seed {run.seed}: {run.failure}" for run in runs if not run.results.exists()]
-    results = flags.results or Path("runs/results" if flags.variants or rest else "results")
     write_report(study, {(run.variant, run.seed): run.folder for run in runs if run.results.exists()}, failed, rest,
-                 results / study.name)
+                 flags.results / study.name)
     return int(bool(failed))
 
 
 def main(argv: list[str]) -> int:
     """Exit code 1 if a run failed."""
     study, runs, flags, rest = study_and_runs(argv)
+    flags.work.mkdir(parents=True, exist_ok=True)
+    write_json(flags.work / f"{study.name}.command.json", {"flags": argv})
     if flags.ray:
         execute_on_ray(runs, flags.ray)
     else:

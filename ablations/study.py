@@ -98,12 +98,13 @@ def load_study(name: str, flags: list[str] | None = None) -> Study:
     if not isinstance(common, dict):
         refuse(path, lines[("settings",)], "settings: expected lines of 'name: value'")
     found: list[Variant] = []
+    parse_command_line(["--preset", base, *(flags or [])], "")  # what is wrong with the flags is not the file's fault
     checked_settings(path, lines, base, ("settings",), common, flags or [])
     for name_, changes in variants.items():
         if not isinstance(changes, dict | None):
-            refuse(path, lines[("variants", str(name_))], f"variant {str(name_)!r}: expected {{setting: value, ...}}")
-        variant = _variant(path, lines, base, str(name_), (common, changes or {}), found, flags or [])
-        if variant.against and variant.against not in map(str, variants):
+            refuse(path, lines[("variants", name_)], f"variant {name_!r}: expected {{setting: value, ...}}")
+        variant = _variant(path, lines, base, name_, (common, changes or {}), found, flags or [])
+        if variant.against and variant.against not in variants:
             refuse(path, lines[("variants", variant.name)],
                     f"variant {variant.name!r} is compared with {variant.against!r}, which there is not")
         found.append(variant)
@@ -126,7 +127,8 @@ def _variant(path: Path, lines: dict[tuple, int], base: str, name: str, changes:
         if need not in known:
             refuse(path, line, f"variant {name!r} follows {need!r}, which is none of the variants above it")
     settings = checked_settings(path, lines, base, ("variants", name), {**common, **own}, flags)
-    twin = next((variant.name for variant in above if variant.settings == settings), None)
+    twin = next((variant.name for variant in above if run_key(variant.settings, "", "", variant.needs)
+                 == run_key(settings, "", "", needs)), None)
     if twin is not None:
         refuse(path, line, f"variants {twin!r} and {name!r} are alike")
     return Variant(name, settings, own, against, needs)
@@ -135,43 +137,61 @@ def _variant(path: Path, lines: dict[tuple, int], base: str, name: str, changes:
 def checked_settings(path: Path, lines: dict[tuple, int], base: str, place: tuple, changes: dict[str, Any],
               flags: list[str]) -> Settings:
     """The settings that changes to a preset make, checked as the command line checks them."""
-    arguments = ["--preset", base]
-    for name, value in ((str(name), value) for name, value in changes.items()):
-        line = lines.get((*place, name), lines.get(("settings", name), lines.get(place, 1)))
+    arguments: dict[str, list[str]] = {}
+    at = {name: lines.get((*place, name), lines.get(("settings", name), lines.get(place, 1))) for name in changes}
+    for name, value in changes.items():
         if name not in all_fields():
-            refuse(path, line, unknown_name("setting", name))
-        if isinstance(value, bool):
-            arguments.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            arguments += [f"--{name}", str(value)]
+            refuse(path, at[name], unknown_name("setting", name))
+        if name in BOOKKEEPING or name == "seed":
+            refuse(path, at[name], f"{name} is not for a study to change: give it as a flag, or --seeds")
+        arguments[name] = [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else \
+            [f"--{name}", str(value)]
     try:
-        settings = parse_command_line([*arguments, *flags], "")[0]
+        settings = parse_command_line(["--preset", base, *sum(arguments.values(), []), *flags], "")[0]
     except UserError as error:
+        for name, alone in arguments.items():  # which of them is wrong by itself?
+            try:
+                parse_command_line(["--preset", base, *alone], "")
+            except UserError as own:
+                refuse(path, at[name], str(own))
         refuse(path, lines.get(place, 1), str(error))
     return settings.replace(title_encoder=available(settings.model.title_encoder))
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
-    """What a YAML file says, and the line of each key by its path."""
+    """What a YAML file says, its keys as they are written there (so that 'on' or '0.10' may be a name), and the line of
+    each key by its path."""
     import yaml
 
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(node, yaml.MappingNode):
-        refuse(path, 1, "expected question, base, settings and variants")
     lines: dict[tuple, int] = {}
 
     def walk(node: yaml.Node, place: tuple) -> None:
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                refuse(path, line, "a name must be plain text, not a list or a mapping")
             if (*place, key.value) in lines:
-                refuse(path, key.start_mark.line + 1, f"{key.value!r} stands there twice")
-            lines[(*place, key.value)] = key.start_mark.line + 1
+                refuse(path, line, f"{key.value!r} stands there twice")
+            lines[(*place, key.value)] = line
             walk(value, (*place, key.value))
 
-    walk(node, ())
-    return {str(key): value for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items()}, lines
+    class Loader(yaml.SafeLoader):
+        """Leaves keys as they are."""
+
+    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[str, Any]:
+        loader.flatten_mapping(node)
+        return {key.value: loader.construct_object(value, deep=True) for key, value in node.value}
+
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text)
+        if not isinstance(node, yaml.MappingNode):
+            refuse(path, 1, "expected lines of 'name: value'")
+        walk(node, ())
+        return yaml.load(text, Loader), lines  # noqa: S506: a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # also dates such as 2024-99-99
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def refuse(path: Path, line: int, message: str) -> NoReturn:

@@ -39,6 +39,7 @@ def table_text(header: list[str], rows: list[list[str]], latex: bool = False) ->
     """A table as Markdown, or as a LaTeX tabular (booktabs); a line break in a cell becomes a space."""
     head, *flat = ([cell.replace("\n", " ") for cell in row] for row in [header, *rows])
     if not latex:
+        head, *flat = ([cell.replace("|", "\\|") for cell in row] for row in [head, *flat])
         return "\n".join(["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *flat]]) + "\n"
     special = str.maketrans({char: f"\\{char}" for char in "%_&#"} | {"±": r"$\pm$"})
     lines = [" & ".join(cell.translate(special) for cell in row) + r" \\" for row in [head, *flat]]
@@ -49,16 +50,17 @@ def table_text(header: list[str], rows: list[list[str]], latex: bool = False) ->
 def print_table(title: str, protocol: str, header: list[str], rows: list[list[str]]) -> None:
     """A table on the terminal under its protocol line."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(width=None if os.isatty(1) else 180)
-    console.print(f"\n[bold]{title}[/bold]")
-    console.print(protocol, style="dim", highlight=False)
+    console.print(f"\n[bold]{escape(title)}[/bold]")
+    console.print(escape(protocol), style="dim", highlight=False)
     table = Table()
     for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(escape(name), justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
 
 

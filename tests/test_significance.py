@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.significance import compare, holm, mark
+from evaluation.significance import compare, compare_over_seeds, holm, mark
 from tests.conftest import rng
 
 
@@ -31,6 +31,33 @@ def test_false_alarms_are_as_rare_as_promised():
         draw = rng(seed)
         alarms.append(compare(draw.random(40), draw.random(40), samples=300, seed=seed).p_value < 0.05)
     assert 0.02 <= np.mean(alarms) <= 0.09
+
+
+def test_the_luck_of_the_seed_counts():
+    """Equal models whose seeds scatter more than people do: tests over people alone call most of them different."""
+    alarms, blind, covered = [], [], []
+    for seed in range(300):
+        draw = rng(seed)
+        people, luck = draw.random(200), draw.normal(0, 0.1, (2, 3, 1))
+        model, reference = (people + luck[side] + draw.normal(0, 0.1, (3, 200)) for side in (0, 1))
+        result = compare_over_seeds(model, reference)
+        alarms.append(result.p_value < 0.05)
+        covered.append(result.low <= 0 <= result.high)
+        blind.append(compare(model, reference, samples=200, seed=seed).p_value < 0.05)
+    assert np.mean(alarms) <= 0.08 < 0.5 < np.mean(blind) and np.mean(covered) >= 0.92
+
+
+def test_seeds_without_luck_leave_the_paired_t_test_of_people():
+    draw = rng(5)
+    difference = draw.normal(0.1, 1.0, 50)
+    reference = np.tile(draw.random(50), (4, 1))
+    ours, theirs = compare_over_seeds(reference + difference, reference), stats.ttest_1samp(difference, 0.0)
+    assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-6)
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-6)
+    assert compare_over_seeds(reference, reference).p_value == 1.0
+    for wrong in (reference[:1], reference[:, :9]):
+        with pytest.raises(ValueError, match="at least two seeds"):
+            compare_over_seeds(wrong, wrong if len(wrong) == 1 else reference)
 
 
 def test_seeds_are_averaged_for_each_person():

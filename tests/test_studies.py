@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from ablations import live, report
+from ablations import figures as figures_of_page
 from ablations import run as runner
 from ablations import study as studies
 from ablations.study import FOLDER, load_study, run_key
@@ -70,7 +71,7 @@ def test_a_study_is_read(study_file):
 @pytest.mark.parametrize(("old", "new", "line", "said"), [
     ("fusion: gate", "fussion: gate", 11, "did you mean 'fusion'"),
     ("fusion: gate", "fusion: gait", 11, "gait"),
-    ("hidden_size: 8", "hidden_size: wide", 3, "hidden_size"),
+    ("hidden_size: 8", "hidden_size: wide", 5, "hidden_size"),
     ("hidden_size: 8", "hiden_size: 8", 5, "hidden_size"),
     ("  gate: {fusion: gate}", "  gate: {}", 11, "'sum' and 'gate' are alike"),
     ("  gate: {fusion: gate}", "  sum: {fusion: gate}", 11, "twice"),
@@ -82,6 +83,12 @@ def test_a_study_is_read(study_file):
     ("{sum},", "runs/somewhere,", 12, "a teacher is another variant"),
     ("against: gate", "against: pupil", 12, "with itself"),
     ("  dataset: synthetic", "  - dataset", None, "is not YAML"),
+    ("{fusion: gate}", "{fusion: 2024-99-99}", None, "is not YAML"),
+    ("{fusion: gate}", "{fusion: !odd gate}", None, "is not YAML"),
+    ("gate: {fusion: gate}", "[gate]: {fusion: gate}", 11, "plain text"),
+    ("gate: {fusion: gate}", "gate: {seed: 7}", 11, "not for a study"),
+    ("gate: {fusion: gate}", "gate: {run_name: x}", 11, "not for a study"),
+    ("gate: {fusion: gate}", "gate:\n    num_layers: 1\n    fusion: gait", 13, "gait"),
     ("base: quick", "base: [quick]", 2, "unknown preset"),
 ])
 def test_a_wrong_study_is_refused_with_its_line(study_file, old, new, line, said):
@@ -103,9 +110,16 @@ def test_a_study_without_variants_or_of_no_name_is_refused(study_file):
         load_study("opshuns")
 
 
-def test_names_may_be_numbers(study_file):
-    study_file.write_text("variants:\n  32: {hidden_size: 32}\n  64: {hidden_size: 64, against: 32}\n")
-    assert [variant.name for variant in load_study(str(study_file)).variants] == ["32", "64"]
+def test_names_are_what_is_written(study_file):
+    study_file.write_text("variants:\n  32: {hidden_size: 32}\n  off: {hidden_size: 64, against: 32}\n  0.10: {hidden_size: 16}\n")
+    assert [variant.name for variant in load_study(str(study_file)).variants] == ["32", "off", "0.10"]
+
+
+def test_wrong_flags_are_not_the_files_fault(study_file):
+    for flags in (["--fusion", "gait"], ["--seedz", "1"]):
+        with pytest.raises(UserError) as error:
+            load_study(str(study_file), flags)
+        assert "tiny.yaml" not in str(error.value)
 
 
 def test_the_key_of_a_run_is_what_it_depends_on(data, tmp_path, monkeypatch):
@@ -175,11 +189,11 @@ def test_runs_alike_are_shared_between_studies(study_file, tmp_path):
     assert pupil.settings.train.teacher == f"{second[0].folder / 'best'},{second[1].folder / 'best'}"
 
 
-def result(folder, ndcg, people=range(8), split="a"):
+def result(folder, ndcg, people=range(8), split="a", protocol="p"):
     """A finished run with a metric a person."""
     (folder / "best").mkdir(parents=True)
     pd.DataFrame({"user_id": list(people), "NDCG@10": ndcg}).to_parquet(folder / "best" / "test_users.parquet")
-    return {"split_hash": split, "protocol": "p", "best": {"NDCG@10": float(np.mean(ndcg))}, "epochs": 1, "steps": 2,
+    return {"split_hash": split, "protocol": protocol, "best": {"NDCG@10": float(np.mean(ndcg))}, "epochs": 1, "steps": 2,
             "training_seconds": 3.0, "parameters": 4, "peak_memory_mb": 5, "git_commit": "c",
             "ranking": {"enhanced": {"NDCG@10": {"mean": float(np.mean(ndcg))}}}}
 
@@ -192,14 +206,71 @@ def test_the_table_pairs_the_same_people_and_nothing_else(study_file, tmp_path):
     draw = np.random.default_rng(0)
     values = {name: draw.random(8) for name in ("sum", "gate", "other split", "sampled", "lost")}
     values["gate"] = values["sum"] + 0.25
-    folders = {(name, 1): tmp_path / name for name in values}
-    results = {(name, 1): result(tmp_path / name, value, split="b" if name == "other split" else "a")
-               for name, value in values.items()}
-    rows = report.table(report.study_lines(study, folders, results))
-    by_name = {row[0]: row for row in rows}
-    assert rows[0][0] == "sum" and rows[1][0] == "gate"
-    assert by_name["gate"][5] == "+0.2500" and by_name["gate"][6].startswith("+0.2500*")
-    assert all(by_name[name][5:7] == ["", ""] for name in ("sum", "other split", "sampled", "lost"))
+    for seeds, mark in (((1,), ""), ((1, 2), "***")):
+        folders = {(name, seed): tmp_path / f"{len(seeds)}-{seed}" / name for name in values for seed in seeds}
+        results = {(name, seed): result(folder, values[name], split="b" if name == "other split" else "a",
+                                        protocol="among 100" if name == "sampled" else "full")
+                   for (name, seed), folder in folders.items()}
+        lines = report.study_lines(study, folders, results)
+        rows = report.table(lines)
+        by_name = {row[0]: row for row in rows}
+        assert rows[0][0] == "sum" and rows[1][0] == "gate"
+        assert by_name["gate"][5] == "+0.2500" and by_name["gate"][6].startswith(f"+0.2500{mark}\n")
+        assert all(by_name[name][5:7] == ["", ""] for name in ("sum", "other split", "sampled", "lost"))
+        says, cannot = report.findings(lines)
+        assert any("highest for gate" in line for line in says)
+        assert any("1 are for the variant" in line for line in says) == any("2 seeds" in line for line in cannot) == \
+            (len(seeds) == 2)
+
+
+def test_each_variant_stands_below_what_it_is_compared_with(study_file, tmp_path):
+    """A gain over a weak reference is not a high place, and is named with its reference."""
+    study_file.write_text(TINY[:TINY.index("  gate")] + "  none: {fusion: gate}\n  less: {fusion: concat}\n"
+                          "  none but one: {num_layers: 1, against: none}\n  none but two: {num_heads: 1, against: none}\n")
+    study = load_study(str(study_file))
+    level = {"sum": 0.3, "none": 0.1, "less": 0.25, "none but one": 0.15, "none but two": 0.2}
+    folders = {(name, seed): tmp_path / f"{name}{seed}" for name in level for seed in (1, 2)}
+    results = {run: result(folder, np.full(8, level[run[0]])) for run, folder in folders.items()}
+    lines = report.study_lines(study, folders, results)
+    assert [line.variant.name for line in lines] == ["sum", "less", "none", "none but two", "none but one"]
+    assert [line.named for line in lines][-2:] == ["none but two (against none)", "none but one (against none)"]
+    assert "highest for sum (0.3000)" in report.findings(lines)[0][-1]
+
+
+def test_curves_of_a_task_that_some_evaluations_lack(study_file, tmp_path):
+    """As where no batch of it came since the last one."""
+    folders = {("sum", 1): tmp_path / "a"}
+    lines = report.study_lines(load_study(str(study_file)), folders, {("sum", 1): result(tmp_path / "a", np.ones(8))})
+    records = [{"step": 1, "NDCG@10": 0.1}, {"step": 2, "NDCG@10": 0.2, "loss_masked_item": 5.0},
+               {"step": 3, "NDCG@10": 0.3}]
+    drawn = figures_of_page.draw(lines, {("sum", 1): records}, "NDCG@10", tmp_path)
+    assert list(drawn) == ["Learning curves"] and "masked_item" in drawn["Learning curves"].read_text()
+
+
+def test_a_finished_run_is_left_alone(study_file, tmp_path, monkeypatch):
+    """Also when another command finished it after this one had planned it."""
+    monkeypatch.setattr(runner, "train", lambda *_, **__: pytest.fail("trained again"))
+    run = runner.plan(load_study(str(study_file)), [1], tmp_path)[0]
+    assert run.failure == "has not begun"
+    run.results.parent.mkdir(parents=True)
+    run.results.write_text("{}")
+    runner._train(run)
+    assert run.results.read_text() == "{}" and run.begun
+
+
+def test_the_page_asks_what_the_study_was_last_run_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "WORK", str(tmp_path))
+    assert runner.last_command(["tiny"]) == ["tiny"]
+    (tmp_path / "tiny.command.json").write_text('{"flags": ["tiny", "--seeds", "3"]}')
+    assert runner.last_command(["tiny"]) == ["tiny", "--seeds", "3"]
+    assert runner.last_command(["tiny", "--seeds", "1"]) == ["tiny", "--seeds", "1"]
+
+
+def test_where_a_page_goes(study_file, tmp_path):
+    """What changes the study itself does not replace its page in results/."""
+    for flags, place in ((["--seeds", "1", "--steps", "4"], "results"), (["--use_wandb"], "results"),
+                         (["--num_layers", "1"], "runs/results"), (["--variants", "gate"], "runs/results")):
+        assert str(runner.study_and_runs([str(study_file), "--work", str(tmp_path), *flags])[2].results) == place
 
 
 def test_a_budget_is_steps_or_time(study_file, tmp_path):
