@@ -191,7 +191,7 @@ def _on_ray(run: Run, root: str, *_teachers: Any) -> None:
 
 def _work(run: Run, parent: int) -> None:
     """In a process of its own."""
-    _die_with(parent)
+    die_with(parent)
     _train(run)
 
 
@@ -232,7 +232,7 @@ def _locked(lock: IO[str]) -> bool:
     return True
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have Linux stop this process when its parent is killed; elsewhere it ends with its run."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -10,9 +10,10 @@ A space is data, `ablations/spaces/*.yaml` or any file:
       dropout: {low: 0.0, high: 0.4, step: 0.05}
       num_layers: [1, 2, 3]                       # a choice
 
-Trials that lie below the median of the others at the same evaluation are pruned. All workers, of this command or of
-others on the same machine, share one journal; the same command goes on until the trials are done. Ends in a table and
-in `best.yaml`, which trainer.py takes by --config.
+Only settings of the model and of training can be searched. Trials that lie below the median of the others at the same
+evaluation are pruned, from the third one on. All workers, of this command or of others on the same machine, share one
+journal; the same command goes on until the trials are done, and takes a stopped one anew. Ends in a table and in
+`best.yaml`, which trainer.py takes by --config.
 """
 
 from __future__ import annotations
@@ -24,20 +25,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ablations.run import die_with
 from ablations.study import checked_settings, code_version, data_hash, read_yaml, refuse, run_key
+from command_line import parse_command_line
 from data_processor import load
 from evaluation.protocols import protocol_line
 from evaluation.report import print_table, table_text
 from model_io import new_model
 from presets import PRESETS
-from settings import BOOKKEEPING, Settings, all_fields, model_only, unknown_name
+from settings import (
+    BOOKKEEPING,
+    ModelSettings,
+    Settings,
+    TrainSettings,
+    all_fields,
+    model_only,
+    section_fields,
+    unknown_name,
+)
 from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
 from support.tracking import Tracker
-from training_loop import fit, seed_everything
+from trainer import STOPPED
+from training_loop import Stopped, fit, seed_everything
 
 FOLDER = Path(__file__).parent / "spaces"
 METRIC = "NDCG@10"
+ERROR = "error"  # name under which a failed trial says why
 STARTUP_TRIALS, STARTUP_EVALUATIONS = 5, 2  # before anything is pruned
 
 
@@ -46,12 +60,13 @@ class _Reporter(Tracker):
 
     def __init__(self, trial: Any) -> None:
         super().__init__(None, {})
-        self.trial = trial
+        self.trial, self.evaluations = trial, 0
 
     def log(self, event: str, **values: Any) -> None:
         """As in `Tracker`."""
         if event == "epoch":
-            self.trial.report(values[METRIC], values["epoch"])
+            self.trial.report(values[METRIC], self.evaluations)
+            self.evaluations += 1
             if self.trial.should_prune():
                 import optuna
 
@@ -76,32 +91,42 @@ def load_space(name: str, flags: list[str]) -> tuple[Settings, dict[str, Any], i
     trials = content.get("trials", 40)
     if not isinstance(trials, int) or trials < 1:
         refuse(path, lines[("trials",)], f"trials must be a whole number above 0, not {trials!r}")
+    if any(flag.partition("=")[0] == "--teacher" for flag in flags):
+        raise UserError("--teacher: a search trains models on their own; drop the flag")
+    parse_command_line(["--preset", base, *flags], "")  # what is wrong with the flags is not the file's fault
     settings = checked_settings(path, lines, base, ("settings",), common, flags)
+    searched = set(section_fields(ModelSettings)) | set(section_fields(TrainSettings))
+    searched -= {*BOOKKEEPING, "seed", "teacher"}
+    found = {}
     for setting, values in space.items():
         line = lines[("space", setting)]
-        if setting not in all_fields() or setting in BOOKKEEPING:
-            refuse(path, line, unknown_name("setting", str(setting)))
+        if setting not in searched:
+            refuse(path, line, f"{setting} is not to be searched: only settings of the model and of training are, "
+                               f"without the seed" if setting in all_fields() else unknown_name("setting", setting))
         if not ((isinstance(values, list) and values) or (isinstance(values, dict)
                 and {"low", "high"} <= set(values) <= {"low", "high", "log", "step"})):
             refuse(path, line, f"{setting}: give [choices], or {{low: .., high: ..}} with log or step")
-        ends = values if isinstance(values, list) else [values["low"], values["high"]]
-        for value in ends:  # each end must be a possible value by itself
-            checked_settings(path, lines, base, ("space", setting), {**common, setting: value}, flags)
-    return settings, space, trials
+
+        def value_of(given: Any, name: str = setting) -> Any:
+            """The value as its setting has it, which must be a possible one by itself."""
+            return checked_settings(path, lines, base, ("space", name), {**common, name: given}, flags).to_dict()[name]
+
+        try:
+            found[setting] = _distribution([value_of(value) for value in values] if isinstance(values, list) else
+                                           {**values, "low": value_of(values["low"]), "high": value_of(values["high"])})
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            refuse(path, line, f"{setting}: {error}")
+    return settings, found, trials
 
 
-def suggest(trial: Any, space: dict[str, Any]) -> dict[str, Any]:
-    """A point of the space."""
-    point = {}
-    for name, values in space.items():
-        if isinstance(values, list):
-            point[name] = trial.suggest_categorical(name, values)
-        else:
-            whole = isinstance(values["low"], int) and isinstance(values["high"], int)
-            options = {key: values[key] for key in ("log", "step") if key in values}
-            point[name] = (trial.suggest_int if whole else trial.suggest_float)(
-                name, values["low"], values["high"], **options)
-    return point
+def _distribution(values: list[Any] | dict[str, Any]) -> Any:
+    """Optuna's form of one dimension. Raises `ValueError` or `TypeError` for an impossible one."""
+    from optuna import distributions
+
+    if isinstance(values, list):
+        return distributions.CategoricalDistribution(values)
+    whole = isinstance(values["low"], int)
+    return (distributions.IntDistribution if whole else distributions.FloatDistribution)(**values)
 
 
 def open_study(journal: Path, name: str, seed: int) -> Any:
@@ -110,43 +135,64 @@ def open_study(journal: Path, name: str, seed: int) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal.parent.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    # Another seed each time a worker begins: one that goes on would else draw the same points again.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + 1000 * len(study.trials), constant_liar=True)
+    study.pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=STARTUP_EVALUATIONS)
+    return study
+
+
+def check_journal(journal: Path, name: str) -> None:
+    """Raises `UserError` for a damaged journal, with the line if it is one that cannot be read at all."""
+    remedy = "move the file away to begin anew, or delete the damage and what comes after it to go on from there"
     for number, line in enumerate(journal.read_bytes().splitlines(keepends=True) if journal.exists() else (), 1):
         try:
             whole = line.endswith(b"\n") and isinstance(json.loads(line), dict)
         except ValueError:
             whole = False
         if not whole:
-            refuse(journal, number, "this line of the journal is damaged: move the file away to begin anew, or delete "
-                                    "the line and what comes after it to go on from there")
-    return optuna.create_study(
-        study_name=name, storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
-        direction="maximize", load_if_exists=True, sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
-        pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=STARTUP_EVALUATIONS))
+            refuse(journal, number, f"this line of the journal is damaged: {remedy}")
+    try:
+        open_study(journal, name, 0)
+    except (KeyError, ValueError, TypeError, AssertionError, IndexError) as error:
+        raise UserError(f"{journal} is damaged ({type(error).__name__}: {error}): {remedy}") from error
 
 
 def finished(study: Any) -> list[Any]:
-    """Trials that came to an end: complete, pruned or failed."""
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    """Trials that came to an end: complete, pruned or failed by themselves; not those that were stopped."""
+    return [trial for trial in study.get_trials(deepcopy=False)
+            if trial.state.name in ("COMPLETE", "PRUNED") or (trial.state.name == "FAIL" and ERROR in trial.user_attrs)]
 
 
-def work(journal: Path, name: str, settings: Settings, space: dict[str, Any], trials: int, number: int) -> None:
+def work(journal: Path, name: str, settings: Settings, space: dict[str, Any], trials: int, number: int,
+         parent: int) -> None:
     """Take trials until there are enough; a point that cannot be trained counts as failed."""
+    import optuna
+    from optuna.trial import TrialState
+
+    die_with(parent)
     study, data = open_study(journal, name, settings.train.seed + number), load(settings.data)
 
-    def objective(trial: Any) -> float:
-        own = settings.replace(**suggest(trial, space))
-        seed_everything(own.train.seed)
-        progress = fit(new_model(data, own.model), data, own, tracker=_Reporter(trial), quiet=True)
-        trial.set_user_attr("epoch", progress.best["epoch"])
-        trial.set_user_attr("seconds", round(progress.seconds, 1))
-        return progress.best_score
-
     while len(finished(study)) < trials:
-        study.optimize(objective, n_trials=1, catch=(UserError,))
-        last = study.get_trials(deepcopy=False)[-1]
-        print(f"{len(finished(study))} of {trials} trials, best {METRIC} so far {_best(study)}; "
-              f"last begun: {last.params}", flush=True)
+        trial = study.ask(space)
+        try:
+            own = settings.replace(**trial.params)
+            seed_everything(own.train.seed)
+            progress = fit(new_model(data, own.model), data, own, tracker=_Reporter(trial), quiet=True)
+            trial.set_user_attr("epoch", progress.best["epoch"])
+            trial.set_user_attr("seconds", round(progress.seconds, 1))
+            study.tell(trial, progress.best_score)
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except Stopped:
+            study.tell(trial, state=TrialState.FAIL)
+            sys.exit(STOPPED)
+        except (UserError, RuntimeError, ValueError, MemoryError) as error:  # also LinAlgError, no memory left
+            trial.set_user_attr(ERROR, " ".join(str(error).split()))
+            study.tell(trial, state=TrialState.FAIL)
+        print(f"{len(finished(study))} of {trials} trials, best {METRIC} so far {_best(study)}; last: {trial.params}",
+              flush=True)
 
 
 def _best(study: Any) -> str:
@@ -166,10 +212,13 @@ def report(study: Any, settings: Settings, space: dict[str, Any], note: str, pla
     rows = [[*(f"{trial.params[name]:.4g}" if isinstance(trial.params[name], float) else str(trial.params[name])
                for name in space), f"{trial.value:.4f}", str(trial.user_attrs["epoch"]),
              f"{trial.user_attrs['seconds']:.0f}"] for trial in trials]
-    counts = {state: sum(trial.state.name == state for trial in finished(study))
-              for state in ("COMPLETE", "PRUNED", "FAIL")}
-    note += "; " + ", ".join(f"{count} {state.lower()}" for state, count in counts.items())
+    counts = {state: sum(trial.state.name == name for trial in finished(study))
+              for name, state in (("COMPLETE", "complete"), ("PRUNED", "pruned"), ("FAIL", "failed"))}
+    note += "; " + ", ".join(f"{count} {state}" for state, count in counts.items())
     print_table("Search", note, header, rows[:20])
+    for trial in finished(study):
+        if ERROR in trial.user_attrs:
+            print(f"failed: {trial.params}: {trial.user_attrs[ERROR]}")
     best = settings.replace(**trials[0].params)
     place.mkdir(parents=True, exist_ok=True)
     (place / "trials.md").write_text(f"{note}\n\n{table_text(header, rows)}", encoding="utf-8")
@@ -197,14 +246,19 @@ def main(argv: list[str]) -> None:
     name = run_key(settings, data_hash(data) + repr(space), code_version())
     stem = Path(flags.space).stem
     journal = flags.work / f"{stem}.journal"
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    check_journal(journal, name)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // flags.jobs)))
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=work, args=(journal, name, settings, space, trials, number), daemon=True)
+    workers = [context.Process(target=work, args=(journal, name, settings, space, trials, number, os.getpid()))
                for number in range(flags.jobs)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
+    ended = {worker.exitcode for worker in workers} - {0}
+    if ended:
+        raise UserError(f"a worker ended with code {min(ended)}, see above; the same command goes on")
     note = f"{protocol_line(data, 'validation', settings.eval)}; one seed ({settings.train.seed}) a trial"
     report(open_study(journal, name, 0), settings, space, note, flags.results / f"search-{stem}")
 

@@ -29,7 +29,8 @@ class Tracker:
 
     path: None = keep no record (library use, secondary processes). dashboard: 'none', 'wandb' or 'trackio'; mode: of
     W&B, 'online' (which the environment's WANDB_MODE overrules), 'offline' or 'disabled'; group and name: under which
-    it files the run; identity: by which W&B goes on with a resumed one.
+    it files the run; identity: by which W&B goes on with a resumed one (a
+    sweep's WANDB_RUN_ID overrules it).
     """
 
     def __init__(self, path: Path | None, settings: dict[str, Any], dashboard: str = "none", mode: str = "online",
@@ -45,7 +46,7 @@ class Tracker:
             self._library = library
             if dashboard == "wandb":
                 mode = os.environ.get("WANDB_MODE", mode) if mode == "online" else mode
-                options = {"mode": mode, "job_type": "train", "dir": str(path.parent), "id": identity or None,
+                options = {"mode": mode, "job_type": "train", "dir": str(path.parent), "id": os.environ.get("WANDB_RUN_ID", identity) or None,
                            "resume": "allow", "settings": library.Settings(init_timeout=PATIENCE,
                                                                            finish_timeout=UPLOAD_PATIENCE)}
                 if mode == "online":

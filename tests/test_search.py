@@ -7,7 +7,7 @@ import pytest
 from ablations import search
 from ablations.search import FOLDER, load_space
 from command_line import parse_command_line
-from support.errors import UserError
+from support.errors import UserError, run_command
 
 TINY = """base: quick
 settings: {dataset: synthetic, hidden_size: 8, seq_length: 20, max_steps: 4, device: cpu}
@@ -39,6 +39,10 @@ def test_shipped_spaces_are_sound(path):
     ("[1, 2]", "[]", 6, "give "),
     ("{low: 0.001, high: 0.01, log: true}", "{low: 0.001, top: 0.01}", 5, "give "),
     ("trials: 3", "trials: few", 3, "whole number"),
+    ("learning_rate: {", "min_item_count: {", 5, "not to be searched"),
+    ("learning_rate: {", "seed: {", 5, "not to be searched"),
+    ("{low: 0.001, high: 0.01, log: true}", "{low: 0.01, high: 0.001}", 5, "learning_rate"),
+    ("{low: 0.001, high: 0.01, log: true}", "{low: 0.001, high: 0.01, step: 0}", 5, "learning_rate"),
     ("space:", "room:", 4, "unknown key 'room'"),
     ("base: quick", "base: quik", 1, "unknown preset"),
 ])
@@ -63,18 +67,65 @@ def test_workers_share_a_journal_and_the_best_can_be_trained(space_file, tmp_pat
     assert (tmp_path / "again" / "search-tiny" / "trials.md").read_text() == trials
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw + b"\x00\xff\n", lambda raw: raw[:-9], lambda raw: raw + b"7\n"])
-def test_a_damaged_journal_is_named_with_its_line(tmp_path, damage):
-    journal = tmp_path / "s.journal"
+def test_numbers_are_of_their_settings_kind(space_file):
+    """Whatever YAML makes of them: 1e-3 is text to it, and 1 no number of a weight between 0 and 2."""
+    space_file.write_text(TINY.replace("{low: 0.001, high: 0.01, log: true}", "{low: 1e-3, high: 1e-2, log: true}")
+                          + "  rating_weight: {low: 0, high: 2}\n")
+    _, space, _ = load_space(str(space_file), [])
+    assert (space["learning_rate"].low, space["learning_rate"].high) == (0.001, 0.01)
+    assert type(space["rating_weight"]).__name__ == "FloatDistribution"
+    with pytest.raises(UserError, match="--teacher"):
+        load_space(str(space_file), ["--teacher", "x"])
+
+
+@pytest.mark.parametrize(("damage", "line"), [
+    (lambda raw: raw + b"\x00\xff\n", 4), (lambda raw: raw[:-9], 3), (lambda raw: raw + b"7\n", 4),
+    (lambda raw: raw.replace(b"study_name", b"study_nome"), None), (lambda raw: raw.replace(b"code\":4", b"code\":99"), None)])
+def test_a_damaged_journal_is_named(space_file, tmp_path, capfd, damage, line):
+    """In one line, before anything is trained; sound again, it is read."""
+    journal = tmp_path / "tiny.journal"
     study = search.open_study(journal, "s", 0)
     study.tell(study.ask(), 0.5)
     sound = journal.read_bytes()
+    assert sound.count(b"\n") == 3
     journal.write_bytes(damage(sound))
-    with pytest.raises(UserError, match="move the file away") as error:
-        search.open_study(journal, "s", 0)
-    assert str(error.value).startswith(f"{journal}:{len(damage(sound).splitlines())}:")
+    assert run_command(search.main, [str(space_file), "--work", str(tmp_path), "--results", str(tmp_path)]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "move the file away" in said and str(journal) in said
+    assert line is None or f"{journal}:{line}:" in said
     journal.write_bytes(sound)
+    search.check_journal(journal, "s")
     assert len(search.open_study(journal, "s", 0).trials) == 1
+
+
+def test_going_on_draws_other_points_and_a_stopped_trial_is_not_counted(tmp_path):
+    import optuna
+
+    room = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
+    points = []
+    for _ in range(2):
+        study = search.open_study(tmp_path / "j", "s", 7)
+        for _ in range(2):
+            trial = study.ask(room)
+            points.append(trial.params["x"])
+            study.tell(trial, 0.1)
+    assert len(set(points)) == 4
+    for error in ({}, {search.ERROR: "no memory"}):
+        trial = study.ask(room)
+        for name, value in error.items():
+            trial.set_user_attr(name, value)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    assert len(search.finished(study)) == 5
+
+
+def test_a_point_that_cannot_be_trained_is_counted_and_named(space_file, tmp_path, capfd):
+    """Here: more directions than the films have."""
+    space_file.write_text(TINY.replace("[1, 2]", "[1]").replace("hidden_size: 8", "id_start: svd")
+                          + "  hidden_size: [8, 1200]\n")
+    command = [str(space_file), "--trials", "4", "--work", str(tmp_path), "--results", str(tmp_path)]
+    assert run_command(search.main, command) == 0
+    out = capfd.readouterr().out
+    assert "failed: {" in out and "'hidden_size': 1200" in out
 
 
 def test_a_trial_below_the_others_is_pruned(tmp_path):
@@ -84,10 +135,11 @@ def test_a_trial_below_the_others_is_pruned(tmp_path):
     for _ in range(search.STARTUP_TRIALS):
         trial = study.ask()
         reporter = search._Reporter(trial)
-        for epoch in (1, 2, 3, 4):
+        for epoch in (4, 8, 12, 16):
             reporter.log("epoch", **{"epoch": epoch, "NDCG@10": 0.1 * epoch})
         study.tell(trial, 0.4)
     reporter = search._Reporter(study.ask())
+    for epoch in (4, 8)[:search.STARTUP_EVALUATIONS]:
+        reporter.log("epoch", **{"epoch": epoch, "NDCG@10": 0.01})
     with pytest.raises(optuna.TrialPruned):
-        for epoch in (1, 2, 3, 4):
-            reporter.log("epoch", **{"epoch": epoch, "NDCG@10": 0.01})
+        reporter.log("epoch", **{"epoch": 12, "NDCG@10": 0.01})
