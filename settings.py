@@ -103,9 +103,9 @@ class ModelSettings:
     title_encoder: Literal["none", "auto", "sentence", "ngrams"] = "none"
     """(enhanced) title, year and genres as text: sentence = MiniLM (requirements-text.txt), ngrams = hashed characters,
     auto = the better one that is installed."""
-    graph_encoder: Literal["none", "rgcn", "lightgcn"] = "none"
+    graph_encoder: Literal["none", "rgcn", "lightgcn", "rgcn_frozen", "lightgcn_frozen"] = "none"
     """(enhanced) rgcn = graph of genres, decades, title words, groups of people and films watched together;
-    lightgcn = of the last alone."""
+    lightgcn = of the last alone; frozen = trained beforehand to predict its edges between films, then left alone."""
     fusion: Literal["sum", "concat", "gate", "cross_attention", "query_key"] = "sum"
     """(enhanced) how what is known of a film becomes one vector (item_encoders/fusion.py); query_key = only its own
     vector does, the rest steers attention."""

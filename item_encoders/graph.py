@@ -9,7 +9,7 @@
 
 Relations r into a film: its genres, decade, title words; groups of people (gender x age) who rate it highly; films
 that follow it, that it follows, that the same people like. The last four come from the training part alone, as lists
-of fixed length that lie in the checkpoint. The whole graph is convolved in each step.
+of fixed length that lie in the checkpoint. The whole graph is convolved in each step, or trained beforehand and then left alone.
 
 Axes: V films, K neighbours, D width, A attribute nodes, E edges.
 """
@@ -20,6 +20,7 @@ import warnings
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor, nn
 
@@ -36,6 +37,7 @@ SESSION = 3600  # seconds without an interaction that end a session
 LIKED = 4  # stars
 FEWEST_TOGETHER = 3  # people behind an edge between two films
 FEWEST_IN_GROUP = 5  # ratings behind an edge between a film and a group
+PRETRAINING_STEPS, PRETRAINING_EDGES, PRETRAINING_RATE = 300, 4096, 0.01
 FIRST_DECADE, DECADES, WORDS, GROUPS = 1890, 16, 512, len(GENDERS) * len(AGE_GROUPS)
 OFFSETS = np.cumsum([0, len(GENRES), DECADES, WORDS, GROUPS])  # of the attribute nodes, kind by kind
 
@@ -155,7 +157,56 @@ class LightGraph(_CoWatchGraph):
         return torch.stack(layers).mean(0)[films]
 
 
-GRAPHS: dict[str, type[ItemEncoder]] = {"rgcn": RelationalGraph, "lightgcn": LightGraph}
+class FrozenGraph(ItemEncoder):
+    """One of the above, trained beforehand to tell neighbours from other films, then left alone behind a linear map.
+
+    Pre-training: -ln sigma(e_i e_j - e_i e_k), j a neighbour of i and k any film (BPR, as LightGCN's eq. 15).
+    """
+
+    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
+        super().__init__()
+        width = settings.hidden_size
+        self.graph = GRAPHS[settings.graph_encoder.removesuffix("_frozen")](catalogue, settings).requires_grad_(False)
+        self.register_buffer("vectors", torch.zeros(len(catalogue.movie_ids), width))
+        self.project = nn.Linear(width, width)
+
+    def prepare(self, data: SequenceData, rows: np.ndarray) -> None:
+        """As in `ItemEncoder`; draws from a stream of its own."""
+        self.graph.prepare(data, rows)
+        self.graph.requires_grad_(True)
+        neighbours = torch.cat(self.graph.co_watch_edges(), dim=1)  # (2, E)
+        films, draw = torch.arange(len(self.vectors)), torch.Generator().manual_seed(torch.initial_seed())
+        optimizer = torch.optim.Adam(self.graph.parameters(), lr=PRETRAINING_RATE)
+        for _ in range(PRETRAINING_STEPS if neighbours.shape[1] else 0):
+            first, second = neighbours[:, torch.randint(neighbours.shape[1], (PRETRAINING_EDGES,), generator=draw)]
+            other = torch.randint(len(films), (PRETRAINING_EDGES,), generator=draw)
+            vectors = self.graph(films)
+            chosen, near, far = (F.embedding(index, vectors) for index in (first, second, other))
+            optimizer.zero_grad()
+            F.softplus((chosen * (far - near)).sum(-1)).mean().backward()
+            optimizer.step()
+        self.graph.requires_grad_(False).zero_grad()  # what it has of gradients the training's optimizer would follow
+        self._fix()
+
+    @torch.no_grad()
+    def _fix(self) -> None:
+        vectors = self.graph(torch.arange(len(self.vectors)))
+        self.vectors.copy_(vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-6))
+
+    def take_over(self, older: FrozenGraph, place: Tensor, larger: Catalogue) -> None:
+        """As in `ItemEncoder`; old films keep their vectors."""
+        self.graph.take_over(older.graph, place, larger)
+        self.project.load_state_dict(older.project.state_dict())
+        self._fix()
+        self.vectors[place] = older.vectors
+
+    def forward(self, films: Tensor) -> Tensor:
+        """As in `ItemEncoder`."""
+        return self.project(self.vectors[films])
+
+
+GRAPHS: dict[str, type[ItemEncoder]] = {"rgcn": RelationalGraph, "lightgcn": LightGraph,
+                                        "rgcn_frozen": FrozenGraph, "lightgcn_frozen": FrozenGraph}
 
 
 def graph_encoder(catalogue: Catalogue, settings: ModelSettings) -> ItemEncoder:

@@ -43,7 +43,7 @@ from transformer import Attend, attention
 
 WIDTH = TINY_MODEL["hidden_size"]
 CHOICES = {"fusion": tuple(FUSIONS), "user_context": ("cross_attention", "mean", "prefix", "adaptive_norm"),
-           "title_encoder": ("none", "ngrams"), "graph_encoder": ("none", "rgcn", "lightgcn"),
+           "title_encoder": ("none", "ngrams"), "graph_encoder": ("none", "rgcn", "lightgcn", "rgcn_frozen"),
            "time_bias": (False, True)}
 
 
@@ -68,7 +68,8 @@ def test_every_choice_gives_another_model_with_gradients_everywhere(data, name):
         for share in (0.0, 1.0):
             batch = next(TrainingBatches(data, 12, TrainSettings(), share).epoch(0))
             sum(model(batch, ALL_TASKS).values()).backward()
-        unused = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+        unused = [key for key, parameter in model.named_parameters() if parameter.requires_grad and
+                  parameter.grad is None]
         assert not unused, (value, unused)
     for first in range(len(scores)):
         for second in range(first):
@@ -468,6 +469,26 @@ def test_training_a_graph_is_deterministic(data, tmp_path, kind):
     assert len(sums) == 1
 
 
+def test_a_frozen_graph_knows_its_neighbours_and_stays_as_it_is(data, tmp_path):
+    """The same again from the same seed, without a draw from the common stream; training moves the map alone."""
+    settings = tiny_settings(tmp_path, ModelSettings(graph_encoder="lightgcn_frozen", **TINY_MODEL), max_epochs=1)
+    seed_everything(3)
+    model = new_model(data, settings.model)
+    drawn = torch.rand(1)
+    seed_everything(3)
+    again = new_model(data, settings.model).encoders["graph"]
+    encoder = model.encoders["graph"]
+    assert torch.equal(torch.rand(1), drawn) and torch.equal(again.vectors, encoder.vectors)
+    first, second = torch.cat(encoder.graph.co_watch_edges(), dim=1)
+    near = (encoder.vectors[first] * encoder.vectors[second]).sum(-1)
+    far = (encoder.vectors[first] * encoder.vectors[second.flip(0)]).sum(-1)
+    assert float((near > far).float().mean()) > 0.7
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    fit(model, data, settings, quiet=True)
+    moved = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"project.weight", "project.bias"}
+
+
 # Films that training never saw ----------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -483,8 +504,9 @@ def with_new_films(tiny):
 
 @pytest.mark.parametrize("settings", [
     ModelSettings(title_encoder="ngrams", **TINY_MODEL), ModelSettings(graph_encoder="rgcn", **TINY_MODEL),
+    ModelSettings(graph_encoder="rgcn_frozen", **TINY_MODEL),
     ModelSettings(graph_encoder="lightgcn", fusion="gate", masked_item_head=False, **TINY_MODEL)],
-    ids=["title", "rgcn", "lightgcn"])
+    ids=["title", "rgcn", "frozen", "lightgcn"])
 def test_a_larger_catalogue_changes_nothing_for_old_films(with_new_films, settings):
     """Old films keep their scores; new ones get the score of what is known of them."""
     before, after = with_new_films
