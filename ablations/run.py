@@ -271,7 +271,7 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
         raise UserError("--jobs shares the cores of this machine; a Ray cluster shares its own: drop one of the flags")
     if any(token.partition("=")[0] in ("--teacher", "--seed") for token in rest):
         raise UserError("seeds are given by --seeds, and teachers by the study: a variant with teacher: \"{another}\"")
-    of_all = [*rest, *(["--max_steps", str(flags.steps)] if flags.steps else [])]
+    of_all = [*rest, *(["--max_steps", str(flags.steps), "--max_minutes", "0"] if flags.steps else [])]
     of_all += ["--max_minutes", str(flags.budget), "--max_steps", "0", "--max_epochs", "100000"] if flags.budget else []
     study = load_study(flags.study, of_all)
     if flags.variants:
