@@ -133,9 +133,13 @@ class BERT4Rec(nn.Module):
         """(B, R) logits of each item as the next interaction; -inf for PAD and MASK."""
         return self.rank(self.request_states(batch))
 
+    def as_request(self, batch: Batch) -> Batch:
+        """Histories in the form from whose last position the next item is read: a mask appended."""
+        return append_mask(batch, self.settings.seq_length)
+
     def request_states(self, batch: Batch) -> Tensor:
         """(B, D) state of the mask appended to each history."""
-        asked = append_mask(batch, self.settings.seq_length)
+        asked = self.as_request(batch)
         return self.encoder.last_state(*self.embed(asked), asked.lengths - 1)
 
     def rank(self, states: Tensor) -> Tensor:

@@ -251,10 +251,13 @@ class EnhancedBERT4Rec(nn.Module):
         table = self.item_table(without)
         return self.rank(self.request_states(batch, without, table), table)
 
+    def as_request(self, batch: Batch) -> Batch:
+        """Histories in the form from whose last position the next film is read: a mask appended where it ranks."""
+        return batch if self.settings.next_item_head else append_mask(batch, self.settings.seq_length)
+
     def request_states(self, batch: Batch, without: Set[str] = frozenset(), table: Tensor | None = None) -> Tensor:
         """(B, D) state that predicts the interaction after each history; table: what `item_table(without)` says."""
-        if not self.settings.next_item_head:
-            batch = append_mask(batch, self.settings.seq_length)
+        batch = self.as_request(batch)
         table = self.item_table(without) if table is None else table
         return self.encoder.last_state(*self.embed(hide(batch, without), table, without), batch.lengths - 1)
 
@@ -328,9 +331,11 @@ class EnhancedBERT4Rec(nn.Module):
         x, attend = self.embed(batch, table)
         return self.encoder(x, dataclasses.replace(attend, prefix=attend.prefix - from_start))
 
-    def embed(self, batch: Batch, table: Tensor, without: Set[str] = frozenset()) -> tuple[Tensor, Attend]:
+    def embed(self, batch: Batch, table: Tensor | None = None,
+              without: Set[str] = frozenset()) -> tuple[Tensor, Attend]:
         """(B, L, D) what the blocks read, and what they are told beside it; with a start or a prefix wider by one or
         two positions, which `Attend.prefix` counts."""
+        table = self.item_table(without) if table is None else table
         x = F.embedding(batch.items, table)  # (B, L, D)
         steers = self.steering_norm is not None
         told = F.embedding(batch.items, self.steering_table(without)) if steers else x

@@ -25,7 +25,7 @@ from batches import History, history_batch, history_of
 from data_processor import FIRST_ITEM, NO_TIME, PAD, UNKNOWN, SequenceData
 from evaluation.protocols import hide_seen, length_groups
 from evaluation.report import write_parquet
-from explanations import leave_one_out_effects
+from explanations.attribution import Question, explain
 from film_search import find_films
 from model_io import data_of, load_model
 from readers.interactions import AGE_GROUPS, GENDERS, GENRES
@@ -96,7 +96,7 @@ class RecommendationEngine:
     def explain_recommendation(self, user_id: int | None, item_sequence: Sequence[int] | None,
                                recommended_item_id: int, *, at: int | None = None) -> dict[str, Any]:
         """What speaks for a film: the effect on its log-probability of each history item and each feature family,
-        found by leaving it out and scoring again (see explanations.py)."""
+        found by leaving it out and scoring again (explanations/attribution.py)."""
         return self.explain_many(user_id, item_sequence, [recommended_item_id], at=at)[0]
 
     def explain_many(self, user_id: int | None, item_sequence: Sequence[int] | None, movie_ids: Sequence[int], *,
@@ -106,16 +106,16 @@ class RecommendationEngine:
         candidates = self._known_films(movie_ids, "recommended_item_id")
         allowed = self._allowed(history, True, (), None)
         allowed[torch.from_numpy(candidates)] = True
-        effects = leave_one_out_effects(self.model, history, candidates, allowed, self.seq_length)
-        answers = []
+        question = Question(self.model, history, candidates, allowed)
+        found, answers = explain(question), []
         for number, candidate in enumerate(candidates):
-            order = np.argsort(-effects.history[number], kind="stable")
+            order = np.argsort(-found.history[number], kind="stable")
             answers.append({
                 **self.film(candidate),
-                "history": [{**self.film(history.items[effects.positions[place]]),
-                             "effect": round(float(effects.history[number, place]), 4)} for place in order],
+                "history": [{**self.film(question.read.items[place]),
+                             "effect": round(float(found.history[number, place]), 4)} for place in order],
                 "features": {name: round(float(values[number]), 4)
-                             for name, values in sorted(effects.families.items(), key=lambda item: -item[1][number])}})
+                             for name, values in sorted(found.families.items(), key=lambda item: -item[1][number])}})
         return answers
 
     def get_user_profile(self, user_id: int) -> dict[str, Any]:

@@ -140,6 +140,21 @@ class Block(nn.Module):
         mixed = attention(q, k, v, attend, dropout)
         return self.attention_out(rearrange(mixed, "b h l d -> b l (h d)"))
 
+    def attention_map(self, x: Tensor, attend: Attend) -> Tensor:
+        """(B, L, D) to the weights of the block's self-attention, (B, H, L, L), as `forward` uses them."""
+        x = self.attention_norm(x, attend.condition) if self.pre_norm else x
+        q, k = self._maps(x if attend.steer is None else x + attend.steer, 0, 2)
+        if attend.rotation is not None:
+            q, k = rotate(q, *attend.rotation), rotate(k, *attend.rotation)
+        scores = q @ k.mT * q.shape[-1]**-0.5  # (B, H, L, L)
+        if attend.bias is not None:
+            scores = scores + attend.bias
+        if attend.pattern == "causal":
+            scores = scores + torch.full(scores.shape[-2:], -torch.inf, device=x.device).triu(1)
+        elif attend.padding is not None:
+            scores = scores.masked_fill(~attend.padding, -torch.inf)
+        return scores.softmax(-1)
+
     def _maps(self, x: Tensor, first: int, end: int) -> Tensor:
         """(B, L, D) to those of (queries, keys, values), each (B, H, L, D / H)."""
         width = x.shape[-1]
@@ -199,6 +214,14 @@ class Encoder(nn.Module):
             else:
                 x = block(x, attend)
         return self.final_norm(x[:, attend.prefix:] if attend.prefix else x)
+
+    def attention_maps(self, x: Tensor, attend: Attend) -> list[Tensor]:
+        """Each block's attention weights, (B, H, prefix + L, prefix + L)."""
+        maps = []
+        for block in self.blocks:
+            maps.append(block.attention_map(x, attend))
+            x = block(x, attend)
+        return maps
 
     def last_state(self, x: Tensor, attend: Attend, last: Tensor) -> Tensor:
         """(B, prefix + L, D) to (B, D): what `forward` says at position `last` (B,), the newest real one, without the

@@ -1,0 +1,254 @@
+"""Why a film is recommended: what each interaction, and each family of features, contributes to its score.
+
+A film's score here is its logit with what all logits share taken out: its log-probability among the films that may be
+recommended. (A constant added to every logit changes no ranking, and so must not show in an explanation.)
+
+What the model is told is a *coalition*: some of the history's interactions and some of the families of features.
+v(coalition) is the film's score then. Methods, all of which answer with an `Attribution`:
+
+    leave_one_out         v(everything) - v(everything but i): exact, and need not add up, as the model is not additive
+    shapley               mean of v(S and i) - v(S) over random orders in which things become known, the history as one
+                          union whose interactions stay together (Owen values; Strumbelj and Kononenko, JMLR 11, 2010;
+                          every order is also walked backwards). base + all contributions = score
+    integrated_gradients  gradient of the score along the straight way from interactions of which only the time is known
+                          to the real ones (Sundararajan et al., arXiv:1703.01365). base + interactions = score
+    attention_rollout     attention of all layers multiplied (Abnar and Zuidema, arXiv:2005.00928): same for every film
+    random                numbers without meaning, the control
+
+Axes: C films asked about, L interactions that the model reads, N coalitions, R rows of the item table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from batches import History, history_batch
+from data_processor import MASK, NO_RATING
+from enhanced_model import FEATURE_FAMILIES, EnhancedBERT4Rec
+
+TOKENS = 12_800  # interactions in one pass
+Absence = Literal["removed", "masked", "replaced"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """Why these films for this history? Also plays the game of leaving things out.
+
+    candidates: (C,) item_index; allowed: (R,) True at the films among which probabilities are formed. absent: how an
+    interaction is left out: removed from the sequence, its film and rating masked, or replaced by another film.
+    """
+
+    model: nn.Module
+    history: History
+    candidates: np.ndarray
+    allowed: Tensor
+    absent: Absence = "removed"
+    stand_ins: np.ndarray | None = field(default=None, compare=False)  # (L,) films for 'replaced'
+
+    @cached_property
+    def read(self) -> History:
+        """The newest interactions of the history, those that the model reads."""
+        room = self.model.settings.seq_length
+        if self.model.as_request(history_batch([_at(self.history, [])], room)).lengths[0]:
+            room -= 1  # it appends a mask
+        return _at(self.history, np.arange(len(self.history.items))[-room:])
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return len(self.read.items)
+
+    @cached_property
+    def families(self) -> tuple[str, ...]:
+        """The families of features that the model has."""
+        if not isinstance(self.model, EnhancedBERT4Rec):
+            return ()
+        return tuple(name for name in FEATURE_FAMILIES if used_families(self.model)[name])
+
+    @torch.no_grad()
+    def scores(self, kept: np.ndarray, without: Set[str] = frozenset()) -> np.ndarray:
+        """(N, C) score of each film when only the interactions in `kept` (N, L) are known, and not these families."""
+        order = np.argsort(kept.sum(1), kind="stable")  # little padding
+        found = np.empty((len(kept), len(self.candidates)))
+        histories = [self._without(kept[row]) for row in order]
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while end < len(order) and (end + 1 - start) * max(1, len(histories[end].items)) <= TOKENS:
+                end += 1
+            batch = history_batch(histories[start:end], self.model.settings.seq_length)
+            logits = self.model.score(batch, without) if without else self.model.score(batch)
+            found[order[start:end]] = self.of_logits(logits).double().numpy()
+            start = end
+        return found
+
+    def of_logits(self, logits: Tensor) -> Tensor:
+        """(N, R) logits to (N, C) scores."""
+        return logits.masked_fill(~self.allowed, -torch.inf).log_softmax(1)[:, torch.from_numpy(self.candidates)]
+
+    def _without(self, kept: np.ndarray) -> History:
+        history = self.read
+        if self.absent == "removed":
+            left = _at(history, kept)
+            return left if len(left.items) or _starts(self.model) else _at(_unknown(history, MASK), [-1])
+        others = _unknown(history, MASK if self.absent == "masked" else self.stand_ins)
+        return dataclasses.replace(history, items=np.where(kept, history.items, others.items),
+                                   ratings=None if history.ratings is None else
+                                   np.where(kept, history.ratings, others.ratings))
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Contributions to the scores (C,): `history` (C, L), oldest first, and `families`, name -> (C,).
+
+    base: (C,) the score with nothing known, where base and contributions add up to the score; else None.
+    """
+
+    method: str
+    score: np.ndarray
+    history: np.ndarray
+    families: dict[str, np.ndarray]
+    base: np.ndarray | None = None
+
+
+def leave_one_out(question: Question, _draw: np.random.Generator) -> Attribution:
+    """See the module's head."""
+    everything = np.ones((1, question.length), dtype=bool)
+    rows = question.scores(np.concatenate([everything, ~np.eye(question.length, dtype=bool)]))  # (1 + L, C)
+    return Attribution("leave_one_out", rows[0], (rows[0] - rows[1:]).T, family_effects(question, rows[0]))
+
+
+def family_effects(question: Question, score: np.ndarray) -> dict[str, np.ndarray]:
+    """Score (C,) minus the score without each family, one at a time."""
+    everything = np.ones((1, question.length), dtype=bool)
+    return {family: score - question.scores(everything, frozenset({family}))[0] for family in question.families}
+
+
+def shapley(question: Question, draw: np.random.Generator, orders: int = 8) -> Attribution:
+    """See the module's head. orders: how many, half of them the others backwards."""
+    length, families = question.length, question.families
+    history = np.zeros((len(question.candidates), length))
+    effects = {family: np.zeros(len(question.candidates)) for family in families}
+    nothing, everything = np.zeros((1, length), dtype=bool), np.ones((1, length), dtype=bool)
+    base = question.scores(nothing, frozenset(families))[0]
+    unions, steps = ["history", *families], draw.permutation(length)
+    for number in range(orders):
+        if number % 2:
+            unions, steps = unions[::-1], steps[::-1]
+        else:
+            unions, steps = list(draw.permutation(["history", *families])), draw.permutation(length)
+        before, missing, known = base, set(families), nothing
+        for union in unions:
+            if union == "history":
+                place = np.empty(length, dtype=int)
+                place[steps] = np.arange(length)
+                rows = question.scores(place <= np.arange(length)[:, None], frozenset(missing))  # (L, C)
+                history[:, steps] += np.diff(rows, axis=0, prepend=before[None]).T
+                before, known = rows[-1] if length else before, everything
+            else:
+                missing.discard(union)
+                after = question.scores(known, frozenset(missing))[0]
+                effects[union] += after - before
+                before = after
+    return Attribution("shapley", before, history / orders,
+                       {family: value / orders for family, value in effects.items()}, base)
+
+
+def integrated_gradients(question: Question, _draw: np.random.Generator, steps: int = 32) -> Attribution:
+    """See the module's head; the integral by Gauss and Legendre's rule. Families by leaving them out."""
+    model, length = question.model, question.length
+    seq_length = model.settings.seq_length
+    real, unknown = (model.as_request(history_batch([history], seq_length))
+                     for history in (question.read, _unknown(question.read, MASK)))
+    with torch.no_grad():
+        (end, attend), (start, _) = model.embed(real), model.embed(unknown)  # (1, prefix + L', D)
+
+    def score(x: Tensor) -> Tensor:
+        told = dataclasses.replace(attend, **{name: value.expand(len(x), *value.shape[1:]) for name in (
+            "padding", "bias", "steer", "condition") if (value := getattr(attend, name)) is not None})
+        if attend.rotation is not None:
+            told = dataclasses.replace(told, rotation=tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation))
+        last = real.lengths.expand(len(x)) - 1
+        return question.of_logits(model.rank(model.encoder.last_state(x, told, last)))  # (N, C)
+
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    way = start + torch.from_numpy((points + 1) / 2).to(end.dtype)[:, None, None] * (end - start)
+    share = torch.from_numpy(weights / 2).to(end.dtype)[:, None]
+    contributions = []
+    for film in range(len(question.candidates)):
+        x = way.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((score(x)[:, film:film + 1] * share).sum(), x)
+        contributions.append((gradient.sum(0) * (end - start)[0]).sum(-1)[attend.prefix:attend.prefix + length])
+    with torch.no_grad():
+        ends = score(torch.cat([start, end])).double().numpy()
+    return Attribution("integrated_gradients", ends[1], torch.stack(contributions).double().numpy(),
+                       family_effects(question, ends[1]), ends[0])
+
+
+@torch.no_grad()
+def attention_rollout(question: Question, _draw: np.random.Generator) -> Attribution:
+    """See the module's head. Families by leaving them out."""
+    model = question.model
+    batch = model.as_request(history_batch([question.read], model.settings.seq_length))
+    x, attend = model.embed(batch)
+    flow = torch.eye(x.shape[1])
+    for weights in model.encoder.attention_maps(x, attend):
+        flow = (weights[0].mean(0) + torch.eye(x.shape[1])) / 2 @ flow
+    last = int(batch.lengths[0]) - 1 + attend.prefix
+    row = flow[last, attend.prefix:attend.prefix + question.length].double().numpy()
+    score = question.scores(np.ones((1, question.length), dtype=bool))[0]
+    return Attribution("attention_rollout", score, np.tile(row, (len(question.candidates), 1)),
+                       family_effects(question, score))
+
+
+def random(question: Question, draw: np.random.Generator) -> Attribution:
+    """See the module's head."""
+    score = question.scores(np.ones((1, question.length), dtype=bool))[0]
+    shape = (len(question.candidates), question.length)
+    return Attribution("random", score, draw.normal(size=shape),
+                       {family: draw.normal(size=shape[0]) for family in question.families})
+
+
+METHODS: dict[str, Callable[[Question, np.random.Generator], Attribution]] = {
+    method.__name__: method for method in (leave_one_out, shapley, integrated_gradients, attention_rollout, random)}
+
+
+def explain(question: Question, method: str = "leave_one_out", seed: int = 0) -> Attribution:
+    """The contributions that a method of METHODS finds."""
+    return METHODS[method](question, np.random.default_rng(seed))
+
+
+def used_families(model: EnhancedBERT4Rec) -> dict[str, bool]:
+    """Which feature families a model has at all."""
+    settings = model.settings
+    return {"ratings": settings.rating_input,
+            "times": model.time is not None or model.request_time is not None or settings.relative_time
+            or settings.time_bias,
+            "demographics": settings.gender or settings.age or settings.occupation, "user_id": settings.user_id,
+            **{family: family in model.encoders for family in ("genres", "year", "title", "graph")}}
+
+
+def _starts(model: nn.Module) -> bool:
+    """Whether the model ranks without any history; if not, an interaction of which nothing is known stands for none."""
+    return getattr(model, "starts", True)
+
+
+def _at(history: History, chosen: np.ndarray | list[int]) -> History:
+    """Some of the interactions."""
+    chosen = np.asarray(chosen, dtype=bool if len(chosen) and np.asarray(chosen).dtype == bool else int)
+    return dataclasses.replace(history, **{name: value[chosen] for name in ("items", "ratings", "timestamps")
+                                           if (value := getattr(history, name)) is not None})
+
+
+def _unknown(history: History, films: int | np.ndarray) -> History:
+    """Other films, without ratings, at the same times."""
+    return dataclasses.replace(history, items=np.broadcast_to(films, history.items.shape).astype(np.int64),
+                               ratings=np.full(history.items.shape, NO_RATING))

@@ -1,0 +1,152 @@
+"""Contributions to a score: against exact enumeration, against captum, and against what each method promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from batches import history_batch, history_of
+from data_processor import FIRST_ITEM, MASK
+from explanations.attribution import METHODS, Question, explain, integrated_gradients, shapley
+from settings import ModelSettings
+from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, rng
+
+
+def question_of(data, settings, person=3, films=(0, 5), **options):
+    model = fresh_model(data, settings)
+    allowed = torch.arange(data.catalogue.num_rows) >= FIRST_ITEM
+    return Question(model, history_of(data, person), np.array(films) + FIRST_ITEM, allowed, **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_answers_for_every_model(data, variant, method):
+    """Shapes, the score itself, sums where promised; the same again with the same seed."""
+    question = question_of(data, variant)
+    room = TINY_MODEL["seq_length"] - (variant.model == "vanilla" or not variant.next_item_head)
+    assert question.length == room < len(question.history.items)
+    found, again = (explain(question, method, seed=2) for _ in range(2))
+    with torch.no_grad():
+        logits = question.model.score(history_batch([question.read], TINY_MODEL["seq_length"]))[0, FIRST_ITEM:]
+    np.testing.assert_allclose(found.score, logits.log_softmax(0)[[0, 5]].numpy(), rtol=1e-4, atol=1e-4)
+    assert found.history.shape == (2, room) and set(found.families) == set(question.families)
+    assert np.isfinite(found.history).all() and np.array_equal(found.history, again.history)
+    if found.base is not None:
+        known = sum(found.families.values(), np.zeros(2)) if method == "shapley" else 0.0
+        np.testing.assert_allclose(found.base + found.history.sum(1) + known, found.score, rtol=1e-3, atol=2e-3)
+    assert (found.base is not None) == (method in ("shapley", "integrated_gradients"))
+
+
+def test_leaving_out_is_ranking_without(data, variant):
+    question = question_of(data, variant)
+    found = explain(question)
+    for place in (0, question.length - 1):
+        history = dataclasses.replace(question.read, **{
+            name: np.delete(getattr(question.read, name), place) for name in ("items", "ratings", "timestamps")})
+        with torch.no_grad():
+            scores = question.of_logits(question.model.score(history_batch([history], TINY_MODEL["seq_length"])))[0]
+        np.testing.assert_allclose(found.history[:, place], found.score - scores.numpy(), rtol=1e-3, atol=1e-4)
+
+
+class Game(Question):
+    """Three interactions and two families with values of their own."""
+
+    length, families = 3, ("genres", "times")
+
+    def scores(self, kept, without=frozenset()):
+        told = np.array([family not in without for family in self.families], dtype=float)
+        players = np.concatenate([kept.astype(float), np.tile(told, (len(kept), 1))], axis=1)  # (N, 5)
+        return (players @ rng(1).normal(size=(5, 2)) + (players @ rng(2).normal(size=(5, 2)))**2
+                * players[:, :1] + players[:, 3:4] * players[:, 1:2])
+
+
+def test_shapley_values_are_the_exact_ones_on_average():
+    """Owen values by all orders that keep the history together, against sampled orders."""
+    game = Game(None, None, np.zeros(2), None)
+    exact, orders = np.zeros((5, 2)), 0
+    for unions in itertools.permutations(["history", 3, 4]):
+        for steps in itertools.permutations(range(3)):
+            order = [player for union in unions for player in (steps if union == "history" else [union])]
+            orders += 1
+            for place, player in enumerate(order):
+                before, after = ([player in order[:end] for player in range(5)] for end in (place, place + 1))
+                exact[player] += np.subtract(*(game.scores(np.array([known[:3]]), {
+                    name for name, told in zip(game.families, known[3:], strict=True) if not told})[0]
+                    for known in (after, before)))
+    assert orders == math.factorial(3)**2
+    found = shapley(game, rng(0), orders=3000)
+    np.testing.assert_allclose(found.history.T, exact[:3] / orders, atol=0.05)
+    for name, value in zip(game.families, exact[3:] / orders, strict=True):
+        np.testing.assert_allclose(found.families[name], value, atol=0.05)
+    everything = game.scores(np.ones((1, 3), dtype=bool))[0]
+    few = shapley(game, rng(0), orders=2)
+    np.testing.assert_allclose(few.base + few.history.sum(1) + sum(few.families.values()), everything, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["vanilla", "enhanced", "enhanced-steered", "enhanced-rgcn", "enhanced-concat"])
+def test_integrated_gradients_are_captums(data, name):
+    captum = pytest.importorskip("captum.attr")
+    question = question_of(data, VARIANTS[name])
+    model, room = question.model, TINY_MODEL["seq_length"]
+    batch = model.as_request(history_batch([question.read], room))
+    blank = batch.replace(items=torch.where(batch.items > 0, MASK, 0), ratings=torch.zeros_like(batch.ratings))
+    with torch.no_grad():
+        (end, attend), (start, _) = model.embed(batch), model.embed(blank)
+
+    def score(x):
+        told = dataclasses.replace(attend, **{key: getattr(attend, key).expand(len(x), *getattr(attend, key).shape[1:])
+                                              for key in ("padding", "bias", "steer", "condition")
+                                              if getattr(attend, key) is not None})
+        if attend.rotation is not None:
+            told = dataclasses.replace(told, rotation=tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation))
+        states = model.encoder(x, told)[torch.arange(len(x)), int(batch.lengths[0]) - 1]
+        return question.of_logits(model.rank(states))[:, 1]
+
+    theirs = captum.IntegratedGradients(score).attribute(end, start, n_steps=32, method="gausslegendre")
+    ours = integrated_gradients(question, rng(0), steps=32).history[1]
+    places = slice(attend.prefix, attend.prefix + question.length)
+    np.testing.assert_allclose(ours, theirs[0, places].sum(-1).detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_attention_maps_are_what_the_blocks_use(data, variant):
+    """Weights times values, mapped out, is the block's attention."""
+    model = fresh_model(data, variant)
+    batch = model.as_request(history_batch([history_of(data, person) for person in (0, 1, 2)], 12))
+    x, attend = model.embed(batch)
+    (first, *_), block = model.encoder.attention_maps(x, attend), model.encoder.blocks[0]
+    seen = block.attention_norm(x, attend.condition) if block.pre_norm else x
+    (values,) = block._maps(seen, 2, 3)
+    mixed = block.attention_out((first @ values).transpose(1, 2).flatten(2))
+    real = torch.arange(x.shape[1]) < batch.lengths[:, None] + attend.prefix
+    torch.testing.assert_close(mixed[real], block.attention(seen, attend, None)[real], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.sum(-1), torch.ones_like(first[..., 0]))
+
+
+@pytest.mark.parametrize("absent", ["removed", "masked", "replaced"])
+def test_ways_to_leave_out(data, absent):
+    """All of them agree on the whole, and each hides what is left out from the model."""
+    films = np.full(12, FIRST_ITEM + 7)
+    question = question_of(data, ModelSettings(**TINY_MODEL), absent=absent, stand_ins=films)
+    kept = np.ones((2, question.length), dtype=bool)
+    kept[1, 4] = False
+    seen, real = question._without(kept[1]), question.read
+    assert np.array_equal(question._without(kept[0]).items, real.items)
+    assert len(seen.items) == question.length - (absent == "removed")
+    assert absent == "removed" or (seen.items[4], seen.ratings[4]) == (MASK if absent == "masked" else films[0], 0)
+    others = np.delete(np.arange(12), 4)
+    assert np.array_equal(seen.items if absent == "removed" else seen.items[others], real.items[others])
+    scores = question.scores(kept)
+    np.testing.assert_allclose(scores[1], question.scores(kept[1:])[0], rtol=1e-5, atol=1e-5)
+    assert not np.allclose(scores[0], scores[1])
+
+
+def test_nothing_known_is_the_start_or_a_mask(data):
+    for settings in (VARIANTS["enhanced-concat"], VARIANTS["enhanced"], VARIANTS["vanilla"]):
+        question = question_of(data, settings)
+        empty = question._without(np.zeros(question.length, dtype=bool))
+        assert empty.items.tolist() == ([MASK] if settings.model == "enhanced" and not settings.start_token else [])
+        assert np.isfinite(question.scores(np.zeros((1, question.length), dtype=bool))).all()
