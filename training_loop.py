@@ -42,7 +42,7 @@ PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}  # what one forward and backward
 LOG_EVERY = 25  # steps between two looks at the losses; a look waits for the device
 
 
-class Stopped(Exception):
+class Stopped(KeyboardInterrupt):
     """The user asked the run to stop; its state is saved."""
 
 
@@ -159,7 +159,7 @@ class Run:
             if self.gradient_complete(progress.step_in_epoch) and self._any(stop()):
                 self.mean_losses()
                 self.save_state()
-                raise Stopped
+                raise Stopped("stopped and saved; the same command goes on, trainer.py and bert_multi.py with --resume")
         progress.epoch += 1
         progress.step_in_epoch = 0
 

@@ -28,8 +28,8 @@ def run_command(main: Callable[[list[str]], int | None], argv: list[str] | None 
         if error.errno not in DISK_ERRORS:
             raise
         message = f"{error.filename or 'a file'}: {error.strerror}; free some space or choose another place"
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped'}", file=sys.stderr)
         return 130
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2

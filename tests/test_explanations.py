@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
+import trainer
 from batches import history_batch, history_of
 from data_processor import FIRST_ITEM, MASK
+from explanations import faithfulness
 from explanations.attribution import METHODS, Question, explain, integrated_gradients, shapley
 from settings import ModelSettings
+from support.errors import run_command
 from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, rng
 
 
@@ -150,3 +154,62 @@ def test_nothing_known_is_the_start_or_a_mask(data):
         empty = question._without(np.zeros(question.length, dtype=bool))
         assert empty.items.tolist() == ([MASK] if settings.model == "enhanced" and not settings.start_token else [])
         assert np.isfinite(question.scores(np.zeros((1, question.length), dtype=bool))).all()
+
+
+# Faithfulness ---------------------------------------------------------------------------------------------------------
+
+class Additive(Question):
+    """Ten interactions whose contributions are known and add up."""
+
+    length = 10
+    worth = np.array([0.0, 5, 0, 1, 0, 0, 3, 0, 0, 0])
+
+    def scores(self, kept, _without=frozenset()):
+        return (kept * self.worth).sum(1, keepdims=True)
+
+
+def test_faithfulness_of_a_game_whose_answer_is_known():
+    """By hand for the true contributions; every other order is worse by every measure."""
+    game = Additive(None, None, np.zeros(1), None)
+    true = faithfulness.measures(game, game.worth)
+    # The first 1, 5, 10 % are one interaction, 20 % two, 50 % five.
+    assert true["comprehensiveness"] == pytest.approx((5 + 5 + 5 + 8 + 9) / 5)
+    assert true["sufficiency"] == pytest.approx((4 + 4 + 4 + 1 + 0) / 5)
+    shares, falls = faithfulness.CURVE, np.array([0, 5, 5, 8, 9, 9, 9, 9])
+    assert true["deletion"] == pytest.approx(np.trapezoid(-falls, shares))
+    assert true["insertion"] == pytest.approx(np.trapezoid(falls - 9, shares))
+    wrong = faithfulness.measures(game, -game.worth)
+    for name, sign in faithfulness.MEASURES.items():
+        assert sign * true[name] > sign * wrong[name]
+        for seed in range(5):
+            assert sign * true[name] >= sign * faithfulness.measures(game, rng(seed).normal(size=10))[name]
+
+
+def test_the_film_asked_about_is_the_one_recommended_first(data):
+    model = fresh_model(data, VARIANTS["enhanced-concat"])
+    question = faithfulness.question_of(model, data, 2)
+    with torch.no_grad():
+        scores = model.score(history_batch([history_of(data, 2)], TINY_MODEL["seq_length"]))[0]
+    scores[torch.from_numpy(history_of(data, 2).items)] = -torch.inf
+    assert question.candidates.tolist() == [int(scores.argmax())]
+    assert len(question.stand_ins) == question.length and not set(question.stand_ins) & set(question.history.items)
+
+
+@pytest.mark.parametrize("dataset", ["synthetic", "ml-1m"])
+def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, dataset):
+    """Figures of every method in every way; the planted causes where they are known."""
+    place = tmp_path / "model"
+    small = ["--preset", "quick", "--dataset", dataset, "--data_dir", str(ml_1m_folder), "--hidden_size", "16",
+             "--seq_length", "12", "--max_steps", "3", "--device", "cpu", "--bootstrap_samples", "100"]
+    assert run_command(trainer.main, [*small, "--checkpoint_dir", str(place), "--runs_dir", str(place)]) == 0
+    command = ["--model_path", str(place / "best"), "--people", "6", "--results", str(tmp_path / "results")]
+    methods = ["leave_one_out", "random"]
+    assert run_command(faithfulness.main, [*command, "--methods", *methods]) == 0
+    found = json.loads((tmp_path / "results" / f"{dataset}.json").read_text())
+    assert set(found["measures"]) == set(faithfulness.WAYS)
+    assert {name for way in found["measures"].values() for name in way} == set(faithfulness.MEASURES)
+    assert found["agreement"]["leave_one_out"]["leave_one_out"] == 1.0 > found["agreement"]["random"]["random"]
+    assert ("planted causes" in found) == (dataset == "synthetic")
+    assert str(tmp_path) not in (tmp_path / "results" / f"{dataset}.md").read_text()
+    assert run_command(faithfulness.main, [*command, "--people", "0"]) == 2
+    assert "--people must be at least 1" in capsys.readouterr().err

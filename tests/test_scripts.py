@@ -21,6 +21,7 @@ import bert_multi
 import inference
 import trainer
 import training_loop
+from ablations import rows
 from batches import history_batch
 from data_processor import FIRST_ITEM, load
 from evaluation.protocols import draw_candidates
@@ -180,6 +181,22 @@ def test_a_run_resumed_before_its_first_best_keeps_the_older_model(files, tmp_pa
     seeds = [json.loads((tmp_path / name / "checkpoint.json").read_text())["seed"]
              for name in ("best.previous", "best")]
     assert seeds == [1, 2]
+
+
+@pytest.mark.parametrize("command", [
+    [bert_multi.main, "--size", "S", "--min_rating", "1"], [rows.main, "vanilla", "--board", "loo-3706", "--seeds", "1"]])
+def test_ctrl_c_of_the_scripts_that_train_is_one_line(tmp_path, capsys, monkeypatch, command):
+    step = training_loop.Run.train_step
+
+    def stopped(run, batch):
+        step(run, batch)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(training_loop.Run, "train_step", stopped)
+    places = ["--work", str(tmp_path), "--results", str(tmp_path)] if command[0] is rows.main else \
+        ["--checkpoint_dir", str(tmp_path), "--runs_dir", str(tmp_path)]
+    assert run_command(command[0], [*command[1:], *SMALL, "--dataset", "synthetic", *places]) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("stopped and saved; the same command goes on")
 
 
 def test_resume_without_a_stopped_run(tmp_path, capsys):
