@@ -26,6 +26,9 @@ from data_processor import FIRST_ITEM, NO_TIME, PAD, UNKNOWN, SequenceData
 from evaluation.protocols import hide_seen, length_groups
 from evaluation.report import write_parquet
 from explanations.attribution import Question, explain
+from explanations.counterfactual import other_people, smallest_set
+from explanations.sentences import sentence
+from explanations.tables import EXPLANATION, UNIT, explanation_table
 from film_search import find_films
 from model_io import data_of, load_model
 from readers.interactions import AGE_GROUPS, GENDERS, GENRES
@@ -102,21 +105,39 @@ class RecommendationEngine:
     def explain_many(self, user_id: int | None, item_sequence: Sequence[int] | None, movie_ids: Sequence[int], *,
                      at: int | None = None) -> list[dict[str, Any]]:
         """`explain_recommendation` for several films at the cost of one."""
+        question = self._question(user_id, item_sequence, movie_ids, at)
+        found, answers = explain(question), []
+        for number, candidate in enumerate(question.candidates):
+            order = np.argsort(-found.history[number], kind="stable")
+            films = [{**self.film(question.read.items[place]), "effect": round(float(found.history[number, place]), 4),
+                      "places": int(found.places[number, place])} for place in order]
+            features = {name: round(float(values[number]), 4)
+                        for name, values in sorted(found.families.items(), key=lambda item: -item[1][number])}
+            answers.append({
+                **self.film(candidate), "rank": int(found.rank[number]), "log_probability":
+                round(float(found.score[number]), 4), "history": films, "features": features,
+                "sentence": sentence([(film["title"], film["effect"]) for film in films], features)})
+        return answers
+
+    def what_if(self, user_id: int | None, item_sequence: Sequence[int] | None, movie_id: int, k: int = 10, *,
+                at: int | None = None) -> dict[str, Any]:
+        """What would have to be otherwise: 'without', films of the history without which the film is not among the
+        first k (None if it stays without any), as few as were found; 'as_another', its rank were the person of
+        another gender or age group (explanations/counterfactual.py)."""
+        question = self._question(user_id, item_sequence, [movie_id], at)
+        places = smallest_set(question, explain(question).history[0], k)
+        return {"without": None if places is None else [self.film(question.read.items[place]) for place in places],
+                "as_another": [{"fact": fact, "value": value, "rank": int(ranks[0]),
+                                "log_probability": round(float(scores[0]), 4)}
+                               for fact, value, scores, ranks in other_people(question)]}
+
+    def _question(self, user_id: int | None, item_sequence: Sequence[int] | None, movie_ids: Sequence[int],
+                  at: int | None) -> Question:
         history = self.history(user_id, item_sequence, at)
         candidates = self._known_films(movie_ids, "recommended_item_id")
         allowed = self._allowed(history, True, (), None)
         allowed[torch.from_numpy(candidates)] = True
-        question = Question(self.model, history, candidates, allowed)
-        found, answers = explain(question), []
-        for number, candidate in enumerate(candidates):
-            order = np.argsort(-found.history[number], kind="stable")
-            answers.append({
-                **self.film(candidate),
-                "history": [{**self.film(question.read.items[place]),
-                             "effect": round(float(found.history[number, place]), 4)} for place in order],
-                "features": {name: round(float(values[number]), 4)
-                             for name, values in sorted(found.families.items(), key=lambda item: -item[1][number])}})
-        return answers
+        return Question(self.model, history, candidates, allowed)
 
     def get_user_profile(self, user_id: int) -> dict[str, Any]:
         """What the data say of a person: {'gender': 'M', 'age_group': '25-34', 'occupation_code': 7, ...}."""
@@ -296,17 +317,6 @@ def _iso(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def reason(explanation: dict[str, Any]) -> str:
-    """One line: the two history items and the feature family that speak for a film the most."""
-    names = {"ratings": "your ratings", "times": "when you watch", "demographics": "your age, gender and occupation",
-             "user_id": "what the model learned of you", "genres": "its genres", "year": "its year"}
-    parts = [f"{film['title']} ({film['effect']:+.2f})" for film in explanation["history"][:2] if film["effect"] > 0]
-    best = next(iter(explanation["features"].items()), None)
-    if best and best[1] > 0:
-        parts.append(f"{names[best[0]]} ({best[1]:+.2f})")
-    return "because of " + "; ".join(parts) if parts else "nothing in particular speaks for it"
-
-
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
@@ -329,6 +339,8 @@ def _parser() -> ArgumentParser:
     add("--no-filter_seen", "--no_filter_seen", dest="filter_seen", action="store_false",
         help="let films of the history come up again")
     add("--at", help="moment of the request (ISO, UTC, or seconds), for a model trained with --query_time known")
+    add("--explain", action="store_true", help="all that speaks for each film, without what it would leave the list, "
+                                               "and how it would rank for others")
     add("--json", action="store_true", help="print JSON")
     return parser
 
@@ -356,21 +368,27 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     films = engine.get_recommendations(flags.user_id, sequence, flags.k, flags.filter_seen, genres=genres,
                                        year_from=flags.year_from, at=at)
     reasons = engine.explain_many(flags.user_id, sequence, [film["movie_id"] for film in films], at=at)
+    if flags.explain:
+        for why in reasons:
+            why["what_if"] = engine.what_if(flags.user_id, sequence, why["movie_id"], flags.k, at=at)
     note = engine.request_time_note(flags.user_id if sequence is None else None, at)
     profile = None if flags.user_id is None else engine.get_user_profile(flags.user_id)
     if flags.json:
         print(json.dumps({"profile": profile, "note": note, "data_note": engine.info["data_note"], "recommendations": [
-            {**film, "explanation": {"history": why["history"][:5], "features": why["features"]}}
+            {**film, "explanation": {"sentence": why["sentence"], "log_probability": why["log_probability"], "history":
+                                     why["history"] if flags.explain else why["history"][:5],
+                                     "features": why["features"],
+                                     **({"what_if": why["what_if"]} if flags.explain else {})}}
             for film, why in zip(films, reasons, strict=True)]}, ensure_ascii=False, indent=1))
         return
-    _print(engine, films, reasons, profile, sequence, note)
+    _print(engine, films, reasons, profile, sequence, note, flags.explain)
 
 
 def _print(engine: RecommendationEngine, films: list[dict[str, Any]], reasons: list[dict[str, Any]],
-           profile: dict[str, Any] | None, sequence: list[int] | None, note: str) -> None:
+           profile: dict[str, Any] | None, sequence: list[int] | None, note: str, explained: bool) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 180)
     if engine.info["dataset"] == "synthetic":
         console.print("[bold]SYNTHETIC data: these films do not exist[/bold]")
     if profile:
@@ -382,13 +400,16 @@ def _print(engine: RecommendationEngine, films: list[dict[str, Any]], reasons: l
         console.print(f"History: {'; '.join(titles)}", markup=False)
     if note:
         console.print(note, markup=False)
+    if explained:
+        console.print(explanation_table(films, reasons))
+        console.print(EXPLANATION, style="dim")
+        return
     for film, why in zip(films, reasons, strict=True):
         stars = f"  {film['predicted_rating']:.1f} stars expected" if "predicted_rating" in film else ""
         console.print(f"{film['rank']:3d}. {film['title']}  [{', '.join(film['genres'])}]{stars}", markup=False,
                       style="bold")
-        console.print(f"     {reason(why)}", markup=False)
-    console.print("\nA number in parentheses is how much the film's log-probability falls when that one thing is left "
-                  "out of the input.", style="dim")
+        console.print(f"     {why['sentence']}", markup=False)
+    console.print(f"\n{UNIT}", style="dim")
 
 
 def main(argv: list[str]) -> None:

@@ -133,8 +133,8 @@ class ModelSettings:
     """(enhanced) how the metadata tokens enter: each position chooses among them, or their mean is added, stands before
     the history, or steers the norms."""
     start_token: bool = False
-    """(enhanced) a learned position before the history, which learns to predict its first film, so that somebody without
-    any history can be served."""
+    """(enhanced) a learned position before the history, which learns to predict its first film: for somebody without
+    any history."""
     query_time: Literal["unknown", "known"] = "unknown"
     """(enhanced) whether the model is told when the prediction is asked for."""
     masked_item_head: bool = True

@@ -135,7 +135,7 @@ def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
 
 
 def changed_slices(lines: list[Line], folders: Folders, most: int = 8) -> list[list[str]]:
-    """The groups whose metric moved most for the noise in it: [variant, family, slice, people, difference, interval]."""
+    """The groups whose metric moved most for its noise: [variant, family, slice, people, difference, interval]."""
     rows, known = [], {}
     for line in (line for line in lines if line.comparison is not None):
         variant, settings = line.variant, line.variant.settings.data

@@ -147,7 +147,8 @@ def checked_settings(path: Path, lines: dict[tuple, int], base: str, place: tupl
         arguments[name] = [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else \
             [f"--{name}", str(value)]
     try:
-        settings = parse_command_line(["--preset", base, *sum(arguments.values(), []), *flags], "")[0]
+        given = [argument for alone in arguments.values() for argument in alone]
+        settings = parse_command_line(["--preset", base, *given, *flags], "")[0]
     except UserError as error:
         for name, alone in arguments.items():  # which of them is wrong by itself?
             try:
@@ -189,7 +190,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
         if not isinstance(node, yaml.MappingNode):
             refuse(path, 1, "expected lines of 'name: value'")
         walk(node, ())
-        return yaml.load(text, Loader), lines  # noqa: S506: a SafeLoader
+        return yaml.load(text, Loader), lines
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # also dates such as 2024-99-99
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 

@@ -73,22 +73,32 @@ class Question:
             return ()
         return tuple(name for name in FEATURE_FAMILIES if used_families(self.model)[name])
 
-    @torch.no_grad()
     def scores(self, kept: np.ndarray, without: Set[str] = frozenset()) -> np.ndarray:
         """(N, C) score of each film when only the interactions in `kept` (N, L) are known, and not these families."""
-        order = np.argsort(kept.sum(1), kind="stable")  # little padding
-        found = np.empty((len(kept), len(self.candidates)))
-        histories = [self._without(kept[row]) for row in order]
-        start = 0
+        return self.outcomes(kept, without)[0]
+
+    def outcomes(self, kept: np.ndarray, without: Set[str] = frozenset()) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, ranks from 1), (N, C) each, as in `scores`."""
+        return self.of_histories([self._without(row) for row in kept], without)
+
+    @torch.no_grad()
+    def of_histories(self, histories: list[History],
+                     without: Set[str] = frozenset()) -> tuple[np.ndarray, np.ndarray]:
+        """`outcomes` of N other histories."""
+        order = np.argsort([len(history.items) for history in histories], kind="stable")  # little padding
+        scores = np.empty((len(histories), len(self.candidates)))
+        ranks, start = np.empty(scores.shape, dtype=int), 0
         while start < len(order):
             end = start + 1
-            while end < len(order) and (end + 1 - start) * max(1, len(histories[end].items)) <= TOKENS:
+            while end < len(order) and (end + 1 - start) * max(1, len(histories[order[end]].items)) <= TOKENS:
                 end += 1
-            batch = history_batch(histories[start:end], self.model.settings.seq_length)
+            batch = history_batch([histories[row] for row in order[start:end]], self.model.settings.seq_length)
             logits = self.model.score(batch, without) if without else self.model.score(batch)
-            found[order[start:end]] = self.of_logits(logits).double().numpy()
+            scores[order[start:end]] = self.of_logits(logits).double().numpy()
+            rivals, own = logits.masked_fill(~self.allowed, -torch.inf), logits[:, torch.from_numpy(self.candidates)]
+            ranks[order[start:end]] = 1 + torch.stack([(rivals > one[:, None]).sum(1) for one in own.T], dim=1).numpy()
             start = end
-        return found
+        return scores, ranks
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """(N, R) logits to (N, C) scores."""
@@ -117,13 +127,16 @@ class Attribution:
     history: np.ndarray
     families: dict[str, np.ndarray]
     base: np.ndarray | None = None
+    rank: np.ndarray | None = None  # (C,) from 1, among the films that may be recommended
+    places: np.ndarray | None = None  # (C, L) by how many ranks each film falls without each interaction
 
 
 def leave_one_out(question: Question, _draw: np.random.Generator) -> Attribution:
     """See the module's head."""
     everything = np.ones((1, question.length), dtype=bool)
-    rows = question.scores(np.concatenate([everything, ~np.eye(question.length, dtype=bool)]))  # (1 + L, C)
-    return Attribution("leave_one_out", rows[0], (rows[0] - rows[1:]).T, family_effects(question, rows[0]))
+    rows, ranks = question.outcomes(np.concatenate([everything, ~np.eye(question.length, dtype=bool)]))  # (1 + L, C)
+    return Attribution("leave_one_out", rows[0], (rows[0] - rows[1:]).T, family_effects(question, rows[0]),
+                       rank=ranks[0], places=(ranks[1:] - ranks[0]).T)
 
 
 def family_effects(question: Question, score: np.ndarray) -> dict[str, np.ndarray]:
@@ -175,7 +188,8 @@ def integrated_gradients(question: Question, _draw: np.random.Generator, steps: 
         told = dataclasses.replace(attend, **{name: value.expand(len(x), *value.shape[1:]) for name in (
             "padding", "bias", "steer", "condition") if (value := getattr(attend, name)) is not None})
         if attend.rotation is not None:
-            told = dataclasses.replace(told, rotation=tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation))
+            rotation = tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation)
+            told = dataclasses.replace(told, rotation=rotation)
         last = real.lengths.expand(len(x)) - 1
         return question.of_logits(model.rank(model.encoder.last_state(x, told, last)))  # (N, C)
 

@@ -1,8 +1,8 @@
 """Are the explanations true? `python -m explanations.faithfulness --model_path checkpoints/best`
 
 For each person asked about, the film recommended first is explained by every method, and what the method says is put to
-the test on the model itself, with an interaction left out in three ways (removed, masked, replaced by a random film), two
-of which are not the ways in which any of the methods looks for its answer:
+the test on the model itself, with an interaction left out in three ways: removed, masked, or replaced by a random film.
+(No method looks for its answer by replacing films.)
 
     deletion           area under the score while the interactions leave, the most important first; low is good
     insertion          area under the score while they come back, the most important first; high is good
@@ -156,6 +156,11 @@ def table(found: dict[str, dict[str, dict[str, np.ndarray]]], methods: list[str]
     return header, rows
 
 
+def _summary(values: np.ndarray) -> dict[str, float]:
+    low, high = bootstrap_interval(values, 1000)
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
 def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = ArgumentParser(__doc__)
@@ -174,15 +179,14 @@ def main(argv: list[str]) -> None:
         model.fix_item_table()
     people = np.random.default_rng(0).permutation(data.num_users)[:flags.people]
     found, more = measured(model, data, people, flags.methods)
-    note = (f"{data.name}: the film recommended first to each of {len(people):,} people drawn at random, whole history, "
+    note = (f"{data.name}: the film recommended first to each of {len(people):,} random people, whole history, "
             f"its newest {settings.model.seq_length} interactions at most; split {data.split_hash}; one trained model "
             f"(seed {settings.train.seed}); *** better than roll-out and random, randomisation test over people, Holm, "
             f"p < .001" + (f"; {data.note}" if data.note else ""))
     header, rows = table(found, flags.methods, more)
     print_table("Faithfulness", note, header, rows)
     content = {"note": note, **more, "measures": {
-        way: {name: {method: dict(zip(("mean", "low", "high"), (float(values.mean()), *bootstrap_interval(values, 1000)),
-                                      strict=True)) for method, values in of_method.items()}
+        way: {name: {method: _summary(values) for method, values in of_method.items()}
               for name, of_method in of_name.items()} for way, of_name in found.items()}}
     texts = [note, table_text(header, rows)]
     if data.name == "synthetic":

@@ -9,7 +9,8 @@
 
 Relations r into a film: its genres, decade, title words; groups of people (gender x age) who rate it highly; films
 that follow it, that it follows, that the same people like. The last four come from the training part alone, as lists
-of fixed length that lie in the checkpoint. The whole graph is convolved in each step, or trained beforehand and then left alone.
+of fixed length that lie in the checkpoint. The whole graph is convolved in each step, or trained beforehand and then
+left alone.
 
 Axes: V films, K neighbours, D width, A attribute nodes, E edges.
 """

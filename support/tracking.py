@@ -42,13 +42,12 @@ class Tracker:
         self._write("settings", settings)
         if dashboard != "none":
             library = _library(dashboard, path.parent)
-            options = {}
-            self._library = library
+            self._library, options = library, {}
             if dashboard == "wandb":
                 mode = os.environ.get("WANDB_MODE", mode) if mode == "online" else mode
-                options = {"mode": mode, "job_type": "train", "dir": str(path.parent), "id": os.environ.get("WANDB_RUN_ID", identity) or None,
-                           "resume": "allow", "settings": library.Settings(init_timeout=PATIENCE,
-                                                                           finish_timeout=UPLOAD_PATIENCE)}
+                patience = library.Settings(init_timeout=PATIENCE, finish_timeout=UPLOAD_PATIENCE)
+                options = {"mode": mode, "job_type": "train", "dir": str(path.parent), "resume": "allow",
+                           "id": os.environ.get("WANDB_RUN_ID", identity) or None, "settings": patience}
                 if mode == "online":
                     self._try(lambda: _log_in(library))
             self._try(lambda: library.init(project=PROJECT, config=settings, name=name or path.stem,

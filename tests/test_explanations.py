@@ -14,8 +14,11 @@ import torch
 import trainer
 from batches import history_batch, history_of
 from data_processor import FIRST_ITEM, MASK
+from enhanced_model import FEATURE_FAMILIES
 from explanations import faithfulness
 from explanations.attribution import METHODS, Question, explain, integrated_gradients, shapley
+from explanations.counterfactual import other_people, smallest_set
+from explanations.sentences import FAMILIES, sentence
 from settings import ModelSettings
 from support.errors import run_command
 from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, rng
@@ -106,7 +109,8 @@ def test_integrated_gradients_are_captums(data, name):
                                               for key in ("padding", "bias", "steer", "condition")
                                               if getattr(attend, key) is not None})
         if attend.rotation is not None:
-            told = dataclasses.replace(told, rotation=tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation))
+            rotation = tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation)
+            told = dataclasses.replace(told, rotation=rotation)
         states = model.encoder(x, told)[torch.arange(len(x)), int(batch.lengths[0]) - 1]
         return question.of_logits(model.rank(states))[:, 1]
 
@@ -213,3 +217,50 @@ def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, dataset):
     assert str(tmp_path) not in (tmp_path / "results" / f"{dataset}.md").read_text()
     assert run_command(faithfulness.main, [*command, "--people", "0"]) == 2
     assert "--people must be at least 1" in capsys.readouterr().err
+
+
+# Words, and what would have to be otherwise ---------------------------------------------------------------------------
+
+def test_a_sentence_names_what_the_numbers_carry():
+    films = [("Alien", 0.8), ("Aliens", 0.5), ("Heat", 0.4), ("Clue", -0.3)]
+    assert sentence(films, {"genres": 0.3, "year": 0.25, "times": -1.0}) == \
+        "Because you watched Alien (+0.80) and Aliens (+0.50), and because of its genres (+0.30)."
+    assert sentence(films, {"genres": 0.19}) == "Because you watched Alien (+0.80) and Aliens (+0.50)."
+    assert sentence([("Alien", 0.1)], {"demographics": 0.9}) == \
+        "Because of your age, gender and occupation (+0.90)."
+    for nothing in ([], [("Alien", 0.04)], [("Alien", -2.0)]):
+        assert sentence(nothing, {"year": -0.2}).startswith("No single film")
+    assert set(FEATURE_FAMILIES) == set(FAMILIES)
+
+
+class Cases(Question):
+    """The film is in the list as long as given interactions are known."""
+
+    length = 6
+
+    def outcomes(self, kept, _without=frozenset()):
+        ranks = np.where(self.candidates(kept), 1, 20)[:, None]
+        return -ranks.astype(float), ranks
+
+
+@pytest.mark.parametrize(("stays", "expected"), [
+    (lambda kept: kept[:, 4], [4]), (lambda kept: kept[:, 4] | kept[:, 1], [1, 4]),
+    (lambda kept: kept[:, [0, 2, 5]].any(1), [0, 2, 5]), (lambda kept: np.ones(len(kept), dtype=bool), None)])
+def test_the_fewest_interactions_without_which_a_film_leaves_the_list(stays, expected):
+    """Whatever the contributions say, all of one and two are tried; larger sets hold nothing that they don't need."""
+    for contributions in (np.arange(6.0), -np.arange(6.0), np.zeros(6)):
+        assert smallest_set(Cases(None, None, stays, None), contributions, 10) == expected
+
+
+def test_another_persons_rank_is_what_the_model_says_of_them(data):
+    question = question_of(data, VARIANTS["enhanced"])
+    gender, age, occupation = question.history.demographics
+    found = {(fact, value): (scores, ranks) for fact, value, scores, ranks in other_people(question)}
+    assert len(found) == 1 + 6
+    woman = dataclasses.replace(question.read, demographics=(3 - gender, age, occupation))
+    with torch.no_grad():
+        logits = question.model.score(history_batch([woman], TINY_MODEL["seq_length"]))[0]
+    scores, ranks = found["gender", "FM"[2 - gender]]
+    np.testing.assert_allclose(scores, logits.log_softmax(0)[question.candidates].numpy(), rtol=1e-4, atol=1e-4)
+    assert ranks.tolist() == [1 + int((logits > logits[film]).sum()) for film in question.candidates]
+    assert other_people(question_of(data, VARIANTS["vanilla"])) == []

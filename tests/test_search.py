@@ -80,7 +80,8 @@ def test_numbers_are_of_their_settings_kind(space_file):
 
 @pytest.mark.parametrize(("damage", "line"), [
     (lambda raw: raw + b"\x00\xff\n", 4), (lambda raw: raw[:-9], 3), (lambda raw: raw + b"7\n", 4),
-    (lambda raw: raw.replace(b"study_name", b"study_nome"), None), (lambda raw: raw.replace(b"code\":4", b"code\":99"), None)])
+    (lambda raw: raw.replace(b"study_name", b"study_nome"), None),
+    (lambda raw: raw.replace(b"code\":4", b"code\":99"), None)])
 def test_a_damaged_journal_is_named(space_file, tmp_path, capfd, damage, line):
     """In one line, before anything is trained; sound again, it is read."""
     journal = tmp_path / "tiny.journal"

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablations import live, report
 from ablations import figures as figures_of_page
+from ablations import live, report
 from ablations import run as runner
 from ablations import study as studies
 from ablations.study import FOLDER, load_study, run_key
@@ -111,7 +111,8 @@ def test_a_study_without_variants_or_of_no_name_is_refused(study_file):
 
 
 def test_names_are_what_is_written(study_file):
-    study_file.write_text("variants:\n  32: {hidden_size: 32}\n  off: {hidden_size: 64, against: 32}\n  0.10: {hidden_size: 16}\n")
+    study_file.write_text("variants:\n  32: {hidden_size: 32}\n  off: {hidden_size: 64, against: 32}\n"
+                          "  0.10: {hidden_size: 16}\n")
     assert [variant.name for variant in load_study(str(study_file)).variants] == ["32", "off", "0.10"]
 
 
@@ -193,8 +194,8 @@ def result(folder, ndcg, people=range(8), split="a", protocol="p"):
     """A finished run with a metric a person."""
     (folder / "best").mkdir(parents=True)
     pd.DataFrame({"user_id": list(people), "NDCG@10": ndcg}).to_parquet(folder / "best" / "test_users.parquet")
-    return {"split_hash": split, "protocol": protocol, "best": {"NDCG@10": float(np.mean(ndcg))}, "epochs": 1, "steps": 2,
-            "training_seconds": 3.0, "parameters": 4, "peak_memory_mb": 5, "git_commit": "c",
+    return {"split_hash": split, "protocol": protocol, "best": {"NDCG@10": float(np.mean(ndcg))}, "epochs": 1,
+            "steps": 2, "training_seconds": 3.0, "parameters": 4, "peak_memory_mb": 5, "git_commit": "c",
             "ranking": {"enhanced": {"NDCG@10": {"mean": float(np.mean(ndcg))}}}}
 
 
@@ -226,7 +227,8 @@ def test_the_table_pairs_the_same_people_and_nothing_else(study_file, tmp_path):
 def test_each_variant_stands_below_what_it_is_compared_with(study_file, tmp_path):
     """A gain over a weak reference is not a high place, and is named with its reference."""
     study_file.write_text(TINY[:TINY.index("  gate")] + "  none: {fusion: gate}\n  less: {fusion: concat}\n"
-                          "  none but one: {num_layers: 1, against: none}\n  none but two: {num_heads: 1, against: none}\n")
+                          "  none but one: {num_layers: 1, against: none}\n"
+                          "  none but two: {num_heads: 1, against: none}\n")
     study = load_study(str(study_file))
     level = {"sum": 0.3, "none": 0.1, "less": 0.25, "none but one": 0.15, "none but two": 0.2}
     folders = {(name, seed): tmp_path / f"{name}{seed}" for name in level for seed in (1, 2)}

@@ -1,0 +1,68 @@
+"""What would have to be otherwise: the fewest interactions without which a film leaves the list, and another person.
+
+Axes as in attribution.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from data_processor import UNKNOWN
+from explanations.attribution import Question
+from readers.interactions import AGE_GROUPS, GENDERS
+
+PAIRS_OF = 16  # of the most important interactions all pairs are tried
+
+
+def smallest_set(question: Question, contributions: np.ndarray, k: int) -> list[int] | None:
+    """Interactions (places in 0..L - 1) without which the question's only film is not among the first k; None if it
+    stays without any history.
+
+    contributions: (L,), which interactions to try first. Sets of one are all tried, sets of two among the PAIRS_OF most
+    important; a larger one is found step by step and freed of what it does not need, so a smaller one may exist.
+    """
+    length, order = question.length, np.argsort(-contributions, kind="stable")
+
+    def leaves(sets: list[list[int]]) -> np.ndarray:
+        kept = np.ones((len(sets), length), dtype=bool)
+        for row, places in enumerate(sets):
+            kept[row, places] = False
+        return question.outcomes(kept)[1][:, 0] > k
+
+    singles = [[int(place)] for place in order]
+    pairs = [list(map(int, pair)) for pair in itertools.combinations(order[:PAIRS_OF], 2)]
+    for sets in (singles, pairs):
+        gone = leaves(sets) if sets else np.zeros(0, dtype=bool)
+        if gone.any():
+            return sorted(sets[int(gone.argmax())])
+    growing = [[int(place) for place in order[:size]] for size in range(1, length + 1)]
+    gone = leaves(growing) if growing else np.zeros(0, dtype=bool)
+    if not gone.any():
+        return None
+    found = growing[int(gone.argmax())]
+    for place in list(found)[::-1]:
+        rest = [other for other in found if other != place]
+        if rest and leaves([rest])[0]:
+            found = rest
+    return sorted(found)
+
+
+def other_people(question: Question) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+    """(fact, value, scores (C,), ranks (C,)) were the person of another gender or age group, all else as it is.
+
+    What the model learned of the person beside the demographics (its token, the history) stays.
+    """
+    gender, age, occupation = question.history.demographics
+    others = [("gender", name, (index, age, occupation)) for index, name in enumerate(GENDERS, start=1)
+              if index != gender]
+    others += [("age", name, (gender, index, occupation)) for index, name in enumerate(AGE_GROUPS.values(), start=1)
+               if index != age]
+    others = [entry for entry in others if entry[2] != question.history.demographics]
+    if question.history.demographics == (UNKNOWN,) * 3 or "demographics" not in question.families:
+        return []
+    scores, ranks = question.of_histories([dataclasses.replace(question.read, demographics=who)
+                                           for _, _, who in others])
+    return [(fact, value, scores[row], ranks[row]) for row, (fact, value, _) in enumerate(others)]
