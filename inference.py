@@ -25,8 +25,9 @@ from batches import History, history_batch, history_of
 from data_processor import FIRST_ITEM, NO_TIME, PAD, UNKNOWN, SequenceData
 from evaluation.protocols import hide_seen, length_groups
 from evaluation.report import write_parquet
-from explanations.attribution import Question, explain
+from explanations.attribution import Question, attention, explain
 from explanations.counterfactual import other_people, smallest_set
+from explanations.figures import draw
 from explanations.sentences import sentence
 from explanations.tables import EXPLANATION, UNIT, explanation_table
 from film_search import find_films
@@ -130,6 +131,14 @@ class RecommendationEngine:
                 "as_another": [{"fact": fact, "value": value, "rank": int(ranks[0]),
                                 "log_probability": round(float(scores[0]), 4)}
                                for fact, value, scores, ranks in other_people(question)]}
+
+    def plot(self, path: str | Path, user_id: int | None, item_sequence: Sequence[int] | None,
+             movie_ids: Sequence[int], *, at: int | None = None) -> None:
+        """Write the contributions to each film and the attention of each layer and head as a figure; the ending of
+        `path` says which kind (explanations/figures.py)."""
+        maps, first, _ = attention(self._question(user_id, item_sequence, movie_ids, at))
+        draw(Path(path), self.explain_many(user_id, item_sequence, movie_ids, at=at),
+             [layer[:, first:, first:].numpy() for layer in maps])
 
     def _question(self, user_id: int | None, item_sequence: Sequence[int] | None, movie_ids: Sequence[int],
                   at: int | None) -> Question:
@@ -341,6 +350,7 @@ def _parser() -> ArgumentParser:
     add("--at", help="moment of the request (ISO, UTC, or seconds), for a model trained with --query_time known")
     add("--explain", action="store_true", help="all that speaks for each film, without what it would leave the list, "
                                                "and how it would rank for others")
+    add("--plot", help="also draw what speaks for each film, and the attention: a .png, .svg, .pdf or .html file")
     add("--json", action="store_true", help="print JSON")
     return parser
 
@@ -371,6 +381,8 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     if flags.explain:
         for why in reasons:
             why["what_if"] = engine.what_if(flags.user_id, sequence, why["movie_id"], flags.k, at=at)
+    if flags.plot:
+        engine.plot(flags.plot, flags.user_id, sequence, [film["movie_id"] for film in films], at=at)
     note = engine.request_time_note(flags.user_id if sequence is None else None, at)
     profile = None if flags.user_id is None else engine.get_user_profile(flags.user_id)
     if flags.json:

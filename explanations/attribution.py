@@ -208,16 +208,23 @@ def integrated_gradients(question: Question, _draw: np.random.Generator, steps: 
 
 
 @torch.no_grad()
-def attention_rollout(question: Question, _draw: np.random.Generator) -> Attribution:
-    """See the module's head. Families by leaving them out."""
+def attention(question: Question) -> tuple[list[Tensor], int, int]:
+    """(each layer's weights (H, P, P), where the history begins among the P positions, from where the film is read)."""
     model = question.model
     batch = model.as_request(history_batch([question.read], model.settings.seq_length))
     x, attend = model.embed(batch)
-    flow = torch.eye(x.shape[1])
-    for weights in model.encoder.attention_maps(x, attend):
-        flow = (weights[0].mean(0) + torch.eye(x.shape[1])) / 2 @ flow
     last = int(batch.lengths[0]) - 1 + attend.prefix
-    row = flow[last, attend.prefix:attend.prefix + question.length].double().numpy()
+    return [weights[0, :, :last + 1, :last + 1] for weights in model.encoder.attention_maps(x, attend)], \
+        attend.prefix, last
+
+
+def attention_rollout(question: Question, _draw: np.random.Generator) -> Attribution:
+    """See the module's head. Families by leaving them out."""
+    maps, first, last = attention(question)
+    flow = torch.eye(len(maps[0][0]))
+    for weights in maps:
+        flow = (weights.mean(0) + torch.eye(len(flow))) / 2 @ flow
+    row = flow[last, first:first + question.length].double().numpy()
     score = question.scores(np.ones((1, question.length), dtype=bool))[0]
     return Attribution("attention_rollout", score, np.tile(row, (len(question.candidates), 1)),
                        family_effects(question, score))
