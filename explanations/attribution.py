@@ -10,6 +10,10 @@ v(coalition) is the film's score then. Methods, all of which answer with an `Att
     shapley               mean of v(S and i) - v(S) over random orders in which things become known, the history as one
                           union whose interactions stay together (Owen values; Strumbelj and Kononenko, JMLR 11, 2010;
                           every order is also walked backwards). base + all contributions = score
+    blocks                exact Shapley values of blocks of the history, the newest interactions as blocks of their own
+                          and older ones in blocks that double, by all 2^9 coalitions: interactions that can stand in for
+                          each other share what they do, without the noise of sampled orders; a block's value is
+                          divided as integrated gradients of its sign say. base + interactions = score
     integrated_gradients  gradient of the score along the straight way from interactions of which only the time is known
                           to the real ones (Sundararajan et al., arXiv:1703.01365). base + interactions = score
     attention_rollout     attention of all layers multiplied (Abnar and Zuidema, arXiv:2005.00928): same for every film
@@ -21,6 +25,7 @@ Axes: C films asked about, L interactions that the model reads, N coalitions, R 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,6 +39,8 @@ from batches import History, history_batch
 from data_processor import MASK, NO_RATING
 from enhanced_model import FEATURE_FAMILIES, EnhancedBERT4Rec
 
+BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64, 128)  # interactions from the newest, where blocks end
+EVEN = 1e-3  # of a block's value that is shared evenly
 TOKENS = 12_800  # interactions in one pass
 Absence = Literal["removed", "masked", "replaced"]
 
@@ -175,6 +182,28 @@ def shapley(question: Question, draw: np.random.Generator, orders: int = 8) -> A
                        {family: value / orders for family, value in effects.items()}, base)
 
 
+def blocks(question: Question, draw: np.random.Generator) -> Attribution:
+    """See the module's head. Families by leaving them out."""
+    length = question.length
+    spans = np.split(np.arange(length)[::-1], [size for size in BLOCK_ENDS if size < length])  # newest first
+    count = len(spans)
+    coalitions = (np.arange(2**count)[:, None] >> np.arange(count) & 1).astype(bool)  # (2^n, n)
+    kept = np.zeros((len(coalitions), length), dtype=bool)
+    for number, span in enumerate(spans):
+        kept[:, span] = coalitions[:, number:number + 1]
+    values = question.scores(kept)  # (2^n, C)
+    weight = np.array([1 / (count * math.comb(count - 1, size)) for size in range(count)])
+    gradients = integrated_gradients(question, draw)
+    history = np.zeros((len(question.candidates), length))
+    for number, span in enumerate(spans):
+        without = np.flatnonzero(~coalitions[:, number])
+        gains = values[without + 2**number] - values[without]
+        value = weight[coalitions[without].sum(1)] @ gains  # (C,)
+        share = np.maximum(np.sign(value)[:, None] * gradients.history[:, span], 0.0) + EVEN  # (C, size of the block)
+        history[:, span] = value[:, None] * share / share.sum(1, keepdims=True)
+    return Attribution("blocks", values[-1], history, gradients.families, values[0])
+
+
 def integrated_gradients(question: Question, _draw: np.random.Generator, steps: int = 32) -> Attribution:
     """See the module's head; the integral by Gauss and Legendre's rule. Families by leaving them out."""
     model, length = question.model, question.length
@@ -239,7 +268,8 @@ def random(question: Question, draw: np.random.Generator) -> Attribution:
 
 
 METHODS: dict[str, Callable[[Question, np.random.Generator], Attribution]] = {
-    method.__name__: method for method in (leave_one_out, shapley, integrated_gradients, attention_rollout, random)}
+    method.__name__: method for method in (leave_one_out, shapley, blocks, integrated_gradients, attention_rollout,
+                                           random)}
 
 
 def explain(question: Question, method: str = "leave_one_out", seed: int = 0) -> Attribution:

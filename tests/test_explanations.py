@@ -15,7 +15,7 @@ import trainer
 from batches import history_batch, history_of
 from data_processor import FIRST_ITEM, MASK
 from enhanced_model import FEATURE_FAMILIES
-from explanations import faithfulness
+from explanations import attribution, faithfulness
 from explanations.attribution import METHODS, Question, explain, integrated_gradients, shapley
 from explanations.counterfactual import other_people, smallest_set
 from explanations.sentences import FAMILIES, sentence
@@ -45,7 +45,7 @@ def test_every_method_answers_for_every_model(data, variant, method):
     if found.base is not None:
         known = sum(found.families.values(), np.zeros(2)) if method == "shapley" else 0.0
         np.testing.assert_allclose(found.base + found.history.sum(1) + known, found.score, rtol=1e-3, atol=2e-3)
-    assert (found.base is not None) == (method in ("shapley", "integrated_gradients"))
+    assert (found.base is not None) == (method in ("shapley", "blocks", "integrated_gradients"))
 
 
 def test_leaving_out_is_ranking_without(data, variant):
@@ -92,6 +92,31 @@ def test_shapley_values_are_the_exact_ones_on_average():
     everything = game.scores(np.ones((1, 3), dtype=bool))[0]
     few = shapley(game, rng(0), orders=2)
     np.testing.assert_allclose(few.base + few.history.sum(1) + sum(few.families.values()), everything, rtol=1e-9)
+
+
+def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
+    """Shapley values by all orders, families known; and a block's value is that of all it holds."""
+    class Known(Game):
+        def scores(self, kept, _without=frozenset()):
+            return super().scores(kept)
+
+    game = Known(None, None, np.zeros(2), None)
+    monkeypatch.setattr(attribution, "integrated_gradients", lambda question, _draw: attribution.Attribution(
+        "integrated_gradients", np.zeros(2), np.array([[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]), {}))
+    monkeypatch.setattr(attribution, "BLOCK_ENDS", (1, 2))
+    exact = np.zeros((3, 2))
+    for order in itertools.permutations(range(3)):
+        for place, player in enumerate(order):
+            before, after = (game.scores(np.isin(np.arange(3), order[:end])[None])[0] for end in (place, place + 1))
+            exact[player] += (after - before) / 6
+    found = attribution.blocks(game, rng(0))
+    np.testing.assert_allclose(found.history.T, exact, rtol=1e-9)
+    monkeypatch.setattr(attribution, "BLOCK_ENDS", (1,))
+    wide = attribution.blocks(game, rng(0))
+    np.testing.assert_allclose(wide.base + wide.history.sum(1), wide.score)
+    for row, gradients in zip(wide.history, (1, -1), strict=True):  # divided by gradients of the value's own sign
+        agree = np.sign(row[:2].sum()) == gradients
+        assert row[1] / row[0] == pytest.approx(3 if agree else 1, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["vanilla", "enhanced", "enhanced-steered", "enhanced-rgcn", "enhanced-concat"])
