@@ -11,7 +11,7 @@ v(coalition) is the film's score then. Methods, all of which answer with an `Att
                           union whose interactions stay together (Owen values; Strumbelj and Kononenko, JMLR 11, 2010;
                           every order is also walked backwards). base + all contributions = score
     blocks                exact Shapley values of blocks of the history, the newest ones a single interaction each
-                          and older ones in blocks that double, by all 2^9 coalitions: interactions that can stand in for
+                          and older ones in blocks that double, by all 2^9 coalitions: interactions that stand in for
                           each other share what they do, without the noise of sampled orders; a block's value is
                           divided as integrated gradients of its sign say. base + interactions = score
     integrated_gradients  gradient of the score along the straight way from interactions of which only the time is known
