@@ -136,8 +136,9 @@ def planted_causes(model: torch.nn.Module, data: SequenceData, methods: list[str
 
 def table(found: dict[str, dict[str, dict[str, np.ndarray]]], methods: list[str],
           more: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): a method a row, means over people; marks: better than both controls, paired over people."""
-    header = ["method", *(f"{name}\n{way}" for way in WAYS for name in MEASURES), "seconds\na film"]
+    """(header, rows): a way and a method a row, means over people; marks: better than both controls, paired over
+    people."""
+    header = ["left out by being", "method", *MEASURES, "seconds a film"]
     tests: dict[tuple[str, str, str], list[float]] = {}
     for way in WAYS:
         for name, sign in MEASURES.items():
@@ -148,11 +149,9 @@ def table(found: dict[str, dict[str, dict[str, np.ndarray]]], methods: list[str]
                         test.p_value if test.difference > 0 else 1.0)
     worst = {key: max(values) for key, values in tests.items()}
     corrected = dict(zip(worst, holm(list(worst.values())), strict=True))
-    rows = []
-    for method in methods:
-        cells = [f"{found[way][name][method].mean():.3f}{mark(corrected.get((way, name, method), 1.0))}"
-                 for way in WAYS for name in MEASURES]
-        rows.append([method, *cells, f"{more['seconds a film'][method]:.2f}"])
+    rows = [[way, method, *(f"{found[way][name][method].mean():.3f}{mark(corrected.get((way, name, method), 1.0))}"
+                            for name in MEASURES), f"{more['seconds a film'][method]:.2f}"]
+            for way in WAYS for method in methods]
     return header, rows
 
 
