@@ -48,7 +48,7 @@ def _forest(lines: Sequence[Line], metric: str) -> Any:
         axes.plot(line.gain, place, "|", color=COLOURS[1], markersize=10, markeredgewidth=2)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(lines)), [line.named for line in reversed(lines)])
-    axes.set_xlabel(f"difference in {metric}: test, 95 % interval (filled: p < .05, Holm); | validation")
+    axes.set_xlabel(f"difference in {metric}: test, 95 % interval (filled: p < .05, Holm)\n| on validation")
     axes.grid(True, axis="x", alpha=0.3)
     return figure
 
