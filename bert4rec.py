@@ -33,7 +33,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from batches import Batch, History, append_mask, history_batch
-from data_processor import FIRST_ITEM, MASK, PAD, SequenceData, from_sequences
+from data_processor import FIRST_ITEM, MASK, PAD, Catalogue, SequenceData, from_sequences
+from item_encoders.attributes import like_genres
 from losses import linear_cross_entropy
 from settings import ModelSettings, Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
@@ -92,6 +93,30 @@ class BERT4Rec(nn.Module):
         """The model that settings describe."""
         return cls(num_items, max_seq_length=settings.seq_length, dropout_rate=settings.dropout,
                    **dataclasses.asdict(settings))
+
+    @property
+    def starts(self) -> bool:
+        """Somebody without a history is the appended mask alone."""
+        return True
+
+    @property
+    def places_new_films(self) -> bool:
+        """It knows films by their own vectors alone."""
+        return False
+
+    @torch.no_grad()
+    def for_catalogue(self, own: Catalogue, larger: Catalogue) -> BERT4Rec:
+        """This model, in evaluation mode, for a catalogue that has its `own` films and others besides; those get the
+        mean vector and bias of the films with the nearest genres. Raises `UserError` where own films are missing."""
+        rows = torch.cat([torch.arange(FIRST_ITEM), FIRST_ITEM + torch.from_numpy(own.within(larger))])
+        weights = like_genres(torch.from_numpy(larger.genres[FIRST_ITEM:]), torch.from_numpy(own.genres[FIRST_ITEM:]))
+        state = self.state_dict()
+        for name in ("items.weight", "item_bias"):
+            known = state[name].cpu()
+            state[name] = torch.cat([known[:FIRST_ITEM], weights @ known[FIRST_ITEM:]]).index_copy(0, rows, known)
+        model = BERT4Rec.from_settings(len(larger.movie_ids), self.settings)
+        model.load_state_dict(state)
+        return model.to(self.item_bias.device).eval()
 
     def cloze_share(self, _train: TrainSettings) -> float:
         """Every training batch carries the cloze task."""

@@ -65,6 +65,29 @@ class Catalogue:
         """Raw film ids of item indices."""
         return self.movie_ids[np.asarray(item_index) - FIRST_ITEM]
 
+    def within(self, larger: Catalogue) -> np.ndarray:
+        """(V,) where these films stand among those of `larger`. Raises `UserError` if some are missing there, or the
+        occupations are not the same."""
+        place = larger.item_index(self.movie_ids)
+        if (place == PAD).any() or self.occupations != larger.occupations:
+            raise UserError("the larger catalogue lacks films or occupations that the model was trained on; add them "
+                            "to it")
+        return place - FIRST_ITEM
+
+    def with_film(self, movie_id: int, title: str, year: int, genres: Sequence[str]) -> Catalogue:
+        """This catalogue with one more film, year 0 if unknown; the films stay in order of their raw ids, so some move
+        by a row. Raises `UserError` for an id that is taken or a genre that is none of GENRES."""
+        if not 0 < movie_id < 2**62 or movie_id in self.movie_ids:
+            raise UserError(f"movie_id {movie_id} is taken or not a positive number; leave it out for the next free one")
+        if strange := [name for name in genres if name not in GENRES]:
+            raise UserError(f"genres: {strange[0]!r} is none of {', '.join(GENRES)}")
+        place = int(np.searchsorted(self.movie_ids, movie_id))
+        row = place + FIRST_ITEM
+        return dataclasses.replace(
+            self, movie_ids=np.insert(self.movie_ids, place, movie_id), years=np.insert(self.years, row, year),
+            titles=(*self.titles[:place], title, *self.titles[place:]),
+            genres=np.insert(self.genres, row, [float(name in genres) for name in GENRES], axis=0))
+
 
 @dataclass(frozen=True)
 class SequenceData:

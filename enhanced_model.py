@@ -25,14 +25,15 @@ import copy
 import dataclasses
 from collections.abc import Callable, Set
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from batches import Batch, append_mask
 from context import USER_CONTEXTS, MetadataTokens, TimeBias, TimeEncoder, in_front
-from data_processor import FIRST_ITEM, NO_RATING, NO_TIME, PAD, Catalogue, SequenceData
-from item_encoders.attributes import GenreEncoder, YearEncoder
+from data_processor import FIRST_ITEM, NO_RATING, NO_TIME, PAD, UNKNOWN, Catalogue, SequenceData
+from item_encoders.attributes import GenreEncoder, YearEncoder, like_genres
 from item_encoders.encoder import ItemEncoder
 from item_encoders.fusion import FUSIONS, Parts
 from item_encoders.graph import graph_encoder
@@ -40,7 +41,6 @@ from item_encoders.ids import IdEncoder
 from item_encoders.text import TitleEncoder
 from losses import BALANCED, contrastive_loss, linear_cross_entropy, preference_loss, rating_loss
 from settings import ModelSettings, TrainSettings
-from support.errors import UserError
 from transformer import (
     Attend,
     Dropout,
@@ -137,31 +137,40 @@ class EnhancedBERT4Rec(nn.Module):
             encoder.prepare(data, data.training_rows(held_out))
         return self
 
+    @property
+    def places_new_films(self) -> bool:
+        """Whether films without a vector of their own are ranked by what the encoders say of them."""
+        return self.settings.fusion != "query_key" and set(self.encoders) != {"id"}
+
     @torch.no_grad()
     def for_catalogue(self, own: Catalogue, larger: Catalogue) -> EnhancedBERT4Rec:
         """This model, in evaluation mode, for a catalogue that has its `own` films and others besides.
 
         A film that training never saw is what the encoders say of its title, year and genres; it has no vector of its
-        own, and the mean bias. Raises `UserError` where they say nothing of candidates, or own films are missing.
+        own, and the mean bias. Only where the encoders do not rank films (`places_new_films`) it gets the mean vector
+        and bias of the films with the nearest genres. People follow `larger`; somebody new starts as unknown. Raises
+        `UserError` where own films are missing.
         """
-        if self.settings.fusion == "query_key" or set(self.encoders) == {"id"}:
-            raise UserError("this model ranks films by their own vectors alone, which new ones lack: train one with "
-                            "another --fusion and a genre, year, title or graph encoder")
         device = self.special.device
         if device.type != "cpu":
             return copy.deepcopy(self).cpu().for_catalogue(own, larger).to(device)
-        place = torch.from_numpy(larger.item_index(own.movie_ids)) - FIRST_ITEM
-        if bool((place < 0).any()):
-            raise UserError("the larger catalogue lacks films that the model was trained on; add them to it")
-        model = EnhancedBERT4Rec(dataclasses.replace(larger, user_ids=own.user_ids, occupations=own.occupations),
-                                 self.settings)
+        place = torch.from_numpy(own.within(larger))
+        model = EnhancedBERT4Rec(larger, self.settings)
         for name, encoder in model.encoders.items():
             encoder.take_over(self.encoders[name], place, larger)
         state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoders.")}
+        weights = torch.full((len(larger.movie_ids), len(place)), 1 / len(place))  # of own films for all
+        if not self.places_new_films:
+            weights = like_genres(torch.from_numpy(larger.genres[FIRST_ITEM:]),
+                                  torch.from_numpy(own.genres[FIRST_ITEM:]))
+            own_vectors = self.encoders["id"].table.weight
+            model.encoders["id"].table.weight.copy_((weights @ own_vectors).index_copy(0, place, own_vectors))
         for name in {"next_bias", "masked_bias"} & set(state):
             bias = state[name]
-            state[name] = bias[FIRST_ITEM:].mean().repeat(larger.num_rows)
-            state[name][place + FIRST_ITEM] = bias[FIRST_ITEM:]
+            state[name] = torch.cat([bias[:FIRST_ITEM], (weights @ bias[FIRST_ITEM:]).index_copy(
+                0, place, bias[FIRST_ITEM:])])
+        if (people := "metadata.tables.user_id.weight") in state:
+            state[people] = state[people][np.append(UNKNOWN, own.user_index(larger.user_ids))]
         model.load_state_dict({**model.state_dict(), **state})
         return model.eval()
 

@@ -1,11 +1,15 @@
-"""Films by what a person types: ids or titles."""
+"""Films by what a person types: ids, titles, genres, years."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 
-from data_processor import Catalogue
+import numpy as np
+
+from data_processor import FIRST_ITEM, PAD, Catalogue
+from readers.interactions import GENRES
 from support.errors import UserError
 
 NUMBER = r"\s*-?\d+\s*"
@@ -22,6 +26,30 @@ def find_films(catalogue: Catalogue, text: str) -> list[int]:
         if numbers or not _matches(catalogue, parts[0]):
             parts = [part.strip() for part in text.split(",") if part.strip()]
     return [int(part) if re.fullmatch(NUMBER, part) else _film_called(catalogue, part) for part in parts]
+
+
+def known_films(catalogue: Catalogue, movie_ids: Sequence[int], what: str) -> np.ndarray:
+    """item_index of raw film ids. Raises `UserError`, naming `what`, for an id that is not in the catalogue."""
+    indices = catalogue.item_index(list(movie_ids))
+    unknown = [movie_id for movie_id, index in zip(movie_ids, indices, strict=True) if index == PAD]
+    if unknown:
+        raise UserError(f"{what}: film {unknown[0]} is not in this model's catalogue of {len(catalogue.movie_ids)} "
+                        f"films; ids and titles are in metadata.json")
+    return indices
+
+
+def films_of(catalogue: Catalogue, genres: Sequence[str] = (), year_from: int | None = None) -> np.ndarray:
+    """(R,) True at films with any of these genres (none given: at all films), of `year_from` or later. Raises
+    `UserError` for an unknown genre."""
+    found = np.arange(catalogue.num_rows) >= FIRST_ITEM
+    if genres:
+        known = {genre.lower(): column for column, genre in enumerate(GENRES)}
+        if unknown := [name for name in genres if name.lower() not in known]:
+            near = difflib.get_close_matches(unknown[0], GENRES, n=1, cutoff=0.4)
+            raise UserError(f"--genres: {unknown[0]!r} is none of {', '.join(GENRES)}"
+                            + (f"; did you mean {near[0]!r}?" if near else ""))
+        found &= catalogue.genres[:, [known[name.lower()] for name in genres]].any(1)
+    return found if year_from is None else found & (catalogue.years >= year_from)
 
 
 def _film_called(catalogue: Catalogue, title: str) -> int:

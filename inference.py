@@ -1,19 +1,19 @@
 """Recommend films, with reasons: `python inference.py --user_id 123 --k 10`.
 
 For somebody in the data the history is theirs; for anybody else give `--history "260,1210"` or titles
-(`--history "Star Wars; Toy Story (1995)"`). Everybody at once:
-`--users all --history_until test --output recs.parquet`. All ids are the data set's own (raw) ids.
+(`--history "Star Wars; Toy Story (1995)"`), and what is known of them (`--gender F --age 25 --occupation 4`), with
+`--history ""` nothing but that. Everybody at once: `--users all --history_until test --output recs.parquet`. All ids
+are the data set's own (raw) ids.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +22,18 @@ import numpy as np
 import torch
 
 from batches import History, history_batch, history_of
-from data_processor import FIRST_ITEM, NO_TIME, PAD, UNKNOWN, SequenceData
+from data_processor import FIRST_ITEM, NO_TIME, UNKNOWN, SequenceData
 from evaluation.protocols import hide_seen, length_groups
 from evaluation.report import write_parquet
-from explanations.attribution import Question, attention, explain
+from explanations.attribution import DEFAULT, Question, attention, explain, places_lost
 from explanations.counterfactual import other_people, smallest_set
 from explanations.figures import draw
 from explanations.sentences import sentence
-from explanations.tables import EXPLANATION, UNIT, explanation_table
-from film_search import find_films
+from explanations.tables import print_recommendations
+from film_search import films_of, find_films, known_films
 from model_io import data_of, load_model
-from readers.interactions import AGE_GROUPS, GENDERS, GENRES
+from people import DEMOGRAPHICS, demographics_of, iso, parse_time, profile, typical_next_time
+from readers.interactions import GENRES
 from splits import Requests
 from support.arguments import ArgumentParser
 from support.devices import uses_bf16
@@ -40,6 +41,18 @@ from support.errors import UserError, run_command
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked of the engine: the `k` best films after a history, with any of these `genres` (none = all), of
+    `year_from` or later, films of the history left out if `filter_seen`."""
+
+    history: History
+    k: int = 10
+    filter_seen: bool = True
+    genres: Sequence[str] = ()
+    year_from: int | None = None
 
 
 class RecommendationEngine:
@@ -53,113 +66,170 @@ class RecommendationEngine:
         self.model, self.settings, self.catalogue, self.info = load_model(
             Path(model_path), Path(metadata_path) if metadata_path else None)
         self.model_path, self.data_dir = Path(model_path), data_dir
-        if hasattr(self.model, "fix_item_table"):
-            self.model.fix_item_table()
+        self.trained, self.new_films = (self.model, self.catalogue), set()  # set: raw ids of films added since
         self.seq_length = self.settings.model.seq_length
+        self._fix_item_table()
 
     @cached_property
     def data(self) -> SequenceData:
         """The data set of the checkpoint, read when first needed and checked against the checkpoint's hash."""
         settings = self.settings.data
-        return data_of(dataclasses.replace(settings, data_dir=self.data_dir or settings.data_dir), self.info,
-                       self.model_path)
+        return self._in_catalogue(data_of(dataclasses.replace(settings, data_dir=self.data_dir or settings.data_dir),
+                                          self.info, self.model_path))
 
     @property
     def knows_request_time(self) -> bool:
         """Whether the model was trained with the time of the request."""
         return self.settings.model.model == "enhanced" and self.settings.model.query_time == "known"
 
-    # The three questions --------------------------------------------------------------------------------------------
+    # Questions by raw ids -------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def get_recommendations(self, user_id: int | None = None, item_sequence: Sequence[int] | None = None, k: int = 10,
                             filter_seen: bool = True, *, genres: Sequence[str] = (), year_from: int | None = None,
-                            at: int | None = None) -> list[dict[str, Any]]:
+                            at: int | None = None,
+                            demographics: Mapping[str, str | int | None] | None = None) -> list[dict[str, Any]]:
         """The `k` best films, best first: rank, movie_id, title, year, genres, score and, with a rating head,
-        predicted_rating.
+        predicted_rating; a note at films that training never saw.
 
-        user_id: somebody in the data, or None. item_sequence: film ids, oldest first; without it the person's whole
-        history. genres: keep films with any of these. year_from: keep films of that year or later. at: moment of the
-        request in seconds since 1970, for a model trained with known request time.
+        Who is asked for: see `history`. genres: keep films with any of these. year_from: keep films of that year or
+        later.
         """
-        history = self.history(user_id, item_sequence, at)
-        states = self.model.request_states(history_batch([history], self.seq_length))  # (1, D)
-        scores = self.model.rank(states)[0]  # (R,)
-        allowed = self._allowed(history, filter_seen, genres, year_from)
-        if not 1 <= k <= int(allowed.sum()):
-            raise UserError(f"--k {k}: between 1 and {int(allowed.sum())} films can be recommended here")
-        best = scores.masked_fill(~allowed, -torch.inf).topk(k)
-        films = best.indices.numpy()
-        rows = [{"rank": rank, **self.film(index), "score": round(float(score), 4)}
-                for rank, (index, score) in enumerate(zip(films, best.values, strict=True), start=1)]
-        if getattr(self.model, "rating_head", None) is not None:
-            for row, stars in zip(rows, self.model.rate_from(states.expand(k, -1), best.indices), strict=True):
-                row["predicted_rating"] = round(float(stars), 2)
-        return rows
+        history = self.history(user_id, item_sequence, at, demographics)
+        return self.answer([Query(history, k, filter_seen, genres, year_from)])[0]
 
     def explain_recommendation(self, user_id: int | None, item_sequence: Sequence[int] | None,
-                               recommended_item_id: int, *, at: int | None = None) -> dict[str, Any]:
-        """What speaks for a film: the effect on its log-probability of each history item and each feature family,
-        found by leaving it out and scoring again (explanations/attribution.py)."""
-        return self.explain_many(user_id, item_sequence, [recommended_item_id], at=at)[0]
+                               recommended_item_id: int, *, at: int | None = None,
+                               demographics: Mapping[str, str | int | None] | None = None) -> dict[str, Any]:
+        """What speaks for a film: how much of its log-probability is due to each history item and feature family
+        (`explain`)."""
+        return self.explain(self.history(user_id, item_sequence, at, demographics), [recommended_item_id])[0]
 
-    def explain_many(self, user_id: int | None, item_sequence: Sequence[int] | None, movie_ids: Sequence[int], *,
-                     at: int | None = None) -> list[dict[str, Any]]:
-        """`explain_recommendation` for several films at the cost of one."""
-        question = self._question(user_id, item_sequence, movie_ids, at)
-        found, answers = explain(question), []
+    def get_user_profile(self, user_id: int | None = None, item_sequence: Sequence[int] | None = None, *,
+                         demographics: Mapping[str, str | int | None] | None = None) -> dict[str, Any]:
+        """What the data say of a person, {'gender': 'M', 'age_group': '25-34', ...} (people.py, `profile`), and the
+        genres that the model expects next."""
+        history = self.history(user_id, item_sequence, demographics=demographics)
+        found = {"user_id": None if user_id is None else int(user_id), **profile(self.catalogue, history)}
+        if getattr(self.model, "preference_head", None) is not None and (len(history.items) or self.model.starts):
+            with torch.no_grad():
+                shares = self.model.preferences(history_batch([history], self.seq_length))[0]
+            found["predicted_preferences"] = {GENRES[index]: round(float(shares[index]), 3)
+                                              for index in shares.argsort(descending=True).tolist()}
+        return found
+
+    def add_item(self, title: str, year: int | None = None, genres: Sequence[str] = (),
+                 movie_id: int | None = None) -> int:
+        """Let a film that training never saw be recommended and be part of histories; returns its raw id.
+
+        The model ranks it by what its encoders say of title, year and genres; a model that knows films by their own
+        vectors alone puts it where films of the nearest genres stand, and recommendations say so.
+        """
+        if movie_id is None:
+            movie_id = int(self.catalogue.movie_ids.max()) + 1
+        self.catalogue = self.catalogue.with_film(movie_id, title, year or 0, genres)
+        model, own = self.trained
+        self.model = model.for_catalogue(own, self.catalogue)
+        self._fix_item_table()
+        if "data" in self.__dict__:
+            self.data = self._in_catalogue(self.data)
+        self.new_films.add(movie_id)
+        return movie_id
+
+    # Questions about a history --------------------------------------------------------------------------------------
+
+    def history(self, user_id: int | None = None, item_sequence: Sequence[int] | None = None, at: int | None = None,
+                demographics: Mapping[str, str | int | None] | None = None) -> History:
+        """The history to rank from.
+
+        user_id: somebody in the data, or None. item_sequence: film ids, oldest first; without it the person's whole
+        history, for somebody new none. demographics: {'gender': 'F', 'age': 25, 'occupation': 4}, instead of what the
+        data say. at: moment of the request in seconds since 1970, for a model trained with known request time.
+        """
+        if at is not None and not self.knows_request_time:
+            raise UserError("--at: this model was trained with request time unknown and never sees it; drop the flag "
+                            "or train with --query_time known")
+        if user_id is None and item_sequence is None and demographics is None:
+            raise UserError("nobody to recommend for: give --user_id, --history or --users all")
+        person = None if user_id is None else self._person(user_id)
+        if item_sequence is None and person is not None:
+            history = history_of(self.data, person)
+        else:
+            known = {} if person is None else {
+                "user": person + 1, "demographics": tuple(self.data.demographics[person].tolist())}
+            history = History(known_films(self.catalogue, item_sequence or (), "--history"), **known)
+        if demographics is not None:
+            history = dataclasses.replace(history, demographics=demographics_of(self.catalogue, demographics))
+        if self.knows_request_time:
+            history = dataclasses.replace(history, request_time=NO_TIME if history.timestamps is None and at is None
+                                          else at if at is not None else typical_next_time(history.timestamps))
+        if not len(history.items) and not self.model.starts:
+            raise UserError("the history is empty, and this model was trained without a start for people without one: "
+                            "give at least one film, e.g. --history \"260,1210\", or train with --start_token")
+        return history
+
+    @torch.no_grad()
+    def answer(self, queries: Sequence[Query]) -> list[list[dict[str, Any]]]:
+        """Recommendations for each query as in `get_recommendations`, read by the model in one batch."""
+        allowed = np.stack([films_of(self.catalogue, query.genres, query.year_from) for query in queries])  # (B, R)
+        for query, films in zip(queries, allowed, strict=True):
+            if query.filter_seen:
+                films[query.history.items] = False
+            if not 1 <= query.k <= int(films.sum()):
+                raise UserError(f"--k {query.k}: between 1 and {int(films.sum())} films can be recommended here")
+        states = self.model.request_states(history_batch([query.history for query in queries], self.seq_length))
+        scores = self.model.rank(states).masked_fill(~torch.from_numpy(allowed), -torch.inf)  # (B, R)
+        return [self._rows(state, row.topk(query.k)) for query, state, row in zip(queries, states, scores, strict=True)]
+
+    def _rows(self, state: torch.Tensor, best: Any) -> list[dict[str, Any]]:
+        rows = [{"rank": rank, **self.film(index), "score": round(float(score), 4)}
+                for rank, (index, score) in enumerate(zip(best.indices.numpy(), best.values, strict=True), start=1)]
+        if getattr(self.model, "rating_head", None) is not None:
+            stars = self.model.rate_from(state.expand(len(rows), -1), best.indices)
+            for row, expected in zip(rows, stars, strict=True):
+                row["predicted_rating"] = round(float(expected), 2)
+        return rows
+
+    def explain(self, history: History, movie_ids: Sequence[int], method: str = DEFAULT) -> list[dict[str, Any]]:
+        """Of each film its rank and log-probability, what each film of the history ('effect', and 'places', by how
+        many ranks it falls without that one) and each family of features contributes, and a sentence
+        (explanations/attribution.py has the methods). Several films cost little more than one."""
+        question = self._question(history, movie_ids)
+        found, (ranks, falls), answers = explain(question, method), places_lost(question), []
         for number, candidate in enumerate(question.candidates):
             order = np.argsort(-found.history[number], kind="stable")
             films = [{**self.film(question.read.items[place]), "effect": round(float(found.history[number, place]), 4),
-                      "places": int(found.places[number, place])} for place in order]
+                      "places": int(falls[number, place])} for place in order]
             features = {name: round(float(values[number]), 4)
                         for name, values in sorted(found.families.items(), key=lambda item: -item[1][number])}
             answers.append({
-                **self.film(candidate), "rank": int(found.rank[number]), "log_probability":
+                **self.film(candidate), "rank": int(ranks[number]), "log_probability":
                 round(float(found.score[number]), 4), "history": films, "features": features,
                 "sentence": sentence([(film["title"], film["effect"]) for film in films], features)})
         return answers
 
-    def what_if(self, user_id: int | None, item_sequence: Sequence[int] | None, movie_id: int, k: int = 10, *,
-                at: int | None = None) -> dict[str, Any]:
+    def what_if(self, history: History, movie_id: int, k: int = 10) -> dict[str, Any]:
         """What would have to be otherwise: 'without', films of the history without which the film is not among the
         first k (None if it stays without any), as few as were found; 'as_another', its rank were the person of
         another gender or age group (explanations/counterfactual.py)."""
-        question = self._question(user_id, item_sequence, [movie_id], at)
-        places = smallest_set(question, explain(question).history[0], k)
+        question = self._question(history, [movie_id])
+        places = smallest_set(question, explain(question, "leave_one_out").history[0], k)
         return {"without": None if places is None else [self.film(question.read.items[place]) for place in places],
                 "as_another": [{"fact": fact, "value": value, "rank": int(ranks[0]),
                                 "log_probability": round(float(scores[0]), 4)}
                                for fact, value, scores, ranks in other_people(question)]}
 
-    def plot(self, path: str | Path, user_id: int | None, item_sequence: Sequence[int] | None,
-             movie_ids: Sequence[int], *, at: int | None = None) -> None:
-        """Write the contributions to each film and the attention of each layer and head as a figure; the ending of
-        `path` says which kind (explanations/figures.py)."""
-        maps, first, _ = attention(self._question(user_id, item_sequence, movie_ids, at))
-        draw(Path(path), self.explain_many(user_id, item_sequence, movie_ids, at=at),
-             [layer[:, first:, first:].numpy() for layer in maps])
+    def plot(self, path: str | Path, history: History, reasons: Sequence[dict[str, Any]]) -> None:
+        """Write what `explain` said and the attention of each layer and head as a figure; the ending of `path` says
+        which kind (explanations/figures.py)."""
+        maps, first, _ = attention(self._question(history, [why["movie_id"] for why in reasons]))
+        draw(Path(path), reasons, [layer[:, first:, first:].numpy() for layer in maps])
 
-    def _question(self, user_id: int | None, item_sequence: Sequence[int] | None, movie_ids: Sequence[int],
-                  at: int | None) -> Question:
-        history = self.history(user_id, item_sequence, at)
-        candidates = self._known_films(movie_ids, "recommended_item_id")
-        allowed = self._allowed(history, True, (), None)
-        allowed[torch.from_numpy(candidates)] = True
-        return Question(self.model, history, candidates, allowed)
-
-    def get_user_profile(self, user_id: int) -> dict[str, Any]:
-        """What the data say of a person: {'gender': 'M', 'age_group': '25-34', 'occupation_code': 7, ...}."""
-        person = self._person(user_id)
-        gender, age, occupation = (self.data.demographics[person] - 1).tolist()
-        history = history_of(self.data, person)
-        shares = self.catalogue.genres[history.items].mean(0)
-        code = sorted(self.catalogue.occupations)[occupation]
-        return {"user_id": int(user_id), "gender": GENDERS[gender], "age_group": list(AGE_GROUPS.values())[age],
-                "occupation_code": code, "occupation": self.catalogue.occupations[code],
-                "interactions": len(history.items), "mean_rating": round(float(history.ratings.mean()), 2),
-                "favourite_genres": [GENRES[index] for index in np.argsort(-shares, kind="stable")[:3]],
-                "last_interaction": _iso(int(history.timestamps[-1]))}
+    def _question(self, history: History, movie_ids: Sequence[int]) -> Question:
+        candidates = known_films(self.catalogue, movie_ids, "recommended_item_id")
+        allowed = films_of(self.catalogue)
+        allowed[history.items] = False
+        allowed[candidates] = True
+        return Question(self.model, history, candidates, torch.from_numpy(allowed))
 
     # Everybody ------------------------------------------------------------------------------------------------------
 
@@ -208,44 +278,35 @@ class RecommendationEngine:
     # Parts ----------------------------------------------------------------------------------------------------------
 
     def film(self, item_index: int) -> dict[str, Any]:
-        """Raw id, title, year and genres of a film."""
-        return {"movie_id": int(self.catalogue.movie_id(item_index)),
-                "title": self.catalogue.titles[item_index - FIRST_ITEM],
+        """Raw id, title, year and genres of a film, and a note if training never saw it."""
+        movie_id = int(self.catalogue.movie_id(item_index))
+        film = {"movie_id": movie_id, "title": self.catalogue.titles[item_index - FIRST_ITEM],
                 "year": int(self.catalogue.years[item_index]) or None,
                 "genres": [GENRES[index] for index in np.flatnonzero(self.catalogue.genres[item_index])]}
-
-    def history(self, user_id: int | None, item_sequence: Sequence[int] | None, at: int | None = None) -> History:
-        """The history to rank from, with its request time if the model knows request times."""
-        if at is not None and not self.knows_request_time:
-            raise UserError("--at: this model was trained with request time unknown and never sees it; drop the flag "
-                            "or train with --query_time known")
-        if user_id is None and item_sequence is None:
-            raise UserError("nobody to recommend for: give --user_id, --history or --users all")
-        person = None if user_id is None else self._person(user_id)
-        if item_sequence is None:
-            history = history_of(self.data, person)
-        else:
-            items = self._known_films(item_sequence, "--history")
-            if not len(items):
-                raise UserError("the history is empty; give at least one film, e.g. --history \"260,1210\"")
-            known = {} if person is None else {
-                "user": person + 1, "demographics": tuple(self.data.demographics[person].tolist())}
-            history = History(items, **known)
-        if self.knows_request_time:
-            history = dataclasses.replace(history, request_time=NO_TIME if history.timestamps is None and at is None
-                                          else at if at is not None else typical_next_time(history.timestamps))
-        return history
+        if movie_id in self.new_films:
+            film["note"] = "new: ranked by its title, year and genres alone" if self.model.places_new_films else \
+                "new: placed among the films with the nearest genres, as this model knows films by experience alone"
+        return film
 
     def request_time_note(self, user_id: int | None, at: int | None) -> str:
         """What the output must say of the moment that recommendations are made for; '' if the model ignores it."""
         if not self.knows_request_time:
             return ""
         if at is not None:
-            return f"request time: {_iso(at)}"
+            return f"request time: {iso(at)}"
         if user_id is None:
             return "request time: unknown (a bare history has no times; give --at)"
-        return (f"request time assumed: {_iso(self.history(user_id, None).request_time)}, the last interaction plus "
+        return (f"request time assumed: {iso(self.history(user_id, None).request_time)}, the last interaction plus "
                 f"the user's median gap (give --at to change it)")
+
+    def _fix_item_table(self) -> None:
+        if hasattr(self.model, "fix_item_table"):
+            self.model.fix_item_table()
+
+    def _in_catalogue(self, data: SequenceData) -> SequenceData:
+        """Data whose films stand where this catalogue has them, with the films that have joined it."""
+        items = self.catalogue.item_index(data.catalogue.movie_id(data.items))
+        return dataclasses.replace(data, catalogue=self.catalogue, items=items)
 
     def _person(self, user_id: int) -> int:
         return int(self._people([user_id])[0])
@@ -275,56 +336,6 @@ class RecommendationEngine:
         chosen = np.isin(requests.people, wanted)
         return Requests(requests.people[chosen], requests.ends[chosen], requests.count)
 
-    def _known_films(self, movie_ids: Sequence[int], what: str) -> np.ndarray:
-        indices = self.catalogue.item_index(list(movie_ids))
-        unknown = [movie_id for movie_id, index in zip(movie_ids, indices, strict=True) if index == PAD]
-        if unknown:
-            raise UserError(f"{what}: film {unknown[0]} is not in this model's catalogue of "
-                            f"{len(self.catalogue.movie_ids)} films; ids and titles are in metadata.json")
-        return indices
-
-    def _allowed(self, history: History, filter_seen: bool, genres: Sequence[str],
-                 year_from: int | None) -> torch.Tensor:
-        """(R,) True at the films that may be recommended."""
-        allowed = np.arange(self.catalogue.num_rows) >= FIRST_ITEM
-        if filter_seen:
-            allowed[history.items] = False
-        if genres:
-            columns = []
-            for name in genres:
-                match = next((index for index, genre in enumerate(GENRES) if genre.lower() == name.lower()), None)
-                if match is None:
-                    near = difflib.get_close_matches(name, GENRES, n=1, cutoff=0.4)
-                    raise UserError(f"--genres: {name!r} is none of {', '.join(GENRES)}"
-                                    + (f"; did you mean {near[0]!r}?" if near else ""))
-                columns.append(match)
-            allowed &= self.catalogue.genres[:, columns].any(1)
-        if year_from is not None:
-            allowed &= self.catalogue.years >= year_from
-        return torch.from_numpy(allowed)
-
-
-def typical_next_time(timestamps: np.ndarray) -> int:
-    """The moment of the last interaction plus the person's median gap."""
-    gaps = np.diff(timestamps)
-    return int(timestamps[-1] + (np.median(gaps) if len(gaps) else 0))
-
-
-def parse_time(text: str) -> int:
-    """Seconds since 1970 of '978300760' or an ISO date such as '2001-01-31' or '2001-01-31T20:00' (UTC)."""
-    try:
-        moment = datetime.fromtimestamp(int(text), UTC) if text.isdecimal() else datetime.fromisoformat(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        if not 1970 <= moment.year < 2200:
-            raise ValueError
-    except (ValueError, OverflowError, OSError):
-        raise UserError(f"--at {text!r}: give seconds since 1970 or an ISO time such as 2001-01-31T20:00") from None
-    return int(moment.timestamp())
-
-
-def _iso(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
@@ -334,6 +345,9 @@ def _parser() -> ArgumentParser:
     add("--data_dir", help="folder with the data set's original files (default: as in training)")
     add("--user_id", type=int, help="somebody in the data")
     add("--history", help='films somebody has watched, oldest first: "260,1210" or titles separated by ;')
+    add("--gender", help="of somebody new, or instead of what the data say: F or M")
+    add("--age", type=int, help="likewise, in years")
+    add("--occupation", type=int, help="likewise, a code of the data set: 4 = college or graduate student")
     add("--users", help="'all' or a list of ids: recommendations for many, to --output")
     add("--history_until", choices=("end", "test", "validation"), default="end",
         help="with --users: use whole histories, or what comes before the held-out interaction (default: %(default)s)")
@@ -358,7 +372,8 @@ def _parser() -> ArgumentParser:
 def _many(engine: RecommendationEngine, flags: Any) -> None:
     if not flags.output:
         raise UserError("--users needs --output, e.g. --output recs.parquet")
-    if flags.user_id is not None or flags.history or flags.at or flags.genres or flags.year_from:
+    if flags.user_id is not None or flags.history or flags.at or flags.genres or flags.year_from or any(
+            getattr(flags, name) is not None for name in DEMOGRAPHICS):
         raise UserError("--users goes with --k, --history_until, --filter_seen, --precision and --output only")
     users = None
     if flags.users != "all":
@@ -375,15 +390,18 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     sequence = None if flags.history is None else find_films(engine.catalogue, flags.history)
     at = None if flags.at is None else parse_time(flags.at)
     genres = [name.strip() for name in flags.genres.split(",") if name.strip()]
-    films = engine.get_recommendations(flags.user_id, sequence, flags.k, flags.filter_seen, genres=genres,
-                                       year_from=flags.year_from, at=at)
-    reasons = engine.explain_many(flags.user_id, sequence, [film["movie_id"] for film in films], at=at)
+    facts = {name: value for name in DEMOGRAPHICS if (value := getattr(flags, name)) is not None} or None
+    history = engine.history(flags.user_id, sequence, at, facts)
+    (films,) = engine.answer([Query(history, flags.k, flags.filter_seen, genres, flags.year_from)])
+    reasons = engine.explain(history, [film["movie_id"] for film in films])
     if flags.explain:
         for why in reasons:
-            why["what_if"] = engine.what_if(flags.user_id, sequence, why["movie_id"], flags.k, at=at)
+            why["what_if"] = engine.what_if(history, why["movie_id"], flags.k)
     if flags.plot:
-        engine.plot(flags.plot, flags.user_id, sequence, [film["movie_id"] for film in films], at=at)
+        engine.plot(flags.plot, history, reasons)
     note = engine.request_time_note(flags.user_id if sequence is None else None, at)
+    if engine.info["dataset"] == "synthetic":
+        note = " ".join(filter(None, ["SYNTHETIC data: these films do not exist.", note]))
     profile = None if flags.user_id is None else engine.get_user_profile(flags.user_id)
     if flags.json:
         print(json.dumps({"profile": profile, "note": note, "data_note": engine.info["data_note"], "recommendations": [
@@ -393,35 +411,8 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
                                      **({"what_if": why["what_if"]} if flags.explain else {})}}
             for film, why in zip(films, reasons, strict=True)]}, ensure_ascii=False, indent=1))
         return
-    _print(engine, films, reasons, profile, sequence, note, flags.explain)
-
-
-def _print(engine: RecommendationEngine, films: list[dict[str, Any]], reasons: list[dict[str, Any]],
-           profile: dict[str, Any] | None, sequence: list[int] | None, note: str, explained: bool) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 180)
-    if engine.info["dataset"] == "synthetic":
-        console.print("[bold]SYNTHETIC data: these films do not exist[/bold]")
-    if profile:
-        console.print(f"User {profile['user_id']}: {profile['gender']}, {profile['age_group']}, "
-                      f"{profile['occupation']}, {profile['interactions']} ratings, mean {profile['mean_rating']}, "
-                      f"likes {', '.join(profile['favourite_genres'])}")
-    if sequence is not None:
-        titles = [engine.film(index)["title"] for index in engine.catalogue.item_index(sequence)]
-        console.print(f"History: {'; '.join(titles)}", markup=False)
-    if note:
-        console.print(note, markup=False)
-    if explained:
-        console.print(explanation_table(films, reasons))
-        console.print(EXPLANATION, style="dim")
-        return
-    for film, why in zip(films, reasons, strict=True):
-        stars = f"  {film['predicted_rating']:.1f} stars expected" if "predicted_rating" in film else ""
-        console.print(f"{film['rank']:3d}. {film['title']}  [{', '.join(film['genres'])}]{stars}", markup=False,
-                      style="bold")
-        console.print(f"     {why['sentence']}", markup=False)
-    console.print(f"\n{UNIT}", style="dim")
+    titles = None if sequence is None else [engine.film(index)["title"] for index in history.items]
+    print_recommendations(films, reasons, profile, titles, note, flags.explain)
 
 
 def main(argv: list[str]) -> None:

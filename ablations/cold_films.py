@@ -156,7 +156,8 @@ def trained_row(settings: Settings, known: SequenceData, whole: SequenceData, re
     seed_everything(settings.train.seed)
     model = new_model(known, settings.model)
     progress = fit(model, known, settings)
-    rank = cold_ranks(model.cpu().for_catalogue(known.catalogue, whole.catalogue), requests)
+    films = dataclasses.replace(whole.catalogue, user_ids=known.catalogue.user_ids)
+    rank = cold_ranks(model.cpu().for_catalogue(known.catalogue, films), requests)
     return {**measure(rank, requests), "validation": progress.best["NDCG@10"], "seconds": round(progress.seconds, 1),
             "git_commit": git_commit(),
             "settings": {key: value for key, value in settings.to_dict().items() if key not in BOOKKEEPING}}

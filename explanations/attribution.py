@@ -42,6 +42,7 @@ from enhanced_model import FEATURE_FAMILIES, EnhancedBERT4Rec
 BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64, 128)  # interactions from the newest, where blocks end
 EVEN = 1e-3  # of a block's value that is shared evenly
 TOKENS = 12_800  # interactions in one pass
+DEFAULT = "blocks"  # what wins in explanations/faithfulness.py within a second a film
 Absence = Literal["removed", "masked", "replaced"]
 
 
@@ -115,7 +116,9 @@ class Question:
         history = self.read
         if self.absent == "removed":
             left = _at(history, kept)
-            return left if len(left.items) or _starts(self.model) else _at(_unknown(history, MASK), [-1])
+            if len(left.items) or self.model.starts:
+                return left
+            return _at(_unknown(history, MASK), [-1])  # nothing known of one interaction stands for no history
         others = _unknown(history, MASK if self.absent == "masked" else self.stand_ins)
         return dataclasses.replace(history, items=np.where(kept, history.items, others.items),
                                    ratings=None if history.ratings is None else
@@ -134,16 +137,25 @@ class Attribution:
     history: np.ndarray
     families: dict[str, np.ndarray]
     base: np.ndarray | None = None
-    rank: np.ndarray | None = None  # (C,) from 1, among the films that may be recommended
-    places: np.ndarray | None = None  # (C, L) by how many ranks each film falls without each interaction
 
 
 def leave_one_out(question: Question, _draw: np.random.Generator) -> Attribution:
     """See the module's head."""
+    rows, _ = one_by_one(question)
+    return Attribution("leave_one_out", rows[0], (rows[0] - rows[1:]).T, family_effects(question, rows[0]))
+
+
+def places_lost(question: Question) -> tuple[np.ndarray, np.ndarray]:
+    """((C,) rank of each film from 1 among those that may be recommended, (C, L) by how many ranks it falls without
+    each interaction)."""
+    _, ranks = one_by_one(question)
+    return ranks[0], (ranks[1:] - ranks[0]).T
+
+
+def one_by_one(question: Question) -> tuple[np.ndarray, np.ndarray]:
+    """(scores, ranks), (1 + L, C) each: with everything known, then without each interaction."""
     everything = np.ones((1, question.length), dtype=bool)
-    rows, ranks = question.outcomes(np.concatenate([everything, ~np.eye(question.length, dtype=bool)]))  # (1 + L, C)
-    return Attribution("leave_one_out", rows[0], (rows[0] - rows[1:]).T, family_effects(question, rows[0]),
-                       rank=ranks[0], places=(ranks[1:] - ranks[0]).T)
+    return question.outcomes(np.concatenate([everything, ~np.eye(question.length, dtype=bool)]))
 
 
 def family_effects(question: Question, score: np.ndarray) -> dict[str, np.ndarray]:
@@ -272,7 +284,7 @@ METHODS: dict[str, Callable[[Question, np.random.Generator], Attribution]] = {
                                            random)}
 
 
-def explain(question: Question, method: str = "leave_one_out", seed: int = 0) -> Attribution:
+def explain(question: Question, method: str = DEFAULT, seed: int = 0) -> Attribution:
     """The contributions that a method of METHODS finds."""
     return METHODS[method](question, np.random.default_rng(seed))
 
@@ -285,11 +297,6 @@ def used_families(model: EnhancedBERT4Rec) -> dict[str, bool]:
             or settings.time_bias,
             "demographics": settings.gender or settings.age or settings.occupation, "user_id": settings.user_id,
             **{family: family in model.encoders for family in ("genres", "year", "title", "graph")}}
-
-
-def _starts(model: nn.Module) -> bool:
-    """Whether the model ranks without any history; if not, an interaction of which nothing is known stands for none."""
-    return getattr(model, "starts", True)
 
 
 def _at(history: History, chosen: np.ndarray | list[int]) -> History:

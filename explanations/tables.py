@@ -1,20 +1,21 @@
-"""Explanations on a terminal."""
+"""Recommendations and explanations on a terminal."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-UNIT = ("A number in parentheses is how much the film's log-probability falls when that one thing is left out of the "
-        "input.")
-EXPLANATION = (f"{UNIT} Effects are measured one at a time and need not add up. Without: the fewest films found whose "
+UNIT = ("A number in parentheses is the part of the film's log-probability that is due to that one thing: of the "
+        "history its share, of the rest what is lost without it.")
+EXPLANATION = (f"{UNIT} Shares of the history add up; what is lost need not. Without: the fewest films found whose "
                "absence takes the film off the list. As another: its rank were the person of that gender or age, "
                "history and all else as it is.")
 SHOWN = 3  # contributions of the history, best and worst flips of the demographics
 
 
 def explanation_table(films: list[dict[str, Any]], reasons: list[dict[str, Any]]) -> Any:
-    """A rich table of recommendations and what speaks for each: of what `get_recommendations` says, and `explain_many`
-    with 'what_if'."""
+    """A rich table of recommendations and what speaks for each: what `RecommendationEngine.answer` says, and `explain` with
+    'what_if'."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -35,3 +36,30 @@ def explanation_table(films: list[dict[str, Any]], reasons: list[dict[str, Any]]
             "\n".join(history), "\n".join(families), gone,
             "\n".join(f"{entry['value']}: {entry['rank']}." for entry in flips))))
     return table
+
+
+def print_recommendations(films: list[dict[str, Any]], reasons: list[dict[str, Any]], profile: dict[str, Any] | None,
+                          history: list[str] | None, note: str, explained: bool) -> None:
+    """Print who asked (a profile, or the titles of a history), a note, and recommendations with a sentence each or, if
+    `explained`, all that `explanation_table` holds."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 180)
+    if profile:
+        console.print(f"User {profile['user_id']}: {profile['gender']}, {profile['age_group']}, "
+                      f"{profile['occupation']}, {profile['interactions']} ratings, mean {profile['mean_rating']}, "
+                      f"likes {', '.join(profile['favourite_genres'])}")
+    if history is not None:
+        console.print(f"History: {'; '.join(history) or 'none'}", markup=False)
+    if note:
+        console.print(note, markup=False, style="bold")
+    if explained:
+        console.print(explanation_table(films, reasons))
+        console.print(EXPLANATION, style="dim")
+        return
+    for film, why in zip(films, reasons, strict=True):
+        stars = f"  {film['predicted_rating']:.1f} stars expected" if "predicted_rating" in film else ""
+        console.print(f"{film['rank']:3d}. {film['title']}  [{', '.join(film['genres'])}]{stars}", markup=False,
+                      style="bold")
+        console.print(f"     {why['sentence']}" + (f" ({film['note']})" if "note" in film else ""), markup=False)
+    console.print(f"\n{UNIT}", style="dim")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_processor import FIRST_ITEM, Catalogue
@@ -12,6 +13,14 @@ from item_encoders.encoder import ItemEncoder
 from settings import ModelSettings
 
 YEAR_CENTRES = 16
+
+
+def like_genres(new: Tensor, known: Tensor) -> Tensor:
+    """Weights (n, V) of known films for new ones, rows summing to 1: alike for those whose genres are nearest by cosine
+    similarity. new: (n, F), known: (V, F) multi-hot. What is left where nothing but genres can place a film."""
+    similar = F.normalize(new, dim=1) @ F.normalize(known, dim=1).T  # (n, V)
+    nearest = (similar >= similar.amax(1, keepdim=True) - 1e-6).float()
+    return nearest / nearest.sum(1, keepdim=True)
 
 
 class GenreEncoder(ItemEncoder):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import trainer
-from batches import history_batch, history_of
+from batches import History, history_batch, history_of
 from data_processor import FIRST_ITEM, MASK
 from enhanced_model import FEATURE_FAMILIES
 from explanations import attribution, faithfulness
@@ -50,12 +50,16 @@ def test_every_method_answers_for_every_model(data, variant, method):
 
 def test_leaving_out_is_ranking_without(data, variant):
     question = question_of(data, variant)
-    found = explain(question)
+    found = explain(question, "leave_one_out")
+    rank, falls = attribution.places_lost(question)
     for place in (0, question.length - 1):
         history = dataclasses.replace(question.read, **{
             name: np.delete(getattr(question.read, name), place) for name in ("items", "ratings", "timestamps")})
         with torch.no_grad():
-            scores = question.of_logits(question.model.score(history_batch([history], TINY_MODEL["seq_length"])))[0]
+            logits = question.model.score(history_batch([history], TINY_MODEL["seq_length"]))
+        scores = question.of_logits(logits)[0]
+        assert (falls[:, place] + rank).tolist() == [1 + int((logits > logits[0, film]).sum())
+                                                     for film in question.candidates]
         np.testing.assert_allclose(found.history[:, place], found.score - scores.numpy(), rtol=1e-3, atol=1e-4)
 
 
@@ -183,6 +187,16 @@ def test_nothing_known_is_the_start_or_a_mask(data):
         empty = question._without(np.zeros(question.length, dtype=bool))
         assert empty.items.tolist() == ([MASK] if settings.model == "enhanced" and not settings.start_token else [])
         assert np.isfinite(question.scores(np.zeros((1, question.length), dtype=bool))).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["vanilla", "enhanced-concat", "enhanced-cloze-only"])
+def test_somebody_without_a_history_is_explained(data, name, method):
+    question = question_of(data, VARIANTS[name])
+    nobody = History(np.zeros(0, dtype=int), demographics=(1, 2, 3))
+    found = explain(dataclasses.replace(question, history=nobody), method)
+    assert found.history.shape == (2, 0) and np.isfinite(found.score).all()
+    assert (found.families.get("demographics", np.ones(1)) != 0).all()
 
 
 # Faithfulness ---------------------------------------------------------------------------------------------------------

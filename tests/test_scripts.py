@@ -64,6 +64,13 @@ def timed_model(files, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def starting_model(files):
+    """A model that also serves people without a history."""
+    assert train(files / "starting", files, "--start_token", "--id_dropout", "0.1", "--max_steps", "3") == 0
+    return files / "starting" / "best"
+
+
+@pytest.fixture(scope="module")
 def engine(model):
     return RecommendationEngine(model)
 
@@ -256,7 +263,9 @@ def test_explanation_is_the_models_own_change(engine):
         scores[torch.from_numpy(engine.catalogue.item_index(sequence))] = -torch.inf
         return float(scores.log_softmax(0)[engine.catalogue.item_index([60])[0]])
 
-    effects = {film["movie_id"]: film["effect"] for film in why["history"]}
+    history = engine.history(None, sequence)
+    (alone,) = engine.explain(history, [60], "leave_one_out")
+    effects = {film["movie_id"]: film["effect"] for film in alone["history"]}
     for film in sequence:
         expected = log_probability(sequence) - log_probability([other for other in sequence if other != film])
         assert effects[film] == pytest.approx(expected, abs=2e-4)
@@ -268,7 +277,7 @@ def test_explanation_is_the_models_own_change(engine):
 def test_explained_in_full(model, engine, capsys):
     """As a table and as JSON; what it says would take a film off the list does so."""
     code, out, _ = infer(capsys, "--model_path", model, "--user_id", 12, "--k", 2, "--explain")
-    assert code == 0 and "because of" in out and "as another" in out and "need not add up" in out
+    assert code == 0 and "because of" in out and "as another" in out and "Shares of the history add up" in out
     _, out, _ = infer(capsys, "--model_path", model, "--user_id", 12, "--k", 2, "--explain", "--json")
     for film in json.loads(out)["recommendations"]:
         why = film["explanation"]
@@ -278,7 +287,7 @@ def test_explained_in_full(model, engine, capsys):
         kept = [movie for movie in engine.catalogue.movie_id(engine.history(12, None).items[-20:]).tolist()
                 if movie not in gone]
         if gone and kept:
-            question = engine._question(12, None, [film["movie_id"]], None)
+            question = engine._question(engine.history(12), [film["movie_id"]])
             places = np.isin(engine.catalogue.movie_id(question.read.items), gone)
             assert question.outcomes(~places[None])[1][0, 0] > 2 >= question.outcomes(
                 np.ones((1, question.length), dtype=bool))[1][0, 0]
@@ -300,11 +309,90 @@ def test_reasons_as_a_figure(model, tmp_path, capsys, name, begins):
 
 
 
+def test_somebody_new(starting_model, capsys):
+    """Nobody known at all, demographics alone, demographics with a history; they matter, an age counts as its group."""
+    def films(*flags):
+        code, out, err = infer(capsys, "--model_path", starting_model, "--k", 5, "--json", *flags)
+        assert code == 0, err
+        return [(film["movie_id"], film["score"]) for film in json.loads(out)["recommendations"]]
+
+    anybody, woman = films("--history", ""), films("--history", "", "--gender", "F", "--age", 27, "--occupation", 4)
+    assert len(anybody) == len(woman) == 5 and anybody != woman
+    assert woman == films("--gender", "F", "--age", 25, "--occupation", 4)
+    assert films("--history", "3,9", "--gender", "F") != films("--history", "3,9", "--gender", "M") != \
+        films("--history", "3,9")
+    code, out, _ = infer(capsys, "--model_path", starting_model, "--history", "", "--age", 30, "--k", 3, "--explain")
+    assert code == 0 and "History: none" in out
+    engine = RecommendationEngine(starting_model)
+    assert engine.history(12, None, demographics={"age": 56}).demographics == (0, 7, 0)
+    assert engine.get_user_profile(demographics={"gender": "F"})["interactions"] == 0
+
+
+def test_a_film_that_training_never_saw(model, starting_model, files):
+    """It can be recommended and be part of a history; all else stays as it was, to the score."""
+    for path in (model, starting_model):
+        engine = RecommendationEngine(path)
+        assert engine.model.places_new_films
+        before = engine.get_recommendations(12, None, 40)
+        with pytest.raises(UserError, match="movie_id 3 is taken"):
+            engine.add_item("Again", movie_id=3)
+        with pytest.raises(UserError, match="'Dramma' is none of"):
+            engine.add_item("Again", genres=["Dramma"])
+        first = engine.add_item("A New Film (2001)", 2001, ["Drama", "Comedy"])
+        second = engine.add_item("No More Known", movie_id=5000)
+        assert (first, second) == (81, 5000)
+        new = {row["movie_id"]: row for row in engine.get_recommendations(12, None, 42)}
+        assert set(new) == {row["movie_id"] for row in before} | {81, 5000}
+        assert all(new[row["movie_id"]]["score"] == pytest.approx(row["score"], abs=1e-3) for row in before)
+        assert new[81]["title"] == "A New Film (2001)" and "new: ranked by its title" in new[81]["note"]
+        assert new[81]["score"] != new[5000]["score"] and "note" not in new[before[0]["movie_id"]]
+        assert engine.get_recommendations(None, [3, 81], 2) != engine.get_recommendations(None, [3], 2)
+        assert engine.explain_recommendation(12, None, 81)["title"] == "A New Film (2001)"
+    assert train(files / "ids", files, "--no-genre_encoder", "--no-year_encoder", "--max_steps", "3") == 0
+    engine = RecommendationEngine(files / "ids" / "best")
+    engine.add_item("By Its Genres", genres=["Drama"])
+    assert {row["note"] for row in engine.get_recommendations(12, None, 41) if "note" in row} == {
+        "new: placed among the films with the nearest genres, as this model knows films by experience alone"}
+
+
+def test_a_film_may_take_an_id_between_others(tiny, tmp_path):
+    """The rows of the films after it move, in the data as well."""
+    ratings = tiny.ratings[tiny.ratings["movie_id"] != 40]
+    folder = write_ml_1m(tmp_path / "data", ratings, tiny.movies, tiny.users)
+    assert train(tmp_path / "run", folder, "--max_steps", "3") == 0
+    engine = RecommendationEngine(tmp_path / "run" / "best")
+    history, before = engine.history(12), engine.get_recommendations(12, None, 5)
+    seen = engine.catalogue.movie_id(history.items).tolist()
+    assert max(seen) > 40 and engine.add_item("Between", movie_id=40) == 40
+    assert engine.catalogue.movie_id(engine.history(12).items).tolist() == seen
+    after = [row for row in engine.get_recommendations(12, None, 6) if row["movie_id"] != 40][:5]
+    assert [row["movie_id"] for row in after] == [row["movie_id"] for row in before]
+
+
 def test_profile(engine, tiny):
+    """Against pandas."""
     person = tiny.users.set_index("user_id").loc[12]
     profile = engine.get_user_profile(12)
     assert profile["gender"] == person["gender"] and profile["occupation_code"] == person["occupation"]
     assert profile["age_group"] in ("Under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+")
+    rows = tiny.ratings[tiny.ratings["user_id"] == 12].merge(tiny.movies, on="movie_id")
+    assert profile["interactions"] == len(rows) and profile["mean_rating"] == round(rows["rating"].mean(), 2)
+    assert sum(profile["ratings"].values()) == len(rows) and profile["favourite_years"]["median"] == round(
+        np.median(rows["year"]))
+    assert [entry["share"] for entry in profile["genres"]] == sorted(
+        (entry["share"] for entry in profile["genres"]), reverse=True)
+    for entry in profile["genres"]:
+        has = rows["genres"].str.split("|").map(lambda names, genre=entry["genre"]: genre in names)
+        z, n, share = 1.959964, len(rows), has.mean()
+        middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+        assert entry["share"] == pytest.approx(share, abs=6e-4)
+        assert (entry["low"], entry["high"]) == pytest.approx(((middle - half) / (1 + z**2 / n), (middle + half) / (
+            1 + z**2 / n)), abs=1e-3)
+        assert entry["mean_rating"] == pytest.approx(rows["rating"][has].mean(), abs=6e-4)
+        assert entry.get("mean_rating_low", 0) <= entry["mean_rating"] <= entry.get("mean_rating_high", 5)
+    assert sum(profile["predicted_preferences"].values()) == pytest.approx(1, abs=0.01)
+    assert profile["activity"]["visits"] >= 1 and profile["last_interaction"].endswith("UTC")
+    assert engine.get_user_profile(None, [3, 9])["interactions"] == 2
 
 
 @pytest.mark.parametrize("which", ["model", "timed_model"])
@@ -393,6 +481,11 @@ WRONG = {
     "unknown title": (["--history", "Synthetic Film 004 (1066)"], "did you mean"),
     "ambiguous title": (["--history", "Synthetic Film"], "fits 80 films"),
     "empty history": (["--history", ""], "history is empty"),
+    "nothing but an age": (["--age", "30"], "history is empty"),
+    "unknown gender": (["--history", "3", "--gender", "X"], "--gender X: choose one of F, M"),
+    "age no number": (["--history", "3", "--age", "old"], "--age"),
+    "no such age": (["--history", "3", "--age", "200"], "--age 200: choose one of 1, 18"),
+    "unknown occupation": (["--user_id", "12", "--occupation", "99"], "--occupation 99"),
     "nobody": ([], "--user_id"),
     "k of 0": (["--user_id", "12", "--k", "0"], "--k 0"),
     "k too large": (["--user_id", "12", "--k", "5000"], "--k 5000: between 1 and"),

@@ -534,18 +534,32 @@ def test_a_larger_catalogue_may_have_newer_films_and_other_people(with_new_films
     years = after.catalogue.years.copy()
     place = after.catalogue.item_index(before.catalogue.movie_ids)
     years[np.setdiff1d(np.arange(FIRST_ITEM, len(years)), place)] = 2030
-    other = dataclasses.replace(after.catalogue, years=years, user_ids=after.catalogue.user_ids[:-3])
-    larger = model.for_catalogue(before.catalogue, other)
+    people = np.append(after.catalogue.user_ids[:-3], [9001, 9002])
+    larger = model.for_catalogue(before.catalogue, dataclasses.replace(after.catalogue, years=years, user_ids=people))
     torch.testing.assert_close(larger.item_table()[place], model.item_table()[FIRST_ITEM:])
-    assert larger.metadata.tables["user_id"].weight.equal(model.metadata.tables["user_id"].weight)
+    known, grown = (some.metadata.tables["user_id"].weight for some in (model, larger))
+    assert grown[:-2].equal(known[:-3]) and grown[-2:].equal(known[:1].expand(2, -1))  # somebody new: unknown
 
 
 @pytest.mark.parametrize("settings", [ModelSettings(fusion="query_key", **TINY_MODEL), ModelSettings(
-    genre_encoder=False, year_encoder=False, **TINY_MODEL)], ids=["query_key", "ids"])
-def test_models_that_rank_by_ids_alone_take_no_new_films(with_new_films, settings):
+    genre_encoder=False, year_encoder=False, **TINY_MODEL), ModelSettings(model="vanilla", **TINY_MODEL)],
+    ids=["query_key", "ids", "vanilla"])
+def test_models_that_know_films_by_experience_place_new_ones_by_genre(with_new_films, settings):
+    """Old films keep their scores; a new one scores like the mean of the films with its genres."""
     before, after = with_new_films
-    with pytest.raises(UserError, match="by their own vectors alone"):
-        fresh_model(before, settings).for_catalogue(before.catalogue, after.catalogue)
+    model = fresh_model(before, settings)
+    assert not model.places_new_films
+    place = after.catalogue.item_index(before.catalogue.movie_ids)
+    fresh = np.setdiff1d(np.arange(FIRST_ITEM, after.catalogue.num_rows), place)[:1]
+    genres = after.catalogue.genres.copy()
+    genres[fresh] = genres[place[4]]
+    larger = model.for_catalogue(before.catalogue, dataclasses.replace(after.catalogue, genres=genres))
+    batch = request(before, 12)
+    moved = batch.replace(items=torch.cat([torch.arange(FIRST_ITEM), torch.from_numpy(place)])[batch.items])
+    old, new = model.score(batch), larger.score(moved)
+    torch.testing.assert_close(new[:, place], old[:, FIRST_ITEM:], rtol=1e-4, atol=1e-4)
+    alike = (before.catalogue.genres == genres[place[4]]).all(1)
+    torch.testing.assert_close(new[:, fresh], old[:, alike].mean(1, keepdim=True), rtol=1e-4, atol=1e-4)
 
 
 def test_a_new_twin_of_an_old_film_scores_like_it_without_its_vector(with_new_films):
@@ -584,7 +598,8 @@ def test_cold_requests_hold_no_new_film_and_rank_among_the_unwatched(with_new_fi
                                                                 requests.candidates, strict=True):
         assert (past, target, candidates) == (history.items.tolist(), ours, among.tolist())
     model = fresh_model(before, ModelSettings(title_encoder="ngrams", **TINY_MODEL))
-    model = model.for_catalogue(before.catalogue, after.catalogue)
+    model = model.for_catalogue(before.catalogue, dataclasses.replace(after.catalogue,
+                                                                      user_ids=before.catalogue.user_ids))
     found = cold_films.cold_ranks(model, requests)
     scores = model.score(history_batch([requests.histories[3]], TINY_MODEL["seq_length"]))[0]
     assert found[3] == (scores[requests.candidates[3]] >= scores[requests.targets[3]]).sum()
