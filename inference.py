@@ -142,8 +142,8 @@ class RecommendationEngine:
         """The history to rank from.
 
         user_id: somebody in the data, or None. item_sequence: film ids, oldest first; without it the person's whole
-        history, for somebody new none. demographics: {'gender': 'F', 'age': 25, 'occupation': 4}, instead of what the
-        data say. at: moment of the request in seconds since 1970, for a model trained with known request time.
+        history, for somebody new none. demographics: some of {'gender': 'F', 'age': 25, 'occupation': 4}, instead of
+        what the data say. at: moment of the request in seconds since 1970, for a model trained with known request time.
         """
         if at is not None and not self.knows_request_time:
             raise UserError("--at: this model was trained with request time unknown and never sees it; drop the flag "
@@ -158,7 +158,8 @@ class RecommendationEngine:
                 "user": person + 1, "demographics": tuple(self.data.demographics[person].tolist())}
             history = History(known_films(self.catalogue, item_sequence or (), "--history"), **known)
         if demographics is not None:
-            history = dataclasses.replace(history, demographics=demographics_of(self.catalogue, demographics))
+            history = dataclasses.replace(history, demographics=demographics_of(self.catalogue, demographics,
+                                                                                history.demographics))
         if self.knows_request_time:
             history = dataclasses.replace(history, request_time=NO_TIME if history.timestamps is None and at is None
                                           else at if at is not None else typical_next_time(history.timestamps))

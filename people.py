@@ -19,20 +19,23 @@ CONFIDENCE = 0.95
 DEMOGRAPHICS = ("gender", "age", "occupation")
 
 
-def demographics_of(catalogue: Catalogue, facts: Mapping[str, str | int | None]) -> tuple[int, int, int]:
-    """Indices of what is said of somebody: {'gender': 'F', 'age': 25, 'occupation': 4}, each in raw codes, each
-    optional; an age in years counts as its group. Raises `UserError` for anything else."""
-    known = dict(zip(DEMOGRAPHICS, (list(GENDERS), list(AGE_GROUPS), sorted(catalogue.occupations)), strict=True))
-    if strange := set(facts) - set(known):
-        raise UserError(f"demographics: {min(strange)!r} is none of {', '.join(known)}")
-    indices = []
-    for name, codes in known.items():
+def demographics_of(catalogue: Catalogue, facts: Mapping[str, str | int | None],
+                    known: tuple[int, int, int] = (UNKNOWN, UNKNOWN, UNKNOWN)) -> tuple[int, int, int]:
+    """Indices of what is said of somebody: {'gender': 'F', 'age': 25, 'occupation': 4}, each in raw codes, None for
+    unknown; an age in years counts as its group. What is not said is as `known`. Raises `UserError` for anything
+    else."""
+    possible = dict(zip(DEMOGRAPHICS, (list(GENDERS), list(AGE_GROUPS), sorted(catalogue.occupations)), strict=True))
+    if strange := set(facts) - set(possible):
+        raise UserError(f"demographics: {min(strange)!r} is none of {', '.join(possible)}")
+    indices = list(known)
+    for place, (name, codes) in enumerate(possible.items()):
         value = facts.get(name)
         if name == "age" and isinstance(value, int) and 1 <= value <= 120:
             value = max(code for code in codes if code <= value)
         if value is not None and value not in codes:
             raise UserError(f"--{name} {value}: choose one of {', '.join(map(str, codes))}")
-        indices.append(UNKNOWN if value is None else codes.index(value) + 1)
+        if name in facts:
+            indices[place] = UNKNOWN if value is None else codes.index(value) + 1
     return tuple(indices)
 
 

@@ -22,8 +22,8 @@ import torch
 from batches import History, history_batch
 from command_line import parse_command_line
 from data_processor import UNKNOWN, SequenceData, process
-from enhanced_model import EnhancedBERT4Rec
 from evaluation.metrics import bootstrap_interval, ranks
+from evaluation.protocols import Ranker
 from evaluation.report import print_table, table_text
 from item_encoders.text import available, text_vectors
 from model_io import new_model
@@ -52,7 +52,7 @@ class ColdRequests:
     """What people are asked. Q requests; indices are those of the whole catalogue."""
 
     histories: list[History]
-    targets: np.ndarray  # (Q,) item_index of a new film
+    targets: np.ndarray  # (Q,) item_index
     candidates: list[np.ndarray]  # of each request, the target among them
 
 
@@ -76,12 +76,12 @@ def cold_requests(whole: SequenceData, known: SequenceData, new: np.ndarray) -> 
 
 
 @torch.no_grad()
-def cold_ranks(model: EnhancedBERT4Rec, requests: ColdRequests) -> np.ndarray:
+def cold_ranks(ranker: Ranker, requests: ColdRequests, seq_length: int) -> np.ndarray:
     """(Q,) rank of each target among its candidates, ties against it."""
     found = []
     for start in range(0, len(requests.targets), BATCH):
         part = slice(start, start + BATCH)
-        scores = model.score(history_batch(requests.histories[part], model.settings.seq_length))
+        scores = ranker.score(history_batch(requests.histories[part], seq_length))
         kept = torch.full_like(scores, -torch.inf)
         for row, candidates in enumerate(requests.candidates[part]):
             kept[row, candidates] = scores[row, candidates]
@@ -157,7 +157,7 @@ def trained_row(settings: Settings, known: SequenceData, whole: SequenceData, re
     model = new_model(known, settings.model)
     progress = fit(model, known, settings)
     films = dataclasses.replace(whole.catalogue, user_ids=known.catalogue.user_ids)
-    rank = cold_ranks(model.cpu().for_catalogue(known.catalogue, films), requests)
+    rank = cold_ranks(model.cpu().for_catalogue(known.catalogue, films), requests, settings.model.seq_length)
     return {**measure(rank, requests), "validation": progress.best["NDCG@10"], "seconds": round(progress.seconds, 1),
             "git_commit": git_commit(),
             "settings": {key: value for key, value in settings.to_dict().items() if key not in BOOKKEEPING}}

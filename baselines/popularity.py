@@ -1,4 +1,4 @@
-"""The films that training has most often: ever, or in a window of time before each request."""
+"""The films that training has most often: ever, among people alike, or in a window of time before each request."""
 
 from __future__ import annotations
 
@@ -24,6 +24,30 @@ class Popularity:
     def score(self, batch: Batch) -> Tensor:
         """(B, R) counts."""
         return self.scores.to(batch.items.device).repeat(len(batch.lengths), 1)
+
+
+class GroupPopularity:
+    """Scores a film by how many of the training interactions of people of the same gender and age group are with it.
+
+    Films at par, and all films for somebody of whom neither or only one is known, follow in the order of their
+    popularity among all.
+    """
+
+    def __init__(self, data: SequenceData) -> None:
+        rows, size = data.training_rows(), data.catalogue.num_rows
+        people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+        gender, age, _ = data.demographics.max(0, initial=1) + 1
+        shape = (int(gender), int(age), size)
+        cells = np.ravel_multi_index((*data.demographics[people, :2].T, data.items[rows]), shape)
+        counts = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape).astype(np.float32)
+        counts[0], counts[:, 0] = 0, 0
+        ever = Popularity(data).scores
+        self.scores = torch.from_numpy(counts) + ever / (ever.max() + 1)  # (genders, ages, R)
+
+    def score(self, batch: Batch) -> Tensor:
+        """(B, R) counts in the group, plus less than 1 by popularity among all."""
+        gender, age, _ = batch.demographics.T
+        return self.scores[gender, age]
 
 
 class RecentPopularity:

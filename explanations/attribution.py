@@ -89,6 +89,12 @@ class Question:
         """(scores, ranks from 1), (N, C) each, as in `scores`."""
         return self.of_histories([self._without(row) for row in kept], without)
 
+    @cached_property
+    def one_by_one(self) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, ranks), (1 + L, C) each: with everything known, then without each interaction."""
+        everything = np.ones((1, self.length), dtype=bool)
+        return self.outcomes(np.concatenate([everything, ~np.eye(self.length, dtype=bool)]))
+
     @torch.no_grad()
     def of_histories(self, histories: list[History],
                      without: Set[str] = frozenset()) -> tuple[np.ndarray, np.ndarray]:
@@ -141,21 +147,15 @@ class Attribution:
 
 def leave_one_out(question: Question, _draw: np.random.Generator) -> Attribution:
     """See the module's head."""
-    rows, _ = one_by_one(question)
+    rows, _ = question.one_by_one
     return Attribution("leave_one_out", rows[0], (rows[0] - rows[1:]).T, family_effects(question, rows[0]))
 
 
 def places_lost(question: Question) -> tuple[np.ndarray, np.ndarray]:
     """((C,) rank of each film from 1 among those that may be recommended, (C, L) by how many ranks it falls without
     each interaction)."""
-    _, ranks = one_by_one(question)
+    _, ranks = question.one_by_one
     return ranks[0], (ranks[1:] - ranks[0]).T
-
-
-def one_by_one(question: Question) -> tuple[np.ndarray, np.ndarray]:
-    """(scores, ranks), (1 + L, C) each: with everything known, then without each interaction."""
-    everything = np.ones((1, question.length), dtype=bool)
-    return question.outcomes(np.concatenate([everything, ~np.eye(question.length, dtype=bool)]))
 
 
 def family_effects(question: Question, score: np.ndarray) -> dict[str, np.ndarray]:

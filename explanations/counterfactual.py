@@ -32,12 +32,13 @@ def smallest_set(question: Question, contributions: np.ndarray, k: int) -> list[
             kept[row, places] = False
         return question.outcomes(kept)[1][:, 0] > k
 
-    singles = [[int(place)] for place in order]
+    single = question.one_by_one[1][1:, 0][order] > k
+    if single.any():
+        return [int(order[single.argmax()])]
     pairs = [list(map(int, pair)) for pair in itertools.combinations(order[:PAIRS_OF], 2)]
-    for sets in (singles, pairs):
-        gone = leaves(sets) if sets else np.zeros(0, dtype=bool)
-        if gone.any():
-            return sorted(sets[int(gone.argmax())])
+    gone = leaves(pairs) if pairs else np.zeros(0, dtype=bool)
+    if gone.any():
+        return sorted(pairs[int(gone.argmax())])
     growing = [[int(place) for place in order[:size]] for size in range(1, length + 1)]
     gone = leaves(growing) if growing else np.zeros(0, dtype=bool)
     if not gone.any():

@@ -14,8 +14,8 @@ SHOWN = 3  # contributions of the history, best and worst flips of the demograph
 
 
 def explanation_table(films: list[dict[str, Any]], reasons: list[dict[str, Any]]) -> Any:
-    """A rich table of recommendations and what speaks for each: what `RecommendationEngine.answer` says, and `explain` with
-    'what_if'."""
+    """A rich table of recommendations and what speaks for each: of what `RecommendationEngine` answers and explains,
+    with 'what_if'."""
     from rich.markup import escape
     from rich.table import Table
 

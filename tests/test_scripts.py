@@ -324,7 +324,9 @@ def test_somebody_new(starting_model, capsys):
     code, out, _ = infer(capsys, "--model_path", starting_model, "--history", "", "--age", 30, "--k", 3, "--explain")
     assert code == 0 and "History: none" in out
     engine = RecommendationEngine(starting_model)
-    assert engine.history(12, None, demographics={"age": 56}).demographics == (0, 7, 0)
+    gender, age, occupation = engine.history(12).demographics
+    assert age and engine.history(12, demographics={"age": 56}).demographics == (gender, 7, occupation)
+    assert engine.history(12, demographics={"age": None, "gender": "F"}).demographics == (1, 0, occupation)
     assert engine.get_user_profile(demographics={"gender": "F"})["interactions"] == 0
 
 

@@ -600,7 +600,7 @@ def test_cold_requests_hold_no_new_film_and_rank_among_the_unwatched(with_new_fi
     model = fresh_model(before, ModelSettings(title_encoder="ngrams", **TINY_MODEL))
     model = model.for_catalogue(before.catalogue, dataclasses.replace(after.catalogue,
                                                                       user_ids=before.catalogue.user_ids))
-    found = cold_films.cold_ranks(model, requests)
+    found = cold_films.cold_ranks(model, requests, TINY_MODEL["seq_length"])
     scores = model.score(history_batch([requests.histories[3]], TINY_MODEL["seq_length"]))[0]
     assert found[3] == (scores[requests.candidates[3]] >= scores[requests.targets[3]]).sum()
     best, worst = (cold_films.measure(rank, requests) for rank in (

@@ -1,0 +1,224 @@
+"""People and films that training never saw: `python -m ablations.cold_start --seeds 3`
+
+A twentieth of the films and a tenth of the people are drawn, and every interaction of either taken out. Two models train
+on the rest, for each seed: the preset as it is, and the same made for newcomers (NEWCOMERS). Three questions:
+
+    new people   those taken out, of whom n interactions are known (0, 1, 2, 5), are asked for the next one: after their
+                 first n ('first'), as when somebody joins, or after the n before their last one ('last'), as when a
+                 past is lost; all films that training knows are ranked but for those n
+    new films    people of the training part are asked for the last new film that they watched, as in cold_films.py,
+                 among the new films alone and among all
+    warm         the test items of the people of the training part: what the means for newcomers cost the others
+
+beside popularity, popularity among people of the same gender and age group, and nearest neighbours by genre. Any flag of
+trainer.py may follow and holds for both models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ablations.cold_films import ColdRequests, cold_ranks, cold_requests
+from baselines.neighbours import GenreNeighbours
+from baselines.popularity import GroupPopularity, Popularity
+from batches import History
+from command_line import parse_command_line
+from data_processor import FIRST_ITEM, SequenceData, process
+from evaluation.metrics import bootstrap_interval, per_request
+from evaluation.protocols import Ranker, target_ranks
+from evaluation.report import print_table, table_text
+from evaluation.significance import compare, compare_over_seeds, mark
+from model_io import load_model, new_model, save_model
+from readers import read_interactions
+from settings import BOOKKEEPING, Settings
+from support.arguments import ArgumentParser, seeds
+from support.checkpoint import write_json
+from support.errors import UserError, run_command
+from support.tracking import git_commit
+from training_loop import fit, seed_everything
+
+FILMS, PEOPLE = 0.05, 0.1
+KNOWN = (0, 1, 2, 5)  # interactions of a new person
+NEWCOMERS: dict[str, Any] = {"start_token": True, "id_dropout": 0.1}
+PLAIN, MADE = "preset", "made for newcomers"
+METRIC = "NDCG@10"
+BASELINES: dict[str, type] = {"popularity": Popularity, "popularity in the group": GroupPopularity,
+                              "genre neighbours": GenreNeighbours}
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What is known, and what is asked; indices are those of the whole catalogue but in `known`."""
+
+    whole: SequenceData
+    known: SequenceData  # without the new films and people
+    requests: dict[str, ColdRequests]
+
+    @property
+    def known_in_whole(self) -> SequenceData:
+        """What is known, with rows for the new films."""
+        catalogue = dataclasses.replace(self.whole.catalogue, user_ids=self.known.catalogue.user_ids)
+        items = catalogue.item_index(self.known.catalogue.movie_id(self.known.items))
+        return dataclasses.replace(self.known, catalogue=catalogue, items=items)
+
+
+def world(settings: Settings, seed: int) -> World:
+    """Draw new films and people. Raises `UserError` where nothing can be asked."""
+    interactions = read_interactions(settings.data.dataset, settings.data.data_dir)
+    whole, draw = process(interactions, settings.data), np.random.default_rng(seed)
+    films, users = whole.catalogue.movie_ids, whole.catalogue.user_ids
+    taken = draw.permutation(films)[:max(1, int(FILMS * len(films)))]
+    strangers = draw.permutation(users)[:max(1, int(PEOPLE * len(users)))]
+    ratings = interactions.ratings
+    known = process(dataclasses.replace(interactions, ratings=ratings[
+        ~ratings["movie_id"].isin(taken) & ~ratings["user_id"].isin(strangers)]), settings.data)
+    old = whole.catalogue.item_index(known.catalogue.movie_ids)
+    new = np.setdiff1d(whole.catalogue.item_index(taken), old)
+    requests = {f"{n} {end}": people_requests(whole, np.sort(whole.catalogue.user_index(strangers) - 1), old, n, end)
+                for end in ("first", "last") for n in KNOWN}
+    films_asked = cold_requests(whole, known, new)
+    requests["among new films"] = films_asked
+    requests["among all films"] = dataclasses.replace(films_asked, candidates=[
+        np.concatenate([np.setdiff1d(old, history.items), candidates])
+        for history, candidates in zip(films_asked.histories, films_asked.candidates, strict=True)])
+    if not all(len(asked.targets) for asked in requests.values()):
+        raise UserError("nobody is left to ask; use a larger data set")
+    return World(whole, known, requests)
+
+
+def people_requests(whole: SequenceData, people: np.ndarray, films: np.ndarray, count: int, end: str) -> ColdRequests:
+    """Strangers (rows of the data) who are asked, among these films, for the one after their first `count`
+    interactions with them, or after the `count` before their last one."""
+    histories, targets, candidates = [], [], []
+    for person in people:
+        rows = np.arange(whole.offsets[person], whole.offsets[person + 1])
+        rows = rows[np.isin(whole.items[rows], films)]
+        if len(rows) <= max(KNOWN):
+            continue
+        *past, target = rows[:count + 1] if end == "first" else rows[-count - 1:]
+        past = np.array(past, dtype=int)
+        histories.append(History(whole.items[past], whole.ratings[past], whole.timestamps[past],
+                                 demographics=tuple(whole.demographics[person].tolist())))
+        targets.append(whole.items[target])
+        candidates.append(np.setdiff1d(films, whole.items[past]))
+    return ColdRequests(histories, np.array(targets), candidates)
+
+
+def trained(settings: Settings, data: SequenceData, folder: Path) -> nn.Module:
+    """The model that these settings give, from `folder` if it lies there already."""
+    if (folder / "checkpoint.json").exists():
+        model, kept, _, info = load_model(folder)
+        if info["split_hash"] == data.split_hash and kept.to_dict() == settings.to_dict():
+            return model
+    seed_everything(settings.train.seed)
+    model = new_model(data, settings.model)
+    progress = fit(model, data, settings)
+    save_model(folder, model, settings, data, progress.best)
+    return model.cpu().eval()
+
+
+def answers(ranker: Ranker, asked: dict[str, ColdRequests], seq_length: int) -> dict[str, np.ndarray]:
+    """NDCG@10 of each request, question by question; none where nothing is known and the model has no start."""
+    return {name: per_request(cold_ranks(ranker, requests, seq_length)[:, None])[METRIC]
+            for name, requests in asked.items()
+            if len(requests.histories[0].items) or getattr(ranker, "starts", True)}
+
+
+def measured(here: World, settings: dict[str, Settings], number: list[int],
+             work: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Row -> question -> (S, Q) NDCG@10; baselines have one seed."""
+    data, found = here.known_in_whole, {}
+    for name, build in BASELINES.items():
+        found[name] = {question: values[None] for question, values in
+                       answers(build(data), here.requests, settings[PLAIN].model.seq_length).items()}
+    for name, own in settings.items():
+        runs = []
+        for seed in number:
+            print(f"{name}, seed {seed}", flush=True)
+            seeded = own.replace(seed=seed)
+            model = trained(seeded, here.known, work / f"{name.replace(' ', '-')}-{seed}")
+            warm = target_ranks(model, here.known, "test", own.model.seq_length, own.eval)
+            larger = model.for_catalogue(here.known.catalogue, data.catalogue)
+            runs.append({**answers(larger, here.requests, own.model.seq_length), "warm": per_request(warm)[METRIC]})
+        found[name] = {question: np.stack([run[question] for run in runs]) for question in runs[0]}
+    return found
+
+
+def summary(found: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Question -> row -> mean, interval over people, spread over seeds, and the difference of the model made for
+    newcomers to that row."""
+    made, result = found[MADE], {}
+    for question in made:
+        rows = {}
+        for name, row in found.items():
+            if question not in row:
+                continue
+            values = row[question]
+            low, high = bootstrap_interval(values.mean(0), 1000)
+            rows[name] = {"mean": float(values.mean()), "low": low, "high": high,
+                          "seeds": [float(value) for value in values.mean(1)]}
+            if name != MADE:
+                paired = len(values) == len(made[question]) > 1
+                gain = compare_over_seeds(made[question], values) if paired else compare(made[question], values)
+                rows[name]["gain of newcomers"] = {name: getattr(gain, name) for name in (
+                    "difference", "low", "high", "p_value")}
+        result[question] = rows
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--seeds", type=seeds, default=[42], metavar="N", help="how many: 42, 43, ... (default: 1)")
+    parser.add_argument("--draw_seed", type=int, default=0, help="of the draw of new films and people")
+    parser.add_argument("--work", type=Path, default=Path("runs/cold_start"), help="trained models (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=Path("results/cold-start"), help="(default: %(default)s)")
+    flags, rest = parser.parse_known_args(argv)
+    preset = [] if "--preset" in rest or "--config" in rest else ["--preset", "quick"]
+    settings, _ = parse_command_line([*preset, *rest], "")
+    if settings.data.protocol != "leave_one_out" or settings.model.model != "enhanced":
+        raise UserError("cold_start asks the enhanced model under --protocol leave_one_out; drop the other flags")
+    here = world(settings, flags.draw_seed)
+    both = {PLAIN: settings, MADE: settings.replace(**NEWCOMERS)}
+    found = measured(here, both, flags.seeds, flags.work)
+    result = summary(found)
+    people, films = (len(here.requests[name].targets) for name in ("0 first", "among new films"))
+    count = here.whole.catalogue.num_rows - here.known.catalogue.num_rows
+    note = (f"{here.whole.name}: {count} films and {PEOPLE:.0%} of the people drawn (seed {flags.draw_seed}), unseen in "
+            f"training; {people:,} new people, {films:,} people asked for a new film, "
+            f"{here.known.num_users:,} warm people (test of leave-one-out, history left out); {METRIC}, full ranking of "
+            f"{here.known.catalogue.num_rows - FIRST_ITEM:,} known films where not said otherwise, what is known left "
+            f"out, ties against the target; 95 % bootstrap intervals over people, mean of {len(flags.seeds)} seeds; "
+            f"difference to the model made for newcomers: paired, * .05 ** .01 *** .001, with several seeds against "
+            f"the preset over people and seeds{'; ' + here.whole.note if here.whole.note else ''}")
+    report(flags.results, note, result, both)
+
+
+def report(folder: Path, note: str, result: dict[str, dict[str, dict[str, Any]]], both: dict[str, Settings]) -> None:
+    """Print the table and write it, with all figures and the settings."""
+    rows = [*BASELINES, PLAIN, MADE]
+    header = ["asked", *rows]
+
+    def cell(row: dict[str, Any] | None) -> str:
+        if row is None:
+            return ""
+        star = mark(row["gain of newcomers"]["p_value"]) if "gain of newcomers" in row else ""
+        return f"{row['mean']:.4f}{star}\n{row['low']:.3f}-{row['high']:.3f}"
+
+    cells = [[question, *(cell(of_row.get(name)) for name in rows)] for question, of_row in result.items()]
+    print_table("New people, new films", note, header, cells)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(f"{note}\n\n{table_text(header, cells)}", encoding="utf-8")
+    write_json(folder / "results.json", {"note": note, "questions": result, "git_commit": git_commit(), "settings": {
+        name: {key: value for key, value in own.to_dict().items() if key not in BOOKKEEPING}
+        for name, own in both.items()}})
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
