@@ -291,7 +291,7 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 def time_rotation(timestamps: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, (B, 1, L, P), that rotate queries and keys by their time.
+    """Cosines and sines, (B, 1, L, P / 2), that rotate half of the P pairs of queries and keys by their time.
 
     A query at t and a key at s then meet under the angle w (t - s): attention sees the time between two events and
     never the date, and stays within the fused kernels. The rotation is RoFormer's (arXiv:2104.09864, eq. 34) with
@@ -304,15 +304,17 @@ def time_rotation(timestamps: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
     # Counted from the oldest event, so that not even rounding depends on later ones; in double: 1e8 s over a minute.
     elapsed = (timestamps - timestamps[:, :1]).double()
     angle = (elapsed[:, :, None] / periods).remainder(1.0).mul(2 * math.pi).float()  # (B, L, P / 2)
-    angle = F.pad(angle, (0, pairs - rotated))[:, None]  # (B, 1, L, P)
-    return angle.cos(), angle.sin()
+    return angle.cos()[:, None], angle.sin()[:, None]
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate the pairs (first half, second half) of each head of x (B, H, L, D / H)."""
-    first, second = x.chunk(2, dim=-1)  # (B, H, L, P) each
+    """Rotate as many pairs (of first half, second half) of each head of x (B, H, L, D / H) as there are angles."""
+    turned = cosine.shape[-1]
+    still = x.shape[-1] // 2 - turned
+    first, first_still, second, second_still = x.split([turned, still, turned, still], dim=-1)
     cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+    return torch.cat([first * cosine - second * sine, first_still, first * sine + second * cosine, second_still],
+                     dim=-1)
 
 
 def initialise(model: nn.Module, std: float) -> None:
