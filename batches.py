@@ -247,7 +247,7 @@ class TrainingBatches:
             count = epoch * (len(self) // world) + step
             cloze = int((count + 1) * self.cloze_share) > int(count * self.cloze_share)
             noise = np.random.default_rng((self.train.seed, epoch, number))
-            batch = self._cloze(rows, noise) if cloze else self._causal(rows)
+            batch = self._cloze(rows, noise) if cloze else self._causal(rows, noise)
             yield hide_context(batch, self.train, noise)
 
     def _gather(self, rows: np.ndarray, shift_start: np.ndarray | int,
@@ -264,8 +264,12 @@ class TrainingBatches:
         people = self.people[rows]
         return torch.from_numpy(people + 1), torch.from_numpy(self.data.demographics[people])
 
-    def _causal(self, rows: np.ndarray) -> Batch:
-        lengths, inputs = self._gather(rows, 0, -1)
+    def _causal(self, rows: np.ndarray, noise: np.random.Generator) -> Batch:
+        shift: np.ndarray | int = 0
+        if self.train.late_start_share:
+            late = noise.random(len(rows)) < self.train.late_start_share
+            shift = noise.integers(0, self.lengths[rows] - 1) * late  # an input and a target stay
+        lengths, inputs = self._gather(rows, shift, -1)
         following = np.where(inputs >= 0, inputs + 1, -1)
         data = self.data
         return Batch("causal", *self._people(rows), self._take(data.items, inputs), self._take(data.ratings, inputs),

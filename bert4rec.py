@@ -107,13 +107,15 @@ class BERT4Rec(nn.Module):
     @torch.no_grad()
     def for_catalogue(self, own: Catalogue, larger: Catalogue) -> BERT4Rec:
         """This model, in evaluation mode, for a catalogue that has its `own` films and others besides; those get the
-        mean vector and bias of the films with the nearest genres. Raises `UserError` where own films are missing."""
+        mean vector, and mean odds, of the films with the nearest genres. Raises `UserError` where own films are
+        missing."""
         rows = torch.cat([torch.arange(FIRST_ITEM), FIRST_ITEM + torch.from_numpy(own.within(larger))])
         weights = like_genres(torch.from_numpy(larger.genres[FIRST_ITEM:]), torch.from_numpy(own.genres[FIRST_ITEM:]))
-        state = self.state_dict()
-        for name in ("items.weight", "item_bias"):
-            known = state[name].cpu()
-            state[name] = torch.cat([known[:FIRST_ITEM], weights @ known[FIRST_ITEM:]]).index_copy(0, rows, known)
+        vectors, bias = self.items.weight.cpu(), self.item_bias.cpu()
+        new = {"items.weight": weights @ vectors[FIRST_ITEM:], "item_bias": (weights @ bias[FIRST_ITEM:].exp()).log()}
+        state = self.state_dict() | {
+            name: torch.cat([known[:FIRST_ITEM], new[name]]).index_copy(0, rows, known)
+            for name, known in (("items.weight", vectors), ("item_bias", bias))}
         model = BERT4Rec.from_settings(len(larger.movie_ids), self.settings)
         model.load_state_dict(state)
         return model.to(self.item_bias.device).eval()

@@ -78,7 +78,8 @@ class Catalogue:
         """This catalogue with one more film, year 0 if unknown; the films stay in order of their raw ids, so some move
         by a row. Raises `UserError` for an id that is taken or a genre that is none of GENRES."""
         if not 0 < movie_id < 2**62 or movie_id in self.movie_ids:
-            raise UserError(f"movie_id {movie_id} is taken or not a positive number; leave it out for the next free one")
+            raise UserError(f"movie_id {movie_id} is taken or not a positive number; leave it out for the next free "
+                            f"one")
         if strange := [name for name in genres if name not in GENRES]:
             raise UserError(f"genres: {strange[0]!r} is none of {', '.join(GENRES)}")
         place = int(np.searchsorted(self.movie_ids, movie_id))

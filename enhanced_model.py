@@ -147,9 +147,9 @@ class EnhancedBERT4Rec(nn.Module):
         """This model, in evaluation mode, for a catalogue that has its `own` films and others besides.
 
         A film that training never saw is what the encoders say of its title, year and genres; it has no vector of its
-        own, and the mean bias. Only where the encoders do not rank films (`places_new_films`) it gets the mean vector
-        and bias of the films with the nearest genres. People follow `larger`; somebody new starts as unknown. Raises
-        `UserError` where own films are missing.
+        own, and the bias that gives it the mean odds of the films known. Only where the encoders do not rank films
+        (`places_new_films`) it gets the mean vector, and mean odds, of the films with the nearest genres. People
+        follow `larger`; somebody new starts as unknown. Raises `UserError` where own films are missing.
         """
         device = self.special.device
         if device.type != "cpu":
@@ -167,8 +167,8 @@ class EnhancedBERT4Rec(nn.Module):
             model.encoders["id"].table.weight.copy_((weights @ own_vectors).index_copy(0, place, own_vectors))
         for name in {"next_bias", "masked_bias"} & set(state):
             bias = state[name]
-            state[name] = torch.cat([bias[:FIRST_ITEM], (weights @ bias[FIRST_ITEM:]).index_copy(
-                0, place, bias[FIRST_ITEM:])])
+            expected = (weights @ bias[FIRST_ITEM:].exp()).log()
+            state[name] = torch.cat([bias[:FIRST_ITEM], expected.index_copy(0, place, bias[FIRST_ITEM:])])
         if (people := "metadata.tables.user_id.weight") in state:
             state[people] = state[people][np.append(UNKNOWN, own.user_index(larger.user_ids))]
         model.load_state_dict({**model.state_dict(), **state})

@@ -298,6 +298,8 @@ class TrainSettings:
     """(enhanced) share of sequences trained without ratings, times or metadata, so that each may be missing later."""
     user_id_dropout: float = 0.5
     """(enhanced) share of sequences trained with the person's own token replaced by the unknown one."""
+    late_start_share: float = 0.0
+    """(enhanced) share of causal training sequences that begin at a random interaction, as if the past were lost."""
     checkpoint_dir: str = "checkpoints"
     """Folder for best/ (the model to use) and last/ (what --resume needs)."""
     runs_dir: str = "runs"
@@ -322,7 +324,7 @@ class TrainSettings:
         require(self.learning_rate > 0, "--learning_rate must be above 0")
         require(0 < self.mask_prob < 1, "--mask_prob must lie between 0 and 1")
         for name in ("warmup_share", "last_mask_share", "last_too_share", "masked_batch_share", "context_dropout",
-                     "user_id_dropout", "gbce_t", "label_smoothing", "teacher_share"):
+                     "user_id_dropout", "late_start_share", "gbce_t", "label_smoothing", "teacher_share"):
             require(0 <= getattr(self, name) <= 1, f"--{name} must lie in [0, 1]")
         require(self.teacher_temperature > 0, "--teacher_temperature must be above 0")
         require(0 <= self.ema_decay < 1, "--ema_decay must lie in [0, 1)")

@@ -1,7 +1,7 @@
 """People and films that training never saw: `python -m ablations.cold_start --seeds 3`
 
-A twentieth of the films and a tenth of the people are drawn, and every interaction of either taken out. Two models train
-on the rest, for each seed: the preset as it is, and the same made for newcomers (NEWCOMERS). Three questions:
+A twentieth of the films and a tenth of the people are drawn, and every interaction of either taken out. Two models
+train on the rest, for each seed: the preset as it is, and the same made for newcomers (NEWCOMERS). Three questions:
 
     new people   those taken out, of whom n interactions are known (0, 1, 2, 5), are asked for the next one: after their
                  first n ('first'), as when somebody joins, or after the n before their last one ('last'), as when a
@@ -10,8 +10,8 @@ on the rest, for each seed: the preset as it is, and the same made for newcomers
                  among the new films alone and among all
     warm         the test items of the people of the training part: what the means for newcomers cost the others
 
-beside popularity, popularity among people of the same gender and age group, and nearest neighbours by genre. Any flag of
-trainer.py may follow and holds for both models.
+beside popularity, popularity among people of the same gender and age group, and nearest neighbours by genre. Any flag
+of trainer.py may follow and holds for both models.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from baselines.neighbours import GenreNeighbours
 from baselines.popularity import GroupPopularity, Popularity
 from batches import History
 from command_line import parse_command_line
-from data_processor import FIRST_ITEM, SequenceData, process
+from data_processor import SequenceData, process
 from evaluation.metrics import bootstrap_interval, per_request
 from evaluation.protocols import Ranker, target_ranks
 from evaluation.report import print_table, table_text
@@ -177,7 +177,8 @@ def main(argv: list[str]) -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--seeds", type=seeds, default=[42], metavar="N", help="how many: 42, 43, ... (default: 1)")
     parser.add_argument("--draw_seed", type=int, default=0, help="of the draw of new films and people")
-    parser.add_argument("--work", type=Path, default=Path("runs/cold_start"), help="trained models (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=Path("runs/cold_start"),
+                        help="trained models (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=Path("results/cold-start"), help="(default: %(default)s)")
     flags, rest = parser.parse_known_args(argv)
     preset = [] if "--preset" in rest or "--config" in rest else ["--preset", "quick"]
@@ -190,10 +191,10 @@ def main(argv: list[str]) -> None:
     result = summary(found)
     people, films = (len(here.requests[name].targets) for name in ("0 first", "among new films"))
     count = here.whole.catalogue.num_rows - here.known.catalogue.num_rows
-    note = (f"{here.whole.name}: {count} films and {PEOPLE:.0%} of the people drawn (seed {flags.draw_seed}), unseen in "
-            f"training; {people:,} new people, {films:,} people asked for a new film, "
+    note = (f"{here.whole.name}: {count} films and {PEOPLE:.0%} of the people drawn (seed {flags.draw_seed}), unseen "
+            f"in training; {people:,} new people, {films:,} people asked for a new film, "
             f"{here.known.num_users:,} warm people (test of leave-one-out, history left out); {METRIC}, full ranking of "
-            f"{here.known.catalogue.num_rows - FIRST_ITEM:,} known films where not said otherwise, what is known left "
+            f"{len(here.known.catalogue.movie_ids):,} known films where not said otherwise, what is known left "
             f"out, ties against the target; 95 % bootstrap intervals over people, mean of {len(flags.seeds)} seeds; "
             f"difference to the model made for newcomers: paired, * .05 ** .01 *** .001, with several seeds against "
             f"the preset over people and seeds{'; ' + here.whole.note if here.whole.note else ''}")

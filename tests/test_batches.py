@@ -113,6 +113,21 @@ def test_context_dropout_hides_the_stated_share(data):
     assert all((batch.users == 0).all() for batch in batches)
 
 
+def test_late_starts_are_ends_of_the_same_windows(data):
+    """The stated share begins later, anywhere; each still ends where it did, and the others are as they were."""
+    whole = {batch.users[row].item(): batch.items[row][:length].tolist() for batch in TrainingBatches(
+        data, 12, PLAIN, 0.0).epoch(0) for row, length in enumerate(batch.lengths.tolist())}
+    left = []
+    for epoch in range(20):
+        for batch in TrainingBatches(data, 12, dataclasses.replace(PLAIN, late_start_share=0.5), 0.0).epoch(epoch):
+            for row, length in enumerate(batch.lengths.tolist()):
+                items = whole[batch.users[row].item()]
+                assert batch.items[row][:length].tolist() == items[-length:]
+                left.append(length / len(items))
+    assert 0.5 < np.mean(np.array(left) == 1) < 0.65  # some late starts fall on the first
+    assert 0.4 < np.mean([share for share in left if share < 1]) < 0.6 and min(left) < 0.1
+
+
 def mask(lengths, width, **changes):
     settings = TrainSettings(**{"mask_prob": 0.3, "last_mask_share": 0.0, **changes})
     return cloze_mask(np.asarray(lengths), width, settings, rng())

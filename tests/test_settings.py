@@ -38,7 +38,8 @@ OTHER_VALUE = {
     "next_item_weight": 0.3, "rating_weight": 0.0, "preference_weight": 0.0,
     "loss": "sampled_softmax", "negatives": 3, "negative_sampling": "popularity", "gbce_t": 0.1,
     "label_smoothing": 0.3, "popularity_correction": 1.0, "ema_decay": 0.5,
-    "context_dropout": 0.9, "user_id_dropout": 0.0, "filter_seen": False, "eval_every": 2, "patience": 1,
+    "context_dropout": 0.9, "user_id_dropout": 0.0, "late_start_share": 1.0, "filter_seen": False,
+    "eval_every": 2, "patience": 1,
     "holdout_share": 0.3, "split_seed": 3, "targets_per_person": 1,
 }
 TESTED_ELSEWHERE = {

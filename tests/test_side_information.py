@@ -522,7 +522,8 @@ def test_a_larger_catalogue_changes_nothing_for_old_films(with_new_films, settin
     assert len(new[0, fresh].unique()) > 1  # each by its own attributes
     if model.masked_head is not None:
         torch.testing.assert_close(larger.masked_bias[place], model.masked_bias[FIRST_ITEM:])
-        torch.testing.assert_close(larger.masked_bias[fresh], model.masked_bias[FIRST_ITEM:].mean().expand(len(fresh)))
+        torch.testing.assert_close(larger.masked_bias[fresh].exp(),
+                                   model.masked_bias[FIRST_ITEM:].exp().mean().expand(len(fresh)))
     with pytest.raises(UserError, match="lacks films"):
         larger.for_catalogue(after.catalogue, before.catalogue)
 
@@ -545,7 +546,8 @@ def test_a_larger_catalogue_may_have_newer_films_and_other_people(with_new_films
     genre_encoder=False, year_encoder=False, **TINY_MODEL), ModelSettings(model="vanilla", **TINY_MODEL)],
     ids=["query_key", "ids", "vanilla"])
 def test_models_that_know_films_by_experience_place_new_ones_by_genre(with_new_films, settings):
-    """Old films keep their scores; a new one scores like the mean of the films with its genres."""
+    """Old films keep their scores; a new one scores like the mean of the films with its genres, but for the mean of
+    their biases, which is that of odds."""
     before, after = with_new_films
     model = fresh_model(before, settings)
     assert not model.places_new_films
@@ -559,7 +561,9 @@ def test_models_that_know_films_by_experience_place_new_ones_by_genre(with_new_f
     old, new = model.score(batch), larger.score(moved)
     torch.testing.assert_close(new[:, place], old[:, FIRST_ITEM:], rtol=1e-4, atol=1e-4)
     alike = (before.catalogue.genres == genres[place[4]]).all(1)
-    torch.testing.assert_close(new[:, fresh], old[:, alike].mean(1, keepdim=True), rtol=1e-4, atol=1e-4)
+    bias = (model.item_bias if settings.model == "vanilla" else model.next_bias)[alike]
+    expected = (old[:, alike] - bias).mean(1, keepdim=True) + bias.exp().mean().log()
+    torch.testing.assert_close(new[:, fresh], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_new_twin_of_an_old_film_scores_like_it_without_its_vector(with_new_films):
@@ -576,7 +580,7 @@ def test_a_new_twin_of_an_old_film_scores_like_it_without_its_vector(with_new_fi
     table = larger.item_table()
     own = larger.encoders["id"].table.weight[twin - FIRST_ITEM]
     torch.testing.assert_close(table[new], table[twin] - own)
-    torch.testing.assert_close(larger.next_bias[new], model.next_bias[FIRST_ITEM:].mean())
+    torch.testing.assert_close(larger.next_bias[new].exp(), model.next_bias[FIRST_ITEM:].exp().mean())
 
 
 def test_cold_requests_hold_no_new_film_and_rank_among_the_unwatched(with_new_films):
