@@ -58,13 +58,15 @@ class Query:
 class RecommendationEngine:
     """A trained model with its catalogue and, when somebody in the data is asked for, the data it was trained on.
 
+    mapped: several processes share one copy of the weights (support/checkpoint.py).
+
     Raises `UserError` for whatever the caller can mend: unknown ids, empty histories, unusable checkpoints.
     """
 
     def __init__(self, model_path: str | Path = "checkpoints/best", metadata_path: str | Path | None = None,
-                 data_dir: str | None = None) -> None:
+                 data_dir: str | None = None, mapped: bool = False) -> None:
         self.model, self.settings, self.catalogue, self.info = load_model(
-            Path(model_path), Path(metadata_path) if metadata_path else None)
+            Path(model_path), Path(metadata_path) if metadata_path else None, mapped)
         self.model_path, self.data_dir = Path(model_path), data_dir
         self.trained, self.new_films = (self.model, self.catalogue), set()  # set: raw ids of films added since
         self.seq_length = self.settings.model.seq_length

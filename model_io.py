@@ -48,15 +48,15 @@ def save_model(folder: Path, model: nn.Module, settings: Settings, data: Sequenc
     write_checkpoint(folder, model.state_dict(), info, {METADATA: _metadata(films)}, keep_previous)
 
 
-def load_model(folder: Path,
-               metadata_path: Path | None = None) -> tuple[nn.Module, Settings, Catalogue, dict[str, Any]]:
+def load_model(folder: Path, metadata_path: Path | None = None,
+               mapped: bool = False) -> tuple[nn.Module, Settings, Catalogue, dict[str, Any]]:
     """(model in evaluation mode, settings, catalogue, info) of a checkpoint folder.
 
     Titles, genres and years come from `metadata_path`, else from metadata.json in the folder, else from the files of
-    the data set that the model was trained on. Raises `UserError` if the folder is missing, corrupted, foreign, or its
-    metadata belong to another catalogue.
+    the data set that the model was trained on. mapped: as in `read_checkpoint`. Raises `UserError` if the folder is
+    missing, corrupted, foreign, or its metadata belong to another catalogue.
     """
-    tensors, info = read_checkpoint(folder)
+    tensors, info = read_checkpoint(folder, mapped)
     if "movie_ids" not in info:
         raise UserError(f"{folder} holds no catalogue: it is the state of a training run or a library model, "
                         f"not a model for recommendation; give checkpoints/best")
@@ -77,7 +77,7 @@ def load_model(folder: Path,
         model = build_model(catalogue, settings.model)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from error
-    load_weights(model, tensors, str(folder))
+    load_weights(model, tensors, str(folder), assign=mapped)
     return model.eval(), settings, catalogue, info
 
 

@@ -193,8 +193,8 @@ def main(argv: list[str]) -> None:
     count = here.whole.catalogue.num_rows - here.known.catalogue.num_rows
     note = (f"{here.whole.name}: {count} films and {PEOPLE:.0%} of the people drawn (seed {flags.draw_seed}), unseen "
             f"in training; {people:,} new people, {films:,} people asked for a new film, "
-            f"{here.known.num_users:,} warm people (test of leave-one-out, history left out); {METRIC}, full ranking of "
-            f"{len(here.known.catalogue.movie_ids):,} known films where not said otherwise, what is known left "
+            f"{here.known.num_users:,} warm people (test of leave-one-out, history left out); {METRIC}, full ranking "
+            f"of {len(here.known.catalogue.movie_ids):,} known films where not said otherwise, what is known left "
             f"out, ties against the target; 95 % bootstrap intervals over people, mean of {len(flags.seeds)} seeds; "
             f"difference to the model made for newcomers: paired, * .05 ** .01 *** .001, with several seeds against "
             f"the preset over people and seeds{'; ' + here.whole.note if here.whole.note else ''}")

@@ -66,18 +66,21 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, info) of a checkpoint folder. Raises `UserError` if it is missing, corrupted or of another program."""
+def read_checkpoint(folder: Path, mapped: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, info) of a checkpoint folder. Raises `UserError` if it is missing, corrupted or of another program.
+
+    mapped: tensors that are the file itself, so that several processes share one copy in memory; they stay valid while
+    the folder is replaced, but not if the file is written in place.
+    """
     from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.torch import load, load_file
 
     info = read_json(folder / INFO)
     if info.get("format") != FORMAT:
         raise UserError(f"{folder / INFO} says format {info.get('format')!r}, this program reads {FORMAT!r}; "
                         f"train again or use the version that wrote it ({info.get('git_commit', 'unknown')})")
     try:
-        # Bytes, not a mapped file: the folder may be replaced while the tensors are in use.
-        return load((folder / WEIGHTS).read_bytes()), info
+        return load_file(folder / WEIGHTS) if mapped else load((folder / WEIGHTS).read_bytes()), info
     except FileNotFoundError:
         raise UserError(f"{folder / WEIGHTS} is missing; the checkpoint is incomplete, train again") from None
     except (SafetensorError, ValueError) as error:
@@ -100,8 +103,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Copy tensors into a model. Raises `UserError` naming the first that is missing, foreign or of another shape."""
+def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str, assign: bool = False) -> None:
+    """Copy tensors into a model, or make them its own. Raises `UserError` naming the first that is missing, foreign or
+    of another shape."""
     expected = model.state_dict()
     for name in [*expected, *tensors]:
         if name not in tensors or name not in expected:
@@ -110,4 +114,4 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str
         if tensors[name].shape != expected[name].shape:
             raise UserError(f"{source} does not fit this model: {name!r} is {tuple(tensors[name].shape)}, "
                             f"expected {tuple(expected[name].shape)}; was it trained on another catalogue?")
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, assign=assign)

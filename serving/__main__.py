@@ -1,0 +1,57 @@
+"""Serve a trained model: `python -m serving --model_path checkpoints/best`, then open http://127.0.0.1:8000
+
+Several workers share one copy of the weights in memory. A new checkpoint in the folder is served as soon as it is
+there; Ctrl-C answers what has been asked and ends.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from serving.app import Config, to_environment
+from serving.engines import load_engines
+from support.arguments import ArgumentParser
+from support.errors import UserError, run_command
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    parser = ArgumentParser(__doc__)
+    add = parser.add_argument
+    add("--model_path", default="checkpoints/best", help="folder of a trained model (default: %(default)s)")
+    add("--vanilla_path", default="models/vanilla",
+        help="the model to compare with, '' for none (default: %(default)s)")
+    add("--data_dir", help="folder with the data set's original files (default: as in training)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
+    add("--port", type=int, default=8000, help="(default: %(default)s)")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core, %(default)s)")
+    flags = parser.parse_args(argv)
+    if flags.workers < 1 or not 0 < flags.port < 65536:
+        raise UserError("--workers must be at least 1 and --port lie in 1 to 65535")
+    vanilla = flags.vanilla_path if flags.vanilla_path and Path(flags.vanilla_path).exists() else None
+    # What is wrong with them is said here, once, and not by each worker.
+    load_engines(Path(flags.model_path), Path(vanilla) if vanilla else None, flags.data_dir)
+    try:
+        loopback = flags.host == "localhost" or ipaddress.ip_address(flags.host).is_loopback
+    except ValueError:
+        raise UserError(f"--host {flags.host}: give an address such as 127.0.0.1") from None
+    hosts = ("localhost", "127.0.0.1", "[::1]", flags.host) if loopback else ("*",)
+    to_environment(Config(flags.model_path, vanilla, flags.data_dir, hosts))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // flags.workers)))
+    with tempfile.TemporaryDirectory() as counters:
+        if flags.workers > 1:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
+        import uvicorn
+
+        print(f"http://{flags.host}:{flags.port}", flush=True)
+        uvicorn.run("serving.app:from_environment", factory=True, host=flags.host, port=flags.port,
+                    workers=flags.workers, log_level="warning", access_log=False, timeout_graceful_shutdown=10,
+                    limit_concurrency=1000, server_header=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,103 @@
+"""Who computes when: queries that wait together are ranked together; explanations never stand in their way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from inference import Query, RecommendationEngine
+
+MOST = 32  # queries in a batch
+WAITING = {"rank": 512, "explain": 32}  # at most; who comes then is sent away
+Answer = TypeVar("Answer")
+
+
+class Busy(Exception):
+    """Too many wait already."""
+
+
+class Batcher:
+    """Ranks for many callers. While one batch is computed the next one gathers, so nobody waits for company.
+
+    Explanations run in a thread of their own at a lower priority (on Linux), one at a time.
+    """
+
+    def __init__(self, observe: Callable[[int], None] = lambda size: None) -> None:
+        self.observe = observe  # told the size of each batch
+        self.waiting: asyncio.Queue[tuple[RecommendationEngine, Query, asyncio.Future]] = asyncio.Queue(WAITING["rank"])
+        self.ranker = ThreadPoolExecutor(1, "rank")
+        self.explainer = ThreadPoolExecutor(1, "explain", _step_back)
+        self.explaining = 0
+        self.task: asyncio.Task | None = None
+
+    def start(self) -> None:
+        """Begin to serve, in the running event loop."""
+        self.task = asyncio.create_task(self._serve())
+
+    async def stop(self) -> None:
+        """End when all that waits has been answered."""
+        await self.waiting.join()
+        if self.task is not None:
+            self.task.cancel()
+        self.ranker.shutdown()
+        self.explainer.shutdown()
+
+    async def rank(self, engine: RecommendationEngine, query: Query) -> list[dict[str, Any]]:
+        """`engine.answer` of one query. Raises `Busy`, or what that raises."""
+        future = asyncio.get_running_loop().create_future()
+        try:
+            self.waiting.put_nowait((engine, query, future))
+        except asyncio.QueueFull:
+            raise Busy from None
+        return await future
+
+    async def explain(self, work: Callable[[], Answer]) -> Answer:
+        """The result of something slow. Raises `Busy`, or what that raises."""
+        if self.explaining >= WAITING["explain"]:
+            raise Busy
+        self.explaining += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.explainer, work)
+        finally:
+            self.explaining -= 1
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [await self.waiting.get()]
+            while len(batch) < MOST and not self.waiting.empty():
+                batch.append(self.waiting.get_nowait())
+            self.observe(len(batch))
+            for engine in {id(engine): engine for engine, _, _ in batch}.values():
+                part = [(query, future) for own, query, future in batch if own is engine]
+                answers = await loop.run_in_executor(self.ranker, answers_of, engine, [query for query, _ in part])
+                for (_, future), answer in zip(part, answers, strict=True):
+                    if future.cancelled():
+                        continue
+                    if isinstance(answer, Exception):
+                        future.set_exception(answer)
+                    else:
+                        future.set_result(answer)
+            for _ in batch:
+                self.waiting.task_done()
+
+
+def answers_of(engine: RecommendationEngine, queries: list[Query]) -> list[list[dict[str, Any]] | Exception]:
+    """The answer to each query, or what was wrong with it: one bad query spoils no other's answer."""
+    try:
+        return list(engine.answer(queries))
+    except Exception as error:
+        if len(queries) == 1:
+            return [error]
+        return [answers_of(engine, [query])[0] for query in queries]
+
+
+def _step_back() -> None:
+    """Give the calling thread a lower priority than its siblings."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
