@@ -46,13 +46,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Query:
     """What is asked of the engine: the `k` best films after a history, with any of these `genres` (none = all), of
-    `year_from` or later, films of the history left out if `filter_seen`."""
+    `year_from` or later, films of the history left out if `filter_seen`; `or_fewer` if fewer are left."""
 
     history: History
     k: int = 10
     filter_seen: bool = True
     genres: Sequence[str] = ()
     year_from: int | None = None
+    or_fewer: bool = False
 
 
 class RecommendationEngine:
@@ -177,11 +178,12 @@ class RecommendationEngine:
         for query, films in zip(queries, allowed, strict=True):
             if query.filter_seen:
                 films[query.history.items] = False
-            if not 1 <= query.k <= int(films.sum()):
+            if query.k < 1 or (query.k > films.sum() and not query.or_fewer):
                 raise UserError(f"--k {query.k}: between 1 and {int(films.sum())} films can be recommended here")
         states = self.model.request_states(history_batch([query.history for query in queries], self.seq_length))
         scores = self.model.rank(states).masked_fill(~torch.from_numpy(allowed), -torch.inf)  # (B, R)
-        return [self._rows(state, row.topk(query.k)) for query, state, row in zip(queries, states, scores, strict=True)]
+        counts = np.minimum(allowed.sum(1), [query.k for query in queries]).tolist()
+        return [self._rows(state, row.topk(count)) for count, state, row in zip(counts, states, scores, strict=True)]
 
     def _rows(self, state: torch.Tensor, best: Any) -> list[dict[str, Any]]:
         rows = [{"rank": rank, **self.film(index), "score": round(float(score), 4)}

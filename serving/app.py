@@ -131,7 +131,7 @@ def create_app(config: Config) -> FastAPI:
     _add_questions(app, service)
     _add_surroundings(app, service)
     for middleware, options in ((BodyLimit, {}), (Measured, {"metrics": service.metrics}), (SecurityHeaders, {}),
-                                (TrustedHostMiddleware, {"allowed_hosts": [*config.hosts, "testserver"]})):
+                                (TrustedHostMiddleware, {"allowed_hosts": list(config.hosts)})):
         app.add_middleware(middleware, **options)
     return app
 
@@ -150,11 +150,11 @@ def to_environment(config: Config) -> None:
 def _add_questions(app: FastAPI, service: Service) -> None:
     @app.post("/recommend", response_model=Recommendations, responses=REFUSALS)
     async def recommend(wish: Wish) -> Response:
-        """The k best films for a person."""
+        """The k best films for a person, fewer if fewer are left."""
         engine, main = service.engine(wish.model), service.engines.main
         history, note = service.history(wish, engine, main)
         rows = await service.batcher.rank(engine, inference.Query(
-            history, wish.k, wish.filter_seen, wish.genres, wish.year_from))
+            history, wish.k, wish.filter_seen, wish.genres, wish.year_from, or_fewer=True))
         return JSONResponse({"recommendations": rows, "note": note})
 
     @app.post("/explain", response_model=Explanations, responses=REFUSALS)

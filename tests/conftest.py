@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +19,7 @@ from data_processor import SequenceData, load, process
 from readers.interactions import Interactions
 from readers.synthetic import generate
 from settings import DataSettings, ModelSettings, Settings
+from support.errors import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT / "ml-1m"
@@ -117,6 +123,54 @@ def tiny_settings(tmp_path: Path, model: ModelSettings, **changes: object) -> Se
     values = dict(dataset="synthetic", max_epochs=2, batch_size=16, precision="fp32", device="cpu",
                   checkpoint_dir=str(tmp_path / "checkpoints"), runs_dir=str(tmp_path / "runs"), bootstrap_samples=100)
     return Settings(model=model).replace(**{**values, **changes})
+
+
+SERVED = ["--preset", "quick", "--hidden_size", "16", "--seq_length", "20", "--max_steps", "6", "--learning_rate",
+          "0.01", "--bootstrap_samples", "100", "--precision", "fp32", "--device", "cpu", "--start_token"]
+
+
+@pytest.fixture(scope="session")
+def service_files(tiny: Interactions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny world as files (data), a model that serves empty histories (main), a vanilla one of fewer films."""
+    import trainer
+
+    place = tmp_path_factory.mktemp("service")
+    data = write_ml_1m(place / "data", tiny.ratings, tiny.movies, tiny.users)
+    for name, flags in (("main", []), ("vanilla", ["--model", "vanilla", "--min_item_count", "22"])):
+        kept = [flag for flag in SERVED if name == "main" or flag != "--start_token"]
+        assert run_command(trainer.main, [*kept, "--data_dir", str(data), "--checkpoint_dir", str(place / name),
+                                          "--runs_dir", str(place), *flags]) == 0
+    return place
+
+
+def start_service(files: Path, *flags: str) -> tuple[subprocess.Popen[str], str]:
+    """`python -m serving` on a free port: the process, and its address as soon as it answers."""
+    import httpx
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-m", "serving", "--model_path", str(files / "main" / "best"),
+                                "--vanilla_path", str(files / "vanilla" / "best"), "--data_dir", str(files / "data"),
+                                "--port", str(port), *flags], cwd=ROOT, text=True)
+    url, until = f"http://127.0.0.1:{port}", time.monotonic() + 90
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return process, url
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    process.kill()
+    raise RuntimeError("the service did not start")
+
+
+@pytest.fixture(scope="session")
+def live_service(service_files: Path) -> Iterator[str]:
+    """Address of a running service."""
+    process, url = start_service(service_files, "--workers", "1")
+    yield url
+    process.terminate()
+    process.wait(timeout=30)
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -3,12 +3,13 @@ import { html, render, useEffect, useMemo, useRef, useState } from "/static/vend
 
 const FAMILIES = {
   ratings: "ratings given", times: "when you watch", demographics: "age, gender, occupation",
-  user_id: "learned of you beside the history", genres: "genres", year: "year", title: "title",
+  user_id: "learned of you beside the history", genres: "its genres", year: "its year", title: "its title",
   graph: "films that go with it",
 };
 const MODELS = { main: "Enhanced BERT4Rec", vanilla: "Vanilla BERT4Rec", popularity: "Most popular" };
 const REASONS = 3;  // bars on a card
 const SHOWN = 15;   // films of the history in the full explanation
+const wide = matchMedia("(min-width: 992px)").matches;  // else what may be changed stands folded above the films
 
 async function ask(path, body, signal) {
   const answer = await fetch(path, body === undefined ? { signal } : {
@@ -76,7 +77,7 @@ function reasonsOf(why) {
 }
 
 function Card({ film, why, waiting, onOpen }) {
-  return html`<article class="card film mb-2"><div class="card-body p-2">
+  return html`<article class="card film"><div class="card-body p-2">
     <div class="d-flex gap-2">
       <div class="rank text-body-secondary">${film.rank}</div>
       <div class="flex-grow-1 min-w-0">
@@ -107,8 +108,10 @@ function Column({ name, wish, person, onOpen, titled }) {
     ${titled && html`<h2 class="h5">${MODELS[name]}</h2>`}
     ${error && html`<div class="alert alert-warning" role="alert">${error}</div>`}
     ${waiting && !films.length && html`<p class="text-body-secondary">asking …</p>`}
+    ${content && films.length < 10 && html`<p class="text-body-secondary">${films.length
+      ? `Only ${films.length} such films are left.` : "No such film is left."}</p>`}
     ${content?.note && html`<p class="small text-body-secondary">${content.note}</p>`}
-    <div data-testid=${`films-${name}`}>${films.map((film) => html`<${Card} key=${film.movie_id} film=${film}
+    <div class=${`films ${titled ? "" : "alone"}`} data-testid=${`films-${name}`}>${films.map((film) => html`<${Card} key=${film.movie_id} film=${film}
       why=${explained.waiting ? undefined : reasons[film.movie_id]} waiting=${name === "main" && explained.waiting}
       onOpen=${name === "main" && (() => onOpen(film))} />`)}</div></section>`;
 }
@@ -160,7 +163,7 @@ function Person({ known, state, set }) {
     films.map((film) => ({ value: String(film.movie_id), text: film.title })));
   return html`
     <ul class="nav nav-pills nav-fill mb-3" role="tablist">
-      ${[["user", "Somebody in the data", known.users], ["own", "My own films", true]].map(([kind, text, there]) => html`
+      ${[["user", "A user", known.users], ["own", "My films", true]].map(([kind, text, there]) => html`
         <li class="nav-item" role="presentation"><button type="button" role="tab" disabled=${!there}
           aria-selected=${state.kind === kind} class=${`nav-link ${state.kind === kind ? "active" : ""}`}
           onClick=${() => set({ kind })}>${text}</button></li>`)}</ul>
@@ -175,19 +178,19 @@ function Person({ known, state, set }) {
         mostly ${told.favourite_genres.join(", ")}`)}</p>`
       : html`<${Choice} id="history" label="Films watched, oldest first" search=${search} options=${[]}
           value=${[]} placeholder="type a title" onChange=${(values) => set({ history: values.map(Number) })} />`}
-    <fieldset class="mb-3"><legend class="h6">The person</legend>
+    <details class="mb-3" open=${wide}><summary>The person</summary>
       <${Select} id="gender" label="Gender" value=${state.gender} onChange=${(gender) => set({ gender })}
         options=${[["", unsaid], ["F", "woman"], ["M", "man"]]} />
       <${Select} id="age" label="Age" value=${state.age} onChange=${(age) => set({ age })}
         options=${[["", unsaid], ...Object.entries(known.ages)]} />
       <${Select} id="occupation" label="Occupation" value=${state.occupation}
         onChange=${(occupation) => set({ occupation })} options=${[["", unsaid], ...Object.entries(known.occupations)]} />
-    </fieldset>`;
+    </details>`;
 }
 
 function Page({ known }) {
-  const [state, setState] = useState({ kind: known.users ? "user" : "own", user: known.users ? 123 : null, history: [],
-    gender: "", age: "", occupation: "", genres: [], year: "", at: "", compare: false });
+  const [state, setState] = useState({ kind: known.users ? "user" : "own", user: known.users && Math.min(123, known.users[1]),
+    history: [],    gender: "", age: "", occupation: "", genres: [], year: "", at: "", compare: false });
   const [open, setOpen] = useState(null);
   const set = (changes) => setState((old) => ({ ...old, ...changes }));
   const person = useMemo(() => {
@@ -210,7 +213,7 @@ function Page({ known }) {
     <main class="container-fluid"><div class="row">
       <form class="col-12 col-lg-3 mb-3" onSubmit=${(event) => event.preventDefault()}>
         <${Person} known=${known} state=${state} set=${set} />
-        <fieldset class="mb-3"><legend class="h6">The films</legend>
+        <details class="mb-3" open=${wide}><summary>The films</summary>
           <${Choice} id="genres" label="With any of these genres" value=${[]} placeholder="any genre"
             options=${known.genres.map((genre) => ({ value: genre, text: genre }))}
             onChange=${(genres) => set({ genres })} />
@@ -221,14 +224,14 @@ function Page({ known }) {
           <input id="at" type="datetime-local" class="form-control form-control-sm" value=${state.at}
             disabled=${!known.knows_request_time} onChange=${(event) => set({ at: event.target.value })} />
           ${!known.knows_request_time && html`<div class="form-text">The served model never sees the time of a
-            request.</div>`}</fieldset>
+            request.</div>`}</details>
         ${known.models.length > 1 && html`<div class="form-check form-switch">
           <input id="compare" class="form-check-input" type="checkbox" role="switch" checked=${state.compare}
             onChange=${(event) => set({ compare: event.target.checked })} />
           <label class="form-check-label" for="compare">Side by side with vanilla BERT4Rec and popularity</label></div>`}
       </form>
       <div class="col-12 col-lg-9">
-        ${asked ? html`<div class=${`row row-cols-1 ${columns.length > 1 ? "row-cols-md-3" : "row-cols-xxl-1"} g-3`}>
+        ${asked ? html`<div class=${`row row-cols-1 ${columns.length > 1 ? "row-cols-md-3" : ""} g-3`}>
             ${columns.map((name) => html`<${Column} key=${name} name=${name} wish=${wish} person=${person}
               titled=${columns.length > 1} onOpen=${setOpen} />`)}</div>`
           : html`<p class="lead">${state.kind === "user" ? "Give a user." : "Name films that you have watched."}</p>`}

@@ -1,0 +1,159 @@
+"""The page in a real browser: a user, a history of one's own, reasons, keyboard, phone, light and dark."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="test_page.py: no Chromium found; install it to run these")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+ARTEFACTS = Path(os.environ.get("PAGE_SCREENSHOTS", "test-artefacts"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture()
+def page(browser, live_service, request):
+    """The page, opened; a message on its console, a failed request or one to another host fails the test."""
+    options = {"viewport": {"width": 1280, "height": 900}, **getattr(request, "param", {})}
+    context = browser.new_context(**options)
+    page, faults = context.new_page(), []
+    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda asked: None if asked.url.startswith((live_service, "data:")) else
+            faults.append(f"asked another host: {asked.url}"))
+    page.goto(live_service)
+    page.wait_for_selector("article .because")
+    yield page
+    context.close()
+    refused = "wrong" in request.node.name  # the browser notes each refusal on its console
+    assert not [fault for fault in faults if not (refused and "status of 400" in fault)]
+
+
+def titles(page, name="main"):
+    return page.locator(f"[data-testid=films-{name}] h3").all_inner_texts()
+
+
+def until(page, expression):
+    """Wait for JavaScript to be true; Playwright's own way needs eval, which the page's policy forbids."""
+    for _ in range(300):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    raise TimeoutError(expression)
+
+
+def settled(page):
+    """Wait until nothing is being asked, nor about to be."""
+    for _ in range(2):
+        page.wait_for_timeout(250)
+        until(page, "!document.querySelector('section[aria-busy=true], .placeholder')")
+
+
+def test_a_user_has_ten_films_with_reasons(page, live_service):
+    import httpx
+
+    page.locator("#user").fill("12")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('[data-testid=profile]').innerText.length > 10")
+    settled(page)
+    expected = httpx.post(f"{live_service}/recommend", json={"user_id": 12}).json()["recommendations"]
+    assert titles(page) == [film["title"] for film in expected]
+    assert page.locator("article .because").count() == 10
+    assert re.search(r"[FM], .*films, mean rating", page.locator("[data-testid=profile]").inner_text())
+    before = page.locator("#user").input_value()
+    page.get_by_role("button", name="somebody else").click()
+    until(page, f"document.querySelector('#user').value !== '{before}'")
+
+
+def test_switches_change_what_is_asked(page):
+    first = titles(page)
+    page.locator("#genres-ts-control").fill("Dra")
+    page.keyboard.press("Enter")
+    settled(page)
+    assert all("Drama" in card for card in page.locator("article").all_inner_texts()) and titles(page) != first
+    page.locator("#year").focus()
+    for _ in range(70):
+        page.keyboard.press("ArrowRight")
+    settled(page)
+    assert all(int(title[-5:-1]) >= 1989 for title in titles(page))
+    page.select_option("#gender", "F")
+    page.select_option("#age", "56")
+    settled(page)
+    assert page.locator("#at").is_disabled() and "never sees the time" in page.inner_text("form")
+
+
+def test_a_history_of_ones_own(page):
+    """Titles are searched; one is chosen with the keyboard alone."""
+    page.get_by_role("tab", name="My films").click()
+    page.locator("#history-ts-control").fill("film 004")
+    page.wait_for_selector(".ts-dropdown .option")
+    page.keyboard.press("Enter")
+    settled(page)
+    assert page.locator(".ts-control .item").all_inner_texts()[0].startswith("Synthetic Film 004")
+    assert len(titles(page)) == 10 and not any("Film 004" in title for title in titles(page))
+
+
+def test_side_by_side(page):
+    page.get_by_label("Side by side").check()
+    for name in ("vanilla", "popularity"):
+        page.wait_for_selector(f"[data-testid=films-{name}] article")
+        assert len(titles(page, name)) == 10
+
+
+def test_all_reasons_by_keyboard(page):
+    """Tab reaches a card, Enter opens its reasons, Escape closes them and gives the focus back."""
+    page.locator("#compare").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".offcanvas .because")
+    text = page.inner_text(".offcanvas")
+    assert titles(page)[0] in text and "What would take it off the list" in text
+    assert "for somebody else" in text and ("a woman" in text or "a man" in text)
+    page.wait_for_selector(".offcanvas.show:not(.showing)")  # while it slides in it takes no key
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".offcanvas", state="detached")
+    assert page.evaluate("document.activeElement.tagName") in ("BUTTON", "BODY")
+
+
+def test_a_wrong_user_is_said_and_mended(page):
+    page.locator("#user").fill("999")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[role=alert]")
+    assert "999 is not in" in page.inner_text("[role=alert]")
+    page.locator("#user").fill("3")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("article .because")
+    assert not page.locator("[role=alert]").count()
+
+
+@pytest.mark.parametrize(("page", "name"), [
+    ({"viewport": {"width": 390, "height": 844}, "color_scheme": "light"}, "phone-light"),
+    ({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, "phone-dark"),
+    ({"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}, "wide-light"),
+    ({"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"}, "wide-dark")], indirect=["page"])
+def test_nothing_is_cut(page, name):
+    """No sideways scrolling, no element wider than its place; dark is dark; a screenshot is kept."""
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    wide = page.evaluate("""[...document.querySelectorAll('main *')].filter((one) =>
+        one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 1 && getComputedStyle(one).overflowX !== 'visible'
+        && !one.closest('.ts-wrapper, .visually-hidden, input, select')).map((one) => one.outerHTML.slice(0, 200))""")
+    assert not wide
+    shade = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (int(re.findall(r"\d+", shade)[0]) < 80) == name.endswith("dark")
+    ARTEFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)

@@ -1,0 +1,314 @@
+"""The service: the engine's own answers, hostile requests, several at once, a newer checkpoint, a bounded stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+import trainer
+from inference import Query, RecommendationEngine
+from serving.__main__ import main as serve
+from serving.app import Config, create_app
+from serving.batching import WAITING, Batcher, Busy
+from serving.guards import MOST_BYTES
+from support.errors import UserError, run_command
+from tests.conftest import SERVED, start_service
+
+
+@pytest.fixture(scope="module")
+def folder(service_files):
+    return service_files
+
+
+def config(folder, **changes):
+    return Config(**{"model_path": str(folder / "main" / "best"), "vanilla_path": str(folder / "vanilla" / "best"),
+                     "data_dir": str(folder / "data"), "look_every": 0.05, **changes})
+
+
+@pytest.fixture(scope="module")
+def client(folder):
+    with TestClient(create_app(config(folder)), base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    return RecommendationEngine(folder / "main" / "best", data_dir=str(folder / "data"))
+
+
+def test_recommendations_are_the_engines(client, engine):
+    for body, arguments in (
+            ({"user_id": 12}, (12, None)), ({"user_id": 12, "k": 3, "genres": ["Drama"]}, (12, None)),
+            ({"history": [3, 9], "gender": "F", "age": 30}, (None, [3, 9])), ({"history": []}, (None, [])),
+            ({"user_id": 12, "history": [5], "filter_seen": False, "year_from": 1980}, (12, [5]))):
+        facts = {name: body[name] for name in ("gender", "age") if name in body} or None
+        expected = engine.get_recommendations(
+            *arguments, body.get("k", 10), body.get("filter_seen", True), genres=body.get("genres", ()),
+            year_from=body.get("year_from"), demographics=facts)
+        answer = client.post("/recommend", json=body)
+        assert answer.status_code == 200 and answer.json() == {"recommendations": expected, "note": ""}
+
+
+def test_fewer_where_fewer_are_left(client, engine):
+    left = {row["movie_id"] for row in engine.get_recommendations(12, None, 40)}
+    for body, count in (({"k": 90}, len(left)), ({"year_from": 2500}, 0)):
+        rows = client.post("/recommend", json={"user_id": 12, **body}).json()["recommendations"]
+        assert len(rows) == count and {row["movie_id"] for row in rows} <= left
+
+
+def test_explanations_and_profiles_are_the_engines(client, engine):
+    answer = client.post("/explain", json={"user_id": 12, "movie_ids": [40, 41], "what_if": True, "k": 5}).json()
+    history = engine.history(12)
+    assert answer == {"explanations": engine.explain(history, [40, 41]),
+                      "what_if": json.loads(json.dumps(engine.what_if(history, 40, 5)))}
+    assert client.post("/explain", json={"history": [3], "movie_ids": [40]}).json()["what_if"] is None
+    assert client.post("/profile", json={"user_id": 12}).json() == engine.get_user_profile(12)
+    assert client.post("/profile", json={"history": [3, 9], "age": 20}).json()["age_group"] == "18-24"
+
+
+def test_models_side_by_side(client, folder, tiny):
+    """Popularity against pandas; vanilla against its own engine, without the films that it does not know."""
+    train = tiny.ratings.sort_values(["user_id", "timestamp"], kind="stable")
+    train = train[train.groupby("user_id").cumcount(ascending=False) >= 2]
+    rows = client.post("/recommend", json={"history": [], "model": "popularity", "k": 5}).json()["recommendations"]
+    assert [row["score"] for row in rows] == train["movie_id"].value_counts().iloc[:5].tolist()
+    vanilla = RecommendationEngine(folder / "vanilla" / "best", data_dir=str(folder / "data"))
+    unknown = np.setdiff1d(tiny.movies["movie_id"], vanilla.catalogue.movie_ids)
+    known = vanilla.catalogue.movie_ids[:4].tolist()
+    assert len(unknown)
+    answer = client.post("/recommend", json={"history": [*known, int(unknown[0])], "model": "vanilla"}).json()
+    assert answer["recommendations"] == vanilla.get_recommendations(None, known)
+    assert answer["note"] == "without 1 films that this model does not know"
+
+
+def test_search(client):
+    films = client.get("/items", params={"query": "FILM synthetic 004"}).json()["films"]
+    assert [film["movie_id"] for film in films] == [4]
+    assert len(client.get("/items", params={"query": "synthetic"}).json()["films"]) == 20
+    assert client.get("/items", params={"query": "???"}).json()["films"] == []
+
+
+def test_health_and_metrics(client):
+    health = client.get("/health").json()
+    assert health["status"] == "ok" and health["models"] == ["main", "popularity", "vanilla"]
+    assert health["users"] == [1, 60] and health["serves_empty_histories"] and not health["knows_request_time"]
+    text = client.get("/metrics").text
+    assert 'requests_total{path="/health",status="200"}' in text and "batch_size_bucket" in text
+
+
+HOSTILE = {
+    "unknown field": ({"user_id": 12, "path": "/etc/passwd"}, 422, "path: Extra inputs"),
+    "unknown user": ({"user_id": 999}, 400, "user 999 is not in"),
+    "unknown film": ({"history": [3, 999]}, 400, "film 999"),
+    "nobody": ({}, 400, "nobody to recommend for"),
+    "number as text": ({"user_id": "12"}, 422, "user_id"),
+    "fraction": ({"user_id": 12.5}, 422, "user_id"),
+    "huge number": ({"user_id": 10**40}, 422, "user_id"),
+    "k of 0": ({"user_id": 12, "k": 0}, 422, "k:"), "k of 1000": ({"user_id": 12, "k": 1000}, 422, "k:"),
+    "long history": ({"history": [3] * 501}, 422, "history"),
+    "genre": ({"user_id": 12, "genres": ["Dramma"]}, 422, "genres"),
+    "gender": ({"user_id": 12, "gender": "X"}, 422, "gender"),
+    "occupation": ({"user_id": 12, "occupation": 77}, 400, "occupation 77"),
+    "model": ({"user_id": 12, "model": "../../x"}, 422, "model"),
+    "time": ({"user_id": 12, "at": 10**9}, 400, "request time unknown"),
+    "list": ([1, 2], 422, "body"), "null": (None, 422, "body"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_requests(client, case):
+    body, code, message = HOSTILE[case]
+    answer = client.post("/recommend", json=body)
+    assert answer.status_code == code and message in answer.json()["error"] and "\n" not in answer.json()["error"]
+    assert "--" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(("raw", "code"), [
+    (b"", 422), (b"{", 422), (b'{"user_id": NaN}', 422), (b'{"k": Infinity, "user_id": 1}', 422),
+    (b"[" * 30_000, 422), (b'{"a":' * 10_000, 422), (b'{"user_id": ' + b"9" * 5000 + b"}", 422), (b"\xff\xfe", 422),
+    (b'{"user_id": 12, "model": "\\ud800"}', 422), (b'{"\\ud800": 1}', 422),
+    (b" " * (MOST_BYTES + 1), 413), (b'{"user_id": 1, "user_id": 12}', 200)])
+def test_raw_bodies(client, raw, code):
+    answer = client.post("/recommend", content=raw, headers={"content-type": "application/json"})
+    assert answer.status_code in (code, 400) and ("error" in answer.json()) == (code != 200)
+
+
+def test_a_body_that_does_not_say_its_length(client):
+    answer = client.post("/recommend", content=(b" " * 1000 for _ in range(100)),
+                         headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(("method", "path", "code"), [
+    ("GET", "/nowhere", 404), ("GET", "/recommend", 405), ("GET", "/static/../app.py", 404),
+    ("GET", "/static/%2e%2e/app.py", 404), ("GET", "/static/..%2f..%2fREADME.md", 404), ("GET", "/items", 422),
+    ("GET", "/items?query=" + "x" * 101, 422), ("GET", "/docs", 404)])
+def test_other_paths(client, method, path, code):
+    answer = client.request(method, path)
+    assert answer.status_code == code and "error" in answer.json()
+
+
+def test_a_form_of_another_site_is_no_request(client):
+    """What a browser sends across sites without asking first: no JSON type, or another host name."""
+    body = json.dumps({"user_id": 12})
+    assert client.post("/recommend", content=body, headers={"content-type": "text/plain"}).status_code == 422
+    assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_page_and_headers(client):
+    page = client.get("/")
+    assert "text/html" in page.headers["content-type"]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for name in ("page.js", "page.css", "vendor/bootstrap.min.css", "vendor/preact-htm.module.js"):
+        assert f"/static/{name}" in page.text + client.get("/static/page.js").text
+        assert client.get(f"/static/{name}").status_code == 200
+    assert page.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_model_that_needs_no_data(folder, tmp_path):
+    """Without the data set's files: no people, no popularity, all else as before."""
+    with TestClient(create_app(config(folder, data_dir=str(tmp_path), vanilla_path=None)),
+                    base_url="http://localhost") as client:
+        assert client.get("/health").json()["users"] is None
+        assert client.post("/recommend", json={"history": [3]}).status_code == 200
+        answer = client.post("/recommend", json={"history": [3], "model": "popularity"})
+        assert answer.status_code == 400 and "not served here" in answer.json()["error"]
+        assert client.post("/recommend", json={"user_id": 3}).status_code == 400
+
+
+# Several at once ------------------------------------------------------------------------------------------------------
+
+def test_those_who_wait_are_ranked_together_and_get_their_own_answer(engine):
+    """Also beside one whose request is wrong."""
+    sizes = []
+
+    async def run():
+        batcher = Batcher(sizes.append)
+        batcher.start()
+        queries = [Query(engine.history(user), k=5) for user in range(1, 41)]
+        queries[7] = Query(engine.history(8), k=5000)
+        answers = await asyncio.gather(*(batcher.rank(engine, query) for query in queries), return_exceptions=True)
+        await batcher.stop()
+        return queries, answers
+
+    queries, answers = asyncio.run(run())
+    assert isinstance(answers.pop(7), UserError) and queries.pop(7)
+    assert max(sizes) == 32 and sum(sizes) == 40
+    for query, answer in zip(queries, answers, strict=True):
+        (alone,) = engine.answer([query])
+        assert [row["movie_id"] for row in answer] == [row["movie_id"] for row in alone]
+        np.testing.assert_allclose([row["score"] for row in answer], [row["score"] for row in alone], atol=1e-3)
+
+
+def test_explanations_stand_in_nobodys_way_and_may_not_pile_up(engine):
+    """A ranking is answered while an explanation goes on; beyond the bound, Busy."""
+    go_on = threading.Event()
+
+    async def run():
+        batcher = Batcher()
+        batcher.start()
+        slow = [asyncio.create_task(batcher.explain(go_on.wait)) for _ in range(WAITING["explain"])]
+        await asyncio.sleep(0)
+        answer = await asyncio.wait_for(batcher.rank(engine, Query(engine.history(3))), 10)
+        with pytest.raises(Busy):
+            await batcher.explain(go_on.wait)
+        go_on.set()
+        assert await asyncio.gather(*slow) == [True] * len(slow)
+        await batcher.stop()
+        return answer
+
+    assert len(asyncio.run(run())) == 10
+
+
+def test_a_newer_checkpoint_is_served_without_a_dropped_request(folder, tmp_path):
+    """And one that is damaged is not."""
+    place = tmp_path / "served"
+    shutil.copytree(folder / "main" / "best", place)
+    assert run_command(trainer.main, [*SERVED, "--seed", "7", "--data_dir", str(folder / "data"), "--checkpoint_dir",
+                                      str(tmp_path / "new"), "--runs_dir", str(tmp_path)]) == 0
+    first, second = (RecommendationEngine(path, data_dir=str(folder / "data")).get_recommendations(12)
+                     for path in (place, tmp_path / "new" / "best"))
+    assert first != second
+    with TestClient(create_app(config(folder, model_path=str(place))), base_url="http://localhost") as client:
+        def ask():
+            answer = client.post("/recommend", json={"user_id": 12})
+            assert answer.status_code == 200
+            return answer.json()["recommendations"]
+
+        assert ask() == first
+        place.rename(tmp_path / "old")
+        shutil.move(tmp_path / "new" / "best", place)
+        until = time.monotonic() + 30
+        while (answer := ask()) == first and time.monotonic() < until:
+            pass
+        assert answer == second
+        broken = tmp_path / "broken"
+        shutil.copytree(place, broken)
+        (broken / "model.safetensors").write_bytes(b"nothing")
+        place.rename(tmp_path / "older")
+        broken.rename(place)
+        while 'reloads_total{outcome="refused"}' not in client.get("/metrics").text and time.monotonic() < until:
+            time.sleep(0.05)
+        assert 'reloads_total{outcome="refused"} 1.0' in client.get("/metrics").text and ask() == second
+
+
+# The process ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
+def test_fuzzed_from_its_own_openapi(live_service, mode):
+    """schemathesis: what the schema allows, and what it forbids, is answered as the schema says; never a 5xx. (The
+    schema does not know which ids there are, so that what it allows may still be refused.)"""
+    import schemathesis
+    from hypothesis import HealthCheck, given, settings
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+    asked = []
+    for result in schemathesis.openapi.from_url(f"{live_service}/openapi.json").get_all_operations():
+        operation = result.ok()
+        if mode == "NEGATIVE" and not (operation.body or operation.query):
+            continue  # nothing to get wrong
+
+        @settings(max_examples=60, deadline=None, database=None, derandomize=True,
+                  suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy(schemathesis.GenerationMode[mode]))
+        def hammer(case):
+            answer = case.call_and_validate(base_url=live_service, excluded_checks=[positive_data_acceptance])
+            asked.append(answer.status_code)
+
+        hammer()
+    assert len(asked) > 200 and max(asked) < 500 and (200 if mode == "POSITIVE" else 422) in asked
+
+
+def test_stops_gracefully(service_files):
+    """What has been asked is answered, then the process and its workers end."""
+    process, url = start_service(service_files, "--workers", "2")
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(httpx.post, f"{url}/explain", timeout=60, json={
+            "user_id": user, "movie_ids": list(range(1, 9)), "what_if": True}) for user in range(1, 9)]
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        answered = [answer.result().status_code for answer in asked if not answer.exception()]
+    assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+    assert answered and set(answered) == {200}
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"{url}/health", timeout=5)
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--model_path", "nowhere"], "nowhere/checkpoint.json does not exist"), (["--port", "0"], "--port"),
+    (["--host", "nowhere.example"], "--host"), (["--workers", "0"], "--workers")])
+def test_wrong_flags(service_files, capsys, flags, message):
+    given = ["--model_path", str(service_files / "main" / "best"), "--data_dir", str(service_files / "data"), *flags]
+    assert run_command(serve, given) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
