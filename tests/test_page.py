@@ -83,6 +83,7 @@ def test_a_user_has_ten_films_with_reasons(page, live_service):
 def test_switches_change_what_is_asked(page):
     first = titles(page)
     page.locator("#genres-ts-control").fill("Dra")
+    page.wait_for_selector('.ts-dropdown .option.active:has-text("Drama")')
     page.keyboard.press("Enter")
     settled(page)
     assert all("Drama" in card for card in page.locator("article").all_inner_texts()) and titles(page) != first
