@@ -194,33 +194,39 @@ class RecommendationEngine:
                 row["predicted_rating"] = round(float(expected), 2)
         return rows
 
-    def explain(self, history: History, movie_ids: Sequence[int], method: str = DEFAULT) -> list[dict[str, Any]]:
-        """Of each film its rank and log-probability, what each film of the history ('effect', and 'places', by how
-        many ranks it falls without that one) and each family of features contributes, and a sentence
-        (explanations/attribution.py has the methods). Several films cost little more than one."""
+    def explain(self, history: History, movie_ids: Sequence[int], method: str = DEFAULT,
+                k: int | None = None) -> list[dict[str, Any]]:
+        """Of each film its log-probability, what each film of the history ('effect') and each family of features
+        contributes to it, and a sentence (explanations/attribution.py has the methods).
+
+        With `k` also its rank, by how many ranks it falls without each film of the history ('places'), and 'what_if',
+        what would have to be otherwise: 'without', films of the history without which it is not among the first k (None
+        if it stays without any), as few as were found; 'as_another', its rank were the person of another gender or age
+        group (explanations/counterfactual.py). Several films cost little more than one.
+        """
         question = self._question(history, movie_ids)
-        found, (ranks, falls), answers = explain(question, method), places_lost(question), []
+        found, answers = explain(question, method), []
         for number, candidate in enumerate(question.candidates):
-            order = np.argsort(-found.history[number], kind="stable")
             films = [{**self.film(question.read.items[place]), "effect": round(float(found.history[number, place]), 4),
-                      "places": int(falls[number, place])} for place in order]
+                      **({} if k is None else {"places": int(places_lost(question)[number, place])})}
+                     for place in np.argsort(-found.history[number], kind="stable")]
             features = {name: round(float(values[number]), 4)
                         for name, values in sorted(found.families.items(), key=lambda item: -item[1][number])}
             answers.append({
-                **self.film(candidate), "rank": int(ranks[number]), "log_probability":
-                round(float(found.score[number]), 4), "history": films, "features": features,
+                **self.film(candidate), "log_probability": round(float(found.score[number]), 4), "history": films,
+                "features": features,
                 "sentence": sentence([(film["title"], film["effect"]) for film in films], features)})
+            if k is not None:
+                answers[-1] |= {"rank": int(question.one_by_one[1][0, number]),
+                                "what_if": self._what_if(question, number, k)}
         return answers
 
-    def what_if(self, history: History, movie_id: int, k: int = 10) -> dict[str, Any]:
-        """What would have to be otherwise: 'without', films of the history without which the film is not among the
-        first k (None if it stays without any), as few as were found; 'as_another', its rank were the person of
-        another gender or age group (explanations/counterfactual.py)."""
-        question = self._question(history, [movie_id])
-        places = smallest_set(question, explain(question, "leave_one_out").history[0], k)
+    def _what_if(self, question: Question, number: int, k: int) -> dict[str, Any]:
+        scores, _ = question.one_by_one
+        places = smallest_set(question, (scores[0] - scores[1:])[:, number], k, number)
         return {"without": None if places is None else [self.film(question.read.items[place]) for place in places],
-                "as_another": [{"fact": fact, "value": value, "rank": int(ranks[0]),
-                                "log_probability": round(float(scores[0]), 4)}
+                "as_another": [{"fact": fact, "value": value, "rank": int(ranks[number]),
+                                "log_probability": round(float(scores[number]), 4)}
                                for fact, value, scores, ranks in other_people(question)]}
 
     def plot(self, path: str | Path, history: History, reasons: Sequence[dict[str, Any]]) -> None:
@@ -398,10 +404,7 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     facts = {name: value for name in DEMOGRAPHICS if (value := getattr(flags, name)) is not None} or None
     history = engine.history(flags.user_id, sequence, at, facts)
     (films,) = engine.answer([Query(history, flags.k, flags.filter_seen, genres, flags.year_from)])
-    reasons = engine.explain(history, [film["movie_id"] for film in films])
-    if flags.explain:
-        for why in reasons:
-            why["what_if"] = engine.what_if(history, why["movie_id"], flags.k)
+    reasons = engine.explain(history, [film["movie_id"] for film in films], k=flags.k if flags.explain else None)
     if flags.plot:
         engine.plot(flags.plot, history, reasons)
     note = engine.request_time_note(flags.user_id if sequence is None else None, at)

@@ -45,7 +45,7 @@ from training_loop import fit, seed_everything
 
 FILMS, PEOPLE = 0.05, 0.1
 KNOWN = (0, 1, 2, 5)  # interactions of a new person
-NEWCOMERS: dict[str, Any] = {"start_token": True, "id_dropout": 0.1}
+NEWCOMERS: dict[str, Any] = {"start_token": True, "late_start_share": 0.3}
 PLAIN, MADE = "preset", "made for newcomers"
 METRIC = "NDCG@10"
 BASELINES: dict[str, type] = {"popularity": Popularity, "popularity in the group": GroupPopularity,

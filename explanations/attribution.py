@@ -41,7 +41,7 @@ from enhanced_model import FEATURE_FAMILIES, EnhancedBERT4Rec
 
 BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64, 128)  # interactions from the newest, where blocks end
 EVEN = 1e-3  # of a block's value that is shared evenly
-TOKENS = 12_800  # interactions in one pass
+TOKENS = 6_400  # interactions in one pass: more, and they leave the caches
 DEFAULT = "blocks"  # what wins in explanations/faithfulness.py within a second a film
 Absence = Literal["removed", "masked", "replaced"]
 
@@ -151,11 +151,10 @@ def leave_one_out(question: Question, _draw: np.random.Generator) -> Attribution
     return Attribution("leave_one_out", rows[0], (rows[0] - rows[1:]).T, family_effects(question, rows[0]))
 
 
-def places_lost(question: Question) -> tuple[np.ndarray, np.ndarray]:
-    """((C,) rank of each film from 1 among those that may be recommended, (C, L) by how many ranks it falls without
-    each interaction)."""
+def places_lost(question: Question) -> np.ndarray:
+    """(C, L) by how many ranks each film falls, among those that may be recommended, without each interaction."""
     _, ranks = question.one_by_one
-    return ranks[0], (ranks[1:] - ranks[0]).T
+    return (ranks[1:] - ranks[0]).T
 
 
 def family_effects(question: Question, score: np.ndarray) -> dict[str, np.ndarray]:

@@ -17,9 +17,9 @@ from readers.interactions import AGE_GROUPS, GENDERS
 PAIRS_OF = 16  # of the most important interactions all pairs are tried
 
 
-def smallest_set(question: Question, contributions: np.ndarray, k: int) -> list[int] | None:
-    """Interactions (places in 0..L - 1) without which the question's only film is not among the first k; None if it
-    stays without any history.
+def smallest_set(question: Question, contributions: np.ndarray, k: int, film: int = 0) -> list[int] | None:
+    """Interactions (places in 0..L - 1) without which a film of the question is not among the first k; None if it stays
+    without any history.
 
     contributions: (L,), which interactions to try first. Sets of one are all tried, sets of two among the PAIRS_OF most
     important; a larger one is found step by step and freed of what it does not need, so a smaller one may exist.
@@ -30,9 +30,9 @@ def smallest_set(question: Question, contributions: np.ndarray, k: int) -> list[
         kept = np.ones((len(sets), length), dtype=bool)
         for row, places in enumerate(sets):
             kept[row, places] = False
-        return question.outcomes(kept)[1][:, 0] > k
+        return question.outcomes(kept)[1][:, film] > k
 
-    single = question.one_by_one[1][1:, 0][order] > k
+    single = question.one_by_one[1][1:, film][order] > k
     if single.any():
         return [int(order[single.argmax()])]
     pairs = [list(map(int, pair)) for pair in itertools.combinations(order[:PAIRS_OF], 2)]

@@ -60,7 +60,7 @@ def _figure(reasons: Sequence[dict[str, Any]], maps: Sequence[np.ndarray]) -> An
                   color=[FOR if value > 0 else AGAINST for _, value in bars])
         axes.set_yticks(range(len(bars)), [name for name, _ in bars])
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_title(f"{why['rank']}. {why['title']}: change of the log-probability", loc="left", fontsize=9)
+        axes.set_title(f"{why['title']}: change of the log-probability", loc="left", fontsize=9)
         axes.grid(True, axis="x", alpha=0.3)
     for number, (part, layer) in enumerate(zip(parts[len(reasons):], maps, strict=True), start=1):
         for head, (axes, weights) in enumerate(zip(part.subplots(1, heads, squeeze=False)[0], layer, strict=False), 1):

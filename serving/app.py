@@ -30,15 +30,7 @@ from readers.interactions import AGE_GROUPS, GENRES
 from serving.batching import Batcher, Busy
 from serving.engines import Engines, load_engines, version_of
 from serving.guards import BodyLimit, Measured, Metrics, SecurityHeaders
-from serving.schemas import (
-    Error,
-    Explanations,
-    Films,
-    Person,
-    Recommendations,
-    Why,
-    Wish,
-)
+from serving.schemas import Error, Explanations, Films, Person, Recommendations, Why, Wish
 from support.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
@@ -162,13 +154,8 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """What of a person's history, and what else, speaks for films or against them."""
         engine = service.engines.main
         history, _ = service.history(why, engine, engine)
-
-        def answer() -> dict[str, Any]:
-            reasons = engine.explain(history, why.movie_ids)
-            return {"explanations": reasons,
-                    "what_if": engine.what_if(history, why.movie_ids[0], why.k) if why.what_if else None}
-
-        return JSONResponse(await service.batcher.explain(answer))
+        reasons = await service.batcher.explain(lambda: engine.explain(history, why.movie_ids, k=why.k))
+        return JSONResponse({"explanations": reasons})
 
     @app.post("/profile", response_model=dict[str, Any], responses=REFUSALS)
     async def profile(person: Person) -> Response:

@@ -48,10 +48,9 @@ class Why(Person):
     """Which films to explain."""
 
     movie_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_EXPLAINED)] = Field(examples=[[1196]])
-    what_if: bool = Field(False, strict=True, description="for the first film also what would have to be otherwise: "
-                                                          "without which films it leaves the first k, and its rank for "
-                                                          "people of another gender or age")
-    k: Annotated[int, Field(ge=1, le=MOST_FILMS, strict=True)] = Field(10, description="(what_if) length of the list")
+    k: Annotated[int, Field(ge=1, le=MOST_FILMS, strict=True)] | None = Field(
+        None, description="also in ranks, and what would have to be otherwise: without which films of the history it "
+                          "is not among the first k, and its rank for people of another gender or age", examples=[10])
 
 
 class Film(BaseModel):
@@ -80,20 +79,10 @@ class Recommendations(BaseModel):
 
 
 class Contribution(Film):
-    """What one film of the history contributes to the log-probability, and how many ranks are lost without it."""
+    """What one film of the history contributes to the log-probability; with k, how many ranks are lost without it."""
 
     effect: float
-    places: int
-
-
-class Explanation(Film):
-    """Why a film has the rank it has."""
-
-    rank: int
-    log_probability: float
-    history: list[Contribution]
-    features: dict[str, float]
-    sentence: str
+    places: int | None = None
 
 
 class Flip(BaseModel):
@@ -112,11 +101,21 @@ class WhatIf(BaseModel):
     as_another: list[Flip]
 
 
+class Explanation(Film):
+    """What speaks for a film, and against it; with k also its rank and what would have to be otherwise."""
+
+    log_probability: float
+    history: list[Contribution]
+    features: dict[str, float]
+    sentence: str
+    rank: int | None = None
+    what_if: WhatIf | None = None
+
+
 class Explanations(BaseModel):
     """In the order asked for."""
 
     explanations: list[Explanation]
-    what_if: WhatIf | None
 
 
 class Films(BaseModel):

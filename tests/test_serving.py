@@ -67,11 +67,11 @@ def test_fewer_where_fewer_are_left(client, engine):
 
 
 def test_explanations_and_profiles_are_the_engines(client, engine):
-    answer = client.post("/explain", json={"user_id": 12, "movie_ids": [40, 41], "what_if": True, "k": 5}).json()
     history = engine.history(12)
-    assert answer == {"explanations": engine.explain(history, [40, 41]),
-                      "what_if": json.loads(json.dumps(engine.what_if(history, 40, 5)))}
-    assert client.post("/explain", json={"history": [3], "movie_ids": [40]}).json()["what_if"] is None
+    for body, k in (({"k": 5}, 5), ({}, None)):
+        answer = client.post("/explain", json={"user_id": 12, "movie_ids": [40, 41], **body}).json()
+        assert answer == {"explanations": engine.explain(history, [40, 41], k=k)}
+        assert all(("what_if" in why) == ("places" in why["history"][0]) == bool(k) for why in answer["explanations"])
     assert client.post("/profile", json={"user_id": 12}).json() == engine.get_user_profile(12)
     assert client.post("/profile", json={"history": [3, 9], "age": 20}).json()["age_group"] == "18-24"
 
@@ -294,7 +294,7 @@ def test_stops_gracefully(service_files):
     process, url = start_service(service_files, "--workers", "2")
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(httpx.post, f"{url}/explain", timeout=60, json={
-            "user_id": user, "movie_ids": list(range(1, 9)), "what_if": True}) for user in range(1, 9)]
+            "user_id": user, "movie_ids": list(range(1, 9)), "k": 10}) for user in range(1, 9)]
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
         answered = [answer.result().status_code for answer in asked if not answer.exception()]

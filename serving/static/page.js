@@ -119,7 +119,7 @@ function Column({ name, wish, person, onOpen, titled }) {
 // All that speaks for and against one film, in a drawer.
 function Why({ film, person, onClose }) {
   const element = useRef();
-  const { content, error } = useAnswer("/explain", { ...person, movie_ids: [film.movie_id], what_if: true });
+  const { content, error } = useAnswer("/explain", { ...person, movie_ids: [film.movie_id], k: 10 });
   useEffect(() => {
     const drawer = bootstrap.Offcanvas.getOrCreateInstance(element.current);
     element.current.addEventListener("hidden.bs.offcanvas", onClose);
@@ -128,7 +128,7 @@ function Why({ film, person, onClose }) {
   }, []);
   const why = content?.explanations[0];
   const strongest = why && [...why.history].sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect)).slice(0, SHOWN);
-  const others = content?.what_if.as_another ?? [];
+  const others = why?.what_if.as_another ?? [];
   return html`<div class="offcanvas offcanvas-end why" tabindex="-1" ref=${element} aria-labelledby="why-title">
     <div class="offcanvas-header"><h2 class="offcanvas-title h5" id="why-title">Why ${film.title}?</h2>
       <button type="button" class="btn-close" data-bs-dismiss="offcanvas" aria-label="Close"></button></div>
@@ -144,8 +144,8 @@ function Why({ film, person, onClose }) {
         ${Object.keys(why.features).length > 0 && html`<h3 class="h6 mt-3">What else is known</h3>
           <${Bars} rows=${Object.entries(why.features).map(([name, value]) => [FAMILIES[name] ?? name, value])} />`}
         <h3 class="h6 mt-3">What would take it off the list</h3>
-        ${content.what_if.without === null ? html`<p>It stays even without any film of the history.</p>`
-          : html`<p>Not to have watched:</p><ul>${content.what_if.without.map((other) =>
+        ${why.what_if.without === null ? html`<p>It stays even without any film of the history.</p>`
+          : html`<p>Not to have watched:</p><ul>${why.what_if.without.map((other) =>
               html`<li>${other.title}</li>`)}</ul>`}
         ${others.length > 0 && html`<h3 class="h6">Its rank for somebody else with this history</h3>
           <table class="table table-sm w-auto"><tbody>${others.map((other) => html`<tr><td>${
