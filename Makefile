@@ -8,8 +8,9 @@ K ?= 10
 BOARD ?= loo-3416
 ROW ?= vanilla
 SEEDS ?= 3
+MODEL ?= checkpoints/best
 
-.PHONY: help setup run test lint bench baselines reproduce clean
+.PHONY: help setup run serve load test lint bench baselines reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -24,7 +25,7 @@ setup: .venv/.ready  ## create .venv with the pinned requirements
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/.ready-dev: requirements-dev.txt .venv/.ready
+.venv/.ready-dev: requirements-dev.txt requirements-serving.txt .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
@@ -36,6 +37,16 @@ run: .venv/.ready  ## train on MovieLens 1M, test, recommend ten films to user 1
 	else exit $$found; fi; \
 	$(BIN)/python trainer.py --preset quick $$data && \
 	echo && $(BIN)/python inference.py --user_id $(USER_ID) --k $(K)
+
+.venv/.ready-serving: requirements-serving.txt .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-serving.txt
+	@touch $@
+
+serve: .venv/.ready-serving  ## the page and the HTTP service on http://127.0.0.1:8000: make serve MODEL=checkpoints/best
+	$(BIN)/python -m serving --model_path $(MODEL)
+
+load: .venv/.ready-dev  ## 50 requests a second for a minute: does the service hold?
+	$(BIN)/python -m serving.load --model_path $(MODEL)
 
 test: .venv/.ready-dev  ## run the tests
 	$(BIN)/python -m pytest -m "not slow"

@@ -18,9 +18,9 @@ ORDER = [{"support"}, {"settings"}, {"presets"}, {"command_line"}, {"readers", "
          {"transformer", "losses", "item_encoders"}, {"batches"}, {"views", "objectives", "context"},
          {"evaluation", "baselines"}, {"training_loop"},
          {"bert4rec", "enhanced_model"}, {"model_io"}, {"trainer"}, {"bert_multi"},
-         {"explanations", "film_search", "people"}, {"inference"}, {"benchmarks", "ablations"}]
+         {"explanations", "film_search", "people"}, {"inference"}, {"serving"}, {"benchmarks", "ablations"}]
 LATE = {"wandb", "tyro", "yaml", "accelerate", "rich", "pandas", "safetensors", "pyarrow", "matplotlib", "sklearn",
-        "torch_geometric", "rectools", "optuna", "ray"}
+        "torch_geometric", "rectools", "optuna", "ray", "uvicorn", "httpx", "psutil"}
 
 
 def name_of(path):
