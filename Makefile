@@ -25,7 +25,7 @@ setup: .venv/.ready  ## create .venv with the pinned requirements
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/.ready-dev: requirements-dev.txt requirements-serving.txt .venv/.ready
+.venv/.ready-dev: requirements-dev.txt requirements-serving.txt requirements-export.txt .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 

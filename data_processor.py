@@ -224,9 +224,9 @@ def calendar(timestamps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
     Integer arithmetic on the proleptic Gregorian calendar with years that begin in March (Howard Hinnant,
     'chrono-Compatible Low-Level Date Algorithms').
     """
-    days = timestamps.div(86_400, rounding_mode="floor")
+    days = timestamps // 86_400  # div(rounding_mode="floor") would pass through fp32 where the model is exported
     since_era = days + 719_468  # days since 0000-03-01
-    era = since_era.div(146_097, rounding_mode="floor")
+    era = since_era // 146_097
     day_of_era = since_era - era * 146_097
     year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
     march_day = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)

@@ -49,6 +49,7 @@ from transformer import (
     full_precision,
     initialise,
     key_padding,
+    rotation_periods,
     sinusoids,
     time_rotation,
 )
@@ -102,6 +103,8 @@ class EnhancedBERT4Rec(nn.Module):
         self.metadata = MetadataTokens(catalogue, settings) if has_tokens else None
         self.user_context = USER_CONTEXTS[settings.user_context](settings) if has_tokens else None
         self.time_bias = TimeBias(settings.num_heads) if settings.time_bias else None
+        self.register_buffer("periods", rotation_periods(settings.rotated_pairs) if settings.relative_time else None,
+                             persistent=False)
         self.dropout = Dropout(settings.dropout)
         self.encoder = Encoder(settings, pre_norm=True, conditioned=settings.user_context == "adaptive_norm")
         self.masked_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)) \
@@ -356,8 +359,7 @@ class EnhancedBERT4Rec(nn.Module):
             told = told + self.request_time(batch.request_times, batch.timestamps)
         x = self.dropout((x if steers else told) + self.position[:x.shape[1]])
         attend = Attend(batch.pattern, key_padding(batch.lengths, x.shape[1]),
-                        rotation=time_rotation(batch.timestamps, self.settings.rotated_pairs)
-                        if self.settings.relative_time else None,
+                        rotation=None if self.periods is None else time_rotation(batch.timestamps, self.periods),
                         bias=self.time_bias(batch.timestamps) if self.time_bias is not None else None,
                         steer=self.dropout(self.steering_norm(told)) if steers else None)
         if self.start is not None:

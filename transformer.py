@@ -270,7 +270,9 @@ def pick(x: Tensor, positions: Tensor) -> Tensor:
 def key_padding(lengths: Tensor, width: int) -> Tensor | None:
     """(B, 1, 1, L) mask of real positions for `Attend.padding`; None where every sequence fills the batch."""
     real = positions_before(lengths, width)
-    return None if bool(real.all()) else real[:, None, None, :]
+    if not torch.compiler.is_exporting() and bool(real.all()):  # an exported model must serve every batch
+        return None
+    return real[:, None, None, :]
 
 
 def positions_before(lengths: Tensor, width: int) -> Tensor:
@@ -290,7 +292,13 @@ def sinusoids(length: int, width: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
-def time_rotation(timestamps: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
+def rotation_periods(pairs: int) -> Tensor:
+    """(P / 2,) seconds in which each of half of the P pairs of `time_rotation` turns once."""
+    return torch.logspace(math.log10(SHORTEST_PERIOD), math.log10(LONGEST_PERIOD), max(1, pairs // 2),
+                          dtype=torch.float64)
+
+
+def time_rotation(timestamps: Tensor, periods: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines, (B, 1, L, P / 2), that rotate half of the P pairs of queries and keys by their time.
 
     A query at t and a key at s then meet under the angle w (t - s): attention sees the time between two events and
@@ -298,9 +306,6 @@ def time_rotation(timestamps: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
     seconds for positions and periods 2 pi / w spread evenly on a logarithmic scale; half of the pairs stay unrotated
     for content.
     """
-    rotated = max(1, pairs // 2)
-    periods = torch.logspace(math.log10(SHORTEST_PERIOD), math.log10(LONGEST_PERIOD), rotated, dtype=torch.float64,
-                             device=timestamps.device)
     # Counted from the oldest event, so that not even rounding depends on later ones; in double: 1e8 s over a minute.
     elapsed = (timestamps - timestamps[:, :1]).double()
     angle = (elapsed[:, :, None] / periods).remainder(1.0).mul(2 * math.pi).float()  # (B, L, P / 2)

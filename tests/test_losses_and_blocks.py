@@ -33,6 +33,7 @@ from transformer import (
     key_padding,
     positions_from_end,
     rotate,
+    rotation_periods,
     time_rotation,
 )
 
@@ -295,7 +296,7 @@ def test_time_rotation_sees_differences_only():
     query, key = torch.randn(1, 1, 2, 16), torch.randn(1, 1, 2, 16)
 
     def logits(times):
-        rotation = time_rotation(torch.tensor([times]), 8)
+        rotation = time_rotation(torch.tensor([times]), rotation_periods(8))
         return rotate(query, *rotation) @ rotate(key, *rotation).transpose(-1, -2)
 
     base = logits([10**9, 10**9 + 3600])
