@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
-from baselines.neighbours import ItemToItem, ease, item_knn, markov_chain
-from baselines.popularity import DAY, Popularity, RecentPopularity
-from batches import history_batch, history_of
+from baselines.neighbours import GenreNeighbours, ItemToItem, ease, item_knn, markov_chain
+from baselines.popularity import DAY, GroupPopularity, Popularity, RecentPopularity
+from batches import History, history_batch, history_of
 from data_processor import FIRST_ITEM
 from evaluation.protocols import target_ranks
 from settings import EvalSettings
@@ -95,3 +96,27 @@ def test_recent_popularity_counts_the_days_before(data):
 def test_baselines_rank_under_the_one_protocol(data):
     for ranker in (RecentPopularity(data, 60), item_knn(data, 20, 5.0), ease(data, 20.0, 0.9), markov_chain(data)):
         assert target_ranks(ranker, data, "test", 12, EvalSettings()).min() >= 1
+
+
+def test_popularity_in_the_group_counts_people_alike(data, tiny):
+    """Against pandas; where gender or age is unknown, popularity among all orders the films."""
+    rows = data.training_rows()
+    frame = pd.DataFrame({"person": np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows],
+                          "item": data.items[rows]})
+    gender, age, _ = data.demographics[4]
+    alike = np.flatnonzero((data.demographics[:, 0] == gender) & (data.demographics[:, 1] == age))
+    expected = np.bincount(frame["item"][frame["person"].isin(alike)], minlength=data.catalogue.num_rows)
+    known, unknown = GroupPopularity(data).score(history_batch([
+        history_of(data, 4), History(data.items[:2], demographics=(int(gender), 0, 0))], 12)).numpy()
+    assert (np.floor(known[FIRST_ITEM:]) == expected[FIRST_ITEM:]).all() and expected.sum()
+    everybody = Popularity(data).scores.numpy()[FIRST_ITEM:]
+    assert (np.argsort(-unknown[FIRST_ITEM:], kind="stable") == np.argsort(-everybody, kind="stable")).all()
+
+
+def test_genre_neighbours_are_mean_cosine_similarities(data):
+    history = history_of(data, 3)
+    similar = cosine_similarity(data.catalogue.genres)[history.items[-12:]].mean(0)[FIRST_ITEM:]
+    found, nobody = GenreNeighbours(data).score(history_batch([history, History(np.zeros(0, dtype=int))], 12)).numpy()
+    np.testing.assert_allclose(found[FIRST_ITEM:], similar, atol=2e-6)
+    everybody = Popularity(data).scores.numpy()[FIRST_ITEM:]
+    assert (np.argsort(-nobody[FIRST_ITEM:], kind="stable") == np.argsort(-everybody, kind="stable")).all()

@@ -26,6 +26,7 @@ def test_the_export_command(service_files, tmp_path, capsys, model):
         assert code == 0 and "the same 10 films for 60 people" in out and place.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["enhanced-known-time", "enhanced-steered", "enhanced-rgcn", "enhanced-concat"])
 def test_variants_export(service_files, data, tmp_path, name):

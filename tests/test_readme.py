@@ -72,6 +72,8 @@ def test_command(place, monkeypatch, tmp_path, command):
                 "ablations.run": [*data, *SMALL, "--num_layers", "2", "--seeds", "1", "--variants", "fusion gate",
                                   *results, "--work", str(tmp_path)],
                 "ablations.search": [*data, *SMALL, "--trials", "2", *results, "--work", str(tmp_path)],
+                "ablations.cold_start": [*data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
+                "serving.export": ["--onnx", str(tmp_path / "model.onnx"), *data],
                 "ablations.cold_films": [*data, *SMALL, "--rows", "genres and year", *results]}[module]
         assert run_command(importlib.import_module(module).main, [*flags, *more]) == 0
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from ablations import cold_films
+from ablations import cold_films, cold_start
 from batches import History, TrainingBatches, history_batch, history_of
 from context import TimeBias
 from data_processor import FIRST_ITEM, process
@@ -35,8 +36,8 @@ from model_io import load_model, new_model, save_model
 from readers import read_interactions
 from readers.interactions import AGE_GROUPS, GENRES
 from settings import ModelSettings, Settings, TrainSettings
-from support.errors import UserError
-from tests.conftest import ALL_TASKS, ROOT, TINY_MODEL, fresh_model, tiny_settings
+from support.errors import UserError, run_command
+from tests.conftest import ALL_TASKS, ROOT, TINY_MODEL, fresh_model, tiny_settings, write_ml_1m
 from tests.test_models import request
 from training_loop import fit, seed_everything
 from transformer import Attend, attention
@@ -646,3 +647,58 @@ def test_heavy_packages_stay_out_until_they_are_asked_for():
             "print([name for name in ('torch_geometric', 'sentence_transformers', 'sklearn') if name in sys.modules])")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def newcomers(tmp_path_factory, tiny):
+    """A small world of `ablations.cold_start` and its settings."""
+    folder = write_ml_1m(tmp_path_factory.mktemp("newcomers") / "data", tiny.ratings, tiny.movies, tiny.users)
+    settings = Settings().replace(data_dir=str(folder), **TINY_MODEL, max_steps=3, max_epochs=1, device="cpu",
+                                  precision="fp32")
+    return cold_start.world(settings, seed=1), settings
+
+
+def test_new_people_and_films_are_nowhere_in_training(newcomers, tiny):
+    """Neither the people asked nor the new films; the requests are what was watched, by hand."""
+    here, _ = newcomers
+    whole, known = here.whole, here.known
+    strangers = np.setdiff1d(whole.catalogue.user_ids, known.catalogue.user_ids)
+    new = np.setdiff1d(whole.catalogue.movie_ids, known.catalogue.movie_ids)
+    assert len(strangers) >= 5 and len(new) >= 3
+    rows = tiny.ratings[tiny.ratings["user_id"].isin(strangers) & ~tiny.ratings["movie_id"].isin(new)]
+    watched = [films["movie_id"].tolist() for _, films in rows.sort_values(
+        ["user_id", "timestamp"], kind="stable").groupby("user_id") if len(films) > 5]
+    for count in cold_start.KNOWN:
+        for end in ("first", "last"):
+            asked = here.requests[f"{count} {end}"]
+            expected = [(films[:count], films[count]) if end == "first" else (
+                films[len(films) - 1 - count:-1], films[-1]) for films in watched]
+            assert [(whole.catalogue.movie_id(history.items).tolist(), int(whole.catalogue.movie_id(target)))
+                    for history, target in zip(asked.histories, asked.targets, strict=True)] == expected
+            for history, among in zip(asked.histories, asked.candidates, strict=True):
+                assert history.user == 0 and not set(whole.catalogue.movie_id(among)) & set(new)
+                assert not set(among) & set(history.items)
+    for history, target in zip(here.requests["among all films"].histories, here.requests["among all films"].targets,
+                               strict=True):
+        assert whole.catalogue.movie_id(target) in new and not set(whole.catalogue.movie_id(history.items)) & set(new)
+
+
+def test_the_cold_start_command(newcomers, tmp_path, capsys):
+    """Every question has an answer from everybody who can give one; a second run trains nothing again."""
+    _, settings = newcomers
+    small = [f"--{name}={value}" for name, value in {**TINY_MODEL, "data_dir": settings.data.data_dir, "max_steps": 3,
+                                                     "device": "cpu"}.items()]
+    command = ["--seeds", "2", "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results"), *small]
+    assert run_command(cold_start.main, command) == 0
+    found = json.loads((tmp_path / "results" / "results.json").read_text())["questions"]
+    assert set(found["0 first"]) == {*cold_start.BASELINES, cold_start.MADE}  # the preset has no start
+    assert set(found["1 last"]) == set(found["among all films"]) == {*cold_start.BASELINES, cold_start.PLAIN,
+                                                                     cold_start.MADE}
+    assert set(found["warm"]) == {cold_start.PLAIN, cold_start.MADE}
+    assert all(len(row["seeds"]) == (1 if name in cold_start.BASELINES else 2) for name, row in found["5 last"].items())
+    capsys.readouterr()
+    assert run_command(cold_start.main, command) == 0
+    assert "epoch" not in capsys.readouterr().out
+    again = json.loads((tmp_path / "results" / "results.json").read_text())["questions"]
+    assert again == found and str(tmp_path) not in (tmp_path / "results" / "table.md").read_text()
+    assert run_command(cold_start.main, [*command, "--model", "vanilla"]) == 2
