@@ -35,6 +35,24 @@ def new_model(data: SequenceData, settings: ModelSettings) -> nn.Module:
     return model.prepare(data) if isinstance(model, EnhancedBERT4Rec) else model
 
 
+def grown_model(folder: Path, data: SequenceData, settings: ModelSettings) -> nn.Module:
+    """The model of a checkpoint folder, about to be trained further on data that may hold new films and people.
+
+    Weights are the checkpoint's; what encoders keep of the data (the edges of a graph) is that of these data. Raises
+    `UserError` where the settings give another shape, or films of the checkpoint are missing in the data.
+    """
+    older, _, own, _ = load_model(folder)
+    try:
+        kept = older.for_catalogue(own, data.catalogue).state_dict()
+    except UserError as error:
+        raise UserError(f"--start_from {folder}: {error}") from error
+    model = new_model(data, settings)
+    fresh = {name: value for name, value in model.state_dict().items()
+             if name.startswith("encoders.graph.") and name not in dict(model.named_parameters())}
+    load_weights(model, {**kept, **fresh}, f"--start_from {folder}")
+    return model
+
+
 def save_model(folder: Path, model: nn.Module, settings: Settings, data: SequenceData, record: dict[str, Any],
                keep_previous: bool = False) -> None:
     """Write a checkpoint folder: weights, checkpoint.json (how it came about), metadata.json (the catalogue)."""

@@ -287,6 +287,8 @@ class TrainSettings:
     ranking: above 0 less popular items come out higher."""
     gbce_t: float = 0.75
     """(--loss gbce) calibration t: 0 = plain binary cross-entropy, 1 = fully corrected for sampling."""
+    start_from: str = ""
+    """Checkpoint folder of a model of the same shape to go on from, grown by the films and people that are new."""
     teacher: str = ""
     """Checkpoint folder of a trained model of the same kind, or several with commas between, whose distributions over
     the catalogue the item heads follow."""

@@ -129,6 +129,32 @@ def test_trainer_with_teachers(files, model, tmp_path, capsys):
         assert re.search(said, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("flags", [[], ["--graph_encoder", "rgcn"], ["--model", "vanilla"]],
+                         ids=["plain", "graph", "vanilla"])
+def test_going_on_from_a_model_with_new_films_and_people(tiny, tmp_path, capsys, flags):
+    """At a learning rate of nothing it is the older model for old films and people, but for a graph's new edges; at a
+    real one it learns."""
+    ratings = tiny.ratings[(tiny.ratings["movie_id"] <= 70) & (tiny.ratings["user_id"] <= 50)]
+    few = write_ml_1m(tmp_path / "few", ratings, tiny.movies, tiny.users)
+    many = write_ml_1m(tmp_path / "many", tiny.ratings, tiny.movies, tiny.users)
+    assert train(tmp_path / "old", few, *flags) == 0
+    start = ["--start_from", str(tmp_path / "old" / "best")]
+    assert train(tmp_path / "same", many, *flags, *start, "--learning_rate", "1e-12", "--max_steps", "1") == 0
+    older, same = (RecommendationEngine(tmp_path / name / "best", data_dir=str(few)) for name in ("old", "same"))
+    assert len(same.catalogue.movie_ids) == 80 and len(same.catalogue.user_ids) == 60
+    before, after = ({row["movie_id"]: row["score"] for row in engine.get_recommendations(None, [3, 9, 27], count)}
+                     for engine, count in ((older, 60), (same, 77)))
+    assert "rgcn" in flags or before == pytest.approx({film: after[film] for film in before}, abs=2e-3)
+    assert train(tmp_path / "new", many, *flags, *start) == 0
+    newer = RecommendationEngine(tmp_path / "new" / "best", data_dir=str(many))
+    assert newer.get_recommendations(None, [3, 9, 27]) != same.get_recommendations(None, [3, 9, 27])
+    capsys.readouterr()
+    assert train(tmp_path / "wide", many, *flags, *start, "--hidden_size", "32") == 2
+    assert "--start_from" in capsys.readouterr().err
+    assert train(tmp_path / "less", few, *flags, "--start_from", str(tmp_path / "new" / "best")) == 2
+    assert "lacks films" in capsys.readouterr().err
+
+
 def test_trainer_never_falls_back_on_synthetic_data(tmp_path, capsys):
     assert train(tmp_path, tmp_path / "nothing") == 2
     captured = capsys.readouterr()

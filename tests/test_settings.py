@@ -46,6 +46,7 @@ TESTED_ELSEWHERE = {
     "dataset": "test_readers.py", "data_dir": "test_scripts.py", "checkpoint_dir": "test_scripts.py",
     "runs_dir": "test_scripts.py",
     **dict.fromkeys(("use_wandb", "wandb_mode", "tracker", "run_group", "run_name"), "test_tracking.py"),
+    "start_from": "test_scripts.py",
     **dict.fromkeys(("teacher", "teacher_share", "teacher_temperature"), "test_training.py, test_scripts.py"),
     "max_minutes": "test_training.py", "bootstrap_samples": "test_evaluation.py",
     "candidates": "test_evaluation.py", "candidate_seed": "test_evaluation.py",
