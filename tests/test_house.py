@@ -18,7 +18,7 @@ ORDER = [{"support"}, {"settings"}, {"presets"}, {"command_line"}, {"readers", "
          {"transformer", "losses", "item_encoders"}, {"batches"}, {"views", "objectives", "context"},
          {"evaluation", "baselines"}, {"training_loop"},
          {"bert4rec", "enhanced_model"}, {"model_io"}, {"trainer"}, {"bert_multi"},
-         {"explanations", "film_search", "people"}, {"inference"}, {"serving"}, {"benchmarks", "ablations"}]
+         {"explanations", "film_search", "people"}, {"inference"}, {"serving"}, {"benchmarks", "ablations", "examples"}]
 LATE = {"wandb", "tyro", "yaml", "accelerate", "rich", "pandas", "safetensors", "pyarrow", "matplotlib", "sklearn",
         "torch_geometric", "rectools", "optuna", "ray", "uvicorn", "httpx", "psutil"}
 

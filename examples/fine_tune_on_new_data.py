@@ -1,0 +1,24 @@
+"""Go on with a trained model when new films, people and ratings have come: `python -m examples.fine_tune_on_new_data`
+
+The same as `python trainer.py --start_from checkpoints/best --max_epochs 4`: the model keeps its weights, new films and
+people get a place in it, and it trains for a few epochs on all that is known now.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import trainer
+from model_io import load_model
+
+
+def main(folder: str = "checkpoints/best", result: str = "checkpoints/fine_tuned", **changes: Any) -> None:
+    """changes: settings by name; data_dir is the folder with the newer files."""
+    _, settings, _, _ = load_model(Path(folder))
+    trainer.train(settings.replace(**{"start_from": folder, "max_epochs": 4, "eval_every": 1, "checkpoint_dir": result,
+                                      **changes}))
+
+
+if __name__ == "__main__":
+    main()

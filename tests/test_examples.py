@@ -1,0 +1,34 @@
+"""Every example runs, on the tiny world."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from tests.conftest import ROOT
+
+SMALL = dict(hidden_size=16, num_layers=1, seq_length=20, max_epochs=1, device="cpu", bootstrap_samples=100)
+EXAMPLES = {
+    "train_and_recommend": lambda files, place: dict(SMALL, folder=str(place / "model"), data_dir=str(files / "data")),
+    "custom_item_encoder": lambda files, place: dict(SMALL, folder=str(place / "model"), data_dir=str(files / "data")),
+    "new_user_by_titles": lambda files, place: dict(folder=str(files / "main" / "best"), data_dir=str(files / "data"),
+                                                    titles="Synthetic Film 004; synthetic film 009"),
+    "fine_tune_on_new_data": lambda files, place: dict(
+        folder=str(files / "main" / "best"), result=str(place / "tuned"), data_dir=str(files / "data"), max_epochs=1,
+        max_steps=2, runs_dir=str(place)),
+    "read_an_explanation": lambda files, place: dict(folder=str(files / "main" / "best"), user_id=12,
+                                                     data_dir=str(files / "data")),
+}
+SAYS = {"new_user_by_titles": "5. Synthetic Film", "fine_tune_on_new_data": "Best model: epoch",
+        "read_an_explanation": "due to Synthetic Film"}
+
+
+def test_every_example_is_run_here():
+    assert set(EXAMPLES) == {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(service_files, tmp_path, capsys, name):
+    importlib.import_module(f"examples.{name}").main(**EXAMPLES[name](service_files, tmp_path))
+    assert SAYS.get(name, "5. Synthetic Film") in capsys.readouterr().out
