@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import signal
 import threading
@@ -23,7 +24,7 @@ from serving.app import Config, create_app
 from serving.batching import WAITING, Batcher, Busy
 from serving.guards import MOST_BYTES
 from support.errors import UserError, run_command
-from tests.conftest import SERVED, start_service
+from tests.conftest import ROOT, SERVED, start_service
 
 
 @pytest.fixture(scope="module")
@@ -328,3 +329,13 @@ def test_load(service_files, tmp_path, capsys):
     assert found["requests"] == 500 and found["errors"] == []
     assert found["milliseconds"]["/recommend"]["p99"] < 1000
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
+
+
+def test_the_documented_paths_exist(client):
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    paths = client.get("/openapi.json").json()["paths"]
+    named = re.findall(r"`(GET|POST) (/\w+)", text)
+    assert {path for _, path in named} == set(paths) and all(method.lower() in paths[path] for method, path in named)
+    for body in re.findall(r"localhost:8000/recommend .* -d '(.*)'", text):
+        answer = client.post("/recommend", json=json.loads(body))
+        assert answer.status_code != 422, answer.text
