@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 
         print(f"http://{flags.host}:{flags.port}", flush=True)
         uvicorn.run("serving.app:from_environment", factory=True, host=flags.host, port=flags.port,
-                    workers=flags.workers, log_level="warning", access_log=False, timeout_graceful_shutdown=10,
+                    workers=flags.workers, log_level="warning", access_log=False, timeout_graceful_shutdown=30,
                     limit_concurrency=1000, server_header=False)
 
 
