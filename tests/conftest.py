@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -26,6 +27,8 @@ REAL = ROOT / "ml-1m"
 SASREC = ROOT.parent / "shared" / "data" / "ml-1m-sasrec"
 
 os.environ.setdefault("WANDB_MODE", "offline")
+for name in ("torch", "torch.__trace"):  # an export traces each step for whoever listens, pytest too: it takes minutes
+    logging.getLogger(name).propagate = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
