@@ -35,7 +35,13 @@ def new_model(data: SequenceData, settings: ModelSettings) -> nn.Module:
     return model.prepare(data) if isinstance(model, EnhancedBERT4Rec) else model
 
 
-def grown_model(folder: Path, data: SequenceData, settings: ModelSettings) -> nn.Module:
+def starting_model(data: SequenceData, settings: Settings) -> nn.Module:
+    """What a training on these data begins with: a new model, or one grown from a checkpoint (`--start_from`)."""
+    start = settings.train.start_from
+    return _grown_model(Path(start), data, settings.model) if start else new_model(data, settings.model)
+
+
+def _grown_model(folder: Path, data: SequenceData, settings: ModelSettings) -> nn.Module:
     """The model of a checkpoint folder, about to be trained further on data that may hold new films and people.
 
     Weights are the checkpoint's; what encoders keep of the data (the edges of a graph) is that of these data. Raises

@@ -75,7 +75,7 @@ def _global_time(settings: DataSettings, offsets: np.ndarray, timestamps: np.nda
 
     def asked(period: np.ndarray) -> Requests:
         # The very first interaction of a person has no history to rank from.
-        chosen = _spread(rows[period & (rows > offsets[people])], people, settings.targets_per_person)
+        chosen = spread(rows[period & (rows > offsets[people])], people, settings.targets_per_person)
         return Requests(people[chosen], chosen)
 
     dates = np.array([first_cut, second_cut]).astype("datetime64[s]").astype("datetime64[m]")
@@ -87,7 +87,7 @@ def _global_time(settings: DataSettings, offsets: np.ndarray, timestamps: np.nda
                  f"interactions of each person there, means over each person's first)")
 
 
-def _spread(rows: np.ndarray, people: np.ndarray, most: int) -> np.ndarray:
+def spread(rows: np.ndarray, people: np.ndarray, most: int) -> np.ndarray:
     """At most so many of each person's rows (ascending), evenly spread; 0 = all."""
     if not most or not len(rows):
         return rows

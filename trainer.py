@@ -25,7 +25,7 @@ from evaluation.protocols import draw_candidates, hide_seen, protocol_line, targ
 from evaluation.report import print_ranking, print_table, summarise, write_request_results
 from evaluation.side_tasks import preference_quality, rating_errors, rating_predictions
 from item_encoders.text import available
-from model_io import grown_model, load_model, new_model, save_model
+from model_io import load_model, save_model, starting_model
 from settings import Settings
 from support.checkpoint import read_json, write_json
 from support.devices import peak_memory_mb
@@ -47,8 +47,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     data = load(settings.data)
     folder = Path(settings.train.checkpoint_dir)
     seed_everything(settings.train.seed)
-    start = settings.train.start_from
-    model = grown_model(Path(start), data, settings.model) if start else new_model(data, settings.model)
+    model = starting_model(data, settings)
     record, identity = None, ""
     if main_process:
         folder.mkdir(parents=True, exist_ok=True)  # find out now that it cannot be written, not after an epoch

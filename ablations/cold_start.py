@@ -34,7 +34,7 @@ from evaluation.metrics import bootstrap_interval, per_request
 from evaluation.protocols import Ranker, target_ranks
 from evaluation.report import print_table, table_text
 from evaluation.significance import compare, compare_over_seeds, mark
-from model_io import load_model, new_model, save_model
+from model_io import load_model, save_model, starting_model
 from readers import read_interactions
 from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser, seeds
@@ -110,17 +110,21 @@ def people_requests(whole: SequenceData, people: np.ndarray, films: np.ndarray, 
     return ColdRequests(histories, np.array(targets), candidates)
 
 
-def trained(settings: Settings, data: SequenceData, folder: Path) -> nn.Module:
-    """The model that these settings give, from `folder` if it lies there already."""
+def trained(settings: Settings, data: SequenceData, folder: Path,
+            validate: bool = True) -> tuple[nn.Module, dict[str, Any]]:
+    """(model, record of its best epoch and `seconds` of training) of these settings, from `folder` if it lies there.
+
+    validate: select on the validation targets, as `fit` does; else all interactions train for all epochs."""
     if (folder / "checkpoint.json").exists():
         model, kept, _, info = load_model(folder)
         if info["split_hash"] == data.split_hash and kept.to_dict() == settings.to_dict():
-            return model
+            return model, info["validation"]
     seed_everything(settings.train.seed)
-    model = new_model(data, settings.model)
-    progress = fit(model, data, settings)
-    save_model(folder, model, settings, data, progress.best)
-    return model.cpu().eval()
+    model = starting_model(data, settings)
+    progress = fit(model, data, settings, validate=validate)
+    record = {**progress.best, "seconds": progress.seconds}
+    save_model(folder, model, settings, data, record)
+    return model.cpu().eval(), record
 
 
 def answers(ranker: Ranker, asked: dict[str, ColdRequests], seq_length: int) -> dict[str, np.ndarray]:
@@ -142,7 +146,7 @@ def measured(here: World, settings: dict[str, Settings], number: list[int],
         for seed in number:
             print(f"{name}, seed {seed}", flush=True)
             seeded = own.replace(seed=seed)
-            model = trained(seeded, here.known, work / f"{name.replace(' ', '-')}-{seed}")
+            model, _ = trained(seeded, here.known, work / f"{name.replace(' ', '-')}-{seed}")
             warm = target_ranks(model, here.known, "test", own.model.seq_length, own.eval)
             larger = model.for_catalogue(here.known.catalogue, data.catalogue)
             runs.append({**answers(larger, here.requests, own.model.seq_length), "warm": per_request(warm)[METRIC]})

@@ -1,0 +1,90 @@
+"""Going on with a model against training it again: who is asked for what, and that nothing later trains."""
+
+from __future__ import annotations
+
+import datetime
+import json
+
+import numpy as np
+import pytest
+
+from ablations import incremental
+from settings import Settings
+from support.errors import UserError, run_command
+from tests.conftest import TINY_MODEL, write_ml_1m
+
+
+@pytest.fixture(scope="module")
+def dates(tiny):
+    """Four dates that cut the tiny world's interactions into fifths."""
+    times = np.quantile(tiny.ratings["timestamp"], [0.2, 0.4, 0.6, 0.8])
+    found = [datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d") for time in times]
+    assert len(set(found)) == 4
+    return found
+
+
+def seconds(date: str) -> int:
+    return int(datetime.datetime.fromisoformat(date + "T00:00+00:00").timestamp())
+
+
+def test_each_round_trains_on_the_past_and_asks_for_what_follows(tiny, dates):
+    """By hand, from the table of ratings."""
+    settings = Settings().replace(dataset="synthetic", protocol="global_time", targets_per_person=0, min_item_count=1,
+                                  min_user_count=1)
+    found = incremental.rounds(tiny, settings, dates)
+    assert [here.date for here in found] == dates[1:3]
+    table = tiny.ratings
+    for number, here in enumerate(found):
+        before, now, until = (seconds(date) for date in dates[number:number + 3])
+        for data, end in ((here.older, before), (here.newer, now)):
+            assert len(data.training_rows()) == len(data.items) == (table["timestamp"] < end).sum()
+            assert data.timestamps.max() < end
+        requests = here.asked.split.requests["test"]
+        month = table[(table["timestamp"] >= now) & (table["timestamp"] < until)]
+        starts = table.groupby("user_id")["timestamp"].min()
+        firsts = (starts[starts >= now] < until).sum()  # nobody can be asked for the first interaction of all
+        assert len(requests) == len(month) - firsts
+        assert here.asked.timestamps[requests.target_rows].min() >= now
+        assert here.asked.timestamps.max() < until
+        assert set(here.groups["all"]) <= set(month["user_id"])
+        for name, low, high in (("warm", 0, before), ("joined between", before, now), ("joined since", now, until)):
+            people = starts[(starts >= low) & (starts < high)].index
+            assert set(here.groups.get(name, [])) == set(here.groups["all"]) & set(people)
+
+
+def test_the_command_measures_each_row_and_trains_nothing_twice(tiny, dates, tmp_path):
+    data = write_ml_1m(tmp_path / "data", tiny.ratings, tiny.movies, tiny.users)
+    small = [f"--{name}={value}" for name, value in {**TINY_MODEL, "data_dir": data, "max_epochs": 1, "device": "cpu",
+                                                     "precision": "fp32"}.items()]
+    command = ["--seeds", "2", "--dates", *dates, "--tuning_epochs", "1", "--work", str(tmp_path / "work"),
+               "--results", str(tmp_path / "results"), *small]
+    assert run_command(incremental.main, command) == 0
+    found = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert list(found["dates"]) == list(found["seconds"]) == dates[1:3]
+    for groups in found["dates"].values():
+        for of_row in groups.values():
+            assert list(of_row) == [incremental.POPULARITY, incremental.OLDER, incremental.TUNED, incremental.AGAIN]
+            assert all(len(row["seeds"]) == (1 if name == incremental.POPULARITY else 2)
+                       for name, row in of_row.items())
+            assert "gain of fine-tuning" not in of_row[incremental.TUNED]
+    assert all(time > 0 for of_row in found["seconds"].values() for time in of_row.values())
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/checkpoint.json")}
+    assert len(written) == 2 * (3 + 2)  # three dates trained, two of them gone on to as well
+    assert run_command(incremental.main, command) == 0
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/checkpoint.json")}
+    assert json.loads((tmp_path / "results" / "results.json").read_text()) == found
+
+
+@pytest.mark.parametrize("wrong", [["2000-01-01", "2000-02-01"], ["2000-01-01", "2000-03-01", "2000-02-01"],
+                                   ["2000-01-01", "soon", "2000-02-01"]])
+def test_dates_that_make_no_round_are_refused(wrong, capsys):
+    assert run_command(incremental.main, ["--dates", *wrong]) == 2
+    assert "--dates" in capsys.readouterr().err
+
+
+def test_a_span_without_interactions_is_refused(tiny):
+    settings = Settings().replace(dataset="synthetic", protocol="global_time")
+    last = datetime.datetime.fromtimestamp(int(tiny.ratings["timestamp"].max()) + 10 ** 7, datetime.UTC)
+    dates = ["2001-01-01", last.strftime("%Y-%m-%d"), "2100-01-01"]
+    with pytest.raises(UserError, match="nobody has a history"):
+        incremental.rounds(tiny, settings, dates)
