@@ -49,7 +49,7 @@ load: .venv/.ready-dev  ## 50 requests a second for a minute: does the service h
 	$(BIN)/python -m serving.load --model_path $(MODEL)
 
 test: .venv/.ready-dev  ## run the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 lint: .venv/.ready-dev  ## check style
 	$(BIN)/ruff check .

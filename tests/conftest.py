@@ -27,6 +27,10 @@ REAL = ROOT / "ml-1m"
 SASREC = ROOT.parent / "shared" / "data" / "ml-1m-sasrec"
 
 os.environ.setdefault("WANDB_MODE", "offline")
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # as many threads as cores, in all
+    own = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(own))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 for name in ("torch", "torch.__trace"):  # an export traces each step for whoever listens, pytest too: it takes minutes
     logging.getLogger(name).propagate = False
 

@@ -40,6 +40,7 @@ def test_compare_without_peers(tmp_path, capsys, small):
         compare.main(["--peers", "/nowhere/python"])
 
 
+@pytest.mark.slow
 def test_compare_ends_when_a_worker_dies(tmp_path, small):
     """Here the peers' worker, in an environment without RecTools: its reason is told and nothing is written."""
     output = tmp_path / "compare.json"

@@ -9,6 +9,7 @@ from support.errors import run_command
 from tests.conftest import VARIANTS, fresh_model
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 @pytest.mark.parametrize("model", ["main", "vanilla"])
 def test_the_export_command(service_files, tmp_path, capsys, model):

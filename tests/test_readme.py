@@ -20,6 +20,7 @@ SMALL = ["--hidden_size", "16", "--num_heads", "2", "--num_layers", "1", "--seq_
          "--bootstrap_samples", "100", "--device", "cpu"]
 TITLES = {260: "Star Wars: Episode IV - A New Hope (1977)", 1210: "Star Wars: Episode VI (1983)",
           1196: "Star Wars: Episode V (1980)", 1214: "Alien (1979)"}
+DATES = ["2000-09-01", "2001-01-01", "2001-03-01"]  # the tiny world is of 2000 to 2001
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line.split("#")[0].strip() for block in re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
             for line in block.splitlines() if re.match(r"(python|torchrun|make) ", line)]
@@ -46,7 +47,13 @@ def test_there_are_commands():
     assert len(COMMANDS) > 12 and "make run" in COMMANDS and "make test" in COMMANDS
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("python ")])
+def slow(command: str) -> bool:
+    """It starts processes of its own, or takes as long."""
+    return any(module in command for module in ("ablations.run", "ablations.search", "serving.export"))
+
+
+@pytest.mark.parametrize("command", [pytest.param(line, marks=[pytest.mark.slow] * slow(line)) for line in COMMANDS
+                                     if line.startswith("python ")])
 def test_command(place, monkeypatch, tmp_path, command):
     script, *flags = shlex.split(command)[1:]
     monkeypatch.chdir(place)
@@ -72,6 +79,8 @@ def test_command(place, monkeypatch, tmp_path, command):
                 "ablations.run": [*data, *SMALL, "--num_layers", "2", "--seeds", "1", "--variants", "fusion gate",
                                   *results, "--work", str(tmp_path)],
                 "ablations.search": [*data, *SMALL, "--trials", "2", *results, "--work", str(tmp_path)],
+                "ablations.incremental": [*data, *SMALL, "--seeds", "1", "--dates", *DATES, *results, "--work",
+                                          str(tmp_path)],
                 "ablations.cold_start": [*data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
                 "serving.export": ["--onnx", str(tmp_path / "model.onnx"), *data],
                 "ablations.cold_films": [*data, *SMALL, "--rows", "genres and year", *results]}[module]

@@ -53,6 +53,7 @@ def test_a_wrong_space_is_refused_with_its_line(space_file, old, new, line, said
     assert str(error.value).startswith(f"{space_file}:{line}:")
 
 
+@pytest.mark.slow
 def test_workers_share_a_journal_and_the_best_can_be_trained(space_file, tmp_path, capfd):
     command = [str(space_file), "--jobs", "2", "--work", str(tmp_path / "work"), "--results", str(tmp_path)]
     search.main(command)
@@ -119,6 +120,7 @@ def test_going_on_draws_other_points_and_a_stopped_trial_is_not_counted(tmp_path
     assert len(search.finished(study)) == 5
 
 
+@pytest.mark.slow
 def test_a_point_that_cannot_be_trained_is_counted_and_named(space_file, tmp_path, capfd):
     """Here: more directions than the films have."""
     space_file.write_text(TINY.replace("[1, 2]", "[1]").replace("hidden_size: 8", "id_start: svd")

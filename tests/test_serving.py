@@ -293,6 +293,7 @@ def test_fuzzed_from_its_own_openapi(live_service, mode):
     assert len(asked) > 200 and max(asked) < 500 and (200 if mode == "POSITIVE" else 422) in asked
 
 
+@pytest.mark.slow
 def test_stops_gracefully(service_files):
     """What has been asked is answered, then the process and its workers end."""
     process, url = start_service(service_files, "--workers", "2")

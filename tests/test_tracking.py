@@ -44,6 +44,7 @@ def offline_records(folder):
     return records
 
 
+@pytest.mark.slow
 def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path, monkeypatch):
     """No account, no question: written beside the JSONL record, and read back."""
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -76,6 +77,7 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
                for record in records)
 
 
+@pytest.mark.slow
 def test_with_the_network_down_a_run_goes_on(tmp_path, monkeypatch, capsys):
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)

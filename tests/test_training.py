@@ -285,6 +285,7 @@ def test_popularity_sampling_covers_what_is_trained_on(data):
         np.testing.assert_allclose(shares.numpy(), counts / counts.sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates(data, tmp_path, monkeypatch):
     """torchrun with gloo: both ranks end with the weights and metrics of one process that gathers two batches, each
     of several parts."""
@@ -308,6 +309,7 @@ def test_two_processes_equal_one_that_accumulates(data, tmp_path, monkeypatch):
         assert apart < 0.01 * moved
 
 
+@pytest.mark.slow
 def test_trainer_under_torchrun(tmp_path):
     """The README's line, shrunk: one model, one record, one table."""
     done = run_two(ROOT / "trainer.py", "--preset", "quick", "--dataset", "synthetic", "--hidden_size", "16",
