@@ -25,7 +25,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 import inference
 from batches import History
 from inference import RecommendationEngine
-from people import DEMOGRAPHICS
 from readers.interactions import AGE_GROUPS, GENRES
 from serving.batching import Batcher, Busy
 from serving.engines import Engines, load_engines, version_of
@@ -91,7 +90,7 @@ class Service:
     def history(self, person: Person, engine: RecommendationEngine, main: RecommendationEngine) -> tuple[History, str]:
         """What is known of a person, for an engine, and what must be said of it. A history speaks of the main model's
         films; those that another one does not know are left out."""
-        facts = {name: getattr(person, name) for name in DEMOGRAPHICS if name in person.model_fields_set} or None
+        facts = person.facts
         at = person.at if engine.knows_request_time or engine is main else None
         films, note = person.history, ""
         if engine is not main and films is None and person.user_id is not None:
@@ -154,15 +153,15 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """What of a person's history, and what else, speaks for films or against them."""
         engine = service.engines.main
         history, _ = service.history(why, engine, engine)
-        reasons = await service.batcher.explain(lambda: engine.explain(history, why.movie_ids, k=why.k))
+        reasons = await service.batcher.compute("explain", lambda: engine.explain(history, why.movie_ids, k=why.k))
         return JSONResponse({"explanations": reasons})
 
     @app.post("/profile", response_model=dict[str, Any], responses=REFUSALS)
     async def profile(person: Person) -> Response:
         """What is known of a person, the genres and years of the history, and the genres that the model expects."""
         engine = service.engines.main
-        facts = {name: getattr(person, name) for name in DEMOGRAPHICS if name in person.model_fields_set} or None
-        return JSONResponse(engine.get_user_profile(person.user_id, person.history, demographics=facts))
+        return JSONResponse(await service.batcher.compute("rank", lambda: engine.get_user_profile(
+            person.user_id, person.history, demographics=person.facts)))
 
     @app.get("/items", response_model=Films, responses=REFUSALS)
     async def items(query: Annotated[str, Query(min_length=1, max_length=100, description="words of a title")],

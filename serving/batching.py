@@ -30,9 +30,9 @@ class Batcher:
     def __init__(self, observe: Callable[[int], None] = lambda size: None) -> None:
         self.observe = observe  # told the size of each batch
         self.waiting: asyncio.Queue[tuple[RecommendationEngine, Query, asyncio.Future]] = asyncio.Queue(WAITING["rank"])
-        self.ranker = ThreadPoolExecutor(1, "rank")
-        self.explainer = ThreadPoolExecutor(1, "explain", _step_back)
-        self.explaining = 0
+        self.threads = {"rank": ThreadPoolExecutor(1, "rank"),
+                        "explain": ThreadPoolExecutor(1, "explain", _step_back)}
+        self.running = dict.fromkeys(self.threads, 0)
         self.task: asyncio.Task | None = None
 
     def start(self) -> None:
@@ -44,8 +44,8 @@ class Batcher:
         await self.waiting.join()
         if self.task is not None:
             self.task.cancel()
-        self.ranker.shutdown()
-        self.explainer.shutdown()
+        for thread in self.threads.values():
+            thread.shutdown()
 
     async def rank(self, engine: RecommendationEngine, query: Query) -> list[dict[str, Any]]:
         """`engine.answer` of one query. Raises `Busy`, or what that raises."""
@@ -56,15 +56,16 @@ class Batcher:
             raise Busy from None
         return await future
 
-    async def explain(self, work: Callable[[], Answer]) -> Answer:
-        """The result of something slow. Raises `Busy`, or what that raises."""
-        if self.explaining >= WAITING["explain"]:
+    async def compute(self, thread: str, work: Callable[[], Answer]) -> Answer:
+        """The result of something else, computed in the thread 'rank', if it is quick, or 'explain'. Raises `Busy`, or
+        what that raises."""
+        if self.running[thread] >= WAITING[thread]:
             raise Busy
-        self.explaining += 1
+        self.running[thread] += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.explainer, work)
+            return await asyncio.get_running_loop().run_in_executor(self.threads[thread], work)
         finally:
-            self.explaining -= 1
+            self.running[thread] -= 1
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -75,7 +76,8 @@ class Batcher:
             self.observe(len(batch))
             for engine in {id(engine): engine for engine, _, _ in batch}.values():
                 part = [(query, future) for own, query, future in batch if own is engine]
-                answers = await loop.run_in_executor(self.ranker, answers_of, engine, [query for query, _ in part])
+                queries = [query for query, _ in part]
+                answers = await loop.run_in_executor(self.threads["rank"], answers_of, engine, queries)
                 for (_, future), answer in zip(part, answers, strict=True):
                     if future.cancelled():
                         continue

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from people import DEMOGRAPHICS
 from readers.interactions import GENRES
 
 LONGEST_HISTORY, MOST_FILMS, MOST_EXPLAINED = 500, 100, 10
@@ -30,6 +31,11 @@ class Person(_Strict):
         None, description="code of the data set; /health lists them", examples=[4])
     at: Annotated[int, Field(ge=0, le=2**33, strict=True)] | None = Field(
         None, description="moment of the request in seconds since 1970, for a model that knows request times")
+
+    @property
+    def facts(self) -> dict[str, str | int | None] | None:
+        """The demographics that the request names, if any."""
+        return {name: getattr(self, name) for name in DEMOGRAPHICS if name in self.model_fields_set} or None
 
 
 class Wish(Person):

@@ -219,11 +219,11 @@ def test_explanations_stand_in_nobodys_way_and_may_not_pile_up(engine):
     async def run():
         batcher = Batcher()
         batcher.start()
-        slow = [asyncio.create_task(batcher.explain(go_on.wait)) for _ in range(WAITING["explain"])]
+        slow = [asyncio.create_task(batcher.compute("explain", go_on.wait)) for _ in range(WAITING["explain"])]
         await asyncio.sleep(0)
         answer = await asyncio.wait_for(batcher.rank(engine, Query(engine.history(3))), 10)
         with pytest.raises(Busy):
-            await batcher.explain(go_on.wait)
+            await batcher.compute("explain", go_on.wait)
         go_on.set()
         assert await asyncio.gather(*slow) == [True] * len(slow)
         await batcher.stop()
