@@ -43,6 +43,7 @@ class Batch:
     request_times: Tensor  # (B, L) seconds, 0 = unknown
     targets: Tensor  # (B, L) item_index, or PAD
     target_ratings: Tensor  # (B, L) 1-5, or 0
+    whole: Tensor  # (B,) bool, False where earlier interactions of the person are not here
     views: tuple[Batch, ...] = ()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -117,6 +118,7 @@ class History:
     user: int = UNKNOWN  # user_index
     demographics: tuple[int, int, int] = (UNKNOWN, UNKNOWN, UNKNOWN)
     request_time: int = NO_TIME
+    whole: bool = True  # False if there may be earlier interactions
 
 
 def history_of(data: SequenceData, person: int, end: int | None = None) -> History:
@@ -147,7 +149,8 @@ def history_batch(histories: Sequence[History], seq_length: int) -> Batch:
     asked = _stack(request, lengths.clip(1), seq_length)
     return Batch("causal", torch.tensor([history.user for history in histories]),
                  torch.tensor([history.demographics for history in histories]), items, stars, moments,
-                 torch.from_numpy(lengths), asked, none, none)
+                 torch.from_numpy(lengths), asked, none, none,
+                 torch.tensor([history.whole and len(history.items) <= seq_length for history in histories]))
 
 
 def append_mask(batch: Batch, seq_length: int) -> Batch:
@@ -183,7 +186,7 @@ def _drop_oldest(batch: Batch, keep: int) -> Batch:
     source = (torch.arange(keep, device=drop.device) + drop[:, None]).clamp(max=batch.items.shape[1] - 1)  # (B, keep)
     lengths = batch.lengths - drop
     real = positions_before(lengths, keep)
-    return batch.replace(lengths=lengths, **{
+    return batch.replace(lengths=lengths, whole=batch.whole & (drop == 0), **{
         name: value.gather(1, source) * real for name, value in batch.tensors().items()
         if value.dim() == 2 and name != "demographics"})
 
@@ -260,6 +263,9 @@ class TrainingBatches:
     def _take(self, flat: np.ndarray, where: np.ndarray) -> Tensor:
         return torch.from_numpy(np.where(where >= 0, flat[where], 0))
 
+    def _whole(self, rows: np.ndarray, shift: np.ndarray | int) -> Tensor:
+        return torch.from_numpy(self.starts[rows] + shift == self.data.offsets[self.people[rows]])
+
     def _people(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         people = self.people[rows]
         return torch.from_numpy(people + 1), torch.from_numpy(self.data.demographics[people])
@@ -275,18 +281,19 @@ class TrainingBatches:
         return Batch("causal", *self._people(rows), self._take(data.items, inputs), self._take(data.ratings, inputs),
                      self._take(data.timestamps, inputs), torch.from_numpy(lengths),
                      self._take(data.timestamps, following), self._take(data.items, following),
-                     self._take(data.ratings, following))
+                     self._take(data.ratings, following), self._whole(rows, shift))
 
     def _cloze(self, rows: np.ndarray, noise: np.random.Generator) -> Batch:
         # A full window has one interaction more than the model reads: its oldest goes.
-        lengths, where = self._gather(rows, (self.lengths[rows] > self.seq_length).astype(np.int64), 0)
+        shift = (self.lengths[rows] > self.seq_length).astype(np.int64)
+        lengths, where = self._gather(rows, shift, 0)
         masked = cloze_mask(lengths, where.shape[1], self.train, noise)
         data, items = self.data, self._take(self.data.items, where)
         masked = torch.from_numpy(masked)
         times, ratings = self._take(data.timestamps, where), self._take(data.ratings, where)
         return Batch("bidirectional", *self._people(rows), items.masked_fill(masked, MASK),
                      ratings.masked_fill(masked, NO_RATING), visible_times(times, masked), torch.from_numpy(lengths),
-                     times * masked, items * masked, ratings * masked)
+                     times * masked, items * masked, ratings * masked, self._whole(rows, shift))
 
 
 def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:

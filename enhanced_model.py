@@ -3,7 +3,8 @@
     e_v  = fuse_k encoder_k(v)                                   film v: id, genres, year, title, graph (item_encoders/)
     x_i  = e_{v_i} + rating_i + day_i + gap_i + position_i       input at position i
     x_i += CrossAttention(query x_i, keys and values: the person's metadata tokens)         or another way, context.py
-    x_0  = a learned start, optional: h_0 predicts v_1, also for somebody without a history
+    x_0  = a learned start, optional, another where earlier interactions are not known: h_0 predicts v_1, also for
+           somebody without a history
     h    = Encoder(x; pattern, times)                            transformer.py, pre-norm
     next item    P(v | h_i) = softmax_v(h_i e_v + b_v)           causal pattern, every position
     masked item  P(v | h_i) = softmax_v(g(h_i) e_v + b'_v)       bidirectional pattern, masked positions
@@ -99,6 +100,7 @@ class EnhancedBERT4Rec(nn.Module):
         else:
             self.register_buffer("position", sinusoids(settings.seq_length, width), persistent=False)
         self.start = nn.Parameter(torch.zeros(1, 1, width)) if settings.start_token else None
+        self.lost = nn.Parameter(torch.zeros(1, 1, width)) if settings.start_token else None
         has_tokens = any(getattr(settings, name) for name in ("user_id", "gender", "age", "occupation"))
         self.metadata = MetadataTokens(catalogue, settings) if has_tokens else None
         self.user_context = USER_CONTEXTS[settings.user_context](settings) if has_tokens else None
@@ -363,7 +365,7 @@ class EnhancedBERT4Rec(nn.Module):
                         bias=self.time_bias(batch.timestamps) if self.time_bias is not None else None,
                         steer=self.dropout(self.steering_norm(told)) if steers else None)
         if self.start is not None:
-            start = self.start.expand(len(x), 1, -1)
+            start = self.start + self.lost * ~batch.whole[:, None, None]  # (B, 1, D)
             if self.request_time is not None:
                 known = batch.timestamps[:, :1].where(batch.lengths[:, None] > 0, batch.request_times[:, :1])
                 start = start + self.request_time(known, torch.full_like(known, NO_TIME))

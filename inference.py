@@ -159,7 +159,7 @@ class RecommendationEngine:
         else:
             known = {} if person is None else {
                 "user": person + 1, "demographics": tuple(self.data.demographics[person].tolist())}
-            history = History(known_films(self.catalogue, item_sequence or (), "--history"), **known)
+            history = History(known_films(self.catalogue, item_sequence or (), "--history"), whole=False, **known)
         if demographics is not None:
             history = dataclasses.replace(history, demographics=demographics_of(self.catalogue, demographics,
                                                                                 history.demographics))

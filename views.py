@@ -25,7 +25,8 @@ def crop(batch: Batch, noise: np.random.Generator) -> Batch:
     start, length = _run(batch, CROPPED, noise)
     width = batch.items.shape[1]
     where = (np.arange(width) + start[:, None]).clip(max=width - 1)
-    return _gathered(batch.replace(lengths=torch.from_numpy(length)), where)
+    whole = batch.whole & torch.from_numpy(start == 0)
+    return _gathered(batch.replace(lengths=torch.from_numpy(length), whole=whole), where)
 
 
 def mask(batch: Batch, noise: np.random.Generator) -> Batch:

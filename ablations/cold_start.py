@@ -104,7 +104,7 @@ def people_requests(whole: SequenceData, people: np.ndarray, films: np.ndarray, 
         *past, target = rows[:count + 1] if end == "first" else rows[-count - 1:]
         past = np.array(past, dtype=int)
         histories.append(History(whole.items[past], whole.ratings[past], whole.timestamps[past],
-                                 demographics=tuple(whole.demographics[person].tolist())))
+                                 demographics=tuple(whole.demographics[person].tolist()), whole=end == "first"))
         targets.append(whole.items[target])
         candidates.append(np.setdiff1d(films, whole.items[past]))
     return ColdRequests(histories, np.array(targets), candidates)

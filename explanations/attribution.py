@@ -67,7 +67,8 @@ class Question:
         room = self.model.settings.seq_length
         if self.model.as_request(history_batch([_at(self.history, [])], room)).lengths[0]:
             room -= 1  # it appends a mask
-        return _at(self.history, np.arange(len(self.history.items))[-room:])
+        read = _at(self.history, np.arange(len(self.history.items))[-room:])
+        return dataclasses.replace(read, whole=self.history.whole and len(read.items) == len(self.history.items))
 
     @property
     def length(self) -> int:

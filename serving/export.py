@@ -22,7 +22,8 @@ from inference import RecommendationEngine
 from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
 
-INPUTS = ("users", "demographics", "items", "ratings", "timestamps", "lengths", "request_times")
+INPUTS = ("users", "demographics", "items", "ratings", "timestamps", "lengths", "request_times",
+          "whole")
 PEOPLE, TOP, NEAR = 200, 10, 1e-3
 BATCHES = (1, 3, 32)  # sizes of batches that are compared
 
@@ -36,11 +37,11 @@ class Scorer(nn.Module):
         self.training = model.training  # not by eval(): the model would forget its item table
 
     def forward(self, users: Tensor, demographics: Tensor, items: Tensor, ratings: Tensor, timestamps: Tensor,
-                lengths: Tensor, request_times: Tensor) -> Tensor:
+                lengths: Tensor, request_times: Tensor, whole: Tensor) -> Tensor:
         """(B, R) scores."""
         nothing = torch.zeros_like(items)
         return self.model.score(Batch("causal", users, demographics, items, ratings, timestamps, lengths,
-                                      request_times, nothing, nothing))
+                                      request_times, nothing, nothing, whole))
 
 
 def export(engine: RecommendationEngine, path: Path) -> None:

@@ -118,12 +118,15 @@ def test_late_starts_are_ends_of_the_same_windows(data):
     whole = {batch.users[row].item(): batch.items[row][:length].tolist() for batch in TrainingBatches(
         data, 12, PLAIN, 0.0).epoch(0) for row, length in enumerate(batch.lengths.tolist())}
     left = []
+    trained = data.split.train_ends - data.offsets[:-1]
     for epoch in range(20):
         for batch in TrainingBatches(data, 12, dataclasses.replace(PLAIN, late_start_share=0.5), 0.0).epoch(epoch):
             for row, length in enumerate(batch.lengths.tolist()):
                 items = whole[batch.users[row].item()]
                 assert batch.items[row][:length].tolist() == items[-length:]
                 left.append(length / len(items))
+                fits = trained[batch.users[row].item() - 1] <= 13  # the window, one film more than the model reads
+                assert bool(batch.whole[row]) == (fits and length == len(items))
     assert 0.5 < np.mean(np.array(left) == 1) < 0.65  # some late starts fall on the first
     assert 0.4 < np.mean([share for share in left if share < 1]) < 0.6 and min(left) < 0.1
 
@@ -170,6 +173,10 @@ def test_append_mask_keeps_the_newest():
     assert asked.timestamps.tolist() == [[12, 13, 14, 14], [50, 50, 0, 0]]
     assert asked.request_times.tolist() == [[0, 0, 0, 99], [0, 60, 0, 0]]
     assert asked.lengths.tolist() == [4, 2]
+    assert asked.whole.tolist() == [False, True]
+    short = append_mask(history_batch([histories[0], histories[1]], 5), 5)  # room for the history, not for the mask
+    assert history_batch(histories, 5).whole.tolist() == [True, True] and short.whole.tolist() == [False, True]
+    assert not history_batch([dataclasses.replace(histories[1], whole=False)], 5).whole.any()
 
 
 def test_history_ends_before_its_target(data):

@@ -209,6 +209,22 @@ def test_nothing_but_the_person_ranks_films(data, changes):
     assert moved == (changes.get("query_time") == "known")
 
 
+@pytest.mark.parametrize("start", [False, True])
+def test_the_start_says_whether_earlier_interactions_are_lost(data, start):
+    """Nothing else does; without a start it makes no difference. A new model takes both alike."""
+    settings = ModelSettings(start_token=start, **TINY_MODEL)
+    history = history_of(data, 0, int(data.offsets[0]) + 10)
+    ends = [dataclasses.replace(history, whole=whole) for whole in (True, False)]
+    model = fresh_model(data, settings)
+    first, lost = model.score(history_batch(ends, 12))[:, FIRST_ITEM:]
+    assert torch.allclose(first, lost) == (not start)
+    if start:
+        model.lost.data.zero_()
+        torch.testing.assert_close(model.score(history_batch(ends, 12))[:, FIRST_ITEM:], torch.stack([first, first]))
+    first, lost = new_model(data, settings).eval().score(history_batch(ends, 12))[:, FIRST_ITEM:]
+    torch.testing.assert_close(first, lost)
+
+
 def test_the_start_learns_the_first_film_from_the_person_alone(data):
     """One more target a sequence; before it stands nothing but the person, so no later interaction moves it."""
     settings = ModelSettings(start_token=True, **TINY_MODEL)
