@@ -105,7 +105,7 @@ class RecommendationEngine:
                                demographics: Mapping[str, str | int | None] | None = None) -> dict[str, Any]:
         """What speaks for a film: how much of its log-probability is due to each history item and feature family
         (`explain`)."""
-        return self.explain(self.history(user_id, item_sequence, at, demographics), [recommended_item_id])[0]
+        return self.explain(Query(self.history(user_id, item_sequence, at, demographics)), [recommended_item_id])[0]
 
     def get_user_profile(self, user_id: int | None = None, item_sequence: Sequence[int] | None = None, *,
                          demographics: Mapping[str, str | int | None] | None = None) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class RecommendationEngine:
         genres that the model expects next."""
         history = self.history(user_id, item_sequence, demographics=demographics)
         found = {"user_id": None if user_id is None else int(user_id), **profile(self.catalogue, history)}
-        if getattr(self.model, "preference_head", None) is not None and (len(history.items) or self.model.starts):
+        if getattr(self.model, "preference_head", None) is not None:
             with torch.no_grad():
                 shares = self.model.preferences(history_batch([history], self.seq_length))[0]
             found["predicted_preferences"] = {GENRES[index]: round(float(shares[index]), 3)
@@ -129,9 +129,8 @@ class RecommendationEngine:
         """
         if movie_id is None:
             movie_id = int(self.catalogue.movie_ids.max()) + 1
-        self.catalogue = self.catalogue.with_film(movie_id, title, year or 0, genres)
-        model, own = self.trained
-        self.model = model.for_catalogue(own, self.catalogue)
+        larger, (model, own) = self.catalogue.with_film(movie_id, title, year or 0, genres), self.trained
+        self.model, self.catalogue = model.for_catalogue(own, larger), larger
         self._fix_item_table()
         if "data" in self.__dict__:
             self.data = self._in_catalogue(self.data)
@@ -144,22 +143,22 @@ class RecommendationEngine:
                 demographics: Mapping[str, str | int | None] | None = None) -> History:
         """The history to rank from.
 
-        user_id: somebody in the data, or None. item_sequence: film ids, oldest first; without it the person's whole
-        history, for somebody new none. demographics: some of {'gender': 'F', 'age': 25, 'occupation': 4}, instead of
-        what the data say. at: moment of the request in seconds since 1970, for a model trained with known request time.
+        user_id: somebody in the data, or None. item_sequence: film ids, oldest first, taken for a part of a past;
+        without it the person's whole history, for somebody new none. demographics: some of {'gender': 'F', 'age': 25,
+        'occupation': 4}, instead of what the data say. at: moment of the request in seconds since 1970, for a model
+        trained with known request time.
         """
         if at is not None and not self.knows_request_time:
             raise UserError("--at: this model was trained with request time unknown and never sees it; drop the flag "
                             "or train with --query_time known")
         if user_id is None and item_sequence is None and demographics is None:
             raise UserError("nobody to recommend for: give --user_id, --history or --users all")
-        person = None if user_id is None else self._person(user_id)
-        if item_sequence is None and person is not None:
-            history = history_of(self.data, person)
-        else:
-            known = {} if person is None else {
-                "user": person + 1, "demographics": tuple(self.data.demographics[person].tolist())}
-            history = History(known_films(self.catalogue, item_sequence or (), "--history"), whole=False, **known)
+        history = History(np.zeros(0, dtype=np.int64)) if user_id is None else \
+            history_of(self.data, self._person(user_id))
+        if item_sequence is not None or user_id is None:
+            history = dataclasses.replace(
+                history, items=known_films(self.catalogue, item_sequence or (), "--history"), ratings=None,
+                timestamps=None, request_time=NO_TIME, whole=False)
         if demographics is not None:
             history = dataclasses.replace(history, demographics=demographics_of(self.catalogue, demographics,
                                                                                 history.demographics))
@@ -174,10 +173,8 @@ class RecommendationEngine:
     @torch.no_grad()
     def answer(self, queries: Sequence[Query]) -> list[list[dict[str, Any]]]:
         """Recommendations for each query as in `get_recommendations`, read by the model in one batch."""
-        allowed = np.stack([films_of(self.catalogue, query.genres, query.year_from) for query in queries])  # (B, R)
+        allowed = np.stack([self._allowed(query) for query in queries])  # (B, R)
         for query, films in zip(queries, allowed, strict=True):
-            if query.filter_seen:
-                films[query.history.items] = False
             if query.k < 1 or (query.k > films.sum() and not query.or_fewer):
                 raise UserError(f"--k {query.k}: between 1 and {int(films.sum())} films can be recommended here")
         states = self.model.request_states(history_batch([query.history for query in queries], self.seq_length))
@@ -194,21 +191,22 @@ class RecommendationEngine:
                 row["predicted_rating"] = round(float(expected), 2)
         return rows
 
-    def explain(self, history: History, movie_ids: Sequence[int], method: str = DEFAULT,
-                k: int | None = None) -> list[dict[str, Any]]:
-        """Of each film its log-probability, what each film of the history ('effect') and each family of features
-        contributes to it, and a sentence (explanations/attribution.py has the methods).
+    def explain(self, query: Query, movie_ids: Sequence[int], method: str = DEFAULT,
+                in_full: bool = False) -> list[dict[str, Any]]:
+        """Of each film its log-probability among those that the query allows, what each film of the history ('effect')
+        and each family of features contributes to it, and a sentence (explanations/attribution.py has the methods).
 
-        With `k` also its rank, by how many ranks it falls without each film of the history ('places'), and 'what_if',
-        what would have to be otherwise: 'without', films of the history without which it is not among the first k (None
-        if it stays without any), as few as were found; 'as_another', its rank were the person of another gender or age
-        group (explanations/counterfactual.py). Several films cost little more than one.
+        in_full: also its rank, by how many ranks it falls without each film of the history ('places'), and 'what_if',
+        what would have to be otherwise: 'without', films of the history without which it is not among the first
+        `query.k`, as few as were found (none of them if it is not there anyway, None if it stays without any);
+        'as_another', its rank were the person of another gender or age group (explanations/counterfactual.py).
         """
-        question = self._question(history, movie_ids)
+        question = self._question(query, movie_ids)
         found, answers = explain(question, method), []
+        fall = places_lost(question) if in_full else None
         for number, candidate in enumerate(question.candidates):
             films = [{**self.film(question.read.items[place]), "effect": round(float(found.history[number, place]), 4),
-                      **({} if k is None else {"places": int(places_lost(question)[number, place])})}
+                      **({} if fall is None else {"places": int(fall[number, place])})}
                      for place in np.argsort(-found.history[number], kind="stable")]
             features = {name: round(float(values[number]), 4)
                         for name, values in sorted(found.families.items(), key=lambda item: -item[1][number])}
@@ -216,9 +214,9 @@ class RecommendationEngine:
                 **self.film(candidate), "log_probability": round(float(found.score[number]), 4), "history": films,
                 "features": features,
                 "sentence": sentence([(film["title"], film["effect"]) for film in films], features)})
-            if k is not None:
+            if in_full:
                 answers[-1] |= {"rank": int(question.one_by_one[1][0, number]),
-                                "what_if": self._what_if(question, number, k)}
+                                "what_if": self._what_if(question, number, query.k)}
         return answers
 
     def _what_if(self, question: Question, number: int, k: int) -> dict[str, Any]:
@@ -229,18 +227,23 @@ class RecommendationEngine:
                                 "log_probability": round(float(scores[number]), 4)}
                                for fact, value, scores, ranks in other_people(question)]}
 
-    def plot(self, path: str | Path, history: History, reasons: Sequence[dict[str, Any]]) -> None:
+    def plot(self, path: str | Path, query: Query, reasons: Sequence[dict[str, Any]]) -> None:
         """Write what `explain` said and the attention of each layer and head as a figure; the ending of `path` says
         which kind (explanations/figures.py)."""
-        maps, first, _ = attention(self._question(history, [why["movie_id"] for why in reasons]))
+        maps, first, _ = attention(self._question(query, [why["movie_id"] for why in reasons]))
         draw(Path(path), reasons, [layer[:, first:, first:].numpy() for layer in maps])
 
-    def _question(self, history: History, movie_ids: Sequence[int]) -> Question:
-        candidates = known_films(self.catalogue, movie_ids, "recommended_item_id")
-        allowed = films_of(self.catalogue)
-        allowed[history.items] = False
+    def _allowed(self, query: Query) -> np.ndarray:
+        """(R,) whether a query may be answered with each film."""
+        allowed = films_of(self.catalogue, query.genres, query.year_from)
+        if query.filter_seen:
+            allowed[query.history.items] = False
+        return allowed
+
+    def _question(self, query: Query, movie_ids: Sequence[int]) -> Question:
+        candidates, allowed = known_films(self.catalogue, movie_ids, "recommended_item_id"), self._allowed(query)
         allowed[candidates] = True
-        return Question(self.model, history, candidates, torch.from_numpy(allowed))
+        return Question(self.model, query.history, candidates, torch.from_numpy(allowed))
 
     # Everybody ------------------------------------------------------------------------------------------------------
 
@@ -275,8 +278,8 @@ class RecommendationEngine:
                 raise UserError(f"--k {k}: for one of these people only {left} films can be recommended")
             return people, best.indices.numpy(), best.values.numpy()
 
-        if k < 1:
-            raise UserError(f"--k {k}: must be at least 1")
+        if k < 1 or not len(requests):
+            raise UserError(f"--k {k}: must be at least 1" if k < 1 else "--users: nobody to recommend for")
         lengths = requests.ends - data.offsets[requests.people]
         groups = length_groups(lengths, self.seq_length, self.settings.eval.eval_batch_size, torch.device("cpu"))
         people, films, scores = (np.concatenate(parts) for parts in zip(*map(rank, groups), strict=True))
@@ -295,7 +298,8 @@ class RecommendationEngine:
                 "year": int(self.catalogue.years[item_index]) or None,
                 "genres": [GENRES[index] for index in np.flatnonzero(self.catalogue.genres[item_index])]}
         if movie_id in self.new_films:
-            film["note"] = "new: ranked by its title, year and genres alone" if self.model.places_new_films else \
+            known = " and ".join(name for name in ("title", "genres", "year") if name in self.model.encoders)
+            film["note"] = f"new: ranked by its {known} alone" if self.model.places_new_films else \
                 "new: placed among the films with the nearest genres, as this model knows films by experience alone"
         return film
 
@@ -383,8 +387,8 @@ def _parser() -> ArgumentParser:
 def _many(engine: RecommendationEngine, flags: Any) -> None:
     if not flags.output:
         raise UserError("--users needs --output, e.g. --output recs.parquet")
-    if flags.user_id is not None or flags.history or flags.at or flags.genres or flags.year_from or any(
-            getattr(flags, name) is not None for name in DEMOGRAPHICS):
+    if flags.explain or flags.plot or flags.json or any(getattr(flags, name) not in (None, "") for name in (
+            "user_id", "history", "at", "genres", "year_from", *DEMOGRAPHICS)):
         raise UserError("--users goes with --k, --history_until, --filter_seen, --precision and --output only")
     users = None
     if flags.users != "all":
@@ -402,15 +406,16 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     at = None if flags.at is None else parse_time(flags.at)
     genres = [name.strip() for name in flags.genres.split(",") if name.strip()]
     facts = {name: value for name in DEMOGRAPHICS if (value := getattr(flags, name)) is not None} or None
-    history = engine.history(flags.user_id, sequence, at, facts)
-    (films,) = engine.answer([Query(history, flags.k, flags.filter_seen, genres, flags.year_from)])
-    reasons = engine.explain(history, [film["movie_id"] for film in films], k=flags.k if flags.explain else None)
+    query = Query(engine.history(flags.user_id, sequence, at, facts), flags.k, flags.filter_seen, genres,
+                  flags.year_from)
+    (films,) = engine.answer([query])
+    reasons = engine.explain(query, [film["movie_id"] for film in films], in_full=flags.explain)
     if flags.plot:
-        engine.plot(flags.plot, history, reasons)
+        engine.plot(flags.plot, query, reasons)
     note = engine.request_time_note(flags.user_id if sequence is None else None, at)
     if engine.info["dataset"] == "synthetic":
         note = " ".join(filter(None, ["SYNTHETIC data: these films do not exist.", note]))
-    profile = None if flags.user_id is None else engine.get_user_profile(flags.user_id)
+    profile = None if flags.user_id is None else engine.get_user_profile(flags.user_id, demographics=facts)
     if flags.json:
         print(json.dumps({"profile": profile, "note": note, "data_note": engine.info["data_note"], "recommendations": [
             {**film, "explanation": {"sentence": why["sentence"], "log_probability": why["log_probability"], "history":
@@ -419,7 +424,7 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
                                      **({"what_if": why["what_if"]} if flags.explain else {})}}
             for film, why in zip(films, reasons, strict=True)]}, ensure_ascii=False, indent=1))
         return
-    titles = None if sequence is None else [engine.film(index)["title"] for index in history.items]
+    titles = None if sequence is None else [engine.film(index)["title"] for index in query.history.items]
     print_recommendations(films, reasons, profile, titles, note, flags.explain)
 
 

@@ -1,7 +1,7 @@
 """Another encoder of films in the place of a shipped one: decades instead of years.
 
 `python -m examples.custom_item_encoder`. An encoder turns positions in the catalogue into vectors; whatever is
-registered in ITEM_ENCODERS is built, trained, saved and explained like the others.
+registered in ITEM_ENCODERS is built, trained and saved like the others, and explained under the name it takes over.
 """
 
 from __future__ import annotations

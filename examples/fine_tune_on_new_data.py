@@ -1,7 +1,8 @@
 """Go on with a trained model when new films, people and ratings have come: `python -m examples.fine_tune_on_new_data`
 
-The same as `python trainer.py --start_from checkpoints/best --max_epochs 4`: the model keeps its weights, new films and
-people get a place in it, and it trains for a few epochs on all that is known now.
+As `python trainer.py --start_from checkpoints/best --max_epochs 4`, with the settings of the older training: the model
+keeps its weights, new films and people get a place in it, and it trains for a few epochs on what is known now, without
+the interactions that are held out to choose and test it.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from data_processor import MASK, NO_RATING
 from enhanced_model import FEATURE_FAMILIES, EnhancedBERT4Rec
 
 BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64, 128)  # interactions from the newest, where blocks end
-EVEN = 1e-3  # of a block's value that is shared evenly
+EVEN = 1e-3  # added to each share of a block: what gradients do not tell apart is shared evenly
 TOKENS = 6_400  # interactions in one pass: more, and they leave the caches
 DEFAULT = "blocks"  # what wins in explanations/faithfulness.py within a second a film
 Absence = Literal["removed", "masked", "replaced"]
@@ -237,10 +237,10 @@ def integrated_gradients(question: Question, _draw: np.random.Generator, steps: 
     points, weights = np.polynomial.legendre.leggauss(steps)
     way = start + torch.from_numpy((points + 1) / 2).to(end.dtype)[:, None, None] * (end - start)
     share = torch.from_numpy(weights / 2).to(end.dtype)[:, None]
-    contributions = []
-    for film in range(len(question.candidates)):
-        x = way.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad((score(x)[:, film:film + 1] * share).sum(), x)
+    contributions, x = [], way.clone().requires_grad_()
+    sums = (score(x) * share).sum(0)  # (C,)
+    for film in range(len(sums)):
+        (gradient,) = torch.autograd.grad(sums[film], x, retain_graph=film + 1 < len(sums))
         contributions.append((gradient.sum(0) * (end - start)[0]).sum(-1)[attend.prefix:attend.prefix + length])
     with torch.no_grad():
         ends = score(torch.cat([start, end])).double().numpy()

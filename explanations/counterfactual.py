@@ -18,13 +18,15 @@ PAIRS_OF = 16  # of the most important interactions all pairs are tried
 
 
 def smallest_set(question: Question, contributions: np.ndarray, k: int, film: int = 0) -> list[int] | None:
-    """Interactions (places in 0..L - 1) without which a film of the question is not among the first k; None if it stays
-    without any history.
+    """Interactions (places in 0..L - 1) without which a film of the question is not among the first k; none of them if
+    it is not there anyway, None if it stays without any history.
 
     contributions: (L,), which interactions to try first. Sets of one are all tried, sets of two among the PAIRS_OF most
     important; a larger one is found step by step and freed of what it does not need, so a smaller one may exist.
     """
     length, order = question.length, np.argsort(-contributions, kind="stable")
+    if question.one_by_one[1][0, film] > k:
+        return []
 
     def leaves(sets: list[list[int]]) -> np.ndarray:
         kept = np.ones((len(sets), length), dtype=bool)
@@ -61,7 +63,6 @@ def other_people(question: Question) -> list[tuple[str, str, np.ndarray, np.ndar
               if index != gender]
     others += [("age", name, (gender, index, occupation)) for index, name in enumerate(AGE_GROUPS.values(), start=1)
                if index != age]
-    others = [entry for entry in others if entry[2] != question.history.demographics]
     if question.history.demographics == (UNKNOWN,) * 3 or "demographics" not in question.families:
         return []
     scores, ranks = question.of_histories([dataclasses.replace(question.read, demographics=who)

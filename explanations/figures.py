@@ -22,8 +22,8 @@ FORMATS = (".png", ".svg", ".pdf", ".html")
 def draw(path: Path, reasons: Sequence[dict[str, Any]], maps: Sequence[np.ndarray]) -> None:
     """Write a chart a film and a map a layer and head.
 
-    reasons: what `explain_many` says; maps: (H, L, L) attention weights of each layer, over the same positions. Raises
-    `UserError` for another ending than FORMATS, or a file that cannot be written.
+    reasons: what `RecommendationEngine.explain` says; maps: (H, L, L) attention weights of each layer, over the same
+    positions. Raises `UserError` for another ending than FORMATS, or a file that cannot be written.
     """
     import matplotlib
 

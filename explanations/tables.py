@@ -27,7 +27,8 @@ def explanation_table(films: list[dict[str, Any]], reasons: list[dict[str, Any]]
                    if entry["effect"] > 0]
         families = [f"{name.replace('_', ' ')} ({effect:+.2f})" for name, effect in why["features"].items()]
         without = why["what_if"]["without"]
-        gone = "stays without any of them" if without is None else "\n".join(entry["title"] for entry in without)
+        gone = "stays without any of them" if without is None else \
+            "\n".join(entry["title"] for entry in without) or "not on the list anyway"
         others = sorted(why["what_if"]["as_another"], key=lambda entry: entry["rank"])
         flips = others if len(others) <= 2 * SHOWN else [*others[:SHOWN], *others[-SHOWN:]]
         stars = f"{film['predicted_rating']:.1f}" if "predicted_rating" in film else ""

@@ -153,7 +153,9 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """What of a person's history, and what else, speaks for films or against them."""
         engine = service.engines.main
         history, _ = service.history(why, engine, engine)
-        reasons = await service.batcher.compute("explain", lambda: engine.explain(history, why.movie_ids, k=why.k))
+        query = inference.Query(history, why.k or 10, why.filter_seen, why.genres, why.year_from)
+        reasons = await service.batcher.compute("explain", lambda: engine.explain(
+            query, why.movie_ids, in_full=why.k is not None))
         return JSONResponse({"explanations": reasons})
 
     @app.post("/profile", response_model=dict[str, Any], responses=REFUSALS)

@@ -38,20 +38,25 @@ class Person(_Strict):
         return {name: getattr(self, name) for name in DEMOGRAPHICS if name in self.model_fields_set} or None
 
 
-class Wish(Person):
-    """What to recommend."""
+class Choice(Person):
+    """Which films may be recommended."""
 
-    k: Annotated[int, Field(ge=1, le=MOST_FILMS, strict=True)] = Field(10, description="how many films")
     genres: Annotated[list[Literal[GENRES]], Field(max_length=len(GENRES))] = Field(
         default=[], description="keep films with any of these", examples=[["Comedy"]])
     year_from: Annotated[int, Field(ge=0, le=9999, strict=True)] | None = Field(
         None, description="keep films of this year or later", examples=[1980])
     filter_seen: bool = Field(True, description="leave out films of the history", strict=True)
+
+
+class Wish(Choice):
+    """What to recommend."""
+
+    k: Annotated[int, Field(ge=1, le=MOST_FILMS, strict=True)] = Field(10, description="how many films")
     model: ModelName = Field("main", description="the served model, vanilla BERT4Rec, or the most popular films")
 
 
-class Why(Person):
-    """Which films to explain."""
+class Why(Choice):
+    """Which films to explain, among those that may be recommended."""
 
     movie_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_EXPLAINED)] = Field(examples=[[1196]])
     k: Annotated[int, Field(ge=1, le=MOST_FILMS, strict=True)] | None = Field(

@@ -26,7 +26,7 @@ from ablations import rows
 from batches import history_batch
 from data_processor import FIRST_ITEM, load
 from evaluation.protocols import draw_candidates
-from inference import RecommendationEngine, parse_time, typical_next_time
+from inference import Query, RecommendationEngine, parse_time, typical_next_time
 from model_io import load_model
 from settings import EvalSettings
 from support.errors import UserError, run_command
@@ -290,7 +290,7 @@ def test_explanation_is_the_models_own_change(engine):
         return float(scores.log_softmax(0)[engine.catalogue.item_index([60])[0]])
 
     history = engine.history(None, sequence)
-    (alone,) = engine.explain(history, [60], "leave_one_out")
+    (alone,) = engine.explain(Query(history), [60], "leave_one_out")
     effects = {film["movie_id"]: film["effect"] for film in alone["history"]}
     for film in sequence:
         expected = log_probability(sequence) - log_probability([other for other in sequence if other != film])
@@ -313,12 +313,29 @@ def test_explained_in_full(model, engine, capsys):
         kept = [movie for movie in engine.catalogue.movie_id(engine.history(12, None).items[-20:]).tolist()
                 if movie not in gone]
         if gone and kept:
-            question = engine._question(engine.history(12), [film["movie_id"]])
+            question = engine._question(Query(engine.history(12)), [film["movie_id"]])
             places = np.isin(engine.catalogue.movie_id(question.read.items), gone)
             assert question.outcomes(~places[None])[1][0, 0] > 2 >= question.outcomes(
                 np.ones((1, question.length), dtype=bool))[1][0, 0]
         assert {entry["fact"] for entry in why["what_if"]["as_another"]} == {"gender", "age"}
         assert len(why["what_if"]["as_another"]) == 1 + 6
+
+
+def test_explained_among_the_films_that_were_asked_for(engine):
+    """Ranks are places in the list; what takes a film off it does so among the films that the filters leave."""
+    history = engine.history(12)
+    for query in (Query(history, 3, genres=["Comedy", "Drama", "Action"]), Query(history, 3, filter_seen=False),
+                  Query(history, 3, year_from=1970)):
+        (films,) = engine.answer([query])
+        reasons = engine.explain(query, [film["movie_id"] for film in films], in_full=True)
+        assert [why["rank"] for why in reasons] == [1, 2, 3]
+        for why in reasons:
+            gone = why["what_if"]["without"]
+            question = engine._question(query, [why["movie_id"]])
+            left = ~np.isin(question.read.items, engine.catalogue.item_index([film["movie_id"] for film in gone or []]))
+            assert gone != [] and (gone is None or question.outcomes(left[None])[1][0, 0] > 3)
+    (last,) = engine.explain(Query(history, 1), [engine.answer([Query(history, 9)])[0][-1]["movie_id"]], in_full=True)
+    assert last["rank"] == 9 and last["what_if"]["without"] == []
 
 
 @pytest.mark.parametrize(("name", "begins"), [("why.png", b"\x89PNG"), ("why.svg", b"<?xml"), ("why.pdf", b"%PDF"),
@@ -372,7 +389,7 @@ def test_a_film_that_training_never_saw(model, starting_model, files):
         new = {row["movie_id"]: row for row in engine.get_recommendations(12, None, 42)}
         assert set(new) == {row["movie_id"] for row in before} | {81, 5000}
         assert all(new[row["movie_id"]]["score"] == pytest.approx(row["score"], abs=1e-3) for row in before)
-        assert new[81]["title"] == "A New Film (2001)" and "new: ranked by its title" in new[81]["note"]
+        assert new[81]["title"] == "A New Film (2001)" and "ranked by its genres and year" in new[81]["note"]
         assert new[81]["score"] != new[5000]["score"] and "note" not in new[before[0]["movie_id"]]
         assert engine.get_recommendations(None, [3, 81], 2) != engine.get_recommendations(None, [3], 2)
         assert engine.explain_recommendation(12, None, 81)["title"] == "A New Film (2001)"
