@@ -17,9 +17,9 @@ from serving.engines import load_engines
 from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
 
-# oneDNN keeps a kernel for each shape of a product, a thousand by default, and requests have many shapes; with these
-# workers stop growing after some seconds, without them they don't (serving/load.py).
-LEAN = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "MALLOC_ARENA_MAX": "1"}
+# oneDNN keeps a kernel for each shape of a product, a thousand by default, and requests have many shapes: workers would
+# grow for minutes (serving/load.py).
+KERNELS = "16"
 
 
 def main(argv: list[str]) -> None:
@@ -36,8 +36,7 @@ def main(argv: list[str]) -> None:
     flags = parser.parse_args(argv)
     if flags.workers < 1 or not 0 < flags.port < 65536:
         raise UserError("--workers must be at least 1 and --port lie in 1 to 65535")
-    for name, value in LEAN.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     vanilla = flags.vanilla_path if flags.vanilla_path and Path(flags.vanilla_path).exists() else None
     # What is wrong with them is said here, once, and not by each worker.
     load_engines(Path(flags.model_path), Path(vanilla) if vanilla else None, flags.data_dir)

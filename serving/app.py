@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -34,6 +37,8 @@ from support.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+M_ARENA_MAX = -8  # malloc.h
+LONGEST = 500  # characters of a refusal
 ENVIRONMENT = "ENHANCED_BERT4REC_SERVICE"  # how the configuration reaches workers
 REFUSALS: dict[int | str, dict[str, Any]] = {code: {"model": Error} for code in (400, 413, 422, 503)}
 
@@ -87,16 +92,23 @@ class Service:
             raise UserError(f"model {name!r} is not served here: it needs its checkpoint and the data set's files")
         return self.engines.others[name]
 
+    def must_have(self, person: Person) -> None:
+        """Raises `UserError` for somebody in data that are not here."""
+        if person.user_id is not None and not self.engines.has_data:
+            raise UserError("people of the data cannot be asked for here: its files are absent, or are not those that "
+                            "the model was trained on; give a history")
+
     def history(self, person: Person, engine: RecommendationEngine, main: RecommendationEngine) -> tuple[History, str]:
         """What is known of a person, for an engine, and what must be said of it. A history speaks of the main model's
         films; those that another one does not know are left out."""
+        self.must_have(person)
         facts = person.facts
         at = person.at if engine.knows_request_time or engine is main else None
         films, note = person.history, ""
         if engine is not main and films is None and person.user_id is not None:
             films = main.catalogue.movie_id(main.history(person.user_id).items).tolist()
         if engine is not main and films is not None:
-            known = [film for film in films if engine.catalogue.item_index([film])[0]]
+            known = np.array(films)[engine.catalogue.item_index(films) > 0].tolist() if films else []
             note = f"without {len(films) - len(known)} films that this model does not know" \
                 if len(known) < len(films) else ""
             return engine.history(None, known, at, facts if facts or known else {}), note
@@ -121,14 +133,16 @@ def create_app(config: Config) -> FastAPI:
     _add_refusals(app)
     _add_questions(app, service)
     _add_surroundings(app, service)
-    for middleware, options in ((BodyLimit, {}), (Measured, {"metrics": service.metrics}), (SecurityHeaders, {}),
-                                (TrustedHostMiddleware, {"allowed_hosts": list(config.hosts)})):
+    for middleware, options in ((TrustedHostMiddleware, {"allowed_hosts": list(config.hosts)}), (BodyLimit, {}),
+                                (Measured, {"metrics": service.metrics}), (SecurityHeaders, {})):
         app.add_middleware(middleware, **options)
     return app
 
 
 def from_environment() -> FastAPI:
     """The application of a worker process."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_ARENA_MAX, 1)  # else each thread keeps memory of its own, and a worker grows for minutes
     values = json.loads(os.environ[ENVIRONMENT])
     return create_app(Config(**{**values, "hosts": tuple(values["hosts"])}))
 
@@ -149,19 +163,20 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         return JSONResponse({"recommendations": rows, "note": note})
 
     @app.post("/explain", response_model=Explanations, responses=REFUSALS)
-    async def explain(why: Why) -> Response:
+    async def explain(why: Why, request: Request) -> Response:
         """What of a person's history, and what else, speaks for films or against them."""
         engine = service.engines.main
         history, _ = service.history(why, engine, engine)
         query = inference.Query(history, why.k or 10, why.filter_seen, why.genres, why.year_from)
-        reasons = await service.batcher.compute("explain", lambda: engine.explain(
-            query, why.movie_ids, in_full=why.k is not None))
+        reasons = await _while_there(request, service.batcher.compute("explain", lambda: engine.explain(
+            query, why.movie_ids, in_full=why.k is not None)))
         return JSONResponse({"explanations": reasons})
 
     @app.post("/profile", response_model=dict[str, Any], responses=REFUSALS)
     async def profile(person: Person) -> Response:
         """What is known of a person, the genres and years of the history, and the genres that the model expects."""
         engine = service.engines.main
+        service.must_have(person)
         return JSONResponse(await service.batcher.compute("rank", lambda: engine.get_user_profile(
             person.user_id, person.history, demographics=person.facts)))
 
@@ -171,6 +186,18 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """Films whose titles hold all words of a query, the most popular first."""
         engines = service.engines
         return JSONResponse({"films": [engines.main.film(index) for index in engines.search(query)]})
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of slow work, which is dropped, if it has not begun, when nobody waits for it any more."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        await asyncio.wait({task}, timeout=0.5)
+        if not task.done() and await request.is_disconnected():
+            task.cancel()
+    if task.cancelled():
+        raise HTTPException(499, "the client has gone")
+    return task.result()
 
 
 def _add_surroundings(app: FastAPI, service: Service) -> None:
@@ -215,7 +242,7 @@ def _add_refusals(app: FastAPI) -> None:
             return JSONResponse({"error": _plain(error)}, code)
         return refuse
 
-    for kind, code in ((UserError, 400), (RequestValidationError, 422), (RecursionError, 400)):
+    for kind, code in ((UserError, 400), (RequestValidationError, 422)):
         app.exception_handler(kind)(refusal(code))
 
     @app.exception_handler(Busy)
@@ -228,11 +255,9 @@ def _add_refusals(app: FastAPI) -> None:
 
 
 def _plain(error: Exception) -> str:
-    """One line, without the dashes of command-line flags and without what the request said."""
+    """One short line, without the dashes of command-line flags and without the values of the request."""
     if isinstance(error, RequestValidationError):
         faults = [f"{'.'.join(str(part) for part in fault['loc'] if part != 'body') or 'body'}: {fault['msg']}"
                   for fault in error.errors()[:3]]
-        return "; ".join(faults).encode("ascii", "replace").decode()
-    if isinstance(error, RecursionError):
-        return "body: nested too deeply"
-    return re.sub(r"--(?=\w)", "", str(error)).encode("utf-8", "replace").decode()
+        return " ".join("; ".join(faults).encode("ascii", "replace").decode().split())[:LONGEST]
+    return " ".join(re.sub(r"--(?=\w)", "", str(error)).encode("utf-8", "replace").decode().split())[:LONGEST]

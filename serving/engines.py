@@ -15,7 +15,7 @@ from baselines.popularity import Popularity
 from batches import Batch
 from data_processor import FIRST_ITEM
 from inference import RecommendationEngine
-from support.checkpoint import INFO
+from support.checkpoint import INFO, WEIGHTS
 from support.errors import UserError
 
 SHOWN = 20  # films that a search lists
@@ -70,8 +70,9 @@ def load_engines(model_path: Path, vanilla_path: Path | None, data_dir: str | No
         popular = copy.copy(main)
         popular.model = MostPopular(main)
         others["popularity"] = popular
-    except UserError:
+    except (UserError, OSError) as error:
         has_data = False
+        print(f"without people and popularity: {error}", flush=True)
     if older is not None and "vanilla" in older.others:
         others["vanilla"] = older.others["vanilla"]
     elif vanilla_path is not None:
@@ -86,10 +87,10 @@ def load_engines(model_path: Path, vanilla_path: Path | None, data_dir: str | No
         (int(index), main.catalogue.titles[index - FIRST_ITEM].lower()) for index in order))
 
 
-def version_of(model_path: Path) -> tuple[int, int, int] | None:
-    """What changes when a checkpoint folder is replaced; None while there is none."""
+def version_of(model_path: Path) -> tuple[tuple[int, int, int], ...] | None:
+    """What changes when a checkpoint folder is replaced, or a file in it; None while a part is missing."""
     try:
-        found = (model_path / INFO).stat()
+        found = [(model_path / name).stat() for name in (INFO, WEIGHTS)]
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return tuple((file.st_ino, file.st_mtime_ns, file.st_size) for file in found)

@@ -7,6 +7,7 @@ films for 200 people and scores within 1e-3, or the command fails and leaves no 
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 import warnings
@@ -79,8 +80,7 @@ def difference(engine: RecommendationEngine, path: Path) -> tuple[int, float, fl
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     asked, same, largest, start = histories(engine), 0, 0.0, 0
-    while start < len(asked):
-        size = BATCHES[start % len(BATCHES)]
+    for size in itertools.cycle(BATCHES):
         batch = history_batch(asked[start:start + size], engine.seq_length)
         (theirs,) = session.run(None, {name: getattr(batch, name).numpy() for name in INPUTS})
         with torch.no_grad():
@@ -88,6 +88,8 @@ def difference(engine: RecommendationEngine, path: Path) -> tuple[int, float, fl
         largest = max(largest, float(np.abs(theirs[:, FIRST_ITEM:] - ours[:, FIRST_ITEM:]).max()))
         same += int((np.argsort(-theirs)[:, :TOP] == np.argsort(-ours)[:, :TOP]).all(1).sum())
         start += size
+        if start >= len(asked):
+            break
     return len(asked), same / len(asked), largest
 
 

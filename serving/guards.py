@@ -51,7 +51,7 @@ class Measured:
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in PATHS else "other"
-        began, status = time.perf_counter(), "500"
+        began, status = time.perf_counter(), "gone"
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -61,6 +61,9 @@ class Measured:
 
         try:
             await self.app(scope, receive, watched)
+        except Exception:
+            status = "500"
+            raise
         finally:
             self.metrics.requests.labels(path, status).inc()
             self.metrics.seconds.labels(path).observe(time.perf_counter() - began)

@@ -14,8 +14,8 @@ const wide = matchMedia("(min-width: 992px)").matches;  // else what may be chan
 async function ask(path, body, signal) {
   const answer = await fetch(path, body === undefined ? { signal } : {
     method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-  const content = await answer.json();
-  if (!answer.ok) throw new Error(content.error);
+  const content = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(content.error ?? `the service answers ${answer.status}`);
   return content;
 }
 
@@ -36,14 +36,20 @@ function useAnswer(path, body) {
 }
 
 // A kept widget (Tom Select) around a <select multiple>.
-function Choice({ id, label, options, search, value, onChange, placeholder }) {
+function Choice({ id, label, options, search, onChange, placeholder }) {
   const element = useRef();
   useEffect(() => {
     const widget = new TomSelect(element.current, {
       plugins: ["remove_button"], valueField: "value", labelField: "text", searchField: "text", options, placeholder,
-      items: value, maxOptions: 50, hidePlaceholder: true, closeAfterSelect: !search,
+      maxOptions: 50, hidePlaceholder: true, closeAfterSelect: !search,
       ...(search && {
-        shouldLoad: (query) => query.length > 1, load: (query, give) => search(query).then(give, () => give()),
+        shouldLoad: (query) => query.length > 1,
+        load(query, give) {
+          search(query).then((found) => {
+            if (query === this.lastValue) this.clearOptions();  // what is chosen stays
+            give(query === this.lastValue ? found : []);
+          }, () => give());
+        },
         score: () => () => 1,  // the service has searched; all it lists is shown
         onItemAdd() { this.setTextboxValue(""); this.refreshOptions(false); } }),
       onChange: (values) => onChange(values) });
@@ -98,16 +104,16 @@ function Card({ film, why, waiting, onOpen }) {
     </div></div></article>`;
 }
 
-function Column({ name, wish, person, onOpen, titled }) {
+function Column({ name, wish, among, onOpen, titled }) {
   const { content, waiting, error } = useAnswer("/recommend", wish && { ...wish, model: name });
   const films = error ? [] : content?.recommendations ?? [];
   const explained = useAnswer("/explain", name === "main" && films.length && !waiting
-    ? { ...person, movie_ids: films.map((film) => film.movie_id) } : undefined);
+    ? { ...among, movie_ids: films.map((film) => film.movie_id) } : undefined);
   const reasons = Object.fromEntries((explained.content?.explanations ?? []).map((why) => [why.movie_id, why]));
   return html`<section class="col" aria-label=${MODELS[name]} aria-busy=${waiting}>
     ${titled && html`<h2 class="h5">${MODELS[name]}</h2>`}
     ${error && html`<div class="alert alert-warning" role="alert">${error}</div>`}
-    ${waiting && !films.length && html`<p class="text-body-secondary">asking …</p>`}
+    <p class="text-body-secondary" role="status">${waiting && !films.length && "asking …"}</p>
     ${content && films.length < 10 && html`<p class="text-body-secondary">${films.length
       ? `Only ${films.length} such films are left.` : "No such film is left."}</p>`}
     ${content?.note && html`<p class="small text-body-secondary">${content.note}</p>`}
@@ -117,14 +123,14 @@ function Column({ name, wish, person, onOpen, titled }) {
 }
 
 // All that speaks for and against one film, in a drawer.
-function Why({ film, person, onClose }) {
+function Why({ film, among, onClose }) {
   const element = useRef();
-  const { content, error } = useAnswer("/explain", { ...person, movie_ids: [film.movie_id], k: 10 });
+  const { content, error } = useAnswer("/explain", { ...among, movie_ids: [film.movie_id], k: 10 });
   useEffect(() => {
-    const drawer = bootstrap.Offcanvas.getOrCreateInstance(element.current);
+    const drawer = bootstrap.Offcanvas.getOrCreateInstance(element.current), opener = document.activeElement;
     element.current.addEventListener("hidden.bs.offcanvas", onClose);
     drawer.show();
-    return () => drawer.dispose();
+    return () => { drawer.dispose(); opener.focus(); };
   }, []);
   const why = content?.explanations[0];
   const strongest = why && [...why.history].sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect)).slice(0, SHOWN);
@@ -134,7 +140,7 @@ function Why({ film, person, onClose }) {
       <button type="button" class="btn-close" data-bs-dismiss="offcanvas" aria-label="Close"></button></div>
     <div class="offcanvas-body" aria-busy=${!why && !error}>
       ${error && html`<div class="alert alert-warning" role="alert">${error}</div>`}
-      ${!why && !error && html`<p>looking for reasons …</p>`}
+      <p role="status">${!why && !error && "looking for reasons …"}</p>
       ${why && html`<p>${why.sentence}</p>
         <p class="small text-body-secondary">Rank ${why.rank}, log-probability ${why.log_probability.toFixed(2)}. Bars:
           the part of it that is due to each film watched; of the rest, what is lost without it.</p>
@@ -145,6 +151,7 @@ function Why({ film, person, onClose }) {
           <${Bars} rows=${Object.entries(why.features).map(([name, value]) => [FAMILIES[name] ?? name, value])} />`}
         <h3 class="h6 mt-3">What would take it off the list</h3>
         ${why.what_if.without === null ? html`<p>It stays even without any film of the history.</p>`
+          : why.what_if.without.length === 0 ? html`<p>It is not among the first ten anyway.</p>`
           : html`<p>Not to have watched:</p><ul>${why.what_if.without.map((other) =>
               html`<li>${other.title}</li>`)}</ul>`}
         ${others.length > 0 && html`<h3 class="h6">Its rank for somebody else with this history</h3>
@@ -157,27 +164,30 @@ function Why({ film, person, onClose }) {
 function Person({ known, state, set }) {
   const profile = useAnswer("/profile", state.kind === "user" && state.user ? { user_id: state.user } : undefined);
   const told = profile.content;
-  const random = () => set({ user: known.users[0] + Math.floor(Math.random() * (known.users[1] - known.users[0])) });
+  const random = () => {  // anybody but who is shown
+    const user = known.users[0] + Math.floor(Math.random() * (known.users[1] - known.users[0]));
+    set({ user: user < state.user ? user : user + 1 });
+  };
   const unsaid = state.kind === "user" ? "as in the data" : "not said";
   const search = (query) => ask(`/items?query=${encodeURIComponent(query)}`).then(({ films }) =>
     films.map((film) => ({ value: String(film.movie_id), text: film.title })));
   return html`
-    <ul class="nav nav-pills nav-fill mb-3" role="tablist">
+    <ul class="nav nav-pills nav-fill mb-3">
       ${[["user", "A user", known.users], ["own", "My films", true]].map(([kind, text, there]) => html`
-        <li class="nav-item" role="presentation"><button type="button" role="tab" disabled=${!there}
-          aria-selected=${state.kind === kind} class=${`nav-link ${state.kind === kind ? "active" : ""}`}
-          onClick=${() => set({ kind })}>${text}</button></li>`)}</ul>
+        <li class="nav-item"><button type="button" disabled=${!there} aria-pressed=${state.kind === kind}
+          class=${`nav-link ${state.kind === kind ? "active" : ""}`}
+          onClick=${() => kind !== state.kind && set({ kind, history: [] })}>${text}</button></li>`)}</ul>
     ${state.kind === "user" ? html`
       <label class="form-label" for="user">User, ${known.users[0]} to ${known.users[1]}</label>
       <div class="input-group mb-2"><input id="user" type="number" class="form-control" min=${known.users[0]}
           max=${known.users[1]} value=${state.user}
           onChange=${(event) => set({ user: Math.trunc(Number(event.target.value)) || null })} />
-        <button type="button" class="btn btn-outline-secondary" onClick=${random}>somebody else</button></div>
+        <button type="button" class="btn btn-secondary" onClick=${random}>somebody else</button></div>
       <p class="small" data-testid="profile">${profile.error ?? (told && html`${[told.gender, told.age_group,
         told.occupation].filter(Boolean).join(", ")}; ${told.interactions} films, mean rating ${told.mean_rating},
         mostly ${told.favourite_genres.join(", ")}`)}</p>`
       : html`<${Choice} id="history" label="Films watched, oldest first" search=${search} options=${[]}
-          value=${[]} placeholder="type a title" onChange=${(values) => set({ history: values.map(Number) })} />`}
+          placeholder="type a title" onChange=${(values) => set({ history: values.map(Number) })} />`}
     <details class="mb-3" open=${wide}><summary>The person</summary>
       <${Select} id="gender" label="Gender" value=${state.gender} onChange=${(gender) => set({ gender })}
         options=${[["", unsaid], ["F", "woman"], ["M", "man"]]} />
@@ -190,7 +200,7 @@ function Person({ known, state, set }) {
 
 function Page({ known }) {
   const [state, setState] = useState({ kind: known.users ? "user" : "own", user: known.users && Math.min(123, known.users[1]),
-    history: [],    gender: "", age: "", occupation: "", genres: [], year: "", at: "", compare: false });
+    history: [], gender: "", age: "", occupation: "", genres: [], year: "", at: "", compare: false });
   const [open, setOpen] = useState(null);
   const set = (changes) => setState((old) => ({ ...old, ...changes }));
   const person = useMemo(() => {
@@ -202,19 +212,19 @@ function Page({ known }) {
     return some;
   }, [state]);
   const asked = state.kind === "user" ? state.user !== null : state.history.length > 0 || known.serves_empty_histories;
-  const wish = asked && { ...person, k: 10, genres: state.genres,
-    ...(state.year && { year_from: Number(state.year) }) };
+  const among = { ...person, genres: state.genres, ...(state.year && { year_from: Number(state.year) }) };
+  const wish = asked && { ...among, k: 10 };
   const columns = ["main", ...(state.compare ? known.models.filter((name) => name !== "main").sort().reverse() : [])];
   return html`
     <nav class="navbar bg-body-tertiary mb-3"><div class="container-fluid">
       <h1 class="navbar-brand h5 mb-0">Enhanced BERT4Rec</h1>
-      <button type="button" class="btn btn-sm btn-outline-secondary" onClick=${turnLights}>light / dark</button>
+      <button type="button" class="btn btn-sm btn-secondary" onClick=${turnLights}>light / dark</button>
     </div></nav>
     <main class="container-fluid"><div class="row">
       <form class="col-12 col-lg-3 mb-3" onSubmit=${(event) => event.preventDefault()}>
         <${Person} known=${known} state=${state} set=${set} />
         <details class="mb-3" open=${wide}><summary>The films</summary>
-          <${Choice} id="genres" label="With any of these genres" value=${[]} placeholder="any genre"
+          <${Choice} id="genres" label="With any of these genres" placeholder="any genre"
             options=${known.genres.map((genre) => ({ value: genre, text: genre }))}
             onChange=${(genres) => set({ genres })} />
           <label class="form-label" for="year">From the year ${state.year || "(any)"}</label>
@@ -232,13 +242,13 @@ function Page({ known }) {
       </form>
       <div class="col-12 col-lg-9">
         ${asked ? html`<div class=${`row row-cols-1 ${columns.length > 1 ? "row-cols-md-3" : ""} g-3`}>
-            ${columns.map((name) => html`<${Column} key=${name} name=${name} wish=${wish} person=${person}
+            ${columns.map((name) => html`<${Column} key=${name} name=${name} wish=${wish} among=${among}
               titled=${columns.length > 1} onOpen=${setOpen} />`)}</div>`
           : html`<p class="lead">${state.kind === "user" ? "Give a user." : "Name films that you have watched."}</p>`}
       </div></div>
       <footer class="small text-body-secondary my-3">${known.dataset}, ${known.films} films.
         ${known.dataset === "synthetic" ? " These films do not exist." : ""} ${known.data_note}</footer></main>
-    ${open && html`<${Why} key=${open.movie_id} film=${open} person=${person} onClose=${() => setOpen(null)} />`}`;
+    ${open && html`<${Why} key=${open.movie_id} film=${open} among=${among} onClose=${() => setOpen(null)} />`}`;
 }
 
 function turnLights() {
