@@ -76,8 +76,9 @@ def cold_requests(whole: SequenceData, known: SequenceData, new: np.ndarray) -> 
 
 
 @torch.no_grad()
-def cold_ranks(ranker: Ranker, requests: ColdRequests, seq_length: int) -> np.ndarray:
-    """(Q,) rank of each target among its candidates, ties against it."""
+def cold_ranks(ranker: Ranker, requests: ColdRequests, seq_length: int,
+               tie_order: np.ndarray | None = None) -> np.ndarray:
+    """(Q,) rank of each target among its candidates; ties against it, or by `tie_order` (R,), a number a film."""
     found = []
     for start in range(0, len(requests.targets), BATCH):
         part = slice(start, start + BATCH)
@@ -85,7 +86,12 @@ def cold_ranks(ranker: Ranker, requests: ColdRequests, seq_length: int) -> np.nd
         kept = torch.full_like(scores, -torch.inf)
         for row, candidates in enumerate(requests.candidates[part]):
             kept[row, candidates] = scores[row, candidates]
-        found.append(ranks(kept, torch.from_numpy(requests.targets[part])[:, None])[:, 0].numpy())
+        targets = torch.from_numpy(requests.targets[part])[:, None]  # (B, 1)
+        rank = ranks(kept, targets)[:, 0]
+        if tie_order is not None:
+            order = torch.from_numpy(tie_order)
+            rank -= ((kept == kept.gather(1, targets)) & (order > order[targets])).sum(1)
+        found.append(rank.numpy())
     return np.concatenate(found)
 
 
@@ -135,7 +141,8 @@ def main(argv: list[str]) -> None:
             f"films{'; ' + whole.note if whole.note else ''}")
     path = flags.results / "results.json"
     reported = read_json(path) if path.exists() else {}
-    records = reported["rows"] if reported.get("note") == note else {}
+    records = {name: row for name, row in reported["rows"].items() if row["settings"] == recorded(
+        settings.replace(**ROWS[name]))} if reported.get("note") == note else {}
     for name, own in rows.items():
         print(f"{name}: training on {len(known.items):,} interactions with {len(known.catalogue.movie_ids):,} films",
               flush=True)
@@ -159,8 +166,13 @@ def trained_row(settings: Settings, known: SequenceData, whole: SequenceData, re
     films = dataclasses.replace(whole.catalogue, user_ids=known.catalogue.user_ids)
     rank = cold_ranks(model.cpu().for_catalogue(known.catalogue, films), requests, settings.model.seq_length)
     return {**measure(rank, requests), "validation": progress.best["NDCG@10"], "seconds": round(progress.seconds, 1),
-            "git_commit": git_commit(),
-            "settings": {key: value for key, value in settings.to_dict().items() if key not in BOOKKEEPING}}
+            "git_commit": git_commit(), "settings": recorded(settings)}
+
+
+def recorded(settings: Settings) -> dict[str, Any]:
+    """The settings that a result depends on."""
+    settings = settings.replace(title_encoder=available(settings.model.title_encoder))
+    return {key: value for key, value in settings.to_dict().items() if key not in BOOKKEEPING}
 
 
 if __name__ == "__main__":

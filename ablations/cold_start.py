@@ -33,7 +33,7 @@ from data_processor import SequenceData, process
 from evaluation.metrics import bootstrap_interval, per_request
 from evaluation.protocols import Ranker, target_ranks
 from evaluation.report import print_table, table_text
-from evaluation.significance import compare, compare_over_seeds, mark
+from evaluation.significance import compare, compare_over_seeds, holm, mark
 from model_io import load_model, save_model, starting_model
 from readers import read_interactions
 from settings import BOOKKEEPING, Settings
@@ -58,6 +58,7 @@ class World:
 
     whole: SequenceData
     known: SequenceData  # without the new films and people
+    new_films: np.ndarray  # item_index
     requests: dict[str, ColdRequests]
 
     @property
@@ -89,7 +90,7 @@ def world(settings: Settings, seed: int) -> World:
         for history, candidates in zip(films_asked.histories, films_asked.candidates, strict=True)])
     if not all(len(asked.targets) for asked in requests.values()):
         raise UserError("nobody is left to ask; use a larger data set")
-    return World(whole, known, requests)
+    return World(whole, known, new, requests)
 
 
 def people_requests(whole: SequenceData, people: np.ndarray, films: np.ndarray, count: int, end: str) -> ColdRequests:
@@ -128,19 +129,22 @@ def trained(settings: Settings, data: SequenceData, folder: Path,
 
 
 def answers(ranker: Ranker, asked: dict[str, ColdRequests], seq_length: int) -> dict[str, np.ndarray]:
-    """NDCG@10 of each request, question by question; none where nothing is known and the model has no start."""
-    return {name: per_request(cold_ranks(ranker, requests, seq_length)[:, None])[METRIC]
+    """NDCG@10 of each request, question by question; none where nothing is known and the model has no start.
+
+    Equal scores stand in a random order, the same for all: baselines know nothing of many films."""
+    order = np.random.default_rng(0).random(max(int(films.max()) for films in asked["among all films"].candidates) + 1)
+    return {name: per_request(cold_ranks(ranker, requests, seq_length, order)[:, None])[METRIC]
             for name, requests in asked.items()
             if len(requests.histories[0].items) or getattr(ranker, "starts", True)}
 
 
 def measured(here: World, settings: dict[str, Settings], number: list[int],
              work: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Row -> question -> (S, Q) NDCG@10; baselines have one seed."""
-    data, found = here.known_in_whole, {}
+    """Question -> row -> (S, Q) NDCG@10; baselines have one seed."""
+    data, found = here.known_in_whole, {name: {} for name in (*here.requests, "warm")}
     for name, build in BASELINES.items():
-        found[name] = {question: values[None] for question, values in
-                       answers(build(data), here.requests, settings[PLAIN].model.seq_length).items()}
+        for question, values in answers(build(data), here.requests, settings[PLAIN].model.seq_length).items():
+            found[question][name] = values[None]
     for name, own in settings.items():
         runs = []
         for seed in number:
@@ -150,37 +154,45 @@ def measured(here: World, settings: dict[str, Settings], number: list[int],
             warm = target_ranks(model, here.known, "test", own.model.seq_length, own.eval)
             larger = model.for_catalogue(here.known.catalogue, data.catalogue)
             runs.append({**answers(larger, here.requests, own.model.seq_length), "warm": per_request(warm)[METRIC]})
-        found[name] = {question: np.stack([run[question] for run in runs]) for question in runs[0]}
+        for question in runs[0]:
+            found[question][name] = np.stack([run[question] for run in runs])
     return found
 
 
-def summary(found: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Question -> row -> mean, interval over people, spread over seeds, and the difference of the model made for
-    newcomers to that row."""
-    made, result = found[MADE], {}
-    for question in made:
-        rows = {}
-        for name, row in found.items():
-            if question not in row:
-                continue
-            values = row[question]
+def summary(found: dict[str, dict[str, np.ndarray]], against: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Question -> row -> people, mean, interval over people, each seed's mean, and the 'gain' of the row `against` over
+    it, its p-value corrected for all that are tested (Holm), of (S, P) values of each row of each question."""
+    result: dict[str, dict[str, dict[str, Any]]] = {}
+    for question, of_row in found.items():
+        for name, values in of_row.items():
             low, high = bootstrap_interval(values.mean(0), 1000)
-            rows[name] = {"mean": float(values.mean()), "low": low, "high": high,
-                          "seeds": [float(value) for value in values.mean(1)]}
-            if name != MADE:
-                paired = len(values) == len(made[question]) > 1
-                gain = compare_over_seeds(made[question], values) if paired else compare(made[question], values)
-                rows[name]["gain of newcomers"] = {name: getattr(gain, name) for name in (
-                    "difference", "low", "high", "p_value")}
-        result[question] = rows
+            row = {"people": values.shape[1], "mean": float(values.mean()), "low": low, "high": high,
+                   "seeds": [float(value) for value in values.mean(1)]}
+            if name != against:
+                ours = of_row[against]
+                paired = len(values) == len(ours) > 1 and values.shape[1] > 1
+                gain = compare_over_seeds(ours, values) if paired else compare(ours, values)
+                row["gain"] = {part: getattr(gain, part) for part in ("difference", "low", "high", "p_value")}
+            result.setdefault(question, {})[name] = row
+    gains = [row["gain"] for of_row in result.values() for row in of_row.values() if "gain" in row]
+    for gain, p_value in zip(gains, holm([gain["p_value"] for gain in gains]), strict=True):
+        gain["p_value"] = p_value
     return result
+
+
+def full_ranking_alone(settings: Settings) -> None:
+    """Raises `UserError` for settings under which the notes of these tables would not be true."""
+    if settings.model.query_time != "unknown" or settings.eval.candidates != "full" or not settings.eval.filter_seen:
+        raise UserError("these tables rank all films but those of the history, at an unknown time: drop --query_time, "
+                        "--candidates and --no-filter_seen")
 
 
 def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = ArgumentParser(__doc__)
     parser.add_argument("--seeds", type=seeds, default=[42], metavar="N", help="how many: 42, 43, ... (default: 1)")
-    parser.add_argument("--draw_seed", type=int, default=0, help="of the draw of new films and people")
+    parser.add_argument("--draw_seed", type=int, default=1,
+                        help="of the draw of films and people (default: %(default)s; NEWCOMERS was chosen on draw 0)")
     parser.add_argument("--work", type=Path, default=Path("runs/cold_start"),
                         help="trained models (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=Path("results/cold-start"), help="(default: %(default)s)")
@@ -189,19 +201,21 @@ def main(argv: list[str]) -> None:
     settings, _ = parse_command_line([*preset, *rest], "")
     if settings.data.protocol != "leave_one_out" or settings.model.model != "enhanced":
         raise UserError("cold_start asks the enhanced model under --protocol leave_one_out; drop the other flags")
+    full_ranking_alone(settings)
     here = world(settings, flags.draw_seed)
     both = {PLAIN: settings, MADE: settings.replace(**NEWCOMERS)}
     found = measured(here, both, flags.seeds, flags.work)
-    result = summary(found)
+    result = summary(found, MADE)
     people, films = (len(here.requests[name].targets) for name in ("0 first", "among new films"))
-    count = here.whole.catalogue.num_rows - here.known.catalogue.num_rows
-    note = (f"{here.whole.name}: {count} films and {PEOPLE:.0%} of the people drawn (seed {flags.draw_seed}), unseen "
-            f"in training; {people:,} new people, {films:,} people asked for a new film, "
+    note = (f"{here.whole.name}: {len(here.new_films)} films and {PEOPLE:.0%} of the people drawn (seed "
+            f"{flags.draw_seed}), unseen in training; {people:,} new people, {films:,} people asked for a new film, "
             f"{here.known.num_users:,} warm people (test of leave-one-out, history left out); {METRIC}, full ranking "
-            f"of {len(here.known.catalogue.movie_ids):,} known films where not said otherwise, what is known left "
-            f"out, ties against the target; 95 % bootstrap intervals over people, mean of {len(flags.seeds)} seeds; "
-            f"difference to the model made for newcomers: paired, * .05 ** .01 *** .001, with several seeds against "
-            f"the preset over people and seeds{'; ' + here.whole.note if here.whole.note else ''}")
+            f"of {len(here.known.catalogue.movie_ids):,} known films where not said otherwise, what is known left out, "
+            f"equal scores in a random order (so popularity, which does not know new films, is chance among them); "
+            f"training holds what known people watched after a new film; 95 % bootstrap intervals over people, mean of "
+            f"{len(flags.seeds)} seeds; difference to the model made for newcomers: paired, Holm, * .05 ** .01 *** "
+            f".001, with several seeds against the preset over people and seeds"
+            f"{'; ' + here.whole.note if here.whole.note else ''}")
     report(flags.results, note, result, both)
 
 
@@ -213,7 +227,7 @@ def report(folder: Path, note: str, result: dict[str, dict[str, dict[str, Any]]]
     def cell(row: dict[str, Any] | None) -> str:
         if row is None:
             return ""
-        star = mark(row["gain of newcomers"]["p_value"]) if "gain of newcomers" in row else ""
+        star = mark(row["gain"]["p_value"]) if "gain" in row else ""
         return f"{row['mean']:.4f}{star}\n{row['low']:.3f}-{row['high']:.3f}"
 
     cells = [[question, *(cell(of_row.get(name)) for name in rows)] for question, of_row in result.items()]

@@ -1,10 +1,10 @@
 """Going on with a model, or training it again? `python -m ablations.incremental --seeds 3`
 
 At each date but the first, the model of the date before has three futures: it stays as it was; it goes on for a few
-epochs with all that is known by now (`trainer.py --start_from`), new films and people included; or a new one is trained
-from nothing. All are asked for what people watched until the next date, histories growing up to each target, films and
-people that a model does not know in it by what is known beside them. `warm` are the people whom the oldest of the three
-knows: does it forget them? Nothing is selected in these trainings, so no interaction is held out of them.
+epochs with all that is known by now, new films and people included (as `trainer.py --start_from` does); or a new one is
+trained from nothing. All are asked for what people watched until the next date, histories growing up to each target,
+films and people that a model does not know in it by what is known beside them. `warm` are the people whom the oldest of
+the three knows: does it forget them? Nothing is selected in these trainings, so no interaction is held out of them.
 
 Any flag of trainer.py may follow and holds for all trainings.
 """
@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from ablations.cold_start import trained
+from ablations.cold_start import full_ranking_alone, summary, trained
 from baselines.popularity import Popularity
 from command_line import parse_command_line
 from data_processor import SequenceData, process
-from evaluation.metrics import bootstrap_interval, per_person
+from evaluation.metrics import per_person
 from evaluation.protocols import Ranker, target_ranks
 from evaluation.report import print_table, table_text
-from evaluation.significance import compare, compare_over_seeds, mark
+from evaluation.significance import mark
 from readers import read_interactions
 from readers.interactions import Interactions
 from settings import BOOKKEEPING, Settings
@@ -57,7 +57,7 @@ class Round:
 
 def rounds(interactions: Interactions, settings: Settings, dates: list[str]) -> list[Round]:
     """A round for each three dates in a row. Raises `UserError` where nothing trains or nobody is asked."""
-    ends = [int(datetime.datetime.fromisoformat(date).replace(tzinfo=datetime.UTC).timestamp()) for date in dates]
+    ends = [seconds_of(date) for date in dates]
     data, most = [process(_before(interactions, end), settings.data) for end in ends], settings.data.targets_per_person
     result = []
     for place, date in enumerate(dates[1:-1], start=1):
@@ -71,6 +71,15 @@ def rounds(interactions: Interactions, settings: Settings, dates: list[str]) -> 
                   "joined since": people[~joined]}
         result.append(Round(date, older, newer, asked, {name: ids for name, ids in groups.items() if len(ids)}))
     return result
+
+
+def seconds_of(date: str) -> int:
+    """Midnight UTC of a day such as 2000-11-01, in seconds since 1970. Raises `UserError` for anything else."""
+    try:
+        day = datetime.date.fromisoformat(date)
+    except ValueError as error:
+        raise UserError(f"--dates: {error}; write 2000-11-01") from error
+    return int(datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp())
 
 
 def _before(interactions: Interactions, end: int) -> Interactions:
@@ -109,11 +118,12 @@ def measured(chain: list[Round], settings: Settings, tuning: dict[str, Any], num
         for seed in numbers:
             print(f"{here.date}, seed {seed}", flush=True)
             seeded = settings.replace(seed=seed)
-            start = _folder(work, here.older, seed)
+            place = work / hashlib.sha256(repr(seeded.to_dict()).encode()).hexdigest()[:12]
+            start = place / here.older.split_hash
             older = trained(seeded, here.older, start, validate=False)
             tuned = trained(seeded.replace(start_from=str(start), **tuning), here.newer,
-                            _folder(work, here.newer, seed, "tuned"), validate=False)
-            again = trained(seeded, here.newer, _folder(work, here.newer, seed), validate=False)
+                            place / f"{here.newer.split_hash}-tuned", validate=False)
+            again = trained(seeded, here.newer, place / here.newer.split_hash, validate=False)
             for name, (model, record), data in ((OLDER, older, here.older), (TUNED, tuned, here.newer),
                                                 (AGAIN, again, here.newer)):
                 grown = model.for_catalogue(data.catalogue, here.asked.catalogue)
@@ -124,27 +134,6 @@ def measured(chain: list[Round], settings: Settings, tuning: dict[str, Any], num
                             for group in here.groups}
         seconds[here.date] = spent
     return found, seconds
-
-
-def _folder(work: Path, data: SequenceData, seed: int, kind: str = "whole") -> Path:
-    return work / f"{data.split_hash}-{kind}-{seed}"
-
-
-def summary(found: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Group -> row -> mean, interval over people, each seed's mean, and the difference of the fine-tuned model."""
-    result: dict[str, dict[str, dict[str, Any]]] = {}
-    for group, of_row in found.items():
-        for name, values in of_row.items():
-            low, high = bootstrap_interval(values.mean(0), 1000)
-            row = {"mean": float(values.mean()), "low": low, "high": high, "people": values.shape[1],
-                   "seeds": [float(value) for value in values.mean(1)]}
-            if name != TUNED:
-                paired = len(values) == len(of_row[TUNED]) > 1 and values.shape[1] > 1
-                gain = compare_over_seeds(of_row[TUNED], values) if paired else compare(of_row[TUNED], values)
-                row["gain of fine-tuning"] = {part: getattr(gain, part) for part in (
-                    "difference", "low", "high", "p_value")}
-            result.setdefault(group, {})[name] = row
-    return result
 
 
 def main(argv: list[str]) -> None:
@@ -162,11 +151,8 @@ def main(argv: list[str]) -> None:
     preset = [] if "--preset" in rest or "--config" in rest else ["--preset", "quick"]
     settings, _ = parse_command_line([*preset, *rest], "")
     settings = settings.replace(protocol="global_time", max_minutes=0.0)
-    try:
-        ordered = all(one < other for one, other in itertools.pairwise(map(pd.Timestamp, flags.dates)))
-    except ValueError as error:
-        raise UserError(f"--dates: {error}; write 2000-11-01") from error
-    if len(flags.dates) < 3 or not ordered:
+    full_ranking_alone(settings)
+    if len(flags.dates) < 3 or any(later <= date for date, later in itertools.pairwise(map(seconds_of, flags.dates))):
         raise UserError("--dates needs three dates or more, each later than the one before it")
     interactions = read_interactions(settings.data.dataset, settings.data.data_dir)
     chain = rounds(interactions, settings, flags.dates)
@@ -177,10 +163,13 @@ def main(argv: list[str]) -> None:
             f"{settings.data.targets_per_person} interactions of each person until the next date (last: "
             f"{flags.dates[-1]}), {METRIC}, means over each person's first, full ranking, history left out, ties "
             f"against the target, request time unknown; 95 % bootstrap intervals over people, mean of "
-            f"{len(flags.seeds)} seeds; difference to the fine-tuned model: paired, * .05 ** .01 *** .001"
+            f"{len(flags.seeds)} seeds; difference to the fine-tuned model: paired, Holm, * .05 ** .01 *** .001"
             f"{', over people and seeds' if len(flags.seeds) > 1 else ''}"
             f"{'; ' + interactions.note if interactions.note else ''}")
-    report(flags.results, note, {date: summary(of_date) for date, of_date in found.items()}, seconds, settings)
+    flat = summary({f"{date} {group}": of_row for date, of_date in found.items() for group, of_row in of_date.items()},
+                   TUNED)
+    report(flags.results, note, {date: {group: flat[f"{date} {group}"] for group in of_date}
+                                 for date, of_date in found.items()}, seconds, settings)
 
 
 def report(folder: Path, note: str, result: dict[str, dict[str, dict[str, dict[str, Any]]]],
@@ -190,7 +179,7 @@ def report(folder: Path, note: str, result: dict[str, dict[str, dict[str, dict[s
     header, cells = ["renewed on", "asked", *rows], []
     for date, of_group in result.items():
         for group, of_row in of_group.items():
-            marks = {name: mark(of_row[name].get("gain of fine-tuning", {}).get("p_value", 1.0)) for name in rows}
+            marks = {name: mark(of_row[name].get("gain", {}).get("p_value", 1.0)) for name in rows}
             cells.append([date, f"{group}\n{of_row[TUNED]['people']:,} people", *(
                 f"{of_row[name]['mean']:.4f}{marks[name]}\n{of_row[name]['low']:.3f}-{of_row[name]['high']:.3f}"
                 for name in rows)])
