@@ -79,7 +79,7 @@ def publish(row: str, board: str, work: Path, results: Path, models: Path) -> Pa
     """Write `models/row` from the row's best run; returns the folder."""
     record = read_json(results / board / f"{row}.json")
     run = max(record["runs"], key=lambda entry: entry["validation"])
-    source = work / board / f"{row}-{run['seed']}" / "best"
+    source = work / board / run.get("folder", f"{row}-{run['seed']}") / "best"
     tensors, info = read_checkpoint(source)
     if abs(info["validation"][SELECTION] - run["validation"]) > 1e-9:
         raise UserError(f"{source} is not the run that {results / board / row}.json reports; "

@@ -23,7 +23,7 @@ from ablations.study import Study, Variant
 from data_processor import load
 from evaluation.metrics import bootstrap_interval
 from evaluation.report import print_table
-from evaluation.significance import Comparison, compare, compare_over_seeds, holm, mark
+from evaluation.significance import Comparison, compare, compare_over_seeds, holm, mark, seed_spread
 from evaluation.slices import request_slices
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 METRIC = "NDCG@10"
 HEADER = ["variant", "runs", f"validation\n{METRIC}", f"test\n{METRIC}", "against", "validation\ndifference",
           "test\ndifference", "s an\nepoch", "parameters", "memory,\nMB"]
-EXPLANATION = (". ± standard deviation over seeds; difference to the variant named, on the same people and seeds (none "
-               "where the two were asked something else): 95 % interval and paired t test over people and seeds, Holm, "
-               "* .05 ** .01 *** .001; with one seed, interval over people alone and no test; below its reference each "
-               "variant by the gain on validation; seconds of training and validation an epoch")
+EXPLANATION = (". ± standard deviation over seeds; difference to the variant named, on the same people and seeds (none where "
+               "the two were asked something else): 95 % interval of this one difference and paired t test over "
+               "people and seeds, the variance over seeds pooled over the study; p corrected for all comparisons "
+               "(Holm), * .05 ** .01 *** .001; with one seed, interval over people alone and no test; below its "
+               "reference each variant by the gain on validation; seconds of training and validation an epoch, as the "
+               "machine was loaded then")
 FEWEST_IN_SLICE = 100  # people
 Folders = Mapping[tuple[str, int], Path]  # (variant, seed) -> folder of a finished run
 Results = Mapping[tuple[str, int], dict[str, Any]]
@@ -53,6 +55,7 @@ class Line:
     gain: float | None  # on validation, mean over the seeds that both have
     comparison: Comparison | None  # on the test people
     p_value: float  # corrected for the number of comparisons; 1 where one seed allows no test
+    tested: bool
     seconds: float  # of an epoch
     parameters: int
     memory: float  # MB
@@ -67,7 +70,11 @@ class Line:
 def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
     """The first variant, then the others: below what they are compared with, by their gain on validation."""
     done = [variant for variant in study.variants if any(name == variant.name for name, _ in folders)]
-    tests = {variant.name: _compared(study, variant, folders, results) for variant in done}
+    pairs = {variant.name: _pair(variant, folders, results) for variant in done}
+    of_seeds = [(ours - theirs).mean(1) for ours, theirs in filter(None, pairs.values()) if len(ours) > 1]
+    spread = seed_spread(of_seeds) if of_seeds else None
+    tests = {name: None if pair is None else compare(*pair) if len(pair[0]) == 1 else compare_over_seeds(*pair, spread)
+             for name, pair in pairs.items()}
     p_values = {variant.name: tests[variant.name].p_value for variant in done
                 if tests[variant.name] is not None and len(_common_seeds(variant, folders)) > 1}
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
@@ -83,6 +90,7 @@ def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
             variant, np.array([result["best"][METRIC] for result in own.values()]),
             np.array([_ranking(result)[METRIC]["mean"] for result in own.values()]),
             None if test is None else float(np.mean(gains)), test, corrected.get(variant.name, 1.0),
+            variant.name in p_values,
             mean["training_seconds"] / mean["epochs"], int(mean["parameters"]), mean["peak_memory_mb"],
             variant.against in ("", study.variants[0].name)))
     order = [variant.name for variant in study.variants]
@@ -112,10 +120,11 @@ def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
     sure = [line for line in compared if line.p_value < 0.05]
     better, worse = ([f"{line.named} ({line.comparison.difference:+.4f})" for line in sure
                       if (line.comparison.difference > 0) == sign] for sign in (True, False))
+    tested = [line for line in compared if line.tested]
     seeds = min((len(line.test) for line in lines), default=0)
     says = []
-    if compared and seeds > 1:
-        says.append(f"Of {len(compared)} comparisons, {len(better)} are for the variant on the test items and "
+    if tested:
+        says.append(f"Of {len(tested)} comparisons, {len(better)} are for the variant on the test items and "
                     f"{len(worse)} against it, beyond what chance among people and seeds gives (Holm, .05).")
     says += [f"Better: {', '.join(better)}."] if better else []
     says += [f"Worse: {', '.join(worse)}."] if worse else []
@@ -124,7 +133,8 @@ def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
     if best is not None:
         says.append(f"Validation, by which a setting would be chosen, is highest for {best.variant.name} "
                     f"({best.validation.mean():.4f}).")
-    cannot = ["With one seed a variant, nothing of the luck of the seed: no difference is tested."] if seeds < 2 else []
+    untested = [line.named for line in compared if not line.tested]
+    cannot = [f"With one seed, nothing of the luck of the seed; not tested: {', '.join(untested)}."] if untested else []
     if seeds > 1:
         spread = np.sqrt(np.mean([line.test.var(ddof=1) for line in lines]))
         cannot.append(f"The luck of the seed is measured by {seeds} seeds a variant: its standard deviation is about "
@@ -200,8 +210,8 @@ def page_parts(study: Study, note: str, lines: list[Line], slices: list[list[str
     return [*parts, ("heading", "Failed"), ("list", failed)] if failed else parts
 
 
-def _compared(study: Study, variant: Variant, folders: Folders, results: Results) -> Comparison | None:
-    """Paired comparison on the seeds that both variants have.
+def _pair(variant: Variant, folders: Folders, results: Results) -> tuple[np.ndarray, np.ndarray] | None:
+    """The metric (S, P) of a variant and of what it is compared with, on the seeds that both have.
 
     None for the first variant, where there are no such seeds, and where the two were not asked the same.
     """
@@ -212,7 +222,7 @@ def _compared(study: Study, variant: Variant, folders: Folders, results: Results
         return None
     ours, theirs = (np.stack([_requests(folders[name, seed]).groupby(level=0).mean().to_numpy() for seed in seeds])
                     for name in (variant.name, variant.against))
-    return compare(ours, theirs) if len(seeds) == 1 else compare_over_seeds(ours, theirs)
+    return ours, theirs
 
 
 def _common_seeds(variant: Variant, folders: Folders) -> list[int]:
@@ -234,9 +244,10 @@ def _ranking(result: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def main(argv: list[str]) -> int:
     """Write a study's page again."""
-    from ablations.run import last_command, report, study_and_runs
+    from ablations.run import last_command, report, study_and_runs, with_older_code
 
-    return report(*study_and_runs(last_command(argv)))
+    study, runs, flags, of_all = study_and_runs(last_command(argv))
+    return report(study, with_older_code(runs, flags.work / f"{study.name}.command.json"), flags, of_all)
 
 
 if __name__ == "__main__":

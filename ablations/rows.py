@@ -4,13 +4,14 @@
     python -m ablations.rows --board loo-3706                              all rows (or: make baselines)
 
 A trained row is a file of `configs/` and one run a seed; the others are tuned on validation, at most TRIALS settings.
-A run that is finished under the same settings is not trained again, a stopped one goes on. Results lie in
-`results/BOARD/`; a row that lies there already is compared with what was reported, within the spread of seeds, and
-replaced only with `--write`.
+A run that is finished under the same settings, data and code is not trained again, a stopped one goes on. Results lie
+in `results/BOARD/`; what lies there already is compared with what comes out, within the spread of seeds, and replaced only
+with `--write`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import sys
 import time
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ablations.study import code_version, data_hash, run_key
 from baselines.neighbours import ease, item_knn, markov_chain
 from baselines.popularity import Popularity, RecentPopularity
 from command_line import parse_command_line
@@ -30,7 +32,7 @@ from evaluation.protocols import Ranker, protocol_line, target_ranks
 from evaluation.report import print_table, table_text
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
-from settings import BOOKKEEPING, EvalSettings, Settings
+from settings import BOOKKEEPING, EvalSettings
 from support.arguments import ArgumentParser, seeds
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
@@ -75,48 +77,34 @@ def tuned(name: str, data: SequenceData) -> tuple[dict[str, Any], list[Ranker]]:
     return record, [build(data, **best)]
 
 
-def trained(name: str, board: str, seeds: list[int], folder: Path,
-            extra: list[str]) -> tuple[dict[str, Any], list[Ranker]]:
+def trained(name: str, board: str, seeds: list[int], folder: Path, extra: list[str],
+            data: SequenceData) -> tuple[dict[str, Any], list[Ranker]]:
     """Record and models of a file of `configs/`, one run a seed."""
     runs, models = [], []
     for seed in seeds:
         settings, _ = parse_command_line(["--config", str(CONFIGS / f"{name}.yaml"), *extra], "")
-        place = folder / f"{name}-{seed}"
-        settings = settings.replace(**BOARDS[board], seed=seed, checkpoint_dir=str(place), runs_dir=str(folder / "log"))
-        results = _finished(place, settings) or train(settings, resume=_stopped(place, settings))
+        settings = settings.replace(**BOARDS[board], seed=seed)
+        place = folder / f"{name}-{seed}-{run_key(settings, data_hash(data), code_version())}"
+        settings = settings.replace(checkpoint_dir=str(place), runs_dir=str(folder / "log"))
+        place.mkdir(parents=True, exist_ok=True)
+        with (place / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another command may be at it
+            results = read_json(place / "best" / "results.json") if (place / "best" / "results.json").exists() else \
+                train(settings, resume=(place / "last" / "checkpoint.json").exists())
         best = results["best"]
-        runs.append({"seed": seed, "validation": best[SELECTION], "best_epoch": best["epoch"], "steps": best["step"],
-                     "tokens": best["tokens"], "seconds_to_best": best["seconds"], "git_commit": results["git_commit"],
-                     "seconds": results["training_seconds"], "peak_memory_mb": results["peak_memory_mb"]})
+        runs.append({"seed": seed, "folder": place.name, "validation": best[SELECTION], "best_epoch": best["epoch"],
+                     "steps": best["step"], "tokens": best["tokens"], "seconds_to_best": best["seconds"],
+                     "git_commit": results["git_commit"], "seconds": results["training_seconds"],
+                     "peak_memory_mb": results["peak_memory_mb"]})
         models.append(load_model(place / "best")[0])
     record = {name: value for name, value in settings.to_dict().items() if name not in BOOKKEEPING} | {"seed": seeds}
     return {"settings": record, "runs": runs}, models
 
 
-def _finished(place: Path, settings: Settings) -> dict[str, Any] | None:
-    """Results of a run of these very settings that came to its end."""
-    results = place / "best" / "results.json"
-    return read_json(results) if results.exists() and _same_settings(place / "best", settings) else None
-
-
-def _stopped(place: Path, settings: Settings) -> bool:
-    """Whether a run of these very settings was stopped on its way."""
-    return (place / "last" / "checkpoint.json").exists() and _same_settings(place / "last", settings)
-
-
-def _same_settings(folder: Path, settings: Settings) -> bool:
-    """Whether a checkpoint is of these settings, wherever it lies; one without a setting, from before it was there,
-    has its default."""
-    ours, theirs = ({name: value for name, value in entry.items() if name not in BOOKKEEPING}
-                    for entry in (settings.to_dict(),
-                                  Settings().to_dict() | read_json(folder / "checkpoint.json")["settings"]))
-    return ours == theirs
-
-
 def measure(name: str, board: str, seeds: list[int], folder: Path, extra: list[str],
             data: SequenceData) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A row's record, and its metrics as (S, P) values over seeds and people, with a prefix for each way to rank."""
-    record, rankers = trained(name, board, seeds, folder, extra) if name in TRAINED else tuned(name, data)
+    record, rankers = trained(name, board, seeds, folder, extra, data) if name in TRAINED else tuned(name, data)
     people, length = data.split.requests["test"].people, record["settings"].get("seq_length", WHOLE_HISTORY)
     metrics = []
     for run, ranker in zip(record["runs"], rankers, strict=True):
@@ -192,6 +180,8 @@ def main(argv: list[str]) -> int:
     unknown = [name for name in names if name not in (*GRIDS, *TRAINED)]
     if unknown:
         raise UserError(f"there is no row {unknown[0]!r}; there are {', '.join([*GRIDS, *TRAINED])}")
+    if flags.against not in (*GRIDS, *TRAINED):
+        raise UserError(f"--against {flags.against}: there is no such row")
     settings, _ = parse_command_line(extra, "")
     data = load(settings.replace(**BOARDS[flags.board]).data)
     records, values, failed = {}, {}, False
@@ -207,7 +197,7 @@ def main(argv: list[str]) -> int:
             write_json(path, records[name])
     note, header, cells = table(records, values, flags.against)
     print_table(f"Board {flags.board}", note, header, cells)
-    if not flags.rows:
+    if not flags.rows and (flags.write or not (flags.results / flags.board / "table.md").exists()):
         for suffix, text in ((".md", f"{note}\n\n{table_text(header, cells)}"),
                              (".tex", f"% {note}\n{table_text(header, cells, latex=True)}")):
             (flags.results / flags.board / f"table{suffix}").write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import dataclasses
 import fcntl
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ablations.live import LiveTable
 from ablations.report import write_report
@@ -34,7 +35,6 @@ from trainer import train
 from training_loop import Stopped
 
 WORK = "runs/studies"
-PATIENCE = 60.0  # seconds that a run waits for whoever is at it, such as a worker of a killed command that still saves
 
 
 @dataclass
@@ -124,7 +124,11 @@ def execute(runs: list[Run], jobs: int) -> None:
                 time.sleep(0.2)
                 table.show(runs, list(active.values()))
                 for process in [process for process in active if not process.is_alive()]:
-                    _report_end(active.pop(process), len(waiting), len(active))
+                    run = active.pop(process)
+                    if process.exitcode and not run.results.exists() and not run.error.exists():
+                        run.fail(f"its process ended with {process.exitcode} (-9: killed, perhaps for want of memory); "
+                                 f"the same command goes on with it")
+                    _report_end(run, len(waiting), len(active))
     except KeyboardInterrupt:
         print("\nstopping: the runs save where they stand; the same command goes on", file=sys.stderr)
         for process in active:
@@ -156,7 +160,8 @@ def execute_on_ray(runs: list[Run], address: str) -> None:
         raise UserError(f"--ray {address}: {error}; start a cluster with `ray start --head`, or give --ray local"
                         ) from error
     # A new process a run: the peak memory of a process would be that of its largest run so far.
-    task = ray.remote(num_cpus=1, max_retries=3, max_calls=1)(_on_ray)
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0  # a run takes one where there are any
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3, max_calls=1)(_on_ray)
     refs: dict[Path, Any] = {}
     pending = {}
     for run in runs:
@@ -196,15 +201,10 @@ def _work(run: Run, parent: int) -> None:
 
 
 def _train(run: Run) -> None:
-    """Train unless another process does, output in the run's log; whatever fails is recorded."""
+    """Train, after whoever is at this run already, output in the run's log; whatever fails is recorded."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + PATIENCE
     with (run.folder / "lock").open("w") as lock:
-        while not _locked(lock):
-            if time.monotonic() > deadline:
-                run.fail("another process is at this run; wait for it and start the study again")
-                return
-            time.sleep(0.2)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another study's, or of a killed command that still saves: gone when it is
         if run.results.exists():  # another command came first
             return
         if code_version() != run.code:
@@ -222,14 +222,6 @@ def _train(run: Run) -> None:
             except Exception as error:
                 traceback.print_exc()
                 run.fail(f"{type(error).__name__}: {error}; see log.txt of run {run.key}")
-
-
-def _locked(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def die_with(parent: int) -> None:
@@ -260,8 +252,9 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
     parser.add_argument("--ray", metavar="ADDRESS", help="spread the runs over a Ray cluster: auto, host:port or local")
     parser.add_argument("--work", type=Path, default=Path(WORK), help="models and states of the runs")
-    parser.add_argument("--results", type=Path, help="(default: results/, and runs/results/ for a part of a study or "
-                                                     "one that other flags of trainer.py change)")
+    parser.add_argument("--results", type=Path, help="(default: results/; runs/results/ for a part of a study, a file "
+                                                     "of one's own, other flags of trainer.py, and fewer seeds or "
+                                                     "another budget than the page that lies there)")
     flags, rest = parser.parse_known_args(argv)
     if flags.jobs < 1:
         raise UserError("--jobs must be at least 1")
@@ -277,16 +270,42 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
     if flags.variants:
         study = study.only(flags.variants)
     if flags.results is None:
-        changed = {token.partition("=")[0].removeprefix("--no-").removeprefix("--") for token in rest
+        changed = {token.partition("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_") for token in rest
                    if token.startswith("--")} - set(BOOKKEEPING)
-        flags.results = Path("runs/results" if flags.variants or changed else "results")
+        shipped = flags.study == study.name  # not a file of one's own
+        flags.results = Path("results" if shipped and not flags.variants and not changed and not _lesser(
+            Path("results") / study.name / "runs.json", flags.seeds, of_all) else "runs/results")
     return study, plan(study, flags.seeds, flags.work), flags, of_all
+
+
+def _lesser(page: Path, seeds: list[int], of_all: list[str]) -> bool:
+    """Whether a page lies there already that has more seeds, or other flags for all its runs."""
+    if not page.exists():
+        return False
+    written = read_json(page)
+    return len({run["seed"] for run in written["runs"]}) > len(seeds) or written["flags"] != of_all
 
 
 def last_command(argv: list[str]) -> list[str]:
     """The flags that a study was last run with, where nothing but its name is given."""
     path = Path(WORK) / f"{Path(argv[0]).stem}.command.json" if len(argv) == 1 else None
     return read_json(path)["flags"] if path is not None and path.exists() else argv
+
+
+def with_older_code(runs: list[Run], command: Path) -> list[Run]:
+    """The runs, in the place of those that this code has not made those that the study's last command made, if their
+    settings are the same."""
+    made = read_json(command).get("keys", {}) if command.exists() else {}
+    result = []
+    for run in runs:
+        key = made.get(f"{run.variant}, seed {run.seed}", run.key)
+        older = dataclasses.replace(run, folder=run.folder.parent / key)
+        if not run.results.exists() and older.results.exists() and run_key(Settings().replace(**read_json(
+                older.folder / "best" / "checkpoint.json")["settings"]), "", "") == run_key(run.settings, "", ""):
+            print(f"{run.variant}, seed {run.seed}: as other code made it ({older.folder.name})")
+            run = older
+        result.append(run)
+    return result
 
 
 def report(study: Study, runs: list[Run], flags: argparse.Namespace, rest: list[str]) -> int:
@@ -301,7 +320,8 @@ def main(argv: list[str]) -> int:
     """Exit code 1 if a run failed."""
     study, runs, flags, rest = study_and_runs(argv)
     flags.work.mkdir(parents=True, exist_ok=True)
-    write_json(flags.work / f"{study.name}.command.json", {"flags": argv})
+    write_json(flags.work / f"{study.name}.command.json", {
+        "flags": argv, "keys": {f"{run.variant}, seed {run.seed}": run.key for run in runs}})
     if flags.ray:
         execute_on_ray(runs, flags.ray)
     else:

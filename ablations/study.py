@@ -25,6 +25,8 @@ from data_processor import SequenceData
 from item_encoders.text import available
 from presets import PRESETS
 from settings import BOOKKEEPING, Settings, all_fields, unknown_name
+from support.checkpoint import WEIGHTS
+from support.devices import choose_device, uses_bf16
 from support.errors import UserError
 
 FOLDER = Path(__file__).parent / "studies"
@@ -32,8 +34,8 @@ ROOT = Path(__file__).parent.parent
 BESIDE = (*BOOKKEEPING, "teacher")  # settings that are not of a run's key; teachers count by their own keys
 # What a result depends on beside settings and data; documents, tests, tables and ways to start a run do not count.
 CODE = ("batches.py", "bert4rec.py", "context.py", "data_processor.py", "enhanced_model.py", "losses.py",
-        "model_io.py", "objectives.py", "splits.py", "trainer.py", "training_loop.py", "transformer.py", "views.py",
-        "item_encoders/*.py", "readers/*.py", "support/devices.py", "evaluation/metrics.py",
+        "model_io.py", "objectives.py", "settings.py", "splits.py", "trainer.py", "training_loop.py", "transformer.py",
+        "views.py", "item_encoders/*.py", "readers/*.py", "support/devices.py", "evaluation/metrics.py",
         "evaluation/protocols.py", "evaluation/report.py", "evaluation/side_tasks.py")
 
 
@@ -210,8 +212,13 @@ def code_version() -> str:
 
 
 def run_key(settings: Settings, data_hash: str, code: str, teachers: Sequence[str] = ()) -> str:
-    """What makes two runs the same: settings, data, code, and the keys of whom it follows."""
-    values = [(name, value) for name, value in sorted(settings.to_dict().items()) if name not in BESIDE]
+    """What makes two runs the same: settings, data, code, the keys of whom it follows, the weights that it starts from,
+    and where it computes."""
+    device = choose_device(settings.train.device)
+    resolved = {**settings.to_dict(), "device": device.type, "precision": uses_bf16(settings.train.precision, device)}
+    if settings.train.start_from and (weights := Path(settings.train.start_from) / WEIGHTS).exists():
+        resolved["start_from"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    values = [(name, value) for name, value in sorted(resolved.items()) if name not in BESIDE]
     return hashlib.sha256(repr((values, data_hash, code, tuple(teachers))).encode()).hexdigest()[:16]
 
 

@@ -51,21 +51,35 @@ def compare(model: np.ndarray, reference: np.ndarray, samples: int = 10_000, see
                       int((difference > 0).sum()), int((difference == 0).sum()), int((difference < 0).sum()))
 
 
-def compare_over_seeds(model: np.ndarray, reference: np.ndarray) -> Comparison:
+def seed_spread(differences: list[np.ndarray]) -> tuple[float, int]:
+    """(variance over seeds of a difference's mean, its degrees of freedom), pooled over several comparisons, each the
+    means (S,) of its seeds."""
+    freedom = sum(len(values) - 1 for values in differences)
+    return sum(float(values.var(ddof=1)) * (len(values) - 1) for values in differences) / freedom, freedom
+
+
+def compare_over_seeds(model: np.ndarray, reference: np.ndarray,
+                       spread: tuple[float, int] | None = None) -> Comparison:
     """Difference of a metric (S, P) to a reference (S, P) with the same seeds, S of 2 or more, as a draw of people and
     of seeds: the variances of its mean over either are added, and t has Satterthwaite's degrees of freedom (Biometrics
-    Bulletin 2, 1946). Two seeds alone carry one: then only what holds against a wide t counts.
+    Bulletin 2, 1946).
 
+    Two or three seeds that agree by luck would make any difference certain. So `spread`, of `seed_spread` over a whole
+    study, stands in where it is larger than their own variance; without it t has at most S - 1 degrees of freedom.
     Raises `ValueError` where people or seeds differ in number, or there is one seed.
     """
     if model.shape != reference.shape or len(model) < 2:
         raise ValueError(f"{model.shape} against {reference.shape}: the same people and at least two seeds are needed")
     difference = model - reference  # (S, P)
     seeds, people = difference.shape
-    parts = np.array([difference.mean(0).var(ddof=1) / people, difference.mean(1).var(ddof=1) / seeds])
+    of_seeds, seed_freedom = float(difference.mean(1).var(ddof=1)), seeds - 1
+    if spread is not None:
+        of_seeds, seed_freedom = max(of_seeds, spread[0]), spread[1]
+    parts = np.array([difference.mean(0).var(ddof=1) / people, of_seeds / seeds])
     mean, error = float(difference.mean()), float(np.sqrt(parts.sum()))
-    freedom = parts.sum()**2 / max((parts**2 / [people - 1, seeds - 1]).sum(), np.finfo(float).tiny)
-    reach = error * float(stats.t.ppf(0.975, max(freedom, 1.0)))
+    freedom = parts.sum()**2 / max((parts**2 / [people - 1, seed_freedom]).sum(), np.finfo(float).tiny)
+    freedom = max(1.0, freedom if spread is not None else min(freedom, seeds - 1))
+    reach = error * float(stats.t.ppf(0.975, freedom))
     p_value = 2 * float(stats.t.sf(abs(mean) / error, freedom)) if error else 1.0 if mean == 0 else 0.0
     of_people = difference.mean(0)
     return Comparison(mean, mean - reach, mean + reach, p_value, int((of_people > 0).sum()),

@@ -45,13 +45,12 @@ class Tracker:
             self._library, options = library, {}
             if dashboard == "wandb":
                 mode = os.environ.get("WANDB_MODE", mode) if mode == "online" else mode
-                patience = library.Settings(init_timeout=PATIENCE, finish_timeout=UPLOAD_PATIENCE)
                 options = {"mode": mode, "job_type": "train", "dir": str(path.parent), "resume": "allow",
-                           "id": os.environ.get("WANDB_RUN_ID", identity) or None, "settings": patience}
+                           "id": os.environ.get("WANDB_RUN_ID", identity) or None}
                 if mode == "online":
                     self._try(lambda: _log_in(library))
             self._try(lambda: library.init(project=PROJECT, config=settings, name=name or path.stem,
-                                           group=group or None, **options))
+                                           group=group or None, **options, **_patience(library)))
 
     @property
     def shown(self) -> bool:
@@ -111,6 +110,13 @@ def _log_in(wandb: Any) -> None:
     """Find the key, or ask for it at a terminal, for a while. Raises `RuntimeError` if there is none."""
     if not wandb.login(timeout=PATIENCE):
         raise RuntimeError("nobody is logged in")
+
+
+def _patience(library: Any) -> dict[str, Any]:
+    """How long W&B may wait."""
+    if library.__name__ != "wandb":
+        return {}
+    return {"settings": library.Settings(init_timeout=PATIENCE, finish_timeout=UPLOAD_PATIENCE)}
 
 
 def _library(dashboard: str, folder: Path) -> Any:

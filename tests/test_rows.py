@@ -40,6 +40,14 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rows, "train", None)
     assert run(tmp_path, "vanilla", "--seeds", "2") == 0
     assert "as reported" in capsys.readouterr().out
+    # Of other code: trained again.
+    monkeypatch.setattr(rows, "code_version", lambda: "newer")
+    with pytest.raises(TypeError):
+        run(tmp_path, "vanilla", "--seeds", "2")
+    monkeypatch.undo()
+    monkeypatch.setattr(rows, "train", None)
+    with pytest.raises(UserError, match="--against nobody"):
+        run(tmp_path, "vanilla", "--against", "nobody")
     # Somebody reported better: said, exit code 1, and the report stays until --write.
     path = tmp_path / "results" / "loo-3706" / "vanilla.json"
     record["test"]["NDCG@10"]["mean"] += 0.2
@@ -62,7 +70,7 @@ def test_a_row_is_published_without_titles(tmp_path, capsys):
     assert f"{best['test']['NDCG@10']:.4f}" in text and f"{record['test']['NDCG@10']['mean']:.4f}" in text
     assert str(tmp_path) not in (folder / "checkpoint.json").read_text() + text
     (ours, _, catalogue, _), (theirs, _, before, _) = (
-        load_model(place) for place in (folder, tmp_path / "work" / "loo-3706" / f"vanilla-{best['seed']}" / "best"))
+        load_model(place) for place in (folder, tmp_path / "work" / "loo-3706" / best["folder"] / "best"))
     assert catalogue.titles == before.titles
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
     # Runs of another report are not published.

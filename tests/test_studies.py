@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -161,16 +162,17 @@ def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_pat
     record = json.loads((tmp_path / "results" / "tiny" / "runs.json").read_text())
     assert record["base"] == "quick" and record["settings"]["max_steps"] == 3
     assert record["variants"]["pupil"] == {"teacher": "{sum},{gate}", "against": "gate"}
-    # Held by another process, or of other code: said, and left alone.
+    # Held by another process: waited for; of other code: said, and left alone.
     run = runner.plan(load_study(str(study_file)), [2], tmp_path / "work")[0]
     run.folder.mkdir()
-    monkeypatch.setattr(runner, "PATIENCE", 0)
+    run.code = "older"
     with (run.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        runner._train(run)
-        assert "another process" in run.failure
-    run.code = "older"
-    runner._train(run)
+        waits = threading.Thread(target=runner._train, args=(run,))
+        waits.start()
+        waits.join(0.5)
+        assert waits.is_alive() and "did not come to its end" in run.failure
+    waits.join(30)
     assert "the code has changed" in run.failure and not run.results.exists()
     monkeypatch.chdir(tmp_path)
     assert runner.main([*command[:-2], "--variants", "gate"]) == 0
@@ -268,11 +270,22 @@ def test_the_page_asks_what_the_study_was_last_run_with(tmp_path, monkeypatch):
     assert runner.last_command(["tiny", "--seeds", "1"]) == ["tiny", "--seeds", "1"]
 
 
-def test_where_a_page_goes(study_file, tmp_path):
-    """What changes the study itself does not replace its page in results/."""
-    for flags, place in ((["--seeds", "1", "--steps", "4"], "results"), (["--use_wandb"], "results"),
-                         (["--num_layers", "1"], "runs/results"), (["--variants", "gate"], "runs/results")):
-        assert str(runner.study_and_runs([str(study_file), "--work", str(tmp_path), *flags])[2].results) == place
+def test_where_a_page_goes(study_file, tmp_path, monkeypatch):
+    """What changes the study, or is less, does not replace its page in results/; nor does a file of one's own."""
+    def place(*flags):
+        return str(runner.study_and_runs([*flags, "--work", str(tmp_path)])[2].results)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(studies, "FOLDER", study_file.parent)
+    assert place("tiny", "--wandb-mode", "offline", "--use_wandb") == place("tiny", "--steps", "4") == "results"
+    for flags in (["--num_layers", "1"], ["--variants", "gate"]):
+        assert place("tiny", *flags) == "runs/results"
+    assert place(str(study_file)) == "runs/results"
+    page = tmp_path / "results" / "tiny" / "runs.json"
+    page.parent.mkdir(parents=True)
+    page.write_text(json.dumps({"runs": [{"seed": 42}, {"seed": 43}], "flags": []}))
+    assert place("tiny", "--seeds", "2") == place("tiny", "--seeds", "3") == "results"
+    assert place("tiny", "--seeds", "1") == place("tiny", "--seeds", "2", "--steps", "4") == "runs/results"
 
 
 def test_a_budget_is_steps_or_time(study_file, tmp_path):
@@ -344,18 +357,32 @@ def undisturbed(tmp_path_factory):
     return command, figures(folder)
 
 
+def steps_seen(work):
+    """(run, record, step) of every evaluation that the records tell of."""
+    return [(path.parents[1].name, path.name, json.loads(line)["step"]) for path in sorted(work.glob("*/log/*.jsonl"))
+            for line in path.read_text().splitlines() if line.startswith('{"event": "epoch"') and line.endswith("}")]
+
+
 @pytest.mark.slow
 def test_killed_three_times_a_study_finds_the_same(undisturbed, tmp_path):
     """kill -9 of the whole command at different moments; its workers die with it, and the next start goes on."""
     command, expected = undisturbed
     command = [*command, "--jobs", "2", "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
-    for least in (1, 1, 2):
+    for more in (1, 3, 5):  # evaluations than before
+        least = len(steps_seen(tmp_path / "work")) + more
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-            until(lambda command=process, states=least: command.poll() is not None or
-                  len(list((tmp_path / "work").glob("*/last/checkpoint.json"))) >= states)
+            until(lambda command=process, least=least: command.poll() is not None or
+                  len(steps_seen(tmp_path / "work")) >= least)
+            assert process.poll() is None  # it was in the middle
             process.kill()
+    states = {path.parents[1].name: json.loads(path.read_text())["progress"]["step"]
+              for path in (tmp_path / "work").glob("*/last/checkpoint.json")}
+    before = set(steps_seen(tmp_path / "work"))
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     assert figures(tmp_path / "results") == expected
+    # What was saved was gone on with: no step up to it was taken again.
+    again = {(run, step) for run, _, step in set(steps_seen(tmp_path / "work")) - before}
+    assert again and states and all(step > states.get(run, 0) for run, step in again)
 
 
 @pytest.mark.slow

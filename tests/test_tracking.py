@@ -199,7 +199,12 @@ def test_the_sweep_speaks_the_trainers_language():
 
     sweep = yaml.safe_load((ROOT / "ablations" / "sweep.yaml").read_text())
     assert sweep["program"] == "trainer.py" and sweep["metric"]["name"] == "epoch/NDCG@10"
-    fixed = [part for part in sweep["command"] if not part.startswith("${")]
+    after = sweep["command"].index("${program}")
+    fixed = [part for part in sweep["command"][after:] if not part.startswith("${")]
+    shell = [*sweep["command"][1:after - 1], "echo", *fixed, "--dropout=0.1"]
+    said = subprocess.run(shell, env={**os.environ, "WANDB_RUN_ID": "a1"}, capture_output=True, text=True, check=True)
+    trial, _ = parse_command_line(said.stdout.split(), "")
+    assert trial.train.checkpoint_dir == "runs/sweep/a1" and trial.model.dropout == 0.1  # each trial has its own
     for name, values in sweep["parameters"].items():
         for value in values.get("values", [values.get("min"), values.get("max")]):
             settings, _ = parse_command_line([*fixed, f"--{name}={value}"], "")
