@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS, DASHES = "os^Dv<>", ("-", "--", "-.", ":")
-CURVES = 6  # variants in one plot of curves
+CURVES, NAMED = 6, 8  # variants in one plot of curves; named in one of costs
 Curves = Mapping[tuple[str, int], list[dict[str, float]]]
 
 
-def draw(lines: Sequence[Line], curves: Curves, metric: str, place: Path) -> dict[str, Path]:
-    """Title -> SVG of each figure that there is something to draw for."""
+def draw(lines: Sequence[Line], curves: Curves, metric: str, place: Path) -> dict[str, tuple[Path, str]]:
+    """Title -> (SVG, what it shows) of each figure that there is something to draw for."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -27,11 +27,19 @@ def draw(lines: Sequence[Line], curves: Curves, metric: str, place: Path) -> dic
     drawn = {}
     compared = [line for line in lines if line.comparison is not None]
     if compared:
-        drawn["Gains"] = _save(_forest(compared, metric), place / "gains")
+        drawn["Gains"] = _save(_forest(compared, metric), place / "gains"), (
+            f"Difference in {metric} of each variant: points and 95 % intervals on the test items, filled where "
+            f"p < .05 after correction; | on validation.")
         main = [line for line in compared if line.main]
-        drawn["What a gain costs"] = _save(_costs(main or compared, lines, metric), place / "costs")
+        drawn["What a gain costs"] = _save(_costs(main or compared, lines, metric), place / "costs"), (
+            f"Difference in {metric} on the test items against what it costs; the star is what the others are compared "
+            f"with." + (f" Named: the {NAMED} farthest from it." if len(main or compared) > NAMED else ""))
     if any(curves.values()):
-        drawn["Learning curves"] = _save(_curves(lines, curves, metric), place / "curves")
+        shown = list(lines) if len(lines) <= CURVES else [*lines[:CURVES // 2 + 1], *lines[-(CURVES // 2 - 1):]]
+        drawn["Learning curves"] = _save(_curves(shown, curves, metric), place / "curves"), (
+            f"{metric} on validation and each task's training loss by step, mean of the seeds that were still training"
+            + (f"; {len(shown)} of {len(lines)} variants: the first, the best and the worst ones." if len(shown) < len(
+                lines) else "."))
     return drawn
 
 
@@ -56,36 +64,43 @@ def _forest(lines: Sequence[Line], metric: str) -> Any:
 def _costs(compared: Sequence[Line], lines: Sequence[Line], metric: str) -> Any:
     """Gain on the test items against time, parameters and memory, of what is compared with the first variant (a star
     at 0)."""
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
-    costs = {"seconds an epoch": "seconds", "parameters": "parameters", "peak memory, MB": "memory"}
-    figure, axes = pyplot.subplots(1, len(costs), figsize=(11, 3.6), sharey=True, layout="constrained")
+    costs = {"seconds an epoch": "seconds", "thousand parameters": "thousands", "peak memory, MB": "memory"}
+    named = sorted(compared, key=lambda line: -abs(line.comparison.difference))[:NAMED]
+    figure, axes = pyplot.subplots(1, len(costs), figsize=(9, 4), sharey=True, layout="constrained")
     for axis, (label, name) in zip(axes, costs.items(), strict=True):
         axis.axhline(0, color="black", linewidth=0.8)
+        middle = np.mean([bound([getattr(line, name) for line in lines]) for bound in (min, max)])
         for line in lines:
             if not line.variant.against:
                 axis.plot(getattr(line, name), 0, "*", color="black", markersize=11)
         for number, line in enumerate(compared):
             axis.plot(getattr(line, name), line.comparison.difference, MARKERS[number % len(MARKERS)],
                       color=COLOURS[number % len(COLOURS)])
-            axis.annotate(line.named, (getattr(line, name), line.comparison.difference), fontsize=6,
-                          xytext=(3, 3), textcoords="offset points")
+            if axis is axes[0] and line in named:
+                left = getattr(line, name) > middle
+                axis.annotate(line.named, (getattr(line, name), line.comparison.difference), fontsize=7,
+                              xytext=(-5 if left else 5, 3), textcoords="offset points", ha="right" if left else "left")
         axis.set_xlabel(label)
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(4))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.grid(True, alpha=0.3)
     axes[0].set_ylabel(f"test difference in {metric}")
     return figure
 
 
-def _curves(lines: Sequence[Line], curves: Curves, metric: str) -> Any:
-    """Validation metric and each task's training loss by step: the first variant, the best and the worst ones."""
+def _curves(shown: Sequence[Line], curves: Curves, metric: str) -> Any:
+    """Validation metric and each task's training loss by step."""
     from matplotlib import pyplot
 
-    shown = list(lines) if len(lines) <= CURVES else [*lines[:CURVES // 2 + 1], *lines[-(CURVES // 2 - 1):]]
     names = sorted({key for records in curves.values() for record in records for key in record
                     if key.startswith("loss_")})
-    figure, axes = pyplot.subplots(1, 1 + len(names), figsize=(3.2 * (1 + len(names)), 3.4), layout="constrained",
-                                   squeeze=False)
-    for axis, key in zip(axes[0], [metric, *names], strict=True):
+    rows = (len(names) + 2) // 2
+    figure, axes = pyplot.subplots(rows, 2, figsize=(8, 2.8 * rows + 0.6), layout="constrained", squeeze=False)
+    for axis in axes.flat[1 + len(names):]:
+        axis.set_visible(False)
+    for axis, key in zip(axes.flat, [metric, *names], strict=False):
         for number, line in enumerate(shown):
             points: dict[int, list[float]] = {}  # step -> the seeds' values; a task may lack one between evaluations
             for (name, _), records in curves.items():
@@ -98,7 +113,7 @@ def _curves(lines: Sequence[Line], curves: Curves, metric: str) -> Any:
         axis.set_title(f"validation {metric}" if key == metric else f"training loss, {key.removeprefix('loss_')}")
         axis.set_xlabel("steps")
         axis.grid(True, alpha=0.3)
-    axes[0, 0].legend(fontsize=6)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 

@@ -9,14 +9,15 @@ from typing import Any
 from evaluation.report import table_text
 
 # ("title" | "heading" | "text" | "small", str), ("list", strings), ("table", rows, the first its header),
-# ("figure", path of an SVG beside the page)
+# ("figure", (path of an SVG beside the page, what it shows))
 Part = tuple[str, Any]
 TAGS = {"title": "h1", "heading": "h2", "text": "p", "small": "small"}
 STYLE = """body{font:15px/1.5 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;font-size:13px;margin:1rem 0}
 th,td{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:right}
 th:first-child,td:first-child{text-align:left}
-small{color:#555}
+small,figcaption{color:#555;font-size:13px}
+figure{margin:1rem 0}
 svg{max-width:100%;height:auto}"""
 
 
@@ -35,7 +36,8 @@ def _markdown(kind: str, content: Any) -> str:
     if kind == "list":
         return "\n".join(f"- {entry}" for entry in content)
     if kind == "figure":
-        return f"![{content.stem}]({content.name})"
+        path, caption = content
+        return f"![{caption}]({path.name})\n\n*{caption}*"
     return {"title": "# ", "heading": "## "}.get(kind, "") + (f"*{content}*" if kind == "small" else content)
 
 
@@ -47,5 +49,7 @@ def _html(kind: str, content: Any) -> str:
     if kind == "list":
         return "<ul>" + "".join(f"<li>{html.escape(entry)}</li>" for entry in content) + "</ul>"
     if kind == "figure":
-        return content.read_text(encoding="utf-8")[content.read_text(encoding="utf-8").index("<svg"):]
+        drawing, caption = content[0].read_text(encoding="utf-8"), html.escape(content[1])
+        return (f'<figure><div role="img" aria-label="{caption}">{drawing[drawing.index("<svg"):]}</div>'
+                f"<figcaption>{caption}</figcaption></figure>")
     return f"<{TAGS[kind]}>{html.escape(content)}</{TAGS[kind]}>"

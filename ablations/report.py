@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 METRIC = "NDCG@10"
 HEADER = ["variant", "runs", f"validation\n{METRIC}", f"test\n{METRIC}", "against", "validation\ndifference",
           "test\ndifference", "s an\nepoch", "parameters", "memory,\nMB"]
-EXPLANATION = (". ± standard deviation over seeds; difference to the variant named, on the same people and seeds (none where "
-               "the two were asked something else): 95 % interval of this one difference and paired t test over "
+EXPLANATION = (". ± standard deviation over seeds; difference to the variant named, on the same people and seeds (none "
+               "where the two were asked something else): 95 % interval of this one difference and paired t test over "
                "people and seeds, the variance over seeds pooled over the study; p corrected for all comparisons "
                "(Holm), * .05 ** .01 *** .001; with one seed, interval over people alone and no test; below its "
                "reference each variant by the gain on validation; seconds of training and validation an epoch, as the "
@@ -60,6 +60,11 @@ class Line:
     parameters: int
     memory: float  # MB
     main: bool  # compared with the study's first variant
+
+    @property
+    def thousands(self) -> float:
+        """Parameters in thousands."""
+        return self.parameters / 1000
 
     @property
     def named(self) -> str:
@@ -193,14 +198,14 @@ def write_report(study: Study, folders: Folders, failed: list[str], flags: list[
 
 
 def page_parts(study: Study, note: str, lines: list[Line], slices: list[list[str]], failed: list[str],
-               drawn: Mapping[str, Path]) -> list[Part]:
+               drawn: Mapping[str, tuple[Path, str]]) -> list[Part]:
     """What the page says, from top to bottom."""
     says, cannot = findings(lines)
     parts: list[Part] = [("title", study.name), ("text", study.question), ("table", [HEADER, *table(lines)]),
                          ("small", note), ("heading", "What it says"), ("list", says),
                          ("heading", "What it cannot say"), ("list", cannot)]
-    for title, path in drawn.items():
-        parts += [("heading", title), ("figure", path)]
+    for title, figure in drawn.items():
+        parts += [("heading", title), ("figure", figure)]
     if slices:
         parts += [("heading", "Where it changed most"),
                   ("table", [["variant", "of", "slice", "people", "difference", "95 % interval"], *slices]),

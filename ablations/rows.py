@@ -5,8 +5,8 @@
 
 A trained row is a file of `configs/` and one run a seed; the others are tuned on validation, at most TRIALS settings.
 A run that is finished under the same settings, data and code is not trained again, a stopped one goes on. Results lie
-in `results/BOARD/`; what lies there already is compared with what comes out, within the spread of seeds, and replaced only
-with `--write`.
+in `results/BOARD/`; what lies there already is compared with what comes out, within the spread of seeds, and replaced
+only with `--write`.
 """
 
 from __future__ import annotations

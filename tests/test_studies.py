@@ -248,7 +248,7 @@ def test_curves_of_a_task_that_some_evaluations_lack(study_file, tmp_path):
     records = [{"step": 1, "NDCG@10": 0.1}, {"step": 2, "NDCG@10": 0.2, "loss_masked_item": 5.0},
                {"step": 3, "NDCG@10": 0.3}]
     drawn = figures_of_page.draw(lines, {("sum", 1): records}, "NDCG@10", tmp_path)
-    assert list(drawn) == ["Learning curves"] and "masked_item" in drawn["Learning curves"].read_text()
+    assert list(drawn) == ["Learning curves"] and "masked_item" in drawn["Learning curves"][0].read_text()
 
 
 def test_a_finished_run_is_left_alone(study_file, tmp_path, monkeypatch):
