@@ -272,13 +272,16 @@ class TrainingBatches:
 
     def _causal(self, rows: np.ndarray, noise: np.random.Generator) -> Batch:
         shift: np.ndarray | int = 0
+        users, demographics = self._people(rows)
         if self.train.late_start_share:
             late = noise.random(len(rows)) < self.train.late_start_share
-            shift = noise.integers(0, self.lengths[rows] - 1) * late  # an input and a target stay
+            left = (2 * (self.lengths[rows] / 2)**noise.random(len(rows))).astype(int)  # an input and a target at least
+            shift = (self.lengths[rows] - left) * late
+            users = users.masked_fill(torch.from_numpy(late), UNKNOWN)
         lengths, inputs = self._gather(rows, shift, -1)
         following = np.where(inputs >= 0, inputs + 1, -1)
         data = self.data
-        return Batch("causal", *self._people(rows), self._take(data.items, inputs), self._take(data.ratings, inputs),
+        return Batch("causal", users, demographics, self._take(data.items, inputs), self._take(data.ratings, inputs),
                      self._take(data.timestamps, inputs), torch.from_numpy(lengths),
                      self._take(data.timestamps, following), self._take(data.items, following),
                      self._take(data.ratings, following), self._whole(rows, shift))

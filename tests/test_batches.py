@@ -114,21 +114,25 @@ def test_context_dropout_hides_the_stated_share(data):
 
 
 def test_late_starts_are_ends_of_the_same_windows(data):
-    """The stated share begins later, anywhere; each still ends where it did, and the others are as they were."""
-    whole = {batch.users[row].item(): batch.items[row][:length].tolist() for batch in TrainingBatches(
-        data, 12, PLAIN, 0.0).epoch(0) for row, length in enumerate(batch.lengths.tolist())}
-    left = []
+    """The stated share begins later, by somebody unknown; each still ends where it did, and the others are as they
+    were. Short ends are as frequent as long ones."""
+    late_too, left = dataclasses.replace(PLAIN, late_start_share=0.5), []
     trained = data.split.train_ends - data.offsets[:-1]
     for epoch in range(20):
-        for batch in TrainingBatches(data, 12, dataclasses.replace(PLAIN, late_start_share=0.5), 0.0).epoch(epoch):
-            for row, length in enumerate(batch.lengths.tolist()):
-                items = whole[batch.users[row].item()]
-                assert batch.items[row][:length].tolist() == items[-length:]
-                left.append(length / len(items))
-                fits = trained[batch.users[row].item() - 1] <= 13  # the window, one film more than the model reads
-                assert bool(batch.whole[row]) == (fits and length == len(items))
-    assert 0.5 < np.mean(np.array(left) == 1) < 0.65  # some late starts fall on the first
-    assert 0.4 < np.mean([share for share in left if share < 1]) < 0.6 and min(left) < 0.1
+        for plain, batch in zip(*(TrainingBatches(data, 12, train, 0.0).epoch(epoch) for train in (PLAIN, late_too)),
+                                strict=True):
+            for row, (whole, length) in enumerate(zip(plain.lengths.tolist(), batch.lengths.tolist(), strict=True)):
+                assert batch.items[row][:length].tolist() == plain.items[row][whole - length:whole].tolist()
+                assert batch.targets[row][:length].tolist() == plain.targets[row][whole - length:whole].tolist()
+                assert torch.equal(batch.demographics[row], plain.demographics[row])
+                late = batch.users[row].item() == 0
+                assert late or (batch.users[row] == plain.users[row] and length == whole)
+                fits = trained[plain.users[row].item() - 1] <= 13  # the window, one film more than the model reads
+                assert bool(batch.whole[row]) == (fits and length == whole)
+                left += [length + 1] * (late and whole == 12)
+    assert 400 < len(left) < 800 and min(left) == 2
+    chance = np.log(np.arange(3, 14) / np.arange(2, 13)) / np.log(13 / 2)  # of 2, 3, ... 12 left of 13
+    np.testing.assert_allclose(np.bincount(left, minlength=13)[2:] / len(left), chance, atol=0.06)
 
 
 def mask(lengths, width, **changes):
