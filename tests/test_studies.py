@@ -149,12 +149,12 @@ def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_pat
     command = [str(study_file), "--seeds", "1", "--jobs", "2", "--work", str(tmp_path / "work"),
                "--results", str(tmp_path / "results")]
     assert runner.main(command) == 1
-    report = (tmp_path / "results" / "tiny" / "report.md").read_text()
-    assert "Does the gate pay?" in report and "| pupil | 1 |" in report and "too wide, seed 42: --id_start" in report
-    assert "orphan, seed 42: a run that it follows has failed" in report
+    page = (tmp_path / "results" / "tiny" / "report.md").read_text()
+    assert "Does the gate pay?" in page and "| pupil | 1 |" in page and "too wide, seed 42: --id_start" in page
+    assert "orphan, seed 42: a run that it follows has failed" in page
     runs = json.loads((tmp_path / "results" / "tiny" / "runs.json").read_text())["runs"]
     assert [(entry["variant"], entry["steps"]) for entry in runs] == [("sum", 3), ("gate", 3), ("pupil", 3)]
-    assert str(tmp_path) not in report + json.dumps(runs)
+    assert str(tmp_path) not in page + json.dumps(runs)
     capfd.readouterr()
     study_file.write_text(TINY)
     assert runner.main(command) == 0
@@ -162,6 +162,14 @@ def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_pat
     record = json.loads((tmp_path / "results" / "tiny" / "runs.json").read_text())
     assert record["base"] == "quick" and record["settings"]["max_steps"] == 3
     assert record["variants"]["pupil"] == {"teacher": "{sum},{gate}", "against": "gate"}
+    # The code has changed: the page can still be made of what the older one found, and says so.
+    monkeypatch.setattr(runner, "code_version", lambda: "newer")
+    assert report.main(command) == 0 and "gate, seed 42: as other code made it" in capfd.readouterr().out
+    assert json.loads((tmp_path / "results" / "tiny" / "runs.json").read_text()) == record
+    study_file.write_text(TINY.replace("{fusion: gate}", "{fusion: concat}"))  # another gate: not what was found
+    assert report.main(command) == 1 and "gate, seed 42: as other" not in capfd.readouterr().out
+    study_file.write_text(TINY)
+    monkeypatch.undo()
     # Held by another process: waited for; of other code: said, and left alone.
     run = runner.plan(load_study(str(study_file)), [2], tmp_path / "work")[0]
     run.folder.mkdir()
