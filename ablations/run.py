@@ -197,6 +197,7 @@ def _on_ray(run: Run, root: str, *_teachers: Any) -> None:
 def _work(run: Run, parent: int) -> None:
     """In a process of its own."""
     die_with(parent)
+    os.environ.setdefault("TRACKIO_DIR", str((run.folder.parent / "trackio").resolve()))  # one dashboard for all runs
     _train(run)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ablations import incremental
+from baselines.popularity import Popularity
 from settings import Settings
 from support.errors import UserError, run_command
 from tests.conftest import TINY_MODEL, write_ml_1m
@@ -50,6 +51,28 @@ def test_each_round_trains_on_the_past_and_asks_for_what_follows(tiny, dates):
         for name, low, high in (("warm", 0, before), ("joined between", before, now), ("joined since", now, until)):
             people = starts[(starts >= low) & (starts < high)].index
             assert set(here.groups.get(name, [])) == set(here.groups["all"]) & set(people)
+
+
+def test_quality_is_each_groups_mean_of_its_people(tiny, dates):
+    """Popularity before the date, ranked by hand in pandas for everybody who is asked."""
+    settings = Settings().replace(dataset="synthetic", protocol="global_time", targets_per_person=0, min_user_count=1)
+    here = incremental.rounds(tiny, settings, dates)[0]
+    found = incremental.quality(Popularity(here.asked), here, settings)
+    table = tiny.ratings.sort_values(["user_id", "timestamp"], kind="stable")
+    table = table[table["timestamp"] < seconds(dates[2])]
+    counts = table[table["timestamp"] < seconds(dates[1])]["movie_id"].value_counts().reindex(
+        table["movie_id"].unique(), fill_value=0)
+    of_people: dict[int, list[float]] = {}
+    for user, rows in table.groupby("user_id"):
+        films, times = rows["movie_id"].tolist(), rows["timestamp"].tolist()
+        for place in range(1, len(films)):
+            if times[place] >= seconds(dates[1]):
+                rivals = counts.drop(films[:place])
+                rank = int((rivals >= counts[films[place]]).sum())  # ties against it, itself counted
+                of_people.setdefault(user, []).append(1 / np.log2(1 + rank) if rank <= 10 else 0.0)
+    assert set(found) == set(here.groups)
+    for name, people in here.groups.items():
+        assert found[name] == pytest.approx([np.mean(of_people[user]) for user in sorted(people)])
 
 
 def test_the_command_measures_each_row_and_trains_nothing_twice(tiny, dates, tmp_path):

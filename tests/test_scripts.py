@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import bert_multi
 import inference
@@ -434,7 +435,14 @@ def test_profile(engine, tiny):
         assert (entry["low"], entry["high"]) == pytest.approx(((middle - half) / (1 + z**2 / n), (middle + half) / (
             1 + z**2 / n)), abs=1e-3)
         assert entry["mean_rating"] == pytest.approx(rows["rating"][has].mean(), abs=6e-4)
-        assert entry.get("mean_rating_low", 0) <= entry["mean_rating"] <= entry.get("mean_rating_high", 5)
+        stars = rows["rating"][has]
+        if len(stars) > 1:
+            bounds = np.clip(stats.t.interval(0.95, len(stars) - 1, stars.mean(), stats.sem(stars)), 1, 5) \
+                if stars.std() else [stars.mean()] * 2
+            assert (entry["mean_rating_low"], entry["mean_rating_high"]) == pytest.approx(tuple(bounds), abs=1e-3)
+        catalogue = tiny.movies[tiny.movies["movie_id"].isin(engine.catalogue.movie_ids)]
+        among_all = catalogue["genres"].str.split("|").map(lambda names, genre=entry["genre"]: genre in names).mean()
+        assert entry["lift"] == pytest.approx(share / among_all, abs=1e-3)
     assert sum(profile["predicted_preferences"].values()) == pytest.approx(1, abs=0.01)
     assert profile["activity"]["visits"] >= 1 and profile["last_interaction"].endswith("UTC")
     assert engine.get_user_profile(None, [3, 9])["interactions"] == 2
