@@ -113,7 +113,7 @@ function Column({ name, wish, among, onOpen, titled }) {
   return html`<section class="col" aria-label=${MODELS[name]} aria-busy=${waiting}>
     ${titled && html`<h2 class="h5">${MODELS[name]}</h2>`}
     ${error && html`<div class="alert alert-warning" role="alert">${error}</div>`}
-    <p class="text-body-secondary" role="status">${waiting && !films.length && "asking …"}</p>
+    <p class="text-body-secondary mb-0" role="status">${waiting && !films.length && "asking …"}</p>
     ${content && films.length < 10 && html`<p class="text-body-secondary">${films.length
       ? `Only ${films.length} such films are left.` : "No such film is left."}</p>`}
     ${content?.note && html`<p class="small text-body-secondary">${content.note}</p>`}
@@ -140,7 +140,7 @@ function Why({ film, among, onClose }) {
       <button type="button" class="btn-close" data-bs-dismiss="offcanvas" aria-label="Close"></button></div>
     <div class="offcanvas-body" aria-busy=${!why && !error}>
       ${error && html`<div class="alert alert-warning" role="alert">${error}</div>`}
-      <p role="status">${!why && !error && "looking for reasons …"}</p>
+      <p class="mb-0" role="status">${!why && !error && "looking for reasons …"}</p>
       ${why && html`<p>${why.sentence}</p>
         <p class="small text-body-secondary">Rank ${why.rank}, log-probability ${why.log_probability.toFixed(2)}. Bars:
           the part of it that is due to each film watched; of the rest, what is lost without it.</p>
