@@ -10,6 +10,7 @@ UNIT = ("A number in parentheses is the part of the film's log-probability that 
 EXPLANATION = (f"{UNIT} Shares of the history add up; what is lost need not. Without: the fewest films found whose "
                "absence takes the film off the list. As another: its rank were the person of that gender or age, "
                "history and all else as it is.")
+MOST = 6  # films in a cell
 SHOWN = 3  # contributions of the history, best and worst flips of the demographics
 
 
@@ -27,8 +28,10 @@ def explanation_table(films: list[dict[str, Any]], reasons: list[dict[str, Any]]
                    if entry["effect"] > 0]
         families = [f"{name.replace('_', ' ')} ({effect:+.2f})" for name, effect in why["features"].items()]
         without = why["what_if"]["without"]
+        named = [entry["title"] for entry in without or ()]
+        more = [f"and {len(named) - MOST} more"] if len(named) > MOST else []
         gone = "stays without any of them" if without is None else \
-            "\n".join(entry["title"] for entry in without) or "not on the list anyway"
+            "\n".join([*named[:MOST], *more]) or "not on the list anyway"
         others = sorted(why["what_if"]["as_another"], key=lambda entry: entry["rank"])
         flips = others if len(others) <= 2 * SHOWN else [*others[:SHOWN], *others[-SHOWN:]]
         stars = f"{film['predicted_rating']:.1f}" if "predicted_rating" in film else ""

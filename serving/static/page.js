@@ -152,8 +152,9 @@ function Why({ film, among, onClose }) {
         <h3 class="h6 mt-3">What would take it off the list</h3>
         ${why.what_if.without === null ? html`<p>It stays even without any film of the history.</p>`
           : why.what_if.without.length === 0 ? html`<p>It is not among the first ten anyway.</p>`
-          : html`<p>Not to have watched:</p><ul>${why.what_if.without.map((other) =>
-              html`<li>${other.title}</li>`)}</ul>`}
+          : html`<p>Not to have watched:</p><ul>${why.what_if.without.slice(0, SHOWN).map((other) =>
+              html`<li>${other.title}</li>`)}
+              ${why.what_if.without.length > SHOWN && html`<li>${why.what_if.without.length - SHOWN} more</li>`}</ul>`}
         ${others.length > 0 && html`<h3 class="h6">Its rank for somebody else with this history</h3>
           <table class="table table-sm w-auto"><tbody>${others.map((other) => html`<tr><td>${
             other.value === "F" ? "a woman" : other.value === "M" ? "a man" : other.value}</td>
