@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import trainer
 from batches import History, history_batch, history_of
@@ -19,6 +20,7 @@ from explanations import attribution, faithfulness
 from explanations.attribution import METHODS, Question, explain, integrated_gradients, shapley
 from explanations.counterfactual import other_people, smallest_set
 from explanations.sentences import FAMILIES, sentence
+from explanations.tables import explanation_table
 from settings import ModelSettings
 from support.errors import run_command
 from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, rng
@@ -303,3 +305,15 @@ def test_another_persons_rank_is_what_the_model_says_of_them(data):
     np.testing.assert_allclose(scores, logits.log_softmax(0)[question.candidates].numpy(), rtol=1e-4, atol=1e-4)
     assert ranks.tolist() == [1 + int((logits > logits[film]).sum()) for film in question.candidates]
     assert other_people(question_of(data, VARIANTS["vanilla"])) == []
+
+
+@pytest.mark.parametrize(("gone", "said"), [(0, "not on the list anyway"), (2, "F1"), (9, "and 3 more"),
+                                            (None, "stays without any of them")])
+def test_a_table_says_what_would_take_a_film_off_the_list(gone, said):
+    """In a few lines, however many films it takes."""
+    film = {"rank": 1, "title": "A", "genres": ["Drama"], "score": 1.0}
+    without = None if gone is None else [{"title": f"F{number}"} for number in range(gone)]
+    why = {"history": [], "features": {}, "what_if": {"without": without, "as_another": []}}
+    with (console := Console(width=120)).capture() as said_so:
+        console.print(explanation_table([film], [why]))
+    assert said in said_so.get() and "F6" not in said_so.get()
