@@ -6,6 +6,7 @@ registered in ITEM_ENCODERS is built, trained and saved like the others, and exp
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from data_processor import FIRST_ITEM, Catalogue
 from examples import train_and_recommend
 from item_encoders.encoder import ItemEncoder
 from settings import ModelSettings
+from support.errors import run_command
 
 
 class DecadeEncoder(ItemEncoder):
@@ -43,4 +45,4 @@ def main(**changes: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(lambda _: main()))

@@ -7,11 +7,13 @@ the interactions that are held out to choose and test it.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import trainer
 from model_io import load_model
+from support.errors import run_command
 
 
 def main(folder: str = "checkpoints/best", result: str = "checkpoints/fine_tuned", **changes: Any) -> None:
@@ -22,4 +24,4 @@ def main(folder: str = "checkpoints/best", result: str = "checkpoints/fine_tuned
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(lambda _: main()))

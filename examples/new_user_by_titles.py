@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from film_search import find_films
 from inference import RecommendationEngine
+from support.errors import run_command
 
 
 def main(folder: str = "checkpoints/best", titles: str = "Alien (1979); Blade Runner (1982)",
@@ -16,4 +19,4 @@ def main(folder: str = "checkpoints/best", titles: str = "Alien (1979); Blade Ru
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(lambda _: main()))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import numpy as np
 
 from inference import Query, RecommendationEngine
+from support.errors import run_command
 
 
 def main(folder: str = "checkpoints/best", user_id: int = 123, data_dir: str | None = None) -> None:
@@ -38,4 +40,4 @@ def main(folder: str = "checkpoints/best", user_id: int = 123, data_dir: str | N
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(lambda _: main()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from data_processor import load
 from inference import RecommendationEngine
 from model_io import new_model, save_model
 from presets import preset_settings
+from support.errors import run_command
 from training_loop import fit, seed_everything
 
 
@@ -27,4 +29,4 @@ def main(folder: str = "checkpoints/example", **changes: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(lambda _: main()))
