@@ -1,7 +1,8 @@
 """The page that a study ends in: each variant beside the one it is compared with, on the same people and seeds.
 
-`results/STUDY/` gets report.md, report.html (the same, in one file), the figures as SVG and PNG, and runs.json with
-each run's figures. No user data: means, and differences over groups of people.
+`results/STUDY/` gets report.md, report.html (the same, in one file), the figures as SVG and PNG, runs.json with each
+run's figures, and what this page can be made from again (`ablations/archive.py`). No user data: means, and differences
+over groups of people.
 
     python -m ablations.report options          # what ablations.run was last asked of it, or with flags of its own
 """
@@ -249,10 +250,12 @@ def _ranking(result: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def main(argv: list[str]) -> int:
     """Write a study's page again."""
+    from ablations.archive import unpack
     from ablations.run import last_command, report, study_and_runs, with_older_code
 
     study, runs, flags, of_all = study_and_runs(last_command(argv))
-    return report(study, with_older_code(runs, flags.work / f"{study.name}.command.json"), flags, of_all)
+    packed = unpack([Path("results") / study.name, flags.results / study.name], runs, flags.work)
+    return report(study, with_older_code(runs, flags.work / f"{study.name}.command.json", packed), flags, of_all)
 
 
 if __name__ == "__main__":

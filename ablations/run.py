@@ -19,10 +19,12 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablations.archive import pack, unpack
 from ablations.live import LiveTable
 from ablations.report import write_report
 from ablations.study import ROOT, Study, code_version, data_hash, load_study, run_key
@@ -48,6 +50,11 @@ class Run:
     folder: Path
     settings: Settings
     teachers: tuple[Path, ...]  # results of the runs whose models it follows
+
+    @property
+    def name(self) -> str:
+        """As people read it."""
+        return f"{self.variant}, seed {self.seed}"
 
     @property
     def results(self) -> Path:
@@ -143,7 +150,7 @@ def _report_end(run: Run, waiting: int, active: int) -> None:
     if run.results.exists():
         results = read_json(run.results)
         said = f"validation NDCG@10 {results['best']['NDCG@10']:.4f}, {results['training_seconds']:.0f} s"
-    print(f"{time.strftime('%H:%M')}  {run.variant}, seed {run.seed}: {said}; {active} running, {waiting} waiting",
+    print(f"{time.strftime('%H:%M')}  {run.name}: {said}; {active} running, {waiting} waiting",
           flush=True)
 
 
@@ -293,36 +300,38 @@ def last_command(argv: list[str]) -> list[str]:
     return read_json(path)["flags"] if path is not None and path.exists() else argv
 
 
-def with_older_code(runs: list[Run], command: Path) -> list[Run]:
-    """The runs, in the place of those that this code has not made those that the study's last command made, if their
-    settings are the same."""
-    made = read_json(command).get("keys", {}) if command.exists() else {}
+def with_older_code(runs: list[Run], command: Path, packed: Mapping[str, str]) -> list[Run]:
+    """The runs, in the place of those that this code has not made those that the study's last command made or `packed`
+    (name -> key) holds, if their settings are the same."""
+    made = {**packed, **(read_json(command).get("keys", {}) if command.exists() else {})}
     result = []
     for run in runs:
-        key = made.get(f"{run.variant}, seed {run.seed}", run.key)
+        key = made.get(run.name, run.key)
         older = dataclasses.replace(run, folder=run.folder.parent / key)
         if not run.results.exists() and older.results.exists() and run_key(Settings().replace(**read_json(
                 older.folder / "best" / "checkpoint.json")["settings"]), "", "") == run_key(run.settings, "", ""):
-            print(f"{run.variant}, seed {run.seed}: as other code made it ({older.folder.name})")
+            print(f"{run.name}: as other code made it ({older.folder.name})")
             run = older
         result.append(run)
     return result
 
 
 def report(study: Study, runs: list[Run], flags: argparse.Namespace, rest: list[str]) -> int:
-    """Write the page of what is finished; 1 if something is not."""
-    failed = [f"{run.variant}, seed {run.seed}: {run.failure}" for run in runs if not run.results.exists()]
+    """Write the page of what is finished, and pack it; 1 if something is not."""
+    failed = [f"{run.name}: {run.failure}" for run in runs if not run.results.exists()]
     write_report(study, {(run.variant, run.seed): run.folder for run in runs if run.results.exists()}, failed, rest,
                  flags.results / study.name)
+    pack(runs, flags.results / study.name)
     return int(bool(failed))
 
 
 def main(argv: list[str]) -> int:
     """Exit code 1 if a run failed."""
     study, runs, flags, rest = study_and_runs(argv)
+    unpack([Path("results") / study.name, flags.results / study.name], runs, flags.work)
     flags.work.mkdir(parents=True, exist_ok=True)
     write_json(flags.work / f"{study.name}.command.json", {
-        "flags": argv, "keys": {f"{run.variant}, seed {run.seed}": run.key for run in runs}})
+        "flags": argv, "keys": {run.name: run.key for run in runs}})
     if flags.ray:
         execute_on_ray(runs, flags.ray)
     else:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +20,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ablations import archive, live, report
 from ablations import figures as figures_of_page
-from ablations import live, report
 from ablations import run as runner
 from ablations import study as studies
 from ablations.study import FOLDER, load_study, run_key
+from data_processor import load
 from settings import Settings
+from support.checkpoint import read_checkpoint
 from support.errors import UserError
 from tests.conftest import ROOT
 
@@ -160,12 +164,19 @@ def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_pat
     assert runner.main(command) == 0
     assert "3 of 3 runs are finished already" in capfd.readouterr().out
     record = json.loads((tmp_path / "results" / "tiny" / "runs.json").read_text())
+    page = (tmp_path / "results" / "tiny" / "report.md").read_text()
     assert record["base"] == "quick" and record["settings"]["max_steps"] == 3
     assert record["variants"]["pupil"] == {"teacher": "{sum},{gate}", "against": "gate"}
     # The code has changed: the page can still be made of what the older one found, and says so.
     monkeypatch.setattr(runner, "code_version", lambda: "newer")
     assert report.main(command) == 0 and "gate, seed 42: as other code made it" in capfd.readouterr().out
     assert json.loads((tmp_path / "results" / "tiny" / "runs.json").read_text()) == record
+    shutil.rmtree(tmp_path / "work")  # nothing is left but what was packed beside the page
+    assert report.main(command) == 0
+    assert (tmp_path / "results" / "tiny" / "report.md").read_text() == page
+    monkeypatch.undo()
+    assert runner.main(command) == 0 and "3 of 3 runs are finished already" in capfd.readouterr().out
+    monkeypatch.setattr(runner, "code_version", lambda: "newer")
     study_file.write_text(TINY.replace("{fusion: gate}", "{fusion: concat}"))  # another gate: not what was found
     assert report.main(command) == 1 and "gate, seed 42: as other" not in capfd.readouterr().out
     study_file.write_text(TINY)
@@ -268,6 +279,33 @@ def test_a_finished_run_is_left_alone(study_file, tmp_path, monkeypatch):
     run.results.write_text("{}")
     runner._train(run)
     assert run.results.read_text() == "{}" and run.begun
+
+
+def test_packed_runs_come_back_without_models_and_teachers_are_trained(study_file, tmp_path):
+    """The figures alone teach nobody; nor do ids or paths of this machine leave it."""
+    runs = runner.plan(load_study(str(study_file)), [1], tmp_path / "work")
+    people = load(runs[0].settings.data).catalogue.user_ids
+    for run in runs:
+        written = result(run.folder, np.arange(len(people)) / len(people), people)
+        (run.results.parent / "checkpoint.json").write_text(json.dumps({"settings": run.settings.to_dict()}))
+        run.results.write_text(json.dumps(written))
+    archive.pack(runs, tmp_path / "all")
+    archive.pack(runs[:2], tmp_path / "teachers")
+    before = pd.read_parquet(runs[0].results.parent / "test_users.parquet")
+    shutil.rmtree(tmp_path / "work")
+    text = gzip.decompress((tmp_path / "all" / archive.NAME).read_bytes()).decode()
+    assert str(tmp_path) not in text and all(set(run) == {"name", "settings", "results", "evaluations", "NDCG@10"}
+                                             for run in json.loads(text).values())
+    archive.unpack([tmp_path / "teachers", tmp_path / "nowhere"], runs, tmp_path / "work")
+    assert not any(run.results.exists() for run in runs)  # the pupil, which is not packed, needs both
+    names = archive.unpack([tmp_path / "all"], runs, tmp_path / "work")
+    assert names == {run.name: run.key for run in runs} and all(run.results.exists() for run in runs)
+    pd.testing.assert_frame_equal(pd.read_parquet(runs[0].results.parent / "test_users.parquet"), before)
+    with pytest.raises(UserError, match="figures without their model"):
+        read_checkpoint(runs[0].results.parent)
+    (tmp_path / "all" / archive.NAME).write_bytes(b"cut")
+    with pytest.raises(UserError, match="damaged"):
+        archive.unpack([tmp_path / "all"], runs, tmp_path / "work")
 
 
 def test_the_page_asks_what_the_study_was_last_run_with(tmp_path, monkeypatch):
