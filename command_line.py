@@ -16,14 +16,17 @@ from support.errors import UserError
 TYRO_NOISE = r"Parsing error|Value error|Invalid choice (?=.)|Argument helptext:.*|For full helptext.*"
 
 
-def parse_command_line(argv: list[str], description: str) -> tuple[Settings, bool]:
+def parse_command_line(argv: list[str], description: str, preset: str = "default") -> tuple[Settings, bool]:
     """(settings, resume) from flags: preset first, then --config FILE.yaml, then the flags themselves.
+
+    preset: the one to begin with where the flags name neither a preset nor a file.
 
     Raises `UserError` for an unknown flag or YAML key (naming the nearest), for a value of the wrong kind, and for
     a flag that the chosen model would ignore.
     """
     own: dict[str, Any] = {"--preset": None, "--config": None, "--resume": False}
     rest = _take_own_flags(argv, own)
+    preset = "default" if own["--config"] else preset
     _check_flag_names(rest, tuple(name[2:] for name in own))
     given = {name for name, value in own.items() if value and name != "--resume"} | {
         token for token in rest if token.startswith("--") and not token.startswith(("--checkpoint_dir", "--help"))}
@@ -36,7 +39,7 @@ def parse_command_line(argv: list[str], description: str) -> tuple[Settings, boo
         other = model_only(name)
         if other and other != model and model in ("enhanced", "vanilla"):
             raise UserError(f"--{name} belongs to --model {other}; --model {model} does not read it")
-    settings = _tyro(arguments, _defaults(own["--preset"] or "default", model, explicit),
+    settings = _tyro(arguments, _defaults(own["--preset"] or preset, model, explicit),
                      description + f"\n\nBeside the flags below: --preset {'|'.join(PRESETS)}, "
                                    "--config FILE.yaml (flags by name), --resume.")
     return settings, bool(own["--resume"])

@@ -88,6 +88,9 @@ def load_model(folder: Path, metadata_path: Path | None = None,
         settings = Settings().replace(**info["settings"])
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from error
+    except UserError as error:
+        raise UserError(f"{folder} was written by another version of this program (commit "
+                        f"{info.get('git_commit', 'unknown')}): {error}; use that version, or train again") from error
     metadata_path = metadata_path or folder / METADATA
     if metadata_path == folder / METADATA and not metadata_path.exists():  # a published model comes without titles
         metadata = _metadata(data_of(settings.data, info, folder).catalogue)

@@ -201,6 +201,9 @@ def stored_settings(folder: Path) -> Settings:
         return Settings().replace(**read_json(path)["settings"])
     except (KeyError, TypeError) as error:
         raise UserError(f"--resume: {path} is damaged ({error!r}); start again without --resume") from error
+    except UserError as error:
+        raise UserError(f"--resume: {path} was written by another version of this program ({error}); use that version, "
+                        f"or start again without --resume") from error
 
 
 def main(argv: list[str]) -> int:

@@ -117,8 +117,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--results", type=Path, default=Path("results/cold-films"),
                         help="rows that lie there already stay (default: %(default)s)")
     flags, rest = parser.parse_known_args(argv)
-    preset = [] if "--preset" in rest or "--config" in rest else ["--preset", "quick"]
-    settings, _ = parse_command_line([*preset, "--id_dropout", "0.3", *rest], "")
+    settings, _ = parse_command_line(["--id_dropout", "0.3", *rest], "", preset="quick")
     if settings.model.fusion == "query_key":
         raise UserError("--fusion query_key ranks films by their own vectors alone, which new ones lack; take another")
     rows = {name: settings.replace(**ROWS[name]) for name in flags.rows}

@@ -197,8 +197,7 @@ def main(argv: list[str]) -> None:
                         help="trained models (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=Path("results/cold-start"), help="(default: %(default)s)")
     flags, rest = parser.parse_known_args(argv)
-    preset = [] if "--preset" in rest or "--config" in rest else ["--preset", "quick"]
-    settings, _ = parse_command_line([*preset, *rest], "")
+    settings, _ = parse_command_line(rest, "", preset="quick")
     if settings.data.protocol != "leave_one_out" or settings.model.model != "enhanced":
         raise UserError("cold_start asks the enhanced model under --protocol leave_one_out; drop the other flags")
     full_ranking_alone(settings)

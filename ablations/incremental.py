@@ -148,8 +148,7 @@ def main(argv: list[str]) -> None:
                         help="trained models (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=Path("results/incremental"), help="(default: %(default)s)")
     flags, rest = parser.parse_known_args(argv)
-    preset = [] if "--preset" in rest or "--config" in rest else ["--preset", "quick"]
-    settings, _ = parse_command_line([*preset, *rest], "")
+    settings, _ = parse_command_line(rest, "", preset="quick")
     settings = settings.replace(protocol="global_time", max_minutes=0.0)
     full_ranking_alone(settings)
     if len(flags.dates) < 3 or any(later <= date for date, later in itertools.pairwise(map(seconds_of, flags.dates))):

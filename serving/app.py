@@ -39,6 +39,7 @@ STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 M_ARENA_MAX = -8  # malloc.h
 LONGEST = 500  # characters of a refusal
+SOME_USERS = 200  # at least, that /health names where there are so many
 ENVIRONMENT = "ENHANCED_BERT4REC_SERVICE"  # how the configuration reaches workers
 REFUSALS: dict[int | str, dict[str, Any]] = {code: {"model": Error} for code in (400, 413, 422, 503)}
 
@@ -212,6 +213,7 @@ def _add_surroundings(app: FastAPI, service: Service) -> None:
             "films": len(main.catalogue.movie_ids), "validation": main.info["validation"],
             "git_commit": main.info["git_commit"], "models": ["main", *sorted(engines.others)],
             "users": [int(min(people)), int(max(people))] if len(people) else None,
+            "some_users": sorted(map(int, people))[::max(1, len(people) // SOME_USERS)],
             "serves_empty_histories": main.model.starts, "knows_request_time": main.knows_request_time,
             "genres": list(GENRES), "ages": {str(code): name for code, name in AGE_GROUPS.items()},
             "occupations": {str(code): name for code, name in sorted(main.catalogue.occupations.items())}})

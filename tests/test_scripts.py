@@ -592,6 +592,8 @@ DAMAGE = {
                     "settings are damaged"),
     "settings of a wrong kind": (lambda folder: edit(folder / "checkpoint.json", lambda content: content[
         "settings"].update(hidden_size="16")), "settings are damaged"),
+    "settings of another version": (lambda folder: edit(folder / "checkpoint.json", lambda content: content[
+        "settings"].update(cross_attention=True)), "written by another version of this program (commit"),
     "other titles": (lambda folder: (folder / "metadata.json").write_text('{"movies": {}}'), "does not list the 80"),
 }
 

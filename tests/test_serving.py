@@ -103,7 +103,8 @@ def test_search(client):
 def test_health_and_metrics(client):
     health = client.get("/health").json()
     assert health["status"] == "ok" and health["models"] == ["main", "popularity", "vanilla"]
-    assert health["users"] == [1, 60] and health["serves_empty_histories"] and not health["knows_request_time"]
+    assert health["users"] == [1, 60] and health["some_users"] == list(range(1, 61))
+    assert health["serves_empty_histories"] and not health["knows_request_time"]
     text = client.get("/metrics").text
     assert 'requests_total{path="/health",status="200"}' in text and "batch_size_bucket" in text
 
@@ -188,7 +189,8 @@ def test_a_model_that_needs_no_data(folder, tmp_path):
     """Without the data set's files: no people, no popularity, all else as before."""
     with TestClient(create_app(config(folder, data_dir=str(tmp_path), vanilla_path=None)),
                     base_url="http://localhost") as client:
-        assert client.get("/health").json()["users"] is None
+        health = client.get("/health").json()
+        assert health["users"] is None and health["some_users"] == []
         assert client.post("/recommend", json={"history": [3]}).status_code == 200
         answer = client.post("/recommend", json={"history": [3], "model": "popularity"})
         assert answer.status_code == 400 and "not served here" in answer.json()["error"]

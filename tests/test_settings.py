@@ -131,6 +131,9 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
     assert (settings.model.hidden_size, settings.model.user_id, settings.train.learning_rate) == (96, False, 3e-4)
     assert parse_command_line([], "")[0] == preset_settings("default")
     assert parse_command_line(["--resume"], "")[1]
+    for flags in ([], ["--preset=quick"], ["--config", str(tmp_path / "run.yaml")]):  # a script's own preset
+        chosen, _ = parse_command_line(flags, "", preset="original")
+        assert chosen.model.num_layers == (2 if flags else PRESETS["original"]["num_layers"])
 
 
 def test_the_row_original_is_the_preset_original():

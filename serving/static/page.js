@@ -166,8 +166,8 @@ function Person({ known, state, set }) {
   const profile = useAnswer("/profile", state.kind === "user" && state.user ? { user_id: state.user } : undefined);
   const told = profile.content;
   const random = () => {  // anybody but who is shown
-    const user = known.users[0] + Math.floor(Math.random() * (known.users[1] - known.users[0]));
-    set({ user: user < state.user ? user : user + 1 });
+    const others = known.some_users.filter((user) => user !== state.user);
+    set({ user: others[Math.floor(Math.random() * others.length)] ?? state.user });
   };
   const unsaid = state.kind === "user" ? "as in the data" : "not said";
   const search = (query) => ask(`/items?query=${encodeURIComponent(query)}`).then(({ films }) =>
@@ -200,7 +200,7 @@ function Person({ known, state, set }) {
 }
 
 function Page({ known }) {
-  const [state, setState] = useState({ kind: known.users ? "user" : "own", user: known.users && Math.min(123, known.users[1]),
+  const [state, setState] = useState({ kind: known.users ? "user" : "own", user: known.some_users[0],
     history: [], gender: "", age: "", occupation: "", genres: [], year: "", at: "", compare: false });
   const [open, setOpen] = useState(null);
   const set = (changes) => setState((old) => ({ ...old, ...changes }));
