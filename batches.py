@@ -69,11 +69,11 @@ class Batch:
                             views=tuple(view.select(rows) for view in self.views))
 
     def narrowed(self, most: int) -> Batch:
-        """The same, no wider than the longest sequence needs, up to `most`."""
+        """The same, no wider than the longest sequence needs, up to `most`; views, which may be longer, likewise."""
         width = padded_width(int(self.lengths.max()), most)
         return self.replace(**{name: value[:, :width] for name, value in self.tensors().items()
                                if value.dim() == 2 and name != "demographics"},
-                            views=tuple(view.narrowed(most) for view in self.views))
+                            views=tuple(view.narrowed(view.items.shape[1]) for view in self.views))
 
     def parts(self, positions: int) -> list[Batch]:
         """The batch in pieces of people of similar length, each of at most so many positions (and at least one

@@ -143,10 +143,10 @@ class RecommendationEngine:
                 demographics: Mapping[str, str | int | None] | None = None) -> History:
         """The history to rank from.
 
-        user_id: somebody in the data, or None. item_sequence: film ids, oldest first, taken for a part of a past;
-        without it the person's whole history, for somebody new none. demographics: some of {'gender': 'F', 'age': 25,
-        'occupation': 4}, instead of what the data say. at: moment of the request in seconds since 1970, for a model
-        trained with known request time.
+        user_id: somebody in the data, or None. item_sequence: film ids, oldest first, taken for a part of a past, or
+        none at all for somebody who begins; without it the person's whole history. demographics: some of
+        {'gender': 'F', 'age': 25, 'occupation': 4}, instead of what the data say. at: moment of the request in seconds
+        since 1970, for a model trained with known request time.
         """
         if at is not None and not self.knows_request_time:
             raise UserError("--at: this model was trained with request time unknown and never sees it; drop the flag "
@@ -158,7 +158,7 @@ class RecommendationEngine:
         if item_sequence is not None or user_id is None:
             history = dataclasses.replace(
                 history, items=known_films(self.catalogue, item_sequence or (), "--history"), ratings=None,
-                timestamps=None, request_time=NO_TIME, whole=False)
+                timestamps=None, request_time=NO_TIME, whole=not item_sequence)
         if demographics is not None:
             history = dataclasses.replace(history, demographics=demographics_of(self.catalogue, demographics,
                                                                                 history.demographics))

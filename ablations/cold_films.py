@@ -76,9 +76,8 @@ def cold_requests(whole: SequenceData, known: SequenceData, new: np.ndarray) -> 
 
 
 @torch.no_grad()
-def cold_ranks(ranker: Ranker, requests: ColdRequests, seq_length: int,
-               tie_order: np.ndarray | None = None) -> np.ndarray:
-    """(Q,) rank of each target among its candidates; ties against it, or by `tie_order` (R,), a number a film."""
+def cold_ranks(ranker: Ranker, requests: ColdRequests, seq_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(Q,) rank of each target among its candidates, ties for it and ties against it."""
     found = []
     for start in range(0, len(requests.targets), BATCH):
         part = slice(start, start + BATCH)
@@ -87,12 +86,10 @@ def cold_ranks(ranker: Ranker, requests: ColdRequests, seq_length: int,
         for row, candidates in enumerate(requests.candidates[part]):
             kept[row, candidates] = scores[row, candidates]
         targets = torch.from_numpy(requests.targets[part])[:, None]  # (B, 1)
-        rank = ranks(kept, targets)[:, 0]
-        if tie_order is not None:
-            order = torch.from_numpy(tie_order)
-            rank -= ((kept == kept.gather(1, targets)) & (order > order[targets])).sum(1)
-        found.append(rank.numpy())
-    return np.concatenate(found)
+        worst = ranks(kept, targets)[:, 0]
+        found.append((worst + 1 - (kept == kept.gather(1, targets)).sum(1), worst))
+    best, worst = (torch.cat(column).numpy() for column in zip(*found, strict=True))
+    return best, worst
 
 
 def measure(rank: np.ndarray, requests: ColdRequests) -> dict[str, dict[str, float]]:
@@ -163,7 +160,7 @@ def trained_row(settings: Settings, known: SequenceData, whole: SequenceData, re
     model = new_model(known, settings.model)
     progress = fit(model, known, settings)
     films = dataclasses.replace(whole.catalogue, user_ids=known.catalogue.user_ids)
-    rank = cold_ranks(model.cpu().for_catalogue(known.catalogue, films), requests, settings.model.seq_length)
+    _, rank = cold_ranks(model.cpu().for_catalogue(known.catalogue, films), requests, settings.model.seq_length)
     return {**measure(rank, requests), "validation": progress.best["NDCG@10"], "seconds": round(progress.seconds, 1),
             "git_commit": git_commit(), "settings": recorded(settings)}
 

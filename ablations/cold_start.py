@@ -10,14 +10,17 @@ train on the rest, for each seed: the preset as it is, and the same made for new
                  among the new films alone and among all
     warm         the test items of the people of the training part: what the means for newcomers cost the others
 
-beside popularity, popularity among people of the same gender and age group, and nearest neighbours by genre. Any flag
-of trainer.py may follow and holds for both models.
+beside popularity, popularity among people of the same gender and age group, and nearest neighbours by genre, and beside
+what goes by the films that others watched together or in turn, as tuned on the validation items of the loo-3706 board.
+Any flag of trainer.py may follow and holds for both models.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,8 @@ import numpy as np
 from torch import nn
 
 from ablations.cold_films import ColdRequests, cold_ranks, cold_requests
-from baselines.neighbours import GenreNeighbours
+from ablations.study import code_version, data_hash, run_key
+from baselines.neighbours import GenreNeighbours, ease, item_knn, markov_chain
 from baselines.popularity import GroupPopularity, Popularity
 from batches import History
 from command_line import parse_command_line
@@ -34,6 +38,7 @@ from evaluation.metrics import bootstrap_interval, per_request
 from evaluation.protocols import Ranker, target_ranks
 from evaluation.report import print_table, table_text
 from evaluation.significance import compare, compare_over_seeds, holm, mark
+from item_encoders.text import available
 from model_io import load_model, save_model, starting_model
 from readers import read_interactions
 from settings import BOOKKEEPING, Settings
@@ -48,8 +53,12 @@ KNOWN = (0, 1, 2, 5)  # interactions of a new person
 NEWCOMERS: dict[str, Any] = {"start_token": True, "late_start_share": 0.3}
 PLAIN, MADE = "preset", "made for newcomers"
 METRIC = "NDCG@10"
-BASELINES: dict[str, type] = {"popularity": Popularity, "popularity in the group": GroupPopularity,
-                              "genre neighbours": GenreNeighbours}
+BASELINES: dict[str, Callable[[SequenceData], Ranker]] = {
+    "popularity": Popularity, "popularity in the group": GroupPopularity, "genre neighbours": GenreNeighbours,
+    "Markov chain": partial(markov_chain, reach=30, backoff=30.0, decay=0.7),
+    "ItemKNN": partial(item_knn, neighbours=200, shrinkage=0.0, decay=0.6),
+    "EASE": partial(ease, regularisation=1000.0, decay=0.8)}
+DRAWS = int(1 / PEOPLE)  # that share nobody and no film
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +78,13 @@ class World:
         return dataclasses.replace(self.known, catalogue=catalogue, items=items)
 
 
-def world(settings: Settings, seed: int) -> World:
-    """Draw new films and people. Raises `UserError` where nothing can be asked."""
+def world(settings: Settings, number: int) -> World:
+    """New films and people, those of one of DRAWS draws. Raises `UserError` where nothing can be asked."""
     interactions = read_interactions(settings.data.dataset, settings.data.data_dir)
-    whole, draw = process(interactions, settings.data), np.random.default_rng(seed)
-    films, users = whole.catalogue.movie_ids, whole.catalogue.user_ids
-    taken = draw.permutation(films)[:max(1, int(FILMS * len(films)))]
-    strangers = draw.permutation(users)[:max(1, int(PEOPLE * len(users)))]
+    whole, order = process(interactions, settings.data), np.random.default_rng(0)
+    taken, strangers = (order.permutation(ids)[number * size:(number + 1) * size] for ids, size in (
+        (ids, max(1, int(share * len(ids)))) for ids, share in (
+            (whole.catalogue.movie_ids, FILMS), (whole.catalogue.user_ids, PEOPLE))))
     ratings = interactions.ratings
     known = process(dataclasses.replace(interactions, ratings=ratings[
         ~ratings["movie_id"].isin(taken) & ~ratings["user_id"].isin(strangers)]), settings.data)
@@ -111,31 +120,37 @@ def people_requests(whole: SequenceData, people: np.ndarray, films: np.ndarray, 
     return ColdRequests(histories, np.array(targets), candidates)
 
 
-def trained(settings: Settings, data: SequenceData, folder: Path,
-            validate: bool = True) -> tuple[nn.Module, dict[str, Any]]:
-    """(model, record of its best epoch and `seconds` of training) of these settings, from `folder` if it lies there.
+def trained(settings: Settings, data: SequenceData, work: Path,
+            validate: bool = True) -> tuple[nn.Module, dict[str, Any], Path]:
+    """(model, record of its best epoch and `seconds` of training, its folder in `work`) of settings; trained once.
 
-    validate: select on the validation targets, as `fit` does; else all interactions train for all epochs."""
+    validate: select on the validation targets, as `fit` does; else all interactions train for all epochs.
+    """
+    settings = settings.replace(title_encoder=available(settings.model.title_encoder))
+    folder = work / run_key(settings, f"{data_hash(data)}{validate}", code_version())
     if (folder / "checkpoint.json").exists():
-        model, kept, _, info = load_model(folder)
-        if info["split_hash"] == data.split_hash and kept.to_dict() == settings.to_dict():
-            return model, info["validation"]
+        model, *_, info = load_model(folder)
+        return model, info["validation"], folder
     seed_everything(settings.train.seed)
     model = starting_model(data, settings)
     progress = fit(model, data, settings, validate=validate)
     record = {**progress.best, "seconds": progress.seconds}
     save_model(folder, model, settings, data, record)
-    return model.cpu().eval(), record
+    return model.cpu().eval(), record, folder
 
 
 def answers(ranker: Ranker, asked: dict[str, ColdRequests], seq_length: int) -> dict[str, np.ndarray]:
-    """NDCG@10 of each request, question by question; none where nothing is known and the model has no start.
+    """NDCG@10 of each request, question by question; none where nothing is known and the ranker has no start.
 
-    Equal scores stand in a random order, the same for all: baselines know nothing of many films."""
-    order = np.random.default_rng(0).random(max(int(films.max()) for films in asked["among all films"].candidates) + 1)
-    return {name: per_request(cold_ranks(ranker, requests, seq_length, order)[:, None])[METRIC]
-            for name, requests in asked.items()
-            if len(requests.histories[0].items) or getattr(ranker, "starts", True)}
+    Of films with equal scores, as those of which a baseline knows nothing, any order may be meant: its mean over all.
+    """
+    found = {}
+    for name, requests in asked.items():
+        if len(requests.histories[0].items) or getattr(ranker, "starts", True):
+            best, worst = cold_ranks(ranker, requests, seq_length)
+            gains = per_request(np.arange(1, worst.max() + 1)[:, None])[METRIC].cumsum()  # of all ranks up to each
+            found[name] = (gains[worst - 1] - np.where(best > 1, gains[best - 2], 0.0)) / (worst - best + 1)
+    return found
 
 
 def measured(here: World, settings: dict[str, Settings], number: list[int],
@@ -150,7 +165,7 @@ def measured(here: World, settings: dict[str, Settings], number: list[int],
         for seed in number:
             print(f"{name}, seed {seed}", flush=True)
             seeded = own.replace(seed=seed)
-            model, _ = trained(seeded, here.known, work / f"{name.replace(' ', '-')}-{seed}")
+            model, *_ = trained(seeded, here.known, work)
             warm = target_ranks(model, here.known, "test", own.model.seq_length, own.eval)
             larger = model.for_catalogue(here.known.catalogue, data.catalogue)
             runs.append({**answers(larger, here.requests, own.model.seq_length), "warm": per_request(warm)[METRIC]})
@@ -191,8 +206,9 @@ def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = ArgumentParser(__doc__)
     parser.add_argument("--seeds", type=seeds, default=[42], metavar="N", help="how many: 42, 43, ... (default: 1)")
-    parser.add_argument("--draw_seed", type=int, default=1,
-                        help="of the draw of films and people (default: %(default)s; NEWCOMERS was chosen on draw 0)")
+    parser.add_argument("--draw", type=int, default=1, choices=range(DRAWS),
+                        help="which films and people; no two draws share any (default: %(default)s; NEWCOMERS was "
+                             "chosen on draw 0)")
     parser.add_argument("--work", type=Path, default=Path("runs/cold_start"),
                         help="trained models (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=Path("results/cold-start"), help="(default: %(default)s)")
@@ -201,16 +217,17 @@ def main(argv: list[str]) -> None:
     if settings.data.protocol != "leave_one_out" or settings.model.model != "enhanced":
         raise UserError("cold_start asks the enhanced model under --protocol leave_one_out; drop the other flags")
     full_ranking_alone(settings)
-    here = world(settings, flags.draw_seed)
+    settings = settings.replace(max_minutes=0.0)  # the same steps for all, whatever else the machine does
+    here = world(settings, flags.draw)
     both = {PLAIN: settings, MADE: settings.replace(**NEWCOMERS)}
     found = measured(here, both, flags.seeds, flags.work)
     result = summary(found, MADE)
     people, films = (len(here.requests[name].targets) for name in ("0 first", "among new films"))
-    note = (f"{here.whole.name}: {len(here.new_films)} films and {PEOPLE:.0%} of the people drawn (seed "
-            f"{flags.draw_seed}), unseen in training; {people:,} new people, {films:,} people asked for a new film, "
+    note = (f"{here.whole.name}: {len(here.new_films)} films and {PEOPLE:.0%} of the people (draw "
+            f"{flags.draw}), unseen in training; {people:,} new people, {films:,} people asked for a new film, "
             f"{here.known.num_users:,} warm people (test of leave-one-out, history left out); {METRIC}, full ranking "
             f"of {len(here.known.catalogue.movie_ids):,} known films where not said otherwise, what is known left out, "
-            f"equal scores in a random order (so popularity, which does not know new films, is chance among them); "
+            f"films of equal score in all orders (so popularity, which does not know new films, is chance among them); "
             f"training holds what known people watched after a new film; 95 % bootstrap intervals over people, mean of "
             f"{len(flags.seeds)} seeds; difference to the model made for newcomers: paired, Holm, * .05 ** .01 *** "
             f".001, with several seeds against the preset over people and seeds"

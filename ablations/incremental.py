@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import itertools
 import sys
 from pathlib import Path
@@ -118,13 +117,10 @@ def measured(chain: list[Round], settings: Settings, tuning: dict[str, Any], num
         for seed in numbers:
             print(f"{here.date}, seed {seed}", flush=True)
             seeded = settings.replace(seed=seed)
-            place = work / hashlib.sha256(repr(seeded.to_dict()).encode()).hexdigest()[:12]
-            start = place / here.older.split_hash
-            older = trained(seeded, here.older, start, validate=False)
-            tuned = trained(seeded.replace(start_from=str(start), **tuning), here.newer,
-                            place / f"{here.newer.split_hash}-tuned", validate=False)
-            again = trained(seeded, here.newer, place / here.newer.split_hash, validate=False)
-            for name, (model, record), data in ((OLDER, older, here.older), (TUNED, tuned, here.newer),
+            older = trained(seeded, here.older, work, validate=False)
+            tuned = trained(seeded.replace(start_from=str(older[-1]), **tuning), here.newer, work, validate=False)
+            again = trained(seeded, here.newer, work, validate=False)
+            for name, (model, record, _), data in ((OLDER, older, here.older), (TUNED, tuned, here.newer),
                                                 (AGAIN, again, here.newer)):
                 grown = model.for_catalogue(data.catalogue, here.asked.catalogue)
                 runs[name].append(quality(grown, here, seeded))

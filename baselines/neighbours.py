@@ -21,6 +21,8 @@ from transformer import positions_from_end
 class ItemToItem:
     """Scores by a matrix M (R, R). decay: 1 = all films count alike, 0 = the newest alone."""
 
+    starts = False  # says nothing before the first film
+
     def __init__(self, matrix: np.ndarray, decay: float = 1.0) -> None:
         self.matrix, self.decay = torch.from_numpy(matrix).float(), decay
 

@@ -17,7 +17,7 @@ from batches import History, history_batch, history_of
 from data_processor import FIRST_ITEM, MASK
 from enhanced_model import FEATURE_FAMILIES
 from explanations import attribution, faithfulness
-from explanations.attribution import METHODS, Question, explain, integrated_gradients, shapley
+from explanations.attribution import METHODS, Question, _unknown, explain, integrated_gradients, shapley
 from explanations.counterfactual import other_people, smallest_set
 from explanations.sentences import FAMILIES, sentence
 from explanations.tables import explanation_table
@@ -133,22 +133,25 @@ def test_integrated_gradients_are_captums(data, name):
     batch = model.as_request(history_batch([question.read], room))
     blank = batch.replace(items=torch.where(batch.items > 0, MASK, 0), ratings=torch.zeros_like(batch.ratings))
     with torch.no_grad():
-        (end, attend), (start, _) = model.embed(batch), model.embed(blank)
+        (end, attend), (start, before) = model.embed(batch), model.embed(blank)
+    starts, ends = ((start, before.steer), (end, attend.steer)) if attend.steer is not None else ((start,), (end,))
 
-    def score(x):
-        told = dataclasses.replace(attend, **{key: getattr(attend, key).expand(len(x), *getattr(attend, key).shape[1:])
-                                              for key in ("padding", "bias", "steer", "condition")
-                                              if getattr(attend, key) is not None})
+    def score(x, steer=None):
+        told = dataclasses.replace(attend, steer=steer, **{
+            key: getattr(attend, key).expand(len(x), *getattr(attend, key).shape[1:])
+            for key in ("padding", "bias", "condition") if getattr(attend, key) is not None})
         if attend.rotation is not None:
             rotation = tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation)
             told = dataclasses.replace(told, rotation=rotation)
         states = model.encoder(x, told)[torch.arange(len(x)), int(batch.lengths[0]) - 1]
         return question.of_logits(model.rank(states))[:, 1]
 
-    theirs = captum.IntegratedGradients(score).attribute(end, start, n_steps=32, method="gausslegendre")
-    ours = integrated_gradients(question, rng(0), steps=32).history[1]
+    theirs = sum(captum.IntegratedGradients(score).attribute(ends, starts, n_steps=32, method="gausslegendre"))
+    ours = integrated_gradients(question, rng(0), steps=32)
     places = slice(attend.prefix, attend.prefix + question.length)
-    np.testing.assert_allclose(ours, theirs[0, places].sum(-1).detach().numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(ours.history[1], theirs[0, places].sum(-1).detach().numpy(), rtol=1e-3, atol=1e-4)
+    nothing = question.of_histories([_unknown(question.read, MASK)])[0][0]  # no film seen in any other way
+    np.testing.assert_allclose(ours.base, nothing, atol=1e-4)
 
 
 def test_attention_maps_are_what_the_blocks_use(data, variant):

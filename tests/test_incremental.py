@@ -91,14 +91,14 @@ def test_the_command_measures_each_row_and_trains_nothing_twice(tiny, dates, tmp
                        for name, row in of_row.items())
             assert "gain" not in of_row[incremental.TUNED]
     assert all(time > 0 for of_row in found["seconds"].values() for time in of_row.values())
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/*/checkpoint.json")}
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/checkpoint.json")}
     assert len(written) == 2 * (3 + 2)  # three dates trained, two of them gone on to as well
     assert run_command(incremental.main, command) == 0
-    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/*/checkpoint.json")}
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/checkpoint.json")}
     assert json.loads((tmp_path / "results" / "results.json").read_text()) == found
     # Another base is another chain: no fine-tuned model of the older one is taken for its own.
     assert run_command(incremental.main, [*command, "--learning_rate", "0.01"]) == 0
-    assert len(list((tmp_path / "work").glob("*/*/checkpoint.json"))) == 2 * len(written)
+    assert len(list((tmp_path / "work").glob("*/checkpoint.json"))) == 2 * len(written)
 
 
 @pytest.mark.parametrize("wrong", [["2000-01-01", "2000-02-01"], ["2000-01-01", "2000-03-01", "2000-02-01"],

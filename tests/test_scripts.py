@@ -130,8 +130,8 @@ def test_trainer_with_teachers(files, model, tmp_path, capsys):
         assert re.search(said, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("flags", [[], ["--graph_encoder", "rgcn"], ["--model", "vanilla"]],
-                         ids=["plain", "graph", "vanilla"])
+@pytest.mark.parametrize("flags", [[], ["--graph_encoder", "rgcn"], ["--graph_encoder", "lightgcn_frozen"],
+                                   ["--model", "vanilla"]], ids=["plain", "graph", "graph beforehand", "vanilla"])
 def test_going_on_from_a_model_with_new_films_and_people(tiny, tmp_path, capsys, flags):
     """At a learning rate of nothing it is the older model for old films and people, but for a graph's new edges; at a
     real one it learns."""

@@ -621,7 +621,8 @@ def test_cold_requests_hold_no_new_film_and_rank_among_the_unwatched(with_new_fi
     model = fresh_model(before, ModelSettings(title_encoder="ngrams", **TINY_MODEL))
     model = model.for_catalogue(before.catalogue, dataclasses.replace(after.catalogue,
                                                                       user_ids=before.catalogue.user_ids))
-    found = cold_films.cold_ranks(model, requests, TINY_MODEL["seq_length"])
+    best, found = cold_films.cold_ranks(model, requests, TINY_MODEL["seq_length"])
+    assert np.array_equal(best, found)  # no ties
     scores = model.score(history_batch([requests.histories[3]], TINY_MODEL["seq_length"]))[0]
     assert found[3] == (scores[requests.candidates[3]] >= scores[requests.targets[3]]).sum()
     best, worst = (cold_films.measure(rank, requests) for rank in (
@@ -671,7 +672,7 @@ def newcomers(tmp_path_factory, tiny):
     folder = write_ml_1m(tmp_path_factory.mktemp("newcomers") / "data", tiny.ratings, tiny.movies, tiny.users)
     settings = Settings().replace(data_dir=str(folder), **TINY_MODEL, max_steps=3, max_epochs=1, device="cpu",
                                   precision="fp32")
-    return cold_start.world(settings, seed=1), settings
+    return cold_start.world(settings, 1), settings
 
 
 def test_new_people_and_films_are_nowhere_in_training(newcomers, tiny):
@@ -699,6 +700,41 @@ def test_new_people_and_films_are_nowhere_in_training(newcomers, tiny):
         assert whole.catalogue.movie_id(target) in new and not set(whole.catalogue.movie_id(history.items)) & set(new)
 
 
+def test_draws_share_nobody_and_no_film(newcomers):
+    here, settings = newcomers
+    other = cold_start.world(settings, 2)
+    for name, ids in (("new_films", None), ("known", "user_ids")):
+        ours, theirs = (set(world.new_films) if ids is None else set(world.whole.catalogue.user_ids)
+                        - set(world.known.catalogue.user_ids) for world in (here, other))
+        assert ours and not ours & theirs, name
+
+
+def test_films_of_equal_score_stand_in_all_orders(newcomers):
+    """The metric of a ranker without an opinion is what random orders give on average, whoever the target is."""
+    here, settings = newcomers
+
+    class Nothing:
+        def score(self, batch):
+            return torch.zeros(len(batch.lengths), here.whole.catalogue.num_rows)
+
+    asked = {name: here.requests[name] for name in ("1 last", "among all films")}
+    found = cold_start.answers(Nothing(), asked, settings.model.seq_length)
+    for name, values in found.items():
+        for value, candidates in zip(values, asked[name].candidates, strict=True):
+            ranks = np.arange(1, len(candidates) + 1)
+            assert value == pytest.approx(np.mean((ranks <= 10) / np.log2(1 + ranks)))
+
+    class Certain:
+        def score(self, batch):
+            return torch.arange(here.whole.catalogue.num_rows).float().expand(len(batch.lengths), -1)
+
+    exact = cold_start.answers(Certain(), asked, settings.model.seq_length)
+    for name, values in exact.items():
+        ranks = [(among >= target).sum() for among, target in zip(asked[name].candidates, asked[name].targets,
+                                                                  strict=True)]
+        assert values == pytest.approx([(rank <= 10) / np.log2(1 + rank) for rank in ranks])
+
+
 def test_the_cold_start_command(newcomers, tmp_path, capsys):
     """Every question has an answer from everybody who can give one; a second run trains nothing again."""
     _, settings = newcomers
@@ -707,7 +743,8 @@ def test_the_cold_start_command(newcomers, tmp_path, capsys):
     command = ["--seeds", "2", "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results"), *small]
     assert run_command(cold_start.main, command) == 0
     found = json.loads((tmp_path / "results" / "results.json").read_text())["questions"]
-    assert set(found["0 first"]) == {*cold_start.BASELINES, cold_start.MADE}  # the preset has no start
+    starting = {"popularity", "popularity in the group", "genre neighbours"}
+    assert set(found["0 first"]) == {*starting, cold_start.MADE}  # the preset has no start, nor have neighbours
     assert set(found["1 last"]) == set(found["among all films"]) == {*cold_start.BASELINES, cold_start.PLAIN,
                                                                      cold_start.MADE}
     assert set(found["warm"]) == {cold_start.PLAIN, cold_start.MADE}
