@@ -75,10 +75,10 @@ class RecommendationEngine:
 
     @cached_property
     def data(self) -> SequenceData:
-        """The data set of the checkpoint, read when first needed and checked against the checkpoint's hash."""
+        """The data set of the checkpoint, read when first needed: its films and people, perhaps with newer ratings."""
         settings = self.settings.data
         return self._in_catalogue(data_of(dataclasses.replace(settings, data_dir=self.data_dir or settings.data_dir),
-                                          self.info, self.model_path))
+                                          self.info, self.model_path, same_split=False))
 
     @property
     def knows_request_time(self) -> bool:
@@ -338,6 +338,9 @@ class RecommendationEngine:
     def _requests(self, user_ids: Sequence[int] | None, until: str) -> Requests:
         """What is asked of these people, or of all. Raises `UserError` unless it is one request a person."""
         requests = self.data.split.requests[until]
+        if until != "end" and self.data.split_hash != self.info["split_hash"]:
+            raise UserError(f"--history_until {until}: {self.model_path} was trained on other interactions or times "
+                            f"than those at hand, and may know what this would ask for; use --history_until end")
         if len(np.unique(requests.people)) < len(requests):
             raise UserError(f"--history_until {until}: the protocol {self.data.split.protocol} asks for a person "
                             f"several times; use --history_until end")

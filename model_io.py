@@ -94,7 +94,7 @@ def load_model(folder: Path, metadata_path: Path | None = None,
                         f"{info.get('git_commit', 'unknown')}): {error}; use that version, or train again") from error
     metadata_path = metadata_path or folder / METADATA
     if metadata_path == folder / METADATA and not metadata_path.exists():  # a published model comes without titles
-        metadata = _metadata(data_of(settings.data, info, folder).catalogue)
+        metadata = _metadata(data_of(settings.data, info, folder, same_split=False).catalogue)
     else:
         metadata = read_json(metadata_path)
     try:
@@ -109,12 +109,16 @@ def load_model(folder: Path, metadata_path: Path | None = None,
     return model.eval(), settings, catalogue, info
 
 
-def data_of(settings: DataSettings, info: dict[str, Any], folder: Path | str) -> SequenceData:
-    """The data that a model was trained on, read again. Raises `UserError` if the files give another split."""
+def data_of(settings: DataSettings, info: dict[str, Any], folder: Path | str, same_split: bool = True) -> SequenceData:
+    """The data that a model was trained on, read again. Raises `UserError` if the files hold other films or people, or
+    (same_split) other interactions, so that what was held out then may not be what is held out now."""
     data = load(settings)
-    if data.split_hash != info["split_hash"]:
+    differs = "another catalogue" if not all(np.array_equal(ours, info[name]) for name, ours in (
+        ("movie_ids", data.catalogue.movie_ids), ("user_ids", data.catalogue.user_ids))) else \
+        "other interactions or times" if same_split and data.split_hash != info["split_hash"] else ""
+    if differs:
         raise UserError(f"{folder} was trained on split {info['split_hash']} of {data.name}, the files at hand give "
-                        f"split {data.split_hash}: another catalogue; give the right --data_dir or train again")
+                        f"split {data.split_hash}: {differs}; give the right --data_dir or train again")
     return data
 
 

@@ -1,4 +1,4 @@
-"""Search settings with Optuna: `python -m ablations.search vanilla --jobs 2`. Only validation is ever read.
+"""Search settings with Optuna: `python -m ablations.search quick --jobs 2`. Only validation is ever read.
 
 A space is data, `ablations/spaces/*.yaml` or any file:
 

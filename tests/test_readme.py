@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import shutil
 
 import pytest
 
@@ -38,6 +39,7 @@ def place(tmp_path_factory):
     movies["title"] = [TITLES.get(film, title) for film, title in zip(movies["movie_id"], movies["title"], strict=True)]
     write_ml_1m(folder / "ml-1m", ratings, movies, world.users.assign(user_id=world.users["user_id"] + 100))
     (folder / "my_run.yaml").write_text("dropout: 0.3\n")
+    shutil.copytree(ROOT / "configs", folder / "configs")
     assert run_command(trainer.main, ["--data_dir", str(folder / "ml-1m"), "--checkpoint_dir",
                                       str(folder / "checkpoints"), *SMALL]) == 0
     return folder

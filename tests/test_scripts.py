@@ -615,11 +615,21 @@ def test_weights_of_another_shape(model, tmp_path, capsys):
     assert code == 2 and "does not fit this model" in err
 
 
-def test_another_catalogue(model, files, tmp_path, capsys):
+def test_other_files_than_in_training(model, files, tmp_path, capsys):
+    """Other times, as between copies of MovieLens: good for whole histories, not for what was held out. Other films or
+    people: for nothing."""
     other = shutil.copytree(files, tmp_path / "other")
     lines = (other / "ratings.dat").read_text().splitlines()
-    (other / "ratings.dat").write_text("\n".join(lines[:-1]) + "\n")
-    code, _, err = infer(capsys, "--model_path", model, "--data_dir", other, "--user_id", 12)
+    user, film, rating, time = lines[-1].split("::")
+    (other / "ratings.dat").write_text("\n".join([*lines[:-1], f"{user}::{film}::{rating}::{int(time) + 1}"]) + "\n")
+    asked = ("--model_path", model, "--data_dir", other)
+    assert infer(capsys, *asked, "--user_id", 12)[0] == 0
+    out = ("--output", tmp_path / "out.csv")
+    assert infer(capsys, *asked, "--users", "1,2", *out)[0] == 0
+    code, _, err = infer(capsys, *asked, "--users", "1,2", "--history_until", "test", *out)
+    assert code == 2 and "other interactions or times" in err and err.count("\n") == 1
+    (other / "ratings.dat").write_text("".join(f"{line}\n" for line in lines if line.split("::")[1] != film))
+    code, _, err = infer(capsys, *asked, "--user_id", 12)
     assert code == 2 and "another catalogue" in err
 
 
