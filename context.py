@@ -16,7 +16,6 @@ import dataclasses
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from batches import Batch
@@ -26,11 +25,12 @@ from settings import ModelSettings
 from transformer import Attend, CrossAttention, Dropout
 
 BUCKET, GAP_BUCKETS = 0.301, 72  # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
+NEVER = 2**31 - 1  # seconds, 68 years
 
 
 def time_buckets(seconds: Tensor) -> Tensor:
-    """0 to GAP_BUCKETS - 1 for times between events, on a logarithmic scale; negative ones count as 0."""
-    return (seconds.clamp_min(0).double().log1p() / BUCKET).long().clamp(max=GAP_BUCKETS - 1)
+    """0 to GAP_BUCKETS - 1 (int32) for times between events, on a logarithmic scale; negative ones count as 0."""
+    return seconds.clamp_min(0).float().log1p_().mul_(1 / BUCKET).clamp_(max=GAP_BUCKETS - 1).int()
 
 
 class TimeEncoder(nn.Module):
@@ -74,11 +74,31 @@ class TimeBias(nn.Module):
         self.table = nn.Embedding(GAP_BUCKETS + 1, heads)  # 0 = a time is unknown
 
     def forward(self, timestamps: Tensor) -> Tensor:
-        """(B, L) seconds to (B, H, L, L)."""
-        apart = (timestamps[:, :, None] - timestamps[:, None, :]).abs()
+        """(B, L) seconds to (B, H, L, L), in autocast's type where autocast is on."""
         known = timestamps != NO_TIME
-        bucket = (1 + time_buckets(apart)) * (known[:, :, None] & known[:, None, :])  # (B, L, L)
-        return rearrange(self.table(bucket), "b query key h -> b h query key")
+        first = timestamps.where(known, NEVER).amin(1, keepdim=True)
+        elapsed = (timestamps - first).clamp(0, NEVER).int()  # (B, L); what follows is of L x L and so in small numbers
+        bucket = 1 + time_buckets((elapsed[:, :, None] - elapsed[:, None, :]).abs_())  # (B, L, L)
+        bucket *= known[:, :, None] & known[:, None, :]
+        return _LookUp.apply(self.table.weight, bucket)
+
+
+class _LookUp(torch.autograd.Function):
+    """table (K, H), bucket (B, L, L) -> (B, H, L, L). An embedding whose gradient is a histogram: K is small."""
+
+    @staticmethod
+    def forward(ctx, table: Tensor, bucket: Tensor) -> Tensor:
+        device = table.device.type
+        ctx.save_for_backward(bucket)
+        ctx.rows = len(table)
+        columns = table.T.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype)
+        return torch.stack([column.index_select(0, bucket.flatten()).view(bucket.shape) for column in columns], dim=1)
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor):
+        bucket = ctx.saved_tensors[0].flatten()
+        return torch.stack([bucket.bincount(grad.flatten().float(), ctx.rows) for grad in grad_output.unbind(1)],
+                           dim=1).float(), None
 
 
 def in_front(first: Tensor, x: Tensor, attend: Attend) -> tuple[Tensor, Attend]:

@@ -154,6 +154,14 @@ def test_time_bias_is_looked_up_by_the_time_between_two_events():
             seconds = abs(int(times[0, query]) - int(times[0, key]))
             bucket = 0 if query == 4 or key == 4 else 1 + int(np.log1p(seconds) / 0.301)
             torch.testing.assert_close(got[0, :, query, key], bias.table.weight[bucket])
+    towards = torch.randn(got.shape)
+    (ours,) = torch.autograd.grad(got, bias.table.weight, towards)
+    expected = torch.zeros_like(bias.table.weight)
+    for query in range(5):
+        for key in range(5):
+            seconds = abs(int(times[0, query]) - int(times[0, key]))
+            expected[0 if query == 4 or key == 4 else 1 + int(np.log1p(seconds) / 0.301)] += towards[0, :, query, key]
+    torch.testing.assert_close(ours, expected)
 
 
 def test_time_bias_sees_no_date(data):
