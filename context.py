@@ -136,6 +136,8 @@ class MetadataTokens(nn.Module):
 class AskPerson(nn.Module):
     """Each position takes from the person's tokens what it asks for."""
 
+    conditions = False  # whether the blocks' norms follow the person
+
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.ask = CrossAttention(settings.hidden_size, settings.num_heads)
@@ -148,6 +150,8 @@ class AskPerson(nn.Module):
 
 class AddPerson(nn.Module):
     """The mean of the person's tokens is added at each position."""
+
+    conditions = False
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
@@ -168,6 +172,8 @@ class PrefixPerson(AddPerson):
 
 class ConditionOnPerson(AddPerson):
     """The norms of all blocks follow the mean of the person's tokens."""
+
+    conditions = True
 
     def forward(self, x: Tensor, attend: Attend, tokens: Tensor) -> tuple[Tensor, Attend]:
         """As in `AskPerson`."""

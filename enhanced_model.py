@@ -1,7 +1,7 @@
 """EnhancedBERT4Rec: one encoder over films, ratings, times and the person, read by four heads.
 
     e_v  = fuse_k encoder_k(v)                                   film v: id, genres, year, title, graph (item_encoders/)
-    x_i  = e_{v_i} + rating_i + day_i + gap_i + position_i       input at position i
+    x_i  = e_{v_i} + rating_i + day_i + gap_i + position_i       input at position i (--fusion query_key: fusion.py)
     x_i += CrossAttention(query x_i, keys and values: the person's metadata tokens)         or another way, context.py
     x_0  = a learned start, optional, another where earlier interactions are not known: h_0 predicts v_1, also for
            somebody without a history
@@ -90,7 +90,7 @@ class EnhancedBERT4Rec(nn.Module):
         self.encoders = nn.ModuleDict({name: build(catalogue, settings) for name, (switch, build) in
                                        ITEM_ENCODERS.items() if getattr(settings, switch) not in (False, "none")})
         self.fuse = FUSIONS[settings.fusion](list(self.encoders), settings)
-        self.steering_norm = nn.LayerNorm(width) if settings.fusion == "query_key" else None
+        self.steering_norm = nn.LayerNorm(width) if self.fuse.steers else None
         self.rating = nn.Embedding(6, width) if settings.rating_input else None  # 0 = not known
         timed = settings.day_of_year or settings.weekday_hour or settings.time_gap
         self.time = TimeEncoder(settings) if timed else None
@@ -108,7 +108,7 @@ class EnhancedBERT4Rec(nn.Module):
         self.register_buffer("periods", rotation_periods(settings.rotated_pairs) if settings.relative_time else None,
                              persistent=False)
         self.dropout = Dropout(settings.dropout)
-        self.encoder = Encoder(settings, pre_norm=True, conditioned=settings.user_context == "adaptive_norm")
+        self.encoder = Encoder(settings, pre_norm=True, conditioned=has_tokens and self.user_context.conditions)
         self.masked_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)) \
             if settings.masked_item_head else None
         self.masked_bias = nn.Parameter(torch.zeros(catalogue.num_rows)) if settings.masked_item_head else None
@@ -145,7 +145,7 @@ class EnhancedBERT4Rec(nn.Module):
     @property
     def places_new_films(self) -> bool:
         """Whether films without a vector of their own are ranked by what the encoders say of them."""
-        return self.settings.fusion != "query_key" and set(self.encoders) != {"id"}
+        return not self.fuse.steers and set(self.encoders) != {"id"}
 
     @torch.no_grad()
     def for_catalogue(self, own: Catalogue, larger: Catalogue) -> EnhancedBERT4Rec:
@@ -306,7 +306,7 @@ class EnhancedBERT4Rec(nn.Module):
         self.fixed_table = self.fixed_steering = None
         with torch.no_grad():
             self.fixed_table = self.item_table()
-            self.fixed_steering = None if self.steering_norm is None else self.steering_table()
+            self.fixed_steering = self.steering_table() if self.fuse.steers else None
 
     def train(self, mode: bool = True) -> EnhancedBERT4Rec:
         """As in `nn.Module`."""
@@ -319,7 +319,7 @@ class EnhancedBERT4Rec(nn.Module):
         """(R, D) representation of PAD, MASK and every film."""
         if self.fixed_table is not None and not without:
             return self.fixed_table
-        parts = self.film_parts({"id"} if self.steering_norm is not None else set(self.encoders) - without)
+        parts = self.film_parts({"id"} if self.fuse.steers else set(self.encoders) - without)
         films = self.fuse(parts) if parts else self.special.new_zeros(len(self.films), self.special.shape[1])
         return torch.cat([self.special, films])
 
@@ -351,19 +351,18 @@ class EnhancedBERT4Rec(nn.Module):
         two positions, which `Attend.prefix` counts."""
         table = self.item_table(without) if table is None else table
         x = F.embedding(batch.items, table)  # (B, L, D)
-        steers = self.steering_norm is not None
-        told = F.embedding(batch.items, self.steering_table(without)) if steers else x
+        told = F.embedding(batch.items, self.steering_table(without)) if self.fuse.steers else x
         if self.rating is not None:
             told = told + self.rating(batch.ratings)
         if self.time is not None:
             told = told + self.time(batch.timestamps, F.pad(batch.timestamps, (1, 0))[:, :-1])
         if self.request_time is not None:
             told = told + self.request_time(batch.request_times, batch.timestamps)
-        x = self.dropout((x if steers else told) + self.position[:x.shape[1]])
+        x = self.dropout((x if self.fuse.steers else told) + self.position[:x.shape[1]])
         attend = Attend(batch.pattern, key_padding(batch.lengths, x.shape[1]),
                         rotation=None if self.periods is None else time_rotation(batch.timestamps, self.periods),
                         bias=self.time_bias(batch.timestamps) if self.time_bias is not None else None,
-                        steer=self.dropout(self.steering_norm(told)) if steers else None)
+                        steer=self.dropout(self.steering_norm(told)) if self.fuse.steers else None)
         if self.start is not None:
             start = self.start + self.lost * ~batch.whole[:, None, None]  # (B, 1, D)
             if self.request_time is not None:

@@ -25,6 +25,8 @@ Parts = dict[str, Tensor]  # name of an encoder -> (V, D), never empty
 class Sum(nn.Module):
     """All parts alike."""
 
+    steers = False  # whether the parts but the id are for the queries and keys of attention, and not of the vector
+
     def __init__(self, names: list[str], settings: ModelSettings) -> None:
         super().__init__()
 
@@ -33,11 +35,11 @@ class Sum(nn.Module):
         return sum(parts.values())
 
 
-class Concat(nn.Module):
+class Concat(Sum):
     """One linear map of all parts side by side."""
 
     def __init__(self, names: list[str], settings: ModelSettings) -> None:
-        super().__init__()
+        super().__init__(names, settings)
         self.maps = nn.ModuleDict({name: nn.Linear(settings.hidden_size, settings.hidden_size, bias=False)
                                    for name in names})
 
@@ -46,11 +48,11 @@ class Concat(nn.Module):
         return sum(self.maps[name](part) for name, part in parts.items())
 
 
-class Gate(nn.Module):
+class Gate(Sum):
     """A weight for each part of each film."""
 
     def __init__(self, names: list[str], settings: ModelSettings) -> None:
-        super().__init__()
+        super().__init__(names, settings)
         self.hidden = nn.Linear(settings.hidden_size, settings.hidden_size)
         self.out = nn.Linear(settings.hidden_size, 1, bias=False)
 
@@ -61,11 +63,11 @@ class Gate(nn.Module):
         return len(parts) * (weights * stacked).sum(1)
 
 
-class Ask(nn.Module):
+class Ask(Sum):
     """The film's own vector asks the other parts."""
 
     def __init__(self, names: list[str], settings: ModelSettings) -> None:
-        super().__init__()
+        super().__init__(names, settings)
         self.ask = CrossAttention(settings.hidden_size, settings.num_heads)
 
     def forward(self, parts: Parts) -> Tensor:
@@ -77,12 +79,14 @@ class Ask(nn.Module):
 
 
 class IdAlone(Sum):
-    """The other parts steer attention instead (`steering`)."""
+    """The other parts steer attention instead."""
+
+    steers = True
 
     def forward(self, parts: Parts) -> Tensor:
         """(V, D)."""
         return parts["id"]
 
 
-FUSIONS: dict[str, type[nn.Module]] = {
+FUSIONS: dict[str, type[Sum]] = {
     "sum": Sum, "concat": Concat, "gate": Gate, "cross_attention": Ask, "query_key": IdAlone}
