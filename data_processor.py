@@ -33,7 +33,6 @@ NO_RATING = 0
 NO_TIME = 0
 
 
-
 @dataclass(frozen=True)
 class Catalogue:
     """Films and the possible values of user metadata: what a model must know to size its tables.
@@ -52,6 +51,11 @@ class Catalogue:
     def num_rows(self) -> int:
         """Rows R of the item table."""
         return len(self.movie_ids) + FIRST_ITEM
+
+    @property
+    def genre_shares(self) -> np.ndarray:
+        """(R, F) each film's genres in equal shares that sum to 1, or 0 where it has none."""
+        return self.genres / np.maximum(self.genres.sum(1, keepdims=True), 1)
 
     def item_index(self, movie_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Indices of raw film ids; PAD for films that are not in the catalogue."""

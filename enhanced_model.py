@@ -85,7 +85,6 @@ class EnhancedBERT4Rec(nn.Module):
         self.register_buffer("fixed_table", None, persistent=False)
         self.register_buffer("fixed_steering", None, persistent=False)
         width = settings.hidden_size
-        genres = torch.from_numpy(catalogue.genres[FIRST_ITEM:])  # (V, F)
         self.special = nn.Parameter(torch.zeros(FIRST_ITEM, width))  # PAD and MASK
         self.encoders = nn.ModuleDict({name: build(catalogue, settings) for name, (switch, build) in
                                        ITEM_ENCODERS.items() if getattr(settings, switch) not in (False, "none")})
@@ -114,10 +113,9 @@ class EnhancedBERT4Rec(nn.Module):
         self.masked_bias = nn.Parameter(torch.zeros(catalogue.num_rows)) if settings.masked_item_head else None
         self.next_bias = nn.Parameter(torch.zeros(catalogue.num_rows)) if settings.next_item_head else None
         self.rating_head = RatingHead(width) if settings.rating_head else None
-        self.preference_head = nn.Linear(width, genres.shape[1]) if settings.preference_head else None
-        shares = F.pad(genres / genres.sum(1, keepdim=True).clamp_min(1), (0, 0, FIRST_ITEM, 0))
-        self.register_buffer("genre_shares", shares, persistent=False)  # (R, F), rows sum to 1, or 0 without genres
-        self.register_buffer("films", torch.arange(len(genres)), persistent=False)
+        self.preference_head = nn.Linear(width, catalogue.genres.shape[1]) if settings.preference_head else None
+        self.register_buffer("genre_shares", torch.from_numpy(catalogue.genre_shares), persistent=False)  # (R, F)
+        self.register_buffer("films", torch.arange(len(catalogue.movie_ids)), persistent=False)
         not_a_film = torch.zeros(catalogue.num_rows)
         not_a_film[:FIRST_ITEM] = -torch.inf
         self.register_buffer("not_a_film", not_a_film, persistent=False)

@@ -50,7 +50,7 @@ def list_quality(lists: np.ndarray, data: SequenceData, until: str) -> dict[str,
     history = [data.items[data.offsets[person]:end] for person, end in zip(requests.people, requests.ends, strict=True)]
     own = np.array([counts[items].mean() for items in history])
     popularity = counts[lists].mean(1)
-    shares = data.catalogue.genres / np.maximum(data.catalogue.genres.sum(1, keepdims=True), 1)
+    shares = data.catalogue.genre_shares
     wanted = np.array([shares[items].mean(0) for items in history])  # (Q, F)
     given = 0.99 * shares[lists].mean(1) + 0.01 * wanted
     ratio = np.divide(wanted, given, out=np.ones_like(wanted), where=wanted > 0)

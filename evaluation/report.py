@@ -24,17 +24,6 @@ def summarise(rank: np.ndarray, people: np.ndarray, samples: int) -> dict[str, d
     return summary
 
 
-def ranking_table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Markdown table: a model a row, 'mean [low, high]' a metric."""
-    names = list(next(iter(rows.values())))
-    lines = ["| model | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for model, summary in rows.items():
-        cells = [f"{summary[name]['mean']:.4f} [{summary[name]['low']:.3f}, {summary[name]['high']:.3f}]"
-                 for name in names]
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def table_text(header: list[str], rows: list[list[str]], latex: bool = False) -> str:
     """A table as Markdown, or as a LaTeX tabular (booktabs); a line break in a cell becomes a space."""
     head, *flat = ([cell.replace("\n", " ") for cell in row] for row in [header, *rows])

@@ -38,7 +38,7 @@ def preference_quality(preferences: Callable[[Batch], torch.Tensor], data: Seque
     'own history' the person's own genre distribution so far, mixed with 5 % of the constant so that no genre is
     impossible. Films without genres are left out.
     """
-    genres = data.catalogue.genres / np.maximum(data.catalogue.genres.sum(1, keepdims=True), 1)  # (R, F)
+    genres = data.catalogue.genre_shares
     requests = data.split.requests[until]
     target = genres[data.items[requests.ends]]  # (Q, F)
     constant = genres[data.items[data.training_rows()]].mean(0)

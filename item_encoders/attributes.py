@@ -28,9 +28,9 @@ class GenreEncoder(ItemEncoder):
 
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()
-        genres = torch.from_numpy(catalogue.genres[FIRST_ITEM:])  # (V, F)
-        self.register_buffer("shares", genres / genres.sum(1, keepdim=True).clamp_min(1), persistent=False)  # (V, F)
-        self.embed = nn.Linear(genres.shape[1], settings.genre_size, bias=False)
+        shares = torch.from_numpy(catalogue.genre_shares[FIRST_ITEM:])
+        self.register_buffer("shares", shares, persistent=False)  # (V, F)
+        self.embed = nn.Linear(shares.shape[1], settings.genre_size, bias=False)
         self.project = nn.Linear(settings.genre_size, settings.hidden_size)
 
     def forward(self, films: Tensor) -> Tensor:
