@@ -25,6 +25,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("requests", "requests by path and status", ["path", "status"], registry=self.registry)
+        self.begun = Counter("requests_begun", "requests by path, answered or not", ["path"], registry=self.registry)
         self.seconds = Histogram("request_seconds", "time to answer", ["path"], registry=self.registry,
                                  buckets=(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10))
         self.batch_size = Histogram("batch_size", "queries ranked together", registry=self.registry,
@@ -52,6 +53,7 @@ class Measured:
             return
         path = scope["path"] if scope["path"] in PATHS else "other"
         began, status = time.perf_counter(), "gone"
+        self.metrics.begun.labels(path).inc()
 
         async def watched(message: Message) -> None:
             nonlocal status
