@@ -315,7 +315,7 @@ def test_stops_gracefully(service_files):
     try:
         with ThreadPoolExecutor(8) as pool:
             asked = [pool.submit(httpx.post, f"{url}/explain", timeout=120, json={
-                "user_id": user, "movie_ids": list(range(1, 11)), "k": 50}) for user in range(1, 7)]
+                "user_id": user, "movie_ids": list(range(1, 8)), "k": 50}) for user in range(1, 7)]
             until = time.monotonic() + 60
             while figure("requests_begun_total") < 6 and time.monotonic() < until:
                 time.sleep(0.01)
