@@ -752,7 +752,7 @@ def test_the_cold_start_command(newcomers, tmp_path, capsys):
     assert run_command(cold_start.main, command) == 0
     found = json.loads((tmp_path / "results" / "results.json").read_text())["questions"]
     starting = {"popularity", "popularity in the group", "genre neighbours"}
-    assert set(found["0 first"]) == {*starting, cold_start.MADE}  # the preset has no start, nor have neighbours
+    assert set(found["0 first"]) == {*starting, cold_start.MADE}  # the other has no start, nor have neighbours
     assert set(found["1 last"]) == set(found["among all films"]) == {*cold_start.BASELINES, cold_start.PLAIN,
                                                                      cold_start.MADE}
     assert set(found["warm"]) == {cold_start.PLAIN, cold_start.MADE}
