@@ -287,7 +287,8 @@ def test_explanation_is_the_models_own_change(engine):
                                                                  reverse=True)
 
     def log_probability(films):
-        scores = engine.model.score(history_batch([History(engine.catalogue.item_index(films), whole=False)], 20))[0].detach()
+        past = History(engine.catalogue.item_index(films), whole=False)
+        scores = engine.model.score(history_batch([past], 20))[0].detach()
         scores[torch.from_numpy(engine.catalogue.item_index(sequence))] = -torch.inf
         return float(scores.log_softmax(0)[engine.catalogue.item_index([60])[0]])
 
