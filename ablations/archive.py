@@ -62,8 +62,11 @@ def unpack(places: Sequence[Path], runs: Sequence[Run], work: Path) -> dict[str,
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        return json.loads(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError, ValueError) as error:
+        packed = json.loads(gzip.decompress(path.read_bytes()))
+        if not all({"name", "settings", "results", "evaluations", METRIC} <= set(run) for run in packed.values()):
+            raise ValueError("a part is missing")
+        return packed
+    except (OSError, EOFError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); take it from the repository again, or delete it") from error
 
 

@@ -303,9 +303,10 @@ def test_packed_runs_come_back_without_models_and_teachers_are_trained(study_fil
     pd.testing.assert_frame_equal(pd.read_parquet(runs[0].results.parent / "test_users.parquet"), before)
     with pytest.raises(UserError, match="figures without their model"):
         read_checkpoint(runs[0].results.parent)
-    (tmp_path / "all" / archive.NAME).write_bytes(b"cut")
-    with pytest.raises(UserError, match="damaged"):
-        archive.unpack([tmp_path / "all"], runs, tmp_path / "work")
+    for damage in (b"cut", gzip.compress(b"[1]"), gzip.compress(b'{"key": {"name": "a"}}'), gzip.compress(b"{}")[:-9]):
+        (tmp_path / "all" / archive.NAME).write_bytes(damage)
+        with pytest.raises(UserError, match="damaged"):
+            archive.unpack([tmp_path / "all"], runs, tmp_path / "work")
 
 
 def test_the_page_asks_what_the_study_was_last_run_with(tmp_path, monkeypatch):
