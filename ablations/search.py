@@ -165,16 +165,17 @@ def finished(study: Any) -> list[Any]:
             if trial.state.name in ("COMPLETE", "PRUNED") or (trial.state.name == "FAIL" and ERROR in trial.user_attrs)]
 
 
-def work(journal: Path, name: str, settings: Settings, space: dict[str, Any], trials: int, number: int,
+def work(journal: Path, name: str, settings: Settings, space: dict[str, Any], trials: int, left: Any, number: int,
          parent: int) -> None:
-    """Take trials until there are enough; a point that cannot be trained counts as failed."""
+    """Take trials until there are enough, each against one of the semaphore `left`, which this command's workers share;
+    a point that cannot be trained counts as failed."""
     import optuna
     from optuna.trial import TrialState
 
     die_with(parent)
     study, data = open_study(journal, name, settings.train.seed + number), load(settings.data)
 
-    while len(finished(study)) < trials:
+    while len(finished(study)) < trials and left.acquire(block=False):
         trial = study.ask(space)
         try:
             own = settings.replace(**trial.params)
@@ -250,7 +251,8 @@ def main(argv: list[str]) -> None:
     check_journal(journal, name)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // flags.jobs)))
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=work, args=(journal, name, settings, space, trials, number, os.getpid()))
+    left = context.Semaphore(max(0, trials - len(finished(open_study(journal, name, 0)))))
+    workers = [context.Process(target=work, args=(journal, name, settings, space, trials, left, number, os.getpid()))
                for number in range(flags.jobs)]
     for worker in workers:
         worker.start()

@@ -60,6 +60,8 @@ def test_workers_share_a_journal_and_the_best_can_be_trained(space_file, tmp_pat
     assert "Search" in capfd.readouterr().out
     trials = (tmp_path / "search-tiny" / "trials.md").read_text()
     assert "validation of leave-one-out" in trials and "complete" in trials and str(tmp_path) not in trials
+    journal = (tmp_path / "work" / "tiny.journal").read_text()
+    assert journal.count('"op_code":4,') == 3, "exactly as many trials as asked for have begun"
     settings, _ = parse_command_line(["--config", str(tmp_path / "search-tiny" / "best.yaml")], "")
     assert settings.model.hidden_size == 8 and 0.001 <= settings.train.learning_rate <= 0.01
     # Again: nothing is left to do.
