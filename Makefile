@@ -8,7 +8,7 @@ K ?= 10
 BOARD ?= loo-3416
 ROW ?= vanilla
 SEEDS ?= 3
-MODEL ?= checkpoints/best
+MODEL ?= $(or $(wildcard checkpoints/best),models/enhanced)
 
 .PHONY: help setup run serve load test lint bench baselines reproduce clean
 .DEFAULT_GOAL := help
@@ -42,7 +42,7 @@ run: .venv/.ready  ## train on MovieLens 1M, test, recommend ten films to user 1
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-serving.txt
 	@touch $@
 
-serve: .venv/.ready-serving  ## the page and the HTTP service on http://127.0.0.1:8000: make serve MODEL=checkpoints/best
+serve: .venv/.ready-serving  ## the page and the HTTP service on http://127.0.0.1:8000: make serve MODEL=models/enhanced
 	$(BIN)/python -m serving --model_path $(MODEL)
 
 load: .venv/.ready-dev  ## 50 requests a second for a minute: does the service hold?

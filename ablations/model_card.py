@@ -18,10 +18,13 @@ from support.arguments import ArgumentParser
 from support.checkpoint import WEIGHTS, read_checkpoint, read_json, write_checkpoint
 from support.errors import UserError, run_command
 
+KINDS = {"vanilla": ("BERT4Rec", "item ids alone"), "sasrec": ("SASRec with full cross-entropy", "item ids alone")}
+ENHANCED = ("EnhancedBERT4Rec", "ids, genres, years, ratings, times and demographics")
+
 CARD = """# {row}
 
-{kind} for MovieLens 1M, trained on item ids alone with the settings of `configs/{row}.yaml` and seed {seed}. A person's
-newest {length} films go in, a score of every film comes out.
+{kind} for MovieLens 1M, trained on {known} with the settings of
+`configs/{row}.yaml` and seed {seed}. A person's newest {length} films go in, a score of every film comes out.
 
 ```
 python inference.py --model_path models/{row} --user_id 123 --k 10
@@ -61,9 +64,10 @@ def card(row: str, board: str, record: dict[str, Any], run: dict[str, Any], info
          parameters: int) -> str:
     """The text of a model card, all figures from the row's record."""
     shown = [record["test"][name] for name in SHOWN]
+    kind, known = KINDS.get(row, ENHANCED)
     return CARD.format(
-        row=row, board=board, seed=run["seed"], number=len(record["runs"]), protocol=record["protocol"],
-        kind={"vanilla": "BERT4Rec", "sasrec": "SASRec with full cross-entropy"}.get(row, "EnhancedBERT4Rec"),
+        row=row, kind=kind, known=known, board=board, seed=run["seed"], number=len(record["runs"]),
+        protocol=record["protocol"],
         length=info["settings"]["seq_length"], names=" | ".join(SHOWN), rule="---|" * len(SHOWN),
         fewest=max(info["settings"]["min_user_count"], FEWEST[info["settings"]["protocol"]]),
         own=" | ".join(f"{run['test'][name]:.4f}" for name in SHOWN),

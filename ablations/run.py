@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import dataclasses
 import fcntl
 import multiprocessing
 import os
 import re
-import signal
 import sys
 import time
 import traceback
@@ -33,6 +31,7 @@ from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser, seeds
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
+from support.processes import die_with
 from trainer import train
 from training_loop import Stopped
 
@@ -230,14 +229,6 @@ def _train(run: Run) -> None:
             except Exception as error:
                 traceback.print_exc()
                 run.fail(f"{type(error).__name__}: {error}; see log.txt of run {run.key}")
-
-
-def die_with(parent: int) -> None:
-    """Have Linux stop this process when its parent is killed; elsewhere it ends with its run."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            sys.exit(0)
 
 
 def minutes(text: str) -> float:

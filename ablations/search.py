@@ -25,7 +25,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ablations.run import die_with
 from ablations.study import checked_settings, code_version, data_hash, read_yaml, refuse, run_key
 from command_line import parse_command_line
 from data_processor import load
@@ -45,6 +44,7 @@ from settings import (
 )
 from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
+from support.processes import die_with
 from support.tracking import Tracker
 from trainer import STOPPED
 from training_loop import Stopped, fit, seed_everything

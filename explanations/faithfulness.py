@@ -17,9 +17,15 @@ how often is the family that caused it (age group, season) the first of the fami
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
 import sys
 import time
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +41,11 @@ from evaluation.significance import compare, holm, mark
 from explanations.attribution import METHODS, Absence, Attribution, Question, explain
 from model_io import data_of, load_model
 from readers import read_interactions
+from settings import Settings
 from support.arguments import ArgumentParser
-from support.checkpoint import write_json
+from support.checkpoint import WEIGHTS, write_json
 from support.errors import UserError, run_command
+from support.processes import die_with
 
 CURVE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # shares of the history
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -78,33 +86,84 @@ def question_of(model: torch.nn.Module, data: SequenceData, person: int, end: in
                     stand_ins=np.random.default_rng(person).choice(others, everything.length))
 
 
-def measured(model: torch.nn.Module, data: SequenceData, people: np.ndarray,
-             methods: list[str]) -> tuple[dict[str, dict[str, dict[str, np.ndarray]]], dict[str, Any]]:
-    """(way -> measure -> method -> (P,) figures, agreement and time)."""
-    found = {way: {name: {method: np.empty(len(people)) for method in methods} for name in MEASURES} for way in WAYS}
-    agreement = {(one, other): [] for place, one in enumerate(methods) for other in methods[place:]}
-    seconds = dict.fromkeys(methods, 0.0)
-    for number, person in enumerate(people):
-        question = question_of(model, data, int(person))
-        answers: dict[tuple[str, int], Attribution] = {}
-        for method in methods:
-            for seed in (0, 1):
-                began = time.perf_counter()
-                fresh = dataclasses.replace(question)  # knows nothing of what another method asked
-                answers[method, seed] = explain(fresh, method, seed + 2 * int(person))
-                seconds[method] += (time.perf_counter() - began) / 2
-        for way in WAYS:
-            asked = Question(question.model, question.history, question.candidates, question.allowed, way,
-                             question.stand_ins)
-            for method in methods:
-                for name, value in measures(asked, answers[method, 0].history[0]).items():
-                    found[way][name][method][number] = value
-        for (one, other), values in agreement.items():
+def figures_of(model: torch.nn.Module, data: SequenceData, methods: list[str], person: int) -> dict[str, Any]:
+    """What one person adds: measures (way -> name -> method -> figure), agreement (method -> other method), seconds."""
+    question, seconds = question_of(model, data, person), {}
+    answers: dict[tuple[str, int], Attribution] = {}
+    for method in methods:
+        began = time.perf_counter()
+        for seed in (0, 1):
+            fresh = dataclasses.replace(question)  # knows nothing of what another method asked
+            answers[method, seed] = explain(fresh, method, seed + 2 * person)
+        seconds[method] = (time.perf_counter() - began) / 2
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for way in WAYS:
+        asked = Question(question.model, question.history, question.candidates, question.allowed, way,
+                         question.stand_ins)
+        of_method = {method: measures(asked, answers[method, 0].history[0]) for method in methods}
+        found[way] = {name: {method: of_method[method][name] for method in methods} for name in MEASURES}
+    agreement: dict[str, dict[str, float]] = {one: {} for one in methods}
+    for place, one in enumerate(methods):
+        for other in methods[place:]:
             pair = answers[one, 0].history[0], answers[other, 1 if one == other else 0].history[0]
-            values.append(1.0 if np.array_equal(*pair) else float(np.nan_to_num(stats.spearmanr(*pair).statistic)))
-    return found, {"seconds a film": {method: spent / len(people) for method, spent in seconds.items()},
-                   "agreement": {one: {other: float(np.mean(agreement[one, other])) for other in methods
-                                       if (one, other) in agreement} for one in methods}}
+            agreement[one][other] = 1.0 if np.array_equal(*pair) else \
+                float(np.nan_to_num(stats.spearmanr(*pair).statistic))
+    return {"person": person, "measures": found, "agreement": agreement, "seconds": seconds}
+
+
+def measured(place: Path, data_dir: str, people: list[int], methods: list[str], jobs: int,
+             kept: Path) -> list[dict[str, Any]]:
+    """`figures_of` each of these people about the model in `place`, by so many processes. A person is a line of the
+    file `kept`, and one whose line stands there already is not asked again."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(kept.read_text(encoding="utf-8").rpartition("\n")[:2]) if kept.exists() else ""  # no torn one
+    kept.write_text(lines, encoding="utf-8")
+    known = {row["person"]: row for row in map(json.loads, lines.splitlines())}
+    missing, ask = [person for person in people if person not in known], partial(_ask, place, data_dir, methods)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(kept.open("a", buffering=1, encoding="utf-8"))
+        if jobs > 1 and missing:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(
+                jobs, _begin, (os.getpid(), max(1, torch.get_num_threads() // jobs))))
+            rows = pool.imap_unordered(ask, missing)
+        else:
+            rows = map(ask, missing)
+        for row in rows:
+            known[row["person"]] = row
+            file.write(json.dumps(row) + "\n")
+            if len(known) % 25 == 0:
+                print(f"{len(known)} people asked about", flush=True)
+    return [known[person] for person in people]
+
+
+def _begin(parent: int, threads: int) -> None:
+    """In a process that answers for a share of the people."""
+    die_with(parent)
+    torch.set_num_threads(threads)
+
+
+def _ask(place: Path, data_dir: str, methods: list[str], person: int) -> dict[str, Any]:
+    model, data, _ = _loaded(place, data_dir)
+    return figures_of(model, data, methods, person)
+
+
+@cache
+def _loaded(place: Path, data_dir: str) -> tuple[torch.nn.Module, SequenceData, Settings]:
+    """The model of a checkpoint folder, about to score many histories, and what it was trained on."""
+    model, settings, _, info = load_model(place)
+    if hasattr(model, "fix_item_table"):
+        model.fix_item_table()
+    return model, data_of(settings.replace(data_dir=data_dir or settings.data.data_dir).data, info, place), settings
+
+
+def version_of(place: Path, data: SequenceData, methods: list[str]) -> str:
+    """What figures depend on: the model, the data, the methods and the code, as a hash."""
+    digest = hashlib.sha256(f"{data.split_hash} {methods}".encode())
+    root = Path(__file__).parent.parent
+    for file in (place / WEIGHTS, *sorted(root.glob("*.py")), *sorted(root.glob("explanations/*.py")),
+                 *sorted(root.glob("item_encoders/*.py"))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def planted_causes(model: torch.nn.Module, data: SequenceData, methods: list[str], seed: int = 0) -> dict[str, Any]:
@@ -165,21 +224,30 @@ def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = ArgumentParser(__doc__)
     parser.add_argument("--model_path", type=Path, default=Path("checkpoints/best"), help="(default: %(default)s)")
-    parser.add_argument("--data_dir", help="folder with the data set's original files (default: as in training)")
+    parser.add_argument("--data_dir", default="",
+                        help="folder with the data set's original files (default: as in training)")
     parser.add_argument("--people", type=int, default=500, help="how many, drawn at random (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes; they share the cores (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=Path("runs/faithfulness"),
+                        help="what is known of each person, so that a stopped command goes on")
     parser.add_argument("--results", type=Path, default=Path("results/faithfulness"))
     flags = parser.parse_args(argv)
     if flags.people < 1:
         raise UserError("--people must be at least 1")
-    model, settings, _, info = load_model(flags.model_path)
-    settings = settings.replace(data_dir=flags.data_dir or settings.data.data_dir)
-    data = data_of(settings.data, info, flags.model_path)
-    if hasattr(model, "fix_item_table"):
-        model.fix_item_table()
+    if flags.jobs < 1:
+        raise UserError("--jobs must be at least 1")
+    model, data, settings = _loaded(flags.model_path, flags.data_dir)
     # From the end: DEFAULT, BLOCK_ENDS and EVEN were chosen on a hundred people of ML-1M at the beginning of this draw.
     people = np.random.default_rng(0).permutation(data.num_users)[::-1][:flags.people]
-    found, more = measured(model, data, people, flags.methods)
+    rows = measured(flags.model_path, flags.data_dir, people.tolist(), flags.methods, flags.jobs,
+                    flags.work / f"{version_of(flags.model_path, data, flags.methods)}.jsonl")
+    found = {way: {name: {method: np.array([row["measures"][way][name][method] for row in rows])
+                          for method in flags.methods} for name in MEASURES} for way in WAYS}
+    more = {"seconds a film": {method: float(np.mean([row["seconds"][method] for row in rows]))
+                               for method in flags.methods},
+            "agreement": {one: {other: float(np.mean([row["agreement"][one][other] for row in rows]))
+                                for other in rows[0]["agreement"][one]} for one in flags.methods}}
     controls = [name for name in CONTROLS if name in flags.methods]
     note = (f"{data.name}: the film recommended first to each of {len(people):,} random people, whole history, "
             f"its newest {settings.model.seq_length} interactions at most; split {data.split_hash}; one trained model "

@@ -250,15 +250,23 @@ def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, dataset):
     small = ["--preset", "quick", "--dataset", dataset, "--data_dir", str(ml_1m_folder), "--hidden_size", "16",
              "--seq_length", "12", "--max_steps", "3", "--device", "cpu", "--bootstrap_samples", "100"]
     assert run_command(trainer.main, [*small, "--checkpoint_dir", str(place), "--runs_dir", str(place)]) == 0
-    command = ["--model_path", str(place / "best"), "--people", "6", "--results", str(tmp_path / "results")]
-    methods = ["leave_one_out", "random"]
-    assert run_command(faithfulness.main, [*command, "--methods", *methods]) == 0
+    command = ["--model_path", str(place / "best"), "--people", "6", "--results", str(tmp_path / "results"),
+               "--work", str(tmp_path / "work"), "--methods", "leave_one_out", "random"]
+    assert run_command(faithfulness.main, command) == 0
     found = json.loads((tmp_path / "results" / f"{dataset}.json").read_text())
     assert set(found["measures"]) == set(faithfulness.WAYS)
     assert {name for way in found["measures"].values() for name in way} == set(faithfulness.MEASURES)
     assert found["agreement"]["leave_one_out"]["leave_one_out"] == 1.0 > found["agreement"]["random"]["random"]
     assert ("planted causes" in found) == (dataset == "synthetic")
     assert str(tmp_path) not in (tmp_path / "results" / f"{dataset}.md").read_text()
+    # Stopped after two people and in the middle of a third: goes on, by two processes, to the same figures.
+    kept, = (tmp_path / "work").iterdir()
+    lines = kept.read_text().splitlines(keepends=True)
+    kept.write_text("".join(lines[:2]) + lines[2][:40])
+    assert run_command(faithfulness.main, [*command, "--jobs", "2"]) == 0
+    assert kept.read_text().startswith("".join(lines[:2])) and len(kept.read_text().splitlines()) == 6
+    again = json.loads((tmp_path / "results" / f"{dataset}.json").read_text())
+    assert again["measures"] == found["measures"] and again["agreement"] == found["agreement"]
     assert run_command(faithfulness.main, [*command, "--people", "0"]) == 2
     assert "--people must be at least 1" in capsys.readouterr().err
 

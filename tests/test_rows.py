@@ -58,12 +58,13 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     assert read(tmp_path, "vanilla")["test"] != record["test"]
 
 
-def test_a_row_is_published_without_titles(tmp_path, capsys):
+@pytest.mark.parametrize("row", ["vanilla", "enhanced"])
+def test_a_row_is_published_without_titles(row, tmp_path, capsys):
     """And ranks the same films: they come from the data set."""
-    assert run(tmp_path, "vanilla", "--seeds", "2") == 0
+    assert run(tmp_path, row, "--seeds", "2") == 0
     places = [f"--{name}={tmp_path / name}" for name in ("work", "results", "models")]
-    model_card.main(["vanilla", "--board", "loo-3706", *places])
-    folder, record = tmp_path / "models" / "vanilla", read(tmp_path, "vanilla")
+    model_card.main([row, "--board", "loo-3706", *places])
+    folder, record = tmp_path / "models" / row, read(tmp_path, row)
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "checkpoint.json", "model.safetensors"]
     best = max(record["runs"], key=lambda entry: entry["validation"])
     text = (folder / "README.md").read_text()
@@ -75,9 +76,9 @@ def test_a_row_is_published_without_titles(tmp_path, capsys):
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
     # Runs of another report are not published.
     record["runs"] = [{**entry, "validation": entry["validation"] / 2} for entry in record["runs"]]
-    (tmp_path / "results" / "loo-3706" / "vanilla.json").write_text(json.dumps(record))
+    (tmp_path / "results" / "loo-3706" / f"{row}.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="is not the run"):
-        model_card.main(["vanilla", "--board", "loo-3706", *places])
+        model_card.main([row, "--board", "loo-3706", *places])
 
 
 def test_baselines_are_tuned_on_validation(tmp_path, monkeypatch):
