@@ -36,8 +36,7 @@ The titles come from `ml-1m/` (`make run` downloads it): neither ratings nor tit
 
 | | {names} |
 |---|{rule}
-| this model (seed {seed}) | {own} |
-| mean of {number} seeds | {means} |
+| this model (seed {seed}) | {own} |{means}
 | interval over people | {intervals} |
 
 *{protocol}. pop-100: among 100 films drawn by popularity, the seen ones among them left out, as in published tables.
@@ -45,15 +44,15 @@ Selected on validation NDCG@10 (this one {validation:.4f}, epoch {epoch}); inter
 `results/{board}/{row}.json`.*
 
 Trained in {minutes:.0f} minutes on one CPU core ({memory:,} MB), {parameters:,} parameters, commit {commit}.
-`make reproduce ROW={row} BOARD={board}` trains it again with all seeds and compares.
+`make reproduce ROW={row} BOARD={board} SEEDS={number}` trains it again and compares.
 
 ## What to know before using it
 
 - It ranks what people *rated* next on a site in 2000, mostly within one sitting, not what they would enjoy most.
 - It knows {films:,} films and people with at least {fewest} ratings; the less popular a film, the worse it is ranked
   (`python -m evaluation.analyse --model_path models/{row}` shows by how much, and slices by age, gender and activity).
-- Leave-one-out lets training see events that are later in calendar time than other people's targets; figures without
-  that: `results/global-time/`.
+- Leave-one-out lets training see events that are later in calendar time than other people's targets; the rows of
+  ids alone without that: `results/global-time/`.
 - {note}.
 - MovieLens 1M may be used for research, not commercially, and not redistributed (see its README); that applies to
   what is made from it as well.
@@ -71,8 +70,8 @@ def card(row: str, board: str, record: dict[str, Any], run: dict[str, Any], info
         length=info["settings"]["seq_length"], names=" | ".join(SHOWN), rule="---|" * len(SHOWN),
         fewest=max(info["settings"]["min_user_count"], FEWEST[info["settings"]["protocol"]]),
         own=" | ".join(f"{run['test'][name]:.4f}" for name in SHOWN),
-        means=" | ".join(f"{entry['mean']:.4f}" + (f" ±{entry['sd_of_seeds']:.4f}" if entry["sd_of_seeds"] else "")
-                         for entry in shown),
+        means="" if len(record["runs"]) == 1 else f"\n| mean of {len(record['runs'])} seeds | " + " | ".join(
+            f"{entry['mean']:.4f} ±{entry['sd_of_seeds']:.4f}" for entry in shown) + " |",
         intervals=" | ".join(f"{entry['low']:.3f}-{entry['high']:.3f}" for entry in shown),
         validation=run["validation"], epoch=run["best_epoch"], minutes=run["seconds"] / 60,
         memory=run["peak_memory_mb"], parameters=parameters, commit=run["git_commit"], films=len(info["movie_ids"]),

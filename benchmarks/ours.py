@@ -32,7 +32,7 @@ MODELS: dict[str, dict[str, Any]] = {
                    genre_encoder=False, year_encoder=False, rating_input=False, day_of_year=False, time_gap=False,
                    relative_time=False, user_id=False, gender=False, age=False, occupation=False,
                    masked_item_head=False, rating_head=False, preference_head=False),
-    "enhanced": dict(masked_batch_share=0.1),  # all four heads, all side information, as the quick preset mixes them
+    "enhanced": dict(masked_batch_share=0.1),  # four heads, all side information, the preset until 2026-11-22
 }
 PEOPLE = 2000  # of the batch recommendation
 
