@@ -238,7 +238,7 @@ def main(argv: list[str]) -> None:
     if flags.jobs < 1:
         raise UserError("--jobs must be at least 1")
     model, data, settings = _loaded(flags.model_path, flags.data_dir)
-    # From the end: DEFAULT, BLOCK_ENDS and EVEN were chosen on a hundred people of ML-1M at the beginning of this draw.
+    # From the end: DEFAULT, BLOCK_ENDS, BLOCK_WAYS and EVEN were chosen on a hundred people of ML-1M at its beginning.
     people = np.random.default_rng(0).permutation(data.num_users)[::-1][:flags.people]
     rows = measured(flags.model_path, flags.data_dir, people.tolist(), flags.methods, flags.jobs,
                     flags.work / f"{version_of(flags.model_path, data, flags.methods)}.jsonl")
