@@ -117,8 +117,11 @@ def measured(place: Path, data_dir: str, people: list[int], methods: list[str], 
     file `kept`, and one whose line stands there already is not asked again."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(kept.read_text(encoding="utf-8").rpartition("\n")[:2]) if kept.exists() else ""  # no torn one
+    try:
+        known = {row["person"]: row for row in map(json.loads, lines.splitlines())}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{kept} is damaged ({error}): delete it, and the same command asks everybody again") from error
     kept.write_text(lines, encoding="utf-8")
-    known = {row["person"]: row for row in map(json.loads, lines.splitlines())}
     missing, ask = [person for person in people if person not in known], partial(_ask, place, data_dir, methods)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(kept.open("a", buffering=1, encoding="utf-8"))

@@ -268,6 +268,9 @@ def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, dataset):
     assert kept.read_text().startswith("".join(lines[:2])) and len(kept.read_text().splitlines()) == 6
     again = json.loads((tmp_path / "results" / f"{dataset}.json").read_text())
     assert again["measures"] == found["measures"] and again["agreement"] == found["agreement"]
+    kept.write_text("no JSON\n" + "".join(lines))
+    assert run_command(faithfulness.main, command) == 2 and "is damaged" in capsys.readouterr().err
+    assert kept.read_text() == "no JSON\n" + "".join(lines), "nothing is lost"
     assert run_command(faithfulness.main, [*command, "--people", "0"]) == 2
     assert "--people must be at least 1" in capsys.readouterr().err
 
