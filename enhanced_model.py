@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from batches import Batch, append_mask
 from context import USER_CONTEXTS, MetadataTokens, TimeBias, TimeEncoder, in_front
-from data_processor import FIRST_ITEM, NO_RATING, NO_TIME, PAD, UNKNOWN, Catalogue, SequenceData
+from data_processor import FIRST_ITEM, MASK, NO_RATING, NO_TIME, PAD, UNKNOWN, Catalogue, SequenceData
 from item_encoders.attributes import GenreEncoder, YearEncoder, like_genres
 from item_encoders.encoder import ItemEncoder
 from item_encoders.fusion import FUSIONS, Parts
@@ -314,12 +314,13 @@ class EnhancedBERT4Rec(nn.Module):
     # Parts ----------------------------------------------------------------------------------------------------------
 
     def item_table(self, without: Set[str] = frozenset()) -> Tensor:
-        """(R, D) representation of PAD, MASK and every film."""
+        """(R, D) representation of PAD, MASK (the average film where no cloze task teaches it) and every film."""
         if self.fixed_table is not None and not without:
             return self.fixed_table
         parts = self.film_parts({"id"} if self.fuse.steers else set(self.encoders) - without)
         films = self.fuse(parts) if parts else self.special.new_zeros(len(self.films), self.special.shape[1])
-        return torch.cat([self.special, films])
+        mask = self.special[MASK] if self.masked_head is not None else films.mean(0).detach()
+        return torch.cat([torch.stack([self.special[PAD], mask]), films])
 
     def steering_table(self, without: Set[str] = frozenset()) -> Tensor:
         """(R, D) what the queries and keys of attention see of the films beside their own vectors (query_key)."""

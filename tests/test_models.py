@@ -313,6 +313,14 @@ def test_preference_target_is_the_genre_mean_of_what_comes_later(data):
             torch.testing.assert_close(got[row, position], mean / mean.sum())
 
 
+def test_the_mask_is_the_average_film_where_no_cloze_task_teaches_it(data):
+    taught, untaught = (fresh_model(data, ModelSettings(masked_item_head=cloze, **TINY_MODEL))
+                        for cloze in (True, False))
+    torch.testing.assert_close(taught.item_table()[MASK], taught.special[MASK])
+    table = untaught.item_table()
+    torch.testing.assert_close(table[MASK], table[FIRST_ITEM:].mean(0))
+
+
 def test_rating_head_reads_the_candidate(data):
     model = fresh_model(data, ModelSettings(**TINY_MODEL))
     batch = request(data, 12)
