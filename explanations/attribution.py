@@ -11,10 +11,10 @@ v(coalition) is the film's score then. Methods, all of which answer with an `Att
                           union whose interactions stay together (Owen values; Strumbelj and Kononenko, JMLR 11, 2010;
                           every order is also walked backwards). base + all contributions = score
     blocks                exact Shapley values of blocks of the history, the newest ones a single interaction each
-                          and older ones in blocks that grow, by all their coalitions, in the mean of two games: what
-                          is not known is removed from the sequence, or masked in its place. Interactions that stand in
-                          for each other share what they do, without the noise of sampled orders; a block's value is
-                          divided as integrated gradients of its sign say. base + interactions = score
+                          and older ones in blocks that grow, by all their coalitions, in the weighted mean of two
+                          games: what is not known is removed from the sequence, or masked in its place. Interactions
+                          that stand in for each other share what they do, without the noise of sampled orders; a
+                          block's value is divided as integrated gradients of its sign say. base + interactions = score
     integrated_gradients  gradient of the score along the straight way from interactions of which only the time is known
                           to the real ones (Sundararajan et al., arXiv:1703.01365). base + interactions = score
     attention_rollout     attention of all layers multiplied (Abnar and Zuidema, arXiv:2005.00928): same for every film
@@ -43,9 +43,11 @@ from enhanced_model import FEATURE_FAMILIES, EnhancedBERT4Rec
 BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64)  # interactions from the newest, where blocks end
 EVEN = 1e-3  # added to each share of a block: what gradients do not tell apart is shared evenly
 TOKENS = 6_400  # interactions in one pass: more, and they leave the caches
-DEFAULT = "blocks"  # chosen on a hundred people of ML-1M among what takes less than a second a film
+DEFAULT = "blocks"  # chosen, as BLOCK_ENDS and BLOCK_WAYS were, on people at the two ends of faithfulness.py's draw
 Absence = Literal["removed", "masked", "replaced"]
-BLOCK_WAYS: tuple[Absence, ...] = ("removed", "masked")  # by one alone it loses to attention roll-out in the other
+# How much each game counts: by masking alone it loses to attention roll-out where interactions are removed, by both
+# alike it gains less where they are replaced (ablations/LOG.md).
+BLOCK_WAYS: dict[Absence, float] = {"removed": 1 / 3, "masked": 2 / 3}
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,8 @@ def blocks(question: Question, draw: np.random.Generator) -> Attribution:
     kept = np.zeros((len(coalitions), length), dtype=bool)
     for number, span in enumerate(spans):
         kept[:, span] = coalitions[:, number:number + 1]
-    values = np.mean([dataclasses.replace(question, absent=way).scores(kept) for way in BLOCK_WAYS], axis=0)  # (2^n, C)
+    values = sum(share * dataclasses.replace(question, absent=way).scores(kept)
+                 for way, share in BLOCK_WAYS.items())  # (2^n, C)
     weight = np.array([1 / (count * math.comb(count - 1, size)) for size in range(count)])
     gradients = integrated_gradients(question, draw)
     history = np.zeros((len(question.candidates), length))
