@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.rows import BOARDS, SELECTION, SHOWN, TRAINED
+from model_io import load_model
 from settings import BOOKKEEPING
 from splits import FEWEST
 from support.arguments import ArgumentParser
@@ -90,7 +91,8 @@ def publish(row: str, board: str, work: Path, results: Path, models: Path) -> Pa
     info["settings"] = {name: value for name, value in info["settings"].items() if name not in BOOKKEEPING}
     folder = models / row
     write_checkpoint(folder, tensors, info)
-    text = card(row, board, record, run, info, sum(tensor.numel() for tensor in tensors.values()))
+    model, *_ = load_model(folder)
+    text = card(row, board, record, run, info, sum(parameter.numel() for parameter in model.parameters()))
     (folder / "README.md").write_text(text, encoding="utf-8")
     return folder
 
