@@ -169,7 +169,7 @@ class BERT4Rec(nn.Module):
         asked = self.as_request(batch)
         return self.encoder.last_state(*self.embed(asked), asked.lengths - 1)
 
-    def rank(self, states: Tensor) -> Tensor:
+    def rank(self, states: Tensor, _batch: Batch | None = None) -> Tensor:
         """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
         with full_precision(states.device):
             states, table = compared(self.head(states.float()), self.items.weight, self.settings)

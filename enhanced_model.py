@@ -4,7 +4,7 @@
     x_i  = e_{v_i} + rating_i + day_i + gap_i + position_i       input at position i (--fusion query_key: fusion.py)
     x_i += CrossAttention(query x_i, keys and values: the person's metadata tokens)         or another way, context.py
     x_0  = a learned start, optional, another where earlier interactions are not known: h_0 predicts v_1, also for
-           somebody without a history
+           somebody without a history, with odds b of its own
     h    = Encoder(x; pattern, times)                            transformer.py, pre-norm
     next item    P(v | h_i) = softmax_v(h_i e_v + b_v)           causal pattern, every position
     masked item  P(v | h_i) = softmax_v(g(h_i) e_v + b'_v)       bidirectional pattern, masked positions
@@ -112,6 +112,8 @@ class EnhancedBERT4Rec(nn.Module):
             if settings.masked_item_head else None
         self.masked_bias = nn.Parameter(torch.zeros(catalogue.num_rows)) if settings.masked_item_head else None
         self.next_bias = nn.Parameter(torch.zeros(catalogue.num_rows)) if settings.next_item_head else None
+        self.start_bias = nn.Parameter(torch.zeros(catalogue.num_rows, 2)) \
+            if settings.start_token and settings.next_item_head else None  # past known to be none, past lost
         self.rating_head = RatingHead(width) if settings.rating_head else None
         self.preference_head = nn.Linear(width, catalogue.genres.shape[1]) if settings.preference_head else None
         self.register_buffer("genre_shares", torch.from_numpy(catalogue.genre_shares), persistent=False)  # (R, F)
@@ -168,7 +170,7 @@ class EnhancedBERT4Rec(nn.Module):
                                   torch.from_numpy(own.genres[FIRST_ITEM:]))
             own_vectors = self.encoders["id"].table.weight
             model.encoders["id"].table.weight.copy_((weights @ own_vectors).index_copy(0, place, own_vectors))
-        for name in {"next_bias", "masked_bias"} & set(state):
+        for name in {"next_bias", "masked_bias", "start_bias"} & set(state):
             bias = state[name]
             expected = (weights @ bias[FIRST_ITEM:].exp()).log()
             state[name] = torch.cat([bias[:FIRST_ITEM], expected.index_copy(0, place, bias[FIRST_ITEM:])])
@@ -226,8 +228,8 @@ class EnhancedBERT4Rec(nn.Module):
                                                   self.masked_bias + self.not_a_film, targets, PAD)}
         losses = {}
         if "next_item" in tasks:
-            losses["next_item"] = self.item_loss(*compared(states, table, self.settings),
-                                                 self.next_bias + self.not_a_film, targets, PAD)
+            losses["next_item"] = self.next_item_loss(*compared(states, table, self.settings), targets, histories,
+                                                      (predicted % batch.targets.shape[1] == 0).nonzero()[:, 0])
         if "rating" in tasks:
             ratings = batch.target_ratings.flatten()[predicted]
             if bool(ratings.any()):
@@ -243,6 +245,18 @@ class EnhancedBERT4Rec(nn.Module):
             losses["contrastive"] = contrastive_loss(first, second, last_targets(histories),
                                                      self.settings.contrastive_temperature)
         return losses
+
+    def next_item_loss(self, states: Tensor, table: Tensor, targets: Tensor, batch: Batch, oldest: Tensor) -> Tensor:
+        """Mean over all positions (N,). Of starts, which are few and the `oldest` (B,) of their sequences, it is the
+        softmax over all films, whatever `item_loss` is; two more columns hold their biases."""
+        bias = self.next_bias + self.not_a_film
+        if not self.predicts_first(batch):
+            return self.item_loss(states, table, bias, targets, PAD)
+        later = self.item_loss(states, table, bias, targets.index_fill(0, oldest, PAD), PAD)
+        kind = F.one_hot((~batch.whole).long(), 2).to(states.dtype)  # (B, 2)
+        first = linear_cross_entropy(torch.cat([states[oldest], kind], dim=1),
+                                     torch.cat([table, self.start_bias], dim=1), bias, targets[oldest])
+        return torch.lerp(later, first, len(kind) / (targets != PAD).sum())
 
     def later_genres(self, targets: Tensor) -> Tensor:
         """(B, L, F) mean genre distribution of the next `preference_horizon` interactions after each position."""
@@ -261,7 +275,7 @@ class EnhancedBERT4Rec(nn.Module):
         'title', 'graph') then leaves their representation on both sides, of the history and of the candidates.
         """
         table = self.item_table(without)
-        return self.rank(self.request_states(batch, without, table), table)
+        return self.rank(self.request_states(batch, without, table), batch, table)
 
     def as_request(self, batch: Batch) -> Batch:
         """Histories in the form from whose last position the next film is read: a mask appended where it ranks."""
@@ -273,14 +287,20 @@ class EnhancedBERT4Rec(nn.Module):
         table = self.item_table(without) if table is None else table
         return self.encoder.last_state(*self.embed(hide(batch, without), table, without), batch.lengths - 1)
 
-    def rank(self, states: Tensor, table: Tensor | None = None) -> Tensor:
-        """Request states (B, D) to logits (B, R), in fp32 even under autocast; table: as in `request_states`."""
+    def rank(self, states: Tensor, batch: Batch | None = None, table: Tensor | None = None) -> Tensor:
+        """Request states (B, D) to logits (B, R), in fp32 even under autocast.
+
+        batch: the requests, among which may be empty histories; table: as in `request_states`.
+        """
         head, bias = (nn.Identity(), self.next_bias) if self.settings.next_item_head else \
             (self.masked_head, self.masked_bias)
         with full_precision(states.device):
             table = self.item_table() if table is None else table.float()
             states, table = compared(head(states.float()), table, self.settings)
-            return states @ table.T + bias + self.not_a_film
+            logits = states @ table.T + bias + self.not_a_film
+            if self.start_bias is not None and batch is not None:
+                logits = logits + self.start_bias.T[(~batch.whole).long()] * (batch.lengths == 0)[:, None]
+            return logits
 
     def rate(self, batch: Batch, item_index: Tensor) -> Tensor:
         """(B,) expected rating of one candidate film (B,) each."""

@@ -177,8 +177,9 @@ class RecommendationEngine:
         for query, films in zip(queries, allowed, strict=True):
             if query.k < 1 or (query.k > films.sum() and not query.or_fewer):
                 raise UserError(f"--k {query.k}: between 1 and {int(films.sum())} films can be recommended here")
-        states = self.model.request_states(history_batch([query.history for query in queries], self.seq_length))
-        scores = self.model.rank(states).masked_fill(~torch.from_numpy(allowed), -torch.inf)  # (B, R)
+        batch = history_batch([query.history for query in queries], self.seq_length)
+        states = self.model.request_states(batch)
+        scores = self.model.rank(states, batch).masked_fill(~torch.from_numpy(allowed), -torch.inf)  # (B, R)
         counts = np.minimum(allowed.sum(1), [query.k for query in queries]).tolist()
         return [self._rows(state, row.topk(count)) for count, state, row in zip(counts, states, scores, strict=True)]
 

@@ -50,7 +50,7 @@ class MostPopular(torch.nn.Module):
         """(B, 1): nothing of the history matters."""
         return torch.zeros(len(batch.lengths), 1)
 
-    def rank(self, states: Tensor) -> Tensor:
+    def rank(self, states: Tensor, _batch: Batch) -> Tensor:
         """(B, R) counts."""
         return self.scores.repeat(len(states), 1)
 

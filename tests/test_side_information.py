@@ -234,11 +234,14 @@ def test_the_start_says_whether_earlier_interactions_are_lost(data, start):
 
 
 def test_the_start_learns_the_first_film_from_the_person_alone(data):
-    """One more target a sequence; before it stands nothing but the person, so no later interaction moves it."""
+    """One more target a sequence, with biases of its own; before it stands nothing but the person, so no later
+    interaction moves it."""
     settings = ModelSettings(start_token=True, **TINY_MODEL)
     model = fresh_model(data, settings)
     train = TrainSettings(context_dropout=0.0, user_id_dropout=0.0, batch_size=64)
     batch = next(TrainingBatches(data, 12, train, 0.0).epoch(0))
+    batch = batch.replace(whole=torch.arange(len(batch.whole)) % 2 == 0)
+    nn.init.normal_(model.start_bias)
     table = model.item_table()
     states = model.encode(batch, table, from_start=True)
     assert states.shape[1] == batch.items.shape[1] + 1
@@ -246,6 +249,9 @@ def test_the_start_learns_the_first_film_from_the_person_alone(data):
     other = batch.replace(items=batch.items.flip(0), ratings=batch.ratings.flip(0), lengths=batch.lengths.flip(0))
     torch.testing.assert_close(model.encode(other, table, from_start=True)[:, 0], states[:, 0])
     logits = model.rank(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+    logits[:, 0] += torch.where(batch.whole[:, None], model.start_bias[:, 0], model.start_bias[:, 1])
+    nobody = batch.replace(items=batch.items * 0, ratings=batch.ratings * 0, lengths=batch.lengths * 0)
+    torch.testing.assert_close(model.score(nobody)[:, FIRST_ITEM:], logits[:, 0, FIRST_ITEM:], rtol=1e-4, atol=1e-4)
     targets = torch.cat([batch.items[:, :1], batch.targets], dim=1)
     expected = nn.functional.cross_entropy(logits[targets != 0], targets[targets != 0])
     torch.testing.assert_close(model(batch, {"next_item"})["next_item"], expected, rtol=1e-4, atol=1e-4)
