@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from batches import Batch, append_mask
 from context import USER_CONTEXTS, MetadataTokens, TimeBias, TimeEncoder, in_front
 from data_processor import FIRST_ITEM, MASK, NO_RATING, NO_TIME, PAD, UNKNOWN, Catalogue, SequenceData
-from item_encoders.attributes import GenreEncoder, YearEncoder, like_genres
+from item_encoders.attributes import GenreEncoder, YearEncoder, like_genres, nearest_films
 from item_encoders.encoder import ItemEncoder
 from item_encoders.fusion import FUSIONS, Parts
 from item_encoders.graph import graph_encoder
@@ -117,6 +117,7 @@ class EnhancedBERT4Rec(nn.Module):
         self.rating_head = RatingHead(width) if settings.rating_head else None
         self.preference_head = nn.Linear(width, catalogue.genres.shape[1]) if settings.preference_head else None
         self.register_buffer("genre_shares", torch.from_numpy(catalogue.genre_shares), persistent=False)  # (R, F)
+        self.register_buffer("counts", torch.zeros(catalogue.num_rows))  # training interactions of each film
         self.register_buffer("films", torch.arange(len(catalogue.movie_ids)), persistent=False)
         not_a_film = torch.zeros(catalogue.num_rows)
         not_a_film[:FIRST_ITEM] = -torch.inf
@@ -138,8 +139,10 @@ class EnhancedBERT4Rec(nn.Module):
 
         held_out: as in `SequenceData.training_rows`. Not needed after loading weights: what was seen lies in them.
         """
+        rows = data.training_rows(held_out)
+        self.counts.copy_(torch.from_numpy(np.bincount(data.items[rows], minlength=len(self.counts))))
         for encoder in self.encoders.values():
-            encoder.prepare(data, data.training_rows(held_out))
+            encoder.prepare(data, rows)
         return self
 
     @property
@@ -151,10 +154,10 @@ class EnhancedBERT4Rec(nn.Module):
     def for_catalogue(self, own: Catalogue, larger: Catalogue) -> EnhancedBERT4Rec:
         """This model, in evaluation mode, for a catalogue that has its `own` films and others besides.
 
-        A film that training never saw is what the encoders say of its title, year and genres; it has no vector of its
-        own, and the bias that gives it the mean odds of the films known. Only where the encoders do not rank films
-        (`places_new_films`) it gets the mean vector, and mean odds, of the films with the nearest genres. People
-        follow `larger`; somebody new starts as unknown. Raises `UserError` where own films are missing.
+        A film that training never saw is what the encoders say of its title, year and genres, with the mean of the own
+        vectors, and of the odds, of the known films of which they say the most alike (`nearest_films`). Only where they
+        do not rank films (`places_new_films`) these are the films with the nearest genres. People follow `larger`;
+        somebody new starts as unknown. Raises `UserError` where own films are missing.
         """
         device = self.special.device
         if device.type != "cpu":
@@ -163,17 +166,22 @@ class EnhancedBERT4Rec(nn.Module):
         model = EnhancedBERT4Rec(larger, self.settings)
         for name, encoder in model.encoders.items():
             encoder.take_over(self.encoders[name], place, larger)
-        state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoders.")}
-        weights = torch.full((len(larger.movie_ids), len(place)), 1 / len(place))  # of own films for all
-        if not self.places_new_films:
-            weights = like_genres(torch.from_numpy(larger.genres[FIRST_ITEM:]),
+        fresh = torch.from_numpy(np.setdiff1d(np.arange(len(larger.movie_ids)), place))
+        if self.places_new_films:
+            said = sum(model.eval().film_parts(set(self.encoders) - {"id"}).values())  # (V, D)
+            weights = nearest_films(said[fresh], said[place], self.counts[FIRST_ITEM:])  # (new, own)
+        else:
+            weights = like_genres(torch.from_numpy(larger.genres[FIRST_ITEM:])[fresh],
                                   torch.from_numpy(own.genres[FIRST_ITEM:]))
-            own_vectors = self.encoders["id"].table.weight
-            model.encoders["id"].table.weight.copy_((weights @ own_vectors).index_copy(0, place, own_vectors))
-        for name in {"next_bias", "masked_bias", "start_bias"} & set(state):
-            bias = state[name]
-            expected = (weights @ bias[FIRST_ITEM:].exp()).log()
-            state[name] = torch.cat([bias[:FIRST_ITEM], expected.index_copy(0, place, bias[FIRST_ITEM:])])
+        if "id" in self.encoders:
+            model.encoders["id"].table.weight[fresh] = weights @ self.encoders["id"].table.weight
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoders.")}
+        for name in {"next_bias", "masked_bias", "start_bias", "counts"} & set(state):
+            known = state[name]
+            state[name] = known.new_zeros(len(known) + len(fresh), *known.shape[1:])
+            state[name][:FIRST_ITEM], state[name][FIRST_ITEM + place] = known[:FIRST_ITEM], known[FIRST_ITEM:]
+            if name != "counts":
+                state[name][FIRST_ITEM + fresh] = (weights @ known[FIRST_ITEM:].exp()).log()
         if (people := "metadata.tables.user_id.weight") in state:
             state[people] = state[people][np.append(UNKNOWN, own.user_index(larger.user_ids))]
         model.load_state_dict({**model.state_dict(), **state})

@@ -54,7 +54,7 @@ def _grown_model(folder: Path, data: SequenceData, settings: ModelSettings) -> n
         raise UserError(f"--start_from {folder}: {error}") from error
     model = new_model(data, settings)
     fresh = {name: value for name, value in model.state_dict().items()
-             if name.startswith("encoders.graph.") and name not in dict(model.named_parameters())
+             if name.startswith(("encoders.graph.", "counts")) and name not in dict(model.named_parameters())
              and not name.endswith(".vectors")}  # those trained beforehand are weights: what follows reads their space
     load_weights(model, {**kept, **fresh}, f"--start_from {folder}")
     return model

@@ -15,6 +15,19 @@ from settings import ModelSettings
 YEAR_CENTRES = 16
 
 
+NEAREST = 5  # known films in whose place a new one is put (ablations/LOG.md)
+
+
+def nearest_films(new: Tensor, known: Tensor, counts: Tensor) -> Tensor:
+    """Weights (n, V) of known films for new ones, rows summing to 1: of the NEAREST by cosine similarity of what the
+    encoders say, and those as near as the last of them, by how often they are watched. new: (n, D), known: (V, D),
+    counts: (V,) interactions; one more is counted."""
+    similar = F.normalize(new, dim=1) @ F.normalize(known, dim=1).T  # (n, V)
+    last = similar.topk(min(NEAREST, len(known)), dim=1).values[:, -1:]
+    watched = (similar >= last - 1e-6) * (counts + 1)
+    return watched / watched.sum(1, keepdim=True)
+
+
 def like_genres(new: Tensor, known: Tensor) -> Tensor:
     """Weights (n, V) of known films for new ones, rows summing to 1: alike for those whose genres are nearest by cosine
     similarity. new: (n, F), known: (V, F) multi-hot. What is left where nothing but genres can place a film."""

@@ -36,7 +36,7 @@ class IdEncoder(ItemEncoder):
                 self.table.weight.copy_(torch.where(directions.any(1, keepdim=True), directions, self.table.weight))
 
     def take_over(self, older: IdEncoder, place: Tensor, larger: Catalogue) -> None:
-        """As in `ItemEncoder`; a new film's vector is 0."""
+        """As in `ItemEncoder`; a new film's vector is 0 until others give it one."""
         with torch.no_grad():
             self.table.weight.zero_()[place] = older.table.weight
 

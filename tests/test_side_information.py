@@ -17,6 +17,7 @@ from batches import History, TrainingBatches, history_batch, history_of
 from context import TimeBias
 from data_processor import FIRST_ITEM, process
 from item_encoders import text
+from item_encoders.attributes import NEAREST
 from item_encoders.fusion import FUSIONS
 from item_encoders.graph import (
     CO_WATCH,
@@ -553,8 +554,6 @@ def test_a_larger_catalogue_changes_nothing_for_old_films(with_new_films, settin
     assert len(new[0, fresh].unique()) > 1  # each by its own attributes
     if model.masked_head is not None:
         torch.testing.assert_close(larger.masked_bias[place], model.masked_bias[FIRST_ITEM:])
-        torch.testing.assert_close(larger.masked_bias[fresh].exp(),
-                                   model.masked_bias[FIRST_ITEM:].exp().mean().expand(len(fresh)))
     with pytest.raises(UserError, match="lacks films"):
         larger.for_catalogue(after.catalogue, before.catalogue)
 
@@ -597,21 +596,34 @@ def test_models_that_know_films_by_experience_place_new_ones_by_genre(with_new_f
     torch.testing.assert_close(new[:, fresh], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_new_twin_of_an_old_film_scores_like_it_without_its_vector(with_new_films):
-    """A film with the entry of an old one gets what that film would get without its own vector and bias."""
+def test_a_new_film_stands_in_the_place_of_those_most_alike(with_new_films):
+    """Beside what the encoders say of it: the mean vector and odds of the films of which they say the most alike, by
+    how often they are watched; against a walk through them. A twin of an old film has that film among them."""
     before, after = with_new_films
-    model = fresh_model(before, ModelSettings(title_encoder="ngrams", **TINY_MODEL))
+    model = fresh_model(before, ModelSettings(title_encoder="ngrams", start_token=True, **TINY_MODEL))
     films, place = after.catalogue, after.catalogue.item_index(before.catalogue.movie_ids)
-    new = np.setdiff1d(np.arange(FIRST_ITEM, films.num_rows), place)[0]
+    fresh = np.setdiff1d(np.arange(FIRST_ITEM, films.num_rows), place)
     twin = place[5]
     genres, years, titles = films.genres.copy(), films.years.copy(), list(films.titles)
-    genres[new], years[new], titles[new - FIRST_ITEM] = genres[twin], years[twin], titles[twin - FIRST_ITEM]
+    genres[fresh[0]], years[fresh[0]] = genres[twin], years[twin]
+    titles[fresh[0] - FIRST_ITEM] = titles[twin - FIRST_ITEM]
     larger = model.for_catalogue(before.catalogue, dataclasses.replace(films, genres=genres, years=years,
                                                                       titles=tuple(titles)))
-    table = larger.item_table()
-    own = larger.encoders["id"].table.weight[twin - FIRST_ITEM]
-    torch.testing.assert_close(table[new], table[twin] - own)
-    torch.testing.assert_close(larger.next_bias[new].exp(), model.next_bias[FIRST_ITEM:].exp().mean())
+    ids = nn.functional.pad(larger.encoders["id"].table.weight, (0, 0, FIRST_ITEM, 0))
+    said = larger.item_table() - ids
+    torch.testing.assert_close(said[fresh[0]], said[twin])
+    rows = before.training_rows()
+    for new in fresh:
+        nearness = torch.cosine_similarity(said[new][None], said[place])
+        nearest = torch.argsort(nearness, descending=True)[:NEAREST].tolist()
+        assert new != fresh[0] or 5 in nearest
+        seen = [int((before.items[rows] == FIRST_ITEM + film).sum()) + 1 for film in nearest]
+        share = torch.tensor(seen) / sum(seen)
+        torch.testing.assert_close(ids[new], share @ model.encoders["id"].table.weight[nearest])
+        for name in ("next_bias", "masked_bias", "start_bias"):
+            old = getattr(model, name)[FIRST_ITEM:][nearest]
+            torch.testing.assert_close(getattr(larger, name)[new].exp(), share @ old.exp())
+    assert larger.counts[place].equal(model.counts[FIRST_ITEM:]) and not larger.counts[fresh].any()
 
 
 def test_cold_requests_hold_no_new_film_and_rank_among_the_unwatched(with_new_films):
