@@ -93,7 +93,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} does not exist; give the folder of a trained model "
-                        f"(python trainer.py writes checkpoints/best)") from None
+                        f"(python trainer.py writes checkpoints/best; models/enhanced is a published one)") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; give the file of a trained model") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -110,7 +110,7 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str
     for name in [*expected, *tensors]:
         if name not in tensors or name not in expected:
             fault = "missing" if name in expected else "foreign"
-            raise UserError(f"{source} does not fit this model: {name!r} is {fault}")
+            raise UserError(f"{source} does not fit this model: {name!r} is {fault}; was it trained by another version?")
         if tensors[name].shape != expected[name].shape:
             raise UserError(f"{source} does not fit this model: {name!r} is {tuple(tensors[name].shape)}, "
                             f"expected {tuple(expected[name].shape)}; was it trained on another catalogue?")
