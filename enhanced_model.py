@@ -4,7 +4,7 @@
     x_i  = e_{v_i} + rating_i + day_i + gap_i + position_i       input at position i (--fusion query_key: fusion.py)
     x_i += CrossAttention(query x_i, keys and values: the person's metadata tokens)         or another way, context.py
     x_0  = a learned start, optional, another where earlier interactions are not known: h_0 predicts v_1, also for
-           somebody without a history, with odds b of its own
+           somebody without a history, with odds b_v + c_v
     h    = Encoder(x; pattern, times)                            transformer.py, pre-norm
     next item    P(v | h_i) = softmax_v(h_i e_v + b_v)           causal pattern, every position
     masked item  P(v | h_i) = softmax_v(g(h_i) e_v + b'_v)       bidirectional pattern, masked positions
@@ -155,20 +155,22 @@ class EnhancedBERT4Rec(nn.Module):
         """This model, in evaluation mode, for a catalogue that has its `own` films and others besides.
 
         A film that training never saw is what the encoders say of its title, year and genres, with the mean of the own
-        vectors, and of the odds, of the known films of which they say the most alike (`nearest_films`). Only where they
-        do not rank films (`places_new_films`) these are the films with the nearest genres. People follow `larger`;
-        somebody new starts as unknown. Raises `UserError` where own films are missing.
+        vectors, and of the odds, of the known films whose entries in the catalogue are the most alike, by how often
+        training saw them (`nearest_films`). Only where encoders do not rank films (`places_new_films`), or say nothing
+        of entries, these are the films with the nearest genres. People follow `larger`; somebody new starts as unknown.
+        Raises `UserError` where own films are missing.
         """
         device = self.special.device
         if device.type != "cpu":
             return copy.deepcopy(self).cpu().for_catalogue(own, larger).to(device)
         place = torch.from_numpy(own.within(larger))
-        model = EnhancedBERT4Rec(larger, self.settings)
+        model = EnhancedBERT4Rec(larger, self.settings).eval()
         for name, encoder in model.encoders.items():
             encoder.take_over(self.encoders[name], place, larger)
         fresh = torch.from_numpy(np.setdiff1d(np.arange(len(larger.movie_ids)), place))
-        if self.places_new_films:
-            said = sum(model.eval().film_parts(set(self.encoders) - {"id"}).values())  # (V, D)
+        parts = model.film_parts({"genres", "year", "title"})
+        if parts and self.places_new_films:
+            said = sum(parts.values())  # (V, D)
             weights = nearest_films(said[fresh], said[place], self.counts[FIRST_ITEM:])  # (new, own)
         else:
             weights = like_genres(torch.from_numpy(larger.genres[FIRST_ITEM:])[fresh],
@@ -176,16 +178,18 @@ class EnhancedBERT4Rec(nn.Module):
         if "id" in self.encoders:
             model.encoders["id"].table.weight[fresh] = weights @ self.encoders["id"].table.weight
         state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoders.")}
-        for name in {"next_bias", "masked_bias", "start_bias", "counts"} & set(state):
-            known = state[name]
-            state[name] = known.new_zeros(len(known) + len(fresh), *known.shape[1:])
-            state[name][:FIRST_ITEM], state[name][FIRST_ITEM + place] = known[:FIRST_ITEM], known[FIRST_ITEM:]
-            if name != "counts":
-                state[name][FIRST_ITEM + fresh] = (weights @ known[FIRST_ITEM:].exp()).log()
+
+        def with_odds(bias: Tensor) -> Tensor:
+            return grown(bias, place, fresh, (weights @ bias[FIRST_ITEM:].exp()).log())
+
+        state |= {name: with_odds(state[name]) for name in {"next_bias", "masked_bias"} & set(state)}
+        if self.start_bias is not None:
+            state["start_bias"] = with_odds(self.next_bias[:, None] + self.start_bias) - state["next_bias"][:, None]
+        state["counts"] = grown(self.counts, place, fresh, 0.0)
         if (people := "metadata.tables.user_id.weight") in state:
             state[people] = state[people][np.append(UNKNOWN, own.user_index(larger.user_ids))]
         model.load_state_dict({**model.state_dict(), **state})
-        return model.eval()
+        return model
 
     # Training -------------------------------------------------------------------------------------------------------
 
@@ -255,15 +259,16 @@ class EnhancedBERT4Rec(nn.Module):
         return losses
 
     def next_item_loss(self, states: Tensor, table: Tensor, targets: Tensor, batch: Batch, oldest: Tensor) -> Tensor:
-        """Mean over all positions (N,). Of starts, which are few and the `oldest` (B,) of their sequences, it is the
-        softmax over all films, whatever `item_loss` is; two more columns hold their biases."""
+        """Mean over all positions (N,). Starts, the `oldest` (B,) of their sequences, are few and a call of their own,
+        in which two more columns hold their biases; a teacher says nothing of them."""
         bias = self.next_bias + self.not_a_film
         if not self.predicts_first(batch):
             return self.item_loss(states, table, bias, targets, PAD)
         later = self.item_loss(states, table, bias, targets.index_fill(0, oldest, PAD), PAD)
         kind = F.one_hot((~batch.whole).long(), 2).to(states.dtype)  # (B, 2)
-        first = linear_cross_entropy(torch.cat([states[oldest], kind], dim=1),
-                                     torch.cat([table, self.start_bias], dim=1), bias, targets[oldest])
+        first = getattr(self.item_loss, "plain", self.item_loss)(
+            torch.cat([states[oldest], kind], dim=1), torch.cat([table, self.start_bias], dim=1), bias, targets[oldest],
+            PAD)
         return torch.lerp(later, first, len(kind) / (targets != PAD).sum())
 
     def later_genres(self, targets: Tensor) -> Tensor:
@@ -307,7 +312,8 @@ class EnhancedBERT4Rec(nn.Module):
             states, table = compared(head(states.float()), table, self.settings)
             logits = states @ table.T + bias + self.not_a_film
             if self.start_bias is not None and batch is not None:
-                logits = logits + self.start_bias.T[(~batch.whole).long()] * (batch.lengths == 0)[:, None]
+                begins = F.one_hot((~batch.whole).long(), 2) * (batch.lengths == 0)[:, None]  # (B, 2)
+                logits = logits + begins.float() @ self.start_bias.T
             return logits
 
     def rate(self, batch: Batch, item_index: Tensor) -> Tensor:
@@ -342,12 +348,12 @@ class EnhancedBERT4Rec(nn.Module):
     # Parts ----------------------------------------------------------------------------------------------------------
 
     def item_table(self, without: Set[str] = frozenset()) -> Tensor:
-        """(R, D) representation of PAD, MASK (the average film where no cloze task teaches it) and every film."""
+        """(R, D) representation of PAD, MASK (the average film where no cloze head is built) and every film."""
         if self.fixed_table is not None and not without:
             return self.fixed_table
         parts = self.film_parts({"id"} if self.fuse.steers else set(self.encoders) - without)
         films = self.fuse(parts) if parts else self.special.new_zeros(len(self.films), self.special.shape[1])
-        mask = self.special[MASK] if self.masked_head is not None else films.mean(0).detach()
+        mask = self.special[MASK] if self.masked_head is not None else films.mean(0)
         return torch.cat([torch.stack([self.special[PAD], mask]), films])
 
     def steering_table(self, without: Set[str] = frozenset()) -> Tensor:
@@ -397,6 +403,14 @@ class EnhancedBERT4Rec(nn.Module):
                 start = start + self.request_time(known, torch.full_like(known, NO_TIME))
             x, attend = in_front(self.dropout(start), x, attend)
         return (x, attend) if self.metadata is None else self.user_context(x, attend, self.metadata(batch))
+
+
+def grown(known: Tensor, place: Tensor, new: Tensor, of_new: Tensor | float) -> Tensor:
+    """A table (R, ...) of PAD, MASK and films for more films: those known go to `place`, `of_new` goes to `new`."""
+    table = known.new_empty(len(known) + len(new), *known.shape[1:])
+    table[:FIRST_ITEM], films = known[:FIRST_ITEM], table[FIRST_ITEM:]
+    films[place], films[new] = known[FIRST_ITEM:], of_new
+    return table
 
 
 def hide(batch: Batch, families: Set[str]) -> Batch:

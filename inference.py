@@ -124,8 +124,9 @@ class RecommendationEngine:
                  movie_id: int | None = None) -> int:
         """Let a film that training never saw be recommended and be part of histories; returns its raw id.
 
-        The model ranks it by what its encoders say of title, year and genres; a model that knows films by their own
-        vectors alone puts it where films of the nearest genres stand, and recommendations say so.
+        The model ranks it by what its encoders say of title, year and genres, and by the known films most like it in
+        these; a model that knows films by their own vectors alone puts it where films of the nearest genres stand.
+        Recommendations say so.
         """
         if movie_id is None:
             movie_id = int(self.catalogue.movie_ids.max()) + 1

@@ -44,7 +44,7 @@ def starting_model(data: SequenceData, settings: Settings) -> nn.Module:
 def _grown_model(folder: Path, data: SequenceData, settings: ModelSettings) -> nn.Module:
     """The model of a checkpoint folder, about to be trained further on data that may hold new films and people.
 
-    Weights are the checkpoint's; what encoders keep of the data (the edges of a graph) is that of these data. Raises
+    Weights are the checkpoint's; what is kept of the data (the edges of a graph, counts) is that of these data. Raises
     `UserError` where the settings give another shape, or films of the checkpoint are missing in the data.
     """
     older, _, own, _ = load_model(folder)

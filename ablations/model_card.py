@@ -89,9 +89,9 @@ def publish(row: str, board: str, work: Path, results: Path, models: Path) -> Pa
         raise UserError(f"{source} is not the run that {results / board / row}.json reports; "
                         f"run python -m ablations.rows {row} --board {board} --write first")
     info["settings"] = {name: value for name, value in info["settings"].items() if name not in BOOKKEEPING}
+    model, *_ = load_model(source)
     folder = models / row
     write_checkpoint(folder, tensors, info)
-    model, *_ = load_model(folder)
     text = card(row, board, record, run, info, sum(parameter.numel() for parameter in model.parameters()))
     (folder / "README.md").write_text(text, encoding="utf-8")
     return folder

@@ -238,7 +238,7 @@ def integrated_gradients(question: Question, _draw: np.random.Generator, steps: 
             rotation = tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation)
             told = dataclasses.replace(told, rotation=rotation)
         last = real.lengths.expand(len(x)) - 1
-        return question.of_logits(model.rank(model.encoder.last_state(x, told, last)))  # (N, C)
+        return question.of_logits(model.rank(model.encoder.last_state(x, told, last), real))  # (N, C)
 
     points, weights = np.polynomial.legendre.leggauss(steps)
     done = torch.from_numpy((points + 1) / 2).to(end.dtype)[:, None, None]

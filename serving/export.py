@@ -63,15 +63,16 @@ def export(engine: RecommendationEngine, path: Path) -> None:
 
 
 def histories(engine: RecommendationEngine) -> list[History]:
-    """PEOPLE of the data, spread evenly, or where there is none as many drawn histories."""
+    """PEOPLE of the data, spread evenly, or where there is none as many drawn histories; one empty if that is served."""
     try:
         users = engine.data.catalogue.user_ids
         chosen = np.unique(np.linspace(0, len(users) - 1, PEOPLE).round().astype(int))
-        return [engine.history(int(users[row])) for row in chosen]
+        asked = [engine.history(int(users[row])) for row in chosen]
     except UserError:
         draw, films = np.random.default_rng(0), np.arange(FIRST_ITEM, engine.catalogue.num_rows)
-        return [History(draw.choice(films, draw.integers(1, min(300, len(films) // 2)), replace=False))
-                for _ in range(PEOPLE)]
+        asked = [History(draw.choice(films, draw.integers(1, min(300, len(films) // 2)), replace=False))
+                 for _ in range(PEOPLE)]
+    return [History(np.zeros(0, dtype=np.int64)), *asked[1:]] if engine.model.starts else asked
 
 
 def difference(engine: RecommendationEngine, path: Path) -> tuple[int, float, float]:

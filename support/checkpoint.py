@@ -110,7 +110,8 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str
     for name in [*expected, *tensors]:
         if name not in tensors or name not in expected:
             fault = "missing" if name in expected else "foreign"
-            raise UserError(f"{source} does not fit this model: {name!r} is {fault}; was it trained by another version?")
+            raise UserError(f"{source} does not fit this model: {name!r} is {fault}; was it trained by another "
+                            f"version?")
         if tensors[name].shape != expected[name].shape:
             raise UserError(f"{source} does not fit this model: {name!r} is {tuple(tensors[name].shape)}, "
                             f"expected {tuple(expected[name].shape)}; was it trained on another catalogue?")

@@ -33,6 +33,7 @@ from item_encoders.graph import (
 )
 from item_encoders.ids import svd_directions
 from item_encoders.text import SIZE, text_vectors, texts
+from losses import linear_cross_entropy
 from model_io import load_model, new_model, save_model
 from readers import read_interactions
 from readers.interactions import AGE_GROUPS, GENRES
@@ -256,6 +257,12 @@ def test_the_start_learns_the_first_film_from_the_person_alone(data):
     targets = torch.cat([batch.items[:, :1], batch.targets], dim=1)
     expected = nn.functional.cross_entropy(logits[targets != 0], targets[targets != 0])
     torch.testing.assert_close(model(batch, {"next_item"})["next_item"], expected, rtol=1e-4, atol=1e-4)
+
+    def half(*inputs):
+        return linear_cross_entropy(*inputs) / 2
+
+    model.item_loss = half  # whatever the loss is, the starts have it too
+    torch.testing.assert_close(model(batch, {"next_item"})["next_item"], expected / 2, rtol=1e-4, atol=1e-4)
 
 
 # Collaborative start --------------------------------------------------------------------------------------------------
@@ -600,7 +607,9 @@ def test_a_new_film_stands_in_the_place_of_those_most_alike(with_new_films):
     """Beside what the encoders say of it: the mean vector and odds of the films of which they say the most alike, by
     how often they are watched; against a walk through them. A twin of an old film has that film among them."""
     before, after = with_new_films
-    model = fresh_model(before, ModelSettings(title_encoder="ngrams", start_token=True, **TINY_MODEL))
+    model = fresh_model(before, ModelSettings(title_encoder="ngrams", graph_encoder="lightgcn", start_token=True,
+                                               **TINY_MODEL))
+    nn.init.normal_(model.start_bias)
     films, place = after.catalogue, after.catalogue.item_index(before.catalogue.movie_ids)
     fresh = np.setdiff1d(np.arange(FIRST_ITEM, films.num_rows), place)
     twin = place[5]
@@ -610,7 +619,8 @@ def test_a_new_film_stands_in_the_place_of_those_most_alike(with_new_films):
     larger = model.for_catalogue(before.catalogue, dataclasses.replace(films, genres=genres, years=years,
                                                                       titles=tuple(titles)))
     ids = nn.functional.pad(larger.encoders["id"].table.weight, (0, 0, FIRST_ITEM, 0))
-    said = larger.item_table() - ids
+    table = larger.item_table()
+    said = table - ids - nn.functional.pad(larger.encoders["graph"](larger.films), (0, 0, FIRST_ITEM, 0))
     torch.testing.assert_close(said[fresh[0]], said[twin])
     rows = before.training_rows()
     for new in fresh:
@@ -620,9 +630,9 @@ def test_a_new_film_stands_in_the_place_of_those_most_alike(with_new_films):
         seen = [int((before.items[rows] == FIRST_ITEM + film).sum()) + 1 for film in nearest]
         share = torch.tensor(seen) / sum(seen)
         torch.testing.assert_close(ids[new], share @ model.encoders["id"].table.weight[nearest])
-        for name in ("next_bias", "masked_bias", "start_bias"):
-            old = getattr(model, name)[FIRST_ITEM:][nearest]
-            torch.testing.assert_close(getattr(larger, name)[new].exp(), share @ old.exp())
+        for odds in (lambda of: of.next_bias, lambda of: of.masked_bias,
+                     lambda of: of.next_bias + of.start_bias[:, 0], lambda of: of.next_bias + of.start_bias[:, 1]):
+            torch.testing.assert_close(odds(larger)[new].exp(), share @ odds(model)[FIRST_ITEM:][nearest].exp())
     assert larger.counts[place].equal(model.counts[FIRST_ITEM:]) and not larger.counts[fresh].any()
 
 
