@@ -14,7 +14,8 @@ v(coalition) is the film's score then. Methods, all of which answer with an `Att
                           and older ones in blocks that grow, by all their coalitions, in the weighted mean of two
                           games: what is not known is removed from the sequence, or masked in its place. Interactions
                           that stand in for each other share what they do, without the noise of sampled orders; a
-                          block's value is divided as integrated gradients of its sign say. base + interactions = score
+                          block's value is divided as integrated gradients of its sign and attention roll-out say.
+                          base + interactions = score
     integrated_gradients  gradient of the score along the straight way from interactions of which only the time is known
                           to the real ones (Sundararajan et al., arXiv:1703.01365). base + interactions = score
     attention_rollout     attention of all layers multiplied (Abnar and Zuidema, arXiv:2005.00928): same for every film
@@ -41,13 +42,13 @@ from data_processor import MASK, NO_RATING
 from enhanced_model import FEATURE_FAMILIES, EnhancedBERT4Rec
 
 BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64)  # interactions from the newest, where blocks end
-EVEN = 1e-3  # added to each share of a block: what gradients do not tell apart is shared evenly
+ATTENTION = 0.5  # how much it counts beside gradients where a block's value is divided
 TOKENS = 6_400  # interactions in one pass: more, and they leave the caches
-DEFAULT = "blocks"  # chosen, as BLOCK_ENDS and BLOCK_WAYS were, on people at the two ends of faithfulness.py's draw
+DEFAULT = "blocks"  # chosen, as the numbers around it were, on other people than faithfulness.py reports
 Absence = Literal["removed", "masked", "replaced"]
-# How much each game counts: by masking alone it loses to attention roll-out where interactions are removed, by both
-# alike it gains less where they are replaced (ablations/LOG.md).
-BLOCK_WAYS: dict[Absence, float] = {"removed": 1 / 3, "masked": 2 / 3}
+# How much each game counts: by masking alone it loses to attention roll-out where interactions are removed, by removal
+# alone where they are masked or replaced (ablations/LOG.md).
+BLOCK_WAYS: dict[Absence, float] = {"removed": 0.2, "masked": 0.8}
 
 
 @dataclass(frozen=True)
@@ -211,12 +212,14 @@ def blocks(question: Question, draw: np.random.Generator) -> Attribution:
                  for way, share in BLOCK_WAYS.items())  # (2^n, C)
     weight = np.array([1 / (count * math.comb(count - 1, size)) for size in range(count)])
     gradients = integrated_gradients(question, draw)
+    steep = gradients.history / (np.abs(gradients.history).sum(1, keepdims=True) + 1e-9)  # (C, L)
+    flow = attention_flow(question)
     history = np.zeros((len(question.candidates), length))
     for number, span in enumerate(spans):
         without = np.flatnonzero(~coalitions[:, number])
         gains = values[without + 2**number] - values[without]
         value = weight[coalitions[without].sum(1)] @ gains  # (C,)
-        share = np.maximum(np.sign(value)[:, None] * gradients.history[:, span], 0.0) + EVEN  # (C, size of the block)
+        share = np.maximum(np.sign(value)[:, None] * steep[:, span], 0.0) + ATTENTION * flow[span]  # (C, block's size)
         history[:, span] = value[:, None] * share / share.sum(1, keepdims=True)
     return Attribution("blocks", values[-1], history, gradients.families, values[0])
 
@@ -267,15 +270,19 @@ def attention(question: Question) -> tuple[list[Tensor], int, int]:
         attend.prefix, last
 
 
-def attention_rollout(question: Question, _draw: np.random.Generator) -> Attribution:
-    """See the module's head. Families by leaving them out."""
+def attention_flow(question: Question) -> np.ndarray:
+    """(L,) attention of all layers multiplied, from the position that the film is read from to each interaction."""
     maps, first, last = attention(question)
     flow = torch.eye(len(maps[0][0]))
     for weights in maps:
         flow = (weights.mean(0) + torch.eye(len(flow))) / 2 @ flow
-    row = flow[last, first:first + question.length].double().numpy()
+    return flow[last, first:first + question.length].double().numpy()
+
+
+def attention_rollout(question: Question, _draw: np.random.Generator) -> Attribution:
+    """See the module's head. Families by leaving them out."""
     score = question.scores(np.ones((1, question.length), dtype=bool))[0]
-    return Attribution("attention_rollout", score, np.tile(row, (len(question.candidates), 1)),
+    return Attribution("attention_rollout", score, np.tile(attention_flow(question), (len(question.candidates), 1)),
                        family_effects(question, score))
 
 

@@ -241,8 +241,8 @@ def main(argv: list[str]) -> None:
     if flags.jobs < 1:
         raise UserError("--jobs must be at least 1")
     model, data, settings = _loaded(flags.model_path, flags.data_dir)
-    # From the middle: DEFAULT, BLOCK_ENDS, BLOCK_WAYS and EVEN were chosen on people at its two ends.
-    people = np.roll(np.random.default_rng(0).permutation(data.num_users), data.num_users // 2)[:flags.people]
+    # From the second sixth of the draw: DEFAULT, BLOCK_ENDS, BLOCK_WAYS and ATTENTION were chosen on others.
+    people = np.roll(np.random.default_rng(0).permutation(data.num_users), -(data.num_users // 6))[:flags.people]
     rows = measured(flags.model_path, flags.data_dir, people.tolist(), flags.methods, flags.jobs,
                     flags.work / f"{version_of(flags.model_path, data, flags.methods)}.jsonl")
     found = {way: {name: {method: np.array([row["measures"][way][name][method] for row in rows])

@@ -63,7 +63,7 @@ def export(engine: RecommendationEngine, path: Path) -> None:
 
 
 def histories(engine: RecommendationEngine) -> list[History]:
-    """PEOPLE of the data, spread evenly, or where there is none as many drawn histories; one empty if that is served."""
+    """PEOPLE of the data, spread evenly, or where there is none as many drawn histories; one empty, if served."""
     try:
         users = engine.data.catalogue.user_ids
         chosen = np.unique(np.linspace(0, len(users) - 1, PEOPLE).round().astype(int))
