@@ -18,6 +18,7 @@ Any flag of trainer.py may follow and holds for both models.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -122,7 +123,8 @@ def people_requests(whole: SequenceData, people: np.ndarray, films: np.ndarray, 
 
 def trained(settings: Settings, data: SequenceData, work: Path,
             validate: bool = True) -> tuple[nn.Module, dict[str, Any], Path]:
-    """(model, record of its best epoch and `seconds` of training, its folder in `work`) of settings; trained once.
+    """(model, record of its best epoch and `seconds` of training, its folder in `work`) of settings; trained once, and
+    gone on with where it was stopped.
 
     validate: select on the validation targets, as `fit` does; else all interactions train for all epochs.
     """
@@ -132,10 +134,12 @@ def trained(settings: Settings, data: SequenceData, work: Path,
         model, *_, info = load_model(folder)
         return model, info["validation"], folder
     seed_everything(settings.train.seed)
-    model = starting_model(data, settings)
-    progress = fit(model, data, settings, validate=validate)
+    model, state = starting_model(data, settings), folder.with_name(f"{folder.name}.stopped")
+    progress = fit(model, data, settings, validate=validate, state_folder=state,
+                   resume=(state / "checkpoint.json").exists())
     record = {**progress.best, "seconds": progress.seconds}
     save_model(folder, model, settings, data, record)
+    shutil.rmtree(state)
     return model.cpu().eval(), record, folder
 
 

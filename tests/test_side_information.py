@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import training_loop
 from ablations import cold_films, cold_start
 from batches import History, TrainingBatches, history_batch, history_of
 from context import TimeBias
@@ -769,6 +771,21 @@ def test_films_of_equal_score_stand_in_all_orders(newcomers):
         ranks = [(among >= target).sum() for among, target in zip(asked[name].candidates, asked[name].targets,
                                                                   strict=True)]
         assert values == pytest.approx([(rank <= 10) / np.log2(1 + rank) for rank in ranks])
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_a_stopped_training_of_newcomers_goes_on(newcomers, tmp_path, monkeypatch, validate):
+    here, settings = newcomers
+    settings = settings.replace(max_steps=0, max_epochs=4, eval_every=1, dropout=0.1)
+    undisturbed, _, folder = cold_start.trained(settings, here.known, tmp_path / "undisturbed", validate)
+    with monkeypatch.context() as patch:
+        steps = itertools.count()
+        patch.setattr(training_loop.Run, "_any", lambda *_: next(steps) == 2)
+        with pytest.raises(training_loop.Stopped):
+            cold_start.trained(settings, here.known, tmp_path / "work", validate)
+    gone_on, _, again = cold_start.trained(settings, here.known, tmp_path / "work", validate)
+    assert all(torch.equal(value, undisturbed.state_dict()[name]) for name, value in gone_on.state_dict().items())
+    assert [path.name for path in (tmp_path / "work").iterdir()] == [folder.name] == [again.name]
 
 
 def test_the_cold_start_command(newcomers, tmp_path, capsys):
