@@ -776,14 +776,16 @@ def test_films_of_equal_score_stand_in_all_orders(newcomers):
 @pytest.mark.parametrize("validate", [True, False])
 def test_a_stopped_training_of_newcomers_goes_on(newcomers, tmp_path, monkeypatch, validate):
     here, settings = newcomers
-    settings = settings.replace(max_steps=0, max_epochs=4, eval_every=1, dropout=0.1)
+    settings = settings.replace(max_steps=0, max_epochs=6, eval_every=1, dropout=0.1)
+    taken, stop_at = itertools.count(1), 0
+    monkeypatch.setattr(training_loop.Run, "_any", lambda *_: next(taken) == stop_at)
     undisturbed, _, folder = cold_start.trained(settings, here.known, tmp_path / "undisturbed", validate)
-    with monkeypatch.context() as patch:
-        steps = itertools.count()
-        patch.setattr(training_loop.Run, "_any", lambda *_: next(steps) == 2)
-        with pytest.raises(training_loop.Stopped):
-            cold_start.trained(settings, here.known, tmp_path / "work", validate)
+    steps = next(taken) - 1
+    taken, stop_at = itertools.count(1), 3
+    with pytest.raises(training_loop.Stopped):
+        cold_start.trained(settings, here.known, tmp_path / "work", validate)
     gone_on, _, again = cold_start.trained(settings, here.known, tmp_path / "work", validate)
+    assert next(taken) - 1 == steps > stop_at, "it began anew"
     assert all(torch.equal(value, undisturbed.state_dict()[name]) for name, value in gone_on.state_dict().items())
     assert [path.name for path in (tmp_path / "work").iterdir()] == [folder.name] == [again.name]
 
