@@ -15,10 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 import training_loop
+from ablations.study import load_study
 from batches import history_batch, history_of
 from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
 from data_processor import FIRST_ITEM
+from evaluation.audit import swapped
 from evaluation.protocols import target_ranks
+from item_encoders import graph
 from model_io import new_model
 from objectives import item_loss
 from settings import EvalSettings, TrainSettings
@@ -27,6 +30,9 @@ from support.tracking import Tracker
 from tests.conftest import ROOT, VARIANTS, fresh_model, span, tiny_settings
 from training_loop import Stopped, fit, parameter_group_names, seed_everything
 
+OPTIONS = load_study("options", (
+    "--hidden_size 16 --num_heads 2 --num_layers 2 --seq_length 12 --batch_size 24 --batch_tokens 0 --max_steps 2 "
+    "--masked_batch_share 0.5 --last_mask_share 0.5 --precision fp32 --device cpu").split())
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 
 
@@ -62,6 +68,25 @@ def test_training_is_deterministic_and_learns(data, tmp_path):
     assert progress.best["MRR"] > 1.2 * np.mean(1 / target_ranks(untrained, data, "validation", 12, EvalSettings()))
     other, _ = trained(data, settings.replace(seed=1))
     assert not same_weights(model, other)
+
+
+def learned(data, variant, **options):
+    """What a variant of the study of all options, very small, learns from data, and from teachers trained on them."""
+    teachers = [trained(data, OPTIONS[need].settings)[0] for need in variant.needs]
+    return trained(data, variant.settings, teachers=teachers, **options)[0]
+
+
+@pytest.mark.parametrize("variant", [variant for variant in OPTIONS.variants if variant.settings.model.title_encoder
+                                     != "sentence"], ids=lambda variant: variant.name)
+def test_training_knows_nothing_of_what_is_held_out(data, variant, monkeypatch):
+    """Each option, with all that is prepared for it: other films, ratings and times in validation and test, the same
+    weights to the last bit. (What a sentence encoder says of titles comes from no interaction.)"""
+    monkeypatch.setattr(graph, "PRETRAINING_STEPS", 3)
+    other = swapped(data, np.setdiff1d(np.arange(len(data.items)), data.training_rows()))
+    model = learned(data, variant)
+    assert same_weights(model, learned(other, variant))
+    if variant.name == "quick preset":
+        assert not same_weights(model, learned(other, variant, validate=False))
 
 
 @pytest.mark.parametrize("positions", [40, 100])
