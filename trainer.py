@@ -31,7 +31,7 @@ from support.checkpoint import read_json, write_json
 from support.devices import peak_memory_mb
 from support.errors import UserError, run_command
 from support.tracking import Tracker, git_commit, run_identity, run_path
-from training_loop import Progress, Stopped, fit, leave_process_group, seed_everything
+from training_loop import SELECTION_METRIC, Progress, Stopped, fit, leave_process_group, seed_everything
 
 STOPPED = 130  # the shell's code for Ctrl-C
 
@@ -169,6 +169,9 @@ def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
     if info["split_hash"] != data.split_hash:
         raise UserError(f"--teacher {folder} was trained on split {info['split_hash']}, this run on {data.split_hash}: "
                         f"other films, or interactions that are held out here; train it on the same data")
+    if SELECTION_METRIC not in info["validation"]:
+        raise UserError(f"--teacher {folder} was not selected on validation: what this run holds out may have trained "
+                        f"it; train one with trainer.py")
     ours, rank = settings.model, ("model", "next_item_head", "masked_item_head", "start_token")
     if any(getattr(theirs.model, name) != getattr(ours, name) for name in rank) or \
             theirs.model.seq_length < ours.seq_length:

@@ -101,7 +101,7 @@ VARIANTS = {
     "enhanced-lightgcn": ModelSettings(graph_encoder="lightgcn", fusion="cross_attention", id_start="svd",
                                        relative_time=False, time_bias=True, **TINY_MODEL),
     "enhanced-concat": ModelSettings(title_encoder="ngrams", fusion="concat", user_context="prefix",
-                                     start_token=True, **TINY_MODEL),
+                                     start_token=True, weekday_hour=True, similarity="cosine", **TINY_MODEL),
 }
 ALL_TASKS = frozenset({"masked_item", "next_item", "rating", "preference"})
 
@@ -120,7 +120,7 @@ def fresh_model(data: SequenceData, settings: ModelSettings, seed: int = 0, spre
     model = new_model(data, settings).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" not in name:
+            if "norm" not in name or "follow" in name:  # what the person makes of a norm starts at nothing
                 parameter.normal_(0, spread)
     return model
 

@@ -56,8 +56,10 @@ def test_training_never_holds_a_held_out_interaction(data):
                 assert not {(user - 1, item) for item in shown} & held_out
 
 
-def test_cloze_replaces_item_rating_and_time(data):
-    for batch in TrainingBatches(data, 12, PLAIN, 1.0).epoch(0):
+@pytest.mark.parametrize("masking", [{}, {"masking": "late"}, {"masking": "span"}, {"last_too_share": 0.5},
+                                     {"last_mask_share": 0.8}])
+def test_cloze_replaces_item_rating_and_time(data, masking):
+    for batch in TrainingBatches(data, 12, dataclasses.replace(PLAIN, **masking), 1.0).epoch(0):
         masked = batch.items == MASK
         assert batch.pattern == "bidirectional" and batch.items.shape[1] <= 12
         assert torch.equal(masked, batch.targets != PAD) and masked.any(1).all()

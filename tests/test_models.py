@@ -91,9 +91,12 @@ def test_no_head_sees_what_it_predicts(data, variant):
             torch.testing.assert_close(after[row, position], before[row, position], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_what_a_batch_predicts_can_be_changed_in_the_data_unseen(data, share, name):
+MASKINGS = ({"masking": "late"}, {"masking": "span"}, {"last_too_share": 0.5}, {"last_mask_share": 0.8})
+
+
+@pytest.mark.parametrize(("name", "share", "masking"), [
+    *((name, share, {}) for name in VARIANTS for share in (0.0, 1.0)), *(("enhanced", 1.0, way) for way in MASKINGS)])
+def test_what_a_batch_predicts_can_be_changed_in_the_data_unseen(data, name, share, masking):
     """End to end: change a training interaction in the data (film, rating and, unless request time is known, time).
     Wherever a batch asks for it, cloze or causal, every head says the same."""
     settings = VARIANTS[name]
@@ -105,10 +108,10 @@ def test_what_a_batch_predicts_can_be_changed_in_the_data_unseen(data, share, na
     if settings.query_time == "unknown":
         times[row] += min(1000, (times[row + 1] - times[row]) // 2)
     changed = dataclasses.replace(data, items=items, ratings=ratings, timestamps=times)
-    model, asked = fresh_model(data, settings), 0
+    model, asked, train = fresh_model(data, settings), 0, dataclasses.replace(TRAIN, **masking)
     for epoch in range(12):
-        pairs = zip(TrainingBatches(data, 12, TRAIN, share).epoch(epoch),
-                    TrainingBatches(changed, 12, TRAIN, share).epoch(epoch), strict=True)
+        pairs = zip(TrainingBatches(data, 12, train, share).epoch(epoch),
+                    TrainingBatches(changed, 12, train, share).epoch(epoch), strict=True)
         for batch, other in pairs:
             for line, position in (other.targets != batch.targets).nonzero().tolist():
                 assert batch.users[line] == 6

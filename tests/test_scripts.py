@@ -30,6 +30,7 @@ from evaluation.protocols import draw_candidates
 from inference import Query, RecommendationEngine, parse_time, typical_next_time
 from model_io import load_model
 from settings import EvalSettings
+from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
 from tests.conftest import ROOT, write_ml_1m
 
@@ -126,9 +127,14 @@ def test_sampled_candidates_are_kept_beside_the_ranks(files, tmp_path):
 def test_trainer_with_teachers(files, model, tmp_path, capsys):
     assert train(tmp_path, files, "--max_epochs", "1", "--hidden_size", "8", "--teacher", f"{model},{model}") == 0
     for flags, said in ((["--model", "vanilla"], "same kind"), (["--seq_length", "30"], "at least 30"),
-                        (["--min_item_count", "20"], "other films")):
+                        (["--min_item_count", "20"], "other films"), (["--protocol", "global_time"], "held out here")):
         assert train(tmp_path / "other", files, "--max_epochs", "1", "--teacher", str(model), *flags) == 2
         assert re.search(said, capsys.readouterr().err)
+    everything = shutil.copytree(model, tmp_path / "everything")
+    info = read_json(everything / "checkpoint.json")
+    write_json(everything / "checkpoint.json", {**info, "validation": {"seconds": 1.0}})  # as where nothing is held out
+    assert train(tmp_path / "other", files, "--max_epochs", "1", "--teacher", str(everything)) == 2
+    assert "not selected on validation" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [[], ["--graph_encoder", "rgcn"], ["--graph_encoder", "lightgcn_frozen"],

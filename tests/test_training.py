@@ -30,9 +30,9 @@ from support.tracking import Tracker
 from tests.conftest import ROOT, VARIANTS, fresh_model, span, tiny_settings
 from training_loop import Stopped, fit, parameter_group_names, seed_everything
 
-OPTIONS = load_study("options", (
-    "--hidden_size 16 --num_heads 2 --num_layers 2 --seq_length 12 --batch_size 24 --batch_tokens 0 --max_steps 2 "
-    "--masked_batch_share 0.5 --last_mask_share 0.5 --precision fp32 --device cpu").split())
+OPTIONS = load_study("options", [f"--{name}={value}" for name, value in dict(
+    num_heads=2, num_layers=2, seq_length=12, batch_size=24, batch_tokens=0, max_steps=2,
+    masked_batch_share=0.5, last_mask_share=0.5, precision="fp32", device="cpu").items()])
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 
 
@@ -72,8 +72,9 @@ def test_training_is_deterministic_and_learns(data, tmp_path):
 
 def learned(data, variant, **options):
     """What a variant of the study of all options, very small, learns from data, and from teachers trained on them."""
-    teachers = [trained(data, OPTIONS[need].settings)[0] for need in variant.needs]
-    return trained(data, variant.settings, teachers=teachers, **options)[0]
+    teachers = [learned(data, OPTIONS[need]) for need in variant.needs]
+    settings = variant.settings.replace(hidden_size=variant.settings.model.hidden_size // 4)
+    return trained(data, settings, teachers=teachers, **options)[0]
 
 
 @pytest.mark.parametrize("variant", [variant for variant in OPTIONS.variants if variant.settings.model.title_encoder
