@@ -181,7 +181,7 @@ def write_report(study: Study, folders: Folders, failed: list[str], flags: list[
         raise UserError(f"{study.name}: no run came to its end; mend this and start it again: {'; '.join(failed)}")
     results = {run: read_json(folder / "best" / "results.json") for run, folder in folders.items()}
     lines = study_lines(study, folders, results)
-    note = "; ".join(dict.fromkeys(result["protocol"] for result in results.values())) + EXPLANATION
+    note = "; ".join(dict.fromkeys(result["protocol"] for result in results.values())) + EXPLANATION + _code(results)
     print_table(study.question, note, HEADER, table(lines))
     for line in failed:
         print("failed:", line)
@@ -241,6 +241,17 @@ def _requests(folder: Path) -> pd.Series:
 
     frame = pd.read_parquet(folder / "best" / "test_users.parquet", columns=["user_id", METRIC])
     return frame.set_index("user_id")[METRIC]
+
+
+def _code(results: Results) -> str:
+    """The commit of the runs; of several commits which runs are whose, since code may differ too."""
+    of_commit: dict[str, list[str]] = {}
+    for (name, seed), result in results.items():
+        of_commit.setdefault(result["git_commit"], []).append(f"{name} ({seed})")
+    if len(of_commit) == 1:
+        return f"; commit {next(iter(of_commit))}"
+    return "; NOT ALL OF ONE COMMIT, so a difference may be of code: " + "; ".join(
+        f"{commit}: {', '.join(runs)}" for commit, runs in of_commit.items())
 
 
 def _ranking(result: dict[str, Any]) -> dict[str, dict[str, float]]:

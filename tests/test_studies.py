@@ -309,6 +309,13 @@ def test_packed_runs_come_back_without_models_and_teachers_are_trained(study_fil
             archive.unpack([tmp_path / "all"], runs, tmp_path / "work")
 
 
+def test_the_page_names_the_commits_of_its_runs():
+    one, other = {"git_commit": "abc"}, {"git_commit": "def"}
+    assert report._code({("sum", 1): one, ("gate", 1): one}) == "; commit abc"
+    said = report._code({("sum", 1): one, ("gate", 1): other, ("gate", 2): one})
+    assert "NOT ALL OF ONE COMMIT" in said and said.endswith("abc: sum (1), gate (2); def: gate (1)")
+
+
 def test_the_page_asks_what_the_study_was_last_run_with(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "WORK", str(tmp_path))
     assert runner.last_command(["tiny"]) == ["tiny"]
