@@ -67,7 +67,7 @@ class RecommendationEngine:
     def __init__(self, model_path: str | Path = "checkpoints/best", metadata_path: str | Path | None = None,
                  data_dir: str | None = None, mapped: bool = False) -> None:
         self.model, self.settings, self.catalogue, self.info = load_model(
-            Path(model_path), Path(metadata_path) if metadata_path else None, mapped)
+            Path(model_path), Path(metadata_path) if metadata_path else None, mapped, data_dir)
         self.model_path, self.data_dir = Path(model_path), data_dir
         self.trained, self.new_films = (self.model, self.catalogue), set()  # set: raw ids of films added since
         self.seq_length = self.settings.model.seq_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -74,11 +75,12 @@ def save_model(folder: Path, model: nn.Module, settings: Settings, data: Sequenc
 
 
 def load_model(folder: Path, metadata_path: Path | None = None,
-               mapped: bool = False) -> tuple[nn.Module, Settings, Catalogue, dict[str, Any]]:
+               mapped: bool = False,
+               data_dir: str | None = None) -> tuple[nn.Module, Settings, Catalogue, dict[str, Any]]:
     """(model in evaluation mode, settings, catalogue, info) of a checkpoint folder.
 
     Titles, genres and years come from `metadata_path`, else from metadata.json in the folder, else from the files of
-    the data set that the model was trained on. mapped: as in `read_checkpoint`. Raises `UserError` if the folder is
+    the data set that the model was trained on, in `data_dir` or where they lay then. mapped: as in `read_checkpoint`. Raises `UserError` if the folder is
     missing, corrupted, foreign, or its metadata belong to another catalogue.
     """
     tensors, info = read_checkpoint(folder, mapped)
@@ -94,7 +96,8 @@ def load_model(folder: Path, metadata_path: Path | None = None,
                         f"{info.get('git_commit', 'unknown')}): {error}; use that version, or train again") from error
     metadata_path = metadata_path or folder / METADATA
     if metadata_path == folder / METADATA and not metadata_path.exists():  # a published model comes without titles
-        metadata = _metadata(data_of(settings.data, info, folder, same_split=False).catalogue)
+        files = dataclasses.replace(settings.data, data_dir=data_dir or settings.data.data_dir)
+        metadata = _metadata(data_of(files, info, folder, same_split=False).catalogue)
     else:
         metadata = read_json(metadata_path)
     try:
