@@ -81,7 +81,8 @@ def load_model(folder: Path, metadata_path: Path | None = None,
 
     Titles, genres and years come from `metadata_path`, else from metadata.json in the folder, else from the files of
     the data set that the model was trained on, in `data_dir` or where they lay then.
-    mapped: as in `read_checkpoint`. Raises `UserError` if the folder is missing, corrupted, foreign, or its metadata belong to another catalogue.
+    mapped: as in `read_checkpoint`. Raises `UserError` if the folder is missing, corrupted, foreign, or its
+    metadata belong to another catalogue.
     """
     tensors, info = read_checkpoint(folder, mapped)
     if "movie_ids" not in info:
