@@ -165,7 +165,7 @@ def _show(tracker: Tracker, model: nn.Module, data: SequenceData, settings: Sett
 
 def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
     """A model to follow. Raises `UserError` if it cannot say what this run asks."""
-    model, theirs, _, info = load_model(folder)
+    model, theirs, _, info = load_model(folder, data_dir=settings.data.data_dir)
     if info["split_hash"] != data.split_hash:
         raise UserError(f"--teacher {folder} was trained on split {info['split_hash']}, this run on {data.split_hash}: "
                         f"other films, or interactions that are held out here; train it on the same data")

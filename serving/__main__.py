@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     add = parser.add_argument
     add("--model_path", default="checkpoints/best", help="folder of a trained model (default: %(default)s)")
     add("--vanilla_path", default="models/vanilla",
-        help="the model to compare with, '' for none (default: %(default)s)")
+        help="the model to compare with where it fits the data, '' for none (default: %(default)s)")
     add("--data_dir", help="folder with the data set's original files (default: as in training)")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
     add("--port", type=int, default=8000, help="(default: %(default)s)")
@@ -36,15 +36,15 @@ def main(argv: list[str]) -> None:
     flags = parser.parse_args(argv)
     if flags.workers < 1 or not 0 < flags.port < 65536:
         raise UserError("--workers must be at least 1 and --port lie in 1 to 65535")
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
-    vanilla = flags.vanilla_path if flags.vanilla_path and Path(flags.vanilla_path).exists() else None
-    # What is wrong with them is said here, once, and not by each worker.
-    load_engines(Path(flags.model_path), Path(vanilla) if vanilla else None, flags.data_dir)
     try:
         loopback = flags.host == "localhost" or ipaddress.ip_address(flags.host).is_loopback
     except ValueError:
         raise UserError(f"--host {flags.host}: give an address such as 127.0.0.1") from None
     hosts = ("localhost", "127.0.0.1", "[::1]", flags.host) if loopback else ("*",)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
+    vanilla = flags.vanilla_path or None
+    # What is wrong with them is said here, once, and not by each worker.
+    load_engines(Path(flags.model_path), Path(vanilla) if vanilla else None, flags.data_dir)
     to_environment(Config(flags.model_path, vanilla, flags.data_dir, hosts))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // flags.workers)))
     with tempfile.TemporaryDirectory() as counters:

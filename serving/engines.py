@@ -59,8 +59,8 @@ def load_engines(model_path: Path, vanilla_path: Path | None, data_dir: str | No
                  older: Engines | None = None) -> Engines:
     """Read the checkpoints and, where it is to be had, the data; what `older` has of the same is kept.
 
-    Raises `UserError` if the served checkpoint cannot be used. Without data there are no people, no popularity and, as
-    published models come without titles, perhaps no vanilla model.
+    Raises `UserError` if the served checkpoint cannot be used. Without data there are no people and no popularity, and
+    without its titles or with those of another data set no vanilla model: said in a line each.
     """
     main = RecommendationEngine(model_path, data_dir=data_dir, mapped=True)
     has_data, others = True, {}
@@ -77,10 +77,12 @@ def load_engines(model_path: Path, vanilla_path: Path | None, data_dir: str | No
         others["vanilla"] = older.others["vanilla"]
     elif vanilla_path is not None:
         try:
-            others["vanilla"] = RecommendationEngine(vanilla_path, data_dir=data_dir, mapped=True)
-        except UserError:
-            if has_data:
-                raise
+            vanilla = RecommendationEngine(vanilla_path, data_dir=data_dir, mapped=True)
+            if vanilla.info["dataset"] != main.info["dataset"]:
+                raise UserError(f"{vanilla_path} was trained on {vanilla.info['dataset']}, where ids are other films'")
+            others["vanilla"] = vanilla
+        except UserError as error:
+            print(f"without vanilla: {error}", flush=True)
     counts = others["popularity"].model.scores.numpy() if has_data else np.zeros(main.catalogue.num_rows)
     order = FIRST_ITEM + np.argsort(-counts[FIRST_ITEM:], kind="stable")
     return Engines(main, others, has_data, tuple(

@@ -280,6 +280,18 @@ def test_history_of_a_stranger_needs_no_data(model, tmp_path, capsys):
     assert ids[0] == ids[1] == ids[2] and len(ids[0]) == 5
 
 
+def test_a_published_model_takes_its_titles_from_the_data(model, files, tmp_path, capsys):
+    """Published models come without metadata.json: from --data_dir, or where the data lay in training."""
+    bare, elsewhere = shutil.copytree(model, tmp_path / "bare"), shutil.copytree(files, tmp_path / "data")
+    (bare / "metadata.json").unlink()
+    edit(bare / "checkpoint.json", lambda info: info["settings"].update(data_dir=str(tmp_path / "gone")))
+    code, _, err = infer(capsys, "--model_path", bare, "--history", "1,5", "--json")
+    assert code == 2 and "gone" in err and "--data_dir" in err
+    answers = [infer(capsys, "--model_path", place, "--history", "1,5", "--json", "--data_dir", elsewhere)[1]
+               for place in (model, bare)]
+    assert json.loads(answers[0])["recommendations"] == json.loads(answers[1])["recommendations"]
+
+
 def test_filters(engine):
     for row in engine.get_recommendations(12, None, 5, genres=["drama", "Comedy"], year_from=1980):
         assert set(row["genres"]) & {"Drama", "Comedy"} and row["year"] >= 1980

@@ -198,6 +198,20 @@ def test_a_model_that_needs_no_data(folder, tmp_path):
         assert client.post("/recommend", json={"user_id": 3}).status_code == 400
 
 
+def test_a_vanilla_model_that_fits_not_the_data_is_left_out(folder, tmp_path, capsys):
+    """Without its titles, or of another data set, whose ids are other films: said, and the rest is served."""
+    bare, foreign = (shutil.copytree(folder / "vanilla" / "best", tmp_path / name) for name in ("bare", "foreign"))
+    (bare / "metadata.json").unlink()
+    for place, change, reason in ((bare, {"user_ids": [1]}, "another catalogue"),
+                                  (foreign, {"dataset": "ml-100k"}, "was trained on ml-100k")):
+        info = json.loads((place / "checkpoint.json").read_text())
+        (place / "checkpoint.json").write_text(json.dumps({**info, **change}))
+        with TestClient(create_app(config(folder, vanilla_path=str(place))), base_url="http://localhost") as client:
+            assert client.get("/health").json()["models"] == ["main", "popularity"]
+        out = capsys.readouterr().out
+        assert out.startswith("without vanilla: ") and reason in out and out.count("\n") == 1
+
+
 # Several at once ------------------------------------------------------------------------------------------------------
 
 def test_those_who_wait_are_ranked_together_and_get_their_own_answer(engine):
