@@ -189,7 +189,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
     while not (tmp_path / "c" / "best").exists() and time.time() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130 and "--resume --checkpoint_dir" in err and "Traceback" not in err
     stopped = json.loads((tmp_path / "c" / "last" / "checkpoint.json").read_text())
     done_steps = stopped["progress"]["step"]

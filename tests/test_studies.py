@@ -392,7 +392,7 @@ def processes(words):
     return found
 
 
-def until(condition, seconds=120):
+def until(condition, seconds=600):
     """Wait for something."""
     deadline = time.monotonic() + seconds
     while not condition():
