@@ -25,10 +25,10 @@ from batches import History, history_batch, history_of
 from data_processor import FIRST_ITEM, NO_TIME, UNKNOWN, SequenceData
 from evaluation.protocols import hide_seen, length_groups
 from evaluation.report import write_parquet
-from explanations.attribution import DEFAULT, Question, attention, explain, places_lost
-from explanations.counterfactual import other_people, smallest_set
-from explanations.figures import draw
-from explanations.sentences import sentence
+from explanations.attribution import DEFAULT, Question, attention, carried, explain, places_lost
+from explanations.counterfactual import what_if
+from explanations.figures import MOST_FILMS, draw, drawable
+from explanations.sentences import sentence, strongest
 from explanations.tables import print_recommendations
 from film_search import films_of, find_films, known_films
 from model_io import data_of, load_model
@@ -196,38 +196,36 @@ class RecommendationEngine:
     def explain(self, query: Query, movie_ids: Sequence[int], method: str = DEFAULT,
                 in_full: bool = False) -> list[dict[str, Any]]:
         """Of each film its log-probability among those that the query allows, what each film of the history ('effect')
-        and each family of features contributes to it, and a sentence (explanations/attribution.py has the methods).
+        and each family of features contributes to it (explanations/attribution.py has the methods), and in a sentence
+        its 'reasons': the strongest of these, films of the history only if it also scores less without them alone.
 
-        in_full: also its rank, by how many ranks it falls without each film of the history ('places'), and 'what_if',
-        what would have to be otherwise: 'without', films of the history without which it is not among the first
-        `query.k`, as few as were found (none of them if it is not there anyway, None if it stays without any);
-        'as_another', its rank were the person of another gender or age group (explanations/counterfactual.py).
+        in_full: also its rank, by how many ranks it falls without each film of the history ('places') and each family
+        ('feature_places'), and 'what_if', what would have to be otherwise: 'without', films of the history without
+        which it is not among the first `query.k`, as few as were found (none of them if it is not there anyway, None if
+        it stays without any); 'as_another', its rank were the person of another gender or age group
+        (explanations/counterfactual.py).
         """
         question = self._question(query, movie_ids)
         found, answers = explain(question, method), []
-        fall = places_lost(question) if in_full else None
+        true, (fall, of_families) = carried(question, found), places_lost(question) if in_full else (None, {})
         for number, candidate in enumerate(question.candidates):
+            order = np.argsort(-found.history[number], kind="stable")
             films = [{**self.film(question.read.items[place]), "effect": round(float(found.history[number, place]), 4),
-                      **({} if fall is None else {"places": int(fall[number, place])})}
-                     for place in np.argsort(-found.history[number], kind="stable")]
+                      **({} if fall is None else {"places": int(fall[number, place])})} for place in order]
             features = {name: round(float(values[number]), 4)
                         for name, values in sorted(found.families.items(), key=lambda item: -item[1][number])}
+            watched, known = strongest([(film["title"], film["effect"]) for film, place in
+                                        zip(films, order, strict=True) if true[number, place]], features)
             answers.append({
                 **self.film(candidate), "log_probability": round(float(found.score[number]), 4), "history": films,
-                "features": features,
-                "sentence": sentence([(film["title"], film["effect"]) for film in films], features)})
+                "features": features, "sentence": sentence(watched, known),
+                "reasons": [{"of": of, "name": name, "effect": effect} for of, pairs in
+                            (("history", watched), ("features", known)) for name, effect in pairs]})
             if in_full:
                 answers[-1] |= {"rank": int(question.one_by_one[1][0, number]),
-                                "what_if": self._what_if(question, number, query.k)}
+                                "feature_places": {name: int(of_families[name][number]) for name in features},
+                                "what_if": what_if(question, number, query.k, self.film)}
         return answers
-
-    def _what_if(self, question: Question, number: int, k: int) -> dict[str, Any]:
-        scores, _ = question.one_by_one
-        places = smallest_set(question, (scores[0] - scores[1:])[:, number], k, number)
-        return {"without": None if places is None else [self.film(question.read.items[place]) for place in places],
-                "as_another": [{"fact": fact, "value": value, "rank": int(ranks[number]),
-                                "log_probability": round(float(scores[number]), 4)}
-                               for fact, value, scores, ranks in other_people(question)]}
 
     def plot(self, path: str | Path, query: Query, reasons: Sequence[dict[str, Any]]) -> None:
         """Write what `explain` said and the attention of each layer and head as a figure; the ending of `path` says
@@ -385,7 +383,8 @@ def _parser() -> ArgumentParser:
     add("--at", help="moment of the request (ISO, UTC, or seconds), for a model trained with --query_time known")
     add("--explain", action="store_true", help="all that speaks for each film, without what it would leave the list, "
                                                "and how it would rank for others")
-    add("--plot", help="also draw what speaks for each film, and the attention: a .png, .svg, .pdf or .html file")
+    add("--plot", type=drawable, help=f"also draw what speaks for each film (the first {MOST_FILMS}), and the "
+                                      f"attention: a .png, .svg, .pdf or .html file")
     add("--json", action="store_true", help="print JSON")
     return parser
 
@@ -424,10 +423,10 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     profile = None if flags.user_id is None else engine.get_user_profile(flags.user_id, demographics=facts)
     if flags.json:
         print(json.dumps({"profile": profile, "note": note, "data_note": engine.info["data_note"], "recommendations": [
-            {**film, "explanation": {"sentence": why["sentence"], "log_probability": why["log_probability"], "history":
-                                     why["history"] if flags.explain else why["history"][:5],
-                                     "features": why["features"],
-                                     **({"what_if": why["what_if"]} if flags.explain else {})}}
+            {**film, "explanation": {
+                **{name: why[name] for name in ("sentence", "reasons", "log_probability", "features", "feature_places",
+                                                "what_if") if name in why},
+                "history": why["history"] if flags.explain else why["history"][:5]}}
             for film, why in zip(films, reasons, strict=True)]}, ensure_ascii=False, indent=1))
         return
     titles = None if sequence is None else [engine.film(index)["title"] for index in query.history.items]

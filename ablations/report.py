@@ -77,7 +77,9 @@ def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
     """The first variant, then the others: below what they are compared with, by their gain on validation."""
     done = [variant for variant in study.variants if any(name == variant.name for name, _ in folders)]
     pairs = {variant.name: _pair(variant, folders, results) for variant in done}
-    of_seeds = [(ours - theirs).mean(1) for ours, theirs in filter(None, pairs.values()) if len(ours) > 1]
+    of_seeds = [np.array([_ranking(result)[METRIC]["mean"] for (name, _), result in results.items()
+                          if name == variant.name]) for variant in done]
+    of_seeds = [values for values in of_seeds if len(values) > 1]
     spread = seed_spread(of_seeds) if of_seeds else None
     tests = {name: None if pair is None else compare(*pair) if len(pair[0]) == 1 else compare_over_seeds(*pair, spread)
              for name, pair in pairs.items()}

@@ -42,6 +42,7 @@ from data_processor import MASK, NO_RATING
 from enhanced_model import FEATURE_FAMILIES, EnhancedBERT4Rec
 
 BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64)  # interactions from the newest, where blocks end
+TRIED = 4  # interactions of the strongest contributions to a film that `carried` leaves out for good measure
 ATTENTION = 0.5  # how much it counts beside gradients where a block's value is divided
 TOKENS = 6_400  # interactions in one pass: more, and they leave the caches
 DEFAULT = "blocks"  # chosen, as the numbers around it were, on other people than faithfulness.py reports
@@ -101,6 +102,13 @@ class Question:
         everything = np.ones((1, self.length), dtype=bool)
         return self.outcomes(np.concatenate([everything, ~np.eye(self.length, dtype=bool)]))
 
+    @cached_property
+    def without_families(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """(scores, ranks), (C,) each, without each family, one at a time."""
+        everything = np.ones((1, self.length), dtype=bool)
+        return {family: tuple(part[0] for part in self.outcomes(everything, frozenset({family})))
+                for family in self.families}
+
     @torch.no_grad()
     def of_histories(self, histories: list[History],
                      without: Set[str] = frozenset()) -> tuple[np.ndarray, np.ndarray]:
@@ -157,16 +165,31 @@ def leave_one_out(question: Question, _draw: np.random.Generator) -> Attribution
     return Attribution("leave_one_out", rows[0], (rows[0] - rows[1:]).T, family_effects(question, rows[0]))
 
 
-def places_lost(question: Question) -> np.ndarray:
-    """(C, L) by how many ranks each film falls, among those that may be recommended, without each interaction."""
+def places_lost(question: Question) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """By how many ranks each film falls, among those that may be recommended, without each interaction, (C, L), and
+    without each family, (C,)."""
     _, ranks = question.one_by_one
-    return (ranks[1:] - ranks[0]).T
+    return (ranks[1:] - ranks[0]).T, {family: without - ranks[0] for family, (_, without) in
+                                      question.without_families.items()}
+
+
+def carried(question: Question, found: Attribution) -> np.ndarray:
+    """(C, L) whether an interaction is among the TRIED that contribute most to a film, and the film's score falls
+    without it alone: a share in what several interactions do together is no reason where the film would be the better
+    off without this one."""
+    strongest = np.argsort(-found.history, axis=1, kind="stable")[:, :TRIED]  # (C, TRIED)
+    places = np.unique(strongest)
+    falls = np.zeros(found.history.shape, dtype=bool)
+    if len(places):
+        kept = np.ones((len(places), question.length), dtype=bool)
+        kept[np.arange(len(places)), places] = False
+        falls[:, places] = (question.scores(kept) < found.score).T
+    return falls & (np.arange(question.length) == strongest[..., None]).any(1)
 
 
 def family_effects(question: Question, score: np.ndarray) -> dict[str, np.ndarray]:
     """Score (C,) minus the score without each family, one at a time."""
-    everything = np.ones((1, question.length), dtype=bool)
-    return {family: score - question.scores(everything, frozenset({family}))[0] for family in question.families}
+    return {family: score - without for family, (without, _) in question.without_families.items()}
 
 
 def shapley(question: Question, draw: np.random.Generator, orders: int = 8) -> Attribution:

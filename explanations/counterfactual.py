@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from data_processor import UNKNOWN
 from explanations.attribution import Question
 from readers.interactions import AGE_GROUPS, GENDERS
 
 PAIRS_OF = 16  # of the most important interactions all pairs are tried
+
+
+def what_if(question: Question, number: int, k: int, film: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+    """What would have to be otherwise for a film of the question, as `RecommendationEngine.explain` says it.
+
+    film: what is said of a film by its item_index.
+    """
+    scores, _ = question.one_by_one
+    places = smallest_set(question, (scores[0] - scores[1:])[:, number], k, number)
+    return {"without": None if places is None else [film(question.read.items[place]) for place in places],
+            "as_another": [{"fact": fact, "value": value, "rank": int(ranks[number]),
+                            "log_probability": round(float(scores[number]), 4)}
+                           for fact, value, scores, ranks in other_people(question)]}
 
 
 def smallest_set(question: Question, contributions: np.ndarray, k: int, film: int = 0) -> list[int] | None:
@@ -46,24 +60,27 @@ def smallest_set(question: Question, contributions: np.ndarray, k: int, film: in
     if not gone.any():
         return None
     found = growing[int(gone.argmax())]
-    for place in list(found)[::-1]:
-        rest = [other for other in found if other != place]
-        if rest and leaves([rest])[0]:
-            found = rest
-    return sorted(found)
+    while True:  # give back, the least important first, as many as can be, until there is none that can be alone
+        spare = [place for place, alone in zip(found, leaves([[other for other in found if other != place]
+                                                              for place in found]), strict=True) if alone][::-1]
+        if not spare:
+            return sorted(found)
+        fewer = [[place for place in found if place not in spare[:count]] for count in range(1, len(spare) + 1)]
+        found = fewer[max(np.flatnonzero(leaves(fewer)))]
 
 
 def other_people(question: Question) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     """(fact, value, scores (C,), ranks (C,)) were the person of another gender or age group, all else as it is.
 
-    What the model learned of the person beside the demographics (its token, the history) stays.
+    What the model learned of the person beside the demographics (its token, the history) stays. Of somebody of whom
+    nothing is known, each gender and each age group alone.
     """
     gender, age, occupation = question.history.demographics
     others = [("gender", name, (index, age, occupation)) for index, name in enumerate(GENDERS, start=1)
               if index != gender]
     others += [("age", name, (gender, index, occupation)) for index, name in enumerate(AGE_GROUPS.values(), start=1)
                if index != age]
-    if question.history.demographics == (UNKNOWN,) * 3 or "demographics" not in question.families:
+    if "demographics" not in question.families:
         return []
     scores, ranks = question.of_histories([dataclasses.replace(question.read, demographics=who)
                                            for _, _, who in others])

@@ -15,20 +15,27 @@ from support.errors import UserError
 
 FOR, AGAINST = "#0072B2", "#D55E00"  # Okabe and Ito's, told apart with any colour vision
 BARS = 12  # interactions in a chart
+MOST_FILMS = 20  # charts in a figure
 NEWEST = 40  # positions in a map of attention
 FORMATS = (".png", ".svg", ".pdf", ".html")
 
 
+def drawable(path: str | Path) -> Path:
+    """The path of a figure. Raises `UserError` for another ending than FORMATS."""
+    if Path(path).suffix not in FORMATS:
+        raise UserError(f"--plot {path}: give a file that ends in {', '.join(FORMATS)}")
+    return Path(path)
+
+
 def draw(path: Path, reasons: Sequence[dict[str, Any]], maps: Sequence[np.ndarray]) -> None:
-    """Write a chart a film and a map a layer and head.
+    """Write a chart a film, of the first MOST_FILMS, and a map a layer and head.
 
     reasons: what `RecommendationEngine.explain` says; maps: (H, L, L) attention weights of each layer, over the same
-    positions. Raises `UserError` for another ending than FORMATS, or a file that cannot be written.
+    positions. Raises `UserError` where `drawable` does, or for a file that cannot be written.
     """
     import matplotlib
 
-    if path.suffix not in FORMATS:
-        raise UserError(f"--plot {path}: give a file that ends in {', '.join(FORMATS)}")
+    path, reasons = drawable(path), reasons[:MOST_FILMS]
     matplotlib.use("Agg")
     matplotlib.rcParams.update({"svg.fonttype": "none", "font.size": 8})
     figure = _figure(reasons, maps)

@@ -13,22 +13,21 @@ SHARE = 0.25
 FILMS = 2
 
 
-def reasons(films: Sequence[tuple[str, float]],
+def strongest(films: Sequence[tuple[str, float]],
             families: Mapping[str, float]) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
     """(films, families) that a sentence may name, the strongest first: (title, contribution) pairs and the like."""
     positive = [pair for pair in (*films, *families.items()) if pair[1] >= LEAST]
     least = max([SHARE * value for _, value in positive], default=0.0)
-    strong = [sorted((pair for pair in pairs if pair[1] >= max(LEAST, least)), key=lambda pair: -pair[1])
+    found = [sorted((pair for pair in pairs if pair[1] >= max(LEAST, least)), key=lambda pair: -pair[1])
               for pairs in (films, families.items())]
-    return strong[0][:FILMS], strong[1][:1]
+    return found[0][:FILMS], found[1][:1]
 
 
-def sentence(films: Sequence[tuple[str, float]], families: Mapping[str, float]) -> str:
+def sentence(watched: Sequence[tuple[str, float]], known: Sequence[tuple[str, float]]) -> str:
     """'Because you watched Alien (+0.8) and Aliens (+0.5), and because of its genres (+0.3).'
 
-    films: (title, contribution) of the history; families: name -> contribution.
+    watched, known: the films and the families to name (`strongest`), with their contributions.
     """
-    watched, known = reasons(films, families)
     parts = []
     if watched:
         parts.append("because you watched " + " and ".join(f"{title} ({value:+.2f})" for title, value in watched))

@@ -7,9 +7,9 @@ from typing import Any
 
 UNIT = ("A number in parentheses is the part of the film's log-probability that is due to that one thing: of the "
         "history its share, of the rest what is lost without it.")
-EXPLANATION = (f"{UNIT} Shares of the history add up; what is lost need not. Without: the fewest films found whose "
-               "absence takes the film off the list. As another: its rank were the person of that gender or age, "
-               "history and all else as it is.")
+EXPLANATION = (f"{UNIT} Shares of the history add up; what is lost need not. After the semicolon: by how many ranks "
+               "the film falls without it alone. Without: the fewest films found whose absence takes the film off the "
+               "list. As another: its rank were the person of that gender or age, history and all else as it is.")
 MOST = 6  # films in a cell
 SHOWN = 3  # contributions of the history, best and worst flips of the demographics
 
@@ -24,9 +24,10 @@ def explanation_table(films: list[dict[str, Any]], reasons: list[dict[str, Any]]
     for name in ("", "film", "score", "stars", "because of", "its kind and yours", "without", "as another"):
         table.add_column(name)
     for film, why in zip(films, reasons, strict=True):
-        history = [f"{entry['title']} ({entry['effect']:+.2f})" for entry in why["history"][:SHOWN]
-                   if entry["effect"] > 0]
-        families = [f"{name.replace('_', ' ')} ({effect:+.2f})" for name, effect in why["features"].items()]
+        history = [f"{entry['title']} ({entry['effect']:+.2f}; {entry['places']:+d})"
+                   for entry in why["history"][:SHOWN] if entry["effect"] > 0]
+        families = [f"{name.replace('_', ' ')} ({effect:+.2f}; {why['feature_places'][name]:+d})"
+                    for name, effect in why["features"].items()]
         without = why["what_if"]["without"]
         named = [entry["title"] for entry in without or ()]
         more = [f"and {len(named) - MOST} more"] if len(named) > MOST else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from people import DEMOGRAPHICS
 from readers.interactions import GENRES
@@ -60,8 +60,16 @@ class Why(Choice):
 
     movie_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_EXPLAINED)] = Field(examples=[[1196]])
     k: Annotated[int, Field(ge=1, le=MOST_FILMS, strict=True)] | None = Field(
-        None, description="also in ranks, and what would have to be otherwise: without which films of the history it "
-                          "is not among the first k, and its rank for people of another gender or age", examples=[10])
+        None, description="of one film: also in ranks, and what would have to be otherwise: without which films of the "
+                          "history it is not among the first k, and its rank for people of another gender or age",
+        examples=[10])
+
+    @model_validator(mode="after")
+    def one_in_full(self) -> Why:
+        """What would have to be otherwise takes up to seconds a film."""
+        if self.k is not None and len(self.movie_ids) > 1:
+            raise ValueError("with k, ask for one film at a time")
+        return self
 
 
 class Film(BaseModel):
@@ -112,14 +120,25 @@ class WhatIf(BaseModel):
     as_another: list[Flip]
 
 
+class Reason(BaseModel):
+    """What the sentence names: a title of the history, or a family of features."""
+
+    of: Literal["history", "features"]
+    name: str
+    effect: float
+
+
 class Explanation(Film):
-    """What speaks for a film, and against it; with k also its rank and what would have to be otherwise."""
+    """What speaks for a film, and against it; with k also its rank, how many ranks are lost without each family of
+    features, and what would have to be otherwise."""
 
     log_probability: float
     history: list[Contribution]
     features: dict[str, float]
     sentence: str
+    reasons: list[Reason]
     rank: int | None = None
+    feature_places: dict[str, int] | None = None
     what_if: WhatIf | None = None
 
 

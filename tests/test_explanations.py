@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,14 +15,24 @@ from rich.console import Console
 
 import trainer
 from batches import History, history_batch, history_of
-from data_processor import FIRST_ITEM, MASK
+from data_processor import FIRST_ITEM, MASK, load
 from enhanced_model import FEATURE_FAMILIES
-from explanations import attribution, faithfulness
-from explanations.attribution import METHODS, Question, _unknown, explain, integrated_gradients, shapley
+from explanations import attribution, faithfulness, figures
+from explanations.attribution import (
+    METHODS,
+    Question,
+    _unknown,
+    carried,
+    explain,
+    integrated_gradients,
+    places_lost,
+    shapley,
+)
 from explanations.counterfactual import other_people, smallest_set
-from explanations.sentences import FAMILIES, sentence
+from explanations.sentences import FAMILIES, sentence, strongest
 from explanations.tables import explanation_table
-from settings import ModelSettings
+from readers import read_interactions
+from settings import DataSettings, ModelSettings
 from support.errors import run_command
 from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, rng
 
@@ -53,7 +64,7 @@ def test_every_method_answers_for_every_model(data, variant, method):
 def test_leaving_out_is_ranking_without(data, variant):
     question = question_of(data, variant)
     found = explain(question, "leave_one_out")
-    rank, falls = question.one_by_one[1][0], attribution.places_lost(question)
+    rank, (falls, _) = question.one_by_one[1][0], places_lost(question)
     for place in (0, question.length - 1):
         history = dataclasses.replace(question.read, **{
             name: np.delete(getattr(question.read, name), place) for name in ("items", "ratings", "timestamps")})
@@ -251,6 +262,35 @@ def test_the_film_asked_about_is_the_one_recommended_first(data):
     assert len(question.stand_ins) == question.length and not set(question.stand_ins) & set(question.history.items)
 
 
+def test_planted_causes_are_counted_as_planted(monkeypatch):
+    """Somebody who knows the causes finds them all, somebody who says the opposite none; the cases against a count of
+    the rows themselves."""
+    data = load(DataSettings(dataset="synthetic"))
+    rows = read_interactions("synthetic", "").ratings
+    causes = {(row.user_id, row.movie_id): (row.cause, row.cause_movie_id) for row in rows.itertuples()}
+
+    def question_of(_model, _data, person, end, film):
+        return SimpleNamespace(read=SimpleNamespace(items=data.items[data.offsets[person]:end]), cause=causes[
+            int(data.catalogue.user_ids[person]), int(data.catalogue.movie_id(film))])
+
+    def knows(question, method, _seed):
+        cause, source = question.cause
+        sign = 1.0 if method == "oracle" else -1.0
+        right = {"age_group": "demographics", "season": "times"}.get(cause)
+        film = int(data.catalogue.item_index([source])[0]) if cause == "earlier_film" else -1
+        return attribution.Attribution(method, np.zeros(1), sign * (question.read.items == film)[None].astype(float), {
+            name: np.array([sign * (name == right)]) for name in ("genres", "demographics", "times")})
+
+    monkeypatch.setattr(faithfulness, "question_of", question_of)
+    monkeypatch.setattr(faithfulness, "explain", knows)
+    found = faithfulness.planted_causes(None, data, ["oracle", "liar"])
+    last = rows.groupby("user_id", sort=False).tail(1)  # the synthetic world is written in order of time
+    long = last[last["user_id"].isin(rows["user_id"].value_counts()[lambda count: count > faithfulness.FEWEST].index)]
+    for cause in ("earlier_film", "age_group", "season"):
+        assert found["oracle"][cause] == {"share": 1.0, "cases": int((long["cause"] == cause).sum())}
+        assert found["liar"][cause]["share"] == 0.0
+
+
 @pytest.mark.parametrize("dataset", ["synthetic", "ml-1m"])
 def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, dataset):
     """Figures of every method in every way; the planted causes where they are known."""
@@ -285,15 +325,47 @@ def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, dataset):
 # Words, and what would have to be otherwise ---------------------------------------------------------------------------
 
 def test_a_sentence_names_what_the_numbers_carry():
+    def said(films, families):
+        return sentence(*strongest(films, families))
+
     films = [("Alien", 0.8), ("Aliens", 0.5), ("Heat", 0.4), ("Clue", -0.3)]
-    assert sentence(films, {"genres": 0.3, "year": 0.25, "times": -1.0}) == \
+    assert said(films, {"genres": 0.3, "year": 0.25, "times": -1.0}) == \
         "Because you watched Alien (+0.80) and Aliens (+0.50), and because of its genres (+0.30)."
-    assert sentence(films, {"genres": 0.19}) == "Because you watched Alien (+0.80) and Aliens (+0.50)."
-    assert sentence([("Alien", 0.1)], {"demographics": 0.9}) == \
+    assert said(films, {"genres": 0.19}) == "Because you watched Alien (+0.80) and Aliens (+0.50)."
+    assert said([("Alien", 0.1)], {"demographics": 0.9}) == \
         "Because of your age, gender and occupation (+0.90)."
     for nothing in ([], [("Alien", 0.04)], [("Alien", -2.0)]):
-        assert sentence(nothing, {"year": -0.2}).startswith("No single film")
+        assert said(nothing, {"year": -0.2}).startswith("No single film")
     assert set(FEATURE_FAMILIES) == set(FAMILIES)
+
+
+def test_a_figure_holds_so_many_films(tmp_path):
+    why = {"title": "Alien", "sentence": "", "history": [], "features": {"genres": 1.0}}
+    figures.draw(tmp_path / "why.svg", [why] * (figures.MOST_FILMS + 9), [])
+    assert (tmp_path / "why.svg").read_text().count("Alien: change") == figures.MOST_FILMS
+
+
+def test_a_share_is_no_reason_where_the_film_is_better_off_without_it():
+    """Of the TRIED strongest, those without which alone the score falls, to the last one."""
+    game = Additive(None, None, np.zeros(1), None)
+    shares = np.array([[1.0, 5, 4, 1.5, 0, 0, 3, 0, 0, 0]])
+    found = attribution.Attribution("blocks", game.scores(np.ones((1, 10), dtype=bool))[0], shares, {})
+    assert np.flatnonzero(carried(game, found)[0]).tolist() == [1, 3, 6]  # not 2: nothing falls without it
+    both = attribution.Attribution("blocks", np.repeat(found.score, 2), np.concatenate([shares, -shares]), {})
+    assert carried(game, both).any(1).tolist() == [True, False]
+
+
+def test_ranks_lost_are_those_of_the_model_without_it(data):
+    question = question_of(data, VARIANTS["enhanced"])
+    of_films, of_families = places_lost(question)
+    everything = np.ones((1, question.length), dtype=bool)
+    _, ranks = question.outcomes(everything)
+    for family in question.families:
+        assert (of_families[family] == question.outcomes(everything, {family})[1][0] - ranks[0]).all()
+    without = everything.copy()
+    without[0, 1] = False
+    assert (of_films[:, 1] == question.outcomes(without)[1][0] - ranks[0]).all()
+    assert any(values.any() for values in of_families.values())
 
 
 class Cases(Question):
@@ -327,6 +399,8 @@ def test_another_persons_rank_is_what_the_model_says_of_them(data):
     np.testing.assert_allclose(scores, logits.log_softmax(0)[question.candidates].numpy(), rtol=1e-4, atol=1e-4)
     assert ranks.tolist() == [1 + int((logits > logits[film]).sum()) for film in question.candidates]
     assert other_people(question_of(data, VARIANTS["vanilla"])) == []
+    nobody = dataclasses.replace(question, history=dataclasses.replace(question.history, demographics=(0, 0, 0)))
+    assert len(other_people(nobody)) == 2 + 7
 
 
 @pytest.mark.parametrize(("gone", "said"), [(0, "not on the list anyway"), (2, "F1"), (9, "and 3 more"),

@@ -376,7 +376,6 @@ def test_reasons_as_a_figure(model, tmp_path, capsys, name, begins):
     assert code == 2 and ".png" in err and not (tmp_path / "why.gif").exists()
 
 
-
 def test_somebody_new(starting_model, capsys):
     """Nobody known at all, demographics alone, demographics with a history; they matter, an age counts as its group."""
     def films(*flags):

@@ -70,10 +70,12 @@ def test_fewer_where_fewer_are_left(client, engine):
 
 def test_explanations_and_profiles_are_the_engines(client, engine):
     history = engine.history(12)
-    for body, k in (({"k": 5}, 5), ({}, None)):
-        answer = client.post("/explain", json={"user_id": 12, "movie_ids": [40, 41], **body}).json()
-        assert answer == {"explanations": engine.explain(Query(history, k or 10), [40, 41], in_full=bool(k))}
+    for films, k in (([40], 5), ([40, 41], None)):
+        answer = client.post("/explain", json={"user_id": 12, "movie_ids": films, **({"k": k} if k else {})}).json()
+        assert answer == {"explanations": engine.explain(Query(history, k or 10), films, in_full=bool(k))}
         assert all(("what_if" in why) == ("places" in why["history"][0]) == bool(k) for why in answer["explanations"])
+    many = client.post("/explain", json={"user_id": 12, "movie_ids": [40, 41], "k": 5})
+    assert many.status_code == 422 and "one film at a time" in many.json()["error"]
     assert client.post("/profile", json={"user_id": 12}).json() == engine.get_user_profile(12)
     assert client.post("/profile", json={"history": [3, 9], "age": 20}).json()["age_group"] == "18-24"
 

@@ -48,26 +48,29 @@ def test_the_luck_of_the_seed_counts():
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
-@pytest.mark.parametrize("pooled", [False, True])
-def test_seeds_that_agree_by_luck_prove_nothing(seeds, pooled):
-    """Nine equal variants whose seeds scatter a little more than the mean over people does, as in our studies: no test
+@pytest.mark.parametrize(("pooled", "first"), [(False, 1), (True, 1), (True, 2)])
+def test_seeds_that_agree_by_luck_prove_nothing(seeds, pooled, first):
+    """Nine equal variants and the one that they are compared with, whose seeds scatter a little more than the mean over
+    people does, as in our studies, or the first of them twice as much (its own test is then a little too sure): no test
     alone, and no family of nine with Holm's correction, is wrong more often than it says."""
-    alone, family = [], []
-    for world in range(150):
+    alone, of_first, family = [], [], []
+    for world in range(300):
         draw = rng(world)
-        differences = [draw.normal(0, 0.045, (seeds, 1)) + draw.normal(0, 0.24, 200) + np.zeros((seeds, 200))
-                       for _ in range(9)]
-        spread = seed_spread([values.mean(1) for values in differences]) if pooled else None
-        p_values = [compare_over_seeds(values, np.zeros_like(values), spread).p_value for values in differences]
+        luck = draw.normal(0, 0.045, (10, seeds, 1))
+        luck[1] *= first
+        models = luck + draw.normal(0, 0.17, (10, 1, 200)) + np.zeros((10, seeds, 200))
+        spread = seed_spread(list(models.mean(2))) if pooled else None
+        p_values = [compare_over_seeds(model, models[0], spread).p_value for model in models[1:]]
         alone += [p < 0.05 for p in p_values]
+        of_first.append(p_values[0] < 0.05)
         family.append(min(holm(p_values)) < 0.05)
-    assert np.mean(alone) <= 0.065 and np.mean(family) <= 0.09
+    assert np.mean(alone) <= 0.06 and np.mean(of_first) <= (0.07 if first == 1 else 0.1) and np.mean(family) <= 0.07
 
 
 def test_the_pooled_spread():
-    """The mean of the variances, weighted by their degrees of freedom."""
+    """Twice the mean of the variances, weighted by their degrees of freedom."""
     first, second = np.array([1.0, 3.0]), np.array([0.0, 1.0, 2.0])
-    assert seed_spread([first, second]) == (pytest.approx((2.0 * 1 + 1.0 * 2) / 3), 3)
+    assert seed_spread([first, second]) == (pytest.approx(2 * (2.0 * 1 + 1.0 * 2) / 3), 3)
 
 
 def test_seeds_without_luck_leave_the_paired_t_test_of_people():

@@ -7,7 +7,6 @@ const FAMILIES = {
   graph: "films that go with it",
 };
 const MODELS = { main: "Enhanced BERT4Rec", vanilla: "Vanilla BERT4Rec", popularity: "Most popular" };
-const REASONS = 3;  // bars on a card
 const SHOWN = 15;   // films of the history in the full explanation
 const wide = matchMedia("(min-width: 992px)").matches;  // else what may be changed stands folded above the films
 
@@ -76,10 +75,13 @@ function Bars({ rows }) {
     <div class="value">${value > 0 ? "+" : value < 0 ? "\u2212" : ""}${Math.abs(value).toFixed(2)}</div>`)}</div>`;
 }
 
+// What the sentence names, and no other reason.
 function reasonsOf(why) {
-  const all = [...why.history.map((film) => [film.title, film.effect]),
-    ...Object.entries(why.features).map(([name, value]) => [FAMILIES[name] ?? name, value])];
-  return all.filter(([, value]) => value > 0).sort((a, b) => b[1] - a[1]).slice(0, REASONS);
+  return why.reasons.map(({ of, name, effect }) => [of === "features" ? FAMILIES[name] ?? name : name, effect]);
+}
+
+function withRanks(name, places) {
+  return places ? `${name} (${places > 0 ? "+" : "\u2212"}${Math.abs(places)})` : name;
 }
 
 function Card({ film, why, waiting, onOpen }) {
@@ -143,12 +145,15 @@ function Why({ film, among, onClose }) {
       <p class="mb-0" role="status">${!why && !error && "looking for reasons …"}</p>
       ${why && html`<p>${why.sentence}</p>
         <p class="small text-body-secondary">Rank ${why.rank}, log-probability ${why.log_probability.toFixed(2)}. Bars:
-          the part of it that is due to each film watched; of the rest, what is lost without it.</p>
+          the part of it that is due to each film watched; of the rest, what is lost without it. In parentheses: by
+          how many ranks it falls without this alone.</p>
         ${strongest.length > 0 && html`<h3 class="h6">Films watched
           ${why.history.length > SHOWN && ` (the ${SHOWN} strongest of ${why.history.length})`}</h3>
-          <${Bars} rows=${strongest.map((entry) => [entry.title, entry.effect])} />`}
+          <${Bars} rows=${strongest.map((entry) =>
+            [withRanks(entry.title, entry.places), entry.effect])} />`}
         ${Object.keys(why.features).length > 0 && html`<h3 class="h6 mt-3">What else is known</h3>
-          <${Bars} rows=${Object.entries(why.features).map(([name, value]) => [FAMILIES[name] ?? name, value])} />`}
+          <${Bars} rows=${Object.entries(why.features).map(([name, value]) =>
+            [withRanks(FAMILIES[name] ?? name, why.feature_places[name]), value])} />`}
         <h3 class="h6 mt-3">What would take it off the list</h3>
         ${why.what_if.without === null ? html`<p>It stays even without any film of the history.</p>`
           : why.what_if.without.length === 0 ? html`<p>It is not among the first ten anyway.</p>`
@@ -242,7 +247,7 @@ function Page({ known }) {
           <label class="form-check-label" for="compare">Side by side with vanilla BERT4Rec and popularity</label></div>`}
       </form>
       <div class="col-12 col-lg-9">
-        ${asked ? html`<div class=${`row row-cols-1 ${columns.length > 1 ? "row-cols-md-3" : ""} g-3`}>
+        ${asked ? html`<div class=${`row row-cols-1 ${columns.length > 1 ? "row-cols-xl-3 beside" : ""} g-3`}>
             ${columns.map((name) => html`<${Column} key=${name} name=${name} wish=${wish} among=${among}
               titled=${columns.length > 1} onOpen=${setOpen} />`)}</div>`
           : html`<p class="lead">${state.kind === "user" ? "Give a user." : "Name films that you have watched."}</p>`}
