@@ -34,6 +34,9 @@ def page(browser, live_service, request):
     page, faults = context.new_page(), []
     page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
+    page.asked = []
+    page.on("request", lambda asked: page.asked.append(asked.post_data_json) if asked.url.endswith("/recommend") else
+            None)
     page.on("request", lambda asked: None if asked.url.startswith((live_service, "data:")) else
             faults.append(f"asked another host: {asked.url}"))
     page.goto(live_service)
@@ -80,8 +83,18 @@ def test_a_user_has_ten_films_with_reasons(page, live_service):
     until(page, f"document.querySelector('#user').value !== '{before}'")
 
 
-def test_switches_change_what_is_asked(page):
-    first = titles(page)
+def answered(page, live_service, name="main", **body):
+    """Whether a column's last request was this, and its titles are the answer."""
+    import httpx
+
+    asked = [request for request in page.asked if request["model"] == name][-1]
+    answer = httpx.post(f"{live_service}/recommend", json={**body, "model": name}).json()
+    return {**asked, "genres": asked["genres"] or None} == {"genres": None, **body, "k": 10, "model": name} and \
+        titles(page, name) == [film["title"] for film in answer["recommendations"]]
+
+
+def test_switches_change_what_is_asked(page, live_service):
+    first, user = titles(page), int(page.locator("#user").input_value())
     page.locator("#genres-ts-control").fill("Dra")
     page.wait_for_selector('.ts-dropdown .option.active:has-text("Drama")')
     page.keyboard.press("Enter")
@@ -92,13 +105,35 @@ def test_switches_change_what_is_asked(page):
         page.keyboard.press("ArrowRight")
     settled(page)
     assert all(int(title[-5:-1]) >= 1989 for title in titles(page))
-    page.select_option("#gender", "F")
-    page.select_option("#age", "56")
-    settled(page)
+    body = {"user_id": user, "genres": ["Drama"], "year_from": int(page.locator("#year").input_value())}
+    assert answered(page, live_service, **body)
+    for name, value in (("gender", "F"), ("age", "56"), ("occupation", "4")):
+        page.select_option(f"#{name}", value)
+        settled(page)
+        body[name] = value if name == "gender" else int(value)
+        assert answered(page, live_service, **body), name
     assert page.locator("#at").is_disabled() and "never sees the time" in page.inner_text("form")
 
 
-def test_a_history_of_ones_own(page):
+def test_the_time_of_the_request(page):
+    """A model that knows it is asked with it; the served one does not, and so is not told of it here."""
+    def timeless(route):
+        route.continue_(post_data={name: value for name, value in route.request.post_data_json.items() if name != "at"})
+
+    def knowing(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "knows_request_time": True})
+
+    page.route("**/health", knowing)
+    page.route(re.compile("/(recommend|explain)$"), timeless)
+    page.reload()
+    page.wait_for_selector("article .because")
+    page.locator("#at").fill("2001-02-03T04:05")
+    settled(page)
+    assert page.asked[-1]["at"] == 981173100 and "never sees the time" not in page.inner_text("form")
+
+
+def test_a_history_of_ones_own(page, live_service):
     """Titles are searched; one is chosen with the keyboard alone."""
     page.get_by_role("button", name="My films").click()
     for word in ("film 004", "film 007"):  # nothing of the first search is among what the second one finds
@@ -109,6 +144,7 @@ def test_a_history_of_ones_own(page):
         settled(page)
     chosen = page.locator(".ts-control .item").all_inner_texts()
     assert [title[:18] for title in chosen] == ["Synthetic Film 004", "Synthetic Film 007"]
+    assert answered(page, live_service, history=[4, 7])
     assert len(titles(page)) == 10 and not any(re.search("Film 00[47]", title) for title in titles(page))
     page.get_by_role("button", name="A user").click()
     page.get_by_role("button", name="My films").click()
@@ -117,11 +153,22 @@ def test_a_history_of_ones_own(page):
     assert page.evaluate("document.querySelectorAll('article').length") == 10
 
 
-def test_side_by_side(page):
+@pytest.mark.parametrize("page", [{"viewport": {"width": width, "height": 900}} for width in (390, 768, 1000, 1280)],
+                         indirect=["page"])
+def test_side_by_side(page, live_service):
+    """Each column its own model's answer; reasons are readable at any width, and nothing is wider than the page."""
     page.get_by_label("Side by side").check()
-    for name in ("vanilla", "popularity"):
-        page.wait_for_selector(f"[data-testid=films-{name}] article")
-        assert len(titles(page, name)) == 10
+    settled(page)
+    page.wait_for_selector("article .because")
+    columns = {name: titles(page, name) for name in ("main", "vanilla", "popularity")}
+    for name, films in columns.items():
+        assert len(films) == 10 and answered(page, live_service, name, user_id=int(page.locator("#user").input_value()))
+    assert len({tuple(films) for films in columns.values()}) == 3
+    widths = page.evaluate("[...document.querySelectorAll('.because .name')].map((name) => name.clientWidth)")
+    assert widths and min(widths) > 150
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    ARTEFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTEFACTS / f"beside-{page.viewport_size['width']}.png", full_page=True)
 
 
 def test_all_reasons_by_keyboard(page):
