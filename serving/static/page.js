@@ -99,7 +99,8 @@ function Card({ film, why, waiting, onOpen }) {
             <span class="visually-hidden"> stars expected</span></span>`}
           ${film.note && html`<span class="small fst-italic">${film.note}</span>`}
         </div>
-        ${why ? html`<div class="mt-2"><${Bars} rows=${reasonsOf(why)} /></div>`
+        ${why ? html`<div class="mt-2"><${Bars} rows=${reasonsOf(why)} />
+            ${!why.reasons.length && html`<span class="small">${why.sentence}</span>`}</div>`
           : waiting && html`<div class="waiting mt-2 placeholder-glow" aria-hidden="true">
               <span class="placeholder col-7"></span><span class="placeholder col-5"></span></div>`}
       </div>
