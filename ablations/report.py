@@ -9,6 +9,7 @@ over groups of people.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations import figures
+from ablations.archive import code_of
 from ablations.live import evaluations
 from ablations.page import Part, write_page
 from ablations.study import Study, Variant
@@ -26,6 +28,7 @@ from evaluation.metrics import bootstrap_interval
 from evaluation.report import print_table
 from evaluation.significance import Comparison, compare, compare_over_seeds, holm, mark, seed_spread
 from evaluation.slices import request_slices
+from settings import TrainSettings
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
 
@@ -153,7 +156,8 @@ def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
 
 
 def changed_slices(lines: list[Line], folders: Folders, most: int = 8) -> list[list[str]]:
-    """The groups whose metric moved most for its noise: [variant, family, slice, people, difference, interval]."""
+    """The groups whose metric moved most otherwise than everybody else's, for its noise: [variant, family, slice,
+    people, difference, interval, everybody else's difference]."""
     rows, known = [], {}
     for line in (line for line in lines if line.comparison is not None):
         variant, settings = line.variant, line.variant.settings.data
@@ -164,13 +168,14 @@ def changed_slices(lines: list[Line], folders: Folders, most: int = 8) -> list[l
         difference = sum(of_seeds) / len(of_seeds)
         for family, parts in known[settings].items():
             for name, chosen in parts.items():
-                of_people = difference[chosen].groupby(level=0).mean().to_numpy()
-                if len(of_people) >= FEWEST_IN_SLICE and not chosen.all():
+                of_people, of_others = (difference[part].groupby(level=0).mean().to_numpy()
+                                        for part in (chosen, ~chosen))
+                if min(len(of_people), len(of_others)) >= FEWEST_IN_SLICE:
                     low, high = bootstrap_interval(of_people, 500)
-                    error = of_people.std(ddof=1) / np.sqrt(len(of_people))
-                    rows.append((abs(of_people.mean()) / max(error, 1e-12), [
+                    error = np.sqrt(sum(values.var(ddof=1) / len(values) for values in (of_people, of_others)))
+                    rows.append((abs(of_people.mean() - of_others.mean()) / max(error, 1e-12), [
                         line.named, family, name, f"{len(of_people):,}", f"{of_people.mean():+.4f}",
-                        f"{low:+.4f} to {high:+.4f}"]))
+                        f"{low:+.4f} to {high:+.4f}", f"{of_others.mean():+.4f}"]))
     return [cells for _, cells in sorted(rows, key=lambda row: -row[0])[:most]]
 
 
@@ -183,13 +188,15 @@ def write_report(study: Study, folders: Folders, failed: list[str], flags: list[
         raise UserError(f"{study.name}: no run came to its end; mend this and start it again: {'; '.join(failed)}")
     results = {run: read_json(folder / "best" / "results.json") for run, folder in folders.items()}
     lines = study_lines(study, folders, results)
-    note = "; ".join(dict.fromkeys(result["protocol"] for result in results.values())) + EXPLANATION + _code(results)
+    protocols = dict.fromkeys(result["protocol"] for result in results.values())
+    note = "; ".join(protocols) + EXPLANATION + _code(results, folders)
     print_table(study.question, note, HEADER, table(lines))
     for line in failed:
         print("failed:", line)
     place.mkdir(parents=True, exist_ok=True)
     drawn = figures.draw(lines, {run: evaluations(folder) for run, folder in folders.items()}, METRIC, place)
-    write_page(page_parts(study, note, lines, changed_slices(lines, folders), failed, drawn), place / "report")
+    told = what_was_run(study, flags, results)
+    write_page(page_parts(study, note, lines, told, changed_slices(lines, folders), failed, drawn), place / "report")
     write_json(place / "runs.json", {
         "study": study.name, "base": study.base, "settings": study.common, "flags": flags,
         "variants": {variant.name: {**variant.changes, "against": variant.against} for variant in study.variants},
@@ -200,8 +207,37 @@ def write_report(study: Study, folders: Folders, failed: list[str], flags: list[
                  for (name, seed), result in results.items()]})
 
 
-def page_parts(study: Study, note: str, lines: list[Line], slices: list[list[str]], failed: list[str],
-               drawn: Mapping[str, tuple[Path, str]]) -> list[Part]:
+def what_was_run(study: Study, flags: list[str], results: Results) -> list[Part]:
+    """The preset and what was changed for all; of each variant its changes, how long it trained and what ended it."""
+    common = ", ".join(f"{name} {value}" for name, value in study.common.items())
+    rows = []
+    for variant in study.variants:
+        own = [result for (name, _), result in results.items() if name == variant.name]
+        if own:
+            best, all_epochs, seconds = (np.mean([result["best"]["epoch"] for result in own]),
+                                         np.mean([result["epochs"] for result in own]),
+                                         np.mean([result["best"]["seconds"] for result in own]))
+            ends = dict.fromkeys(_end(result, variant.settings.train) for result in own)
+            rows.append([variant.name, ", ".join(f"{name} {value}" for name, value in variant.changes.items()),
+                         f"{all_epochs:.0f}", f"{best:.0f}", f"{seconds:,.0f}", " and ".join(ends)])
+    text = f"Preset {study.base}" + (f", for all: {common}" if common else "") + \
+        (f", from the command line: {' '.join(flags)}" if flags else "") + "."
+    return [("heading", "What was run"), ("text", text),
+            ("table", [["variant", "changes", "epochs", "best epoch", "seconds to it", "ended by"], *rows])]
+
+
+def _end(result: dict[str, Any], train: TrainSettings) -> str:
+    if train.max_steps and result["steps"] >= train.max_steps:
+        return "its steps"
+    if not train.max_steps and result["epochs"] >= train.max_epochs:
+        return "its epochs"
+    if train.max_minutes and result["training_seconds"] >= 57 * train.max_minutes:  # the last epoch that fits
+        return "its minutes"
+    return "validation, which rose no more"
+
+
+def page_parts(study: Study, note: str, lines: list[Line], told: list[Part], slices: list[list[str]],
+               failed: list[str], drawn: Mapping[str, tuple[Path, str]]) -> list[Part]:
     """What the page says, from top to bottom."""
     says, cannot = findings(lines)
     parts: list[Part] = [("title", study.name), ("text", study.question), ("table", [HEADER, *table(lines)]),
@@ -209,12 +245,14 @@ def page_parts(study: Study, note: str, lines: list[Line], slices: list[list[str
                          ("heading", "What it cannot say"), ("list", cannot)]
     for title, figure in drawn.items():
         parts += [("heading", title), ("figure", figure)]
+    parts += told
     if slices:
         parts += [("heading", "Where it changed most"),
-                  ("table", [["variant", "of", "slice", "people", "difference", "95 % interval"], *slices]),
+                  ("table", [["variant", "of", "slice", "people", "difference", "95 % interval",
+                             "everybody else"], *slices]),
                   ("small", f"Groups of at least {FEWEST_IN_SLICE} people, picked out of all groups and variants by "
-                            f"their difference in units of its standard error over people: a place to look, not a "
-                            f"test.")]
+                            f"how far they moved from everybody else, in units of its standard error over people: a "
+                            f"place to look, not a test.")]
     return [*parts, ("heading", "Failed"), ("list", failed)] if failed else parts
 
 
@@ -224,7 +262,8 @@ def _pair(variant: Variant, folders: Folders, results: Results) -> tuple[np.ndar
     None for the first variant, where there are no such seeds, and where the two were not asked the same.
     """
     seeds = _common_seeds(variant, folders)
-    asked = {(results[name, seed]["protocol"], results[name, seed]["split_hash"])
+    # Whether a model is told the time of the request is what it knows, not what it is asked.
+    asked = {(re.sub("request time (un)?known", "", results[name, seed]["protocol"]), results[name, seed]["split_hash"])
              for name in (variant.name, variant.against) for seed in seeds}
     if len(asked) != 1:
         return None
@@ -245,15 +284,18 @@ def _requests(folder: Path) -> pd.Series:
     return frame.set_index("user_id")[METRIC]
 
 
-def _code(results: Results) -> str:
-    """The commit of the runs; of several commits which runs are whose, since code may differ too."""
-    of_commit: dict[str, list[str]] = {}
+def _code(results: Results, folders: Folders) -> str:
+    """The commits of the runs; where the code of training is not the same in all, which runs are whose."""
+    of_code: dict[str, list[tuple[str, str]]] = {}
     for (name, seed), result in results.items():
-        of_commit.setdefault(result["git_commit"], []).append(f"{name} ({seed})")
-    if len(of_commit) == 1:
-        return f"; commit {next(iter(of_commit))}"
-    return "; NOT ALL OF ONE COMMIT, so a difference may be of code: " + "; ".join(
-        f"{commit}: {', '.join(runs)}" for commit, runs in of_commit.items())
+        of_code.setdefault(code_of(folders[name, seed]) or result["git_commit"], []).append(
+            (result["git_commit"], f"{name} ({seed})"))
+    commits = [" and ".join(dict.fromkeys(commit for commit, _ in runs)) for runs in of_code.values()]
+    if len(of_code) == 1:
+        return f"; commit {commits[0]}"
+    return "; NOT ALL OF ONE CODE, so a difference may be of code: " + "; ".join(
+        f"{commit}: {', '.join(name for _, name in runs)}" for commit, runs in zip(commits, of_code.values(),
+                                                                                   strict=True))
 
 
 def _ranking(result: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -267,7 +309,7 @@ def main(argv: list[str]) -> int:
     from ablations.run import last_command, report, study_and_runs, with_older_code
 
     study, runs, flags, of_all = study_and_runs(last_command(argv))
-    packed = unpack([Path("results") / study.name, flags.results / study.name], runs, flags.work)
+    packed = unpack([Path("results") / study.name, flags.results / study.name], [], flags.work)
     return report(study, with_older_code(runs, flags.work / f"{study.name}.command.json", packed), flags, of_all)
 
 

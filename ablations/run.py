@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablations.archive import pack, unpack
+from ablations.archive import CODE, pack, unpack
 from ablations.live import LiveTable
 from ablations.report import write_report
-from ablations.study import ROOT, Study, code_version, data_hash, load_study, run_key
+from ablations.study import FOLDER, ROOT, Study, code_version, data_hash, load_study, run_key
 from data_processor import load
 from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser, seeds
@@ -218,6 +218,7 @@ def _train(run: Run) -> None:
             run.fail("the code has changed since the study began; start it again")
             return
         run.error.unlink(missing_ok=True)
+        (run.folder / CODE).write_text(run.code, encoding="utf-8")
         with (run.folder / "log.txt").open("a", buffering=1, encoding="utf-8") as log, \
                 contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
@@ -286,9 +287,18 @@ def _lesser(page: Path, seeds: list[int], of_all: list[str]) -> bool:
 
 
 def last_command(argv: list[str]) -> list[str]:
-    """The flags that a study was last run with, where nothing but its name is given."""
-    path = Path(WORK) / f"{Path(argv[0]).stem}.command.json" if len(argv) == 1 else None
-    return read_json(path)["flags"] if path is not None and path.exists() else argv
+    """The flags that a study was last run with as a whole, here or, if never, for its page in results/, where nothing
+    but its name is given."""
+    if len(argv) != 1:
+        return argv
+    path, page = Path(WORK) / f"{Path(argv[0]).stem}.command.json", Path("results") / argv[0] / "runs.json"
+    if path.exists() and (flags := read_json(path)["flags"]):
+        return flags
+    if not page.exists():
+        return argv
+    written = read_json(page)
+    return [*argv, "--seeds", str(len({run["seed"] for run in written["runs"]})), "--results", "results",
+            *written["flags"]]
 
 
 def with_older_code(runs: list[Run], command: Path, packed: Mapping[str, str]) -> list[Run]:
@@ -310,9 +320,16 @@ def with_older_code(runs: list[Run], command: Path, packed: Mapping[str, str]) -
 def report(study: Study, runs: list[Run], flags: argparse.Namespace, rest: list[str]) -> int:
     """Write the page of what is finished, and pack it; 1 if something is not."""
     failed = [f"{run.name}: {run.failure}" for run in runs if not run.results.exists()]
-    write_report(study, {(run.variant, run.seed): run.folder for run in runs if run.results.exists()}, failed, rest,
-                 flags.results / study.name)
-    pack(runs, flags.results / study.name)
+    finished = {(run.variant, run.seed): run.folder for run in runs if run.results.exists()}
+    place, page = flags.results / study.name, flags.results / study.name / "runs.json"
+    shown = {(run["variant"], run["seed"]) for run in read_json(page)["runs"]} if page.exists() else set()
+    lost = shown & {(run.variant, run.seed) for run in runs} - set(finished)
+    if finished and lost and flags.results == Path("results"):
+        place = Path("runs/results") / study.name
+        print(f"{page.parent} stays as it is: {len(lost)} of its runs are not finished here")
+    write_report(study, finished, failed, rest, place)
+    pack(runs, place)
+    print(f"the page: {place / 'report.html'}")
     return int(bool(failed))
 
 
@@ -321,8 +338,11 @@ def main(argv: list[str]) -> int:
     study, runs, flags, rest = study_and_runs(argv)
     unpack([Path("results") / study.name, flags.results / study.name], runs, flags.work)
     flags.work.mkdir(parents=True, exist_ok=True)
-    write_json(flags.work / f"{study.name}.command.json", {
-        "flags": argv, "keys": {run.name: run.key for run in runs}})
+    command = flags.work / f"{study.name}.command.json"
+    known = read_json(command) if command.exists() else {"flags": [], "keys": {}}
+    whole = not flags.variants and (flags.study == study.name or not (FOLDER / f"{study.name}.yaml").exists())
+    write_json(command, {"flags": argv if whole else known["flags"],
+                         "keys": known["keys"] | {run.name: run.key for run in runs}})
     if flags.ray:
         execute_on_ray(runs, flags.ray)
     else:

@@ -26,7 +26,7 @@ from ablations import run as runner
 from ablations import study as studies
 from ablations.study import FOLDER, load_study, run_key
 from data_processor import load
-from settings import Settings
+from settings import Settings, TrainSettings
 from support.checkpoint import read_checkpoint
 from support.errors import UserError
 from tests.conftest import ROOT
@@ -223,26 +223,63 @@ def result(folder, ndcg, people=range(8), split="a", protocol="p"):
 def test_the_table_pairs_the_same_people_and_nothing_else(study_file, tmp_path):
     study_file.write_text(TINY.replace("  pupil: {teacher: \"{sum},{gate}\", against: gate}",
                                        "  other split: {min_item_count: 5}\n  sampled: {candidates: uniform_100}\n"
-                                       "  lost: {fusion: concat, against: sampled}"))
+                                       "  lost: {fusion: concat, against: sampled}\n"
+                                       "  told the time: {query_time: known}"))
     study = load_study(str(study_file))
     draw = np.random.default_rng(0)
-    values = {name: draw.random(8) for name in ("sum", "gate", "other split", "sampled", "lost")}
+    values = {name: draw.random(8) for name in ("sum", "gate", "other split", "sampled", "lost", "told the time")}
     values["gate"] = values["sum"] + 0.25
     for seeds, mark in (((1,), ""), ((1, 2), "***")):
         folders = {(name, seed): tmp_path / f"{len(seeds)}-{seed}" / name for name in values for seed in seeds}
         results = {(name, seed): result(folder, values[name], split="b" if name == "other split" else "a",
-                                        protocol="among 100" if name == "sampled" else "full")
+                                        protocol="among 100" if name == "sampled" else
+                                        f"full, request time {'' if name == 'told the time' else 'un'}known, split")
                    for (name, seed), folder in folders.items()}
         lines = report.study_lines(study, folders, results)
         rows = report.table(lines)
         by_name = {row[0]: row for row in rows}
-        assert rows[0][0] == "sum" and rows[1][0] == "gate"
+        assert rows[0][0] == "sum" and {rows[1][0], rows[2][0]} == {"gate", "told the time"}
+        assert by_name["told the time"][5] == f"{(values['told the time'] - values['sum']).mean():+.4f}"
         assert by_name["gate"][5] == "+0.2500" and by_name["gate"][6].startswith(f"+0.2500{mark}\n")
         assert all(by_name[name][5:7] == ["", ""] for name in ("sum", "other split", "sampled", "lost"))
         says, cannot = report.findings(lines)
         assert any("highest for gate" in line for line in says)
         assert any("1 are for the variant" in line for line in says) == any("2 seeds" in line for line in cannot) == \
             (len(seeds) == 2)
+
+
+def test_the_page_says_what_was_run(study_file):
+    """The preset, what was changed, how long each trained and what ended it."""
+    study_file.write_text(TINY.replace("max_steps: 3", "max_epochs: 4"))
+    study = load_study(str(study_file))
+    run = {"best": {"epoch": 2, "seconds": 50.0}, "epochs": 4, "steps": 8, "training_seconds": 99.0}
+    told = dict(report.what_was_run(study, ["--max_epochs", "4"], {
+        ("sum", 1): run, ("sum", 2): {**run, "epochs": 2}, ("gate", 1): run}))
+    assert told["text"].startswith(f"Preset {study.base}") and told["text"].endswith("command line: --max_epochs 4.")
+    assert told["table"][1:] == [
+        ["sum", "", "3", "2", "50", "its epochs and validation, which rose no more"],
+        ["gate", "fusion gate", "4", "2", "50", "its epochs"]]
+    for train, ended in ((TrainSettings(max_steps=8, max_epochs=9), "its steps"),
+                         (TrainSettings(max_epochs=9, max_minutes=1.7), "its minutes"),
+                         (TrainSettings(max_epochs=9, max_minutes=9), "validation, which rose no more")):
+        assert report._end(run, train) == ended
+
+
+def test_slices_are_those_that_moved_otherwise_than_the_rest(study_file, tmp_path, monkeypatch):
+    """Not those of a variant that is better for all."""
+    study = load_study(str(study_file))
+    people, draw = np.arange(400), np.random.default_rng(0)
+    noise = {name: draw.normal(0, 0.01, 400) for name in ("sum", "gate", "pupil")}
+    values = {"sum": noise["sum"], "gate": noise["gate"] + 0.5, "pupil": noise["pupil"] + 0.5 + 0.1 * (people < 150)}
+    folders = {(name, 1): tmp_path / name for name in values}
+    results = {run: result(folder, values[run[0]], people) for run, folder in folders.items()}
+    monkeypatch.setattr(report, "load", lambda _: None)
+    monkeypatch.setattr(report, "request_slices", lambda *_: {"age": {"young": people < 150, "all": people >= 0}, "g": {
+        "few": people < 50}})
+    rows = report.changed_slices(report.study_lines(study, folders, results), folders)
+    assert [row[:4] for row in rows] == [["pupil (against gate)", "age", "young", "150"],
+                                         ["gate", "age", "young", "150"]]
+    assert abs(float(rows[0][4]) - 0.1) < 0.01 and abs(float(rows[0][6])) < 0.01
 
 
 def test_each_variant_stands_below_what_it_is_compared_with(study_file, tmp_path):
@@ -294,8 +331,10 @@ def test_packed_runs_come_back_without_models_and_teachers_are_trained(study_fil
     before = pd.read_parquet(runs[0].results.parent / "test_users.parquet")
     shutil.rmtree(tmp_path / "work")
     text = gzip.decompress((tmp_path / "all" / archive.NAME).read_bytes()).decode()
-    assert str(tmp_path) not in text and all(set(run) == {"name", "settings", "results", "evaluations", "NDCG@10"}
-                                             for run in json.loads(text).values())
+    assert str(tmp_path) not in text and all(
+        set(run) == {"name", "settings", "code", "results", "evaluations", "mixed NDCG@10"}
+        and sorted(run["mixed NDCG@10"]) == sorted(before["NDCG@10"]) != run["mixed NDCG@10"]
+        for run in json.loads(text).values())
     archive.unpack([tmp_path / "teachers", tmp_path / "nowhere"], runs, tmp_path / "work")
     assert not any(run.results.exists() for run in runs)  # the pupil, which is not packed, needs both
     names = archive.unpack([tmp_path / "all"], runs, tmp_path / "work")
@@ -303,17 +342,31 @@ def test_packed_runs_come_back_without_models_and_teachers_are_trained(study_fil
     pd.testing.assert_frame_equal(pd.read_parquet(runs[0].results.parent / "test_users.parquet"), before)
     with pytest.raises(UserError, match="figures without their model"):
         read_checkpoint(runs[0].results.parent)
+    shutil.rmtree(runs[-1].folder)  # a pupil of both comes later, when their figures lie there already
+    archive.unpack([tmp_path / "teachers"], [], tmp_path / "work")
+    assert all(run.results.exists() for run in runs[:2])
+    archive.unpack([tmp_path / "teachers"], runs, tmp_path / "work")
+    assert not any(run.results.exists() for run in runs)
     for damage in (b"cut", gzip.compress(b"[1]"), gzip.compress(b'{"key": {"name": "a"}}'), gzip.compress(b"{}")[:-9]):
         (tmp_path / "all" / archive.NAME).write_bytes(damage)
         with pytest.raises(UserError, match="damaged"):
             archive.unpack([tmp_path / "all"], runs, tmp_path / "work")
 
 
-def test_the_page_names_the_commits_of_its_runs():
+def test_the_page_names_the_commits_of_its_runs(tmp_path):
+    """Another commit with the same code of training is no warning; where the code was not written down, it is."""
     one, other = {"git_commit": "abc"}, {"git_commit": "def"}
-    assert report._code({("sum", 1): one, ("gate", 1): one}) == "; commit abc"
-    said = report._code({("sum", 1): one, ("gate", 1): other, ("gate", 2): one})
-    assert "NOT ALL OF ONE COMMIT" in said and said.endswith("abc: sum (1), gate (2); def: gate (1)")
+    folders = {run: tmp_path / f"{run}" for run in ((name, seed) for name in ("sum", "gate") for seed in (1, 2))}
+    assert report._code({("sum", 1): one, ("gate", 1): one}, folders) == "; commit abc"
+    results = {("sum", 1): one, ("gate", 1): other, ("gate", 2): one}
+    said = report._code(results, folders)
+    assert "NOT ALL OF ONE CODE" in said and said.endswith("abc: sum (1), gate (2); def: gate (1)")
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / archive.CODE).write_text("one")
+    assert report._code(results, folders) == "; commit abc and def"
+    (folders["gate", 2] / archive.CODE).write_text("two")
+    assert "NOT ALL OF ONE CODE" in report._code(results, folders)
 
 
 def test_the_page_asks_what_the_study_was_last_run_with(tmp_path, monkeypatch):
@@ -322,6 +375,13 @@ def test_the_page_asks_what_the_study_was_last_run_with(tmp_path, monkeypatch):
     (tmp_path / "tiny.command.json").write_text('{"flags": ["tiny", "--seeds", "3"]}')
     assert runner.last_command(["tiny"]) == ["tiny", "--seeds", "3"]
     assert runner.last_command(["tiny", "--seeds", "1"]) == ["tiny", "--seeds", "1"]
+    (tmp_path / "tiny.command.json").write_text('{"flags": [], "keys": {}}')  # only parts of it
+    assert runner.last_command(["tiny"]) == ["tiny"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results" / "tiny").mkdir(parents=True)
+    (tmp_path / "results" / "tiny" / "runs.json").write_text(json.dumps(
+        {"runs": [{"seed": 42}, {"seed": 42}, {"seed": 43}], "flags": ["--max_steps", "9"]}))
+    assert runner.last_command(["tiny"]) == ["tiny", "--seeds", "2", "--results", "results", "--max_steps", "9"]
 
 
 def test_where_a_page_goes(study_file, tmp_path, monkeypatch):
