@@ -194,6 +194,7 @@ def execute_on_ray(runs: list[Run], address: str) -> None:
 def _on_ray(run: Run, root: str, *_teachers: Any) -> None:
     """In a Ray worker, which may take several runs one after the other."""
     os.chdir(root)
+    _one_dashboard(run)
     if not all(teacher.exists() for teacher in run.teachers):
         run.fail("a run that it follows has failed; mend that one")
     else:
@@ -203,8 +204,12 @@ def _on_ray(run: Run, root: str, *_teachers: Any) -> None:
 def _work(run: Run, parent: int) -> None:
     """In a process of its own."""
     die_with(parent)
-    os.environ.setdefault("TRACKIO_DIR", str((run.folder.parent / "trackio").resolve()))  # one dashboard for all runs
+    _one_dashboard(run)
     _train(run)
+
+
+def _one_dashboard(run: Run) -> None:
+    os.environ.setdefault("TRACKIO_DIR", str((run.folder.parent / "trackio").resolve()))
 
 
 def _train(run: Run) -> None:
@@ -302,17 +307,17 @@ def last_command(argv: list[str]) -> list[str]:
 
 
 def with_older_code(runs: list[Run], command: Path, packed: Mapping[str, str]) -> list[Run]:
-    """The runs, in the place of those that this code has not made those that the study's last command made or `packed`
+    """The runs, in the place of those that this code has not made those that the study's last commands made or `packed`
     (name -> key) holds, if their settings are the same."""
-    made = {**packed, **(read_json(command).get("keys", {}) if command.exists() else {})}
+    commanded = read_json(command)["keys"] if command.exists() else {}
     result = []
     for run in runs:
-        key = made.get(run.name, run.key)
-        older = dataclasses.replace(run, folder=run.folder.parent / key)
-        if not run.results.exists() and older.results.exists() and run_key(Settings().replace(**read_json(
-                older.folder / "best" / "checkpoint.json")["settings"]), "", "") == run_key(run.settings, "", ""):
-            print(f"{run.name}: as other code made it ({older.folder.name})")
-            run = older
+        for key in (keys[run.name] for keys in (commanded, packed) if run.name in keys):
+            older = dataclasses.replace(run, folder=run.folder.parent / key)
+            if not run.results.exists() and older.results.exists() and run_key(Settings().replace(**read_json(
+                    older.folder / "best" / "checkpoint.json")["settings"]), "", "") == run_key(run.settings, "", ""):
+                print(f"{run.name}: as other code made it ({older.folder.name})")
+                run = older
         result.append(run)
     return result
 

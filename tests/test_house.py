@@ -94,7 +94,7 @@ def test_readme_flags_exist():
     from settings import all_fields
 
     known = set(all_fields()) | {"preset", "config", "resume", "help", "nproc_per_node"}
-    known |= {"size", "until", "board", "jobs", "onnx", "seeds"}  # of scripts whose README lines test_readme.py runs
+    known |= {"size", "until", "board", "jobs", "onnx", "seeds", "steps", "budget", "ray"}  # of other scripts
     known |= {option.lstrip("-") for action in _parser()._actions for option in action.option_strings}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z_-]+)", text):

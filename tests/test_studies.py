@@ -369,6 +369,21 @@ def test_the_page_names_the_commits_of_its_runs(tmp_path):
     assert "NOT ALL OF ONE CODE" in report._code(results, folders)
 
 
+def test_a_page_takes_what_older_code_made(study_file, tmp_path):
+    """By the keys of the last commands, then of the pack, where it is there and of the same settings."""
+    runs = runner.plan(load_study(str(study_file)), [1], tmp_path)[:2]
+    older = [dataclasses.replace(run, folder=tmp_path / f"older {run.variant}") for run in runs]
+    for run in older:
+        (run.folder / "best").mkdir(parents=True)
+        run.results.write_text("{}")
+        (run.results.parent / "checkpoint.json").write_text(json.dumps({"settings": runs[0].settings.to_dict()}))
+    packed = {run.name: run.folder.name for run in older}
+    found = runner.with_older_code(runs, tmp_path / "command.json", packed)
+    assert [run.folder for run in found] == [older[0].folder, runs[1].folder]  # the other one's settings differ
+    (tmp_path / "command.json").write_text(json.dumps({"keys": {runs[0].name: "never trained"}}))
+    assert runner.with_older_code(runs, tmp_path / "command.json", packed)[0].folder == older[0].folder
+
+
 def test_the_page_asks_what_the_study_was_last_run_with(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "WORK", str(tmp_path))
     assert runner.last_command(["tiny"]) == ["tiny"]
@@ -479,16 +494,19 @@ def steps_seen(work):
 
 @pytest.mark.slow
 def test_killed_three_times_a_study_finds_the_same(undisturbed, tmp_path):
-    """kill -9 of the whole command at different moments; its workers die with it, and the next start goes on."""
+    """kill -9 of the command, or of it and its workers at once, at different moments; the next start goes on."""
     command, expected = undisturbed
     command = [*command, "--jobs", "2", "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
     for more in (1, 3, 5):  # evaluations than before
         least = len(steps_seen(tmp_path / "work")) + more
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True) as process:
             until(lambda command=process, least=least: command.poll() is not None or
                   len(steps_seen(tmp_path / "work")) >= least)
             assert process.poll() is None  # it was in the middle
-            process.kill()
+            if more == 1:
+                process.kill()  # its workers save and end
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
     states = {path.parents[1].name: json.loads(path.read_text())["progress"]["step"]
               for path in (tmp_path / "work").glob("*/last/checkpoint.json")}
     before = set(steps_seen(tmp_path / "work"))
