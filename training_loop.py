@@ -152,6 +152,7 @@ class Run:
             progress.seconds = before + time.perf_counter() - began
             if progress.step % LOG_EVERY == 0:
                 self.bar.update(progress, self.mean_losses())
+                self.tracker.now(step=progress.step, epoch=progress.epoch, seconds=round(progress.seconds, 1))
             if self.schedule_position() >= 1:  # --max_steps are taken or --max_minutes are over
                 progress.finished = True
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Collection, Sequence
@@ -27,8 +28,17 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
     return [epochs[epoch] for epoch in sorted(epochs)]
 
 
+def position(folder: Path) -> dict[str, Any] | None:
+    """Where a run stands: what it said last between evaluations, or its last evaluation, whichever is further."""
+    said = evaluations(folder)[-1:]
+    for path in (folder / "log").glob("*.now"):
+        with contextlib.suppress(ValueError, OSError):  # half-written, or gone meanwhile
+            said.append(json.loads(path.read_text(encoding="utf-8")))
+    return max(said, key=lambda record: record["step"], default=None)
+
+
 def share_done(run: Run, record: dict[str, Any]) -> float:
-    """How much of its schedule a run has behind it after an evaluation; it may stop earlier."""
+    """How much of its schedule a run has behind it at a `position`; it may stop earlier."""
     train = run.settings.train
     share = record["step"] / train.max_steps if train.max_steps else record["epoch"] / train.max_epochs
     if train.max_minutes:
@@ -40,17 +50,26 @@ def rows(runs: Sequence[Run], active: Collection[Run]) -> list[list[str]]:
     """[variant, seed, state, share done, best validation, seconds, seconds left] of each run."""
     table = []
     for run in runs:
-        records = evaluations(run.folder)
+        last, best = position(run.folder), max((record[METRIC] for record in evaluations(run.folder)), default=None)
         cells = ["", "", "", ""]
-        if records:
-            last, share = records[-1], share_done(run, records[-1])
+        if last is not None and (share := share_done(run, last)):
             left = last["seconds"] * (1 - share) / share
-            cells = [f"{share:.0%}", f"{max(record[METRIC] for record in records):.4f}", f"{last['seconds']:.0f}",
+            cells = [f"{share:.0%}", "" if best is None else f"{best:.4f}", f"{last['seconds']:.0f}",
                      f"{left:.0f}" if run in active else ""]
         state = "done" if run.results.exists() else "running" if run in active else \
             "failed" if run.error.exists() else "waiting"
         table.append([run.variant, str(run.seed), state, *cells])
     return table
+
+
+def seconds_left(rows_: Sequence[Sequence[str]]) -> float | None:
+    """Of the whole study, as the runs at work and those done take; None before any is known. rows_: of `rows`."""
+    whole = [float(row[5]) / (float(row[3].rstrip("%")) / 100) for row in rows_ if row[3] not in ("", "0%")]
+    running = [row for row in rows_ if row[2] == "running"]
+    if not whole or not running:
+        return None
+    waiting = sum(row[2] == "waiting" for row in rows_) + sum(not row[6] for row in running)
+    return (sum(float(row[6] or 0) for row in running) + waiting * sum(whole) / len(whole)) / len(running)
 
 
 class LiveTable:
@@ -82,7 +101,9 @@ class LiveTable:
 
         self.shown = time.monotonic()
         found = rows(runs, active)
-        table = Table(caption=f"{sum(row[2] == 'done' for row in found)} of {len(found)} runs done")
+        left = seconds_left(found)
+        table = Table(caption=f"{sum(row[2] == 'done' for row in found)} of {len(found)} runs done"
+                              + (f", about {left / 60:.0f} min left" if left is not None else ""))
         for name in ("variant", "seed", "state", "done", f"best {METRIC}", "seconds", "left"):
             table.add_column(name)
         for row in [row for row in found if row[2] == "running"] + [row for row in found if row[2] == "failed"] + \

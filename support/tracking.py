@@ -64,6 +64,11 @@ class Tracker:
         self._write(event, values)
         self._try(lambda: self._library.log(_numbers(event, values)))
 
+    def now(self, **values: Any) -> None:
+        """Say where the run stands, over what was said before, in a file beside the record that `close` removes."""
+        if self.path is not None:
+            self.path.with_suffix(".now").write_text(json.dumps(values), encoding="utf-8")
+
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Show a table on the dashboard."""
         import pandas as pd
@@ -83,6 +88,8 @@ class Tracker:
 
     def close(self, failed: bool = False) -> None:
         """Finish the run on the dashboard, if there is one."""
+        if self.path is not None:
+            self.path.with_suffix(".now").unlink(missing_ok=True)
         if self.shown and self._library.__name__ == "wandb":
             self._try(lambda: self._library.finish(exit_code=int(failed)))
         else:

@@ -430,7 +430,7 @@ def test_a_budget_is_steps_or_time(study_file, tmp_path):
 
 
 def test_the_live_table_says_where_the_runs_stand(study_file, tmp_path, monkeypatch):
-    """From their records; a line that is being written is not read."""
+    """From their records, and between evaluations from what they say; what is being written is not read."""
     runs = runner.plan(load_study(str(study_file)), [1], tmp_path)
     log = runs[0].folder / "log"
     log.mkdir(parents=True)
@@ -440,12 +440,17 @@ def test_the_live_table_says_where_the_runs_stand(study_file, tmp_path, monkeypa
     assert live.rows(runs, [runs[0]]) == [["sum", "1", "running", "67%", "0.2000", "20", "10"],
                                           ["gate", "1", "failed", "", "", "", ""],
                                           ["pupil", "1", "waiting", "", "", "", ""]]
+    assert live.seconds_left(live.rows(runs, [runs[0]])) == 10 + 30 and live.seconds_left(live.rows(runs, [])) is None
+    (log / "b.now").write_text('{"step": 2.5, "epoch": 2, "seconds": 30.0}')
+    assert live.rows(runs, [runs[0]])[0] == ["sum", "1", "running", "83%", "0.2000", "30", "6"]
+    (log / "b.now").write_text('{"step": 2')
     monkeypatch.setenv("FORCE_COLOR", "1")
     drawn = live.LiveTable()
     if drawn.live is not None:
         with drawn:
             drawn.show(runs, [runs[0]])
-        assert drawn.live.renderable.row_count == 3 and drawn.live.renderable.caption == "0 of 3 runs done"
+        assert drawn.live.renderable.row_count == 3 and drawn.live.renderable.caption == \
+            "0 of 3 runs done, about 1 min left"
 
 
 LONGER = TINY[:TINY.index("  pupil")].replace("max_steps: 3", "max_steps: 100")

@@ -210,3 +210,13 @@ def test_the_sweep_speaks_the_trainers_language():
             settings, _ = parse_command_line([*fixed, f"--{name}={value}"], "")
             assert str(settings.to_dict()[name]) == str(value)
             assert settings.train.use_wandb and settings.train.max_steps == 1500
+
+
+def test_where_a_run_stands_is_said_until_it_ends(tmp_path):
+    tracker = Tracker(tmp_path / "a.jsonl", {})
+    for step in (1, 2):
+        tracker.now(step=step)
+        assert json.loads((tmp_path / "a.now").read_text()) == {"step": step}
+    tracker.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+    Tracker(None, {}).now(step=1)  # nobody listens

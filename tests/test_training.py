@@ -46,6 +46,7 @@ class Records(Tracker):
     """Keeps what a run logs."""
 
     def __init__(self):
+        super().__init__(None, {})
         self.rows = []
 
     def log(self, event, **values):
@@ -225,7 +226,8 @@ def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(data, tmp_
         assert not (tmp_path / "last").exists()
 
 
-def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path):
+def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, "LOG_EVERY", 1)
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=10_000, max_minutes=0.03, eval_every=10_000)
     _, progress = trained(data, settings, tracker=Tracker(tmp_path / "run.jsonl", settings.to_dict()))
     assert progress.finished and progress.seconds < 10 and progress.best
@@ -233,6 +235,7 @@ def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path):
     assert [record["event"] for record in records] == ["settings", "epoch", "fit"]
     assert records[1]["learning_rate"] < 0.05 * settings.train.learning_rate
     assert {"step", "tokens", "seconds", "epoch"} <= set(records[2]["best"])
+    assert json.loads((tmp_path / "run.now").read_text())["step"] == progress.step
 
 
 def test_schedule_warms_up_and_decays(data, tmp_path):
