@@ -64,7 +64,8 @@ def rows(runs: Sequence[Run], active: Collection[Run]) -> list[list[str]]:
 
 def seconds_left(rows_: Sequence[Sequence[str]]) -> float | None:
     """Of the whole study, as the runs at work and those done take; None before any is known. rows_: of `rows`."""
-    whole = [float(row[5]) / (float(row[3].rstrip("%")) / 100) for row in rows_ if row[3] not in ("", "0%")]
+    whole = [float(row[5]) / (1 if row[2] == "done" else float(row[3].rstrip("%")) / 100) for row in rows_
+             if row[3] not in ("", "0%")]
     running = [row for row in rows_ if row[2] == "running"]
     if not whole or not running:
         return None
