@@ -19,7 +19,7 @@ import numpy as np
 from ablations.live import METRIC, evaluations
 from ablations.study import BESIDE
 from data_processor import SequenceData, load
-from settings import Settings
+from settings import DataSettings, Settings
 from support.checkpoint import INFO, WEIGHTS, read_json, write_json
 from support.errors import UserError
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ablations.run import Run
 
 NAME = "finished.json.gz"
-FIGURES_ALONE = "figures without their model"
 CODE = "code"  # file of a run's folder with the version of the code that trained
 
 
@@ -35,16 +34,20 @@ def pack(runs: Sequence[Run], place: Path) -> None:
     """Write the finished ones among the runs into a folder."""
     import pandas as pd
 
-    content = {}
+    content: dict[str, Any] = {}
+    orders: dict[DataSettings, np.ndarray] = {}
     for run in runs:
         if run.results.exists():
             best = run.results.parent
             settings = read_json(best / INFO)["settings"]
+            data = Settings().replace(**settings).data
+            if data not in orders:
+                orders[data] = mixed(load(data))
             content[run.folder.name] = {
                 "name": run.name, "settings": {name: settings[name] for name in settings if name not in BESIDE},
                 "code": code_of(run.folder), "results": read_json(run.results), "evaluations": evaluations(run.folder),
                 f"mixed {METRIC}": pd.read_parquet(best / "test_users.parquet", columns=[METRIC])[METRIC].to_numpy()[
-                    mixed(load(Settings().replace(**settings).data))].tolist()}
+                    orders[data]].tolist()}
     text = json.dumps(content, ensure_ascii=False)
     place.mkdir(parents=True, exist_ok=True)
     scratch = place / f".{NAME}.part"
@@ -69,7 +72,7 @@ def unpack(places: Sequence[Path], runs: Sequence[Run], work: Path) -> dict[str,
                 unfinished.append(of_results[teacher])
                 if teacher.exists():
                     teacher.unlink()
-                    (teacher.parent / INFO).unlink()
+                    (teacher.parent / INFO).unlink(missing_ok=True)
     for key, run in packed.items():
         results = work / key / "best" / "results.json"
         if not results.exists() and results not in needed:
@@ -115,5 +118,5 @@ def _restore(run: Mapping[str, Any], results: Path) -> None:
     (log / "packed.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in run["evaluations"]), encoding="utf-8")
     pd.DataFrame({"user_id": people, METRIC: values}).to_parquet(best / "test_users.parquet", index=False)
     (results.parent.parent / CODE).write_text(run["code"], encoding="utf-8")
-    write_json(best / INFO, {"format": FIGURES_ALONE, "settings": run["settings"]})
+    write_json(best / INFO, {"format": "figures without their model", "settings": run["settings"]})
     write_json(results, run["results"])  # last: where it stands, all is done

@@ -6,6 +6,7 @@ training.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -65,9 +66,11 @@ class Tracker:
         self._try(lambda: self._library.log(_numbers(event, values)))
 
     def now(self, **values: Any) -> None:
-        """Say where the run stands, over what was said before, in a file beside the record that `close` removes."""
+        """Say where the run stands, over what was said before, in a file beside the record that `close` removes; a full
+        disk is not its affair."""
         if self.path is not None:
-            self.path.with_suffix(".now").write_text(json.dumps(values), encoding="utf-8")
+            with contextlib.suppress(OSError):
+                self.path.with_suffix(".now").write_text(json.dumps(values), encoding="utf-8")
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Show a table on the dashboard."""
