@@ -108,10 +108,11 @@ class RecommendationEngine:
         return self.explain(Query(self.history(user_id, item_sequence, at, demographics)), [recommended_item_id])[0]
 
     def get_user_profile(self, user_id: int | None = None, item_sequence: Sequence[int] | None = None, *,
+                         at: int | None = None,
                          demographics: Mapping[str, str | int | None] | None = None) -> dict[str, Any]:
         """What the data say of a person, {'gender': 'M', 'age_group': '25-34', ...} (people.py, `profile`), and the
         genres that the model expects next."""
-        history = self.history(user_id, item_sequence, demographics=demographics)
+        history = self.history(user_id, item_sequence, at, demographics)
         found = {"user_id": None if user_id is None else int(user_id), **profile(self.catalogue, history)}
         if getattr(self.model, "preference_head", None) is not None:
             with torch.no_grad():
@@ -420,7 +421,7 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     note = engine.request_time_note(flags.user_id if sequence is None else None, at)
     if engine.info["dataset"] == "synthetic":
         note = " ".join(filter(None, ["SYNTHETIC data: these films do not exist.", note]))
-    profile = None if flags.user_id is None else engine.get_user_profile(flags.user_id, demographics=facts)
+    profile = None if flags.user_id is None else engine.get_user_profile(flags.user_id, at=at, demographics=facts)
     if flags.json:
         print(json.dumps({"profile": profile, "note": note, "data_note": engine.info["data_note"], "recommendations": [
             {**film, "explanation": {

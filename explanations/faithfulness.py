@@ -218,6 +218,12 @@ def table(found: dict[str, dict[str, dict[str, np.ndarray]]], methods: list[str]
     return header, rows
 
 
+def agreement_table(agreement: dict[str, dict[str, float]], methods: list[str]) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of the rank correlations; on the diagonal a method with itself under another seed."""
+    return ["", *methods], [[one, *(f"{agreement[one][other]:.2f}" if other in agreement[one] else ""
+                                    for other in methods)] for one in methods]
+
+
 def _summary(values: np.ndarray) -> dict[str, float]:
     low, high = bootstrap_interval(values, 1000)
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
@@ -262,6 +268,11 @@ def main(argv: list[str]) -> None:
         way: {name: {method: _summary(values) for method, values in of_method.items()}
               for name, of_method in of_name.items()} for way, of_name in found.items()}}
     texts = [note, table_text(header, rows)]
+    caption = ("Spearman's rank correlation of the contributions of a film's history, by two methods; on the diagonal "
+               "by one method under two seeds; means over people")
+    header, rows = agreement_table(more["agreement"], flags.methods)
+    print_table("Agreement", caption, header, rows)
+    texts += [caption, table_text(header, rows)]
     if data.name == "synthetic":
         content["planted causes"] = planted = planted_causes(model, data, flags.methods)
         causes = ["earlier_film", "age_group", "season"]
@@ -273,7 +284,7 @@ def main(argv: list[str]) -> None:
         texts += [caption, table_text(["method", *causes], shares)]
     flags.results.mkdir(parents=True, exist_ok=True)
     write_json(flags.results / f"{data.name}.json", content)
-    (flags.results / f"{data.name}.md").write_text("\n\n".join(texts), encoding="utf-8")
+    (flags.results / f"{data.name}.md").write_text("\n\n".join(text.strip() for text in texts) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         engine = service.engines.main
         service.must_have(person)
         return JSONResponse(await service.batcher.compute("rank", lambda: engine.get_user_profile(
-            person.user_id, person.history, demographics=person.facts)))
+            person.user_id, person.history, at=person.at, demographics=person.facts)))
 
     @app.get("/items", response_model=Films, responses=REFUSALS)
     async def items(query: Annotated[str, Query(min_length=1, max_length=100, description="words of a title")],

@@ -306,7 +306,9 @@ def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, dataset):
     assert {name for way in found["measures"].values() for name in way} == set(faithfulness.MEASURES)
     assert found["agreement"]["leave_one_out"]["leave_one_out"] == 1.0 > found["agreement"]["random"]["random"]
     assert ("planted causes" in found) == (dataset == "synthetic")
-    assert str(tmp_path) not in (tmp_path / "results" / f"{dataset}.md").read_text()
+    text = (tmp_path / "results" / f"{dataset}.md").read_text()
+    assert str(tmp_path) not in text and "| leave_one_out | 1.00 |" in text
+    assert f"| random |  | {found['agreement']['random']['random']:.2f} |" in text, "each pair once"
     # Stopped after two people and in the middle of a third: goes on, by two processes, to the same figures.
     kept, = (tmp_path / "work").iterdir()
     lines = kept.read_text().splitlines(keepends=True)

@@ -530,6 +530,8 @@ def test_request_time(timed_model, files, capsys):
     assert engine.knows_request_time
     early, late = (engine.get_recommendations(12, None, 10, at=10**9 + shift) for shift in (0, 10**8))
     assert [row["score"] for row in early] != [row["score"] for row in late]
+    early, late = (engine.get_user_profile(12, at=10**9 + shift)["predicted_preferences"] for shift in (0, 10**8))
+    assert early != late
     code, out, _ = infer(capsys, "--model_path", timed_model, "--user_id", 12)
     assert code == 0 and "request time assumed" in out and "median gap" in out
     code, _, err = infer(capsys, "--model_path", timed_model, "--user_id", 12, "--at", "978300760000")
