@@ -299,8 +299,8 @@ class RecommendationEngine:
                 "year": int(self.catalogue.years[item_index]) or None,
                 "genres": [GENRES[index] for index in np.flatnonzero(self.catalogue.genres[item_index])]}
         if movie_id in self.new_films:
-            known = " and ".join(name for name in ("title", "genres", "year") if name in self.model.encoders)
-            film["note"] = f"new: ranked by its {known} and by the films most like it in these" \
+            told = " and ".join(name for name in ("title", "genres", "year") if name in self.model.encoders) or "genres"
+            film["note"] = f"new: ranked by its {told} and by the films most like it in these" \
                 if self.model.places_new_films else \
                 "new: placed among the films with the nearest genres, as this model knows films by experience alone"
         return film

@@ -422,6 +422,12 @@ def test_a_film_that_training_never_saw(model, starting_model, files):
     engine.add_item("By Its Genres", genres=["Drama"])
     assert {row["note"] for row in engine.get_recommendations(12, None, 41) if "note" in row} == {
         "new: placed among the films with the nearest genres, as this model knows films by experience alone"}
+    assert train(files / "graph", files, "--no-genre_encoder", "--no-year_encoder", "--graph_encoder", "rgcn",
+                 "--max_steps", "3") == 0
+    engine = RecommendationEngine(files / "graph" / "best")
+    engine.add_item("By Its Edges", genres=["Drama"])
+    assert {row["note"] for row in engine.get_recommendations(12, None, 41) if "note" in row} == {
+        "new: ranked by its genres and by the films most like it in these"}
 
 
 def test_a_film_may_take_an_id_between_others(tiny, tmp_path):
