@@ -308,7 +308,7 @@ def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:
 
 
 def cloze_mask(lengths: np.ndarray, width: int, train: TrainSettings, noise: np.random.Generator) -> np.ndarray:
-    """(B, L) positions to mask, at least one a sequence, `train.mask_prob` of them on average.
+    """(B, L) positions to mask, at least one a sequence, `train.mask_prob` of them on average (late, above .5: fewer).
 
     `train.masking` says which: uniform = each alike; late = the chance grows linearly from the oldest to the newest;
     span = runs of SPAN_LENGTH interactions on average (Joshi et al., SpanBERT, TACL 2020, section 3.1). In a share of

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from presets import PRESETS, preset_settings
-from settings import Settings, all_fields, model_only, unknown_name
+from settings import Settings, all_fields, idle, model_only, unknown_name
 from support.errors import UserError
 
 TYRO_NOISE = r"Parsing error|Value error|Invalid choice (?=.)|Argument helptext:.*|For full helptext.*"
@@ -42,6 +42,9 @@ def parse_command_line(argv: list[str], description: str, preset: str = "default
     settings = _tyro(arguments, _defaults(own["--preset"] or preset, model, explicit),
                      description + f"\n\nBeside the flags below: --preset {'|'.join(PRESETS)}, "
                                    "--config FILE.yaml (flags by name), --resume.")
+    for name in sorted({_flag_name(token) for token in rest if token.startswith("--")} & set(all_fields())):
+        if needed := idle(name, settings):
+            print(f"note: --{name} does nothing without {needed}", file=sys.stderr)
     return settings, bool(own["--resume"])
 
 

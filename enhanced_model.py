@@ -168,9 +168,9 @@ class EnhancedBERT4Rec(nn.Module):
         for name, encoder in model.encoders.items():
             encoder.take_over(self.encoders[name], place, larger)
         fresh = torch.from_numpy(np.setdiff1d(np.arange(len(larger.movie_ids)), place))
-        parts = model.film_parts({"genres", "year", "title"})
+        parts = model.film_parts(set(self.encoders) - {"id", "graph"})  # new films lack most of a graph's edges
         if parts and self.places_new_films:
-            said = sum(parts.values())  # (V, D)
+            said = self.fuse(parts)  # (V, D)
             weights = nearest_films(said[fresh], said[place], self.counts[FIRST_ITEM:])  # (new, own)
         else:
             weights = like_genres(torch.from_numpy(larger.genres[FIRST_ITEM:])[fresh],

@@ -36,9 +36,9 @@ class DataSettings:
     holdout_share: float = 0.15
     """(global_time, multi5) share of the interactions, or of the people, that tests; as much validates."""
     targets_per_person: int = 10
-    """(global_time) interactions of a person that are asked for in each period, evenly spread; 0 = all."""
+    """(--protocol global_time) interactions of a person that are asked for in each period, evenly spread; 0 = all."""
     split_seed: int = 0
-    """(multi5) seed of the split of people."""
+    """(--protocol multi5) seed of the split of people."""
     tie_break: Literal["file", "random"] = "file"
     """Order of a person's ratings with equal timestamps: as in the file, or shuffled (a robustness check)."""
     tie_seed: int = 0
@@ -95,11 +95,11 @@ class ModelSettings:
     genre_encoder: bool = True
     """(enhanced) film genres, multi-hot."""
     genre_size: int = 32
-    """(enhanced) width of the genre encoder before projection."""
+    """(enhanced) (--genre_encoder) width of the genre encoder before projection."""
     year_encoder: bool = True
     """(enhanced) release year of the film."""
     year_size: int = 32
-    """(enhanced) width of the year encoder before projection."""
+    """(enhanced) (--year_encoder) width of the year encoder before projection."""
     title_encoder: Literal["none", "auto", "sentence", "ngrams"] = "none"
     """(enhanced) title, year and genres as text: sentence = MiniLM (requirements-text.txt), ngrams = hashed characters,
     auto = the better one that is installed."""
@@ -146,9 +146,9 @@ class ModelSettings:
     preference_head: bool = True
     """(enhanced) head that predicts the genres of the person's later interactions."""
     preference_horizon: int = 20
-    """(enhanced) how many later interactions the preference target averages over."""
+    """(enhanced) (--preference_head) how many later interactions the preference target averages over."""
     contrastive_temperature: float = 0.2
-    """(enhanced) what the cosines of two views of a history are divided by."""
+    """(enhanced) (--contrastive_weight) what the cosines of two views of a history are divided by."""
     task_weighting: Literal["fixed", "uncertainty"] = "fixed"
     """(enhanced) uncertainty = the weights of the losses are learned with the model; the flags then only switch tasks
     on and off."""
@@ -169,8 +169,8 @@ class ModelSettings:
         for name in ("dropout", "attention_dropout", "id_dropout"):
             require(0 <= getattr(self, name) <= 0.95, f"--{name} must lie in [0, 0.95]")
         require(bool(re.fullmatch(r"((0|0?\.\d+)(,(?!$)|$))*", self.layer_dropout))
-                and len(self.block_dropouts) == self.num_layers,
-                f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates below 1, as in "
+                and len(self.block_dropouts) == self.num_layers and max(self.block_dropouts) <= 0.95,
+                f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates in [0, 0.95], as in "
                 f"{','.join(['0.1'] * self.num_layers)!r}")
         for name in ("temperature", "contrastive_temperature"):
             require(getattr(self, name) > 0, f"--{name} must be above 0")
@@ -253,27 +253,29 @@ class TrainSettings:
     sliding_window: bool = False
     """Cut people longer than --seq_length into half-overlapping windows instead of keeping their newest part only."""
     mask_prob: float = 0.2
-    """Cloze task: share of positions masked."""
+    """(--masked_item_head) cloze task: share of positions masked."""
     masking: Literal["uniform", "late", "span"] = "uniform"
-    """Cloze task: which positions; late = the newer the more often, span = short runs."""
+    """(--masked_item_head) cloze task: which positions; late = the newer the more often, span = short runs."""
     last_mask_share: float = 0.1
-    """Cloze task: share of sequences in which only the last position is masked, as at inference."""
+    """(--masked_item_head) cloze task: share of sequences with the last position alone masked, as at inference."""
     last_too_share: float = 0.0
-    """Cloze task: share of sequences in which the last position is masked beside the others."""
+    """(--masked_item_head) cloze task: share of sequences in which the last position is masked beside the others."""
     masked_batch_share: float = 0.5
-    """(enhanced) share of batches that carry the cloze task; the others carry the causal tasks."""
+    """(enhanced) (--masked_item_head) share of batches that carry the cloze task; the others carry the causal tasks."""
     masked_item_weight: float = 1.0
-    """Weight of the cloze loss; 0 skips its computation."""
+    """(--masked_item_head) weight of the cloze loss; 0 skips its computation."""
     next_item_weight: float = 1.0
-    """(enhanced) weight of the next-item loss; 0 skips its computation."""
+    """(enhanced) (--next_item_head) weight of the next-item loss; 0 skips its computation."""
     rating_weight: float = 0.3
-    """(enhanced) weight of the rating loss; 0 skips its computation."""
+    """(enhanced) (--rating_head) weight of the rating loss; 0 skips its computation."""
     preference_weight: float = 0.2
-    """(enhanced) weight of the user-preference loss; 0 skips its computation."""
+    """(enhanced) (--preference_head) weight of the user-preference loss; 0 skips its computation."""
     contrastive_weight: float = 0.0
-    """(enhanced) weight of the loss that brings two views of a history together; 0 skips its computation."""
+    """(enhanced) (--next_item_head) weight of the loss that brings two views of a history together; 0 skips its
+    computation."""
     contrastive_views: Literal["mixed", "crop", "mask", "reorder", "same_target"] = "mixed"
-    """(enhanced) how views are made (views.py); same_target = another history that led to the same film."""
+    """(enhanced) (--contrastive_weight) how views are made (views.py); same_target = a history (most often another)
+    that led to the same film."""
     loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
     """What the item heads minimise: cross-entropy over the whole catalogue or, for very large ones, over samples."""
     negatives: int = 512
@@ -301,8 +303,8 @@ class TrainSettings:
     user_id_dropout: float = 0.5
     """(enhanced) share of sequences trained with the person's own token replaced by the unknown one."""
     late_start_share: float = 0.0
-    """(enhanced) share of causal training sequences that begin late, by somebody unknown, as if the past were lost:
-    what is left is short as often as long (its logarithm is uniform)."""
+    """(enhanced) (--next_item_head) share of causal training sequences that begin late, by somebody unknown, as if the
+    past were lost: what is left is short as often as long (its logarithm is uniform)."""
     checkpoint_dir: str = "checkpoints"
     """Folder for best/ (the model to use) and last/ (what --resume needs)."""
     runs_dir: str = "runs"
@@ -415,6 +417,16 @@ def model_only(name: str) -> str | None:
     """The one model that a setting belongs to, or None if both read it."""
     help_text = FIELD_HELP.get(name, "")
     return next((model for model in ("vanilla", "enhanced") if help_text.startswith(f"({model})")), None)
+
+
+def idle(name: str, settings: Settings) -> str | None:
+    """The flag without which a setting does nothing, where it is not given: its help begins with it in parentheses."""
+    needs = re.match(r"(?:\(enhanced\) )?\(--(\w+)(?: (\w+))?\)", FIELD_HELP[name])
+    given = settings.to_dict()
+    if needs is None or model_only(needs[1]) not in (None, given["model"]):
+        return None
+    met = given[needs[1]] == needs[2] if needs[2] else given[needs[1]]
+    return None if met else " ".join(filter(None, [f"--{needs[1]}", needs[2]]))
 
 
 def _read_field_help() -> dict[str, str]:

@@ -99,8 +99,9 @@ def measure(model: nn.Module, data: SequenceData, settings: Settings, progress: 
         "split_hash": data.split_hash, "git_commit": git_commit(),
         "ranking": {name: summarise(rank, data.split.requests["test"].people, settings.eval.bootstrap_samples)
                     for name, rank in ranks.items()},
-        "best": progress.best, "training_seconds": round(progress.seconds, 1), "epochs": progress.epoch,
-        "steps": progress.step, "peak_memory_mb": peak_memory_mb(),
+        "best": progress.best, "training_seconds": round(progress.seconds, 1),
+        "processor_seconds": round(progress.processor_seconds, 1), "epochs": progress.epoch, "steps": progress.step,
+        "peak_memory_mb": peak_memory_mb(),
         "parameters": sum(parameter.numel() for parameter in model.parameters())}
     if getattr(model, "rating_head", None) is not None:
         predicted = rating_predictions(model.rate, data, "test", length, size, device)

@@ -55,6 +55,7 @@ class Progress:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    processor_seconds: float = 0.0  # of all cores together: says what a run costs on a machine that others use too
     evaluations_without_gain: int = 0
     finished: bool = False
     best: dict[str, Any] = field(default_factory=dict)  # metrics, epoch, step, tokens and seconds of the best model
@@ -63,6 +64,18 @@ class Progress:
     def best_score(self) -> float:
         """Validation score of the best model so far."""
         return self.best.get(SELECTION_METRIC, -math.inf)
+
+    def stopwatch(self) -> Callable[[], None]:
+        """A function that adds the time since now, whenever it is called."""
+        def now() -> np.ndarray:
+            return np.array([time.perf_counter(), time.process_time()])
+
+        before = np.array([self.seconds, self.processor_seconds]) - now()
+
+        def count() -> None:
+            self.seconds, self.processor_seconds = (before + now()).tolist()
+
+        return count
 
 
 def fit(model: nn.Module, data: SequenceData, settings: Settings, *, validate: bool = True,
@@ -139,7 +152,7 @@ class Run:
 
     def train_epoch(self, stop: Callable[[], bool]) -> None:
         """One pass over the batches, from where the run stands. Raises `Stopped`."""
-        progress, began, before = self.progress, time.perf_counter(), self.progress.seconds
+        progress, count_time = self.progress, self.progress.stopwatch()
         self.wrapped.train()
         for batch in self.batches.epoch(progress.epoch, progress.step_in_epoch, self.rank, self.world):
             if self.views is not None and batch.pattern == "causal":
@@ -149,7 +162,7 @@ class Run:
             progress.step += 1
             progress.step_in_epoch += 1
             progress.tokens += batch.tokens
-            progress.seconds = before + time.perf_counter() - began
+            count_time()
             if progress.step % LOG_EVERY == 0:
                 self.bar.update(progress, self.mean_losses())
                 self.tracker.now(step=progress.step, epoch=progress.epoch, seconds=round(progress.seconds, 1))
@@ -226,9 +239,9 @@ class Run:
             if last and not self.validate:
                 self.save_state()
             return
-        began = time.perf_counter()
+        count_time = progress.stopwatch()
         metrics = self.validation_metrics()
-        progress.seconds += time.perf_counter() - began
+        count_time()
         record = {"epoch": progress.epoch, "step": progress.step, "tokens": progress.tokens * self.world,
                   "seconds": round(progress.seconds, 2), **metrics}
         if metrics[SELECTION_METRIC] > progress.best_score:

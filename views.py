@@ -1,8 +1,8 @@
 """Two views of each history for contrastive learning: what they share should be the person's taste.
 
-Cut, masked or shuffled histories as in Xie et al. (CL4SRec, ICDE 2022, arXiv:2010.14395, section 3.2); another person's
-history that led to the same film as in Qiu et al. (DuoRec, WSDM 2022, arXiv:2110.05730, section 4.2). A view tells
-nothing of the person: with a token of its own each history would be found by that alone.
+Cut, masked or shuffled histories as in Xie et al. (CL4SRec, ICDE 2022, arXiv:2010.14395, section 3.2); a history that
+led to the same film, drawn from all such, as in Qiu et al. (DuoRec, WSDM 2022, arXiv:2110.05730, section 4.2). A view
+tells nothing of the person: with a token of its own each history would be found by that alone.
 
 Axes: B users, L positions.
 """

@@ -66,7 +66,9 @@ def _costs(compared: Sequence[Line], lines: Sequence[Line], metric: str) -> Any:
     at 0)."""
     from matplotlib import pyplot, ticker
 
-    costs = {"seconds an epoch": "seconds", "thousand parameters": "thousands", "peak memory, MB": "memory"}
+    costs = {"processor seconds an epoch": "seconds", "thousand parameters": "thousands", "peak memory, MB": "memory"}
+    costs = {label: name for label, name in costs.items()
+             if np.isfinite([getattr(line, name) for line in lines]).all()}  # older runs lack times
     named = sorted(compared, key=lambda line: -abs(line.comparison.difference))[:NAMED]
     figure, axes = pyplot.subplots(1, len(costs), figsize=(9, 4), sharey=True, layout="constrained")
     for axis, (label, name) in zip(axes, costs.items(), strict=True):

@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seeds", type=seeds, default=[42], metavar="N", help="how many: 42, 43, ... (default: 1)")
     parser.add_argument("--dates", nargs="+", default=list(DATES), metavar="DATE",
                         help="UTC; three or more, a round for each three in a row (default: %(default)s)")
-    parser.add_argument("--tuning_epochs", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--tuning_epochs", type=int, default=24, help="(default: %(default)s)")
     parser.add_argument("--tuning_learning_rate", type=float, default=5e-3, help="(default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/incremental"),
                         help="trained models (default: %(default)s)")

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 METRIC = "NDCG@10"
 HEADER = ["variant", "runs", f"validation\n{METRIC}", f"test\n{METRIC}", "against", "validation\ndifference",
-          "test\ndifference", "s an\nepoch", "parameters", "memory,\nMB"]
+          "test\ndifference", "processor\ns an epoch", "parameters", "memory,\nMB"]
 EXPLANATION = (". ± standard deviation over seeds; difference to the variant named, on the same people and seeds (none "
                "where the two were asked something else): 95 % interval of this one difference and paired t test over "
                "people and seeds, the variance over seeds pooled over the study; p corrected for all comparisons "
                "(Holm), * .05 ** .01 *** .001; with one seed, interval over people alone and no test; below its "
-               "reference each variant by the gain on validation; seconds of training and validation an epoch, as the "
-               "machine was loaded then")
+               "reference each variant by the gain on validation; seconds of training and validation an epoch, of all "
+               "cores together")
 FEWEST_IN_SLICE = 100  # people
 Folders = Mapping[tuple[str, int], Path]  # (variant, seed) -> folder of a finished run
 Results = Mapping[tuple[str, int], dict[str, Any]]
@@ -60,7 +60,7 @@ class Line:
     comparison: Comparison | None  # on the test people
     p_value: float  # corrected for the number of comparisons; 1 where one seed allows no test
     tested: bool
-    seconds: float  # of an epoch
+    seconds: float  # of an epoch, of all cores together; nan where older code has not measured it
     parameters: int
     memory: float  # MB
     main: bool  # compared with the study's first variant
@@ -95,14 +95,14 @@ def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
         gains = [result["best"][METRIC] - results[variant.against, seed]["best"][METRIC]
                  for seed, result in own.items() if (variant.against, seed) in results]
         test = tests[variant.name]
-        mean = {name: float(np.mean([result[name] for result in own.values()]))
-                for name in ("training_seconds", "epochs", "parameters", "peak_memory_mb")}
+        mean = {name: float(np.mean([result.get(name, np.nan) for result in own.values()]))  # older runs lack times
+                for name in ("processor_seconds", "epochs", "parameters", "peak_memory_mb")}
         lines.append(Line(
             variant, np.array([result["best"][METRIC] for result in own.values()]),
             np.array([_ranking(result)[METRIC]["mean"] for result in own.values()]),
             None if test is None else float(np.mean(gains)), test, corrected.get(variant.name, 1.0),
             variant.name in p_values,
-            mean["training_seconds"] / mean["epochs"], int(mean["parameters"]), mean["peak_memory_mb"],
+            mean["processor_seconds"] / mean["epochs"], int(mean["parameters"]), mean["peak_memory_mb"],
             variant.against in ("", study.variants[0].name)))
     order = [variant.name for variant in study.variants]
     return sorted(lines, key=lambda line: (
@@ -120,8 +120,9 @@ def table(lines: list[Line]) -> list[list[str]]:
         if test is not None:
             differences = [f"{line.gain:+.4f}", f"{test.difference:+.4f}{mark(line.p_value)}\n"
                                                 f"{test.low:+.4f} to {test.high:+.4f}"]
+        time = "" if np.isnan(line.seconds) else f"{line.seconds:.1f}"
         rows.append([line.variant.name, str(len(line.test)), *cells, line.variant.against, *differences,
-                     f"{line.seconds:.1f}", f"{line.parameters:,.0f}", f"{line.memory:,.0f}"])
+                     time, f"{line.parameters:,.0f}", f"{line.memory:,.0f}"])
     return rows
 
 

@@ -75,7 +75,8 @@ class Ask(Sum):
         others = [part for name, part in parts.items() if name != "id"]
         if not others:
             return parts["id"]
-        return parts["id"] + self.ask(parts["id"][:, None], torch.stack(others, dim=1))[:, 0]
+        own = parts["id"] if "id" in parts else torch.zeros_like(others[0])
+        return own + self.ask(own[:, None], torch.stack(others, dim=1))[:, 0]
 
 
 class IdAlone(Sum):

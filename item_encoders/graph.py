@@ -7,10 +7,11 @@
     lightgcn   e = (E + A E + A A E) / 3, A the normalised graph of films watched together, E one free vector a film
                He et al., arXiv:2002.02126, eq. 7 and 8
 
-Relations r into a film: its genres, decade, title words; groups of people (gender x age) who rate it highly; films
-that follow it, that it follows, that the same people like. The last four come from the training part alone, as lists
-of fixed length that lie in the checkpoint. The whole graph is convolved in each step, or trained beforehand and then
-left alone.
+Relations r into a film: its genres, decade, title words that other titles have too; groups of people (gender x age) who
+rate it highly; films that follow it, that it follows, that the same people like. The last four come from the training
+part alone, as lists of fixed length that lie in the checkpoint; what a position predicts there may be an edge's reason,
+together with other people's interactions (FEWEST_TOGETHER, FEWEST_IN_GROUP). The whole graph is convolved in each step,
+or trained beforehand and then left alone.
 
 Axes: V films, K neighbours, D width, A attribute nodes, E edges.
 """
@@ -38,8 +39,9 @@ SESSION = 3600  # seconds without an interaction that end a session
 LIKED = 4  # stars
 FEWEST_TOGETHER = 3  # people behind an edge between two films
 FEWEST_IN_GROUP = 5  # ratings behind an edge between a film and a group
+FEWEST_TITLES = 2  # of a word: in one title alone it joins nothing
 PRETRAINING_STEPS, PRETRAINING_EDGES, PRETRAINING_RATE = 300, 4096, 0.01
-FIRST_DECADE, DECADES, WORDS, GROUPS = 1890, 16, 512, len(GENDERS) * len(AGE_GROUPS)
+FIRST_DECADE, DECADES, WORDS, GROUPS = 1890, 16, 4096, len(GENDERS) * len(AGE_GROUPS)
 OFFSETS = np.cumsum([0, len(GENRES), DECADES, WORDS, GROUPS])  # of the attribute nodes, kind by kind
 
 
@@ -105,15 +107,25 @@ class RelationalGraph(_CoWatchGraph):
         super().__init__(catalogue, settings)
         width, self.count = settings.hidden_size, len(catalogue.movie_ids)
         self.attributes = nn.Embedding(int(OFFSETS[-1]), width)
-        self.first, self.second = (RGCNConv(width, width, len(RELATIONS), num_bases=4) for _ in range(2))
+        of_attributes = len(RELATIONS) - len(CO_WATCH)  # films have nothing to pass on in the first layer
+        self.first = RGCNConv(width, width, of_attributes, num_bases=4, root_weight=False)
+        self.second = RGCNConv(width, width, len(RELATIONS), num_bases=4)
+        self.register_buffer("shared_words", torch.zeros(WORDS, dtype=torch.bool))
         for name, edges in attribute_edges(catalogue).items():
             self.register_buffer(name, torch.from_numpy(edges), persistent=False)
+
+    def prepare(self, data: SequenceData, rows: np.ndarray) -> None:
+        """As in `ItemEncoder`."""
+        titles = torch.bincount(self.word[0] - self.count - int(OFFSETS[2]), minlength=WORDS)
+        self.shared_words.copy_(titles >= FEWEST_TITLES)
+        super().prepare(data, rows)
 
     def join_edges(self) -> tuple[Tensor, Tensor]:
         """(2, E) from node to film, attribute nodes counted from V on, and (E,) their relation."""
         film, group = self.groups.nonzero(as_tuple=True)
-        parts = [self.genre, self.decade, self.word, torch.stack([group + self.count + int(OFFSETS[3]), film]),
-                 *self.co_watch_edges()]
+        shared = self.shared_words[self.word[0] - self.count - int(OFFSETS[2])]
+        parts = [self.genre, self.decade, self.word[:, shared],
+                 torch.stack([group + self.count + int(OFFSETS[3]), film]), *self.co_watch_edges()]
         relation = [torch.full((part.shape[1],), number, device=part.device) for number, part in enumerate(parts)]
         return torch.cat(parts, dim=1), torch.cat(relation)
 
@@ -121,7 +133,7 @@ class RelationalGraph(_CoWatchGraph):
         """As in `ItemEncoder`."""
         edges, relation = self.edges()
         known = self.attributes.weight  # (A, D)
-        from_attributes = relation < RELATIONS.index(CO_WATCH[0])  # films have nothing to pass on yet
+        from_attributes = relation < RELATIONS.index(CO_WATCH[0])
         x = torch.cat([known.new_zeros(self.count, known.shape[1]), known])
         hidden = self.first(x, edges[:, from_attributes], relation[from_attributes])[:self.count].relu()  # (V, D)
         return self.second(torch.cat([hidden, known.to(hidden.dtype)]), edges, relation)[films]

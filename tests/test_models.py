@@ -259,11 +259,13 @@ def copy_shared(source, target):
                 value.copy_(weights[name])
 
 
-@pytest.mark.parametrize("switch", [*SWITCHES, "weekday_hour"])
+@pytest.mark.parametrize("switch", [*SWITCHES, "weekday_hour", "time_bias", "title_encoder", "graph_encoder"])
 def test_each_input_counts_when_on_and_is_absent_when_off(data, switch):
-    base = ModelSettings(weekday_hour=True, **TINY_MODEL)
+    base = ModelSettings(weekday_hour=True, time_bias=True, title_encoder="ngrams", graph_encoder="lightgcn",
+                         **TINY_MODEL)
     with_it = fresh_model(data, base)
-    without = fresh_model(data, dataclasses.replace(base, **{switch: False}), seed=1)
+    off = "none" if switch in ("title_encoder", "graph_encoder") else False
+    without = fresh_model(data, dataclasses.replace(base, **{switch: off}), seed=1)
     copy_shared(with_it, without)
     batch = request(data, 12)
     assert not torch.allclose(with_it.score(batch), without.score(batch))

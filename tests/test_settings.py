@@ -11,7 +11,7 @@ from command_line import parse_command_line
 from data_processor import process
 from model_io import new_model
 from presets import PRESETS, preset_settings
-from settings import FIELD_HELP, Settings, all_fields, model_only
+from settings import FIELD_HELP, Settings, all_fields, idle, model_only
 from support.errors import UserError
 from tests.conftest import ROOT, VARIANTS, tiny_settings
 from training_loop import fit, seed_everything
@@ -136,6 +136,26 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
         assert chosen.model.num_layers == (2 if flags else PRESETS["original"]["num_layers"])
 
 
+def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
+    def said(*flags):
+        parse_command_line(["--preset", "quick", *flags], "")
+        return capsys.readouterr().err.splitlines()
+
+    assert said("--masking", "span") == ["note: --masking does nothing without --masked_item_head"]
+    assert said("--gbce_t=0.5", "--loss", "sampled_softmax") == ["note: --gbce_t does nothing without --loss gbce"]
+    assert said("--teacher_share", "0.1", "--temperature", "0.1") == [
+        "note: --teacher_share does nothing without --teacher",
+        "note: --temperature does nothing without --similarity cosine"]
+    assert not said("--masking", "span", "--masked_item_head") + said("--label_smoothing", "0.1", "--no-user_id")
+    assert not said("--contrastive_weight", "0.1", "--contrastive_views", "crop")
+    assert not said("--model", "vanilla", "--masking", "span")
+    (tmp_path / "all.yaml").write_text("masking: span\n")  # a file may list what happens to be off
+    assert not said("--config", str(tmp_path / "all.yaml"))
+    for name in all_fields():  # what a help text says of a flag is a flag, and one that can be off
+        assert idle(name, Settings()) in (None, *(f"--{other}" for other in all_fields()), "--similarity cosine",
+                                          "--loss gbce", "--protocol global_time", "--protocol multi5"), name
+
+
 def test_the_row_original_is_the_preset_original():
     assert parse_command_line(["--config", str(ROOT / "configs" / "original.yaml")], "") == \
         parse_command_line(["--preset", "original"], "")
@@ -155,6 +175,7 @@ WRONG = [
     (["--label_smoothing", "0.1", "--loss", "gbce"], "belongs to --loss softmax"),
     (["--popularity_correction", "1", "--loss", "gbce"], "belongs to --loss softmax"),
     (["--layer_dropout", "0.1"], "give 2 rates"), (["--layer_dropout", "0.1,1.2"], "give 2 rates"),
+    (["--layer_dropout", ".999,.1"], "give 2 rates"),
     (["--layer_dropout", "0.1,0.2,"], "give 2 rates"), (["--layer_dropout", "a,b"], "give 2 rates"),
     (["--teacher_temperature", "0"], "--teacher_temperature"), (["--teacher_share", "2"], "--teacher_share"),
     (["--ema_decay", "1"], "--ema_decay"), (["--temperature", "0"], "--temperature"),

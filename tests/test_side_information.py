@@ -6,11 +6,13 @@ import copy
 import dataclasses
 import itertools
 import json
+import re
 import sys
 
 import numpy as np
 import pytest
 import torch
+from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn
 
 import training_loop
@@ -27,8 +29,10 @@ from item_encoders.graph import (
     FEWEST_TOGETHER,
     LIKED,
     NEIGHBOURS,
+    OFFSETS,
     RELATIONS,
     SESSION,
+    WORDS,
     attribute_edges,
     film_neighbours,
     liking_groups,
@@ -74,7 +78,7 @@ def test_every_choice_gives_another_model_with_gradients_everywhere(data, name):
             batch = next(TrainingBatches(data, 12, TrainSettings(), share).epoch(0))
             sum(model(batch, ALL_TASKS).values()).backward()
         unused = [key for key, parameter in model.named_parameters() if parameter.requires_grad and
-                  parameter.grad is None]
+                  (parameter.grad is None or not parameter.grad.any())]
         assert not unused, (value, unused)
     for first in range(len(scores)):
         for second in range(first):
@@ -115,6 +119,8 @@ def test_cross_attention_of_a_film_is_torchs_attention():
     asked, _ = reference(fuse.ask.norm(parts["id"])[:, None], others, others)
     torch.testing.assert_close(fuse(parts), parts["id"] + asked[:, 0])
     torch.testing.assert_close(fuse({"id": parts["id"]}), parts["id"])
+    unknown = fuse({**parts, "id": torch.zeros_like(parts["id"])})
+    torch.testing.assert_close(fuse({name: parts[name] for name in ("genres", "year")}), unknown)
 
 
 def test_query_key_keeps_side_information_out_of_the_values(data):
@@ -170,7 +176,8 @@ def test_time_bias_is_looked_up_by_the_time_between_two_events():
 
 def test_time_bias_sees_no_date(data):
     """Only times between events: every moment later by the same, the same scores."""
-    model = fresh_model(data, ModelSettings(time_bias=True, day_of_year=False, **TINY_MODEL))
+    model = fresh_model(data, ModelSettings(time_bias=True, day_of_year=False, time_gap=False, relative_time=False,
+                                            **TINY_MODEL))
     batch = request(data, 12)
     moved = batch.replace(timestamps=batch.timestamps + 86_400 * 400)
     torch.testing.assert_close(model.score(batch), model.score(moved))
@@ -315,6 +322,10 @@ def test_a_title_is_read_with_year_and_genres_and_alone(data):
     assert vectors.shape == (len(wanted), SIZE)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
     np.testing.assert_array_equal(text_vectors([wanted[film]], "ngrams")[0], vectors[film])
+    years = data.catalogue.years.copy()
+    years[FIRST_ITEM] = 2001
+    named = dataclasses.replace(data.catalogue, years=years, titles=("A New Film", *data.catalogue.titles[1:]))
+    assert texts(named)[0].startswith("A New Film (2001): ") and texts(named)[1:] == wanted[1:]
     near, far = "Toy Story 2 (1999): Comedy", "Schindler's List (1993): Drama, War"
     toy, near, far = text_vectors(["Toy Story (1995): Comedy", near, far], "ngrams")
     assert toy @ near > toy @ far + 0.2
@@ -331,6 +342,7 @@ def test_sentence_vectors_are_computed_once(monkeypatch, tmp_path):
     """And read from the cache when the texts are the same, whole or not at all."""
     monkeypatch.setattr(text, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(text, "version", lambda name: "1")
     calls = []
 
     def encode(wanted):
@@ -343,15 +355,18 @@ def test_sentence_vectors_are_computed_once(monkeypatch, tmp_path):
     assert len(calls) == 1
     assert text_vectors(["a", "c"], "sentence")[0, 0] == 2 and len(calls) == 2
     assert len(list((tmp_path / "cache").iterdir())) == 2  # no drafts
+    monkeypatch.setattr(text, "version", lambda name: "2")  # of the encoder
+    assert text_vectors(["a", "b"], "sentence")[0, 0] == 3
     for path in (tmp_path / "cache").iterdir():  # damaged: computed again
         path.write_bytes(path.read_bytes()[:100])
-    assert text_vectors(["a", "b"], "sentence")[0, 0] == 3 and text_vectors(["a", "b"], "sentence")[0, 0] == 3
+    assert text_vectors(["a", "b"], "sentence")[0, 0] == 4 and text_vectors(["a", "b"], "sentence")[0, 0] == 4
 
 
 @pytest.mark.parametrize("kind", ["ngrams", "sentence"])
 def test_titles_enter_as_what_their_encoder_says(data, kind, monkeypatch, tmp_path):
     monkeypatch.setattr(text, "CACHE", tmp_path)
     monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(text, "version", lambda name: "1")
     monkeypatch.setattr(text, "_sentence_vectors", lambda wanted: np.stack(
         [np.random.default_rng(len(title)).normal(size=SIZE) for title in wanted]).astype(np.float32))
     encoder = fresh_model(data, ModelSettings(title_encoder=kind, **TINY_MODEL)).encoders["title"]
@@ -434,8 +449,25 @@ def test_attribute_edges_say_what_the_catalogue_says(data):
     assert genres == {(film, genre) for film, genre in np.argwhere(films.genres[FIRST_ITEM:]).tolist()}
     for node, film in edges["decade"].T:
         assert (films.years[FIRST_ITEM + film] - 1890) // 10 == node - count - len(GENRES)
-    shared = [film for node, film in edges["word"].T]
-    assert set(shared) == set(range(count))  # every synthetic title has a word
+    first, titles = count + int(OFFSETS[2]), [*films.titles[:-2], "Night of the Living Wolf (1968)", "Wolf (1994)"]
+    node, film = attribute_edges(dataclasses.replace(films, titles=tuple(titles)))["word"]
+    assert node.min() >= first and node.max() < first + WORDS
+    hashed = HashingVectorizer(n_features=WORDS)
+    words = [set(node[film == index].tolist()) for index in range(count)]
+    for index, title in enumerate(titles):  # each by itself: hashed, so the same word is the same node
+        assert words[index] == {first + int(hashed.transform([word]).indices[0]) for word in
+                                re.findall(r"[a-z]{3,}", title.lower()) if word != "the"}, title
+    assert len(words[-2]) == 3 and words[-1] < words[-2]
+
+
+def test_words_of_one_title_alone_are_no_edges(data):
+    titles = [f"{'Common' if index % 2 else ''} Word{'x' * (index + 1)}" for index in range(len(data.catalogue.titles))]
+    data = dataclasses.replace(data, catalogue=dataclasses.replace(data.catalogue, titles=tuple(titles)))
+    encoder = fresh_model(data, ModelSettings(graph_encoder="rgcn", **TINY_MODEL)).encoders["graph"]
+    edges, relation = encoder.edges()
+    named = edges[1, relation == RELATIONS.index("word")]
+    assert encoder.word.shape[1] > len(titles) and set(named.tolist()) >= set(range(1, len(titles), 2))
+    assert len(named) < 0.7 * len(titles)  # but for words that share a node by chance
 
 
 def test_relational_convolution_against_a_plain_loop(data):
@@ -446,8 +478,8 @@ def test_relational_convolution_against_a_plain_loop(data):
 
     def layer(convolution, x):
         weights = torch.einsum("rb,bio->rio", convolution.comp, convolution.weight)
-        out = x @ convolution.root + convolution.bias
-        for number in range(len(RELATIONS)):
+        out = (0 if convolution.root is None else x @ convolution.root) + convolution.bias.expand(len(x), -1)
+        for number in range(len(weights)):
             for node in range(nodes):
                 sources = edges[0, (relation == number) & (edges[1] == node)]
                 if len(sources):
@@ -626,12 +658,13 @@ def test_models_that_know_films_by_experience_place_new_ones_by_genre(with_new_f
     torch.testing.assert_close(new[:, fresh], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_new_film_stands_in_the_place_of_those_most_alike(with_new_films):
+@pytest.mark.parametrize("fusion", ["sum", "concat", "gate", "cross_attention"])
+def test_a_new_film_stands_in_the_place_of_those_most_alike(with_new_films, fusion):
     """Beside what the encoders say of it: the mean vector and odds of the films of which they say the most alike, by
     how often they are watched; against a walk through them. A twin of an old film has that film among them."""
     before, after = with_new_films
     model = fresh_model(before, ModelSettings(title_encoder="ngrams", graph_encoder="lightgcn", start_token=True,
-                                               **TINY_MODEL))
+                                               fusion=fusion, **TINY_MODEL))
     nn.init.normal_(model.start_bias)
     films, place = after.catalogue, after.catalogue.item_index(before.catalogue.movie_ids)
     fresh = np.setdiff1d(np.arange(FIRST_ITEM, films.num_rows), place)
@@ -642,8 +675,10 @@ def test_a_new_film_stands_in_the_place_of_those_most_alike(with_new_films):
     larger = model.for_catalogue(before.catalogue, dataclasses.replace(films, genres=genres, years=years,
                                                                       titles=tuple(titles)))
     ids = nn.functional.pad(larger.encoders["id"].table.weight, (0, 0, FIRST_ITEM, 0))
-    table = larger.item_table()
-    said = table - ids - nn.functional.pad(larger.encoders["graph"](larger.films), (0, 0, FIRST_ITEM, 0))
+    parts = {name: larger.encoders[name](larger.films) for name in ("genres", "year", "title")}
+    if fusion == "cross_attention":
+        parts["id"] = torch.zeros_like(parts["year"])
+    said = nn.functional.pad(larger.fuse(parts), (0, 0, FIRST_ITEM, 0))
     torch.testing.assert_close(said[fresh[0]], said[twin])
     rows = before.training_rows()
     for new in fresh:
@@ -707,12 +742,16 @@ def test_movielens_as_torch_geometric_reads_it(tmp_path):
     np.testing.assert_array_equal(films[edges.edge_index[1]], ours.ratings["movie_id"])
     np.testing.assert_array_equal(edges.rating, ours.ratings["rating"])
     np.testing.assert_array_equal(edges.time, ours.ratings["timestamp"])
-    genres = ours.movies["genres"].str.get_dummies("|")
-    np.testing.assert_array_equal(theirs["movie"].x.sum(1), genres.sum(1))
-    assert sorted(theirs["movie"].x.sum(0).tolist()) == sorted(genres.sum(0).tolist())
-    people = theirs["user"].x.sum(0).tolist()
-    for column in ("gender", "age", "occupation"):
-        assert set(ours.users[column].value_counts()) <= set(people)
+    data = process(ours, Settings().data)  # its order is by ids, theirs that of the files
+    kept = np.searchsorted(films, data.catalogue.movie_ids)
+    np.testing.assert_array_equal(films[kept], data.catalogue.movie_ids)
+    order = [sorted(GENRES).index(name) for name in GENRES]  # their columns are by name
+    np.testing.assert_array_equal(theirs["movie"].x[kept][:, order], data.catalogue.genres[FIRST_ITEM:])
+    assert data.catalogue.user_ids.tolist() == users.tolist()
+    gender, age, occupation = (data.demographics - 1).T
+    occupation = np.argsort(sorted(range(21), key=str))[occupation]  # theirs are words
+    wide = np.concatenate([np.eye(count)[told] for told, count in ((age, 7), (gender, 2), (occupation, 21))], axis=1)
+    np.testing.assert_array_equal(theirs["user"].x, wide)
 
 
 def test_heavy_packages_stay_out_until_they_are_asked_for():

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from ablations import run as runner
 from ablations import study as studies
 from ablations.study import FOLDER, load_study, run_key
 from data_processor import load
-from settings import Settings, TrainSettings
+from settings import SECTIONS, Settings, TrainSettings, section_fields
 from support.checkpoint import read_checkpoint
 from support.errors import UserError
 from tests.conftest import ROOT
@@ -58,6 +59,17 @@ def test_shipped_studies_are_sound(path):
     study = load_study(path.stem)
     assert study.question and len(study.variants) > 1
     assert study.variants[0].against == "" and all(variant.against for variant in study.variants[1:])
+
+
+def test_the_study_of_all_options_has_every_choice():
+    """A value that a setting may take and no variant does would be an option that nothing weighs."""
+    taken = [variant.settings.to_dict() for variant in load_study("options").variants]
+    for name in ("fusion", "user_context", "graph_encoder", "masking", "contrastive_views", "similarity", "id_start",
+                 "task_weighting"):
+        section = next(section for section in SECTIONS.values() if name in section_fields(section))
+        for value in get_args(get_type_hints(section)[name]):
+            assert any(settings[name] == value for settings in taken), f"no variant has --{name} {value}"
+    assert {settings["title_encoder"] for settings in taken} == {"none", "sentence", "ngrams"}
 
 
 def test_a_study_is_read(study_file):
@@ -216,8 +228,8 @@ def result(folder, ndcg, people=range(8), split="a", protocol="p"):
     (folder / "best").mkdir(parents=True)
     pd.DataFrame({"user_id": list(people), "NDCG@10": ndcg}).to_parquet(folder / "best" / "test_users.parquet")
     return {"split_hash": split, "protocol": protocol, "best": {"NDCG@10": float(np.mean(ndcg))}, "epochs": 1,
-            "steps": 2, "training_seconds": 3.0, "parameters": 4, "peak_memory_mb": 5, "git_commit": "c",
-            "ranking": {"enhanced": {"NDCG@10": {"mean": float(np.mean(ndcg))}}}}
+            "steps": 2, "training_seconds": 9.0, "processor_seconds": 3.0, "parameters": 4, "peak_memory_mb": 5,
+            "git_commit": "c", "ranking": {"enhanced": {"NDCG@10": {"mean": float(np.mean(ndcg))}}}}
 
 
 def test_the_table_pairs_the_same_people_and_nothing_else(study_file, tmp_path):
@@ -229,14 +241,17 @@ def test_the_table_pairs_the_same_people_and_nothing_else(study_file, tmp_path):
     draw = np.random.default_rng(0)
     values = {name: draw.random(8) for name in ("sum", "gate", "other split", "sampled", "lost", "told the time")}
     values["gate"] = values["sum"] + 0.25
+    time = report.HEADER.index("processor\ns an epoch")
     for seeds, mark in (((1,), ""), ((1, 2), "***")):
         folders = {(name, seed): tmp_path / f"{len(seeds)}-{seed}" / name for name in values for seed in seeds}
         results = {(name, seed): result(folder, values[name], split="b" if name == "other split" else "a",
                                         protocol="among 100" if name == "sampled" else
                                         f"full, request time {'' if name == 'told the time' else 'un'}known, split")
                    for (name, seed), folder in folders.items()}
+        del results["lost", 1]["processor_seconds"]  # as in runs of older code
         lines = report.study_lines(study, folders, results)
         rows = report.table(lines)
+        assert [row[time] for row in rows] == ["" if row[0] == "lost" else "3.0" for row in rows]
         by_name = {row[0]: row for row in rows}
         assert rows[0][0] == "sum" and {rows[1][0], rows[2][0]} == {"gate", "told the time"}
         assert by_name["told the time"][5] == f"{(values['told the time'] - values['sum']).mean():+.4f}"

@@ -102,6 +102,16 @@ def test_parts_keep_views_with_their_histories(data):
         assert found[tuple(map(tuple, mine))] == other
 
 
+def test_what_is_compared_are_the_states_that_predict_what_follows_two_views(data):
+    model = fresh_model(data, dataclasses.replace(VARIANTS["enhanced"], contrastive_temperature=0.3))
+    batch = batch_of(data)
+    batch = batch.replace(views=views_of(data, "crop", batch))
+    states = [model.request_states(view) for view in batch.views]
+    assert not torch.allclose(*states)
+    expected = contrastive_loss(*states, torch.tensor([row[row != PAD][-1] for row in batch.targets]), 0.3)
+    torch.testing.assert_close(model(batch, {"contrastive"})["contrastive"], expected)
+
+
 def test_balanced_loss_weighs_by_learned_uncertainty(data):
     settings = dataclasses.replace(VARIANTS["enhanced"], task_weighting="uncertainty")
     model, batch = fresh_model(data, settings), batch_of(data)
