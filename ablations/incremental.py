@@ -38,6 +38,7 @@ from support.errors import UserError, run_command
 from support.tracking import git_commit
 
 DATES = ("2000-10-01", "2000-11-01", "2000-12-01", "2001-01-01", "2001-02-01")
+TOGETHER = "all dates"
 POPULARITY, OLDER, TUNED, AGAIN = "popularity", "as it was", "fine-tuned", "trained again"
 METRIC = "NDCG@10"
 Values = dict[str, np.ndarray]  # group of people -> (P,) metric of each
@@ -129,6 +130,12 @@ def measured(chain: list[Round], settings: Settings, tuning: dict[str, Any], num
         found[here.date] = {group: {name: np.stack([run[group] for run in of_row]) for name, of_row in runs.items()}
                             for group in here.groups}
         seconds[here.date] = spent
+    if len(chain) > 1:
+        groups = {group: list(of_row) for of_date in found.values() for group, of_row in of_date.items()}
+        together = {group: {row: np.concatenate([of_date[group][row] for of_date in found.values() if group in of_date],
+                                                axis=1) for row in rows} for group, rows in groups.items()}
+        found, seconds = {**found, TOGETHER: together}, {**seconds, TOGETHER: {
+            name: sum(spent[name] for spent in seconds.values()) for name in (TUNED, AGAIN)}}
     return found, seconds
 
 
@@ -159,7 +166,7 @@ def main(argv: list[str]) -> None:
             f"{flags.dates[-1]}), {METRIC}, means over each person's first, full ranking, history left out, ties "
             f"against the target, request time unknown; 95 % bootstrap intervals over people, mean of "
             f"{len(flags.seeds)} seeds; difference to the fine-tuned model: paired, Holm, * .05 ** .01 *** .001"
-            f"{', over people and seeds' if len(flags.seeds) > 1 else ''}"
+            f"{', over people and seeds' if len(flags.seeds) > 1 else ''}; {TOGETHER}: who is asked at two counts twice"
             f"{'; ' + interactions.note if interactions.note else ''}")
     flat = summary({f"{date} {group}": of_row for date, of_date in found.items() for group, of_row in of_date.items()},
                    TUNED)

@@ -83,7 +83,11 @@ def test_the_command_measures_each_row_and_trains_nothing_twice(tiny, dates, tmp
                "--results", str(tmp_path / "results"), *small]
     assert run_command(incremental.main, command) == 0
     found = json.loads((tmp_path / "results" / "results.json").read_text())
-    assert list(found["dates"]) == list(found["seconds"]) == dates[1:3]
+    assert list(found["dates"]) == list(found["seconds"]) == [*dates[1:3], incremental.TOGETHER]
+    people, mean, seeds = ([of_row["all"][incremental.TUNED][part] for of_row in found["dates"].values()]
+                           for part in ("people", "mean", "seeds"))
+    assert people[2] == sum(people[:2]) and mean[2] == pytest.approx(np.average(mean[:2], weights=people[:2]))
+    assert seeds[2] == pytest.approx(np.average(seeds[:2], axis=0, weights=people[:2]))
     for groups in found["dates"].values():
         for of_row in groups.values():
             assert list(of_row) == [incremental.POPULARITY, incremental.OLDER, incremental.TUNED, incremental.AGAIN]
