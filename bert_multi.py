@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from baselines.popularity import Popularity
-from command_line import parse_command_line
+from command_line import parse_command_line, say_idle_flags
 from data_processor import load
 from evaluation.protocols import protocol_line, target_ranks
 from evaluation.report import print_ranking, summarise
@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
         rest += ["--checkpoint_dir", f"checkpoints/multi-{size}"]
     preset = [] if "--resume" in rest else ["--preset", f"multi-{size}", "--model", "vanilla"]
     settings, resume = parse_command_line([*preset, *rest], __doc__)
+    say_idle_flags(rest, settings)
     if resume:
         settings = stored_settings(Path(settings.train.checkpoint_dir))
     train(settings, resume)

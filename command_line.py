@@ -42,10 +42,14 @@ def parse_command_line(argv: list[str], description: str, preset: str = "default
     settings = _tyro(arguments, _defaults(own["--preset"] or preset, model, explicit),
                      description + f"\n\nBeside the flags below: --preset {'|'.join(PRESETS)}, "
                                    "--config FILE.yaml (flags by name), --resume.")
-    for name in sorted({_flag_name(token) for token in rest if token.startswith("--")} & set(all_fields())):
+    return settings, bool(own["--resume"])
+
+
+def say_idle_flags(argv: list[str], settings: Settings) -> None:
+    """Name on stderr the flags that were given and do nothing with these settings."""
+    for name in sorted({_flag_name(token) for token in argv if token.startswith("--")} & set(all_fields())):
         if needed := idle(name, settings):
             print(f"note: --{name} does nothing without {needed}", file=sys.stderr)
-    return settings, bool(own["--resume"])
 
 
 def _defaults(preset: str, model: str, explicit: set[str]) -> Settings:

@@ -18,7 +18,7 @@ from torch import nn
 from baselines.mean_ratings import mean_predictors
 from baselines.popularity import Popularity
 from batches import history_batch, history_of
-from command_line import parse_command_line
+from command_line import parse_command_line, say_idle_flags
 from data_processor import FIRST_ITEM, SequenceData, load
 from evaluation.metrics import per_request
 from evaluation.protocols import draw_candidates, hide_seen, protocol_line, target_ranks
@@ -213,6 +213,7 @@ def stored_settings(folder: Path) -> Settings:
 def main(argv: list[str]) -> int:
     """Exit code 0, or 130 after a stop that `--resume` can undo."""
     settings, resume = parse_command_line(argv, __doc__)
+    say_idle_flags(argv, settings)
     if resume:
         settings = stored_settings(Path(settings.train.checkpoint_dir)).replace(
             checkpoint_dir=settings.train.checkpoint_dir)

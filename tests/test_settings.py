@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from command_line import parse_command_line
+from command_line import parse_command_line, say_idle_flags
 from data_processor import process
 from model_io import new_model
 from presets import PRESETS, preset_settings
@@ -138,7 +138,7 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
 
 def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
     def said(*flags):
-        parse_command_line(["--preset", "quick", *flags], "")
+        say_idle_flags([*flags], parse_command_line(["--preset", "quick", *flags], "")[0])
         return capsys.readouterr().err.splitlines()
 
     assert said("--masking", "span") == ["note: --masking does nothing without --masked_item_head"]
