@@ -362,14 +362,14 @@ def test_wrong_flags(service_files, capsys, flags, message):
 
 @pytest.mark.slow
 def test_load(service_files, tmp_path, capsys):
-    """Ten seconds at 50 requests a second: all answered. Times and memory are this machine's affair; `make load` judges
-    them."""
+    """Ten seconds at 50 requests a second: all answered, for no more than two cores have to give. How soon depends on what
+    else the machine does: `make load` judges it, and the memory."""
     load.main(["--seconds", "10", "--output", str(tmp_path / "load.json"), "--data_dir", str(service_files / "data"),
                "--model_path", str(service_files / "main" / "best"),
                "--vanilla_path", str(service_files / "vanilla" / "best")])
     found = json.loads((tmp_path / "load.json").read_text())
     assert found["requests"] == 500 and found["errors"] == []
-    assert found["milliseconds"]["/recommend"]["p99"] < 1000
+    assert 0 < found["processor_seconds"] < 2 * 10
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
 
 
