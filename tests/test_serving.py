@@ -362,8 +362,8 @@ def test_wrong_flags(service_files, capsys, flags, message):
 
 @pytest.mark.slow
 def test_load(service_files, tmp_path, capsys):
-    """Ten seconds at 50 requests a second: all answered, for no more than two cores have to give. How soon depends on what
-    else the machine does: `make load` judges it, and the memory."""
+    """Ten seconds at 50 requests a second: all answered, for no more than two cores have to give. How soon depends on
+    what else the machine does: `make load` judges it, and the memory."""
     load.main(["--seconds", "10", "--output", str(tmp_path / "load.json"), "--data_dir", str(service_files / "data"),
                "--model_path", str(service_files / "main" / "best"),
                "--vanilla_path", str(service_files / "vanilla" / "best")])

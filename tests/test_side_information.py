@@ -10,6 +10,7 @@ import re
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.feature_extraction.text import HashingVectorizer
@@ -722,6 +723,28 @@ def test_cold_requests_hold_no_new_film_and_rank_among_the_unwatched(with_new_fi
     best, worst = (cold_films.measure(rank, requests) for rank in (
         np.ones(len(found)), np.array([len(among) for among in requests.candidates])))
     assert best["AUC"]["mean"] == best["HR@10"]["mean"] == 1 and worst["AUC"]["mean"] == 0
+
+
+@pytest.mark.parametrize("row", ["genres and year", "title, n-grams", "graph, rgcn"])
+def test_films_never_seen_are_ranked_far_better_than_by_chance(tmp_path, row):
+    """A world in which everybody watches films of one genre: each encoder finds the new ones of that genre, 80 % of the
+    time at least where chance does half of the time."""
+    draw, films, people = np.random.default_rng(5), 100, 150
+    kinds = {"Horror": "haunted blood", "Western": "dusty sheriff", "Musical": "dancing chorus", "War": "iron battle"}
+    movies = pd.DataFrame([(film + 1, f"{kinds[kind].split()[film // 4 % 2]} {film // 4} ({1950 + film // 4})", kind)
+                           for film in range(films) for kind in [list(kinds)[film % 4]]],
+                          columns=["movie_id", "title", "genres"])
+    users = pd.DataFrame({"user_id": np.arange(1, people + 1), "gender": "F", "age": 25, "occupation": 0})
+    ratings = pd.DataFrame([
+        (user, 1 + film * 4 + user % 4, int(draw.integers(1, 6)), 978_300_000 + 100 * place)
+        for user in range(1, people + 1) for place, film in enumerate(draw.permutation(films // 4)[:18].tolist())],
+        columns=["user_id", "movie_id", "rating", "timestamp"])
+    data = write_ml_1m(tmp_path / "data", ratings, movies, users)
+    assert run_command(cold_films.main, [
+        "--rows", row, "--results", str(tmp_path), "--data_dir", str(data), "--device", "cpu", "--hidden_size", "16",
+        "--num_layers", "1", "--seq_length", "20", "--max_steps", "80", "--eval_every", "80"]) == 0
+    found = json.loads((tmp_path / "results.json").read_text())["rows"][row]["AUC"]
+    assert found["low"] > 0.8 and found["chance"] == 0.5
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs
