@@ -21,6 +21,7 @@ from transformer import Pattern, positions_before
 
 WIDTH_STEP, ROW_STEP = 8, 64
 SPAN_LENGTH = 3  # mean length of masked spans
+LATE = 2**40  # number of the stream that says which windows begin late; batches have their own numbers
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,9 @@ class TrainingBatches:
     A window is a run of interactions of one person: the newest `seq_length + 1` of the training part or, with
     `sliding_window`, half-overlapping windows over all of it. Causal batches predict each interaction of a window from
     those before it; cloze batches mask some of its newest `seq_length`. The two kinds alternate: of every 1 / share
-    batches one carries the cloze task.
+    batches one carries the cloze task. A share of the windows begins late (`late_start_share`), others in each epoch;
+    batches are of windows of similar length after that, and as many and of as many windows in all epochs, so that
+    `batch_tokens` is kept exactly in the first one and nearly in the others.
 
     held_out: train on the training part; False = on everything.
     """
@@ -213,9 +216,8 @@ class TrainingBatches:
                  held_out: bool = True) -> None:
         self.data, self.seq_length, self.train, self.cloze_share = data, seq_length, train, cloze_share
         self.people, self.starts, self.ends = self._windows(held_out)
-        lengths = self.ends - self.starts
-        self.bounds = cut(padded_width(np.sort(lengths)[::-1] - 1, seq_length), train.batch_size, train.batch_tokens)
-        self.lengths = lengths
+        lengths = np.sort(self.ends - self._begun(0)[0])[::-1]
+        self.bounds = cut(padded_width(lengths - 1, seq_length), train.batch_size, train.batch_tokens)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -236,11 +238,22 @@ class TrainingBatches:
             ends += [min(end, begin + size) for begin in first]
         return np.array(people), np.array(starts), np.array(ends)
 
+    def _begun(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(where each window starts in an epoch, whether late): the logarithm of what is left is uniform then, and at
+        least an input and a target are."""
+        late = np.zeros(len(self.starts), dtype=bool)
+        if not self.train.late_start_share:
+            return self.starts, late
+        draw = np.random.default_rng((self.train.seed, epoch, LATE))
+        late = draw.random(len(late)) < self.train.late_start_share
+        left = (2 * ((self.ends - self.starts) / 2)**draw.random(len(late))).astype(int)
+        return np.where(late, self.ends - left, self.starts), late
+
     def epoch(self, epoch: int, first_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Batches of an epoch from `first_step` on; with several processes each takes every `world`-th."""
         draw = np.random.default_rng((self.train.seed, epoch))
-        order = draw.permutation(len(self.people))
-        order = order[np.argsort(-self.lengths[order], kind="stable")]  # longest first, random among equals
+        order, (starts, late) = draw.permutation(len(self.people)), self._begun(epoch)
+        order = order[np.argsort((starts - self.ends)[order], kind="stable")]  # longest first, random among equals
         groups = draw.permutation(len(self))
         for step in range(first_step, len(self) // world):
             number = step * world + rank
@@ -250,53 +263,46 @@ class TrainingBatches:
             count = epoch * (len(self) // world) + step
             cloze = int((count + 1) * self.cloze_share) > int(count * self.cloze_share)
             noise = np.random.default_rng((self.train.seed, epoch, number))
-            batch = self._cloze(rows, noise) if cloze else self._causal(rows, noise)
+            batch = self._cloze(rows, starts[rows], noise) if cloze else self._causal(rows, starts[rows])
+            batch = batch.replace(users=batch.users.masked_fill(torch.from_numpy(late[rows]), UNKNOWN))
             yield hide_context(batch, self.train, noise)
 
-    def _gather(self, rows: np.ndarray, shift_start: np.ndarray | int,
-                shift_end: int) -> tuple[np.ndarray, np.ndarray]:
-        """(lengths, (B, L) positions in the flat arrays, -1 on padding) of the windows."""
-        starts, lengths = self.starts[rows] + shift_start, self.lengths[rows] - shift_start + shift_end
+    def _gather(self, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(lengths, (B, L) positions in the flat arrays, -1 on padding) of runs of interactions."""
+        lengths = ends - starts
         grid = np.arange(padded_width(lengths.max(), self.seq_length))
         return lengths, np.where(grid < lengths[:, None], starts[:, None] + grid, -1)
 
     def _take(self, flat: np.ndarray, where: np.ndarray) -> Tensor:
         return torch.from_numpy(np.where(where >= 0, flat[where], 0))
 
-    def _whole(self, rows: np.ndarray, shift: np.ndarray | int) -> Tensor:
-        return torch.from_numpy(self.starts[rows] + shift == self.data.offsets[self.people[rows]])
+    def _whole(self, rows: np.ndarray, starts: np.ndarray) -> Tensor:
+        return torch.from_numpy(starts == self.data.offsets[self.people[rows]])
 
     def _people(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         people = self.people[rows]
         return torch.from_numpy(people + 1), torch.from_numpy(self.data.demographics[people])
 
-    def _causal(self, rows: np.ndarray, noise: np.random.Generator) -> Batch:
-        shift: np.ndarray | int = 0
-        users, demographics = self._people(rows)
-        if self.train.late_start_share:
-            late = noise.random(len(rows)) < self.train.late_start_share
-            left = (2 * (self.lengths[rows] / 2)**noise.random(len(rows))).astype(int)  # an input and a target at least
-            shift = (self.lengths[rows] - left) * late
-            users = users.masked_fill(torch.from_numpy(late), UNKNOWN)
-        lengths, inputs = self._gather(rows, shift, -1)
+    def _causal(self, rows: np.ndarray, starts: np.ndarray) -> Batch:
+        lengths, inputs = self._gather(starts, self.ends[rows] - 1)
         following = np.where(inputs >= 0, inputs + 1, -1)
         data = self.data
-        return Batch("causal", users, demographics, self._take(data.items, inputs), self._take(data.ratings, inputs),
+        return Batch("causal", *self._people(rows), self._take(data.items, inputs), self._take(data.ratings, inputs),
                      self._take(data.timestamps, inputs), torch.from_numpy(lengths),
                      self._take(data.timestamps, following), self._take(data.items, following),
-                     self._take(data.ratings, following), self._whole(rows, shift))
+                     self._take(data.ratings, following), self._whole(rows, starts))
 
-    def _cloze(self, rows: np.ndarray, noise: np.random.Generator) -> Batch:
+    def _cloze(self, rows: np.ndarray, starts: np.ndarray, noise: np.random.Generator) -> Batch:
         # A full window has one interaction more than the model reads: its oldest goes.
-        shift = (self.lengths[rows] > self.seq_length).astype(np.int64)
-        lengths, where = self._gather(rows, shift, 0)
+        begun = np.maximum(starts, self.ends[rows] - self.seq_length)
+        lengths, where = self._gather(begun, self.ends[rows])
         masked = cloze_mask(lengths, where.shape[1], self.train, noise)
         data, items = self.data, self._take(self.data.items, where)
         masked = torch.from_numpy(masked)
         times, ratings = self._take(data.timestamps, where), self._take(data.ratings, where)
         return Batch("bidirectional", *self._people(rows), items.masked_fill(masked, MASK),
                      ratings.masked_fill(masked, NO_RATING), visible_times(times, masked), torch.from_numpy(lengths),
-                     times * masked, items * masked, ratings * masked, self._whole(rows, shift))
+                     times * masked, items * masked, ratings * masked, self._whole(rows, begun))
 
 
 def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:

@@ -303,8 +303,8 @@ class TrainSettings:
     user_id_dropout: float = 0.5
     """(enhanced) share of sequences trained with the person's own token replaced by the unknown one."""
     late_start_share: float = 0.0
-    """(enhanced) (--next_item_head) share of causal training sequences that begin late, by somebody unknown, as if the
-    past were lost: what is left is short as often as long (its logarithm is uniform)."""
+    """(enhanced) share of training sequences that begin late, by somebody unknown, as if the past were lost: what is
+    left is short as often as long (its logarithm is uniform)."""
     checkpoint_dir: str = "checkpoints"
     """Folder for best/ (the model to use) and last/ (what --resume needs)."""
     runs_dir: str = "runs"

@@ -115,26 +115,54 @@ def test_context_dropout_hides_the_stated_share(data):
     assert all((batch.users == 0).all() for batch in batches)
 
 
-def test_late_starts_are_ends_of_the_same_windows(data):
+@pytest.mark.parametrize("cloze", [0.0, 1.0])
+def test_late_starts_are_ends_of_the_same_windows(data, cloze):
     """The stated share begins later, by somebody unknown; each still ends where it did, and the others are as they
     were. Short ends are as frequent as long ones."""
-    late_too, left = dataclasses.replace(PLAIN, late_start_share=0.5), []
+    late_too, left, share = dataclasses.replace(PLAIN, late_start_share=0.5), [], []
     trained = data.split.train_ends - data.offsets[:-1]
+
+    def rows(train, epoch):
+        for batch in TrainingBatches(data, 12, train, cloze).epoch(epoch):
+            items = torch.where(batch.items == MASK, batch.targets, batch.items)
+            times = torch.where(batch.items == MASK, batch.request_times, batch.timestamps)
+            for row, length in enumerate(batch.lengths.tolist()):
+                told = [items[row], times[row], *([] if cloze else [batch.targets[row]])]
+                yield (tuple(zip(*(part[:length].tolist() for part in told), strict=True)), batch.users[row].item(),
+                       batch.demographics[row], bool(batch.whole[row]))
+
+    whole = list(rows(PLAIN, 0))
+    of_end = {window[place:]: (window, user, facts) for window, user, facts, _ in whole for place in range(len(window))}
+    assert len(whole) == data.num_users and len(of_end) == sum(len(window) for window, *_ in whole)  # no two alike
     for epoch in range(20):
-        for plain, batch in zip(*(TrainingBatches(data, 12, train, 0.0).epoch(epoch) for train in (PLAIN, late_too)),
-                                strict=True):
-            for row, (whole, length) in enumerate(zip(plain.lengths.tolist(), batch.lengths.tolist(), strict=True)):
-                assert batch.items[row][:length].tolist() == plain.items[row][whole - length:whole].tolist()
-                assert batch.targets[row][:length].tolist() == plain.targets[row][whole - length:whole].tolist()
-                assert torch.equal(batch.demographics[row], plain.demographics[row])
-                late = batch.users[row].item() == 0
-                assert late or (batch.users[row] == plain.users[row] and length == whole)
-                fits = trained[plain.users[row].item() - 1] <= 13  # the window, one film more than the model reads
-                assert bool(batch.whole[row]) == (fits and length == whole)
-                left += [length + 1] * (late and whole == 12)
-    assert 400 < len(left) < 800 and min(left) == 2
-    chance = np.log(np.arange(3, 14) / np.arange(2, 13)) / np.log(13 / 2)  # of 2, 3, ... 12 left of 13
-    np.testing.assert_allclose(np.bincount(left, minlength=13)[2:] / len(left), chance, atol=0.06)
+        ends = set()
+        for window, user, facts, complete in rows(late_too, epoch):
+            full, person, known = of_end[window]
+            late = user == 0
+            assert torch.equal(facts, known) and (late or (user == person and window == full))
+            fits = trained[person - 1] <= (12 if cloze else 13)  # causal: one film more than the model reads
+            assert complete == (fits and window == full)
+            ends.add(person)
+            share.append(late)
+            left += [len(window) + 1] * (late and len(full) == 12 and not cloze)
+        assert len(ends) == data.num_users  # each once
+    assert 0.47 < np.mean(share) < 0.53
+    if not cloze:
+        assert 400 < len(left) < 800 and min(left) == 2
+        chance = np.log(np.arange(3, 14) / np.arange(2, 13)) / np.log(13 / 2)  # of 2, 3, ... 12 left of 13
+        np.testing.assert_allclose(np.bincount(left, minlength=13)[2:] / len(left), chance, atol=0.06)
+
+
+def test_batches_are_of_windows_of_similar_length_after_late_starts(real_data):
+    """Little padding, and limits kept, exactly in the first epoch and nearly in others."""
+    train = TrainSettings(late_start_share=0.5, batch_size=512, batch_tokens=6400)
+    batches = TrainingBatches(real_data, 200, train, 0.0)
+    for epoch in (0, 1, 17):
+        found = list(batches.epoch(epoch))
+        assert len(found) == len(batches) and sum(len(batch.users) for batch in found) == real_data.num_users
+        assert max(batch.items.numel() if epoch == 0 else batch.tokens for batch in found) <= 6400
+        assert sum(batch.tokens for batch in found) > 0.91 * sum(batch.items.numel() for batch in found)
+        assert max(len(batch.users) for batch in found) <= 512
 
 
 def mask(lengths, width, **changes):
