@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,18 +195,28 @@ def write_report(study: Study, folders: Folders, failed: list[str], flags: list[
     print_table(study.question, note, HEADER, table(lines))
     for line in failed:
         print("failed:", line)
+    told, slices = what_was_run(study, flags, results), changed_slices(lines, folders)
+    curves = {run: evaluations(folder) for run, folder in folders.items()}
     place.mkdir(parents=True, exist_ok=True)
-    drawn = figures.draw(lines, {run: evaluations(folder) for run, folder in folders.items()}, METRIC, place)
-    told = what_was_run(study, flags, results)
-    write_page(page_parts(study, note, lines, told, changed_slices(lines, folders), failed, drawn), place / "report")
-    write_json(place / "runs.json", {
+    with tempfile.TemporaryDirectory(dir=place, prefix=".report-") as scratch:  # half a page replaces none
+        part = Path(scratch)
+        drawn = figures.draw(lines, curves, METRIC, part)
+        write_page(page_parts(study, note, lines, told, slices, failed, drawn), part / "report")
+        write_json(part / "runs.json", _record(study, flags, results))
+        for file in part.iterdir():
+            file.replace(place / file.name)
+
+
+def _record(study: Study, flags: list[str], results: Results) -> dict[str, Any]:
+    """What runs.json says: the study, and each run's figures."""
+    return {
         "study": study.name, "base": study.base, "settings": study.common, "flags": flags,
         "variants": {variant.name: {**variant.changes, "against": variant.against} for variant in study.variants},
         "runs": [{"variant": name, "seed": seed, "validation": result["best"][METRIC], "protocol": result["protocol"],
                   "test": {metric: entry["mean"] for metric, entry in _ranking(result).items()},
                   **{key: result[key] for key in ("epochs", "steps", "training_seconds", "parameters",
                                                   "peak_memory_mb", "git_commit", "split_hash")}}
-                 for (name, seed), result in results.items()]})
+                 for (name, seed), result in results.items()]}
 
 
 def what_was_run(study: Study, flags: list[str], results: Results) -> list[Part]:

@@ -186,6 +186,13 @@ def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_pat
     shutil.rmtree(tmp_path / "work")  # nothing is left but what was packed beside the page
     assert report.main(command) == 0
     assert (tmp_path / "results" / "tiny" / "report.md").read_text() == page
+    lies = {file.name: file.read_bytes() for file in (tmp_path / "results" / "tiny").iterdir()}
+    monkeypatch.setattr(report, "write_json", lambda *_: 1 / 0)  # cut short: what was there stays
+    study_file.write_text(TINY.replace("Does the gate pay?", "Else?"))
+    with pytest.raises(ZeroDivisionError):
+        report.main(command)
+    study_file.write_text(TINY)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "results" / "tiny").iterdir()} == lies
     monkeypatch.undo()
     assert runner.main(command) == 0 and "3 of 3 runs are finished already" in capfd.readouterr().out
     monkeypatch.setattr(runner, "code_version", lambda: "newer")
