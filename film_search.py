@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from readers.interactions import GENRES
 from support.errors import UserError
 
 NUMBER = r"\s*-?\d+\s*"
+# 'Matrix, The (1999)'
+ARTICLE_LAST = re.compile(r"([^()]+), (the|an?|l[ea]s?|l'|une?|el|los|il|die|der|das)(?= *[()]|$)")
 
 
 def find_films(catalogue: Catalogue, text: str) -> list[int]:
@@ -52,6 +55,13 @@ def films_of(catalogue: Catalogue, genres: Sequence[str] = (), year_from: int | 
     return found if year_from is None else found & (catalogue.years >= year_from)
 
 
+def folded(title: str) -> str:
+    """A title as it is compared: small letters without accents and punctuation, an article at its end put first."""
+    signs = unicodedata.normalize("NFKD", title.lower())
+    plain = ARTICLE_LAST.sub(r"\2 \1", "".join(sign for sign in signs if not unicodedata.combining(sign)))
+    return " ".join(re.findall(r"\w+", re.sub("['’.*]", "", plain)))
+
+
 def _film_called(catalogue: Catalogue, title: str) -> int:
     found = _matches(catalogue, title)
     if len(found) == 1:
@@ -60,21 +70,21 @@ def _film_called(catalogue: Catalogue, title: str) -> int:
         listed = ", ".join(repr(catalogue.titles[index]) for index in found[:4])
         raise UserError(f"{title!r} fits {len(found)} films ({listed}{', ...' if len(found) > 4 else ''}); "
                         f"give the whole title with its year, or the id")
-    names = [_plain(name) for name in catalogue.titles]
-    near = difflib.get_close_matches(_plain(title), names, n=1, cutoff=0.4)
+    names = [folded(name) for name in catalogue.titles]
+    near = difflib.get_close_matches(folded(title), names, n=1, cutoff=0.4)
     hint = f"did you mean {catalogue.titles[names.index(near[0])]!r}?" if near else "titles are in metadata.json"
     raise UserError(f"no film in the catalogue is called {title!r}; {hint}")
 
 
 def _matches(catalogue: Catalogue, title: str) -> list[int]:
-    """Positions of the films with this title: exactly, else without the year, else containing it."""
-    wanted, names = _plain(title), [_plain(name) for name in catalogue.titles]
-    for rule in (lambda name: name == wanted, lambda name: re.sub(r" \(\d{4}\)$", "", name) == wanted,
-                 lambda name: wanted in name):
-        if found := [index for index, name in enumerate(names) if rule(name)]:
+    """Positions of the films with this title: exactly, else without the year, then without what stands in parentheses
+    and the article, else holding its words, else its letters."""
+    wanted, article = folded(title), re.compile(r"^(the|an?) ")
+    rules: list[Callable[[str], bool]] = [
+        lambda name: folded(name) == wanted, lambda name: folded(re.sub(r" *\(\d{4}\)$", "", name)) == wanted,
+        lambda name: article.sub("", folded(name.partition(" (")[0])) == article.sub("", wanted),
+        lambda name: f" {wanted} " in f" {folded(name)} ", lambda name: wanted in folded(name)]
+    for rule in rules if wanted else ():
+        if found := [index for index, name in enumerate(catalogue.titles) if rule(name)]:
             return found
     return []
-
-
-def _plain(title: str) -> str:
-    return " ".join(title.lower().split())

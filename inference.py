@@ -1,7 +1,7 @@
 """Recommend films, with reasons: `python inference.py --user_id 123 --k 10`.
 
 For somebody in the data the history is theirs; for anybody else give `--history "260,1210"` or titles
-(`--history "Star Wars; Toy Story (1995)"`), and what is known of them (`--gender F --age 25 --occupation 4`), with
+(`--history "The Matrix; Toy Story (1995)"`), and what is known of them (`--gender F --age 25 --occupation 4`), with
 `--history ""` nothing but that. Everybody at once: `--users all --history_until test --output recs.parquet`. All ids
 are the data set's own (raw) ids.
 """

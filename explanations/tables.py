@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -11,7 +12,8 @@ EXPLANATION = (f"{UNIT} Shares of the history add up; what is lost need not. Aft
                "the film falls without it alone. Without: the fewest films found whose absence takes the film off the "
                "list. As another: its rank were the person of that gender or age, history and all else as it is.")
 MOST = 6  # films in a cell
-SHOWN = 3  # contributions of the history, best and worst flips of the demographics
+SHOWN = 3  # best and worst flips of the demographics, and that of the gender
+YEAR = r" \(\d{4}\)$"
 
 
 def explanation_table(films: list[dict[str, Any]], reasons: list[dict[str, Any]]) -> Any:
@@ -21,23 +23,26 @@ def explanation_table(films: list[dict[str, Any]], reasons: list[dict[str, Any]]
     from rich.table import Table
 
     table = Table(show_lines=True)
-    for name in ("", "film", "score", "stars", "because of", "its kind and yours", "without", "as another"):
+    for name in ("", "film", "year", "score", "stars", "because of", "its kind and yours", "without", "as another"):
         table.add_column(name)
     for film, why in zip(films, reasons, strict=True):
+        told = {reason["name"] for reason in why["reasons"] if reason["of"] == "history"}
         history = [f"{entry['title']} ({entry['effect']:+.2f}; {entry['places']:+d})"
-                   for entry in why["history"][:SHOWN] if entry["effect"] > 0]
+                   for entry in why["history"] if entry["title"] in told]
         families = [f"{name.replace('_', ' ')} ({effect:+.2f}; {why['feature_places'][name]:+d})"
                     for name, effect in why["features"].items()]
         without = why["what_if"]["without"]
         named = [entry["title"] for entry in without or ()]
         more = [f"and {len(named) - MOST} more"] if len(named) > MOST else []
-        gone = "stays without any of them" if without is None else \
+        gone = ("stays without any of them" if why["history"] else "") if without is None else \
             "\n".join([*named[:MOST], *more]) or "not on the list anyway"
         others = sorted(why["what_if"]["as_another"], key=lambda entry: entry["rank"])
-        flips = others if len(others) <= 2 * SHOWN else [*others[:SHOWN], *others[-SHOWN:]]
+        flips = [entry for place, entry in enumerate(others)
+                 if entry["fact"] == "gender" or min(place, len(others) - 1 - place) < SHOWN]
         stars = f"{film['predicted_rating']:.1f}" if "predicted_rating" in film else ""
         table.add_row(*map(escape, (
-            str(film["rank"]), f"{film['title']}\n{', '.join(film['genres'])}", f"{film['score']:.2f}", stars,
+            str(film["rank"]), f"{re.sub(YEAR, '', film['title'])}\n{', '.join(film['genres'])}",
+            str(film["year"] or ""), f"{film['score']:.2f}", stars,
             "\n".join(history), "\n".join(families), gone,
             "\n".join(f"{entry['value']}: {entry['rank']}." for entry in flips))))
     return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from baselines.popularity import Popularity
 from batches import Batch
 from data_processor import FIRST_ITEM
+from film_search import folded
 from inference import RecommendationEngine
 from support.checkpoint import INFO, WEIGHTS
 from support.errors import UserError
@@ -28,11 +28,11 @@ class Engines:
     main: RecommendationEngine
     others: dict[str, RecommendationEngine]
     has_data: bool
-    titles: tuple[tuple[int, str], ...]  # item_index and plain title, the most popular first where that is known
+    titles: tuple[tuple[int, str], ...]  # item_index and folded title, the most popular first where that is known
 
     def search(self, query: str) -> list[int]:
         """item_index of at most SHOWN films whose titles hold all words of a query."""
-        words = re.findall(r"\w+", query.lower())
+        words = folded(query).split()
         found = (index for index, title in self.titles if all(word in title for word in words))
         return [index for index, _ in zip(found, range(SHOWN), strict=False)] if words else []
 
@@ -86,7 +86,7 @@ def load_engines(model_path: Path, vanilla_path: Path | None, data_dir: str | No
     counts = others["popularity"].model.scores.numpy() if has_data else np.zeros(main.catalogue.num_rows)
     order = FIRST_ITEM + np.argsort(-counts[FIRST_ITEM:], kind="stable")
     return Engines(main, others, has_data, tuple(
-        (int(index), main.catalogue.titles[index - FIRST_ITEM].lower()) for index in order))
+        (int(index), folded(main.catalogue.titles[index - FIRST_ITEM])) for index in order))
 
 
 def version_of(model_path: Path) -> tuple[tuple[int, int, int], ...] | None:

@@ -405,13 +405,32 @@ def test_another_persons_rank_is_what_the_model_says_of_them(data):
     assert len(other_people(nobody)) == 2 + 7
 
 
+def printed(why, **film):
+    with (console := Console(width=160)).capture() as said_so:
+        film = {"rank": 1, "title": "A (1999)", "year": 1999, "genres": ["Drama"], "score": 1.0, **film}
+        console.print(explanation_table([film], [{"history": [], "features": {}, "reasons": [], **why}]))
+    return said_so.get()
+
+
 @pytest.mark.parametrize(("gone", "said"), [(0, "not on the list anyway"), (2, "F1"), (9, "and 3 more"),
                                             (None, "stays without any of them")])
 def test_a_table_says_what_would_take_a_film_off_the_list(gone, said):
     """In a few lines, however many films it takes."""
-    film = {"rank": 1, "title": "A", "genres": ["Drama"], "score": 1.0}
     without = None if gone is None else [{"title": f"F{number}"} for number in range(gone)]
-    why = {"history": [], "features": {}, "what_if": {"without": without, "as_another": []}}
-    with (console := Console(width=120)).capture() as said_so:
-        console.print(explanation_table([film], [why]))
-    assert said in said_so.get() and "F6" not in said_so.get()
+    history = [{"title": "H", "effect": 0.1, "places": 1}]
+    out = printed({"history": history, "what_if": {"without": without, "as_another": []}})
+    assert said in out and "F6" not in out
+    assert "stays without" not in printed({"what_if": {"without": None, "as_another": []}})  # there is nothing
+
+
+def test_a_table_names_what_the_sentence_names():
+    """No film of the history without which the score does not fall; the other gender always; the year."""
+    history = [{"title": name, "effect": 1.0, "places": places} for name, places in (("Told", 3), ("Untold", -2))]
+    flips = [{"fact": "age", "value": f"{rank}0s", "rank": rank} for rank in range(1, 8)]
+    flips.append({"fact": "gender", "value": "F", "rank": 4})
+    out = printed({"history": history, "reasons": [{"of": "history", "name": "Told", "effect": 1.0}],
+                   "what_if": {"without": [], "as_another": flips}}, title="Brazil (1985)", year=1985)
+    assert "Told (+1.00; +3)" in out and "Untold" not in out
+    assert "F: 4." in out and "30s: 3." in out and "40s: 4." not in out and "50s: 5." in out
+    assert out.count("1985") == 1 and "Brazil" in out
+    assert "None" not in printed({"what_if": {"without": [], "as_another": []}}, title="New", year=None)

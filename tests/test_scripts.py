@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from ablations import rows
 from batches import history_batch
 from data_processor import FIRST_ITEM, load
 from evaluation.protocols import draw_candidates
+from film_search import find_films
 from inference import Query, RecommendationEngine, parse_time, typical_next_time
 from model_io import load_model
 from settings import EvalSettings
@@ -278,6 +280,19 @@ def test_history_of_a_stranger_needs_no_data(model, tmp_path, capsys):
                for text in ("1,5", f"{title}; 5", f"{title.lower()[:-7]}; synthetic film 005")]
     ids = [[film["movie_id"] for film in json.loads(out)["recommendations"]] for _, out, _ in answers]
     assert ids[0] == ids[1] == ids[2] and len(ids[0]) == 5
+
+
+@pytest.mark.parametrize(("typed", "found"), [
+    ("The Matrix", [1]), ("matrix", [1]), ("Matrix, The (1999)", [1]), ("les miserables", [2]), ("bugs life", [3]),
+    ("Leon", [4]), ("et the extra-terrestrial", [5]), ("The Matrix; alien", [1, 6]), ("Alien, Brazil", [6, 8]),
+    ("alien", [6]), ("Age d'or", [9]), ("fants", [10]), ("7; brazil", [7, 8])])
+def test_titles_as_people_type_them(typed, found):
+    """Articles, accents and punctuation matter no more than case; whole words come before parts of words."""
+    titles = ("Matrix, The (1999)", "Misérables, Les (1995)", "Bug's Life, A (1998)",
+              "Professional, The (a.k.a. Leon: The Professional) (1994)", "E.T. the Extra-Terrestrial (1982)",
+              "Alien (1979)", "Napoleon and Samantha (1972)", "Brazil (1985)", "Age d'or, L' (1930)",
+              "City of Lost Children, The (Cité des enfants perdus, La) (1995)")
+    assert find_films(SimpleNamespace(titles=titles, movie_ids=np.arange(1, 11)), typed) == found
 
 
 def test_a_published_model_takes_its_titles_from_the_data(model, files, tmp_path, capsys):
