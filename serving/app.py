@@ -105,7 +105,7 @@ class Service:
         self.must_have(person)
         facts = person.facts
         at = person.at if engine.knows_request_time or engine is main else None
-        films, note = person.history, ""
+        films = person.history
         if engine is not main and films is None and person.user_id is not None:
             films = main.catalogue.movie_id(main.history(person.user_id).items).tolist()
         if engine is not main and films is not None:
@@ -113,7 +113,8 @@ class Service:
             note = f"without {len(films) - len(known)} films that this model does not know" \
                 if len(known) < len(films) else ""
             return engine.history(None, known, at, facts if facts or known else {}), note
-        return engine.history(person.user_id, films, at, facts), note
+        return (engine.history(person.user_id, films, at, facts),
+                engine.request_time_note(person.user_id if films is None else None, at))
 
 
 def create_app(config: Config) -> FastAPI:

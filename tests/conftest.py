@@ -138,13 +138,15 @@ SERVED = ["--preset", "quick", "--hidden_size", "16", "--seq_length", "20", "--m
 
 @pytest.fixture(scope="session")
 def service_files(tiny: Interactions, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny world as files (data), a model that serves empty histories (main), a vanilla one of fewer films."""
+    """The tiny world as files (data), a model that serves empty histories (main), one that is told the time of the
+    request (timed), a vanilla one of fewer films."""
     import trainer
 
     place = tmp_path_factory.mktemp("service")
     data = write_ml_1m(place / "data", tiny.ratings, tiny.movies, tiny.users)
-    for name, flags in (("main", []), ("vanilla", ["--model", "vanilla", "--min_item_count", "22"])):
-        kept = [flag for flag in SERVED if name == "main" or flag != "--start_token"]
+    for name, flags in (("main", []), ("timed", ["--query_time", "known"]),
+                        ("vanilla", ["--model", "vanilla", "--min_item_count", "22"])):
+        kept = [flag for flag in SERVED if name != "vanilla" or flag != "--start_token"]
         assert run_command(trainer.main, [*kept, "--data_dir", str(data), "--checkpoint_dir", str(place / name),
                                           "--runs_dir", str(place), *flags]) == 0
     return place

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import start_service
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="test_page.py: no Chromium found; install it to run these")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -115,22 +117,27 @@ def test_switches_change_what_is_asked(page, live_service):
     assert page.locator("#at").is_disabled() and "never sees the time" in page.inner_text("form")
 
 
-def test_the_time_of_the_request(page):
-    """A model that knows it is asked with it; the served one does not, and so is not told of it here."""
-    def timeless(route):
-        route.continue_(post_data={name: value for name, value in route.request.post_data_json.items() if name != "at"})
-
-    def knowing(route):
-        answer = route.fetch()
-        route.fulfill(response=answer, json={**answer.json(), "knows_request_time": True})
-
-    page.route("**/health", knowing)
-    page.route(re.compile("/(recommend|explain)$"), timeless)
-    page.reload()
-    page.wait_for_selector("article .because")
-    page.locator("#at").fill("2001-02-03T04:05")
-    settled(page)
-    assert page.asked[-1]["at"] == 981173100 and "never sees the time" not in page.inner_text("form")
+def test_the_time_of_the_request(browser, service_files):
+    """Where the served model knows it: other films at another time, those of the models beside it as they were."""
+    process, url = start_service(service_files, "--workers", "1", "--model_path", str(service_files / "timed" / "best"))
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        page.goto(url)
+        page.wait_for_selector("article .because")
+        page.locator("#compare").check()
+        found = {}
+        for moment in ("2001-02-03T04:05", "2001-08-03T04:05"):
+            page.locator("#at").fill(moment)
+            settled(page)
+            assert "never sees the time" not in page.inner_text("form")
+            found[moment] = [titles(page, name) for name in ("main", "vanilla", "popularity")]
+        (main, *others), (later, *same) = found.values()
+        assert len(main) == 10 and main != later and others == same and all(others)
+    finally:
+        context.close()
+        process.terminate()
+        process.wait(timeout=30)
 
 
 def test_a_history_of_ones_own(page, live_service):
