@@ -209,8 +209,22 @@ class BERT4Rec(nn.Module):
         return self
 
     def fine_tune(self, target_dataset: SequentialDataset, epochs: int = 20, **options: float) -> Progress:
-        """Go on training on other people's sequences over the same items; options as in `BERT4RecTrainer.train`."""
+        """Go on training on other sequences; item numbers above `vocab_size` join the vocabulary. Options as in
+        `BERT4RecTrainer.train`."""
+        self._grow(max((max(sequence, default=0) for sequence in target_dataset.user_sequences), default=0))
         return BERT4RecTrainer(self, target_dataset).train(epochs=epochs, **options)
+
+    @torch.no_grad()
+    def _grow(self, vocab_size: int) -> None:
+        """New items start with the mean vector and the mean odds of those known."""
+        more, known = vocab_size - self.vocab_size, self.items.weight
+        if more > 0:
+            odds = self.item_bias[FIRST_ITEM:].exp().mean().log()
+            self.items = nn.Embedding.from_pretrained(
+                torch.cat([known, known[FIRST_ITEM:].mean(0).expand(more, -1)]), freeze=False)
+            self.item_bias = nn.Parameter(torch.cat([self.item_bias, odds.expand(more)]))
+            self.not_an_item = nn.functional.pad(self.not_an_item, (0, more))
+            self.vocab_size = vocab_size
 
 
 class SequentialDataset:

@@ -398,6 +398,24 @@ def test_vanilla_interface(tmp_path):
     assert other.recommend(history[::-1], top_k=1)[0][0] == 2
 
 
+def test_fine_tuning_grows_the_vocabulary(tmp_path):
+    """Items of later numbers join: what is known scores as before, and the new ones are learned."""
+    model = BERT4Rec(vocab_size=20, hidden_size=32, max_seq_length=12, dropout_rate=0.0)
+    before = dict(model.recommend([1, 2, 3], top_k=17))
+    model.fine_tune(SequentialDataset([[1, 2, 23]], 12), epochs=1, learning_rate=1e-12)
+    after = dict(model.recommend([1, 2, 3], top_k=20))
+    assert model.vocab_size == 23 and {item: after[item] for item in before} == pytest.approx(before, abs=1e-4)
+    assert after[21] == after[22] == pytest.approx(after[23], abs=1e-4)
+    torch.manual_seed(0)
+    cycle = [[1 + (start + step) % 25 for step in range(10)] for start in range(25)] * 5
+    model.fine_tune(SequentialDataset(cycle, 12), epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3)
+    for last in (20, 21, 22, 23, 24):  # each next one is new
+        assert last + 1 in dict(model.recommend([last - 2, last - 1, last], top_k=3))
+    model.save_pretrained(tmp_path / "grown")
+    again = BERT4Rec(vocab_size=25, hidden_size=32, max_seq_length=12).load_pretrained(tmp_path / "grown")
+    assert again.recommend([7, 8], top_k=5) == model.recommend([7, 8], top_k=5)
+
+
 def test_vanilla_interface_refuses():
     model = BERT4Rec(vocab_size=20, hidden_size=16, max_seq_length=12)
     for sequence, top_k in (([], 3), ([0], 3), ([21], 3), ([1], 0), ([1], 20)):
