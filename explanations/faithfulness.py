@@ -41,11 +41,12 @@ from evaluation.significance import compare, holm, mark
 from explanations.attribution import METHODS, Absence, Attribution, Question, explain
 from model_io import data_of, load_model
 from readers import read_interactions
-from settings import Settings
+from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser
 from support.checkpoint import WEIGHTS, write_json
 from support.errors import UserError, run_command
 from support.processes import die_with
+from support.tracking import git_commit
 
 CURVE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # shares of the history
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -264,7 +265,9 @@ def main(argv: list[str]) -> None:
             f"Holm, p < .05, ** .01, *** .001" + (f"; {data.note}" if data.note else ""))
     header, rows = table(found, flags.methods, more)
     print_table("Faithfulness", note, header, rows)
-    content = {"note": note, **more, "measures": {
+    weights = hashlib.sha256((flags.model_path / WEIGHTS).read_bytes()).hexdigest()[:16]
+    kept = {key: value for key, value in settings.to_dict().items() if key not in BOOKKEEPING}
+    content = {"note": note, "git_commit": git_commit(), "weights": weights, "settings": kept, **more, "measures": {
         way: {name: {method: _summary(values) for method, values in of_method.items()}
               for name, of_method in of_name.items()} for way, of_name in found.items()}}
     texts = [note, table_text(header, rows)]

@@ -6,7 +6,7 @@ import pytest
 
 from serving import export
 from support.errors import run_command
-from tests.conftest import VARIANTS, fresh_model
+from tests.conftest import REAL, ROOT, VARIANTS, fresh_model
 
 
 @pytest.mark.slow
@@ -38,6 +38,15 @@ def test_variants_export(service_files, data, tmp_path, name):
     export.export(engine, tmp_path / "model.onnx")
     people, same, largest = export.difference(engine, tmp_path / "model.onnx")
     assert people == 200 and largest < 1e-3 and same > 0.98  # random weights tie scores to the last digits
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_published_model_exports(real_data, tmp_path, capsys):
+    """The same ten films for two hundred people of ML-1M."""
+    assert run_command(export.main, ["--model_path", str(ROOT / "models" / "enhanced"), "--data_dir", str(REAL),
+                                     "--onnx", str(tmp_path / "model.onnx")]) == 0
+    assert "the same 10 films for 200 people" in capsys.readouterr().out
 
 
 def test_a_file_that_is_off_is_not_kept(service_files, tmp_path, capsys, monkeypatch):

@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -404,17 +406,32 @@ def test_wrong_flags(service_files, capsys, flags, message):
     assert message in err and err.count("\n") == 1
 
 
+def busy():
+    """Whether two processes that do nothing but count get less than nine tenths of two cores for a second."""
+    count = "import time; end = time.perf_counter() + 1\nwhile time.perf_counter() < end: pass\n"
+    counting = [subprocess.Popen([sys.executable, "-c", f"{count}print(time.process_time())"], stdout=subprocess.PIPE)
+                for _ in range(2)]
+    return sum(float(process.communicate()[0]) for process in counting) < 1.8
+
+
 @pytest.mark.slow
 def test_load(service_files, tmp_path, capsys):
-    """Ten seconds at 50 requests a second: all answered, for no more than two cores have to give. How soon depends on
-    what else the machine does: `make load` judges it, and the memory."""
-    load.main(["--seconds", "10", "--output", str(tmp_path / "load.json"), "--data_dir", str(service_files / "data"),
-               "--model_path", str(service_files / "main" / "best"),
-               "--vanilla_path", str(service_files / "vanilla" / "best")])
-    found = json.loads((tmp_path / "load.json").read_text())
-    assert found["requests"] == 500 and found["errors"] == []
-    assert 0 < found["processor_seconds"] < 2 * 10
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
+    """Ten seconds at 50 requests a second: all answered, for half of what two cores have to give, memory at rest; as
+    soon as `make load` asks for, in one of three times, unless the machine has other things to do."""
+    for _ in range(3):
+        code = load.main(["--seconds", "10", "--output", str(tmp_path / "load.json"), "--data_dir",
+                          str(service_files / "data"), "--model_path", str(service_files / "main" / "best"),
+                          "--vanilla_path", str(service_files / "vanilla" / "best")])
+        found = json.loads((tmp_path / "load.json").read_text())
+        assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
+        assert found["requests"] == 500 and found["errors"] == [] and found["growth"] < load.GROWTH
+        assert 0 < found["processor_seconds"] < 10
+        if code == 0:
+            return
+    assert found["milliseconds"]["/recommend"]["p99"] > 1e3 * load.WORST
+    if busy():
+        pytest.skip(f"test_load: the machine is busy, p99 {found['milliseconds']['/recommend']['p99']} ms")
+    raise AssertionError(found)
 
 
 def test_the_documented_paths_exist(client):
