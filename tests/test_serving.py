@@ -26,7 +26,7 @@ from serving.app import Config, create_app
 from serving.batching import WAITING, Batcher, Busy
 from serving.guards import MOST_BYTES
 from support.errors import UserError, run_command
-from tests.conftest import ROOT, SERVED, start_service
+from tests.conftest import REAL, ROOT, SERVED, start_service
 
 
 @pytest.fixture(scope="module")
@@ -442,3 +442,18 @@ def test_the_documented_paths_exist(client):
     for body in re.findall(r"localhost:8000/recommend .* -d '(.*)'", text):
         answer = client.post("/recommend", json=json.loads(body))
         assert answer.status_code != 422, answer.text
+
+
+@pytest.mark.slow
+def test_the_documented_answers_are_those_of_the_published_model(real_data):
+    """docs/api.md and the card of the README: films, and figures to the third place (processors differ)."""
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    asked = re.findall(r"localhost:8000/(\w+) .* -d '(.*)'", text)
+    published = config(ROOT, model_path=str(ROOT / "models" / "enhanced"), vanilla_path=None, data_dir=str(REAL))
+    with TestClient(create_app(published), base_url="http://localhost") as client:
+        said = json.dumps([client.post(f"/{path}", json=json.loads(body)).json() for path, body in asked])
+    shown = text[text.index('{"recommendations"'):text.index("In `/recommend`")]
+    assert set(re.findall(r'"title": "[^"]*"', shown)) <= set(re.findall(r'"title": "[^"]*"', said))
+    figures = np.array([float(figure) for figure in re.findall(r"-?\d+\.\d+", said)])
+    documented = [float(figure) for figure in re.findall(r"-?\d+\.\d{3,}", shown)]
+    assert len(documented) > 8 and all(np.abs(figures - figure).min() < 2e-3 for figure in documented)
