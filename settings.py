@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -376,6 +377,10 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
+
+    def __post_init__(self) -> None:
+        for name, value in self.to_dict().items():
+            require(not isinstance(value, float) or math.isfinite(value), f"--{name} must be a finite number")
 
     def replace(self, **values: Any) -> Settings:
         """Copy with some fields changed, named without their section: `settings.replace(hidden_size=128)`."""
