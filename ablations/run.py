@@ -279,16 +279,19 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
                    if token.startswith("--")} - set(BOOKKEEPING)
         shipped = flags.study == study.name  # not a file of one's own
         flags.results = Path("results" if shipped and not flags.variants and not changed and not _lesser(
-            Path("results") / study.name / "runs.json", flags.seeds, of_all) else "runs/results")
+            study.name, flags.seeds, of_all) else "runs/results")
     return study, plan(study, flags.seeds, flags.work), flags, of_all
 
 
-def _lesser(page: Path, seeds: list[int], of_all: list[str]) -> bool:
-    """Whether a page lies there already that has more seeds, or other flags for all its runs."""
+def _lesser(name: str, seeds: list[int], of_all: list[str]) -> bool:
+    """Whether a page of the study lies there already that has more seeds, or other settings of its runs."""
+    page = Path("results") / name / "runs.json"
     if not page.exists():
         return False
     written = read_json(page)
-    return len({run["seed"] for run in written["runs"]}) > len(seeds) or written["flags"] != of_all
+    there, here = ({key: value for key, value in load_study(name, flags).variants[0].settings.to_dict().items()
+                    if key not in BOOKKEEPING} for flags in (written["flags"], of_all))
+    return len({run["seed"] for run in written["runs"]}) > len(seeds) or there != here
 
 
 def last_command(argv: list[str]) -> list[str]:

@@ -24,7 +24,7 @@ from command_line import parse_command_line
 from data_processor import SequenceData
 from item_encoders.text import available
 from presets import PRESETS
-from settings import BOOKKEEPING, Settings, all_fields, unknown_name
+from settings import BOOKKEEPING, Settings, all_fields, idle, model_only, unknown_name
 from support.checkpoint import WEIGHTS
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
@@ -105,11 +105,7 @@ def load_study(name: str, flags: list[str] | None = None) -> Study:
     for name_, changes in variants.items():
         if not isinstance(changes, dict | None):
             refuse(path, lines[("variants", name_)], f"variant {name_!r}: expected {{setting: value, ...}}")
-        variant = _variant(path, lines, base, name_, (common, changes or {}), found, flags or [])
-        if variant.against and variant.against not in variants:
-            refuse(path, lines[("variants", variant.name)],
-                    f"variant {variant.name!r} is compared with {variant.against!r}, which there is not")
-        found.append(variant)
+        found.append(_variant(path, lines, base, name_, (common, changes or {}), found, flags or []))
     return Study(path.stem, str(content.get("question", "")), base, common, tuple(found))
 
 
@@ -119,8 +115,8 @@ def _variant(path: Path, lines: dict[tuple, int], base: str, name: str, changes:
     common, own = changes[0], dict(changes[1])
     line, known = lines[("variants", name)], [variant.name for variant in above]
     against = str(own.pop("against", known[0] if known else ""))
-    if against == name:
-        refuse(path, line, f"variant {name!r} is compared with itself")
+    if against and against not in known:
+        refuse(path, line, f"variant {name!r} is compared with {against!r}, which is none of the variants above it")
     needs = tuple(re.findall(r"\{([^}]*)\}", str(own.get("teacher", ""))))
     if str(own.get("teacher", "")) != ",".join(f"{{{need}}}" for need in needs) or "teacher" in common:
         refuse(path, line, f"variant {name!r}: a teacher is another variant, as in teacher: \"{{{known[0]}}}\""
@@ -129,11 +125,24 @@ def _variant(path: Path, lines: dict[tuple, int], base: str, name: str, changes:
         if need not in known:
             refuse(path, line, f"variant {name!r} follows {need!r}, which is none of the variants above it")
     settings = checked_settings(path, lines, base, ("variants", name), {**common, **own}, flags)
-    twin = next((variant.name for variant in above if run_key(variant.settings, "", "", variant.needs)
-                 == run_key(settings, "", "", needs)), None)
+    twin = next((variant for variant in above if (_told(variant.settings), variant.needs) == (_told(settings), needs)),
+                None)
     if twin is not None:
-        refuse(path, line, f"variants {twin!r} and {name!r} are alike")
+        if flags and _told(checked_settings(path, lines, base, ("variants", name), {**common, **own}, [])) != _told(
+                checked_settings(path, lines, base, ("variants", name), {**common, **twin.changes}, [])):
+            raise UserError(f"study {path.stem}: with {' '.join(flags)} variants {twin.name!r} and {name!r} are alike")
+        refuse(path, line, f"variants {twin.name!r} and {name!r} are alike")
     return Variant(name, settings, own, against, needs)
+
+
+def _told(settings: Settings) -> dict[str, Any]:
+    """The settings that tell two variants apart: those that the model and the other settings leave in use."""
+    values = settings.to_dict()
+    unused = {name for name in values if name in BESIDE or idle(name, settings) is not None
+              or model_only(name) not in (None, values["model"])}
+    if values["max_steps"]:
+        unused.add("max_epochs")
+    return {name: value for name, value in values.items() if name not in unused}
 
 
 def checked_settings(path: Path, lines: dict[tuple, int], base: str, place: tuple, changes: dict[str, Any],
@@ -157,6 +166,9 @@ def checked_settings(path: Path, lines: dict[tuple, int], base: str, place: tupl
                 parse_command_line(["--preset", base, *alone], "")
             except UserError as own:
                 refuse(path, at[name], str(own))
+        if flags:
+            checked_settings(path, lines, base, place, changes, [])  # if the file is wrong without them too
+            raise UserError(f"study {path.stem}, {place[-1]!r}: {error}") from error
         refuse(path, lines.get(place, 1), str(error))
     return settings.replace(title_encoder=available(settings.model.title_encoder))
 
@@ -168,15 +180,24 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
 
     lines: dict[tuple, int] = {}
 
-    def walk(node: yaml.Node, place: tuple) -> None:
+    def walk(node: yaml.Node, place: tuple, merged_at: int = 0) -> None:
+        merges: list[tuple[yaml.Node, int]] = []
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-            line = key.start_mark.line + 1
+            line = merged_at or key.start_mark.line + 1
+            if key.tag == "tag:yaml.org,2002:merge":
+                parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                merges += [(part, line) for part in parts]
+                continue
             if not isinstance(key, yaml.ScalarNode):
                 refuse(path, line, "a name must be plain text, not a list or a mapping")
             if (*place, key.value) in lines:
+                if merged_at:
+                    continue  # what is written out comes before what is merged
                 refuse(path, line, f"{key.value!r} stands there twice")
             lines[(*place, key.value)] = line
-            walk(value, (*place, key.value))
+            walk(value, (*place, key.value), merged_at)
+        for part, line in merges:
+            walk(part, place, line)
 
     class Loader(yaml.SafeLoader):
         """Leaves keys as they are."""

@@ -95,10 +95,16 @@ def test_a_study_is_read(study_file):
     ("  gate: {fusion: gate}", "  gate: yes", 11, "expected"),
     ("base: quick", "base: quik", 2, "unknown preset"),
     ("question:", "aim:", 1, "unknown key 'aim'"),
-    ("against: gate", "against: gait", 12, "there is not"),
+    ("against: gate", "against: gait", 12, "compared with 'gait', which is none of the variants above"),
+    ("  sum: {}", "  sum: {against: gate}", 10, "compared with 'gate', which is none"),
     ("{sum}", "{som}", 12, "none of the variants above"),
     ("{sum},", "runs/somewhere,", 12, "a teacher is another variant"),
-    ("against: gate", "against: pupil", 12, "with itself"),
+    ("against: gate", "against: pupil", 12, "none of the variants above"),
+    ("  gate: {fusion: gate}", "  <<: {gate: {fusion: gait}}", 11, "gait"),
+    ("  gate: {fusion: gate}", "  gate: {<<: [{fusion: gait}]}", 11, "gait"),
+    ("question:", "<<: {aim: 1}\nquestion:", 1, "unknown key 'aim'"),
+    ("  gate: {fusion: gate}", "  gate: {fusion: gate}\n  warm: {temperature: 0.1}", 12, "'sum' and 'warm' are alike"),
+    ("  gate: {fusion: gate}", "  gate: {max_epochs: 7}", 11, "'sum' and 'gate' are alike"),
     ("  dataset: synthetic", "  - dataset", None, "is not YAML"),
     ("{fusion: gate}", "{fusion: 2024-99-99}", None, "is not YAML"),
     ("{fusion: gate}", "{fusion: !odd gate}", None, "is not YAML"),
@@ -134,7 +140,8 @@ def test_names_are_what_is_written(study_file):
 
 
 def test_wrong_flags_are_not_the_files_fault(study_file):
-    for flags in (["--fusion", "gait"], ["--seedz", "1"]):
+    bare = ["--no-genre_encoder", "--no-year_encoder", "--no-id_encoder"]
+    for flags in (["--fusion", "gait"], ["--seedz", "1"], ["--fusion", "gate"], bare):
         with pytest.raises(UserError) as error:
             load_study(str(study_file), flags)
         assert "tiny.yaml" not in str(error.value)
@@ -436,6 +443,10 @@ def test_where_a_page_goes(study_file, tmp_path, monkeypatch):
     page.parent.mkdir(parents=True)
     page.write_text(json.dumps({"runs": [{"seed": 42}, {"seed": 43}], "flags": []}))
     assert place("tiny", "--seeds", "2") == place("tiny", "--seeds", "3") == "results"
+    assert place("tiny", "--seeds", "3", "--use_wandb") == "results"
+    study_file.write_text(TINY.replace("max_steps: 3", "max_steps: 3\n  max_minutes: 0"))
+    assert place("tiny", "--steps", "3") == "results"  # as the file says itself
+    study_file.write_text(TINY)
     assert place("tiny", "--seeds", "1") == place("tiny", "--seeds", "2", "--steps", "4") == "runs/results"
 
 
