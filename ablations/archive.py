@@ -73,11 +73,14 @@ def unpack(places: Sequence[Path], runs: Sequence[Run], work: Path) -> dict[str,
                 if teacher.exists():
                     teacher.unlink()
                     (teacher.parent / INFO).unlink(missing_ok=True)
+    foreign = []
     for key, run in packed.items():
         results = work / key / "best" / "results.json"
-        if not results.exists() and results not in needed:
-            _restore(run, results)
-    return {run["name"]: key for key, run in packed.items()}
+        if not results.exists() and results not in needed and not _restore(run, results):
+            foreign.append(key)
+    if foreign:
+        print(f"left out: {len(foreign)} packed runs on other data than those here (another split)")
+    return {run["name"]: key for key, run in packed.items() if key not in foreign}
 
 
 def mixed(data: SequenceData) -> np.ndarray:
@@ -105,10 +108,13 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path}: damaged ({error}); take it from the repository again, or delete it") from error
 
 
-def _restore(run: Mapping[str, Any], results: Path) -> None:
+def _restore(run: Mapping[str, Any], results: Path) -> bool:
+    """Whether the data here are those of the run, and so its folder could be put back: of others the order differs."""
     import pandas as pd
 
     data = load(Settings().replace(**run["settings"]).data)
+    if data.split_hash != run["results"]["split_hash"]:
+        return False
     people = data.catalogue.user_ids[data.split.requests["test"].people]
     values = np.empty(len(people))
     values[mixed(data)] = run[f"mixed {METRIC}"]
@@ -120,3 +126,4 @@ def _restore(run: Mapping[str, Any], results: Path) -> None:
     (results.parent.parent / CODE).write_text(run["code"], encoding="utf-8")
     write_json(best / INFO, {"format": "figures without their model", "settings": run["settings"]})
     write_json(results, run["results"])  # last: where it stands, all is done
+    return True

@@ -347,12 +347,13 @@ def test_a_finished_run_is_left_alone(study_file, tmp_path, monkeypatch):
     assert run.results.read_text() == "{}" and run.begun
 
 
-def test_packed_runs_come_back_without_models_and_teachers_are_trained(study_file, tmp_path):
+def test_packed_runs_come_back_without_models_and_teachers_are_trained(study_file, tmp_path, capsys):
     """The figures alone teach nobody; nor do ids or paths of this machine leave it."""
     runs = runner.plan(load_study(str(study_file)), [1], tmp_path / "work")
-    people = load(runs[0].settings.data).catalogue.user_ids
+    data = load(runs[0].settings.data)
+    people = data.catalogue.user_ids
     for run in runs:
-        written = result(run.folder, np.arange(len(people)) / len(people), people)
+        written = result(run.folder, np.arange(len(people)) / len(people), people, data.split_hash)
         (run.results.parent / "checkpoint.json").write_text(json.dumps({"settings": run.settings.to_dict()}))
         run.results.write_text(json.dumps(written))
     archive.pack(runs, tmp_path / "all")
@@ -376,6 +377,10 @@ def test_packed_runs_come_back_without_models_and_teachers_are_trained(study_fil
     assert all(run.results.exists() for run in runs[:2])
     archive.unpack([tmp_path / "teachers"], runs, tmp_path / "work")
     assert not any(run.results.exists() for run in runs)
+    foreign = gzip.compress(text.replace(data.split_hash, "0123456789abcdef").encode())
+    (tmp_path / "all" / archive.NAME).write_bytes(foreign)  # of other data the order of the people is another one
+    assert archive.unpack([tmp_path / "all"], [], tmp_path / "elsewhere") == {}
+    assert "left out: 3 packed runs" in capsys.readouterr().out and not (tmp_path / "elsewhere").exists()
     for damage in (b"cut", gzip.compress(b"[1]"), gzip.compress(b'{"key": {"name": "a"}}'), gzip.compress(b"{}")[:-9]):
         (tmp_path / "all" / archive.NAME).write_bytes(damage)
         with pytest.raises(UserError, match="damaged"):
