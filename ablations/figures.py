@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS, DASHES = "os^Dv<>", ("-", "--", "-.", ":")
+MARKERS, DASHES = "os^Dv<>P", ("-", "--", "-.", ":")
 CURVES, NAMED = 6, 8  # variants in one plot of curves; named in one of costs
 Curves = Mapping[tuple[str, int], list[dict[str, float]]]
 
@@ -30,17 +30,29 @@ def draw(lines: Sequence[Line], curves: Curves, metric: str, place: Path) -> dic
         drawn["Gains"] = _save(_forest(compared, metric), place / "gains"), (
             f"Difference in {metric} of each variant: points and 95 % intervals on the test items, filled where "
             f"p < .05 after correction; | on validation.")
-        main = [line for line in compared if line.main]
-        drawn["What a gain costs"] = _save(_costs(main or compared, lines, metric), place / "costs"), (
-            f"Difference in {metric} on the test items against what it costs; the star is what the others are compared "
-            f"with." + (f" Named: the {NAMED} farthest from it." if len(main or compared) > NAMED else ""))
+        drawn["What a gain costs"] = _save(_costs(compared, lines, metric), place / "costs"), (
+            f"Difference in {metric} on the test items against what a run costs; the star is what the others are "
+            f"compared with" + ("." if all(line.main for line in compared) else ", the hollow ones with another.")
+            + (f" Named: the {NAMED} farthest from 0." if len(compared) > NAMED else ""))
     if any(curves.values()):
-        shown = list(lines) if len(lines) <= CURVES else [*lines[:CURVES // 2 + 1], *lines[-(CURVES // 2 - 1):]]
+        shown = _telling(lines)
         drawn["Learning curves"] = _save(_curves(shown, curves, metric), place / "curves"), (
             f"{metric} on validation and each task's training loss by step, mean of the seeds that were still training"
-            + (f"; {len(shown)} of {len(lines)} variants: the first, the best and the worst ones." if len(shown) < len(
+            + (f"; {len(shown)} of {len(lines)} variants: what others are compared with, the best and the worst on "
+               f"validation." if len(shown) < len(
                 lines) else "."))
     return drawn
+
+
+def _telling(lines: Sequence[Line]) -> list[Line]:
+    """CURVES of the lines, in their order: what others are compared with, then the best and the worst in turns."""
+    against = {line.variant.against for line in lines}
+    ranked = sorted((line for line in lines if line.variant.name not in against),
+                    key=lambda line: -line.validation.mean())
+    turns = [line for pair in zip(ranked, ranked[::-1], strict=True) for line in pair]
+    wanted = [line.variant.name for line in (*(line for line in lines if line.variant.name in against), *turns)]
+    chosen = list(dict.fromkeys(wanted))[:CURVES]
+    return [line for line in lines if line.variant.name in chosen]
 
 
 def _forest(lines: Sequence[Line], metric: str) -> Any:
@@ -62,11 +74,11 @@ def _forest(lines: Sequence[Line], metric: str) -> Any:
 
 
 def _costs(compared: Sequence[Line], lines: Sequence[Line], metric: str) -> Any:
-    """Gain on the test items against time, parameters and memory, of what is compared with the first variant (a star
-    at 0)."""
+    """Gain on the test items against time, parameters and memory; the first variant is a star at 0, what is compared
+    with another one hollow."""
     from matplotlib import pyplot, ticker
 
-    costs = {"processor seconds an epoch": "seconds", "thousand parameters": "thousands", "peak memory, MB": "memory"}
+    costs = {"processor seconds": "all_seconds", "thousand parameters": "thousands", "peak memory, MB": "memory"}
     costs = {label: name for label, name in costs.items()
              if np.isfinite([getattr(line, name) for line in lines]).all()}  # older runs lack times
     named = sorted(compared, key=lambda line: -abs(line.comparison.difference))[:NAMED]
@@ -78,8 +90,9 @@ def _costs(compared: Sequence[Line], lines: Sequence[Line], metric: str) -> Any:
             if not line.variant.against:
                 axis.plot(getattr(line, name), 0, "*", color="black", markersize=11)
         for number, line in enumerate(compared):
-            axis.plot(getattr(line, name), line.comparison.difference, MARKERS[number % len(MARKERS)],
-                      color=COLOURS[number % len(COLOURS)])
+            colour = COLOURS[number % len(COLOURS)]
+            axis.plot(getattr(line, name), line.comparison.difference, MARKERS[number % len(MARKERS)], color=colour,
+                      markerfacecolor=colour if line.main else "white")
             if axis is axes[0] and line in named:
                 left = getattr(line, name) > middle
                 axis.annotate(line.named, (getattr(line, name), line.comparison.difference), fontsize=7,

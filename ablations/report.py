@@ -62,6 +62,7 @@ class Line:
     p_value: float  # corrected for the number of comparisons; 1 where one seed allows no test
     tested: bool
     seconds: float  # of an epoch, of all cores together; nan where older code has not measured it
+    all_seconds: float  # of the whole training, likewise
     parameters: int
     memory: float  # MB
     main: bool  # compared with the study's first variant
@@ -103,8 +104,8 @@ def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
             np.array([_ranking(result)[METRIC]["mean"] for result in own.values()]),
             None if test is None else float(np.mean(gains)), test, corrected.get(variant.name, 1.0),
             variant.name in p_values,
-            mean["processor_seconds"] / mean["epochs"], int(mean["parameters"]), mean["peak_memory_mb"],
-            variant.against in ("", study.variants[0].name)))
+            mean["processor_seconds"] / mean["epochs"], mean["processor_seconds"], int(mean["parameters"]),
+            mean["peak_memory_mb"], variant.against in ("", study.variants[0].name)))
     order = [variant.name for variant in study.variants]
     return sorted(lines, key=lambda line: (
         line.variant.against != "", order.index(line.variant.against or order[0]),

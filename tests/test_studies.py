@@ -336,6 +336,21 @@ def test_curves_of_a_task_that_some_evaluations_lack(study_file, tmp_path):
     assert list(drawn) == ["Learning curves"] and "masked_item" in drawn["Learning curves"][0].read_text()
 
 
+def test_curves_are_of_what_others_are_compared_with_the_best_and_the_worst(study_file, tmp_path):
+    """Not of what happens to stand at the ends of the table."""
+    names = [f"v{number}" for number in range(8)]
+    study_file.write_text("question: x\nbase: quick\nvariants:\n  first: {}\n" + "".join(
+        f"  {name}: {{hidden_size: {8 * (number + 10)}{', against: v3' if number > 5 else ''}}}\n"
+        for number, name in enumerate(names)))
+    runs = {(name, 1): tmp_path / name for name in ("first", *names)}
+    worth = {name: 0.1 * number for number, name in enumerate(names)} | {"first": 0.35}
+    results = {run: result(folder, np.full(8, worth[run[0]])) for run, folder in runs.items()}
+    lines = report.study_lines(load_study(str(study_file)), runs, results)
+    assert {line.variant.name for line in figures_of_page._telling(lines)} == {"first", "v3", "v7", "v6", "v0", "v1"}
+    assert [line.variant.name for line in figures_of_page._telling(lines[:3])] == [
+        line.variant.name for line in lines[:3]]
+
+
 def test_a_finished_run_is_left_alone(study_file, tmp_path, monkeypatch):
     """Also when another command finished it after this one had planned it."""
     monkeypatch.setattr(runner, "train", lambda *_, **__: pytest.fail("trained again"))
