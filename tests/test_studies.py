@@ -507,7 +507,7 @@ def test_the_live_table_says_where_the_runs_stand(study_file, tmp_path, monkeypa
             "0 of 3 runs done, about 1 min left"
 
 
-LONGER = TINY[:TINY.index("  pupil")].replace("max_steps: 3", "max_steps: 100")
+LONGER = TINY[:TINY.index("  pupil")].replace("max_steps: 3", "max_steps: 100\n  eval_every: 1")
 
 
 def figures(folder):
