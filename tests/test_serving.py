@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import random
 import re
 import shutil
 import signal
@@ -12,6 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -404,6 +407,33 @@ def test_wrong_flags(service_files, capsys, flags, message):
     assert run_command(serve, given) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_drawn_questions_are_like_no_other():
+    draw, films = random.Random(0), list(range(1, 200))
+    people = itertools.cycle(range(100, 160))
+    asked = [load.question("/recommend", people, films, draw)[2] for _ in range(100)]
+    named = [body["user_id"] for body in asked if "user_id" in body]
+    assert named == list(range(100, 100 + len(named))) and 30 < len(named) < 60
+    assert len({tuple(body.get("history", (body.get("user_id"),))) for body in asked}) == 100
+    assert all("history" in load.question("/explain", iter(()), films, draw)[2] for _ in range(20))  # nobody is known
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks for mapped files in /proc")
+def test_weights_of_the_service_are_the_file_itself(folder, client):
+    """So that workers share them; and what they share stays unwritten after a request."""
+    weights = (folder / "main" / "best" / "model.safetensors").resolve()
+
+    def inside(model):
+        """Share of the bytes of a model's parameters that lie in the mapped file."""
+        ranges = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in
+                  Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(weights))]
+        sizes = [(one.numel(), any(low <= one.data_ptr() < high for low, high in ranges)) for one in model.parameters()]
+        return sum(size for size, found in sizes if found) / sum(size for size, _ in sizes)
+
+    assert client.post("/recommend", json={"user_id": 1}).status_code == 200
+    assert inside(client.app.state.service.engines.main.model) == 1
+    assert inside(RecommendationEngine(folder / "main" / "best", data_dir=str(folder / "data")).model) == 0
 
 
 def busy():
