@@ -36,6 +36,7 @@ from trainer import train
 from training_loop import Stopped
 
 WORK = "runs/studies"
+LOG = "log.txt"  # what a run printed
 
 
 @dataclass
@@ -149,8 +150,11 @@ def _report_end(run: Run, waiting: int, active: int) -> None:
     if run.results.exists():
         results = read_json(run.results)
         said = f"validation NDCG@10 {results['best']['NDCG@10']:.4f}, {results['training_seconds']:.0f} s"
-    print(f"{time.strftime('%H:%M')}  {run.name}: {said}; {active} running, {waiting} waiting",
-          flush=True)
+    print(f"{time.strftime('%H:%M')}  {run.name}: {said}; {active} running, {waiting} waiting", flush=True)
+    log = run.folder / LOG
+    warnings = re.findall(r"^warning: .*", log.read_text(encoding="utf-8"), re.MULTILINE) if log.exists() else []
+    for warning in dict.fromkeys(warnings):  # of a dashboard out of reach, say
+        print(f"       {warning}", flush=True)
 
 
 def execute_on_ray(runs: list[Run], address: str) -> None:
@@ -224,7 +228,7 @@ def _train(run: Run) -> None:
             return
         run.error.unlink(missing_ok=True)
         (run.folder / CODE).write_text(run.code, encoding="utf-8")
-        with (run.folder / "log.txt").open("a", buffering=1, encoding="utf-8") as log, \
+        with (run.folder / LOG).open("a", buffering=1, encoding="utf-8") as log, \
                 contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
                 train(run.settings, resume=(run.folder / "last" / "checkpoint.json").exists())
@@ -234,7 +238,7 @@ def _train(run: Run) -> None:
                 run.fail(str(error))
             except Exception as error:
                 traceback.print_exc()
-                run.fail(f"{type(error).__name__}: {error}; see log.txt of run {run.key}")
+                run.fail(f"{type(error).__name__}: {error}; see {LOG} of run {run.key}")
 
 
 def minutes(text: str) -> float:
@@ -338,6 +342,9 @@ def report(study: Study, runs: list[Run], flags: argparse.Namespace, rest: list[
     write_report(study, finished, failed, rest, place)
     pack(runs, place)
     print(f"the page: {place / 'report.html'}")
+    dashboard = (flags.work / "trackio").resolve()
+    if study.variants[0].settings.train.tracker == "trackio" and dashboard.exists():
+        print(f"the dashboard: TRACKIO_DIR={dashboard} trackio show")
     return int(bool(failed))
 
 

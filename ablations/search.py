@@ -25,13 +25,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ablations.study import checked_settings, code_version, data_hash, read_yaml, refuse, run_key
+from ablations.study import base_and_settings, checked_settings, code_version, data_hash, read_yaml, refuse, run_key
 from command_line import parse_command_line
 from data_processor import load
 from evaluation.protocols import protocol_line
 from evaluation.report import print_table, table_text
 from model_io import new_model
-from presets import PRESETS
 from settings import (
     BOOKKEEPING,
     ModelSettings,
@@ -83,13 +82,11 @@ def load_space(name: str, flags: list[str]) -> tuple[Settings, dict[str, Any], i
     unknown = set(content) - {"base", "settings", "trials", "space"}
     if unknown:
         refuse(path, lines[(min(unknown),)], f"unknown key {min(unknown)!r}; a space has base, settings, trials, space")
-    base, common, space = str(content.get("base", "default")), content.get("settings") or {}, content.get("space")
-    if base not in PRESETS:
-        refuse(path, lines[("base",)], f"unknown preset {base!r}; there are {', '.join(PRESETS)}")
+    (base, common), space = base_and_settings(path, content, lines), content.get("space")
     if not isinstance(space, dict) or not space:
         refuse(path, lines.get(("space",), 1), "a space needs lines of 'setting: [choices]' or '{low: .., high: ..}'")
     trials = content.get("trials", 40)
-    if not isinstance(trials, int) or trials < 1:
+    if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
         refuse(path, lines[("trials",)], f"trials must be a whole number above 0, not {trials!r}")
     if any(flag.partition("=")[0] == "--teacher" for flag in flags):
         raise UserError("--teacher: a search trains models on their own; drop the flag")
@@ -111,6 +108,8 @@ def load_space(name: str, flags: list[str]) -> tuple[Settings, dict[str, Any], i
             """The value as its setting has it, which must be a possible one by itself."""
             return checked_settings(path, lines, base, ("space", name), {**common, name: given}, flags).to_dict()[name]
 
+        if isinstance(values, list) and any(value in values[:at] for at, value in enumerate(values)):
+            refuse(path, line, f"{setting}: a choice stands there twice")
         try:
             found[setting] = _distribution([value_of(value) for value in values] if isinstance(values, list) else
                                            {**values, "low": value_of(values["low"]), "high": value_of(values["high"])})

@@ -88,25 +88,26 @@ def load_study(name: str, flags: list[str] | None = None) -> Study:
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         raise UserError(f"there is no study {name!r}; there are {known}, or give a .yaml file")
     content, lines = read_yaml(path)
-    base, common, variants = str(content.get("base", "default")), content.get("settings") or {}, content.get("variants")
+    question, variants = content.get("question", ""), content.get("variants")
     unknown = set(content) - {"question", "base", "settings", "variants"}
     if unknown:
         refuse(path, lines[(sorted(unknown)[0],)], f"unknown key {sorted(unknown)[0]!r}; a study has question, base, "
                                                     f"settings and variants")
-    if base not in PRESETS:
-        refuse(path, lines[("base",)], f"unknown preset {base!r}; there are {', '.join(PRESETS)}")
+    base, common = base_and_settings(path, content, lines)
     if not isinstance(variants, dict) or not variants:
         refuse(path, lines.get(("variants",), 1), "a study needs variants: lines of 'name: {setting: value}'")
-    if not isinstance(common, dict):
-        refuse(path, lines[("settings",)], "settings: expected lines of 'name: value'")
+    if not isinstance(question, str):
+        refuse(path, lines[("question",)], "question: expected a sentence; quote it")
     found: list[Variant] = []
     parse_command_line(["--preset", base, *(flags or [])], "")  # what is wrong with the flags is not the file's fault
     checked_settings(path, lines, base, ("settings",), common, flags or [])
     for name_, changes in variants.items():
+        if not name_.strip():
+            refuse(path, lines[("variants", name_)], "a variant needs a name")
         if not isinstance(changes, dict | None):
             refuse(path, lines[("variants", name_)], f"variant {name_!r}: expected {{setting: value, ...}}")
         found.append(_variant(path, lines, base, name_, (common, changes or {}), found, flags or []))
-    return Study(path.stem, str(content.get("question", "")), base, common, tuple(found))
+    return Study(path.stem, question, base, common, tuple(found))
 
 
 def _variant(path: Path, lines: dict[tuple, int], base: str, name: str, changes: tuple[dict[str, Any], dict[str, Any]],
@@ -145,6 +146,16 @@ def _told(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in unused}
 
 
+def base_and_settings(path: Path, content: dict[str, Any], lines: dict[tuple, int]) -> tuple[str, dict[str, Any]]:
+    """The preset that a file begins with, and what it changes for all."""
+    base, common = str(content.get("base", "default")), content.get("settings")
+    if base not in PRESETS:
+        refuse(path, lines[("base",)], f"unknown preset {base!r}; there are {', '.join(PRESETS)}")
+    if not isinstance(common, dict | None):
+        refuse(path, lines[("settings",)], "settings: expected lines of 'name: value'")
+    return base, common or {}
+
+
 def checked_settings(path: Path, lines: dict[tuple, int], base: str, place: tuple, changes: dict[str, Any],
               flags: list[str]) -> Settings:
     """The settings that changes to a preset make, checked as the command line checks them."""
@@ -155,6 +166,8 @@ def checked_settings(path: Path, lines: dict[tuple, int], base: str, place: tupl
             refuse(path, at[name], unknown_name("setting", name))
         if name in BOOKKEEPING or name == "seed":
             refuse(path, at[name], f"{name} is not for a study to change: give it as a flag, or --seeds")
+        if isinstance(value, list | dict | None):
+            refuse(path, at[name], f"{name}: expected one value")
         arguments[name] = [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else \
             [f"--{name}", str(value)]
     try:
@@ -200,13 +213,14 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
             walk(part, place, line)
 
     class Loader(yaml.SafeLoader):
-        """Leaves keys as they are."""
+        """Leaves keys and dates as they are written."""
 
     def mapping(loader: Loader, node: yaml.MappingNode) -> dict[str, Any]:
         loader.flatten_mapping(node)
         return {key.value: loader.construct_object(value, deep=True) for key, value in node.value}
 
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text)
@@ -214,7 +228,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
             refuse(path, 1, "expected lines of 'name: value'")
         walk(node, ())
         return yaml.load(text, Loader), lines
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # also dates such as 2024-99-99
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 

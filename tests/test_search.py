@@ -37,6 +37,10 @@ def test_shipped_spaces_are_sound(path):
     ("high: 0.5", "high: 1.5", 7, "masked_batch_share"),
     ("[1, 2]", "[1, deep]", 6, "num_layers"),
     ("[1, 2]", "[]", 6, "give "),
+    ("[1, 2]", "[1, 2, 1]", 6, "twice"),
+    ("[1, 2]", "[1, null]", 6, "expected one value"),
+    ("trials: 3", "trials: true", 3, "whole number"),
+    ("settings: {", "settings: [", 2, "expected lines"),
     ("{low: 0.001, high: 0.01, log: true}", "{low: 0.001, top: 0.01}", 5, "give "),
     ("trials: 3", "trials: few", 3, "whole number"),
     ("learning_rate: {", "min_item_count: {", 5, "not to be searched"),
@@ -47,7 +51,8 @@ def test_shipped_spaces_are_sound(path):
     ("base: quick", "base: quik", 1, "unknown preset"),
 ])
 def test_a_wrong_space_is_refused_with_its_line(space_file, old, new, line, said):
-    space_file.write_text(TINY.replace(old, new))
+    text = TINY.replace(old, new)
+    space_file.write_text(text.replace("device: cpu}", "device: cpu]") if "settings: [" in text else text)
     with pytest.raises(UserError, match=said) as error:
         load_space(str(space_file), [])
     assert str(error.value).startswith(f"{space_file}:{line}:")

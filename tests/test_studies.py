@@ -106,7 +106,12 @@ def test_a_study_is_read(study_file):
     ("  gate: {fusion: gate}", "  gate: {fusion: gate}\n  warm: {temperature: 0.1}", 12, "'sum' and 'warm' are alike"),
     ("  gate: {fusion: gate}", "  gate: {max_epochs: 7}", 11, "'sum' and 'gate' are alike"),
     ("  dataset: synthetic", "  - dataset", None, "is not YAML"),
-    ("{fusion: gate}", "{fusion: 2024-99-99}", None, "is not YAML"),
+    ("{fusion: gate}", "{fusion: 2024-99-99}", 11, "2024-99-99"),
+    ("{fusion: gate}", "{start_from: null}", 11, "start_from: expected one value"),
+    ("{fusion: gate}", "{fusion: [gate]}", 11, "fusion: expected one value"),
+    ("  gate: {fusion", "  '': {fusion", 11, "needs a name"),
+    ("question: Does the gate pay?", "question: [Does the gate pay]", 1, "quote it"),
+    ("variants:", "settings: false\nvariants:", 9, "twice"),
     ("{fusion: gate}", "{fusion: !odd gate}", None, "is not YAML"),
     ("gate: {fusion: gate}", "[gate]: {fusion: gate}", 11, "plain text"),
     ("gate: {fusion: gate}", "gate: {seed: 7}", 11, "not for a study"),
@@ -125,7 +130,7 @@ def test_a_study_without_variants_or_of_no_name_is_refused(study_file):
     study_file.write_text(TINY[:TINY.index("variants")] + "variants: {}\n")
     with pytest.raises(UserError, match=r"tiny.yaml:9: a study needs variants"):
         load_study(str(study_file))
-    for text in ("- a list", "settings: [a]\nvariants: {a: {}}"):
+    for text in ("- a list", "settings: [a]\nvariants: {a: {}}", "settings: false\nvariants: {a: {}}"):
         study_file.write_text(text)
         with pytest.raises(UserError, match=r"tiny.yaml:1: "):
             load_study(str(study_file))
