@@ -367,6 +367,16 @@ def test_a_finished_run_is_left_alone(study_file, tmp_path, monkeypatch):
     assert run.results.read_text() == "{}" and run.begun
 
 
+def test_warnings_of_a_run_are_repeated(study_file, tmp_path, capsys):
+    """They stand in its log, where nobody looks."""
+    run = runner.plan(load_study(str(study_file)), [2], tmp_path)[0]
+    run.folder.mkdir()
+    runner._report_end(run, 1, 1)
+    (run.folder / "log.txt").write_text("epoch 1\n" + 2 * "warning: wandb failed (no network)\n")
+    runner._report_end(run, 0, 0)
+    assert capsys.readouterr().out.count("warning: wandb failed (no network)\n") == 1
+
+
 def test_packed_runs_come_back_without_models_and_teachers_are_trained(study_file, tmp_path, capsys):
     """The figures alone teach nobody; nor do ids or paths of this machine leave it."""
     runs = runner.plan(load_study(str(study_file)), [1], tmp_path / "work")
