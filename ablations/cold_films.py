@@ -5,9 +5,9 @@ then the films join its catalogue with nothing but title, year and genres. Each 
 for one: the target is the last of them, the history what they watched of the other films before it, the candidates are
 the new films that they had not watched by then. By chance every place is as likely.
 
-A row a kind of encoder, beside the films' own vectors, which the model learns to do without (`--id_dropout`); the first
-row has none, and places a new film among those with its genres. Any flag of trainer.py may follow and holds for all
-rows.
+A row a kind of encoder, beside the films' own vectors, which the model learns to do without (`--id_dropout`), in all
+rows but one; the first row has none, and places a new film among those with its genres. Any flag of trainer.py may
+follow and holds for all rows.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ NOTHING = {"genre_encoder": False, "year_encoder": False}
 ROWS: dict[str, dict[str, Any]] = {
     "nothing; placed by genre": NOTHING,
     "genres and year": {},
+    "genres and year, ids always there": {"id_dropout": 0.0},
     "title, n-grams": {**NOTHING, "title_encoder": "ngrams"},
     SENTENCE: {**NOTHING, "title_encoder": "sentence"},
     "graph, rgcn": {**NOTHING, "graph_encoder": "rgcn"},
