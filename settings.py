@@ -293,8 +293,8 @@ class TrainSettings:
     start_from: str = ""
     """Checkpoint folder of a model of the same shape to go on from, grown by the films and people that are new."""
     teacher: str = ""
-    """Checkpoint folder of a trained model of the same kind, or several with commas between, whose distributions over
-    the catalogue the item heads follow."""
+    """Checkpoint folder of a trained model of the same kind, data and heads, or several with commas between, whose
+    distributions over the catalogue the item heads follow."""
     teacher_share: float = 0.5
     """(--teacher) share of the item losses that follows it; the rest follows the interactions."""
     teacher_temperature: float = 1.0
@@ -304,8 +304,8 @@ class TrainSettings:
     user_id_dropout: float = 0.5
     """(enhanced) share of sequences trained with the person's own token replaced by the unknown one."""
     late_start_share: float = 0.0
-    """(enhanced) share of training sequences that begin late, by somebody unknown, as if the past were lost: what is
-    left is short as often as long (its logarithm is uniform)."""
+    """(enhanced) share of training sequences that begin late, without the person's id, as if the past were lost: what
+    is left is short as often as long (its logarithm is uniform)."""
     checkpoint_dir: str = "checkpoints"
     """Folder for best/ (the model to use) and last/ (what --resume needs)."""
     runs_dir: str = "runs"

@@ -6,6 +6,7 @@ Selection is on the validation items alone; the test items are read once, at the
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -167,17 +168,22 @@ def _show(tracker: Tracker, model: nn.Module, data: SequenceData, settings: Sett
 def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
     """A model to follow. Raises `UserError` if it cannot say what this run asks."""
     model, theirs, _, info = load_model(folder, data_dir=settings.data.data_dir)
-    if info["split_hash"] != data.split_hash:
+    # The hash does not hold each choice to its last digit, so a share or date that rounds alike is compared too.
+    same_data = dataclasses.replace(theirs.data, data_dir=settings.data.data_dir) == settings.data
+    if info["split_hash"] != data.split_hash or not same_data:
         raise UserError(f"--teacher {folder} was trained on split {info['split_hash']}, this run on {data.split_hash}: "
-                        f"other films, or interactions that are held out here; train it on the same data")
+                        f"other films, or interactions that are held out here; train it on the same data"
+                        if info["split_hash"] != data.split_hash else
+                        f"--teacher {folder} was trained with another choice of data than this run; train it with the "
+                        f"same --protocol, shares, cuts and minima")
     if SELECTION_METRIC not in info["validation"]:
         raise UserError(f"--teacher {folder} was not selected on validation: what this run holds out may have trained "
                         f"it; train one with trainer.py")
-    ours, rank = settings.model, ("model", "next_item_head", "masked_item_head", "start_token")
+    ours, rank = settings.model, ("model", "next_item_head", "masked_item_head", "start_token", "query_time")
     if any(getattr(theirs.model, name) != getattr(ours, name) for name in rank) or \
             theirs.model.seq_length < ours.seq_length:
         raise UserError(f"--teacher {folder} must be a model of the same kind (--model {ours.model}) with the same "
-                        f"item heads and start that reads at least {ours.seq_length} interactions")
+                        f"item heads, start and --query_time that reads at least {ours.seq_length} interactions")
     return model
 
 

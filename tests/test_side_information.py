@@ -333,7 +333,7 @@ def test_a_title_is_read_with_year_and_genres_and_alone(data):
 
 
 def test_sentence_titles_need_the_extra_and_say_so(monkeypatch):
-    monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(text, "_installed", lambda: False)
     with pytest.raises(UserError, match=r"requirements-text.txt.*ngrams"):
         text_vectors(["a film"], "sentence")
     np.testing.assert_array_equal(text_vectors(["a film"], "auto"), text_vectors(["a film"], "ngrams"))
@@ -342,7 +342,7 @@ def test_sentence_titles_need_the_extra_and_say_so(monkeypatch):
 def test_sentence_vectors_are_computed_once(monkeypatch, tmp_path):
     """And read from the cache when the texts are the same, whole or not at all."""
     monkeypatch.setattr(text, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(text, "_installed", lambda: True)
     monkeypatch.setattr(text, "version", lambda name: "1")
     calls = []
 
@@ -366,7 +366,7 @@ def test_sentence_vectors_are_computed_once(monkeypatch, tmp_path):
 @pytest.mark.parametrize("kind", ["ngrams", "sentence"])
 def test_titles_enter_as_what_their_encoder_says(data, kind, monkeypatch, tmp_path):
     monkeypatch.setattr(text, "CACHE", tmp_path)
-    monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(text, "_installed", lambda: True)
     monkeypatch.setattr(text, "version", lambda name: "1")
     monkeypatch.setattr(text, "_sentence_vectors", lambda wanted: np.stack(
         [np.random.default_rng(len(title)).normal(size=SIZE) for title in wanted]).astype(np.float32))
