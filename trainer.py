@@ -6,7 +6,6 @@ Selection is on the validation items alone; the test items are read once, at the
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ from evaluation.report import print_ranking, print_table, summarise, write_reque
 from evaluation.side_tasks import preference_quality, rating_errors, rating_predictions
 from item_encoders.text import available
 from model_io import load_model, save_model, starting_model
-from settings import Settings
+from settings import BOOKKEEPING, DataSettings, Settings, idle, section_fields
 from support.checkpoint import read_json, write_json
 from support.devices import peak_memory_mb
 from support.errors import UserError, run_command
@@ -169,7 +168,8 @@ def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
     """A model to follow. Raises `UserError` if it cannot say what this run asks."""
     model, theirs, _, info = load_model(folder, data_dir=settings.data.data_dir)
     # The hash does not hold each choice to its last digit, so a share or date that rounds alike is compared too.
-    same_data = dataclasses.replace(theirs.data, data_dir=settings.data.data_dir) == settings.data
+    same_data = all(getattr(theirs.data, name) == getattr(settings.data, name) for name in section_fields(DataSettings)
+                    if name not in BOOKKEEPING and idle(name, settings) is None)
     if info["split_hash"] != data.split_hash or not same_data:
         raise UserError(f"--teacher {folder} was trained on split {info['split_hash']}, this run on {data.split_hash}: "
                         f"other films, or interactions that are held out here; train it on the same data"

@@ -130,10 +130,13 @@ def test_trainer_with_teachers(files, model, tmp_path, capsys):
     assert train(tmp_path, files, "--max_epochs", "1", "--hidden_size", "8", "--teacher", f"{model},{model}") == 0
     for flags, said in ((["--model", "vanilla"], "same kind"), (["--seq_length", "30"], "at least 30"),
                         (["--min_item_count", "20"], "other films"), (["--protocol", "global_time"], "held out here"),
-                        (["--query_time", "known"], "query_time that"),
-                        (["--holdout_share", "0.2"], "another choice")):
+                        (["--query_time", "known"], "query_time that")):
         assert train(tmp_path / "other", files, "--max_epochs", "1", "--teacher", str(model), *flags) == 2
         assert re.search(said, capsys.readouterr().err)
+    multi = ("--max_epochs", "1", "--hidden_size", "8", "--protocol", "multi5", "--holdout_share")
+    assert train(tmp_path / "multi", files, *multi, "0.15") == 0  # the next share's split has the same hash
+    assert train(tmp_path / "other", files, *multi, "0.148", "--teacher", str(tmp_path / "multi" / "best")) == 2
+    assert "another choice of data" in capsys.readouterr().err
     everything = shutil.copytree(model, tmp_path / "everything")
     info = read_json(everything / "checkpoint.json")
     write_json(everything / "checkpoint.json", {**info, "validation": {"seconds": 1.0}})  # as where nothing is held out
