@@ -21,7 +21,9 @@ from transformer import Pattern, positions_before
 
 WIDTH_STEP, ROW_STEP = 8, 64
 SPAN_LENGTH = 3  # mean length of masked spans
-LATE = 2**40  # number of the stream that says which windows begin late; batches have their own numbers
+# Streams of an epoch's noise: batches have their own numbers, LATE says which windows begin late, VIEWS + a batch's
+# number how its views are made.
+LATE, VIEWS = 2**40, 2**41
 
 
 @dataclass(frozen=True)
@@ -65,22 +67,21 @@ class Batch:
         return dataclasses.replace(self, **changes)
 
     def select(self, rows: Sequence[int] | Tensor) -> Batch:
-        """Some of the users."""
-        return self.replace(**{name: value[rows] for name, value in self.tensors().items()},
-                            views=tuple(view.select(rows) for view in self.views))
+        """Some of the users, without views."""
+        return self.replace(**{name: value[rows] for name, value in self.tensors().items()}, views=())
 
     def narrowed(self, most: int) -> Batch:
-        """The same, no wider than the longest sequence needs, up to `most`; views, which may be longer, likewise."""
+        """The same, no wider than the longest sequence needs, up to `most`."""
         width = padded_width(int(self.lengths.max()), most)
         return self.replace(**{name: value[:, :width] for name, value in self.tensors().items()
-                               if value.dim() == 2 and name != "demographics"},
-                            views=tuple(view.narrowed(view.items.shape[1]) for view in self.views))
+                               if value.dim() == 2 and name != "demographics"})
 
     def parts(self, positions: int) -> list[Batch]:
         """The batch in pieces of people of similar length, each of at most so many positions (and at least one
-        person), padding counted, and no wider than it needs to be."""
+        person), padding counted, and no wider than it needs to be. With views it stays whole: they are compared with
+        those of all the others."""
         count, width = self.items.shape
-        number = math.ceil(count / max(1, positions // width))
+        number = 1 if self.views else math.ceil(count / max(1, positions // width))
         if number == 1:
             return [self]
         number = min(count, 2 ** math.ceil(math.log2(number)))  # halves of halves: few shapes, see padded_width

@@ -348,12 +348,14 @@ class EnhancedBERT4Rec(nn.Module):
     # Parts ----------------------------------------------------------------------------------------------------------
 
     def item_table(self, without: Set[str] = frozenset()) -> Tensor:
-        """(R, D) representation of PAD, MASK (the average film where no cloze head is built) and every film."""
+        """(R, D) representation of PAD, MASK (the average film where the cloze task trained none) and every film."""
         if self.fixed_table is not None and not without:
             return self.fixed_table
         parts = self.film_parts({"id"} if self.fuse.steers else set(self.encoders) - without)
         films = self.fuse(parts) if parts else self.special.new_zeros(len(self.films), self.special.shape[1])
-        mask = self.special[MASK] if self.masked_head is not None else films.mean(0)
+        # The odds of the cloze head leave 0 with its first step. In training it needs a mask before that one.
+        learned = self.masked_head is not None and (self.training or bool(self.masked_bias.any()))
+        mask = self.special[MASK] if learned else films.mean(0)
         return torch.cat([torch.stack([self.special[PAD], mask]), films])
 
     def steering_table(self, without: Set[str] = frozenset()) -> Tensor:

@@ -15,12 +15,15 @@ from bert4rec import BERT4Rec
 from data_processor import FIRST_ITEM, Catalogue, SequenceData, load
 from enhanced_model import EnhancedBERT4Rec
 from readers.interactions import GENRES
-from settings import DataSettings, ModelSettings, Settings
+from settings import DataSettings, ModelSettings, Settings, model_only, section_fields
 from support.checkpoint import load_weights, read_checkpoint, read_json, write_checkpoint
 from support.errors import UserError
 from support.tracking import git_commit
 
 METADATA = "metadata.json"
+# What --start_from may change: it leaves no trace in what the weights mean.
+MAY_CHANGE = {"dropout", "layer_dropout", "attention_dropout", "id_start", "id_dropout", "preference_horizon",
+              "contrastive_temperature"}
 
 
 def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
@@ -30,30 +33,43 @@ def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
     return EnhancedBERT4Rec(catalogue, settings)
 
 
-def new_model(data: SequenceData, settings: ModelSettings) -> nn.Module:
-    """A model that is about to be trained on the training part of these data."""
+def new_model(data: SequenceData, settings: ModelSettings, held_out: bool = True) -> nn.Module:
+    """A model that is about to be trained on the training part of these data, or (held_out=False) on all of them."""
     model = build_model(data.catalogue, settings)
-    return model.prepare(data) if isinstance(model, EnhancedBERT4Rec) else model
+    return model.prepare(data, held_out) if isinstance(model, EnhancedBERT4Rec) else model
 
 
-def starting_model(data: SequenceData, settings: Settings) -> nn.Module:
-    """What a training on these data begins with: a new model, or one grown from a checkpoint (`--start_from`)."""
+def starting_model(data: SequenceData, settings: Settings, held_out: bool = True) -> nn.Module:
+    """What a training on these data begins with: a new model, or one grown from a checkpoint (`--start_from`).
+
+    held_out: as in `new_model`.
+    """
     start = settings.train.start_from
-    return _grown_model(Path(start), data, settings.model) if start else new_model(data, settings.model)
+    return _grown_model(Path(start), data, settings.model, held_out) if start else \
+        new_model(data, settings.model, held_out)
 
 
-def _grown_model(folder: Path, data: SequenceData, settings: ModelSettings) -> nn.Module:
+def _grown_model(folder: Path, data: SequenceData, settings: ModelSettings, held_out: bool) -> nn.Module:
     """The model of a checkpoint folder, about to be trained further on data that may hold new films and people.
 
     Weights are the checkpoint's; what is kept of the data (the edges of a graph, counts) is that of these data. Raises
-    `UserError` where the settings give another shape, or films of the checkpoint are missing in the data.
+    `UserError` where the settings are of another model, films of the checkpoint are missing in the data, or it has
+    seen more of a film than is to train.
     """
     older, _, own, _ = load_model(folder)
+    for name in section_fields(ModelSettings):
+        theirs, ours = getattr(older.settings, name), getattr(settings, name)
+        if theirs != ours and name not in MAY_CHANGE and model_only(name) in (None, settings.model):
+            raise UserError(f"--start_from {folder} is of another model: --{name} is {theirs} there and {ours} here; "
+                            f"give {theirs}, or train without --start_from")
     try:
         kept = older.for_catalogue(own, data.catalogue).state_dict()
     except UserError as error:
         raise UserError(f"--start_from {folder}: {error}") from error
-    model = new_model(data, settings)
+    model = new_model(data, settings, held_out)
+    if held_out and "counts" in kept and bool((kept["counts"] > model.counts).any()):
+        raise UserError(f"--start_from {folder} was trained on interactions that are held out here, or that these data "
+                        f"lack; give data that hold its own, split alike")
     fresh = {name: value for name, value in model.state_dict().items()
              if name.startswith(("encoders.graph.", "counts")) and name not in dict(model.named_parameters())
              and not name.endswith(".vectors")}  # those trained beforehand are weights: what follows reads their space

@@ -43,7 +43,7 @@ class DataSettings:
     tie_break: Literal["file", "random"] = "file"
     """Order of a person's ratings with equal timestamps: as in the file, or shuffled (a robustness check)."""
     tie_seed: int = 0
-    """Seed of --tie_break random."""
+    """(--tie_break random) its seed."""
 
     def __post_init__(self) -> None:
         require(self.min_item_count >= 1, "--min_item_count must be at least 1 (1 keeps every rated film)")
@@ -90,7 +90,7 @@ class ModelSettings:
     id_encoder: bool = True
     """(enhanced) one vector per film."""
     id_start: Literal["random", "svd"] = "random"
-    """(enhanced) where these vectors start: svd = at the films' directions in the matrix of who watched what."""
+    """(enhanced) where these start, unless from --start_from: svd = at directions in the matrix of who watched what."""
     id_dropout: float = 0.0
     """(enhanced) share of training steps in which a film lacks its own vector, so that new films can be ranked."""
     genre_encoder: bool = True
@@ -272,17 +272,16 @@ class TrainSettings:
     preference_weight: float = 0.2
     """(enhanced) (--preference_head) weight of the user-preference loss; 0 skips its computation."""
     contrastive_weight: float = 0.0
-    """(enhanced) (--next_item_head) weight of the loss that brings two views of a history together; 0 skips its
-    computation."""
+    """(enhanced) (--next_item_head) weight of the loss that brings two views of a history together; 0 skips it."""
     contrastive_views: Literal["mixed", "crop", "mask", "reorder", "same_target"] = "mixed"
     """(enhanced) (--contrastive_weight) how views are made (views.py); same_target = a history (most often another)
     that led to the same film."""
     loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
     """What the item heads minimise: cross-entropy over the whole catalogue or, for very large ones, over samples."""
     negatives: int = 512
-    """(sampled losses) items drawn for each pass, shared by its positions."""
+    """(--loss sampled_softmax|gbce) items drawn for each pass, shared by its positions."""
     negative_sampling: Literal["uniform", "popularity"] = "uniform"
-    """(sampled losses) how they are drawn; popularity is corrected for in the logits."""
+    """(--loss sampled_softmax|gbce) how they are drawn; popularity is corrected for in the logits."""
     label_smoothing: float = 0.0
     """(--loss softmax) share of each target's probability that goes to all items alike."""
     popularity_correction: float = 0.0
@@ -291,7 +290,7 @@ class TrainSettings:
     gbce_t: float = 0.75
     """(--loss gbce) calibration t: 0 = plain binary cross-entropy, 1 = fully corrected for sampling."""
     start_from: str = ""
-    """Checkpoint folder of a model of the same shape to go on from, grown by the films and people that are new."""
+    """Checkpoint folder of a model with the same settings to go on from, grown by the films and people that are new."""
     teacher: str = ""
     """Checkpoint folder of a trained model of the same kind, data and heads, or several with commas between, whose
     distributions over the catalogue the item heads follow."""
@@ -302,7 +301,7 @@ class TrainSettings:
     context_dropout: float = 0.1
     """(enhanced) share of sequences trained without ratings, times or metadata, so that each may be missing later."""
     user_id_dropout: float = 0.5
-    """(enhanced) share of sequences trained with the person's own token replaced by the unknown one."""
+    """(enhanced) (--user_id) share of sequences trained with the person's own token replaced by the unknown one."""
     late_start_share: float = 0.0
     """(enhanced) share of training sequences that begin late, without the person's id, as if the past were lost: what
     is left is short as often as long (its logarithm is uniform)."""
@@ -338,6 +337,8 @@ class TrainSettings:
             require(self.loss == "softmax" or not getattr(self, name), f"--{name} belongs to --loss softmax")
         require(self.loss != "gbce" or self.negative_sampling == "uniform",
                 "--loss gbce is derived for --negative_sampling uniform")
+        require(not (self.teacher and self.popularity_correction), "--popularity_correction keeps popularity out of "
+                "what is learned, and a --teacher's distributions hold it: give one of them")
 
     @property
     def task_weights(self) -> dict[str, float]:
@@ -358,7 +359,7 @@ class EvalSettings:
     has not seen, or (popular_100_any, as in the published tables) from all but the target, of which --filter_seen then
     leaves those out that the person has seen."""
     candidate_seed: int = 0
-    """Seed of the draw of --candidates."""
+    """(--candidates uniform_100|popular_100|popular_100_any) seed of their draw."""
     eval_batch_size: int = 128
     """People scored at once, at most; long histories make smaller groups."""
     bootstrap_samples: int = 1000
@@ -381,6 +382,12 @@ class Settings:
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():
             require(not isinstance(value, float) or math.isfinite(value), f"--{name} must be a finite number")
+        enhanced, train = self.model.model == "enhanced", self.train
+        ranks = "next_item" if enhanced and self.model.next_item_head else "masked_item"
+        require(train.task_weights[ranks] > 0, f"nothing trains what ranks films: give a --{ranks}_weight above 0")
+        require(not (enhanced and self.model.next_item_head and self.model.masked_item_head and train.masked_item_weight
+                     and train.masked_batch_share == 1), "nothing trains what ranks films: give a --masked_batch_share "
+                "below 1, or --no-next_item_head")
 
     def replace(self, **values: Any) -> Settings:
         """Copy with some fields changed, named without their section: `settings.replace(hidden_size=128)`."""
@@ -420,26 +427,21 @@ def all_fields() -> dict[str, dataclasses.Field]:
 
 def model_only(name: str) -> str | None:
     """The one model that a setting belongs to, or None if both read it."""
-    help_text = FIELD_HELP.get(name, "")
-    return next((model for model in ("vanilla", "enhanced") if help_text.startswith(f"({model})")), None)
+    return next((model for model in ("vanilla", "enhanced") if FIELD_HELP.get(name, "").startswith(f"({model})")), None)
 
 
 def idle(name: str, settings: Settings) -> str | None:
-    """The flag without which a setting does nothing, where it is not given: its help begins with it in parentheses."""
-    needs = re.match(r"(?:\(enhanced\) )?\(--(\w+)(?: (\w+))?\)", FIELD_HELP[name])
+    """The flag (with its value) without which a setting does nothing, where it lacks: so its help begins."""
+    needs = re.match(r"(?:\(enhanced\) )?\(--(\w+)(?: ([\w|]+))?\)", FIELD_HELP[name])
     given = settings.to_dict()
     if needs is None or model_only(needs[1]) not in (None, given["model"]):
         return None
-    met = given[needs[1]] == needs[2] if needs[2] else given[needs[1]]
-    return None if met else " ".join(filter(None, [f"--{needs[1]}", needs[2]]))
+    met = given[needs[1]] in needs[2].split("|") if needs[2] else given[needs[1]]
+    return None if met else " ".join(filter(None, [f"--{needs[1]}", needs[2] and needs[2].replace("|", " or ")]))
 
 
-def _read_field_help() -> dict[str, str]:
-    source = Path(__file__).read_text(encoding="utf-8")
-    return dict(re.findall(r'^    (\w+): [^\n]*\n    """([^"]*)"""$', source, flags=re.MULTILINE))
-
-
-FIELD_HELP = _read_field_help()
+FIELD_HELP: dict[str, str] = dict(re.findall(r'^    (\w+): [^\n]*\n    """([^"]*)"""$',
+                                             Path(__file__).read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
 def unknown_name(kind: str, name: str, extra: tuple[str, ...] = ()) -> str:

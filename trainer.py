@@ -48,6 +48,13 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     folder = Path(settings.train.checkpoint_dir)
     seed_everything(settings.train.seed)
     model = starting_model(data, settings)
+    if start := settings.train.start_from:
+        info = read_json(Path(start) / "checkpoint.json")
+        _refuse_other_data(f"--start_from {start}", info, settings)
+        if settings.data.protocol == "multi5" and info["split_hash"] != data.split_hash:
+            raise UserError(f"--start_from {start} was trained on other people than train here, perhaps on those who "
+                            f"are held out; --protocol multi5 goes on with the same data alone")
+    teachers = [_teacher(Path(path.strip()), data, settings) for path in settings.train.teacher.split(",") if path]
     record, identity = None, ""
     if main_process:
         folder.mkdir(parents=True, exist_ok=True)  # find out now that it cannot be written, not after an epoch
@@ -63,7 +70,6 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
         save_model(folder / "best", best, settings, data, validation, keep_previous=first)
 
     try:
-        teachers = [_teacher(Path(path.strip()), data, settings) for path in settings.train.teacher.split(",") if path]
         progress = fit(model, data, settings, state_folder=folder / "last", resume=resume, tracker=tracker,
                        on_best=keep, teachers=teachers)
         if not main_process:
@@ -167,24 +173,35 @@ def _show(tracker: Tracker, model: nn.Module, data: SequenceData, settings: Sett
 def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
     """A model to follow. Raises `UserError` if it cannot say what this run asks."""
     model, theirs, _, info = load_model(folder, data_dir=settings.data.data_dir)
-    # The hash does not hold each choice to its last digit, so a share or date that rounds alike is compared too.
-    same_data = all(getattr(theirs.data, name) == getattr(settings.data, name) for name in section_fields(DataSettings)
-                    if name not in BOOKKEEPING and idle(name, settings) is None)
-    if info["split_hash"] != data.split_hash or not same_data:
+    if info["split_hash"] != data.split_hash:
         raise UserError(f"--teacher {folder} was trained on split {info['split_hash']}, this run on {data.split_hash}: "
-                        f"other films, or interactions that are held out here; train it on the same data"
-                        if info["split_hash"] != data.split_hash else
-                        f"--teacher {folder} was trained with another choice of data than this run; train it with the "
-                        f"same --protocol, shares, cuts and minima")
-    if SELECTION_METRIC not in info["validation"]:
-        raise UserError(f"--teacher {folder} was not selected on validation: what this run holds out may have trained "
-                        f"it; train one with trainer.py")
+                        f"other films, or interactions that are held out here; train it on the same data")
+    _refuse_other_data(f"--teacher {folder}", info, settings)
     ours, rank = settings.model, ("model", "next_item_head", "masked_item_head", "start_token", "query_time")
     if any(getattr(theirs.model, name) != getattr(ours, name) for name in rank) or \
             theirs.model.seq_length < ours.seq_length:
         raise UserError(f"--teacher {folder} must be a model of the same kind (--model {ours.model}) with the same "
                         f"item heads, start and --query_time that reads at least {ours.seq_length} interactions")
+    asked, told = model.cloze_share(settings.train), model.cloze_share(theirs.train)
+    if (asked > 0 and not told) or (asked < 1 and (told == 1 or not theirs.train.next_item_weight)):
+        raise UserError(f"--teacher {folder} did not train an item head that would follow it; train one with the same "
+                        f"--masked_item_weight, --next_item_weight and --masked_batch_share")
     return model
+
+
+def _refuse_other_data(origin: str, info: dict[str, Any], settings: Settings) -> None:
+    """Raises `UserError` if a checkpoint with this info may have learned from what this run holds out; origin: the flag
+    and folder that brought it here."""
+    # The hash does not hold each choice to its last digit, so a share or date that rounds alike is compared too.
+    theirs, ours = info["settings"], settings.to_dict()
+    differs = [name for name in section_fields(DataSettings)
+               if name not in BOOKKEEPING and idle(name, settings) is None and theirs[name] != ours[name]]
+    if differs:
+        raise UserError(f"{origin} was trained with another choice of data: --{differs[0]} is {theirs[differs[0]]} "
+                        f"there and {ours[differs[0]]} here; train one with the same")
+    if SELECTION_METRIC not in info["validation"]:
+        raise UserError(f"{origin} was not selected on validation: what this run holds out may have trained it; train "
+                        f"one with trainer.py")
 
 
 def _announce(settings: Settings, data: SequenceData, model: nn.Module) -> None:

@@ -14,15 +14,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
-from batches import Batch, TrainingBatches
+from batches import VIEWS, Batch, TrainingBatches
 from data_processor import SequenceData
 from evaluation.metrics import per_person
 from evaluation.protocols import target_ranks
@@ -139,7 +140,7 @@ class Run:
         optimizer = torch.optim.AdamW(parameter_groups(model, self.train.weight_decay), lr=self.train.learning_rate,
                                       fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.train.ema_decay)) \
+        self.average = AveragedModel(model, multi_avg_fn=partial(moving_average, self.train.ema_decay)) \
             if self.train.ema_decay else None
         if self.rank:  # each process draws dropout masks and negatives of its own
             torch.manual_seed(self.train.seed + 1_000_003 * self.rank)
@@ -156,7 +157,8 @@ class Run:
         self.wrapped.train()
         for batch in self.batches.epoch(progress.epoch, progress.step_in_epoch, self.rank, self.world):
             if self.views is not None and batch.pattern == "causal":
-                noise = np.random.default_rng((self.train.seed, progress.epoch, progress.step_in_epoch, self.rank))
+                number = progress.step_in_epoch * self.world + self.rank
+                noise = np.random.default_rng((self.train.seed, progress.epoch, VIEWS + number))
                 batch = batch.replace(views=self.views.of(batch, noise))
             self.train_step(batch)
             progress.step += 1
@@ -182,7 +184,8 @@ class Run:
 
         A batch passes in parts whose gradients add up to those of the whole: what a part holds stays in the caches,
         memory does not grow with the batch, and people of different length need no common padding. (Parts weigh by
-        their targets; where ratings or genres are missing here and there, those two heads' means differ by that much.)
+        their targets; where ratings or genres are missing here and there, those two heads' means differ by that much.
+        A batch with views is one part.)
         """
         done = self.progress.step_in_epoch + 1
         complete, every = self.gradient_complete(done), self.train.gradient_accumulation
@@ -375,6 +378,13 @@ class Run:
         self.loss_counts = info["loss_counts"]
         self.progress = Progress(**info["progress"])
         self.bar.update(self.progress, {})
+
+
+def moving_average(decay: float, averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor],
+                   count: torch.Tensor | int) -> None:
+    """Move what is averaged over `count` states towards the next one. Of the first states less than `decay` is kept, so
+    that the average soon forgets where training began (as in TensorFlow's ExponentialMovingAverage, num_updates)."""
+    torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
 
 
 def parameter_group_names(model: nn.Module) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from batches import Batch, history_batch, history_of
-from data_processor import MASK, NO_RATING, NO_TIME, PAD, UNKNOWN, SequenceData
+from data_processor import MASK, NO_RATING, PAD, UNKNOWN, SequenceData
 
 CROPPED, MASKED, SHUFFLED = 0.6, 0.3, 0.6  # shares of a history, as in CL4SRec's experiments on ML-1M
 
@@ -49,6 +49,14 @@ def reorder(batch: Batch, noise: np.random.Generator) -> Batch:
 FORMS: dict[str, Callable[[Batch, np.random.Generator], Batch]] = {"crop": crop, "mask": mask, "reorder": reorder}
 
 
+def mixed(batch: Batch, noise: np.random.Generator) -> Batch:
+    """Each history in one of the forms."""
+    forms = [form(batch, noise).tensors() for form in FORMS.values()]
+    rows = torch.arange(len(batch.lengths))
+    chosen = torch.from_numpy(noise.integers(len(forms), size=len(rows)))
+    return batch.replace(**{name: torch.stack([form[name] for form in forms])[chosen, rows] for name in forms[0]})
+
+
 class Views:
     """The views of causal training batches that `--contrastive_views` names."""
 
@@ -68,8 +76,8 @@ class Views:
                                   demographics=torch.full_like(batch.demographics, UNKNOWN))
         if self.kind == "same_target":
             return anonymous, self._others(batch, noise)
-        kinds = list(FORMS) if self.kind == "mixed" else [self.kind]
-        first, second = (FORMS[kinds[noise.integers(len(kinds))]](anonymous, noise) for _ in range(2))
+        first, second = (mixed(anonymous, noise) if self.kind == "mixed" else FORMS[self.kind](anonymous, noise)
+                         for _ in range(2))
         return first, second
 
     def _others(self, batch: Batch, noise: np.random.Generator) -> Batch:
@@ -79,8 +87,7 @@ class Views:
         histories = [history_of(self.data, int(self.people[row]), int(row)) for row in chosen]
         found = history_batch(histories, self.seq_length)
         return found.replace(users=torch.full_like(found.users, UNKNOWN),
-                             demographics=torch.full_like(found.demographics, UNKNOWN),
-                             request_times=torch.full_like(found.request_times, NO_TIME))
+                             demographics=torch.full_like(found.demographics, UNKNOWN))
 
 
 def last_targets(batch: Batch) -> torch.Tensor:

@@ -107,6 +107,12 @@ def measure(rank: np.ndarray, requests: ColdRequests) -> dict[str, dict[str, flo
     return result
 
 
+def from_nothing_alone(settings: Settings) -> None:
+    """Raises `UserError` for settings that another model enters by: it may know what is new here."""
+    if settings.train.teacher or settings.train.start_from:
+        raise UserError("every model of this table is trained from nothing: drop --teacher and --start_from")
+
+
 def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = ArgumentParser(__doc__)
@@ -118,6 +124,7 @@ def main(argv: list[str]) -> None:
                         help="rows that lie there already stay (default: %(default)s)")
     flags, rest = parser.parse_known_args(argv)
     settings, _ = parse_command_line(["--id_dropout", "0.3", *rest], "", preset="quick")
+    from_nothing_alone(settings)
     if settings.model.fusion == "query_key":
         raise UserError("--fusion query_key ranks films by their own vectors alone, which new ones lack; take another")
     rows = {name: settings.replace(**ROWS[name]) for name in flags.rows}

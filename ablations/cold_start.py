@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ablations.cold_films import ColdRequests, cold_ranks, cold_requests
+from ablations.cold_films import ColdRequests, cold_ranks, cold_requests, from_nothing_alone
 from ablations.study import code_version, data_hash, run_key
 from baselines.neighbours import GenreNeighbours, ease, item_knn, markov_chain
 from baselines.popularity import GroupPopularity, Popularity
@@ -134,7 +134,7 @@ def trained(settings: Settings, data: SequenceData, work: Path,
         model, *_, info = load_model(folder)
         return model, info["validation"], folder
     seed_everything(settings.train.seed)
-    model, state = starting_model(data, settings), folder.with_name(f"{folder.name}.stopped")
+    model, state = starting_model(data, settings, validate), folder.with_name(f"{folder.name}.stopped")
     progress = fit(model, data, settings, validate=validate, state_folder=state,
                    resume=(state / "checkpoint.json").exists())
     record = {**progress.best, "seconds": progress.seconds}
@@ -201,6 +201,7 @@ def summary(found: dict[str, dict[str, np.ndarray]], against: str) -> dict[str, 
 
 def full_ranking_alone(settings: Settings) -> None:
     """Raises `UserError` for settings under which the notes of these tables would not be true."""
+    from_nothing_alone(settings)
     if settings.model.query_time != "unknown" or settings.eval.candidates != "full" or not settings.eval.filter_seen:
         raise UserError("these tables rank all films but those of the history, at an unknown time: drop --query_time, "
                         "--candidates and --no-filter_seen")

@@ -88,12 +88,13 @@ def load_space(name: str, flags: list[str]) -> tuple[Settings, dict[str, Any], i
     trials = content.get("trials", 40)
     if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
         refuse(path, lines[("trials",)], f"trials must be a whole number above 0, not {trials!r}")
-    if any(flag.partition("=")[0] == "--teacher" for flag in flags):
-        raise UserError("--teacher: a search trains models on their own; drop the flag")
     parse_command_line(["--preset", base, *flags], "")  # what is wrong with the flags is not the file's fault
     settings = checked_settings(path, lines, base, ("settings",), common, flags)
+    for name in ("teacher", "start_from"):
+        if getattr(settings.train, name):
+            raise UserError(f"{path}: a search trains models from nothing and on their own; drop {name}")
     searched = set(section_fields(ModelSettings)) | set(section_fields(TrainSettings))
-    searched -= {*BOOKKEEPING, "seed", "teacher"}
+    searched -= {*BOOKKEEPING, "seed", "teacher", "start_from"}
     found = {}
     for setting, values in space.items():
         line = lines[("space", setting)]

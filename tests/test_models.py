@@ -324,6 +324,10 @@ def test_the_mask_is_the_average_film_where_no_cloze_task_teaches_it(data):
     torch.testing.assert_close(taught.item_table()[MASK], taught.special[MASK])
     table = untaught.item_table()
     torch.testing.assert_close(table[MASK], table[FIRST_ITEM:].mean(0))
+    torch.nn.init.zeros_(taught.masked_bias)  # built, and no step of the cloze task yet
+    table = taught.item_table()
+    torch.testing.assert_close(table[MASK], table[FIRST_ITEM:].mean(0))
+    torch.testing.assert_close(taught.train().item_table()[MASK], taught.special[MASK])
 
 
 def test_rating_head_reads_the_candidate(data):

@@ -136,12 +136,24 @@ def test_trainer_with_teachers(files, model, tmp_path, capsys):
     multi = ("--max_epochs", "1", "--hidden_size", "8", "--protocol", "multi5", "--holdout_share")
     assert train(tmp_path / "multi", files, *multi, "0.15") == 0  # the next share's split has the same hash
     assert train(tmp_path / "other", files, *multi, "0.148", "--teacher", str(tmp_path / "multi" / "best")) == 2
-    assert "another choice of data" in capsys.readouterr().err
+    assert "another choice of data: --holdout_share is 0.15 there and 0.148 here" in capsys.readouterr().err
     everything = shutil.copytree(model, tmp_path / "everything")
     info = read_json(everything / "checkpoint.json")
     write_json(everything / "checkpoint.json", {**info, "validation": {"seconds": 1.0}})  # as where nothing is held out
-    assert train(tmp_path / "other", files, "--max_epochs", "1", "--teacher", str(everything)) == 2
-    assert "not selected on validation" in capsys.readouterr().err
+    for flag in ("--teacher", "--start_from"):
+        assert train(tmp_path / "other", files, "--max_epochs", "1", flag, str(everything)) == 2
+        assert re.search(f"{flag} .* not selected on validation", capsys.readouterr().err)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_teacher_must_have_trained_the_heads_that_follow_it(files, tmp_path, capsys):
+    """A head that was built and never trained says nothing worth following."""
+    both = ("--max_epochs", "1", "--hidden_size", "8", "--masked_item_head")
+    assert train(tmp_path / "causal", files, *both, "--masked_item_weight", "0") == 0
+    assert train(tmp_path / "taught", files, *both, "--masked_item_weight", "0", "--teacher",
+                 str(tmp_path / "causal" / "best")) == 0
+    assert train(tmp_path / "other", files, *both, "--teacher", str(tmp_path / "causal" / "best")) == 2
+    assert "did not train an item head" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [[], ["--graph_encoder", "rgcn"], ["--graph_encoder", "lightgcn_frozen"],
@@ -168,10 +180,35 @@ def test_going_on_from_a_model_with_new_films_and_people(tiny, tmp_path, capsys,
     newer = RecommendationEngine(tmp_path / "new" / "best", data_dir=str(many))
     assert newer.get_recommendations(None, [3, 9, 27]) != same.get_recommendations(None, [3, 9, 27])
     capsys.readouterr()
-    assert train(tmp_path / "wide", many, *flags, *start, "--hidden_size", "32") == 2
-    assert "--start_from" in capsys.readouterr().err
+    for other, said in ((["--hidden_size", "32"], "--hidden_size is 16 there and 32 here"),
+                        (["--num_heads", "1"], "--num_heads is 2 there"),  # its weights would fit
+                        (["--min_rating", "2"], "another choice of data: --min_rating is 1 there"),
+                        (["--protocol", "global_time"], "--protocol is leave_one_out there|held out here")):
+        assert train(tmp_path / "wide", many, *flags, *start, *other) == 2
+        assert re.search(said, capsys.readouterr().err)
+    assert train(tmp_path / "dropout", many, *flags, *start, "--dropout", "0.3", "--max_steps", "1") == 0
     assert train(tmp_path / "less", few, *flags, "--start_from", str(tmp_path / "new" / "best")) == 2
     assert "lacks films" in capsys.readouterr().err
+
+
+def test_going_on_may_not_have_seen_what_is_held_out(tiny, tmp_path, capsys):
+    """Older files, in which what the model learned from is held out; and other people under multi5."""
+    files = write_ml_1m(tmp_path / "now", tiny.ratings, tiny.movies, tiny.users)
+    newest = tiny.ratings.sort_values("timestamp", kind="stable").groupby("user_id").tail(1)
+    older = tiny.ratings.drop(newest[newest["movie_id"].map(tiny.ratings["movie_id"].value_counts()) > 5].index)
+    before = write_ml_1m(tmp_path / "before", older, tiny.movies, tiny.users)
+    start = ["--start_from", str(tmp_path / "model" / "best"), "--max_steps", "1"]
+    assert train(tmp_path / "model", before, "--max_steps", "1") == 0
+    assert train(tmp_path / "later", files, *start) == 0
+    assert train(tmp_path / "model", files, "--max_steps", "1") == 0
+    assert train(tmp_path / "later", before, *start) == 2
+    assert "held out here" in capsys.readouterr().err
+    for kind in ("vanilla", "enhanced"):
+        multi = ["--protocol", "multi5", "--model", kind]
+        assert train(tmp_path / "model", before, *multi, "--max_steps", "1") == 0
+        assert train(tmp_path / "later", before, *multi, *start) == 0
+        assert train(tmp_path / "later", files, *multi, *start) == 2
+        assert re.search("held out here|who are held out", capsys.readouterr().err)
 
 
 def test_trainer_never_falls_back_on_synthetic_data(tmp_path, capsys):

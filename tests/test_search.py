@@ -82,8 +82,9 @@ def test_numbers_are_of_their_settings_kind(space_file):
     _, space, _ = load_space(str(space_file), [])
     assert (space["learning_rate"].low, space["learning_rate"].high) == (0.001, 0.01)
     assert type(space["rating_weight"]).__name__ == "FloatDistribution"
-    with pytest.raises(UserError, match="--teacher"):
-        load_space(str(space_file), ["--teacher", "x"])
+    for name in ("teacher", "start_from"):
+        with pytest.raises(UserError, match=f"drop {name}"):
+            load_space(str(space_file), [f"--{name}", "x"])
 
 
 @pytest.mark.parametrize(("damage", "line"), [

@@ -146,6 +146,12 @@ def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
     assert said("--teacher_share", "0.1", "--temperature", "0.1") == [
         "note: --teacher_share does nothing without --teacher",
         "note: --temperature does nothing without --similarity cosine"]
+    assert said("--negatives", "9", "--tie_seed", "1", "--candidate_seed", "2", "--no-user_id", "--user_id_dropout",
+                "0.1") == ["note: --candidate_seed does nothing without --candidates uniform_100 or popular_100 or "
+                           "popular_100_any", "note: --negatives does nothing without --loss sampled_softmax or gbce",
+                           "note: --tie_seed does nothing without --tie_break random",
+                           "note: --user_id_dropout does nothing without --user_id"]
+    assert not said("--negatives", "9", "--loss", "gbce") + said("--candidate_seed", "2", "--candidates", "popular_100")
     assert not said("--masking", "span", "--masked_item_head") + said("--label_smoothing", "0.1", "--no-user_id")
     assert not said("--contrastive_weight", "0.1", "--contrastive_views", "crop")
     assert not said("--model", "vanilla", "--masking", "span")
@@ -153,7 +159,9 @@ def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
     assert not said("--config", str(tmp_path / "all.yaml"))
     for name in all_fields():  # what a help text says of a flag is a flag, and one that can be off
         assert idle(name, Settings()) in (None, *(f"--{other}" for other in all_fields()), "--similarity cosine",
-                                          "--loss gbce", "--protocol global_time", "--protocol multi5"), name
+                                          "--loss gbce", "--protocol global_time", "--protocol multi5",
+                                          "--tie_break random", "--loss sampled_softmax or gbce",
+                                          "--candidates uniform_100 or popular_100 or popular_100_any"), name
 
 
 def test_the_row_original_is_the_preset_original():

@@ -892,4 +892,9 @@ def test_the_cold_start_command(newcomers, tmp_path, capsys):
     assert "epoch" not in capsys.readouterr().out
     again = json.loads((tmp_path / "results" / "results.json").read_text())["questions"]
     assert again == found and str(tmp_path) not in (tmp_path / "results" / "table.md").read_text()
+    capsys.readouterr()
+    for script in (cold_start, cold_films):
+        for flag in ("--teacher", "--start_from"):  # a model that knows what is new here
+            assert run_command(script.main, [*command[4:], flag, str(tmp_path)]) == 2
+            assert "drop --teacher and --start_from" in capsys.readouterr().err
     assert run_command(cold_start.main, [*command, "--model", "vanilla"]) == 2

@@ -19,14 +19,14 @@ import training_loop
 from ablations.study import load_study
 from batches import history_batch, history_of
 from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
-from data_processor import FIRST_ITEM
+from data_processor import FIRST_ITEM, process
 from evaluation.audit import swapped
 from evaluation.protocols import target_ranks
 from item_encoders import graph, text
 from item_encoders.text import text_vectors
 from model_io import new_model
 from objectives import item_loss
-from settings import EvalSettings, TrainSettings
+from settings import DataSettings, EvalSettings, TrainSettings
 from support.errors import UserError
 from support.tracking import Tracker
 from tests.conftest import ROOT, VARIANTS, fresh_model, span, tiny_settings
@@ -38,9 +38,9 @@ OPTIONS = load_study("options", [f"--{name}={value}" for name, value in dict(
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 
 
-def trained(data, settings, **options):
+def trained(data, settings, held_out=True, **options):
     seed_everything(settings.train.seed)
-    model = new_model(data, settings.model)
+    model = new_model(data, settings.model, held_out)
     return model, fit(model, data, settings, quiet=True, **options)
 
 
@@ -96,6 +96,23 @@ def test_training_knows_nothing_of_what_is_held_out(data, variant, monkeypatch, 
         assert not same_weights(model, learned(other, variant, validate=False))
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+@pytest.mark.parametrize("protocol", ["leave_one_out", "global_time", "multi5"])
+def test_under_every_protocol_too(tiny, protocol, held_out, monkeypatch, tmp_path):
+    """All that is prepared from interactions, at once; and where nothing is held out, the last interaction counts."""
+    monkeypatch.setattr(graph, "PRETRAINING_STEPS", 3)
+    data = process(tiny, DataSettings(dataset="synthetic", protocol=protocol, holdout_share=0.2))
+    settings = tiny_settings(tmp_path, dataclasses.replace(
+        VARIANTS["enhanced"], id_start="svd", graph_encoder="rgcn_frozen"), max_steps=2, contrastive_weight=0.1,
+        popularity_correction=0.2, contrastive_views="same_target")
+    hidden = np.setdiff1d(np.arange(len(data.items)), data.training_rows())
+    assert len(hidden) > 50
+    first, second = (trained(which, settings, held_out=held_out, validate=held_out)[0]
+                     for which in (data, swapped(data, hidden)))
+    assert same_weights(first, second) == held_out
+    assert torch.equal(first.encoders["graph"].graph.liked_with, second.encoders["graph"].graph.liked_with) == held_out
+
+
 @pytest.mark.parametrize("positions", [40, 100])
 def test_the_parts_of_a_step_add_up_to_the_step(data, variant, tmp_path, monkeypatch, positions):
     """However few positions pass at once: the same losses and gradients, within rounding."""
@@ -135,7 +152,9 @@ def test_a_stopwatch_tells_work_from_waiting():
 
 @pytest.mark.parametrize(("changes", "parts"), [
     ({}, {}), ({"gradient_accumulation": 2}, {}), ({"ema_decay": 0.8}, {}), ({"max_steps": 13}, {}),
-    ({}, {"id_dropout": 0.3, "graph_encoder": "lightgcn", "title_encoder": "ngrams"})])
+    ({}, {"id_dropout": 0.3, "graph_encoder": "lightgcn", "title_encoder": "ngrams"}),
+    ({"contrastive_weight": 0.3, "masked_item_weight": 0.0}, {"id_start": "svd", "graph_encoder": "rgcn_frozen"}),
+    ({"late_start_share": 0.5, "loss": "sampled_softmax"}, {"task_weighting": "uncertainty", "start_token": True})])
 def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, changes, parts):
     """Stop in the middle of an epoch by a real Ctrl-C signal, resume: the same weights to the last bit."""
     settings = tiny_settings(tmp_path, dataclasses.replace(DROPOUT_MODEL, **parts), **{"max_epochs": 4, **changes})
@@ -161,7 +180,7 @@ def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, changes, par
 
 @pytest.mark.parametrize("validate", [True, False])
 def test_the_moving_average_is_what_is_validated_and_kept(data, tmp_path, monkeypatch, validate):
-    """Against the sum written out: decay^(T-1) w_1 + (1 - decay) sum_t decay^(T-t) w_t, w_t after step t."""
+    """Against the recursion written out: k m + (1 - k) w after step t, k = min(decay, (1 + t) / (10 + t))."""
     step, after = training_loop.Run.train_step, []
 
     def watched(run, batch):
@@ -170,11 +189,14 @@ def test_the_moving_average_is_what_is_validated_and_kept(data, tmp_path, monkey
 
     monkeypatch.setattr(training_loop.Run, "train_step", watched)
     kept = []
-    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=1, ema_decay=0.7)
+    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=2, ema_decay=0.3)
     model, _ = trained(data, settings, validate=validate, on_best=lambda model, *_: kept.append(model.state_dict()))
-    shares = [0.7 ** (len(after) - 1)] + [0.3 * 0.7 ** (len(after) - 1 - t) for t in range(1, len(after))]
+    keep = [min(0.3, (1 + t) / (10 + t)) for t in range(len(after))]
+    assert keep[1] < keep[-1] == 0.3
     for name, value in model.named_parameters():
-        expected = sum(share * weights[name] for share, weights in zip(shares, after, strict=True))
+        expected = after[0][name]
+        for share, weights in zip(keep[1:], after[1:], strict=True):
+            expected = share * expected + (1 - share) * weights[name]
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
         assert not kept or torch.equal(kept[0][name], value)
 

@@ -9,11 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import enhanced_model
+import training_loop
 from batches import TrainingBatches
 from data_processor import MASK, PAD, UNKNOWN
 from losses import BALANCED, contrastive_loss
 from settings import TrainSettings
-from tests.conftest import ALL_TASKS, VARIANTS, fresh_model, rng, span
+from tests.conftest import ALL_TASKS, VARIANTS, fresh_model, rng, span, tiny_settings
+from training_loop import fit
 from views import FORMS, Views, last_targets
 
 KINDS = ["mixed", "same_target", *FORMS]
@@ -90,16 +93,46 @@ def test_contrastive_loss_is_cross_entropy_of_cosines():
     assert float(pair) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_parts_keep_views_with_their_histories(data):
+def test_mixed_views_mix_within_a_batch(data):
+    """Each history takes one of the forms."""
     batch = batch_of(data)
-    batch = batch.replace(views=views_of(data, "same_target", batch), lengths=batch.lengths.clamp_max(4))
-    parts = batch.parts(100)
-    assert len(parts) > 1  # and others' histories are longer:
-    assert max(int(view.lengths.max()) for part in parts for view in part.views) > parts[0].items.shape[1]
-    found = {tuple(map(tuple, mine)): other for part in parts
-             for mine, other in zip(rows(part.views[0]), rows(part.views[1]), strict=True)}
-    for mine, other in zip(rows(batch.views[0]), rows(batch.views[1]), strict=True):
-        assert found[tuple(map(tuple, mine))] == other
+    (view, _), found = views_of(data, "mixed", batch), set()
+    for whole, mine, masked in zip(rows(batch), rows(view), (view.items == MASK).any(1).tolist(), strict=True):
+        form = "mask" if masked else "crop" if len(mine) < len(whole) else "reorder"
+        found.add(form)
+        if form == "crop":
+            assert any(whole[start:start + len(mine)] == mine for start in range(len(whole)))
+        if form == "reorder":
+            assert sorted(mine) == sorted(whole)
+    assert found == set(FORMS)
+
+
+def test_views_have_a_stream_of_their_own(data, tmp_path, monkeypatch):
+    """What is hidden of a batch says nothing of how its views are cut, nor does one batch's cut of another's."""
+    drawn = []
+    monkeypatch.setattr(Views, "of", lambda self, batch, noise: drawn.append(noise.random()) or (batch, batch))
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], contrastive_weight=0.1, masked_item_weight=0.0,
+                             batch_size=16, max_epochs=2)
+    fit(fresh_model(data, settings.model), data, settings, quiet=True)
+    batches = TrainingBatches(data, settings.model.seq_length, settings.train, 0.0)
+    hidden = [np.random.default_rng((settings.train.seed, epoch, number)).random()
+              for epoch in range(2) for number in range(len(batches))]
+    assert len(drawn) == 2 * len(batches) == len({*drawn, *hidden}) / 2
+
+
+def test_a_batch_with_views_is_one_part(data, tmp_path, monkeypatch):
+    """Each history is told from all the others of its batch, however few positions a part may hold."""
+    batch = batch_of(data)
+    assert len(batch.parts(100)) > 1
+    settings, compared = tiny_settings(tmp_path, VARIANTS["enhanced"], contrastive_weight=0.1, batch_size=16,
+                                       masked_item_weight=0.0, max_epochs=1), []
+    monkeypatch.setattr(enhanced_model, "contrastive_loss", lambda first, second, groups, temperature: (
+        compared.append(len(first)) or contrastive_loss(first, second, groups, temperature)))
+    monkeypatch.setitem(training_loop.PART_POSITIONS, "cpu", 100)
+    fit(fresh_model(data, settings.model), data, settings, quiet=True)
+    sizes = [len(batch.lengths) for batch in TrainingBatches(data, settings.model.seq_length, settings.train,
+                                                             0.0).epoch(0)]
+    assert compared == sizes and max(sizes) == 16
 
 
 def test_what_is_compared_are_the_states_that_predict_what_follows_two_views(data):
