@@ -99,7 +99,7 @@ def _forget_edges(graph: _CoWatchGraph, _unused: object = None) -> None:
 
 
 class RelationalGraph(_CoWatchGraph):
-    """See the module's head, rgcn."""
+    """See the module's head, rgcn. Its matrices are no `nn.Linear`, so weight decay spares them (training_loop.py)."""
 
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         from torch_geometric.nn import RGCNConv
