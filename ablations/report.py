@@ -142,8 +142,11 @@ def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
                     f"{len(worse)} against it, beyond what chance among people and seeds gives (Holm, .05).")
     says += [f"Better: {', '.join(better)}."] if better else []
     says += [f"Worse: {', '.join(worse)}."] if worse else []
-    alike = [lines[0], *compared] if lines and compared else lines
-    best = max(alike, key=lambda line: line.validation.mean(), default=None)
+    alike = {line.variant.name: line for line in lines[:1]}  # those that were asked what the first one was
+    for line in compared:
+        if line.variant.against in alike:
+            alike[line.variant.name] = line
+    best = max(alike.values(), key=lambda line: line.validation.mean(), default=None)
     if best is not None:
         says.append(f"Validation, by which a setting would be chosen, is highest for {best.variant.name} "
                     f"({best.validation.mean():.4f}).")

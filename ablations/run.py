@@ -279,12 +279,22 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
     if flags.variants:
         study = study.only(flags.variants)
     if flags.results is None:
-        changed = {token.partition("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_") for token in rest
-                   if token.startswith("--")} - set(BOOKKEEPING)
         shipped = flags.study == study.name  # not a file of one's own
-        flags.results = Path("results" if shipped and not flags.variants and not changed and not _lesser(
+        flags.results = Path("results" if shipped and not flags.variants and not telling(rest) and not _lesser(
             study.name, flags.seeds, of_all) else "runs/results")
     return study, plan(study, flags.seeds, flags.work), flags, of_all
+
+
+def telling(flags: list[str]) -> list[str]:
+    """Those that may change a result, with their values."""
+    kept, tells = [], True
+    for token in flags:
+        if token.startswith("--"):
+            name = token.partition("=")[0].removeprefix("--no-").removeprefix("--")
+            tells = name.replace("-", "_") not in BOOKKEEPING
+        if tells:
+            kept.append(token)
+    return kept
 
 
 def _lesser(name: str, seeds: list[int], of_all: list[str]) -> bool:
@@ -339,7 +349,7 @@ def report(study: Study, runs: list[Run], flags: argparse.Namespace, rest: list[
     if finished and lost and flags.results == Path("results"):
         place = Path("runs/results") / study.name
         print(f"{page.parent} stays as it is: {len(lost)} of its runs are not finished here")
-    write_report(study, finished, failed, rest, place)
+    write_report(study, finished, failed, telling(rest), place)
     pack(runs, place)
     print(f"the page: {place / 'report.html'}")
     dashboard = (flags.work / "trackio").resolve()

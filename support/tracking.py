@@ -30,8 +30,8 @@ class Tracker:
 
     path: None = keep no record (library use, secondary processes). dashboard: 'none', 'wandb' or 'trackio'; mode: of
     W&B, 'online' (which the environment's WANDB_MODE overrules), 'offline' or 'disabled'; group and name: under which
-    it files the run; identity: by which W&B goes on with a resumed one (a
-    sweep's WANDB_RUN_ID overrules it).
+    it files the run; identity: by which it goes on with a resumed one (a sweep's WANDB_RUN_ID overrules it; Trackio
+    knows runs by their names alone, so it stands in these).
     """
 
     def __init__(self, path: Path | None, settings: dict[str, Any], dashboard: str = "none", mode: str = "online",
@@ -43,15 +43,17 @@ class Tracker:
         self._write("settings", settings)
         if dashboard != "none":
             library = _library(dashboard, path.parent)
-            self._library, options = library, {}
+            self._library, options, name = library, {}, name or path.stem
             if dashboard == "wandb":
                 mode = os.environ.get("WANDB_MODE", mode) if mode == "online" else mode
-                options = {"mode": mode, "job_type": "train", "dir": str(path.parent), "resume": "allow",
+                options = {"mode": mode, "job_type": "train", "dir": str(path.parent),
                            "id": os.environ.get("WANDB_RUN_ID", identity) or None}
                 if mode == "online":
                     self._try(lambda: _log_in(library))
-            self._try(lambda: library.init(project=PROJECT, config=settings, name=name or path.stem,
-                                           group=group or None, **options, **_patience(library)))
+            elif identity:
+                name = f"{name} {identity}"
+            self._try(lambda: library.init(project=PROJECT, config=settings, name=name, group=group or None,
+                                           resume="allow", **options, **_patience(library)))
 
     @property
     def shown(self) -> bool:

@@ -232,6 +232,15 @@ def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_pat
             runner.main([*command, *flag])
 
 
+def test_flags_that_tell_nothing_of_a_result_are_not_on_its_page():
+    """A folder of this machine, say; and they do not make a study another one."""
+    flags = ["--data_dir", "/home/me", "--max_steps=3", "--no-use_wandb", "--hidden-size", "8", "--run-group=x"]
+    assert runner.telling(flags) == ["--max_steps=3", "--hidden-size", "8"]
+    assert runner.study_and_runs(["time", "--steps", "2", "--dataset=synthetic"])[2].results == Path("runs/results")
+    for flag in ("--runs_dir=x", "--no-use_wandb"):
+        assert runner.study_and_runs(["time", "--steps", "2", flag])[2].results == Path("results")
+
+
 def test_runs_alike_are_shared_between_studies(study_file, tmp_path):
     first = runner.plan(load_study(str(study_file)), [1, 2], tmp_path)
     assert len({run.key for run in first}) == 6
@@ -328,6 +337,13 @@ def test_each_variant_stands_below_what_it_is_compared_with(study_file, tmp_path
     lines = report.study_lines(study, folders, results)
     assert [line.variant.name for line in lines] == ["sum", "less", "none", "none but two", "none but one"]
     assert [line.named for line in lines][-2:] == ["none but two (against none)", "none but one (against none)"]
+    assert "highest for sum (0.3000)" in report.findings(lines)[0][-1]
+    for run in results:  # asked something easier, and compared among themselves alone
+        if run[0].startswith("none"):
+            results[run] = {**results[run], "protocol": "another", "best": {**results[run]["best"], "NDCG@10": 0.9}}
+    lines = report.study_lines(study, folders, results)
+    assert {line.variant.name: line.comparison is None for line in lines} == {
+        "sum": True, "less": False, "none": True, "none but two": False, "none but one": False}
     assert "highest for sum (0.3000)" in report.findings(lines)[0][-1]
 
 

@@ -144,8 +144,13 @@ def test_trackio_keeps_the_run_without_an_account(tmp_path):
     script = f"""
 from pathlib import Path
 from support.tracking import Tracker
-tracker = Tracker(Path({str(tmp_path / "run.jsonl")!r}), {{"seed": 7}}, "trackio", group="a study", name="a variant")
+tracker = Tracker(Path({str(tmp_path / "run.jsonl")!r}), {{"seed": 7}}, "trackio", group="a study", name="a variant",
+                  identity="12ab")
 tracker.log("epoch", **{{"epoch": 1, "NDCG@10": 0.25}})
+tracker.close()
+tracker = Tracker(Path({str(tmp_path / "run.jsonl")!r}), {{"seed": 7}}, "trackio", group="a study", name="a variant",
+                  identity="12ab")  # resumed
+tracker.log("epoch", **{{"epoch": 2, "NDCG@10": 0.26}})
 tracker.table("results", ["model", "NDCG@10"], [["popularity", 0.1], ["ours", 0.2]])
 tracker.artifact(Path({str(tmp_path)!r}), "model")
 tracker.close()
@@ -154,10 +159,13 @@ tracker.close()
                           stdin=subprocess.DEVNULL)
     assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
     with sqlite3.connect(tmp_path / "trackio" / f"{tracking.PROJECT}.db") as database:
-        logged = b" ".join(row[0] for row in database.execute("select metrics from metrics where run_name='a variant'"))
-        (config,) = database.execute("select config from configs where run_name='a variant'").fetchone()
+        logged = b" ".join(row[0] for row in database.execute(
+            "select metrics from metrics where run_name='a variant 12ab'"))
+        ((config,),) = database.execute("select config from configs").fetchall()
+        ((runs,),) = database.execute("select count(distinct run_id) from metrics").fetchall()
         (artifacts,) = database.execute("select count(*) from run_artifact_links").fetchone()
-    assert b'"epoch/NDCG@10":0.25' in logged and b"results" in logged and b"popularity" in logged
+    assert runs == 1 and b'"epoch/NDCG@10":0.25' in logged and b'"epoch/NDCG@10":0.26' in logged
+    assert b"results" in logged and b"popularity" in logged
     assert b"a study" in bytes(config) and b'"seed":7' in bytes(config).replace(b" ", b"") and artifacts == 1
 
 
