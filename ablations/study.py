@@ -213,13 +213,19 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
             walk(part, place, line)
 
     class Loader(yaml.SafeLoader):
-        """Leaves keys and dates as they are written."""
+        """Leaves keys and dates as they are written, and takes decimal numbers alone."""
 
     def mapping(loader: Loader, node: yaml.MappingNode) -> dict[str, Any]:
         loader.flatten_mapping(node)
         return {key.value: loader.construct_object(value, deep=True) for key, value in node.value}
 
+    def whole_number(_: Loader, node: yaml.ScalarNode) -> int:
+        if not re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", node.value):
+            refuse(path, node.start_mark.line + 1, f"{node.value}: write a decimal number, without a 0 before it")
+        return int(node.value)
+
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    Loader.add_constructor("tag:yaml.org,2002:int", whole_number)
     Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
     try:
         text = path.read_text(encoding="utf-8")

@@ -109,6 +109,8 @@ def test_a_study_is_read(study_file):
     ("{fusion: gate}", "{fusion: 2024-99-99}", 11, "2024-99-99"),
     ("{fusion: gate}", "{start_from: null}", 11, "start_from: expected one value"),
     ("{fusion: gate}", "{fusion: [gate]}", 11, "fusion: expected one value"),
+    ("{fusion: gate}", "{max_epochs: 040}", 11, "040: write a decimal number"),
+    ("{fusion: gate}", "{max_epochs: 1:30}", 11, "1:30: write a decimal number"),
     ("  gate: {fusion", "  '': {fusion", 11, "needs a name"),
     ("question: Does the gate pay?", "question: [Does the gate pay]", 1, "quote it"),
     ("variants:", "settings: false\nvariants:", 9, "twice"),
