@@ -193,7 +193,7 @@ def _refuse_other_data(origin: str, info: dict[str, Any], settings: Settings) ->
     """Raises `UserError` if a checkpoint with this info may have learned from what this run holds out; origin: the flag
     and folder that brought it here."""
     # The hash does not hold each choice to its last digit, so a share or date that rounds alike is compared too.
-    theirs, ours = info["settings"], settings.to_dict()
+    theirs, ours = Settings().replace(**info["settings"]).to_dict(), settings.to_dict()
     differs = [name for name in section_fields(DataSettings)
                if name not in BOOKKEEPING and idle(name, settings) is None and theirs[name] != ours[name]]
     if differs:
