@@ -123,6 +123,11 @@ class SequenceData:
         """(U,) where each person's training part ends in the flat arrays; held_out False = train on everything."""
         return self.split.train_ends if held_out else self.offsets[1:]
 
+    @property
+    def train_lengths(self) -> np.ndarray:
+        """(U,) interactions in each person's training part."""
+        return self.split.train_ends - self.offsets[:-1]
+
     def training_rows(self, held_out: bool = True) -> np.ndarray:
         """Positions in the flat arrays that training may see."""
         rows = np.arange(len(self.items))

@@ -180,7 +180,8 @@ class EnhancedBERT4Rec(nn.Module):
         state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoders.")}
 
         def with_odds(bias: Tensor) -> Tensor:
-            return grown(bias, place, fresh, (weights @ bias[FIRST_ITEM:].exp()).log())
+            # All 0 where nothing trained it: exactly that again, by which `item_table` tells.
+            return grown(bias, place, fresh, (weights @ bias[FIRST_ITEM:].exp()).log() if bool(bias.any()) else 0.0)
 
         state |= {name: with_odds(state[name]) for name in {"next_bias", "masked_bias"} & set(state)}
         if self.start_bias is not None:

@@ -15,7 +15,7 @@ from bert4rec import BERT4Rec
 from data_processor import FIRST_ITEM, Catalogue, SequenceData, load
 from enhanced_model import EnhancedBERT4Rec
 from readers.interactions import GENRES
-from settings import DataSettings, ModelSettings, Settings, model_only, section_fields
+from settings import DataSettings, ModelSettings, Settings, idle, model_only, section_fields
 from support.checkpoint import load_weights, read_checkpoint, read_json, write_checkpoint
 from support.errors import UserError
 from support.tracking import git_commit
@@ -45,31 +45,26 @@ def starting_model(data: SequenceData, settings: Settings, held_out: bool = True
     held_out: as in `new_model`.
     """
     start = settings.train.start_from
-    return _grown_model(Path(start), data, settings.model, held_out) if start else \
-        new_model(data, settings.model, held_out)
+    return _grown_model(Path(start), data, settings, held_out) if start else new_model(data, settings.model, held_out)
 
 
-def _grown_model(folder: Path, data: SequenceData, settings: ModelSettings, held_out: bool) -> nn.Module:
+def _grown_model(folder: Path, data: SequenceData, settings: Settings, held_out: bool) -> nn.Module:
     """The model of a checkpoint folder, about to be trained further on data that may hold new films and people.
 
     Weights are the checkpoint's; what is kept of the data (the edges of a graph, counts) is that of these data. Raises
-    `UserError` where the settings are of another model, films of the checkpoint are missing in the data, or it has
-    seen more of a film than is to train.
+    `UserError` where the settings are of another model, or films of the checkpoint are missing in the data.
     """
-    older, _, own, _ = load_model(folder)
-    for name in section_fields(ModelSettings):
-        theirs, ours = getattr(older.settings, name), getattr(settings, name)
-        if theirs != ours and name not in MAY_CHANGE and model_only(name) in (None, settings.model):
+    older, _, own, _ = load_model(folder, data_dir=settings.data.data_dir)
+    for name in set(section_fields(ModelSettings)) - MAY_CHANGE:
+        theirs, ours = getattr(older.settings, name), getattr(settings.model, name)
+        if theirs != ours and model_only(name) in (None, settings.model.model) and idle(name, settings) is None:
             raise UserError(f"--start_from {folder} is of another model: --{name} is {theirs} there and {ours} here; "
                             f"give {theirs}, or train without --start_from")
     try:
         kept = older.for_catalogue(own, data.catalogue).state_dict()
     except UserError as error:
         raise UserError(f"--start_from {folder}: {error}") from error
-    model = new_model(data, settings, held_out)
-    if held_out and "counts" in kept and bool((kept["counts"] > model.counts).any()):
-        raise UserError(f"--start_from {folder} was trained on interactions that are held out here, or that these data "
-                        f"lack; give data that hold its own, split alike")
+    model = new_model(data, settings.model, held_out)
     fresh = {name: value for name, value in model.state_dict().items()
              if name.startswith(("encoders.graph.", "counts")) and name not in dict(model.named_parameters())
              and not name.endswith(".vectors")}  # those trained beforehand are weights: what follows reads their space
@@ -86,6 +81,7 @@ def save_model(folder: Path, model: nn.Module, settings: Settings, data: Sequenc
         "split_hash": data.split_hash, "seed": settings.train.seed, "git_commit": git_commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy")}},
         "movie_ids": films.movie_ids.tolist(), "user_ids": films.user_ids.tolist(),
+        "train_lengths": data.train_lengths.tolist(),
         "occupations": {str(code): name for code, name in films.occupations.items()}}
     write_checkpoint(folder, model.state_dict(), info, {METADATA: _metadata(films)}, keep_previous)
 

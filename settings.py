@@ -35,7 +35,7 @@ class DataSettings:
     protocol: Literal["leave_one_out", "global_time", "multi5"] = "leave_one_out"
     """Which interactions train and which are asked for (splits.py)."""
     holdout_share: float = 0.15
-    """(global_time, multi5) share of the interactions, or of the people, that tests; as much validates."""
+    """(--protocol global_time|multi5) share of the interactions, or of the people, that tests; as much validates."""
     targets_per_person: int = 10
     """(--protocol global_time) interactions of a person that are asked for in each period, evenly spread; 0 = all."""
     split_seed: int = 0
@@ -236,7 +236,7 @@ class TrainSettings:
     """Epochs between two evaluations on the validation items."""
     ema_decay: float = 0.0
     """If above 0, the model that is validated and kept is the exponential moving average of the weights, which keeps
-    this share of itself at each step."""
+    this share of itself at each step; less in the first 9 / (1 - share) steps."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient; 0 = no clipping."""
     gradient_accumulation: int = 1
@@ -266,7 +266,7 @@ class TrainSettings:
     masked_item_weight: float = 1.0
     """(--masked_item_head) weight of the cloze loss; 0 skips its computation."""
     next_item_weight: float = 1.0
-    """(enhanced) (--next_item_head) weight of the next-item loss; 0 skips its computation."""
+    """(enhanced) (--next_item_head) weight of the next-item loss, above 0."""
     rating_weight: float = 0.3
     """(enhanced) (--rating_head) weight of the rating loss; 0 skips its computation."""
     preference_weight: float = 0.2
@@ -290,7 +290,7 @@ class TrainSettings:
     gbce_t: float = 0.75
     """(--loss gbce) calibration t: 0 = plain binary cross-entropy, 1 = fully corrected for sampling."""
     start_from: str = ""
-    """Checkpoint folder of a model with the same settings to go on from, grown by the films and people that are new."""
+    """Checkpoint folder of a model of the same kind and choice of data to go on from, grown by new films and people."""
     teacher: str = ""
     """Checkpoint folder of a trained model of the same kind, data and heads, or several with commas between, whose
     distributions over the catalogue the item heads follow."""
@@ -318,7 +318,7 @@ class TrainSettings:
     run_group: str = ""
     """What the dashboard files the run under; a study gives its name."""
     run_name: str = ""
-    """Name of the run there; without it that of its record."""
+    """Name of the run there; without it that of its record, or in Trackio one that a resumed run has again."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_epochs", "patience", "eval_every", "gradient_accumulation", "negatives"):
@@ -337,8 +337,6 @@ class TrainSettings:
             require(self.loss == "softmax" or not getattr(self, name), f"--{name} belongs to --loss softmax")
         require(self.loss != "gbce" or self.negative_sampling == "uniform",
                 "--loss gbce is derived for --negative_sampling uniform")
-        require(not (self.teacher and self.popularity_correction), "--popularity_correction keeps popularity out of "
-                "what is learned, and a --teacher's distributions hold it: give one of them")
 
     @property
     def task_weights(self) -> dict[str, float]:

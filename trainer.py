@@ -27,7 +27,7 @@ from evaluation.side_tasks import preference_quality, rating_errors, rating_pred
 from item_encoders.text import available
 from model_io import load_model, save_model, starting_model
 from settings import BOOKKEEPING, DataSettings, Settings, idle, section_fields
-from support.checkpoint import read_json, write_json
+from support.checkpoint import read_checkpoint, read_json, write_json
 from support.devices import peak_memory_mb
 from support.errors import UserError, run_command
 from support.tracking import Tracker, git_commit, run_identity, run_path
@@ -47,13 +47,9 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     data = load(settings.data)
     folder = Path(settings.train.checkpoint_dir)
     seed_everything(settings.train.seed)
+    if settings.train.start_from:
+        _check_start(Path(settings.train.start_from), data, settings)
     model = starting_model(data, settings)
-    if start := settings.train.start_from:
-        info = read_json(Path(start) / "checkpoint.json")
-        _refuse_other_data(f"--start_from {start}", info, settings)
-        if settings.data.protocol == "multi5" and info["split_hash"] != data.split_hash:
-            raise UserError(f"--start_from {start} was trained on other people than train here, perhaps on those who "
-                            f"are held out; --protocol multi5 goes on with the same data alone")
     teachers = [_teacher(Path(path.strip()), data, settings) for path in settings.train.teacher.split(",") if path]
     record, identity = None, ""
     if main_process:
@@ -172,6 +168,11 @@ def _show(tracker: Tracker, model: nn.Module, data: SequenceData, settings: Sett
 
 def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
     """A model to follow. Raises `UserError` if it cannot say what this run asks."""
+    if folder.resolve() == (Path(settings.train.checkpoint_dir) / "best").resolve():
+        raise UserError(f"--teacher {folder} is where this run keeps its own model; give another --checkpoint_dir")
+    if settings.train.popularity_correction:
+        raise UserError("--popularity_correction keeps popularity out of what is learned, and a --teacher's "
+                        "distributions hold it: give one of them")
     model, theirs, _, info = load_model(folder, data_dir=settings.data.data_dir)
     if info["split_hash"] != data.split_hash:
         raise UserError(f"--teacher {folder} was trained on split {info['split_hash']}, this run on {data.split_hash}: "
@@ -183,10 +184,26 @@ def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
         raise UserError(f"--teacher {folder} must be a model of the same kind (--model {ours.model}) with the same "
                         f"item heads, start and --query_time that reads at least {ours.seq_length} interactions")
     asked, told = model.cloze_share(settings.train), model.cloze_share(theirs.train)
-    if (asked > 0 and not told) or (asked < 1 and (told == 1 or not theirs.train.next_item_weight)):
+    if (asked > 0 and not told) or (asked < 1 and told == 1):
         raise UserError(f"--teacher {folder} did not train an item head that would follow it; train one with the same "
-                        f"--masked_item_weight, --next_item_weight and --masked_batch_share")
+                        f"--masked_item_weight and --masked_batch_share")
     return model
+
+
+def _check_start(folder: Path, data: SequenceData, settings: Settings) -> None:
+    """Raises `UserError` if a model to go on from may have learned from what is held out here: what trained it must be
+    what each person's training part begins with, which may be longer."""
+    _, info = read_checkpoint(folder)
+    _refuse_other_data(f"--start_from {folder}", info, settings)
+    if info["split_hash"] == data.split_hash:
+        return
+    theirs = dict(zip(info["user_ids"], info.get("train_lengths", ()), strict=False))
+    if not theirs or settings.data.tie_break == "random" or any(
+            length < theirs.get(user, 0) for user, length in zip(data.catalogue.user_ids.tolist(),
+                                                                 data.train_lengths.tolist(), strict=True)):
+        raise UserError(f"--start_from {folder} may have been trained on what is held out here: some people's training "
+                        f"part is shorter here, ties are shuffled, or the checkpoint does not say; give the files that "
+                        f"trained it, or such with later interactions")
 
 
 def _refuse_other_data(origin: str, info: dict[str, Any], settings: Settings) -> None:
@@ -199,7 +216,7 @@ def _refuse_other_data(origin: str, info: dict[str, Any], settings: Settings) ->
     if differs:
         raise UserError(f"{origin} was trained with another choice of data: --{differs[0]} is {theirs[differs[0]]} "
                         f"there and {ours[differs[0]]} here; train one with the same")
-    if SELECTION_METRIC not in info["validation"]:
+    if SELECTION_METRIC not in info.get("validation", {}):
         raise UserError(f"{origin} was not selected on validation: what this run holds out may have trained it; train "
                         f"one with trainer.py")
 

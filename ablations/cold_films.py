@@ -110,7 +110,7 @@ def measure(rank: np.ndarray, requests: ColdRequests) -> dict[str, dict[str, flo
 def from_nothing_alone(settings: Settings) -> None:
     """Raises `UserError` for settings that another model enters by: it may know what is new here."""
     if settings.train.teacher or settings.train.start_from:
-        raise UserError("every model of this table is trained from nothing: drop --teacher and --start_from")
+        raise UserError("what the models of this table begin with is not to be chosen: drop --teacher and --start_from")
 
 
 def main(argv: list[str]) -> None:

@@ -290,8 +290,8 @@ def telling(flags: list[str]) -> list[str]:
     kept, tells = [], True
     for token in flags:
         if token.startswith("--"):
-            name = token.partition("=")[0].removeprefix("--no-").removeprefix("--")
-            tells = name.replace("-", "_") not in BOOKKEEPING
+            name = token[2:].partition("=")[0].replace("-", "_")
+            tells = name.removeprefix("no_") not in BOOKKEEPING
         if tells:
             kept.append(token)
     return kept

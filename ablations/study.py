@@ -224,8 +224,14 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
             refuse(path, node.start_mark.line + 1, f"{node.value}: write a decimal number, without a 0 before it")
         return int(node.value)
 
+    def number(loader: Loader, node: yaml.ScalarNode) -> float:
+        if ":" in node.value:
+            refuse(path, node.start_mark.line + 1, f"{node.value}: write a decimal number")
+        return loader.construct_yaml_float(node)
+
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
     Loader.add_constructor("tag:yaml.org,2002:int", whole_number)
+    Loader.add_constructor("tag:yaml.org,2002:float", number)
     Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
     try:
         text = path.read_text(encoding="utf-8")

@@ -43,17 +43,17 @@ class Tracker:
         self._write("settings", settings)
         if dashboard != "none":
             library = _library(dashboard, path.parent)
-            self._library, options, name = library, {}, name or path.stem
+            self._library, options = library, {}
             if dashboard == "wandb":
                 mode = os.environ.get("WANDB_MODE", mode) if mode == "online" else mode
                 options = {"mode": mode, "job_type": "train", "dir": str(path.parent),
                            "id": os.environ.get("WANDB_RUN_ID", identity) or None}
                 if mode == "online":
                     self._try(lambda: _log_in(library))
-            elif identity:
-                name = f"{name} {identity}"
-            self._try(lambda: library.init(project=PROJECT, config=settings, name=name, group=group or None,
-                                           resume="allow", **options, **_patience(library)))
+            else:
+                name = f"{name} {identity}".strip()
+            self._try(lambda: library.init(project=PROJECT, config=settings, name=name or path.stem,
+                                           group=group or None, resume="allow", **options, **_patience(library)))
 
     @property
     def shown(self) -> bool:

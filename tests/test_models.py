@@ -327,6 +327,8 @@ def test_the_mask_is_the_average_film_where_no_cloze_task_teaches_it(data):
     torch.nn.init.zeros_(taught.masked_bias)  # built, and no step of the cloze task yet
     table = taught.item_table()
     torch.testing.assert_close(table[MASK], table[FIRST_ITEM:].mean(0))
+    grown = taught.for_catalogue(data.catalogue, data.catalogue)
+    assert not grown.masked_bias.any() and torch.equal(grown.item_table()[MASK], table[MASK])
     torch.testing.assert_close(taught.train().item_table()[MASK], taught.special[MASK])
 
 

@@ -130,7 +130,8 @@ def test_trainer_with_teachers(files, model, tmp_path, capsys):
     assert train(tmp_path, files, "--max_epochs", "1", "--hidden_size", "8", "--teacher", f"{model},{model}") == 0
     for flags, said in ((["--model", "vanilla"], "same kind"), (["--seq_length", "30"], "at least 30"),
                         (["--min_item_count", "20"], "other films"), (["--protocol", "global_time"], "held out here"),
-                        (["--query_time", "known"], "query_time that")):
+                        (["--query_time", "known"], "query_time that"),
+                        (["--popularity_correction", "0.3"], "--popularity_correction keeps")):
         assert train(tmp_path / "other", files, "--max_epochs", "1", "--teacher", str(model), *flags) == 2
         assert re.search(said, capsys.readouterr().err)
     multi = ("--max_epochs", "1", "--hidden_size", "8", "--protocol", "multi5", "--holdout_share")
@@ -144,6 +145,8 @@ def test_trainer_with_teachers(files, model, tmp_path, capsys):
         assert train(tmp_path / "other", files, "--max_epochs", "1", flag, str(everything)) == 2
         assert re.search(f"{flag} .* not selected on validation", capsys.readouterr().err)
     assert not (tmp_path / "other").exists()
+    assert train(model.parent, files, "--teacher", str(model)) == 2  # it would be overwritten, and then followed
+    assert "is where this run keeps its own" in capsys.readouterr().err
 
 
 def test_a_teacher_must_have_trained_the_heads_that_follow_it(files, tmp_path, capsys):
@@ -183,11 +186,14 @@ def test_going_on_from_a_model_with_new_films_and_people(tiny, tmp_path, capsys,
     for other, said in ((["--hidden_size", "32"], "--hidden_size is 16 there and 32 here"),
                         (["--num_heads", "1"], "--num_heads is 2 there"),  # its weights would fit
                         (["--min_rating", "2"], "another choice of data: --min_rating is 1 there"),
-                        (["--protocol", "global_time"], "--protocol is leave_one_out there|held out here")):
+                        (["--tie_break", "random"], "another choice of data: --tie_break is file there"),
+                        (["--protocol", "global_time"], "--protocol is leave_one_out there")):
         assert train(tmp_path / "wide", many, *flags, *start, *other) == 2
-        assert re.search(said, capsys.readouterr().err)
-    assert train(tmp_path / "dropout", many, *flags, *start, "--dropout", "0.3", "--max_steps", "1") == 0
-    assert train(tmp_path / "less", few, *flags, "--start_from", str(tmp_path / "new" / "best")) == 2
+        assert said in capsys.readouterr().err
+    unused = ["--dropout", "0.3", "--temperature", "0.2", "--holdout_share", "0.2"]
+    assert train(tmp_path / "dropout", many, *flags, *start, *unused, "--max_steps", "1") == 0
+    fewer = write_ml_1m(tmp_path / "fewer", tiny.ratings[tiny.ratings["user_id"] > 55], tiny.movies, tiny.users)
+    assert train(tmp_path / "less", fewer, *flags, "--start_from", str(tmp_path / "new" / "best")) == 2
     assert "lacks films" in capsys.readouterr().err
 
 
@@ -196,19 +202,17 @@ def test_going_on_may_not_have_seen_what_is_held_out(tiny, tmp_path, capsys):
     files = write_ml_1m(tmp_path / "now", tiny.ratings, tiny.movies, tiny.users)
     newest = tiny.ratings.sort_values("timestamp", kind="stable").groupby("user_id").tail(1)
     older = tiny.ratings.drop(newest[newest["movie_id"].map(tiny.ratings["movie_id"].value_counts()) > 5].index)
-    before = write_ml_1m(tmp_path / "before", older, tiny.movies, tiny.users)
+    before = write_ml_1m(tmp_path / "before", older[older["user_id"] < 60], tiny.movies, tiny.users)
     start = ["--start_from", str(tmp_path / "model" / "best"), "--max_steps", "1"]
-    assert train(tmp_path / "model", before, "--max_steps", "1") == 0
-    assert train(tmp_path / "later", files, *start) == 0
-    assert train(tmp_path / "model", files, "--max_steps", "1") == 0
-    assert train(tmp_path / "later", before, *start) == 2
-    assert "held out here" in capsys.readouterr().err
     for kind in ("vanilla", "enhanced"):
-        multi = ["--protocol", "multi5", "--model", kind]
-        assert train(tmp_path / "model", before, *multi, "--max_steps", "1") == 0
-        assert train(tmp_path / "later", before, *multi, *start) == 0
-        assert train(tmp_path / "later", files, *multi, *start) == 2
-        assert re.search("held out here|who are held out", capsys.readouterr().err)
+        for flags, grows in (([], True), (["--protocol", "multi5"], False), (["--tie_break", "random"], False)):
+            flags = [*flags, "--model", kind]
+            for first, second in ((before, before), (before, files), (files, before)):
+                assert train(tmp_path / "model", first, *flags, "--max_steps", "1") == 0
+                capsys.readouterr()
+                done = train(tmp_path / "later", second, *flags, *start)
+                assert done == (0 if first == second or (second == files and grows) else 2)
+                assert ("held out here" in capsys.readouterr().err) == (done == 2)
 
 
 def test_trainer_never_falls_back_on_synthetic_data(tmp_path, capsys):

@@ -161,7 +161,8 @@ def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
         assert idle(name, Settings()) in (None, *(f"--{other}" for other in all_fields()), "--similarity cosine",
                                           "--loss gbce", "--protocol global_time", "--protocol multi5",
                                           "--tie_break random", "--loss sampled_softmax or gbce",
-                                          "--candidates uniform_100 or popular_100 or popular_100_any"), name
+                                          "--candidates uniform_100 or popular_100 or popular_100_any",
+                                          "--protocol global_time or multi5"), name
 
 
 def test_the_row_original_is_the_preset_original():

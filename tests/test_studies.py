@@ -111,6 +111,7 @@ def test_a_study_is_read(study_file):
     ("{fusion: gate}", "{fusion: [gate]}", 11, "fusion: expected one value"),
     ("{fusion: gate}", "{max_epochs: 040}", 11, "040: write a decimal number"),
     ("{fusion: gate}", "{max_epochs: 1:30}", 11, "1:30: write a decimal number"),
+    ("{fusion: gate}", "{dropout: 1:30.5}", 11, "1:30.5: write a decimal number"),
     ("  gate: {fusion", "  '': {fusion", 11, "needs a name"),
     ("question: Does the gate pay?", "question: [Does the gate pay]", 1, "quote it"),
     ("variants:", "settings: false\nvariants:", 9, "twice"),
@@ -234,9 +235,12 @@ def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_pat
             runner.main([*command, *flag])
 
 
-def test_flags_that_tell_nothing_of_a_result_are_not_on_its_page():
+def test_flags_that_tell_nothing_of_a_result_are_not_on_its_page(tmp_path, monkeypatch):
     """A folder of this machine, say; and they do not make a study another one."""
-    flags = ["--data_dir", "/home/me", "--max_steps=3", "--no-use_wandb", "--hidden-size", "8", "--run-group=x"]
+    monkeypatch.setattr(runner, "plan", lambda *_: [])
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data_dir", "/home/me", "--max_steps=3", "--no-use_wandb", "--hidden-size", "8", "--run-group=x",
+             "--no_use_wandb"]
     assert runner.telling(flags) == ["--max_steps=3", "--hidden-size", "8"]
     assert runner.study_and_runs(["time", "--steps", "2", "--dataset=synthetic"])[2].results == Path("runs/results")
     for flag in ("--runs_dir=x", "--no-use_wandb"):

@@ -148,8 +148,8 @@ tracker = Tracker(Path({str(tmp_path / "run.jsonl")!r}), {{"seed": 7}}, "trackio
                   identity="12ab")
 tracker.log("epoch", **{{"epoch": 1, "NDCG@10": 0.25}})
 tracker.close()
-tracker = Tracker(Path({str(tmp_path / "run.jsonl")!r}), {{"seed": 7}}, "trackio", group="a study", name="a variant",
-                  identity="12ab")  # resumed
+tracker = Tracker(Path({str(tmp_path / "again.jsonl")!r}), {{"seed": 7}}, "trackio", group="a study", name="a variant",
+                  identity="12ab")  # resumed, under a new record
 tracker.log("epoch", **{{"epoch": 2, "NDCG@10": 0.26}})
 tracker.table("results", ["model", "NDCG@10"], [["popularity", 0.1], ["ours", 0.2]])
 tracker.artifact(Path({str(tmp_path)!r}), "model")
