@@ -27,7 +27,7 @@ from evaluation.side_tasks import preference_quality, rating_errors, rating_pred
 from item_encoders.text import available
 from model_io import load_model, save_model, starting_model
 from settings import BOOKKEEPING, DataSettings, Settings, idle, section_fields
-from support.checkpoint import read_checkpoint, read_json, write_json
+from support.checkpoint import read_json, write_json
 from support.devices import peak_memory_mb
 from support.errors import UserError, run_command
 from support.tracking import Tracker, git_commit, run_identity, run_path
@@ -193,9 +193,9 @@ def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
 def _check_start(folder: Path, data: SequenceData, settings: Settings) -> None:
     """Raises `UserError` if a model to go on from may have learned from what is held out here: what trained it must be
     what each person's training part begins with, which may be longer."""
-    _, info = read_checkpoint(folder)
+    *_, info = load_model(folder, data_dir=settings.data.data_dir)
     _refuse_other_data(f"--start_from {folder}", info, settings)
-    if info["split_hash"] == data.split_hash:
+    if info.get("split_hash") == data.split_hash:
         return
     theirs = dict(zip(info["user_ids"], info.get("train_lengths", ()), strict=False))
     if not theirs or settings.data.tie_break == "random" or any(
