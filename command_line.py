@@ -12,6 +12,7 @@ from typing import Any
 from presets import PRESETS, preset_settings
 from settings import Settings, all_fields, idle, model_only, unknown_name
 from support.errors import UserError
+from support.yaml_file import read_yaml, refuse
 
 TYRO_NOISE = r"Parsing error|Value error|Invalid choice (?=.)|Argument helptext:.*|For full helptext.*"
 
@@ -106,20 +107,14 @@ def _yaml_arguments(path: str | None) -> list[str]:
     """Flags that say what a YAML file says."""
     if path is None:
         return []
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path}: expected lines of 'name: value'")
+    file = Path(path)
+    content, lines = read_yaml(file)
     arguments = []
     for key, value in content.items():
-        if str(key) not in all_fields():
-            raise UserError(f"--config {path}: {unknown_name('key', str(key))}")
+        if key not in all_fields():
+            refuse(file, lines[(key,)], unknown_name("key", key))
+        if isinstance(value, list | dict | None):
+            refuse(file, lines[(key,)], f"{key}: expected one value")
         if isinstance(value, bool):
             arguments.append(f"--{key}" if value else f"--no-{key}")
         else:

@@ -56,9 +56,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
         folder.mkdir(parents=True, exist_ok=True)  # find out now that it cannot be written, not after an epoch
         record = run_path(settings.train.runs_dir, f"{data.name}-{settings.model.model}")
         identity = run_identity(folder / "run_id", resume)
-    tracker = Tracker(record, {**settings.to_dict(), "split_hash": data.split_hash, "git_commit": git_commit()},
-                      "wandb" if settings.train.use_wandb else settings.train.tracker, settings.train.wandb_mode,
-                      settings.train.run_group, settings.train.run_name, identity)
+    tracker = open_tracker(record, settings, data.split_hash, git_commit(), identity)
     if main_process:
         _announce(settings, data, model)
 
@@ -71,9 +69,9 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
         if not main_process:
             return None
         results = measure(model, data, settings, progress, folder / "best")
-        tracker.log("test", **results)
+        show_results(tracker, results)
         if tracker.shown:
-            _show(tracker, model, data, settings, results, folder / "best")
+            _show_model(tracker, model, data, settings, folder / "best")
         tracker.close()
     except BaseException:
         tracker.close(failed=True)
@@ -83,6 +81,14 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     report(results, progress, settings)
     print(f"\nModel, results and per-user ranks: {folder / 'best'}   record of the run: {record}")
     return results
+
+
+def open_tracker(record: Path | None, settings: Settings, split_hash: str, commit: str, identity: str) -> Tracker:
+    """The record that these settings ask for, on a dashboard if they name one."""
+    train = settings.train
+    return Tracker(record, {**settings.to_dict(), "split_hash": split_hash, "git_commit": commit},
+                   "wandb" if train.use_wandb else train.tracker, train.wandb_mode, train.run_group, train.run_name,
+                   identity)
 
 
 def measure(model: nn.Module, data: SequenceData, settings: Settings, progress: Progress,
@@ -145,13 +151,17 @@ def report(results: dict[str, Any], progress: Progress, settings: Settings) -> N
     print(f"Seed {settings.train.seed}, preset and flags in the record below; selection on validation only.")
 
 
-def _show(tracker: Tracker, model: nn.Module, data: SequenceData, settings: Settings, results: dict[str, Any],
-          folder: Path) -> None:
-    """What a dashboard shows beside the curves: the results, recommendations for a few people, the checkpoint."""
+def show_results(tracker: Tracker, results: dict[str, Any]) -> None:
+    """What a dashboard shows of a run's end: the figures, and the ranking as a table."""
+    tracker.log("test", **results)
     ranking = results["ranking"]
     metrics = list(next(iter(ranking.values())))
     tracker.table("results", ["model", *metrics], [[name, *(row[metric]["mean"] for metric in metrics)]
                                                    for name, row in ranking.items()])
+
+
+def _show_model(tracker: Tracker, model: nn.Module, data: SequenceData, settings: Settings, folder: Path) -> None:
+    """What a dashboard shows beside: recommendations for a few people, the checkpoint."""
     people = np.linspace(0, data.num_users - 1, num=min(5, data.num_users), dtype=np.int64)
     batch = history_batch([history_of(data, person) for person in people.tolist()], settings.model.seq_length)
     with torch.no_grad():
@@ -163,7 +173,7 @@ def _show(tracker: Tracker, model: nn.Module, data: SequenceData, settings: Sett
         [int(films.user_ids[person]), place, films.titles[int(row) - FIRST_ITEM], float(score)]
         for person, rows, values in zip(people, best.indices, best.values, strict=True)
         for place, (row, score) in enumerate(zip(rows, values, strict=True), start=1)])
-    tracker.artifact(folder, f"{data.name}-{settings.model.model}-{results['seed']}")
+    tracker.artifact(folder, f"{data.name}-{settings.model.model}-{settings.train.seed}")
 
 
 def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:

@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from ablations.archive import CODE, pack, unpack
-from ablations.live import LiveTable
+from ablations.live import LiveTable, evaluations
 from ablations.report import write_report
 from ablations.study import FOLDER, ROOT, Study, code_version, data_hash, load_study, run_key
 from data_processor import load
 from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser, seeds
-from support.checkpoint import read_json, write_json
+from support.checkpoint import INFO, read_json, write_json
 from support.errors import UserError, run_command
 from support.processes import die_with
-from trainer import train
+from trainer import open_tracker, show_results, train
 from training_loop import Stopped
 
 WORK = "runs/studies"
@@ -241,6 +241,26 @@ def _train(run: Run) -> None:
                 run.fail(f"{type(error).__name__}: {error}; see {LOG} of run {run.key}")
 
 
+def show_again(run: Run) -> None:
+    """File a finished run that did not go to this dashboard under this study, because another study made it or it was
+    packed, there too: curves and results, once. Its model lies with the run that trained it."""
+    settings, stored = run.settings, read_json(run.results.parent / INFO)["settings"]
+    record = run.folder / "shown" / f"{settings.train.run_group}.jsonl"
+    if record.exists() or all(stored.get(name) == getattr(settings.train, name) for name in
+                              ("run_group", "use_wandb", "tracker")):
+        return
+    _one_dashboard(run)
+    results = read_json(run.results)
+    tracker = open_tracker(record, settings, results["split_hash"], results["git_commit"],
+                           f"{run.key}-{settings.train.run_group}")
+    for evaluation in evaluations(run.folder):
+        tracker.log(**evaluation)
+    show_results(tracker, results)
+    tracker.close()
+    if not tracker.shown:
+        record.unlink()  # the next time, then
+
+
 def minutes(text: str) -> float:
     """Minutes of '90s', '20m' or '1.5h'. Raises `UserError` for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
@@ -372,6 +392,11 @@ def main(argv: list[str]) -> int:
         execute_on_ray(runs, flags.ray)
     else:
         execute(runs, flags.jobs)
+    train = study.variants[0].settings.train
+    if train.use_wandb or train.tracker != "none":
+        for run in runs:
+            if run.results.exists():
+                show_again(run)
     return report(study, runs, flags, rest)
 
 

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ablations.study import base_and_settings, checked_settings, code_version, data_hash, read_yaml, refuse, run_key
+from ablations.study import base_and_settings, checked_settings, code_version, data_hash, run_key
 from command_line import parse_command_line
 from data_processor import load
 from evaluation.protocols import protocol_line
@@ -45,6 +45,7 @@ from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
 from support.processes import die_with
 from support.tracking import Tracker
+from support.yaml_file import read_yaml, refuse
 from trainer import STOPPED
 from training_loop import Stopped, fit, seed_everything
 
@@ -144,11 +145,22 @@ def open_study(journal: Path, name: str, seed: int) -> Any:
 
 
 def check_journal(journal: Path, name: str) -> None:
-    """Raises `UserError` for a damaged journal, with the line if it is one that cannot be read at all."""
+    """Cut off the half line that a killed worker left. Raises `UserError` for a journal that is damaged otherwise, with
+    the line if it is one that cannot be read at all."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    if journal.exists():
+        lock = JournalFileSymlinkLock(str(journal))  # the one that workers of other commands write under
+        lock.acquire()
+        try:
+            with journal.open("r+b") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
+        finally:
+            lock.release()
     remedy = "move the file away to begin anew, or delete the damage and what comes after it to go on from there"
     for number, line in enumerate(journal.read_bytes().splitlines(keepends=True) if journal.exists() else (), 1):
         try:
-            whole = line.endswith(b"\n") and isinstance(json.loads(line), dict)
+            whole = isinstance(json.loads(line), dict)
         except ValueError:
             whole = False
         if not whole:

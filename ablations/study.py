@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from command_line import parse_command_line
 from data_processor import SequenceData
@@ -28,6 +28,7 @@ from settings import BOOKKEEPING, Settings, all_fields, idle, model_only, unknow
 from support.checkpoint import WEIGHTS
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
+from support.yaml_file import read_yaml, refuse
 
 FOLDER = Path(__file__).parent / "studies"
 ROOT = Path(__file__).parent.parent
@@ -184,69 +185,6 @@ def checked_settings(path: Path, lines: dict[tuple, int], base: str, place: tupl
             raise UserError(f"study {path.stem}, {place[-1]!r}: {error}") from error
         refuse(path, lines.get(place, 1), str(error))
     return settings.replace(title_encoder=available(settings.model.title_encoder))
-
-
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
-    """What a YAML file says, its keys as they are written there (so that 'on' or '0.10' may be a name), and the line of
-    each key by its path."""
-    import yaml
-
-    lines: dict[tuple, int] = {}
-
-    def walk(node: yaml.Node, place: tuple, merged_at: int = 0) -> None:
-        merges: list[tuple[yaml.Node, int]] = []
-        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-            line = merged_at or key.start_mark.line + 1
-            if key.tag == "tag:yaml.org,2002:merge":
-                parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
-                merges += [(part, line) for part in parts]
-                continue
-            if not isinstance(key, yaml.ScalarNode):
-                refuse(path, line, "a name must be plain text, not a list or a mapping")
-            if (*place, key.value) in lines:
-                if merged_at:
-                    continue  # what is written out comes before what is merged
-                refuse(path, line, f"{key.value!r} stands there twice")
-            lines[(*place, key.value)] = line
-            walk(value, (*place, key.value), merged_at)
-        for part, line in merges:
-            walk(part, place, line)
-
-    class Loader(yaml.SafeLoader):
-        """Leaves keys and dates as they are written, and takes decimal numbers alone."""
-
-    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[str, Any]:
-        loader.flatten_mapping(node)
-        return {key.value: loader.construct_object(value, deep=True) for key, value in node.value}
-
-    def whole_number(_: Loader, node: yaml.ScalarNode) -> int:
-        if not re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", node.value):
-            refuse(path, node.start_mark.line + 1, f"{node.value}: write a decimal number, without a 0 before it")
-        return int(node.value)
-
-    def number(loader: Loader, node: yaml.ScalarNode) -> float:
-        if ":" in node.value:
-            refuse(path, node.start_mark.line + 1, f"{node.value}: write a decimal number")
-        return loader.construct_yaml_float(node)
-
-    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
-    Loader.add_constructor("tag:yaml.org,2002:int", whole_number)
-    Loader.add_constructor("tag:yaml.org,2002:float", number)
-    Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text)
-        if not isinstance(node, yaml.MappingNode):
-            refuse(path, 1, "expected lines of 'name: value'")
-        walk(node, ())
-        return yaml.load(text, Loader), lines
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-
-
-def refuse(path: Path, line: int, message: str) -> NoReturn:
-    """Raise `UserError` naming file and line."""
-    raise UserError(f"{path}:{line}: {message}")
 
 
 def code_version() -> str:

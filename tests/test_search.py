@@ -88,7 +88,7 @@ def test_numbers_are_of_their_settings_kind(space_file):
 
 
 @pytest.mark.parametrize(("damage", "line"), [
-    (lambda raw: raw + b"\x00\xff\n", 4), (lambda raw: raw[:-9], 3), (lambda raw: raw + b"7\n", 4),
+    (lambda raw: raw + b"\x00\xff\n", 4), (lambda raw: raw[:-9] + b"\n", 3), (lambda raw: raw + b"7\n", 4),
     (lambda raw: raw.replace(b"study_name", b"study_nome"), None),
     (lambda raw: raw.replace(b"code\":4", b"code\":99"), None)])
 def test_a_damaged_journal_is_named(space_file, tmp_path, capfd, damage, line):
@@ -106,6 +106,19 @@ def test_a_damaged_journal_is_named(space_file, tmp_path, capfd, damage, line):
     journal.write_bytes(sound)
     search.check_journal(journal, "s")
     assert len(search.open_study(journal, "s", 0).trials) == 1
+
+
+def test_half_a_line_of_a_killed_worker_is_cut_off(tmp_path):
+    """Its trial was not told, and another is taken in its place."""
+    journal = tmp_path / "tiny.journal"
+    study = search.open_study(journal, "s", 0)
+    study.tell(study.ask(), 0.5)
+    journal.write_bytes(journal.read_bytes()[:-9])
+    search.check_journal(journal, "s")
+    study = search.open_study(journal, "s", 0)
+    assert len(study.trials) == 1 and not search.finished(study)
+    study.tell(study.ask(), 0.25)
+    assert [trial.value for trial in search.finished(search.open_study(journal, "s", 0))] == [0.25]
 
 
 def test_going_on_draws_other_points_and_a_stopped_trial_is_not_counted(tmp_path):

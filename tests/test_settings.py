@@ -226,8 +226,11 @@ def test_wrong_flags(flags, message):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("hiden_size: 3", "did you mean 'hidden_size'"), ("- 1\n- 2", "expected lines"), ("a: [", "not YAML"),
-    ("hidden_size: many", "--hidden_size"), ("num_heads: 7", "multiple of 7")])
+    ("seed: 1\nhiden_size: 3", "run.yaml:2: unknown key 'hiden_size'; did you mean 'hidden_size'"),
+    ("- 1\n- 2", "expected lines"), ("seed: 1\na: [", "run.yaml:2: is not YAML"),
+    ("hidden_size: many", "--hidden_size"), ("num_heads: 7", "multiple of 7"),
+    ("seed: 1\nhidden_size: 010", "run.yaml:2: 010: write a decimal"), ("seed: 1\nseed: 2", "run.yaml:2: 'seed' st"),
+    ("fusion: [gate]", "run.yaml:1: fusion: expected one value"), ("seed: 1\n---\nseed: 2", "run.yaml:2: is not YAML")])
 def test_wrong_yaml(tmp_path, content, message):
     (tmp_path / "run.yaml").write_text(content)
     with pytest.raises(UserError) as caught:

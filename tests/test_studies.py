@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -105,7 +106,9 @@ def test_a_study_is_read(study_file):
     ("question:", "<<: {aim: 1}\nquestion:", 1, "unknown key 'aim'"),
     ("  gate: {fusion: gate}", "  gate: {fusion: gate}\n  warm: {temperature: 0.1}", 12, "'sum' and 'warm' are alike"),
     ("  gate: {fusion: gate}", "  gate: {max_epochs: 7}", 11, "'sum' and 'gate' are alike"),
-    ("  dataset: synthetic", "  - dataset", None, "is not YAML"),
+    ("  dataset: synthetic", "  - dataset", 5, "is not YAML"),
+    ("gate: {fusion: gate}", "gate: &gate {fusion: *gate}", 11, "within what it stands for"),
+    ("gate: {fusion: gate}", "gate: &gate {<<: *gate}", 11, "within what it stands for"),
     ("{fusion: gate}", "{fusion: 2024-99-99}", 11, "2024-99-99"),
     ("{fusion: gate}", "{start_from: null}", 11, "start_from: expected one value"),
     ("{fusion: gate}", "{fusion: [gate]}", 11, "fusion: expected one value"),
@@ -115,7 +118,7 @@ def test_a_study_is_read(study_file):
     ("  gate: {fusion", "  '': {fusion", 11, "needs a name"),
     ("question: Does the gate pay?", "question: [Does the gate pay]", 1, "quote it"),
     ("variants:", "settings: false\nvariants:", 9, "twice"),
-    ("{fusion: gate}", "{fusion: !odd gate}", None, "is not YAML"),
+    ("{fusion: gate}", "{fusion: !odd gate}", 11, "is not YAML"),
     ("gate: {fusion: gate}", "[gate]: {fusion: gate}", 11, "plain text"),
     ("gate: {fusion: gate}", "gate: {seed: 7}", 11, "not for a study"),
     ("gate: {fusion: gate}", "gate: {run_name: x}", 11, "not for a study"),
@@ -126,7 +129,13 @@ def test_a_wrong_study_is_refused_with_its_line(study_file, old, new, line, said
     study_file.write_text(TINY.replace(old, new))
     with pytest.raises(UserError, match=said) as error:
         load_study(str(study_file))
-    assert str(error.value).startswith(f"{study_file}:{line}:" if line else str(study_file))
+    assert str(error.value).startswith(f"{study_file}:{line}:")
+
+
+def test_a_study_that_is_not_text_is_refused_with_its_line(study_file):
+    study_file.write_bytes(TINY.encode().replace(b"gate: {", b"\xff: {"))
+    with pytest.raises(UserError, match=f"^{study_file}:11: is not UTF-8"):
+        load_study(str(study_file))
 
 
 def test_a_study_without_variants_or_of_no_name_is_refused(study_file):
@@ -387,6 +396,46 @@ def test_a_finished_run_is_left_alone(study_file, tmp_path, monkeypatch):
     run.results.write_text("{}")
     runner._train(run)
     assert run.results.read_text() == "{}" and run.begun
+
+
+def test_a_run_that_another_study_made_is_filed_under_this_one_too(study_file, tmp_path, monkeypatch):
+    """Curves and results, once; again where the dashboard failed; not what this study itself sent there."""
+    told, works = [], [False]
+
+    def log(values):
+        if not works[0]:
+            raise RuntimeError("no network")
+        told.append(values)
+
+    monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(
+        __name__="trackio", Table=lambda dataframe: dataframe, init=lambda **options: told.append(options), log=log,
+        finish=lambda: told.append("end")))
+    monkeypatch.setenv("TRACKIO_DIR", "")
+    run = runner.plan(load_study(str(study_file), ["--tracker", "trackio"]), [2], tmp_path)[0]
+    run.results.parent.mkdir(parents=True)
+    (run.folder / "log").mkdir()
+    (run.folder / "log" / "a.jsonl").write_text(json.dumps({"event": "epoch", "epoch": 4, "NDCG@10": 0.25}) + "\n")
+    run.results.write_text(json.dumps({"ranking": {"enhanced": {"NDCG@10": {"mean": 0.5}}}, "split_hash": "s",
+                                       "git_commit": "c"}))
+
+    def made_by(group, tracker):
+        (run.results.parent / "checkpoint.json").write_text(json.dumps({"settings": {
+            "run_group": group, "tracker": tracker, "use_wandb": False}}))
+
+    made_by("tiny", "trackio")
+    runner.show_again(run)
+    assert not told
+    made_by("another", "trackio")
+    runner.show_again(run)  # the network is down
+    works[0] = True
+    told.clear()
+    runner.show_again(run)
+    begun, curve, end, table, finish = told
+    assert begun["group"] == "tiny" and begun["config"]["git_commit"] == "c" and begun["name"].startswith("sum, seed 2")
+    assert curve == {"epoch/epoch": 4, "epoch/NDCG@10": 0.25} and end["test/ranking/enhanced/NDCG@10/mean"] == 0.5
+    assert table["results"].values.tolist() == [["enhanced", 0.5]] and finish == "end"
+    runner.show_again(run)
+    assert len(told) == 5 and len(live.evaluations(run.folder)) == 1
 
 
 def test_warnings_of_a_run_are_repeated(study_file, tmp_path, capsys):
