@@ -33,13 +33,15 @@ from settings import ModelSettings
 from transformer import full_precision
 
 RELATIONS = ("genre", "decade", "word", "group", "follows", "followed_by", "liked_with")
-CO_WATCH = RELATIONS[4:]
+OF_ATTRIBUTES = 4  # of them; the others are
+CO_WATCH = RELATIONS[OF_ATTRIBUTES:]
 NEIGHBOURS = 8  # K, of each film by each of the relations between films
 SESSION = 3600  # seconds without an interaction that end a session
 LIKED = 4  # stars
 FEWEST_TOGETHER = 3  # people behind an edge between two films
 FEWEST_IN_GROUP = 5  # ratings behind an edge between a film and a group
 FEWEST_TITLES = 2  # of a word: in one title alone it joins nothing
+BASES = 4  # matrices of which a layer mixes those of its relations
 PRETRAINING_STEPS, PRETRAINING_EDGES, PRETRAINING_RATE = 300, 4096, 0.01
 FIRST_DECADE, DECADES, WORDS, GROUPS = 1890, 16, 4096, len(GENDERS) * len(AGE_GROUPS)
 OFFSETS = np.cumsum([0, len(GENRES), DECADES, WORDS, GROUPS])  # of the attribute nodes, kind by kind
@@ -88,7 +90,6 @@ class _CoWatchGraph(ItemEncoder):
         return [torch.stack([getattr(self, name)[film, place].long(), film]) for name in CO_WATCH
                 for film, place in [(getattr(self, name) >= 0).nonzero(as_tuple=True)]]
 
-
     def __getstate__(self) -> dict[str, object]:
         """For copies: sparse edges cannot be copied, and are joined again."""
         return {**self.__dict__, "joined": ()}
@@ -99,17 +100,14 @@ def _forget_edges(graph: _CoWatchGraph, _unused: object = None) -> None:
 
 
 class RelationalGraph(_CoWatchGraph):
-    """See the module's head, rgcn. Its matrices are no `nn.Linear`, so weight decay spares them (training_loop.py)."""
+    """See the module's head, rgcn."""
 
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
-        from torch_geometric.nn import RGCNConv
-
         super().__init__(catalogue, settings)
         width, self.count = settings.hidden_size, len(catalogue.movie_ids)
         self.attributes = nn.Embedding(int(OFFSETS[-1]), width)
-        of_attributes = len(RELATIONS) - len(CO_WATCH)  # films have nothing to pass on in the first layer
-        self.first = RGCNConv(width, width, of_attributes, num_bases=4, root_weight=False)
-        self.second = RGCNConv(width, width, len(RELATIONS), num_bases=4)
+        self.first = _Relations(width, OF_ATTRIBUTES, root=False)  # films have nothing to pass on in the first layer
+        self.second = _Relations(width, len(RELATIONS), root=True)
         self.register_buffer("shared_words", torch.zeros(WORDS, dtype=torch.bool))
         for name, edges in attribute_edges(catalogue).items():
             self.register_buffer(name, torch.from_numpy(edges), persistent=False)
@@ -120,23 +118,66 @@ class RelationalGraph(_CoWatchGraph):
         self.shared_words.copy_(titles >= FEWEST_TITLES)
         super().prepare(data, rows)
 
-    def join_edges(self) -> tuple[Tensor, Tensor]:
-        """(2, E) from node to film, attribute nodes counted from V on, and (E,) their relation."""
+    def relation_edges(self) -> list[Tensor]:
+        """(2, E) of each relation, from node to film, attribute nodes counted from V on."""
         film, group = self.groups.nonzero(as_tuple=True)
         shared = self.shared_words[self.word[0] - self.count - int(OFFSETS[2])]
-        parts = [self.genre, self.decade, self.word[:, shared],
-                 torch.stack([group + self.count + int(OFFSETS[3]), film]), *self.co_watch_edges()]
-        relation = [torch.full((part.shape[1],), number, device=part.device) for number, part in enumerate(parts)]
-        return torch.cat(parts, dim=1), torch.cat(relation)
+        return [self.genre, self.decade, self.word[:, shared],
+                torch.stack([group + self.count + int(OFFSETS[3]), film]), *self.co_watch_edges()]
+
+    def join_edges(self) -> tuple[Tensor, Tensor]:
+        """Sparse (4 V, A) and (3 V, V), one below the other for each relation: row v of each averages what its
+        neighbours are, attributes in the one, films in the other."""
+        edges = self.relation_edges()
+        of_attributes = [part - part.new_tensor([[self.count], [0]]) for part in edges[:OF_ATTRIBUTES]]
+        return (_averages(of_attributes, self.count, len(self.attributes.weight)),
+                _averages(edges[OF_ATTRIBUTES:], self.count, self.count))
 
     def forward(self, films: Tensor) -> Tensor:
         """As in `ItemEncoder`."""
-        edges, relation = self.edges()
-        known = self.attributes.weight  # (A, D)
-        from_attributes = relation < RELATIONS.index(CO_WATCH[0])
-        x = torch.cat([known.new_zeros(self.count, known.shape[1]), known])
-        hidden = self.first(x, edges[:, from_attributes], relation[from_attributes])[:self.count].relu()  # (V, D)
-        return self.second(torch.cat([hidden, known.to(hidden.dtype)]), edges, relation)[films]
+        of_attributes, of_films = self.edges()
+        with full_precision(films.device):  # sparse products know no bf16
+            known = (of_attributes @ self.attributes.weight).unflatten(0, (-1, self.count))  # (4, V, D)
+            hidden = self.first(known).relu()
+            near = (of_films @ hidden).unflatten(0, (-1, self.count))
+            return self.second(torch.cat([known, near]), hidden)[films]
+
+
+class _Relations(nn.Module):
+    """A layer of the relational convolution, its matrices mixed from a few (eq. 3 there). They are no `nn.Linear`, so
+    weight decay spares them (training_loop.py)."""
+
+    def __init__(self, width: int, relations: int, root: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(BASES, width, width))
+        self.comp = nn.Parameter(torch.empty(relations, BASES))
+        self.root = nn.Parameter(torch.empty(width, width)) if root else None
+        self.bias = nn.Parameter(torch.zeros(width))
+        for matrix in (self.weight, self.comp, self.root):
+            if matrix is not None:
+                bound = (6 / sum(matrix.shape[-2:]))**0.5  # Glorot's
+                nn.init.uniform_(matrix, -bound, bound)
+
+    def forward(self, averages: Tensor, own: Tensor | None = None) -> Tensor:
+        """(V, D) from each relation's averages over neighbours (R, V, D) and what the films are themselves (V, D)."""
+        matrices = (self.comp @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
+        out = torch.bmm(averages, matrices).sum(0) + self.bias
+        return out if self.root is None else out + own @ self.root
+
+
+def _averages(relations: list[Tensor], films: int, nodes: int) -> Tensor:
+    """Sparse (R films, nodes): rows that average over the nodes from which a relation's edges (2, E) lead to a film."""
+    edges = torch.cat([torch.stack([edges[1] + number * films, edges[0]]) for number, edges in enumerate(relations)],
+                      dim=1)
+    shape = (len(relations) * films, nodes)
+    share = 1 / torch.bincount(edges[0], minlength=shape[0]).clamp_min(1)[edges[0]]
+    return _sparse(edges, share, shape)
+
+
+def _sparse(edges: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():  # torch calls this layout a beta
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_coo_tensor(edges, weight, shape, check_invariants=True).coalesce().to_sparse_csr()
 
 
 class LightGraph(_CoWatchGraph):
@@ -157,9 +198,7 @@ class LightGraph(_CoWatchGraph):
         edges = torch.cat([edges, edges.flip(0)], dim=1).unique(dim=1)
         count = len(self.groups)
         edges, weight = gcn_norm(edges, num_nodes=count, add_self_loops=False)
-        with warnings.catch_warnings():  # torch calls this layout a beta
-            warnings.simplefilter("ignore", UserWarning)
-            return (torch.sparse_coo_tensor(edges, weight, (count, count), check_invariants=True).to_sparse_csr(),)
+        return (_sparse(edges, weight, (count, count)),)
 
     def forward(self, films: Tensor) -> Tensor:
         """As in `ItemEncoder`."""

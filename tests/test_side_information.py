@@ -465,34 +465,38 @@ def test_words_of_one_title_alone_are_no_edges(data):
     titles = [f"{'Common' if index % 2 else ''} Word{'x' * (index + 1)}" for index in range(len(data.catalogue.titles))]
     data = dataclasses.replace(data, catalogue=dataclasses.replace(data.catalogue, titles=tuple(titles)))
     encoder = fresh_model(data, ModelSettings(graph_encoder="rgcn", **TINY_MODEL)).encoders["graph"]
-    edges, relation = encoder.edges()
-    named = edges[1, relation == RELATIONS.index("word")]
+    named = encoder.relation_edges()[RELATIONS.index("word")][1]
     assert encoder.word.shape[1] > len(titles) and set(named.tolist()) >= set(range(1, len(titles), 2))
     assert len(named) < 0.7 * len(titles)  # but for words that share a node by chance
 
 
-def test_relational_convolution_against_a_plain_loop(data):
+def test_relational_convolution_against_torch_geometric(data):
+    """Its layers and ours begin with the same weights and say the same, forwards and backwards."""
+    RGCNConv = pytest.importorskip("torch_geometric.nn").RGCNConv
     encoder = fresh_model(data, ModelSettings(graph_encoder="rgcn", **TINY_MODEL)).encoders["graph"]
-    edges, relation = encoder.edges()
-    assert set(relation.tolist()) == set(range(len(RELATIONS)))
-    nodes = len(data.catalogue.movie_ids) + len(encoder.attributes.weight)
-
-    def layer(convolution, x):
-        weights = torch.einsum("rb,bio->rio", convolution.comp, convolution.weight)
-        out = (0 if convolution.root is None else x @ convolution.root) + convolution.bias.expand(len(x), -1)
-        for number in range(len(weights)):
-            for node in range(nodes):
-                sources = edges[0, (relation == number) & (edges[1] == node)]
-                if len(sources):
-                    out[node] = out[node] + x[sources].mean(0) @ weights[number]
-        return out
-
-    with torch.no_grad():
-        x = torch.cat([torch.zeros(len(data.catalogue.movie_ids), WIDTH), encoder.attributes.weight])
-        films = len(data.catalogue.movie_ids)
-        hidden = layer(encoder.first, x)[:films].relu()
-        expected = layer(encoder.second, torch.cat([hidden, encoder.attributes.weight]))[:films]
-        torch.testing.assert_close(encoder(torch.arange(films)), expected, rtol=1e-4, atol=1e-4)
+    parts, films = encoder.relation_edges(), len(data.catalogue.movie_ids)
+    assert all(part.shape[1] for part in parts) and len(parts) == len(RELATIONS)
+    edges = torch.cat(parts, dim=1)
+    relation = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([part.shape[1] for part in parts]))
+    theirs = [RGCNConv(WIDTH, WIDTH, layer.comp.shape[0], num_bases=layer.comp.shape[1],
+                       root_weight=layer.root is not None) for layer in (encoder.first, encoder.second)]
+    torch.manual_seed(5)
+    for layer in theirs:
+        layer.reset_parameters()
+    torch.manual_seed(5)
+    for layer, own in zip(theirs, (encoder.first, encoder.second), strict=True):
+        fresh = type(own)(WIDTH, own.comp.shape[0], root=own.root is not None)
+        assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in layer.state_dict().items())
+        layer.load_state_dict(own.state_dict())
+    known, chosen = encoder.attributes.weight, torch.arange(films)
+    x = torch.cat([torch.zeros(films, WIDTH), known])
+    of_attributes = relation < RELATIONS.index(CO_WATCH[0])
+    hidden = theirs[0](x, edges[:, of_attributes], relation[of_attributes])[:films].relu()
+    expected, found = theirs[1](torch.cat([hidden, known]), edges, relation)[:films], encoder(chosen)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    weight = torch.randn(films, WIDTH)
+    (slope,), (expected,) = (torch.autograd.grad((out * weight).sum(), [known]) for out in (found, expected))
+    torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_light_convolution_against_dense_matrices(data):
