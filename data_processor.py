@@ -1,6 +1,6 @@
 """Raw interactions -> ids, features, sequences, split. `python data_processor.py` prints the data card.
 
-One chronological order: by user, then timestamp, then file order (49 % of ML-1M's neighbouring timestamps are equal,
+One chronological order: by user, then timestamp, then file order (half of ML-1M's neighbouring timestamps are equal,
 so the rule matters; `tie_break="random"` shuffles inside ties for robustness checks). What trains and what is asked for
 is in splits.py.
 
