@@ -52,13 +52,14 @@ def main(argv: list[str]) -> None:
         size, rest = " ".join(rest[place + 1:place + 2]), rest[:place] + rest[place + 2:]
     if size not in CLAIMED:
         raise UserError(f"--size {size!r}: choose {', '.join(CLAIMED)}")
-    if "--checkpoint_dir" not in rest:
+    if not any(token.partition("=")[0] in ("--checkpoint_dir", "--checkpoint-dir") for token in rest):
         rest += ["--checkpoint_dir", f"checkpoints/multi-{size}"]
     preset = [] if "--resume" in rest else ["--preset", f"multi-{size}", "--model", "vanilla"]
     settings, resume = parse_command_line([*preset, *rest], __doc__)
     say_idle_flags(rest, settings)
     if resume:
-        settings = stored_settings(Path(settings.train.checkpoint_dir))
+        folder = settings.train.checkpoint_dir
+        settings = stored_settings(Path(folder)).replace(checkpoint_dir=folder)
     train(settings, resume)
     results = compare_candidates(settings)
     for candidates, result in results.items():

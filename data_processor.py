@@ -119,6 +119,11 @@ class SequenceData:
         """People U."""
         return len(self.offsets) - 1
 
+    @property
+    def people(self) -> np.ndarray:
+        """(N,) whose interaction each one is."""
+        return np.repeat(np.arange(self.num_users), np.diff(self.offsets))
+
     def training_ends(self, held_out: bool = True) -> np.ndarray:
         """(U,) where each person's training part ends in the flat arrays; held_out False = train on everything."""
         return self.split.train_ends if held_out else self.offsets[1:]

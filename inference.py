@@ -71,7 +71,7 @@ class RecommendationEngine:
         self.model_path, self.data_dir = Path(model_path), data_dir
         self.trained, self.new_films = (self.model, self.catalogue), set()  # set: raw ids of films added since
         self.seq_length = self.settings.model.seq_length
-        self._fix_item_table()
+        self.model.fix_item_table()
 
     @cached_property
     def data(self) -> SequenceData:
@@ -133,7 +133,7 @@ class RecommendationEngine:
             movie_id = int(self.catalogue.movie_ids.max()) + 1
         larger, (model, own) = self.catalogue.with_film(movie_id, title, year or 0, genres), self.trained
         self.model, self.catalogue = model.for_catalogue(own, larger), larger
-        self._fix_item_table()
+        self.model.fix_item_table()
         if "data" in self.__dict__:
             self.data = self._in_catalogue(self.data)
         self.new_films.add(movie_id)
@@ -315,10 +315,6 @@ class RecommendationEngine:
             return "request time: unknown (a bare history has no times; give --at)"
         return (f"request time assumed: {iso(self.history(user_id, None).request_time)}, the last interaction plus "
                 f"the user's median gap (give --at to change it)")
-
-    def _fix_item_table(self) -> None:
-        if hasattr(self.model, "fix_item_table"):
-            self.model.fix_item_table()
 
     def _in_catalogue(self, data: SequenceData) -> SequenceData:
         """Data whose films stand where this catalogue has them, with the films that have joined it."""

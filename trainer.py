@@ -95,6 +95,7 @@ def measure(model: nn.Module, data: SequenceData, settings: Settings, progress: 
             folder: Path) -> dict[str, Any]:
     """Read the test items once: ranking, ratings, preferences, each beside its baselines; written to `folder`."""
     model.eval()
+    model.fix_item_table()
     device = next(model.parameters()).device
     length, size = settings.model.seq_length, settings.eval.eval_batch_size
     ranks = {name: target_ranks(ranker, data, "test", length, settings.eval, device)

@@ -127,8 +127,7 @@ class Run:
                            settings.model.seq_length) if self.train.contrastive_weight else None
         self.steps_per_epoch = len(self.batches) // self.world
         if self.steps_per_epoch == 0:
-            raise UserError(f"--batch_size {self.train.batch_size} leaves no full step for {self.world} processes; "
-                            f"choose a smaller one")
+            raise UserError(f"no full step for {self.world} processes: lower --batch_size {self.train.batch_size}")
         self.steps = self.train.max_steps or self.train.max_epochs * self.steps_per_epoch
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
         self.tasks = frozenset(task for task, weight in self.train.task_weights.items() if weight > 0)
@@ -239,8 +238,8 @@ class Run:
         if not self.validate or not (last or progress.epoch % train.eval_every == 0):
             if not self.validate:
                 self.mean_losses(reset=last)  # nobody else would notice a loss that is not finite
-            if last and not self.validate:
-                self.save_state()
+                if last or progress.epoch % train.eval_every == 0:
+                    self.save_state()
             return
         count_time = progress.stopwatch()
         metrics = self.validation_metrics()
@@ -281,8 +280,10 @@ class Run:
     def validation_metrics(self) -> dict[str, float]:
         """Mean metrics over people on the validation targets, each request ranked by one process."""
         model = self.chosen.eval()
+        model.fix_item_table()
         mine = target_ranks(model, self.data, "validation", self.settings.model.seq_length, self.settings.eval,
                             self.device, self.rank, self.world)
+        model.eval()  # forgets the table: it is a buffer, and the average of the weights pairs buffers
         ranks = self.accelerator.reduce(torch.from_numpy(mine).to(self.device), "sum").cpu().numpy()
         people = self.data.split.requests["validation"].people
         return {name: float(values.mean()) for name, values in per_person(ranks, people).items()}
@@ -305,9 +306,8 @@ class Run:
 
     def _any(self, flag: bool) -> bool:
         """Whether any process says so: all must stop at the same step, or the others wait for ever."""
-        if self.world == 1:
-            return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum") > 0)
+        return flag if self.world == 1 else bool(
+            self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum") > 0)
 
     def schedule(self) -> float:
         """Factor on the learning rate: linear warm-up, then a cosine to 0."""

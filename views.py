@@ -63,10 +63,10 @@ class Views:
     def __init__(self, kind: str, data: SequenceData, rows: np.ndarray, seq_length: int) -> None:
         """rows: of the training part, in the order of people and time."""
         self.kind, self.data, self.seq_length = kind, data, seq_length
-        people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+        self.people = data.people
+        people = self.people[rows]
         followers = rows[rows > data.offsets[people]]  # interactions with a history before them
         self.followers = followers[np.argsort(data.items[followers], kind="stable")]
-        self.people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))
         counts = np.bincount(data.items[followers], minlength=data.catalogue.num_rows)
         self.first, self.count = np.cumsum(counts) - counts, counts
 

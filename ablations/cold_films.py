@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ablations.study import code_version
 from batches import History, history_batch
 from command_line import parse_command_line
 from data_processor import UNKNOWN, SequenceData, process
@@ -120,10 +121,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=installed,
                         help=f"(default: all; {SENTENCE!r} where requirements-text.txt is installed)")
     parser.add_argument("--films_seed", type=int, default=0, help="of the draw of new films")
-    parser.add_argument("--results", type=Path, default=Path("results/cold-films"),
-                        help="rows that lie there already stay (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=Path("runs/results/cold-films"),
+                        help="rows that lie there already stay, and are not trained again by the same code (default: "
+                             "%(default)s; what is reported: results/cold-films)")
     flags, rest = parser.parse_known_args(argv)
     settings, _ = parse_command_line(["--id_dropout", "0.3", *rest], "", preset="quick")
+    settings = settings.replace(max_minutes=0.0)  # as many steps for all
     from_nothing_alone(settings)
     if settings.model.fusion == "query_key":
         raise UserError("--fusion query_key ranks films by their own vectors alone, which new ones lack; take another")
@@ -147,18 +150,21 @@ def main(argv: list[str]) -> None:
             f"films{'; ' + whole.note if whole.note else ''}")
     path = flags.results / "results.json"
     reported = read_json(path) if path.exists() else {}
-    records = {name: row for name, row in reported["rows"].items() if row["settings"] == recorded(
+    records = {name: row for name, row in reported["rows"].items() if name in ROWS and row["settings"] == recorded(
         settings.replace(**ROWS[name]))} if reported.get("note") == note else {}
     for name, own in rows.items():
+        if records.get(name, {}).get("code") == code_version():
+            continue
         print(f"{name}: training on {len(known.items):,} interactions with {len(known.catalogue.movie_ids):,} films",
               flush=True)
         records[name] = trained_row(own, known, whole, requests)
         flags.results.mkdir(parents=True, exist_ok=True)
         write_json(path, {"note": note, "rows": records})
-    header = ["what is known of new films", "HR@10", "by chance", "AUC", "by chance", "validation"]
+    header = ["what is known of new films", "HR@10", "by chance", "AUC", "by chance", "validation", "commit"]
     cells = [[name, *(cell for metric in ("HR@10", "AUC") for cell in (
         f"{row[metric]['mean']:.4f}\n{row[metric]['low']:.3f}-{row[metric]['high']:.3f}",
-        f"{row[metric]['chance']:.4f}")), f"{row['validation']:.4f}"] for name, row in records.items()]
+        f"{row[metric]['chance']:.4f}")), f"{row['validation']:.4f}", row["git_commit"]]
+        for name, row in records.items()]
     print_table("Films that training never saw", note, header, cells)
     (flags.results / "table.md").write_text(f"{note}\n\n{table_text(header, cells)}", encoding="utf-8")
 
@@ -172,7 +178,7 @@ def trained_row(settings: Settings, known: SequenceData, whole: SequenceData, re
     films = dataclasses.replace(whole.catalogue, user_ids=known.catalogue.user_ids)
     _, rank = cold_ranks(model.cpu().for_catalogue(known.catalogue, films), requests, settings.model.seq_length)
     return {**measure(rank, requests), "validation": progress.best["NDCG@10"], "seconds": round(progress.seconds, 1),
-            "git_commit": git_commit(), "settings": recorded(settings)}
+            "git_commit": git_commit(), "code": code_version(), "settings": recorded(settings)}
 
 
 def recorded(settings: Settings) -> dict[str, Any]:

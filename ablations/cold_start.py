@@ -46,6 +46,7 @@ from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser, seeds
 from support.checkpoint import write_json
 from support.errors import UserError, run_command
+from support.processes import alone
 from support.tracking import git_commit
 from training_loop import fit, seed_everything
 
@@ -130,16 +131,19 @@ def trained(settings: Settings, data: SequenceData, work: Path,
     """
     settings = settings.replace(title_encoder=available(settings.model.title_encoder))
     folder = work / run_key(settings, f"{data_hash(data)}{validate}", code_version())
-    if (folder / "checkpoint.json").exists():
-        model, *_, info = load_model(folder)
-        return model, info["validation"], folder
-    seed_everything(settings.train.seed)
-    model, state = starting_model(data, settings, validate), folder.with_name(f"{folder.name}.stopped")
-    progress = fit(model, data, settings, validate=validate, state_folder=state,
-                   resume=(state / "checkpoint.json").exists())
-    record = {**progress.best, "seconds": progress.seconds}
-    save_model(folder, model, settings, data, record)
-    shutil.rmtree(state)
+    state = folder.with_name(f"{folder.name}.stopped")
+    work.mkdir(parents=True, exist_ok=True)
+    with alone(folder.with_name(f"{folder.name}.lock")):
+        if (folder / "checkpoint.json").exists():
+            model, *_, info = load_model(folder)
+            return model, info["validation"], folder
+        seed_everything(settings.train.seed)
+        model = starting_model(data, settings, validate)
+        progress = fit(model, data, settings, validate=validate, state_folder=state,
+                       resume=(state / "checkpoint.json").exists())
+        record = {**progress.best, "seconds": progress.seconds}
+        save_model(folder, model, settings, data, record)
+        shutil.rmtree(state)
     return model.cpu().eval(), record, folder
 
 

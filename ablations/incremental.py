@@ -89,7 +89,7 @@ def _before(interactions: Interactions, end: int) -> Interactions:
 
 def _split_at(data: SequenceData, time: int, most: int) -> SequenceData:
     """The same data: what is before `time` (s) trains, what is not is asked for, at most so many of a person."""
-    people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))
+    people = data.people
     rows = np.flatnonzero((data.timestamps >= time) & (np.arange(len(people)) > data.offsets[people]))
     rows = spread(rows, people, most)
     known = data.offsets[:-1] + np.bincount(people, data.timestamps < time, data.num_users).astype(np.int64)

@@ -325,7 +325,8 @@ def main(argv: list[str]) -> int:
     from ablations.run import last_command, report, study_and_runs, with_older_code
 
     study, runs, flags, of_all = study_and_runs(last_command(argv))
-    packed = unpack([Path("results") / study.name, flags.results / study.name], [], flags.work)
+    packed = unpack([Path("results") / study.name, flags.results / study.name], [], flags.work,
+                    runs[0].settings.data.data_dir)
     return report(study, with_older_code(runs, flags.work / f"{study.name}.command.json", packed), flags, of_all)
 
 

@@ -11,7 +11,6 @@ only with `--write`.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import sys
 import time
@@ -36,6 +35,7 @@ from settings import BOOKKEEPING, EvalSettings
 from support.arguments import ArgumentParser, seeds
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
+from support.processes import alone
 from support.tracking import git_commit
 from trainer import train
 
@@ -87,8 +87,7 @@ def trained(name: str, board: str, seeds: list[int], folder: Path, extra: list[s
         place = folder / f"{name}-{seed}-{run_key(settings, data_hash(data), code_version())}"
         settings = settings.replace(checkpoint_dir=str(place), runs_dir=str(folder / "log"))
         place.mkdir(parents=True, exist_ok=True)
-        with (place / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another command may be at it
+        with alone(place / "lock"):
             results = read_json(place / "best" / "results.json") if (place / "best" / "results.json").exists() else \
                 train(settings, resume=(place / "last" / "checkpoint.json").exists())
         best = results["best"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import fcntl
 import multiprocessing
 import os
 import re
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablations.archive import CODE, pack, unpack
+from ablations.archive import CODE_FILE, LOCK, followed, pack, stored_settings, unpack
 from ablations.live import LiveTable, evaluations
 from ablations.report import write_report
 from ablations.study import FOLDER, ROOT, Study, code_version, data_hash, load_study, run_key
@@ -31,7 +30,7 @@ from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser, seeds
 from support.checkpoint import INFO, read_json, write_json
 from support.errors import UserError, run_command
-from support.processes import die_with
+from support.processes import alone, die_with
 from trainer import open_tracker, show_results, train
 from training_loop import Stopped
 
@@ -81,7 +80,7 @@ class Run:
     @property
     def begun(self) -> bool:
         """Whether somebody is or was at it."""
-        return (self.folder / "lock").exists()
+        return (self.folder / LOCK).exists()
 
 
 def plan(study: Study, seeds: list[int], work: Path) -> list[Run]:
@@ -219,15 +218,14 @@ def _one_dashboard(run: Run) -> None:
 def _train(run: Run) -> None:
     """Train, after whoever is at this run already, output in the run's log; whatever fails is recorded."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another study's, or of a killed command that still saves: gone when it is
+    with alone(run.folder / LOCK):  # after another study's, or a killed command that still saves
         if run.results.exists():  # another command came first
             return
         if code_version() != run.code:
             run.fail("the code has changed since the study began; start it again")
             return
         run.error.unlink(missing_ok=True)
-        (run.folder / CODE).write_text(run.code, encoding="utf-8")
+        (run.folder / CODE_FILE).write_text(run.code, encoding="utf-8")
         with (run.folder / LOG).open("a", buffering=1, encoding="utf-8") as log, \
                 contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
@@ -345,18 +343,26 @@ def last_command(argv: list[str]) -> list[str]:
 
 def with_older_code(runs: list[Run], command: Path, packed: Mapping[str, str]) -> list[Run]:
     """The runs, in the place of those that this code has not made those that the study's last commands made or `packed`
-    (name -> key) holds, if their settings are the same."""
+    (name -> key) holds, if their settings are the same and they followed such ones too."""
     commanded = read_json(command)["keys"] if command.exists() else {}
+    keys = {run.results: {run.key, commanded.get(run.name), packed.get(run.name)} for run in runs}
     result = []
     for run in runs:
-        for key in (keys[run.name] for keys in (commanded, packed) if run.name in keys):
+        for key in filter(None, (commanded.get(run.name), packed.get(run.name))):
             older = dataclasses.replace(run, folder=run.folder.parent / key)
-            if not run.results.exists() and older.results.exists() and run_key(Settings().replace(**read_json(
-                    older.folder / "best" / "checkpoint.json")["settings"]), "", "") == run_key(run.settings, "", ""):
+            if not run.results.exists() and older.results.exists() and _same(
+                    run, read_json(older.results.parent / INFO)["settings"], [keys[path] for path in run.teachers]):
                 print(f"{run.name}: as other code made it ({older.folder.name})")
                 run = older
         result.append(run)
     return result
+
+
+def _same(run: Run, stored: dict[str, Any], teachers: list[set[str | None]]) -> bool:
+    """Whether stored settings are those of a run, and whom they followed is among its teachers' keys."""
+    settings, those = stored_settings(stored), followed(stored)
+    return settings is not None and run_key(settings, "", "") == run_key(run.settings, "", "") and \
+        len(those) == len(teachers) and all(key in keys for key, keys in zip(those, teachers, strict=True))
 
 
 def report(study: Study, runs: list[Run], flags: argparse.Namespace, rest: list[str]) -> int:
@@ -381,7 +387,7 @@ def report(study: Study, runs: list[Run], flags: argparse.Namespace, rest: list[
 def main(argv: list[str]) -> int:
     """Exit code 1 if a run failed."""
     study, runs, flags, rest = study_and_runs(argv)
-    unpack([Path("results") / study.name, flags.results / study.name], runs, flags.work)
+    unpack([Path("results") / study.name, flags.results / study.name], runs, flags.work, runs[0].settings.data.data_dir)
     flags.work.mkdir(parents=True, exist_ok=True)
     command = flags.work / f"{study.name}.command.json"
     known = read_json(command) if command.exists() else {"flags": [], "keys": {}}

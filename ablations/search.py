@@ -96,6 +96,9 @@ def load_space(name: str, flags: list[str]) -> tuple[Settings, dict[str, Any], i
             raise UserError(f"{path}: a search trains models from nothing and on their own; drop {name}")
     searched = set(section_fields(ModelSettings)) | set(section_fields(TrainSettings))
     searched -= {*BOOKKEEPING, "seed", "teacher", "start_from"}
+    # What is searched counts as given: it lifts the preset's limits that would stand before it, as a flag does.
+    given = {name: value for name, value in settings.to_dict().items() if name in searched & set(space)}
+    settings = checked_settings(path, lines, base, ("settings",), {**given, **common}, flags)
     found = {}
     for setting, values in space.items():
         line = lines[("space", setting)]
@@ -136,7 +139,7 @@ def open_study(journal: Path, name: str, seed: int) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal.resolve())))  # see `check_journal`
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
     # Another seed each time a worker begins: one that goes on would else draw the same points again.
     study.sampler = optuna.samplers.TPESampler(seed=seed + 1000 * len(study.trials), constant_liar=True)
@@ -149,21 +152,26 @@ def check_journal(journal: Path, name: str) -> None:
     the line if it is one that cannot be read at all."""
     from optuna.storages.journal import JournalFileSymlinkLock
 
+    whole = b""
     if journal.exists():
-        lock = JournalFileSymlinkLock(str(journal))  # the one that workers of other commands write under
+        # The one that all workers write under. It is a link to the file: from a path that is not absolute it would lead
+        # nowhere, and then Optuna waits for ever for one that was killed.
+        lock = JournalFileSymlinkLock(str(journal.resolve()))
         lock.acquire()
         try:
             with journal.open("r+b") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)
+                content = file.read()
+                whole = content[:content.rfind(b"\n") + 1]
+                file.truncate(len(whole))
         finally:
             lock.release()
     remedy = "move the file away to begin anew, or delete the damage and what comes after it to go on from there"
-    for number, line in enumerate(journal.read_bytes().splitlines(keepends=True) if journal.exists() else (), 1):
+    for number, line in enumerate(whole.splitlines(), 1):
         try:
-            whole = isinstance(json.loads(line), dict)
+            sound = isinstance(json.loads(line), dict)
         except ValueError:
-            whole = False
-        if not whole:
+            sound = False
+        if not sound:
             refuse(journal, number, f"this line of the journal is damaged: {remedy}")
     try:
         open_study(journal, name, 0)

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -187,8 +188,9 @@ def checked_settings(path: Path, lines: dict[tuple, int], base: str, place: tupl
     return settings.replace(title_encoder=available(settings.model.title_encoder))
 
 
+@functools.cache
 def code_version() -> str:
-    """Hash of the code that results depend on."""
+    """Hash of the code that results depend on, as it was when this process first asked: what it has imported."""
     digest = hashlib.sha256()
     for pattern in CODE:
         for file in sorted(ROOT.glob(pattern)):

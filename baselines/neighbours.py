@@ -82,7 +82,7 @@ def markov_chain(data: SequenceData, reach: int = 1, backoff: float = 0.1, decay
     older films speak too.
     """
     rows = data.training_rows()
-    people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+    people = data.people[rows]
     items, size = data.items[rows], data.catalogue.num_rows
     following = sparse.csr_matrix((size, size))
     for step in range(1, reach + 1):
@@ -97,7 +97,7 @@ def markov_chain(data: SequenceData, reach: int = 1, backoff: float = 0.1, decay
 def _co_occurrence(data: SequenceData) -> np.ndarray:
     """(R, R) how many people have both films in training; on the diagonal, how many have the film."""
     rows = data.training_rows()
-    people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+    people = data.people[rows]
     seen = sparse.csr_matrix((np.ones(len(rows)), (people, data.items[rows])),
                              shape=(data.num_users, data.catalogue.num_rows))
     seen.data[:] = 1.0  # a film twice is a film once

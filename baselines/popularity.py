@@ -35,7 +35,7 @@ class GroupPopularity:
 
     def __init__(self, data: SequenceData) -> None:
         rows, size = data.training_rows(), data.catalogue.num_rows
-        people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+        people = data.people[rows]
         gender, age, _ = data.demographics.max(0, initial=1) + 1
         shape = (int(gender), int(age), size)
         cells = np.ravel_multi_index((*data.demographics[people, :2].T, data.items[rows]), shape)

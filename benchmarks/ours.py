@@ -95,7 +95,7 @@ def matrix_peak(dtype: torch.dtype) -> float:
 def training_part(data: SequenceData, folder: Path) -> Path:
     """The training interactions as arrays, oldest first for each person, for the peers."""
     rows = data.training_rows()
-    people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+    people = data.people[rows]
     path = folder / "train.npz"
     np.savez(path, user=people, item=data.items[rows], time=data.timestamps[rows])
     return path

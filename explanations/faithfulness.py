@@ -155,8 +155,7 @@ def _ask(place: Path, data_dir: str, methods: list[str], person: int) -> dict[st
 def _loaded(place: Path, data_dir: str) -> tuple[torch.nn.Module, SequenceData, Settings]:
     """The model of a checkpoint folder, about to score many histories, and what it was trained on."""
     model, settings, _, info = load_model(place, data_dir=data_dir or None)
-    if hasattr(model, "fix_item_table"):
-        model.fix_item_table()
+    model.fix_item_table()
     return model, data_of(settings.replace(data_dir=data_dir or settings.data.data_dir).data, info, place), settings
 
 

@@ -286,7 +286,7 @@ def attribute_edges(catalogue: Catalogue) -> dict[str, np.ndarray]:
 def liking_groups(data: SequenceData, rows: np.ndarray) -> np.ndarray:
     """(V, GROUPS) True where a group of people gave a film LIKED stars on average in at least FEWEST_IN_GROUP training
     ratings."""
-    people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+    people = data.people[rows]
     gender, age, _ = data.demographics[people].T
     told = (gender > 0) & (age > 0) & (data.ratings[rows] > 0)
     cell = (data.items[rows][told] - FIRST_ITEM) * GROUPS + (gender[told] - 1) * len(AGE_GROUPS) + age[told] - 1
@@ -300,7 +300,7 @@ def liking_groups(data: SequenceData, rows: np.ndarray) -> np.ndarray:
 def film_neighbours(data: SequenceData, rows: np.ndarray) -> dict[str, np.ndarray]:
     """(V, K) nearest films by each relation of CO_WATCH, -1 where there are fewer: j for which |i and j| / sqrt(|j|) is
     largest, |j| its training interactions."""
-    people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+    people = data.people[rows]
     films, times = data.items[rows] - FIRST_ITEM, data.timestamps[rows]
     count = len(data.catalogue.movie_ids)
     together = (people[1:] == people[:-1]) & (times[1:] - times[:-1] <= SESSION)

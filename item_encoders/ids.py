@@ -53,7 +53,7 @@ def svd_directions(data: SequenceData, rows: np.ndarray, width: int) -> np.ndarr
     nobody has. Raises `UserError` where there are fewer people or films than dimensions."""
     from sklearn.utils.extmath import randomized_svd
 
-    people = np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows]
+    people = data.people[rows]
     films = data.items[rows] - FIRST_ITEM
     shape = (data.num_users, len(data.catalogue.movie_ids))
     counts = np.bincount(films, minlength=shape[1])

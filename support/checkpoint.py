@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support.errors import UserError
 
 WEIGHTS, INFO = "model.safetensors", "checkpoint.json"
 FORMAT = "enhanced-bert4rec/1"
+STALE = 3600  # seconds after which nobody still writes
 
 
 def write_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict[str, Any],
@@ -28,6 +30,9 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict[str, A
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed as it wrote here
+        if time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     new, old = scratch / "new", scratch / "old"
     try:
@@ -58,7 +63,7 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict[str, A
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.part")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")  # its own, should another process write it too
     try:
         scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
         os.replace(scratch, path)

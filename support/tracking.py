@@ -7,6 +7,7 @@ training.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -165,8 +166,10 @@ def run_identity(path: Path, resume: bool) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+@functools.cache
 def git_commit() -> str:
-    """Commit of the code that runs, '+changes' where the tree differs from it, 'unknown' outside a repository."""
+    """Commit of the code that runs, '+changes' where the tree differs from it, 'unknown' outside a repository; as it
+    was when this process first asked."""
     root = Path(__file__).resolve().parent.parent
     try:
         commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True,

@@ -101,7 +101,7 @@ def test_baselines_rank_under_the_one_protocol(data):
 def test_popularity_in_the_group_counts_people_alike(data, tiny):
     """Against pandas; where gender or age is unknown, popularity among all orders the films."""
     rows = data.training_rows()
-    frame = pd.DataFrame({"person": np.repeat(np.arange(data.num_users), np.diff(data.offsets))[rows],
+    frame = pd.DataFrame({"person": data.people[rows],
                           "item": data.items[rows]})
     gender, age, _ = data.demographics[4]
     alike = np.flatnonzero((data.demographics[:, 0] == gender) & (data.demographics[:, 1] == age))

@@ -71,8 +71,9 @@ def test_command(place, monkeypatch, tmp_path, command):
     elif script == "inference.py":
         assert run_command(inference.main, flags) == 0
     elif script == "bert_multi.py":
-        assert run_command(bert_multi.main, [*flags, *data, *SMALL, "--min_rating", "1", "--checkpoint_dir",
-                                             str(tmp_path), "--runs_dir", str(tmp_path)]) == 0
+        assert run_command(bert_multi.main, [*flags, *data, *SMALL, "--min_rating", "1", f"--checkpoint_dir={tmp_path}",
+                                             "--runs_dir", str(tmp_path)]) == 0
+        assert (tmp_path / "best" / "candidates.json").exists()
     elif script == "-m":
         module, *flags = flags
         results = ["--results", str(tmp_path)]

@@ -763,6 +763,19 @@ def test_a_full_disk_while_saving_a_checkpoint(model, tmp_path, monkeypatch):
     assert read_checkpoint(folder)[1]["seed"] == 42
 
 
+def test_what_a_killed_process_left_of_a_checkpoint_goes(tmp_path):
+    """Not what another process may still be writing, or of another folder."""
+    import torch
+
+    from support.checkpoint import STALE, write_checkpoint
+
+    for name, age in ((".best-old", STALE + 60), (".best-new", 5), (".last-old", STALE + 60)):
+        (tmp_path / name / "new").mkdir(parents=True)
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    write_checkpoint(tmp_path / "best", {"x": torch.zeros(3)}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".best-new", ".last-old", "best"]
+
+
 def test_scripts_run_as_scripts(model):
     """`python SCRIPT --help` and one real call, outside this process."""
     for script in ("trainer.py", "inference.py", "data_processor.py"):

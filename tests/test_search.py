@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
+from pathlib import Path
+
 import pytest
 
 from ablations import search
@@ -87,6 +91,17 @@ def test_numbers_are_of_their_settings_kind(space_file):
             load_space(str(space_file), [f"--{name}", "x"])
 
 
+def test_what_is_searched_lifts_limits_as_a_flag_does(tmp_path):
+    """Else every batch size would be the preset's number of tokens, and the clock would end what has more epochs."""
+    path = tmp_path / "limits.yaml"
+    path.write_text("base: quick\nspace: {batch_size: [64, 128], max_epochs: [45, 200], layer_dropout: ['']}\n")
+    settings, _, _ = load_space(str(path), [])
+    assert (settings.train.batch_tokens, settings.train.max_minutes, settings.train.max_epochs) == (0, 0.0, 45)
+    path.write_text("base: quick\nsettings: {batch_tokens: 99}\nspace: {batch_size: [64, 128]}\n")
+    settings, _, _ = load_space(str(path), ["--max_minutes", "2"])
+    assert (settings.train.batch_tokens, settings.train.max_minutes) == (99, 2.0)
+
+
 @pytest.mark.parametrize(("damage", "line"), [
     (lambda raw: raw + b"\x00\xff\n", 4), (lambda raw: raw[:-9] + b"\n", 3), (lambda raw: raw + b"7\n", 4),
     (lambda raw: raw.replace(b"study_name", b"study_nome"), None),
@@ -106,6 +121,19 @@ def test_a_damaged_journal_is_named(space_file, tmp_path, capfd, damage, line):
     journal.write_bytes(sound)
     search.check_journal(journal, "s")
     assert len(search.open_study(journal, "s", 0).trials) == 1
+
+
+def test_a_lock_of_a_killed_worker_is_taken_over(tmp_path, monkeypatch):
+    """From a relative path as well, where Optuna alone would wait for ever."""
+    monkeypatch.chdir(tmp_path)
+    locks = importlib.import_module("optuna.storages.journal._file")
+    monkeypatch.setattr(locks.JournalFileSymlinkLock.__init__, "__defaults__", (3,))  # seconds of grace
+    search.open_study(Path("tiny.journal"), "s", 0)._storage._backend._lock.acquire()  # and then it was killed
+    assert Path("tiny.journal.lock").exists()
+    waiting = threading.Thread(target=search.check_journal, args=(Path("tiny.journal"), "s"), daemon=True)
+    waiting.start()
+    waiting.join(30)
+    assert not waiting.is_alive()
 
 
 def test_half_a_line_of_a_killed_worker_is_cut_off(tmp_path):

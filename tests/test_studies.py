@@ -31,7 +31,7 @@ from data_processor import load
 from settings import SECTIONS, Settings, TrainSettings, section_fields
 from support.checkpoint import read_checkpoint
 from support.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_ml_1m
 
 TINY = """question: Does the gate pay?
 base: quick
@@ -176,9 +176,10 @@ def test_the_key_of_a_run_is_what_it_depends_on(data, tmp_path, monkeypatch):
     assert renamed.split_hash == data.split_hash and studies.data_hash(renamed) != studies.data_hash(data)
     (tmp_path / "losses.py").write_text("1\n")
     monkeypatch.setattr(studies, "ROOT", tmp_path)
-    before = studies.code_version()
+    before, of_process = studies.code_version.__wrapped__(), studies.code_version()
     (tmp_path / "losses.py").write_text("2\n")
-    assert studies.code_version() != before
+    assert studies.code_version.__wrapped__() != before
+    assert studies.code_version() == of_process  # what runs is what was imported
 
 
 @pytest.mark.slow
@@ -466,26 +467,100 @@ def test_packed_runs_come_back_without_models_and_teachers_are_trained(study_fil
         set(run) == {"name", "settings", "code", "results", "evaluations", "mixed NDCG@10"}
         and sorted(run["mixed NDCG@10"]) == sorted(before["NDCG@10"]) != run["mixed NDCG@10"]
         for run in json.loads(text).values())
-    archive.unpack([tmp_path / "teachers", tmp_path / "nowhere"], runs, tmp_path / "work")
+    archive.unpack([tmp_path / "teachers", tmp_path / "nowhere"], runs, tmp_path / "work", None)
     assert not any(run.results.exists() for run in runs)  # the pupil, which is not packed, needs both
-    names = archive.unpack([tmp_path / "all"], runs, tmp_path / "work")
+    names = archive.unpack([tmp_path / "all"], runs, tmp_path / "work", None)
     assert names == {run.name: run.key for run in runs} and all(run.results.exists() for run in runs)
     pd.testing.assert_frame_equal(pd.read_parquet(runs[0].results.parent / "test_users.parquet"), before)
     with pytest.raises(UserError, match="figures without their model"):
         read_checkpoint(runs[0].results.parent)
     shutil.rmtree(runs[-1].folder)  # a pupil of both comes later, when their figures lie there already
-    archive.unpack([tmp_path / "teachers"], [], tmp_path / "work")
+    archive.unpack([tmp_path / "teachers"], [], tmp_path / "work", None)
     assert all(run.results.exists() for run in runs[:2])
-    archive.unpack([tmp_path / "teachers"], runs, tmp_path / "work")
+    archive.unpack([tmp_path / "teachers"], runs, tmp_path / "work", None)
     assert not any(run.results.exists() for run in runs)
     foreign = gzip.compress(text.replace(data.split_hash, "0123456789abcdef").encode())
     (tmp_path / "all" / archive.NAME).write_bytes(foreign)  # of other data the order of the people is another one
-    assert archive.unpack([tmp_path / "all"], [], tmp_path / "elsewhere") == {}
+    assert archive.unpack([tmp_path / "all"], [], tmp_path / "elsewhere", None) == {}
     assert "left out: 3 packed runs" in capsys.readouterr().out and not (tmp_path / "elsewhere").exists()
     for damage in (b"cut", gzip.compress(b"[1]"), gzip.compress(b'{"key": {"name": "a"}}'), gzip.compress(b"{}")[:-9]):
         (tmp_path / "all" / archive.NAME).write_bytes(damage)
         with pytest.raises(UserError, match="damaged"):
-            archive.unpack([tmp_path / "all"], runs, tmp_path / "work")
+            archive.unpack([tmp_path / "all"], runs, tmp_path / "work", None)
+
+
+@pytest.fixture()
+def finished_runs(study_file, tmp_path):
+    """Of two seeds, as trainings leave them, but for the weights."""
+    runs = runner.plan(load_study(str(study_file)), [1, 2], tmp_path / "work")
+    data = load(runs[0].settings.data)
+    people = data.catalogue.user_ids
+    for run in runs:
+        written = result(run.folder, np.arange(len(people)) / len(people), people, data.split_hash)
+        (run.results.parent / "checkpoint.json").write_text(json.dumps({"settings": run.settings.to_dict()}))
+        run.results.write_text(json.dumps(written))
+        (run.folder / archive.LOCK).touch()
+    return runs
+
+
+def test_what_is_begun_here_is_left_alone(finished_runs, tmp_path):
+    """A teacher half-way is trained to its end; a page drawn meanwhile writes into no run at work."""
+    runs = finished_runs
+    archive.pack([run for run in runs if run.variant != "pupil"], tmp_path / "teachers")
+    pupil = runs[-1]
+    shutil.rmtree(pupil.folder)
+    for teacher in pupil.teachers:
+        teacher.unlink()  # its best epoch so far lies there, with a model
+    for asked in ([], runs):
+        archive.unpack([tmp_path / "teachers"], asked, tmp_path / "work", None)
+        assert not any(teacher.exists() for teacher in pupil.teachers)
+        assert all(archive.FIGURES not in (teacher.parent / "checkpoint.json").read_text() for teacher in
+                   pupil.teachers)
+    archive.unpack([tmp_path / "teachers"], [], tmp_path / "other", None)
+    assert len(list((tmp_path / "other").glob("*/best/results.json"))) == 4
+
+
+def test_fewer_runs_do_not_shrink_what_is_packed(finished_runs, tmp_path):
+    """Other seeds stay, and what is not finished by this code; not what the study has no longer."""
+    runs, place = finished_runs, tmp_path / "pack"
+    archive.pack(runs, place)
+    packed = (place / archive.NAME).read_bytes()
+    runs[0].results.unlink()
+    archive.pack([run for run in runs if run.seed == 1], place)
+    assert json.loads(gzip.decompress((place / archive.NAME).read_bytes())).keys() == \
+        json.loads(gzip.decompress(packed)).keys()
+    archive.pack([run for run in runs if run.variant != "pupil"], place)
+    assert {run["name"] for run in json.loads(gzip.decompress((place / archive.NAME).read_bytes())).values()} == \
+        {run.name for run in runs if run.variant != "pupil"}
+
+
+def test_packed_runs_of_settings_that_are_no_longer_are_left_out(finished_runs, tmp_path, capsys):
+    runs, place = finished_runs, tmp_path / "pack"
+    archive.pack(runs, place)
+    packed = json.loads(gzip.decompress((place / archive.NAME).read_bytes()))
+    packed[runs[0].key]["settings"]["of_old"] = 1
+    (place / archive.NAME).write_bytes(gzip.compress(json.dumps(packed).encode()))
+    names = archive.unpack([place], [], tmp_path / "other", None)
+    assert names == {run.name: run.key for run in runs[1:]}
+    assert "left out: 1 packed runs with settings that are no longer" in capsys.readouterr().out
+
+
+def test_packs_heed_where_the_data_lie(tmp_path, tiny, study_file):
+    """With --data_dir, as in training: nothing is downloaded."""
+    where = write_ml_1m(tmp_path / "elsewhere", tiny.ratings, tiny.movies, tiny.users)
+    study_file.write_text(TINY.replace("dataset: synthetic", "dataset: ml-1m"))
+    run = runner.plan(load_study(str(study_file), ["--data_dir", str(where)]), [1], tmp_path / "work")[0]
+    data = load(run.settings.data)
+    people = data.catalogue.user_ids
+    written = result(run.folder, np.arange(len(people)) / len(people), people, data.split_hash)
+    (run.results.parent / "checkpoint.json").write_text(json.dumps({"settings": run.settings.to_dict()}))
+    run.results.write_text(json.dumps(written))
+    archive.pack([run], tmp_path / "pack")
+    shutil.rmtree(tmp_path / "work")
+    assert archive.unpack([tmp_path / "pack"], [], tmp_path / "work", str(where)) == {run.name: run.key}
+    assert run.results.exists()
+    archive.pack([run], tmp_path / "again")  # of what came out of a pack
+    assert (tmp_path / "again" / archive.NAME).read_bytes() == (tmp_path / "pack" / archive.NAME).read_bytes()
 
 
 def test_the_page_names_the_commits_of_its_runs(tmp_path):
@@ -498,9 +573,9 @@ def test_the_page_names_the_commits_of_its_runs(tmp_path):
     assert "NOT ALL OF ONE CODE" in said and said.endswith("abc: sum (1), gate (2); def: gate (1)")
     for folder in folders.values():
         folder.mkdir()
-        (folder / archive.CODE).write_text("one")
+        (folder / archive.CODE_FILE).write_text("one")
     assert report._code(results, folders) == "; commit abc and def"
-    (folders["gate", 2] / archive.CODE).write_text("two")
+    (folders["gate", 2] / archive.CODE_FILE).write_text("two")
     assert "NOT ALL OF ONE CODE" in report._code(results, folders)
 
 
@@ -517,6 +592,32 @@ def test_a_page_takes_what_older_code_made(study_file, tmp_path):
     assert [run.folder for run in found] == [older[0].folder, runs[1].folder]  # the other one's settings differ
     (tmp_path / "command.json").write_text(json.dumps({"keys": {runs[0].name: "never trained"}}))
     assert runner.with_older_code(runs, tmp_path / "command.json", packed)[0].folder == older[0].folder
+
+
+def test_a_page_takes_no_pupil_of_other_teachers(finished_runs, study_file, tmp_path):
+    """Their settings are equal but for whom they follow, which keys tell; kept in a pack too."""
+    runs = finished_runs
+    command = tmp_path / "command.json"
+    command.write_text(json.dumps({"keys": {run.name: run.key for run in runs}}))
+
+    def folders(teachers):
+        study_file.write_text(TINY.replace("{sum},{gate}", teachers).replace("max_steps: 3", "max_steps: 3 # newer"))
+        now = [dataclasses.replace(run, folder=run.folder.with_name(f"newer {run.folder.name}")) for run in
+               runner.plan(load_study(str(study_file)), [1, 2], tmp_path / "work")]
+        teachers_now = {run.key: run.results for run in now}
+        now = [dataclasses.replace(run, teachers=tuple(teachers_now[path.parent.parent.name] for path in run.teachers))
+               for run in now]
+        return {run.name: run.folder for run in runner.with_older_code(now, command, {})}
+
+    older = {run.name: run.folder for run in runs}
+    assert folders("{sum},{gate}") == older
+    found = folders("{gate},{sum}")
+    assert {name for name in older if found[name] == older[name]} == {
+        run.name for run in runs if run.variant != "pupil"}
+    archive.pack(runs, tmp_path / "pack")
+    shutil.rmtree(tmp_path / "work")
+    archive.unpack([tmp_path / "pack"], [], tmp_path / "work", None)
+    assert folders("{sum},{gate}") == older and folders("{sum}")["pupil, seed 1"] != older["pupil, seed 1"]
 
 
 def test_the_page_asks_what_the_study_was_last_run_with(tmp_path, monkeypatch):
