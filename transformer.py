@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -209,10 +209,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """(B, prefix + L, D) to (B, L, D)."""
         for block in self.blocks:
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, attend, use_reentrant=False)
-            else:
-                x = block(x, attend)
+            x = self._through(block, x, attend)
         return self.final_norm(x[:, attend.prefix:] if attend.prefix else x)
 
     def attention_maps(self, x: Tensor, attend: Attend) -> list[Tensor]:
@@ -227,8 +224,13 @@ class Encoder(nn.Module):
         """(B, prefix + L, D) to (B, D): what `forward` says at position `last` (B,), the newest real one, without the
         work that no other position's state is needed for."""
         for block in self.blocks[:-1]:
-            x = block(x, attend)
-        return self.final_norm(self.blocks[-1](x, attend, last + attend.prefix))[:, 0]
+            x = self._through(block, x, attend)
+        return self.final_norm(self._through(self.blocks[-1], x, attend, last + attend.prefix))[:, 0]
+
+    def _through(self, block: Block, *inputs: Any) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
 
 class CrossAttention(nn.Module):

@@ -264,17 +264,27 @@ def test_each_block_may_have_a_dropout_of_its_own():
     assert [block.dropout.threshold for block in encoder.blocks] == [64, 128]
 
 
-def test_checkpointing_changes_nothing():
+@pytest.mark.parametrize("newest_alone", [False, True])
+def test_checkpointing_keeps_less_and_changes_nothing(newest_alone):
     torch.manual_seed(0)
     encoder, x = Encoder(ModelSettings(hidden_size=16, dropout=0.3), pre_norm=True).train(), torch.randn(2, 5, 16)
-    results = []
+    results, kept = [], []
+
+    def keep(tensor):
+        kept[-1] += tensor.numel()
+        return tensor
+
     for checkpointing in (False, True):
         encoder.checkpointing = checkpointing
         encoder.zero_grad()
         torch.manual_seed(1)
-        out = encoder(x, Attend("causal", None))
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = encoder.last_state(x, Attend("causal", None), torch.tensor([4, 2])) if newest_alone else \
+                encoder(x, Attend("causal", None))
         out.sum().backward()
         results.append((out.detach(), encoder.blocks[0].qkv.weight.grad.clone()))
+    assert kept[1] < 0.2 * kept[0]
     assert all(torch.equal(left, right) for left, right in zip(*results, strict=True))
 
 
