@@ -215,12 +215,12 @@ class TrainSettings:
     batch_size: int = 128
     """Sequences in a step."""
     batch_tokens: int = 0
-    """If above 0, a step holds at most this many interactions (and at most --batch_size sequences). A preset's limit
-    goes when --batch_size is given."""
+    """If above 0, a step holds about this many interactions at most, padding counted (and --batch_size sequences). A
+    preset's limit goes when --batch_size is given."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW; it warms up linearly and decays to 0 along a cosine."""
     weight_decay: float = 0.01
-    """Weight decay of AdamW on matrices (not on biases, norms and embeddings)."""
+    """Weight decay of AdamW on the matrices of linear maps (not on biases, norms and embeddings)."""
     warmup_share: float = 0.05
     """Share of all steps spent warming up."""
     max_epochs: int = 50
@@ -299,7 +299,7 @@ class TrainSettings:
     teacher_temperature: float = 1.0
     """(--teacher) what its logits, and the model's beside them, are divided by."""
     context_dropout: float = 0.1
-    """(enhanced) share of sequences trained without ratings, times or metadata, so that each may be missing later."""
+    """(enhanced) share of sequences trained without ratings, likewise without times, likewise without metadata."""
     user_id_dropout: float = 0.5
     """(enhanced) (--user_id) share of sequences trained with the person's own token replaced by the unknown one."""
     late_start_share: float = 0.0

@@ -32,7 +32,7 @@ class Attend:
 
     pattern: Pattern
     padding: Tensor | None  # (B, 1, 1, L) True where a key may be seen; None when every key may
-    rotation: tuple[Tensor, Tensor] | None = None  # cosines and sines, each (B, 1, L, P)
+    rotation: tuple[Tensor, Tensor] | None = None  # cosines and sines, each (B, 1, L, P / 2)
     bias: Tensor | None = None  # (B, H, L, L) added to the products of queries and keys
     steer: Tensor | None = None  # (B, L, D) seen by queries and keys beside the states, and not by values
     condition: Tensor | None = None  # (B, 1, D) what adaptive norms follow
