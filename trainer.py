@@ -36,8 +36,10 @@ from training_loop import SELECTION_METRIC, Progress, Stopped, fit, leave_proces
 STOPPED = 130  # the shell's code for Ctrl-C
 
 
-def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
+def train(settings: Settings, resume: bool = False, identity: str = "") -> dict[str, Any] | None:
     """Train, test, report; returns the results (None on processes other than the main one).
+
+    identity: by which a dashboard knows the run; '' for a new one, or with `resume` that of the stopped run.
 
     Leaves `<checkpoint_dir>/best` with the model, results.json and a row of results per user. Raises `Stopped` or
     `UserError`.
@@ -51,11 +53,11 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
         _check_start(Path(settings.train.start_from), data, settings)
     model = starting_model(data, settings)
     teachers = [_teacher(Path(path.strip()), data, settings) for path in settings.train.teacher.split(",") if path]
-    record, identity = None, ""
+    record = None
     if main_process:
         folder.mkdir(parents=True, exist_ok=True)  # find out now that it cannot be written, not after an epoch
         record = run_path(settings.train.runs_dir, f"{data.name}-{settings.model.model}")
-        identity = run_identity(folder / "run_id", resume)
+        identity = identity or run_identity(folder / "run_id", resume)
     tracker = open_tracker(record, settings, data.split_hash, git_commit(), identity)
     if main_process:
         _announce(settings, data, model)

@@ -1,9 +1,8 @@
 """The one training loop: `fit(model, data, settings)`. It knows no particular model.
 
 A model offers `forward(batch, tasks) -> {task: mean loss}`, `score(batch) -> (B, R)`, `num_targets(batch)`,
-`cloze_share(train)` and `fix_item_table()`, and takes an `item_loss`. One process or several (`torchrun`) through
-accelerate; the state of a stopped run is a folder that `resume` reads.
-"""
+`cloze_share(train)`, `fix_item_table()`, and takes an `item_loss`. One process or several (`torchrun`) through
+accelerate; the state of a stopped run is a folder that `resume` reads."""
 
 from __future__ import annotations
 

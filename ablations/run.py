@@ -2,7 +2,7 @@
 
 Every run is a folder named by its settings, data and code: a finished one is never run twice, whichever study asks for
 it, a stopped one goes on, a failing one is recorded and the others go on. Any flag of trainer.py may follow and holds
-for all variants.
+for all variants. Two runs are equal to the last digit where each had as many threads: `--jobs` on as many cores.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _train(run: Run) -> None:
         with (run.folder / LOG).open("a", buffering=1, encoding="utf-8") as log, \
                 contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
-                train(run.settings, resume=(run.folder / "last" / "checkpoint.json").exists())
+                train(run.settings, resume=(run.folder / "last" / "checkpoint.json").exists(), identity=run.key)
             except Stopped:
                 run.fail("was stopped; the same command goes on with it")
             except UserError as error:

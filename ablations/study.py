@@ -35,7 +35,8 @@ FOLDER = Path(__file__).parent / "studies"
 ROOT = Path(__file__).parent.parent
 BESIDE = (*BOOKKEEPING, "teacher")  # settings that are not of a run's key; teachers count by their own keys
 # What a result depends on beside settings and data; documents, tests, tables and ways to start a run do not count.
-CODE = ("batches.py", "bert4rec.py", "context.py", "data_processor.py", "enhanced_model.py", "losses.py",
+CODE = ("baselines/mean_ratings.py", "baselines/popularity.py",
+        "batches.py", "bert4rec.py", "context.py", "data_processor.py", "enhanced_model.py", "losses.py",
         "model_io.py", "objectives.py", "settings.py", "splits.py", "trainer.py", "training_loop.py", "transformer.py",
         "views.py", "item_encoders/*.py", "readers/*.py", "support/devices.py", "evaluation/metrics.py",
         "evaluation/protocols.py", "evaluation/report.py", "evaluation/side_tasks.py")

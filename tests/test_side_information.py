@@ -382,6 +382,8 @@ def test_sentence_encoder_where_it_is_installed():
                                              "Schindler's List (1993): Drama, War"])
     assert toy.shape == (SIZE,) and abs(float(toy @ toy) - 1) < 1e-4
     assert toy @ near > toy @ far + 0.1
+    alone = text._sentence_vectors(["Toy Story (1995): Animation, Children's, Comedy"])[0]
+    torch.testing.assert_close(torch.as_tensor(alone), torch.as_tensor(toy), rtol=0, atol=1e-5)  # whatever was beside
 
 
 def test_a_checkpoint_needs_no_text_encoder_and_no_data(data, tmp_path, monkeypatch):

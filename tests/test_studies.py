@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import fcntl
@@ -71,6 +72,36 @@ def test_the_study_of_all_options_has_every_choice():
         for value in get_args(get_type_hints(section)[name]):
             assert any(settings[name] == value for settings in taken), f"no variant has --{name} {value}"
     assert {settings["title_encoder"] for settings in taken} == {"none", "sentence", "ngrams"}
+    times = {"day_of_year", "time_gap", "relative_time", "time_bias", "weekday_hour"}
+    for name in (*times, "id_dropout", "start_token", "late_start_share", "masked_item_head", "last_too_share",
+                 "layer_dropout", "contrastive_weight", "popularity_correction", "label_smoothing", "ema_decay",
+                 "hidden_size"):
+        assert any(settings[name] != taken[0][name] for settings in taken), f"no variant changes --{name}"
+    alone = [{name for name in times if settings[name]} for settings in taken]
+    assert all({name} in alone for name in times)
+    followed = {variant.needs for variant in load_study("options").variants}
+    assert {len(needs) for needs in followed} == {0, 1, 2}, "a larger or equal teacher, and an ensemble"
+
+
+def test_the_version_of_the_code_is_of_all_that_training_imports():
+    """Or a change would go unseen and an old result be taken for a new one; not of what only carries it out."""
+    carries = {"command_line.py", "presets.py", "support/checkpoint.py", "support/errors.py", "support/processes.py",
+               "support/progress.py", "support/tracking.py", "support/yaml_file.py", "support/__init__.py"}
+    counted = {str(path.relative_to(ROOT)) for pattern in studies.CODE for path in ROOT.glob(pattern)}
+    reached, waiting = set(), ["trainer.py"]
+    while waiting:
+        name = waiting.pop()
+        if name in reached or not (ROOT / name).exists():
+            continue
+        reached.add(name)
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
+                [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)] \
+                if isinstance(node, ast.ImportFrom) and node.module else []
+            for module in modules:
+                waiting += [f"{module.replace('.', '/')}.py", f"{module.replace('.', '/')}/__init__.py"]
+    written = {name for name in reached if (ROOT / name).read_text(encoding="utf-8").strip()}
+    assert written - counted == carries & written and not carries & counted
 
 
 def test_a_study_is_read(study_file):
@@ -687,11 +718,10 @@ def test_the_live_table_says_where_the_runs_stand(study_file, tmp_path, monkeypa
     (log / "b.now").write_text('{"step": 2')
     monkeypatch.setenv("FORCE_COLOR", "1")
     drawn = live.LiveTable()
-    if drawn.live is not None:
-        with drawn:
-            drawn.show(runs, [runs[0]])
-        assert drawn.live.renderable.row_count == 3 and drawn.live.renderable.caption == \
-            "0 of 3 runs done, about 1 min left"
+    with drawn:
+        drawn.show(runs, [runs[0]])
+    assert drawn.live.renderable.row_count == 3 and drawn.live.renderable.caption == \
+        "0 of 3 runs done, about 1 min left"
 
 
 LONGER = TINY[:TINY.index("  pupil")].replace("max_steps: 3", "max_steps: 100\n  eval_every: 1")
