@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import threading
 from pathlib import Path
 
 import pytest
 
+import training_loop
 from ablations import search
 from ablations.search import FOLDER, load_space
 from command_line import parse_command_line
@@ -89,6 +91,27 @@ def test_numbers_are_of_their_settings_kind(space_file):
     for name in ("teacher", "start_from"):
         with pytest.raises(UserError, match=f"drop {name}"):
             load_space(str(space_file), [f"--{name}", "x"])
+
+
+def test_a_worker_prunes_and_goes_on(tmp_path, monkeypatch):
+    """In the middle of its training, by validation; the worker goes on with the next one."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY.replace("max_steps: 4", "max_epochs: 3, eval_every: 1, max_minutes: 0"))
+    settings, space, _ = load_space(str(path), [])
+    scores = iter([.5, .6, .7, .1, .2, .8, .9])  # by evaluation: a whole trial, one cut off
+
+    def validation(_run):
+        return {"NDCG@10": next(scores), "HR@10": 0.0}
+
+    monkeypatch.setattr(training_loop.Run, "validation_metrics", validation)
+    monkeypatch.setattr(search, "STARTUP_TRIALS", 1)
+    monkeypatch.setattr(search, "STARTUP_EVALUATIONS", 1)
+    monkeypatch.setattr(search, "die_with", lambda _: None)
+    journal, left = tmp_path / "tiny.journal", multiprocessing.get_context("spawn").Semaphore(2)
+    search.work(journal, "s", settings, space, 2, left, 0, 0)
+    trials = search.finished(search.open_study(journal, "s", 0))
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED"]
+    assert trials[0].value == 0.7 and trials[1].intermediate_values == {0: 0.1, 1: 0.2}
 
 
 def test_what_is_searched_lifts_limits_as_a_flag_does(tmp_path):

@@ -419,6 +419,18 @@ def test_curves_are_of_what_others_are_compared_with_the_best_and_the_worst(stud
         line.variant.name for line in lines[:3]]
 
 
+def test_jobs_share_the_cores(study_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so that it is as it was afterwards
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    runs = runner.plan(load_study(str(study_file)), [2], tmp_path)
+    for run in runs:
+        run.results.parent.mkdir(parents=True)
+        run.results.write_text("{}")
+    runner.execute(runs, 2)
+    assert os.environ["OMP_NUM_THREADS"] == "4"
+
+
 def test_a_finished_run_is_left_alone(study_file, tmp_path, monkeypatch):
     """Also when another command finished it after this one had planned it."""
     monkeypatch.setattr(runner, "train", lambda *_, **__: pytest.fail("trained again"))

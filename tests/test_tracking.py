@@ -73,8 +73,12 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
     assert [row[0] for row in tables["results"]["data"]] == ["popularity", "enhanced"]
     assert tables["recommendations"]["columns"] == ["user_id", "place", "film", "score"]
     assert len(tables["recommendations"]["data"]) == 50
-    assert any((record.HasField("request") and record.request.HasField("log_artifact")) or record.HasField("artifact")
-               for record in records)
+    logged = [record.request.log_artifact.artifact if record.HasField("request") else record.artifact
+              for record in records if record.HasField("artifact")
+              or (record.HasField("request") and record.request.HasField("log_artifact"))]
+    (model,) = [artifact for artifact in logged if artifact.type == "model"]  # a table is one too
+    assert {entry.path for entry in model.manifest.contents} == {"model.safetensors", "checkpoint.json"}
+    assert "test/peak_memory_mb" in told and any(record.HasField("stats") for record in records)
 
 
 @pytest.mark.slow
