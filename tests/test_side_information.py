@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import math
 import re
 import sys
 
@@ -19,8 +20,8 @@ from torch import nn
 import training_loop
 from ablations import cold_films, cold_start
 from batches import History, TrainingBatches, history_batch, history_of
-from context import TimeBias
-from data_processor import FIRST_ITEM, process
+from context import BUCKET, GAP_BUCKETS, TimeBias, TimeEncoder
+from data_processor import FIRST_ITEM, NO_TIME, process
 from item_encoders import graph, text
 from item_encoders.attributes import NEAREST
 from item_encoders.fusion import FUSIONS
@@ -49,7 +50,7 @@ from support.errors import UserError, run_command
 from tests.conftest import ALL_TASKS, ROOT, TINY_MODEL, fresh_model, tiny_settings, write_ml_1m
 from tests.test_models import request
 from training_loop import fit, seed_everything
-from transformer import Attend, attention
+from transformer import Attend, Norm, attention
 
 WIDTH = TINY_MODEL["hidden_size"]
 CHOICES = {"fusion": tuple(FUSIONS), "user_context": ("cross_attention", "mean", "prefix", "adaptive_norm"),
@@ -393,6 +394,38 @@ def test_a_checkpoint_needs_no_text_encoder_and_no_data(data, tmp_path, monkeypa
     monkeypatch.setattr(text, "text_vectors", None)  # would fail if it were called
     again = load_model(tmp_path / "best")[0]
     torch.testing.assert_close(again.score(request(data, 12)), model.score(request(data, 12)), rtol=0, atol=0)
+
+
+# Time and person ------------------------------------------------------------------------------------------------------
+
+def test_times_are_encoded_as_written(data):
+    """Waves of the year by pandas' calendar, tables of weekday and hour, logarithmic gaps; nothing unknown counts."""
+    torch.manual_seed(0)
+    encoder = TimeEncoder(ModelSettings(hidden_size=WIDTH, day_of_year=True, weekday_hour=True, time_gap=True))
+    moments = [951_782_400, 951_782_460, 978_300_000, NO_TIME, 1_046_454_000]  # 29 February 2000 and later
+    before = [NO_TIME, 951_782_400, 951_782_460, 978_300_000, NO_TIME]
+    found = encoder(torch.tensor([moments]), torch.tensor([before]))[0]
+    for vector, moment, previous in zip(found, moments, before, strict=True):
+        expected = torch.zeros(WIDTH)
+        if moment != NO_TIME:
+            when = pd.Timestamp(moment, unit="s")
+            angle = 2 * math.pi * (when.dayofyear - 1) / 365.25
+            waves = torch.tensor([math.sin(angle), math.cos(angle), math.sin(2 * angle), math.cos(2 * angle)])
+            expected += encoder.season(waves) + encoder.weekday.weight[when.weekday()] + encoder.hour.weight[when.hour]
+        both = moment != NO_TIME and previous != NO_TIME
+        bucket = 1 + min(int(math.log(1 + max(0, moment - previous)) / BUCKET), GAP_BUCKETS - 1) if both else 0
+        torch.testing.assert_close(vector, expected + encoder.gap.weight[bucket], rtol=1e-5, atol=1e-5)
+
+
+def test_adaptive_norms_follow_the_person():
+    """(1 + A c) norm(x) + B c, a plain norm without a person."""
+    torch.manual_seed(0)
+    norm, x, c = Norm(WIDTH, conditioned=True), torch.randn(2, 3, WIDTH), torch.randn(2, 1, WIDTH)
+    nn.init.normal_(norm.follow.weight)
+    gain, bias = norm.follow.weight.chunk(2)
+    plain = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + norm.eps).sqrt()
+    torch.testing.assert_close(norm(x, c), (1 + c @ gain.T) * plain + c @ bias.T, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(norm(x), plain, rtol=1e-5, atol=1e-5)
 
 
 # Graph ----------------------------------------------------------------------------------------------------------------
