@@ -9,6 +9,7 @@ import fcntl
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -538,8 +539,9 @@ def finished_runs(study_file, tmp_path):
     runs = runner.plan(load_study(str(study_file)), [1, 2], tmp_path / "work")
     data = load(runs[0].settings.data)
     people = data.catalogue.user_ids
-    for run in runs:
-        written = result(run.folder, np.arange(len(people)) / len(people), people, data.split_hash)
+    for number, run in enumerate(runs):
+        written = result(run.folder, np.random.default_rng(number).random(len(people)), people, data.split_hash)
+        written["best"] |= {"epoch": 1, "seconds": 2.0}
         (run.results.parent / "checkpoint.json").write_text(json.dumps({"settings": run.settings.to_dict()}))
         run.results.write_text(json.dumps(written))
         (run.folder / archive.LOCK).touch()
@@ -586,6 +588,33 @@ def test_packed_runs_of_settings_that_are_no_longer_are_left_out(finished_runs, 
     names = archive.unpack([place], [], tmp_path / "other", None)
     assert names == {run.name: run.key for run in runs[1:]}
     assert "left out: 1 packed runs with settings that are no longer" in capsys.readouterr().out
+
+
+def test_the_page_stands_alone(finished_runs, study_file, tmp_path):
+    """One file that loads nothing; plots as SVG, with their words as text, and PNG; what a variant is called cannot
+    become a tag."""
+    study_file.write_text(TINY.replace("gate: {", "'<b>gate': {").replace("{gate}", "{<b>gate}").replace(
+        "against: gate", "against: <b>gate"))
+    study = load_study(str(study_file))
+    names = dict(zip(("sum", "gate", "pupil"), (variant.name for variant in study.variants), strict=True))
+    folders = {}
+    for run in finished_runs:
+        log = run.folder / "log"
+        log.mkdir()
+        (log / "a.jsonl").write_text("".join(json.dumps({
+            "event": "epoch", "epoch": epoch, "step": epoch, "seconds": 1.0 * epoch, "NDCG@10": 0.1 * epoch,
+            "loss_next_item": 5.0 - epoch}) + "\n" for epoch in (1, 2)))
+        folders[names[run.variant], run.seed] = run.folder
+    report.write_report(study, folders, [], [], tmp_path / "page")
+    html = (tmp_path / "page" / "report.html").read_text()
+    assert "<b>gate" not in html and "&lt;b&gt;gate" in html
+    assert all(link.startswith(("data:", "#")) for link in re.findall(r"(?:src|href)=[\"']([^\"']*)", html))
+    assert "@import" not in html and "<script src" not in html
+    words = {name: (tmp_path / "page" / f"{name}.svg").read_text() for name in ("gains", "costs", "curves")}
+    assert "pupil" in words["gains"] and "next_item" in words["curves"]
+    assert all(axis in words["costs"] for axis in ("seconds", "parameters", "memory"))
+    for name in words:
+        assert (tmp_path / "page" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_packs_heed_where_the_data_lie(tmp_path, tiny, study_file):

@@ -99,6 +99,25 @@ def test_with_the_network_down_a_run_goes_on(tmp_path, monkeypatch, capsys):
         "settings", "epoch"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "warnings"), [("online", 1), ("disabled", 0)])
+def test_a_whole_training_without_a_dashboard(tmp_path, mode, warnings):
+    """From the flags to the results, with W&B out of reach or switched off."""
+    pytest.importorskip("wandb")
+    script = ("import sys, trainer; from support import tracking; from support.errors import run_command; "
+              "tracking.PATIENCE = 3; sys.exit(run_command(trainer.main, sys.argv[1:]))")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    done = subprocess.run([sys.executable, "-c", script, "--checkpoint_dir", str(tmp_path), "--runs_dir",
+                           str(tmp_path / "runs"), *SMALL, "--use_wandb", "--wandb_mode", mode], cwd=ROOT,
+                          capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=240, env={
+                              **environment, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "x" * 40,
+                              "WANDB_SILENT": "true"})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: wandb failed") == warnings and (tmp_path / "best" / "results.json").exists()
+    (record,) = (tmp_path / "runs").glob("*.jsonl")
+    assert [json.loads(line)["event"] for line in record.read_text().splitlines()][-1] == "test"
+
+
 def test_nobody_at_the_terminal_to_log_in(tmp_path):
     """W&B asks for a key there; after a while the run goes on without it."""
     pty = pytest.importorskip("pty")
