@@ -398,7 +398,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """One flat dictionary: no field name occurs in two sections."""
-        return {key: value for name in SECTIONS for key, value in dataclasses.asdict(getattr(self, name)).items()}
+        return {key: value for name in SECTIONS for key, value in vars(getattr(self, name)).items()}
 
 
 SECTIONS = {"data": DataSettings, "model": ModelSettings, "train": TrainSettings, "eval": EvalSettings}

@@ -27,7 +27,7 @@ from evaluation.side_tasks import preference_quality, rating_errors, rating_pred
 from item_encoders.text import available
 from model_io import load_model, save_model, starting_model
 from settings import BOOKKEEPING, DataSettings, Settings, idle, section_fields
-from support.checkpoint import read_json, write_json
+from support.checkpoint import read_json, settled, write_json
 from support.devices import peak_memory_mb
 from support.errors import UserError, run_command
 from support.tracking import Tracker, git_commit, run_identity, run_path
@@ -251,7 +251,7 @@ def _banner(text: str) -> None:
 
 def stored_settings(folder: Path) -> Settings:
     """Settings of the stopped run in `folder`."""
-    if not (folder / "last").exists():
+    if not settled(folder / "last"):
         raise UserError(f"--resume: {folder / 'last'} does not exist; there is no stopped run to go on with")
     path = folder / "last" / "checkpoint.json"
     try:

@@ -33,7 +33,7 @@ from evaluation.significance import compare, holm, mark
 from model_io import load_model
 from settings import BOOKKEEPING, EvalSettings
 from support.arguments import ArgumentParser, seeds
-from support.checkpoint import read_json, write_json
+from support.checkpoint import read_json, settled, write_json
 from support.errors import UserError, run_command
 from support.processes import alone
 from support.tracking import git_commit
@@ -89,12 +89,13 @@ def trained(name: str, board: str, seeds: list[int], folder: Path, extra: list[s
         place.mkdir(parents=True, exist_ok=True)
         with alone(place / "lock"):
             results = read_json(place / "best" / "results.json") if (place / "best" / "results.json").exists() else \
-                train(settings, resume=(place / "last" / "checkpoint.json").exists())
+                train(settings, resume=settled(place / "last"))
         best = results["best"]
         runs.append({"seed": seed, "folder": place.name, "validation": best[SELECTION], "best_epoch": best["epoch"],
                      "steps": best["step"], "tokens": best["tokens"], "seconds_to_best": best["seconds"],
                      "git_commit": results["git_commit"], "seconds": results["training_seconds"],
-                     "peak_memory_mb": results["peak_memory_mb"]})
+                     "peak_memory_mb": results["peak_memory_mb"],
+                     **{task: results[task] for task in ("rating", "preference") if task in results}})
         models.append(load_model(place / "best")[0])
     record = {name: value for name, value in settings.to_dict().items() if name not in BOOKKEEPING} | {"seed": seeds}
     return {"settings": record, "runs": runs}, models

@@ -28,7 +28,7 @@ from ablations.study import FOLDER, ROOT, Study, code_version, data_hash, load_s
 from data_processor import load
 from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser, seeds
-from support.checkpoint import INFO, read_json, write_json
+from support.checkpoint import INFO, read_json, settled, write_json
 from support.errors import UserError, run_command
 from support.processes import alone, die_with
 from trainer import open_tracker, show_results, train
@@ -229,7 +229,7 @@ def _train(run: Run) -> None:
         with (run.folder / LOG).open("a", buffering=1, encoding="utf-8") as log, \
                 contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
-                train(run.settings, resume=(run.folder / "last" / "checkpoint.json").exists(), identity=run.key)
+                train(run.settings, resume=settled(run.folder / "last"), identity=run.key)
             except Stopped:
                 run.fail("was stopped; the same command goes on with it")
             except UserError as error:

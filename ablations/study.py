@@ -139,6 +139,7 @@ def _variant(path: Path, lines: dict[tuple, int], base: str, name: str, changes:
     return Variant(name, settings, own, against, needs)
 
 
+@functools.cache
 def _told(settings: Settings) -> dict[str, Any]:
     """The settings that tell two variants apart: those that the model and the other settings leave in use."""
     values = settings.to_dict()

@@ -61,6 +61,18 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict[str, A
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def settled(folder: Path) -> bool:
+    """Whether a checkpoint is there. What a killed process had all written, and what stood there had made way for, is
+    put in its place first; nobody may be writing there."""
+    if not folder.exists():
+        for left in folder.parent.glob(f".{folder.name}-*"):
+            if (left / "old").exists() and (left / "new").exists():
+                os.replace(left / "new", folder)
+                shutil.rmtree(left, ignore_errors=True)
+                break
+    return (folder / INFO).exists()
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")  # its own, should another process write it too

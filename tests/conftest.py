@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import os
 import socket
@@ -16,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
+import readers
 from data_processor import SequenceData, load, process
 from readers.interactions import Interactions
 from readers.synthetic import generate
@@ -43,6 +46,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "real_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.skip(
                 reason=f"{item.name}: ml-1m/ratings.dat is absent; see ml-1m/README.md"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def synthetic_made_once() -> Iterator[None]:
+    """The synthetic data take a second to make and are always the same; each reader has tables of its own."""
+    once = functools.cache(generate)
+
+    def copied() -> Interactions:
+        return dataclasses.replace(once(), **{name: getattr(once(), name).copy()
+                                              for name in ("ratings", "movies", "users", "occupations")})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "generate", copied)
+        yield
 
 
 @pytest.fixture(scope="session")

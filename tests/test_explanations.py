@@ -292,8 +292,9 @@ def test_planted_causes_are_counted_as_planted(monkeypatch):
 
 
 @pytest.mark.parametrize("dataset", ["synthetic", "ml-1m"])
-def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, dataset):
+def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, monkeypatch, dataset):
     """Figures of every method in every way; the planted causes where they are known."""
+    monkeypatch.setattr(faithfulness, "FEWEST", 80)  # fewer cases
     place = tmp_path / "model"
     small = ["--preset", "quick", "--dataset", dataset, "--data_dir", str(ml_1m_folder), "--hidden_size", "16",
              "--seq_length", "12", "--max_steps", "3", "--device", "cpu", "--bootstrap_samples", "100"]

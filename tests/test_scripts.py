@@ -776,6 +776,24 @@ def test_what_a_killed_process_left_of_a_checkpoint_goes(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".best-new", ".last-old", "best"]
 
 
+def test_a_checkpoint_killed_between_its_two_moves_is_put_in_its_place(tmp_path):
+    """The old one had made way and the new one was not there yet; one that was still being written stays away."""
+    import torch
+
+    from support.checkpoint import read_checkpoint, settled, write_checkpoint
+
+    folder, scratch = tmp_path / "last", tmp_path / ".last-killed"
+    assert not settled(folder)
+    write_checkpoint(folder, {"x": torch.zeros(3)}, {"step": 2})
+    write_checkpoint(scratch / "new", {"x": torch.ones(3)}, {"step": 3})
+    assert settled(folder) and read_checkpoint(folder)[1]["step"] == 2  # nothing had been moved
+    os.replace(folder, tmp_path / "elsewhere")
+    assert not settled(folder)
+    os.replace(tmp_path / "elsewhere", scratch / "old")
+    assert settled(folder) and read_checkpoint(folder)[1]["step"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
 def test_scripts_run_as_scripts(model):
     """`python SCRIPT --help` and one real call, outside this process."""
     for script in ("trainer.py", "inference.py", "data_processor.py"):

@@ -9,6 +9,7 @@ import fcntl
 import gzip
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -810,20 +811,21 @@ def steps_seen(work):
 
 
 @pytest.mark.slow
-def test_killed_three_times_a_study_finds_the_same(undisturbed, tmp_path):
-    """kill -9 of the command, or of it and its workers at once, at different moments; the next start goes on."""
+def test_killed_again_and_again_a_study_finds_the_same(undisturbed, tmp_path):
+    """kill -9 at random moments, once of the command alone, thrice of it and its workers; the next start goes on."""
     command, expected = undisturbed
     command = [*command, "--jobs", "2", "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
-    for more in (1, 3, 5):  # evaluations than before
+    for whole, more in ((False, 1), (True, 1), (True, 3), (True, 5)):  # evaluations than before, and then some time
         least = len(steps_seen(tmp_path / "work")) + more
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True) as process:
             until(lambda command=process, least=least: command.poll() is not None or
                   len(steps_seen(tmp_path / "work")) >= least)
+            time.sleep(random.uniform(0, 0.3))
             assert process.poll() is None  # it was in the middle
-            if more == 1:
-                process.kill()  # its workers save and end
-            else:
+            if whole:
                 os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()  # its workers save and end
     states = {path.parents[1].name: json.loads(path.read_text())["progress"]["step"]
               for path in (tmp_path / "work").glob("*/last/checkpoint.json")}
     before = set(steps_seen(tmp_path / "work"))
