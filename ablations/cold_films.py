@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ablations.once import trained
 from ablations.study import code_version
 from batches import History, history_batch
 from command_line import parse_command_line
@@ -28,14 +29,12 @@ from evaluation.metrics import bootstrap_interval, ranks
 from evaluation.protocols import Ranker
 from evaluation.report import print_table, table_text
 from item_encoders.text import available, text_vectors
-from model_io import new_model
 from readers import read_interactions
 from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
 from support.tracking import git_commit
-from training_loop import fit, seed_everything
 
 BATCH, SHARE = 128, 0.1
 SENTENCE = "title, sentence encoder"
@@ -121,6 +120,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=installed,
                         help=f"(default: all; {SENTENCE!r} where requirements-text.txt is installed)")
     parser.add_argument("--films_seed", type=int, default=0, help="of the draw of new films")
+    parser.add_argument("--work", type=Path, default=Path("runs/cold_films"),
+                        help="trained models (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=Path("runs/results/cold-films"),
                         help="rows that lie there already stay, and are not trained again by the same code (default: "
                              "%(default)s; what is reported: results/cold-films)")
@@ -157,7 +158,7 @@ def main(argv: list[str]) -> None:
             continue
         print(f"{name}: training on {len(known.items):,} interactions with {len(known.catalogue.movie_ids):,} films",
               flush=True)
-        records[name] = trained_row(own, known, whole, requests)
+        records[name] = trained_row(own, known, whole, requests, flags.work)
         flags.results.mkdir(parents=True, exist_ok=True)
         write_json(path, {"note": note, "rows": records})
     header = ["what is known of new films", "HR@10", "by chance", "AUC", "by chance", "validation", "commit"]
@@ -169,15 +170,13 @@ def main(argv: list[str]) -> None:
     (flags.results / "table.md").write_text(f"{note}\n\n{table_text(header, cells)}", encoding="utf-8")
 
 
-def trained_row(settings: Settings, known: SequenceData, whole: SequenceData, requests: ColdRequests) -> dict[str, Any]:
+def trained_row(settings: Settings, known: SequenceData, whole: SequenceData, requests: ColdRequests,
+                work: Path) -> dict[str, Any]:
     """Train on the known films, add the new ones, ask."""
-    settings = settings.replace(title_encoder=available(settings.model.title_encoder))
-    seed_everything(settings.train.seed)
-    model = new_model(known, settings.model)
-    progress = fit(model, known, settings)
+    model, best, _ = trained(settings, known, work)
     films = dataclasses.replace(whole.catalogue, user_ids=known.catalogue.user_ids)
-    _, rank = cold_ranks(model.cpu().for_catalogue(known.catalogue, films), requests, settings.model.seq_length)
-    return {**measure(rank, requests), "validation": progress.best["NDCG@10"], "seconds": round(progress.seconds, 1),
+    _, rank = cold_ranks(model.for_catalogue(known.catalogue, films), requests, settings.model.seq_length)
+    return {**measure(rank, requests), "validation": best["NDCG@10"], "seconds": round(best["seconds"], 1),
             "git_commit": git_commit(), "code": code_version(), "settings": recorded(settings)}
 
 

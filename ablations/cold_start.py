@@ -18,7 +18,6 @@ Any flag of trainer.py may follow and holds for both models.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -26,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ablations.cold_films import ColdRequests, cold_ranks, cold_requests, from_nothing_alone
-from ablations.study import code_version, data_hash, run_key
+from ablations.once import trained
 from baselines.neighbours import GenreNeighbours, ease, item_knn, markov_chain
 from baselines.popularity import GroupPopularity, Popularity
 from batches import History
@@ -39,16 +37,12 @@ from evaluation.metrics import bootstrap_interval, per_request
 from evaluation.protocols import Ranker, target_ranks
 from evaluation.report import print_table, table_text
 from evaluation.significance import compare, compare_over_seeds, holm, mark
-from item_encoders.text import available
-from model_io import load_model, save_model, starting_model
 from readers import read_interactions
 from settings import BOOKKEEPING, Settings
 from support.arguments import ArgumentParser, seeds
 from support.checkpoint import write_json
 from support.errors import UserError, run_command
-from support.processes import alone
 from support.tracking import git_commit
-from training_loop import fit, seed_everything
 
 FILMS, PEOPLE = 0.05, 0.2
 KNOWN = (0, 1, 2, 5)  # interactions of a new person
@@ -120,31 +114,6 @@ def people_requests(whole: SequenceData, people: np.ndarray, films: np.ndarray, 
         targets.append(whole.items[target])
         candidates.append(np.setdiff1d(films, whole.items[past]))
     return ColdRequests(histories, np.array(targets), candidates)
-
-
-def trained(settings: Settings, data: SequenceData, work: Path,
-            validate: bool = True) -> tuple[nn.Module, dict[str, Any], Path]:
-    """(model, record of its best epoch and `seconds` of training, its folder in `work`) of settings; trained once, and
-    gone on with where it was stopped.
-
-    validate: select on the validation targets, as `fit` does; else all interactions train for all epochs.
-    """
-    settings = settings.replace(title_encoder=available(settings.model.title_encoder))
-    folder = work / run_key(settings, f"{data_hash(data)}{validate}", code_version())
-    state = folder.with_name(f"{folder.name}.stopped")
-    work.mkdir(parents=True, exist_ok=True)
-    with alone(folder.with_name(f"{folder.name}.lock")):
-        if (folder / "checkpoint.json").exists():
-            model, *_, info = load_model(folder)
-            return model, info["validation"], folder
-        seed_everything(settings.train.seed)
-        model = starting_model(data, settings, validate)
-        progress = fit(model, data, settings, validate=validate, state_folder=state,
-                       resume=(state / "checkpoint.json").exists())
-        record = {**progress.best, "seconds": progress.seconds}
-        save_model(folder, model, settings, data, record)
-        shutil.rmtree(state)
-    return model.cpu().eval(), record, folder
 
 
 def answers(ranker: Ranker, asked: dict[str, ColdRequests], seq_length: int) -> dict[str, np.ndarray]:

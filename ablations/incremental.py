@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ablations.cold_start import full_ranking_alone, summary, trained
+from ablations.cold_start import full_ranking_alone, summary
+from ablations.once import trained
 from baselines.popularity import Popularity
 from command_line import parse_command_line
 from data_processor import SequenceData, process

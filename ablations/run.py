@@ -156,15 +156,17 @@ def _report_end(run: Run, waiting: int, active: int) -> None:
         print(f"       {warning}", flush=True)
 
 
-def execute_on_ray(runs: list[Run], address: str) -> None:
+def execute_on_ray(runs: list[Run], address: str, jobs: int) -> None:
     """The same on a Ray cluster whose machines share the work folder: a task a run, which Ray gives to another worker
-    when its own dies; pupils wait for their teachers. address: 'auto' or host:port; 'local' starts one here."""
+    when its own dies; pupils wait for their teachers. address: 'auto' or host:port; 'local' starts one of `jobs`
+    workers here."""
     try:
         import ray
     except ImportError as error:
         raise UserError("--ray needs the package ray: pip install -r requirements-ray.txt") from error
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False)
+        ray.init(address=address, num_cpus=jobs if address == "local" else None, log_to_driver=False,
+                 include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--ray {address}: {error}; start a cluster with `ray start --head`, or give --ray local"
                         ) from error
@@ -277,7 +279,8 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
     parser.add_argument("--budget", type=minutes, help="time of every run instead, as in 20m or 1h; what a run reaches "
                                                        "in it depends on the machine")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
-    parser.add_argument("--ray", metavar="ADDRESS", help="spread the runs over a Ray cluster: auto, host:port or local")
+    parser.add_argument("--ray", metavar="ADDRESS", help="spread the runs over a Ray cluster: auto or host:port, or "
+                                                         "local for one of --jobs workers here")
     parser.add_argument("--work", type=Path, default=Path(WORK), help="models and states of the runs")
     parser.add_argument("--results", type=Path, help="(default: results/; runs/results/ for a part of a study, a file "
                                                      "of one's own, other flags of trainer.py, and fewer seeds or "
@@ -287,7 +290,7 @@ def study_and_runs(argv: list[str]) -> tuple[Study, list[Run], argparse.Namespac
         raise UserError("--jobs must be at least 1")
     if flags.steps and flags.budget:
         raise UserError("--steps and --budget are two ways to say when a run ends: give one")
-    if flags.ray and flags.jobs > 1:
+    if flags.ray not in (None, "local") and flags.jobs > 1:
         raise UserError("--jobs shares the cores of this machine; a Ray cluster shares its own: drop one of the flags")
     if any(token.partition("=")[0] in ("--teacher", "--seed") for token in rest):
         raise UserError("seeds are given by --seeds, and teachers by the study: a variant with teacher: \"{another}\"")
@@ -395,7 +398,7 @@ def main(argv: list[str]) -> int:
     write_json(command, {"flags": argv if whole else known["flags"],
                          "keys": known["keys"] | {run.name: run.key for run in runs}})
     if flags.ray:
-        execute_on_ray(runs, flags.ray)
+        execute_on_ray(runs, flags.ray, flags.jobs)
     else:
         execute(runs, flags.jobs)
     train = study.variants[0].settings.train

@@ -86,7 +86,8 @@ def test_command(place, monkeypatch, tmp_path, command):
                                           str(tmp_path)],
                 "ablations.cold_start": [*data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
                 "serving.export": ["--onnx", str(tmp_path / "model.onnx"), *data],
-                "ablations.cold_films": [*data, *SMALL, "--rows", "title, n-grams", "graph, rgcn", *results]}[module]
+                "ablations.cold_films": [*data, *SMALL, "--rows", "title, n-grams", "graph, rgcn", *results, "--work",
+                                         str(tmp_path)]}[module]
         assert run_command(importlib.import_module(module).main, [*flags, *more]) == 0
     else:
         assert script == "data_processor.py"

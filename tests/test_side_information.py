@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn
 
 import training_loop
-from ablations import cold_films, cold_start
+from ablations import cold_films, cold_start, once
 from batches import History, TrainingBatches, history_batch, history_of
 from context import BUCKET, GAP_BUCKETS, TimeBias, TimeEncoder
 from data_processor import FIRST_ITEM, NO_TIME, process
@@ -782,8 +782,9 @@ def test_films_never_seen_are_ranked_far_better_than_by_chance(tmp_path, monkeyp
         for user in range(1, people + 1) for place, film in enumerate(draw.permutation(films // 4)[:18].tolist())],
         columns=["user_id", "movie_id", "rating", "timestamp"])
     data = write_ml_1m(tmp_path / "data", ratings, movies, users)
-    command = ["--rows", row, "--results", str(tmp_path), "--data_dir", str(data), "--device", "cpu", "--hidden_size",
-               "16", "--num_layers", "1", "--seq_length", "20", "--max_steps", "80", "--eval_every", "80"]
+    command = ["--rows", row, "--results", str(tmp_path), "--work", str(tmp_path / "work"), "--data_dir", str(data),
+               "--device", "cpu", "--hidden_size", "16", "--num_layers", "1", "--seq_length", "20",
+               "--max_steps", "80", "--eval_every", "80"]
     assert run_command(cold_films.main, command) == 0
     found = json.loads((tmp_path / "results.json").read_text())["rows"][row]["AUC"]
     assert found["low"] > 0.8 and found["chance"] == 0.5
@@ -906,12 +907,12 @@ def test_a_stopped_training_of_newcomers_goes_on(newcomers, tmp_path, monkeypatc
     settings = settings.replace(max_steps=0, max_epochs=6, eval_every=1, dropout=0.1)
     taken, stop_at = itertools.count(1), 0
     monkeypatch.setattr(training_loop.Run, "_any", lambda *_: next(taken) == stop_at)
-    undisturbed, _, folder = cold_start.trained(settings, here.known, tmp_path / "undisturbed", validate)
+    undisturbed, _, folder = once.trained(settings, here.known, tmp_path / "undisturbed", validate)
     steps = next(taken) - 1
     taken, stop_at = itertools.count(1), 3
     with pytest.raises(training_loop.Stopped):
-        cold_start.trained(settings, here.known, tmp_path / "work", validate)
-    gone_on, _, again = cold_start.trained(settings, here.known, tmp_path / "work", validate)
+        once.trained(settings, here.known, tmp_path / "work", validate)
+    gone_on, _, again = once.trained(settings, here.known, tmp_path / "work", validate)
     assert next(taken) - 1 == steps > stop_at, "it began anew"
     assert all(torch.equal(value, undisturbed.state_dict()[name]) for name, value in gone_on.state_dict().items())
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [folder.name, f"{folder.name}.lock"]
