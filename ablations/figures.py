@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS, DASHES = "os^Dv<>P", ("-", "--", "-.", ":")
 CURVES, NAMED = 6, 8  # variants in one plot of curves; named in one of costs
+NAME_WIDTH, NAME_HEIGHT = 36, 8  # of names beside gains, in characters; of names beside costs, in points
 Curves = Mapping[tuple[str, int], list[dict[str, float]]]
 
 
@@ -59,16 +61,20 @@ def _forest(lines: Sequence[Line], metric: str) -> Any:
     """Test difference of each variant with its interval; filled where it is significant; validation beside it."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.28 * len(lines)), layout="constrained")
-    for place, line in enumerate(reversed(lines)):
+    names = ["\n".join(textwrap.wrap(line.named, NAME_WIDTH)) for line in reversed(lines)]
+    ends = np.cumsum([0.14 + 0.14 * (1 + name.count("\n")) for name in names])  # of the rows, in inches
+    places = (ends + np.append(0, ends[:-1])) / 2
+    figure, axes = pyplot.subplots(figsize=(8, 1 + ends[-1]), layout="constrained")
+    for place, line in zip(places, reversed(lines), strict=True):
         test = line.comparison
         axes.plot([test.low, test.high], [place, place], "-", color=COLOURS[0])
         axes.plot(test.difference, place, "o", color=COLOURS[0],
                   markerfacecolor=COLOURS[0] if line.p_value < 0.05 else "white")
         axes.plot(line.gain, place, "|", color=COLOURS[1], markersize=10, markeredgewidth=2)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(lines)), [line.named for line in reversed(lines)])
-    axes.set_xlabel(f"difference in {metric}: test, 95 % interval (filled: p < .05, Holm)\n| on validation")
+    axes.set_yticks(places, names)
+    axes.set_ylim(0, ends[-1])
+    axes.set_xlabel(f"difference in {metric}: o test, 95 % interval\n(filled: p < .05, Holm), | validation")
     axes.grid(True, axis="x", alpha=0.3)
     return figure
 
@@ -85,7 +91,6 @@ def _costs(compared: Sequence[Line], lines: Sequence[Line], metric: str) -> Any:
     figure, axes = pyplot.subplots(1, len(costs), figsize=(9, 4), sharey=True, layout="constrained")
     for axis, (label, name) in zip(axes, costs.items(), strict=True):
         axis.axhline(0, color="black", linewidth=0.8)
-        middle = np.mean([bound([getattr(line, name) for line in lines]) for bound in (min, max)])
         for line in lines:
             if not line.variant.against:
                 axis.plot(getattr(line, name), 0, "*", color="black", markersize=11)
@@ -93,15 +98,20 @@ def _costs(compared: Sequence[Line], lines: Sequence[Line], metric: str) -> Any:
             colour = COLOURS[number % len(COLOURS)]
             axis.plot(getattr(line, name), line.comparison.difference, MARKERS[number % len(MARKERS)], color=colour,
                       markerfacecolor=colour if line.main else "white")
-            if axis is axes[0] and line in named:
-                left = getattr(line, name) > middle
-                axis.annotate(line.named, (getattr(line, name), line.comparison.difference), fontsize=7,
-                              xytext=(-5 if left else 5, 3), textcoords="offset points", ha="right" if left else "left")
         axis.set_xlabel(label)
         axis.xaxis.set_major_locator(ticker.MaxNLocator(4))
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.grid(True, alpha=0.3)
     axes[0].set_ylabel(f"test difference in {metric}")
+    figure.draw_without_rendering()  # where is what?
+    middle, free = np.mean(axes[0].get_xlim()), {True: np.inf, False: np.inf}  # height of the last name on a side
+    for line in sorted(named, key=lambda line: -line.comparison.difference):
+        point = (getattr(line, next(iter(costs.values()))), line.comparison.difference)
+        left, height = point[0] > middle, axes[0].transData.transform(point)[1] * 72 / figure.dpi
+        shift = min(3.0, free[left] - NAME_HEIGHT - height)
+        free[left] = height + shift
+        axes[0].annotate(line.named, point, fontsize=7, xytext=(-5 if left else 5, shift), textcoords="offset points",
+                         ha="right" if left else "left")
     return figure
 
 
@@ -109,27 +119,32 @@ def _curves(shown: Sequence[Line], curves: Curves, metric: str) -> Any:
     """Validation metric and each task's training loss by step."""
     from matplotlib import pyplot
 
-    names = sorted({key for records in curves.values() for record in records for key in record
-                    if key.startswith("loss_")})
+    names = sorted({key for (name, _), records in curves.items() if name in [line.variant.name for line in shown]
+                    for record in records for key in record if key.startswith("loss_")})
     rows = (len(names) + 2) // 2
     figure, axes = pyplot.subplots(rows, 2, figsize=(8, 2.8 * rows + 0.6), layout="constrained", squeeze=False)
     for axis in axes.flat[1 + len(names):]:
         axis.set_visible(False)
     for axis, key in zip(axes.flat, [metric, *names], strict=False):
         for number, line in enumerate(shown):
-            points: dict[int, list[float]] = {}  # step -> the seeds' values; a task may lack one between evaluations
-            for (name, _), records in curves.items():
-                for record in records if name == line.variant.name else ():
-                    if key in record:
-                        points.setdefault(record["step"], []).append(record[key])
-            axis.plot(sorted(points), [np.mean(points[step]) for step in sorted(points)], DASHES[number % len(DASHES)],
-                      marker=MARKERS[number % len(MARKERS)], markersize=3, color=COLOURS[number % len(COLOURS)],
-                      label=line.variant.name)
+            steps, values = mean_curve([records for (name, _), records in curves.items() if name == line.variant.name],
+                                       key)
+            axis.plot(steps, values, DASHES[number % len(DASHES)], marker=MARKERS[number % len(MARKERS)], markersize=3,
+                      color=COLOURS[number % len(COLOURS)], label=line.variant.name)
         axis.set_title(f"validation {metric}" if key == metric else f"training loss, {key.removeprefix('loss_')}")
         axis.set_xlabel("steps")
         axis.grid(True, alpha=0.3)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
+
+
+def mean_curve(seeds: Sequence[list[dict[str, float]]], key: str) -> np.ndarray:
+    """(2, E) steps and values: means at each epoch over the seeds that were still training and have a value there; a
+    task may lack one, and the seeds' epochs differ by some steps. seeds: the records of each."""
+    points: dict[int, list[tuple[float, float]]] = {}
+    for record in (record for records in seeds for record in records if key in record):
+        points.setdefault(record["epoch"], []).append((record["step"], record[key]))
+    return np.array([np.mean(points[epoch], axis=0) for epoch in sorted(points)]).reshape(-1, 2).T
 
 
 def _save(figure: Any, path: Path) -> Path:

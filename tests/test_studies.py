@@ -400,10 +400,13 @@ def test_curves_of_a_task_that_some_evaluations_lack(study_file, tmp_path):
     """As where no batch of it came since the last one."""
     folders = {("sum", 1): tmp_path / "a"}
     lines = report.study_lines(load_study(str(study_file)), folders, {("sum", 1): result(tmp_path / "a", np.ones(8))})
-    records = [{"step": 1, "NDCG@10": 0.1}, {"step": 2, "NDCG@10": 0.2, "loss_masked_item": 5.0},
-               {"step": 3, "NDCG@10": 0.3}]
+    records = [{"epoch": epoch, "step": epoch, "NDCG@10": 0.1 * epoch} for epoch in (1, 2, 3)]
+    records[1]["loss_masked_item"] = 5.0
     drawn = figures_of_page.draw(lines, {("sum", 1): records}, "NDCG@10", tmp_path)
     assert list(drawn) == ["Learning curves"] and "masked_item" in drawn["Learning curves"][0].read_text()
+    other = [{"epoch": 1, "step": 3, "NDCG@10": 0.2}, {"epoch": 2, "step": 6, "NDCG@10": 0.4}]  # a seed that stopped
+    np.testing.assert_allclose(figures_of_page.mean_curve([records, other], "NDCG@10"), [[2, 4, 3], [0.15, 0.3, 0.3]])
+    assert figures_of_page.mean_curve([other], "loss_masked_item").shape == (2, 0)
 
 
 def test_curves_are_of_what_others_are_compared_with_the_best_and_the_worst(study_file, tmp_path):
