@@ -35,8 +35,7 @@ def trained(settings: Settings, data: SequenceData, work: Path,
             return model, info["validation"], folder
         seed_everything(settings.train.seed)
         model = starting_model(data, settings, validate)
-        progress = fit(model, data, settings, validate=validate, state_folder=state,
-                       resume=settled(state))
+        progress = fit(model, data, settings, validate=validate, state_folder=state, resume=settled(state))
         record = {**progress.best, "seconds": progress.seconds}
         save_model(folder, model, settings, data, record)
         shutil.rmtree(state)

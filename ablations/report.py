@@ -128,6 +128,11 @@ def table(lines: list[Line]) -> list[list[str]]:
     return rows
 
 
+def _knows_the_moment(line: Line) -> bool:
+    """Of the request: compared with others to see what it is worth, but not a setting to choose."""
+    return line.variant.settings.model.query_time == "known"
+
+
 def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
     """(what the study says, what it cannot say), a sentence each."""
     compared = [line for line in lines if line.comparison is not None]
@@ -144,7 +149,7 @@ def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
     says += [f"Worse: {', '.join(worse)}."] if worse else []
     alike = {line.variant.name: line for line in lines[:1]}  # those that were asked what the first one was
     for line in compared:
-        if line.variant.against in alike:
+        if line.variant.against in alike and _knows_the_moment(line) == _knows_the_moment(lines[0]):
             alike[line.variant.name] = line
     best = max(alike.values(), key=lambda line: line.validation.mean(), default=None)
     if best is not None:

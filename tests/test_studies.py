@@ -374,6 +374,16 @@ def test_slices_are_those_that_moved_otherwise_than_the_rest(study_file, tmp_pat
     assert abs(float(rows[0][4]) - 0.1) < 0.01 and abs(float(rows[0][6])) < 0.01
 
 
+def test_what_knows_the_moment_is_not_a_setting_to_choose(study_file, tmp_path):
+    study_file.write_text(TINY[:TINY.index("  gate")] + "  gate: {fusion: gate}\n  known: {query_time: known}\n")
+    level = {"sum": 0.3, "gate": 0.4, "known": 0.9}
+    folders = {(name, 1): tmp_path / name for name in level}
+    results = {run: result(folder, np.full(8, level[run[0]])) for run, folder in folders.items()}
+    lines = report.study_lines(load_study(str(study_file)), folders, results)
+    assert [line.variant.name for line in lines] == ["sum", "known", "gate"]
+    assert any("highest for gate (0.4000)" in said for said in report.findings(lines)[0])
+
+
 def test_each_variant_stands_below_what_it_is_compared_with(study_file, tmp_path):
     """A gain over a weak reference is not a high place, and is named with its reference."""
     study_file.write_text(TINY[:TINY.index("  gate")] + "  none: {fusion: gate}\n  less: {fusion: concat}\n"
