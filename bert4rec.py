@@ -157,8 +157,9 @@ class BERT4Rec(nn.Module):
         """Projection of eq. 7, (..., D) to (..., D)."""
         return F.gelu(self.projection(states))
 
-    def fix_item_table(self) -> None:
-        """Nothing to compute beforehand: the table is a parameter. See `EnhancedBERT4Rec`."""
+    def fix_item_table(self) -> BERT4Rec:
+        """This model; nothing to compute beforehand, the table is a parameter. See `EnhancedBERT4Rec`."""
+        return self
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) logits of each item as the next interaction; -inf for PAD and MASK."""

@@ -148,16 +148,17 @@ class EnhancedBERT4Rec(nn.Module):
     @property
     def places_new_films(self) -> bool:
         """Whether films without a vector of their own are ranked by what the encoders say of them."""
-        return not self.fuse.steers and set(self.encoders) != {"id"}
+        return not self.fuse.steers and not all(encoder.by_experience for encoder in self.encoders.values())
 
     @torch.no_grad()
     def for_catalogue(self, own: Catalogue, larger: Catalogue) -> EnhancedBERT4Rec:
         """This model, in evaluation mode, for a catalogue that has its `own` films and others besides.
 
-        A film that training never saw is what the encoders say of its title, year and genres, with the mean of the own
-        vectors, and of the odds, of the known films whose entries in the catalogue are the most alike, by how often
-        training saw them (`nearest_films`). Only where encoders do not rank films (`places_new_films`), or say nothing
-        of entries, these are the films with the nearest genres. People follow `larger`; somebody new starts as unknown.
+        A film that training never saw is what the encoders say of its title, year and genres, with the mean of what
+        experience taught, vectors and odds, of the known films whose entries in the catalogue are the most alike, by
+        how often training saw them (`nearest_films`). Only where encoders do not rank films (`places_new_films`), or
+        say nothing of entries but by a graph, these are the films with the nearest genres. People follow `larger`;
+        somebody new starts as unknown.
         Raises `UserError` where own films are missing.
         """
         device = self.special.device
@@ -168,15 +169,16 @@ class EnhancedBERT4Rec(nn.Module):
         for name, encoder in model.encoders.items():
             encoder.take_over(self.encoders[name], place, larger)
         fresh = torch.from_numpy(np.setdiff1d(np.arange(len(larger.movie_ids)), place))
-        parts = model.film_parts(set(self.encoders) - {"id", "graph"})  # new films lack most of a graph's edges
+        told = {name for name, encoder in self.encoders.items() if not encoder.by_experience}
+        parts = model.film_parts(told - {"graph"})  # new films lack most of its edges
         if parts and self.places_new_films:
             said = self.fuse(parts)  # (V, D)
             weights = nearest_films(said[fresh], said[place], self.counts[FIRST_ITEM:])  # (new, own)
         else:
             weights = like_genres(torch.from_numpy(larger.genres[FIRST_ITEM:])[fresh],
                                   torch.from_numpy(own.genres[FIRST_ITEM:]))
-        if "id" in self.encoders:
-            model.encoders["id"].table.weight[fresh] = weights @ self.encoders["id"].table.weight
+        for encoder in model.encoders.values():
+            encoder.stand_in(fresh, place, weights)
         state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoders.")}
 
         def with_odds(bias: Tensor) -> Tensor:
@@ -333,13 +335,14 @@ class EnhancedBERT4Rec(nn.Module):
         """(B, F) predicted genre distribution of the next interactions."""
         return self.preference_head(self.request_states(batch)).softmax(-1)
 
-    def fix_item_table(self) -> None:
-        """Compute the item table once for all requests to come. `train()` and `eval()` forget it; after loading other
-        weights call it again."""
+    def fix_item_table(self) -> EnhancedBERT4Rec:
+        """This model, its item table computed once for all requests to come. `train()` and `eval()` forget it; after
+        loading other weights call it again."""
         self.fixed_table = self.fixed_steering = None
         with torch.no_grad():
             self.fixed_table = self.item_table()
             self.fixed_steering = self.steering_table() if self.fuse.steers else None
+        return self
 
     def train(self, mode: bool = True) -> EnhancedBERT4Rec:
         """As in `nn.Module`."""
@@ -394,7 +397,8 @@ class EnhancedBERT4Rec(nn.Module):
             told = told + self.time(batch.timestamps, F.pad(batch.timestamps, (1, 0))[:, :-1])
         if self.request_time is not None:
             told = told + self.request_time(batch.request_times, batch.timestamps)
-        x = self.dropout((x if self.fuse.steers else told) + self.position[:x.shape[1]])
+        told = told + self.position[:x.shape[1]]
+        x = self.dropout(x if self.fuse.steers else told)
         attend = Attend(batch.pattern, key_padding(batch.lengths, x.shape[1]),
                         rotation=None if self.periods is None else time_rotation(batch.timestamps, self.periods),
                         bias=self.time_bias(batch.timestamps) if self.time_bias is not None else None,

@@ -176,18 +176,20 @@ class ModelSettings:
         for name in ("temperature", "contrastive_temperature"):
             require(getattr(self, name) > 0, f"--{name} must be above 0")
         if self.model == "enhanced":
-            require(self.id_encoder or self.genre_encoder or self.year_encoder
-                    or {self.title_encoder, self.graph_encoder} != {"none"},
+            encoders = sum((self.id_encoder, self.genre_encoder, self.year_encoder, self.title_encoder != "none",
+                            self.graph_encoder != "none"))
+            require(encoders > 0,
                     "a film needs a representation: switch on one of --id_encoder, --genre_encoder, --year_encoder, "
                     "--title_encoder, --graph_encoder")
             require(self.id_encoder or (self.id_start == "random" and self.id_dropout == 0),
                     "--id_start and --id_dropout are about the film's own vector: switch on --id_encoder")
             require(self.user_id or self.gender or self.age or self.occupation
-                    or self.user_context in ("cross_attention", "mean"),
-                    f"--user_context {self.user_context} needs something to tell of the person: switch on --user_id, "
-                    f"--gender, --age or --occupation")
+                    or self.user_context == "cross_attention",
+                    f"--user_context {self.user_context} needs one of --user_id, --gender, --age, --occupation")
             require(self.id_encoder or self.fusion not in ("cross_attention", "query_key"),
                     f"--fusion {self.fusion} starts from the film's own vector: switch on --id_encoder")
+            require(self.fusion in ("sum", "concat") or encoders > 1,
+                    f"--fusion {self.fusion} weighs one encoder against others: switch on another one")
             require(self.next_item_head or self.masked_item_head,
                     "nothing ranks films: switch on --next_item_head or --masked_item_head")
             require(self.query_time == "unknown" or self.day_of_year or self.weekday_hour or self.time_gap,

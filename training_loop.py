@@ -132,7 +132,7 @@ class Run:
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
         self.tasks = frozenset(task for task, weight in self.train.task_weights.items() if weight > 0)
         model.item_loss = item_loss(self.train, data, validate, self.device)
-        self.teachers = [teacher.to(self.device).eval() for teacher in teachers]
+        self.teachers = [teacher.to(self.device).eval().fix_item_table() for teacher in teachers]
         if teachers:
             model.item_loss = DistilledItemLoss(model.item_loss, self.train.teacher_share,
                                                 self.train.teacher_temperature)
@@ -255,8 +255,8 @@ class Run:
             progress.evaluations_without_gain += 1
         progress.finished |= last or progress.evaluations_without_gain >= train.patience
         losses = self.mean_losses(reset=True)
-        self.tracker.log("epoch", **record, learning_rate=self.optimizer.param_groups[0]["lr"],
-                         **{f"loss_{task}": value for task, value in losses.items()})
+        self.tracker.log("epoch", **record, **{f"loss_{task}": value for task, value in losses.items()},
+                         best=progress.best_score, learning_rate=self.optimizer.param_groups[0]["lr"])
         self.bar.report(record, losses, progress.best)
         self.save_state()
 

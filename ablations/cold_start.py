@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ablations.cold_films import ColdRequests, cold_ranks, cold_requests, from_nothing_alone
+from ablations.cold_films import ColdRequests, cold_ranks, cold_requests, from_nothing_alone, with_films
 from ablations.once import trained
 from baselines.neighbours import GenreNeighbours, ease, item_knn, markov_chain
 from baselines.popularity import GroupPopularity, Popularity
@@ -69,9 +69,7 @@ class World:
     @property
     def known_in_whole(self) -> SequenceData:
         """What is known, with rows for the new films."""
-        catalogue = dataclasses.replace(self.whole.catalogue, user_ids=self.known.catalogue.user_ids)
-        items = catalogue.item_index(self.known.catalogue.movie_id(self.known.items))
-        return dataclasses.replace(self.known, catalogue=catalogue, items=items)
+        return with_films(self.known, self.whole.catalogue)
 
 
 def world(settings: Settings, number: int) -> World:

@@ -38,13 +38,14 @@ if TYPE_CHECKING:
 
 METRIC = "NDCG@10"
 HEADER = ["variant", "runs", f"validation\n{METRIC}", f"test\n{METRIC}", "against", "validation\ndifference",
-          "test\ndifference", "processor\ns an epoch", "parameters", "memory,\nMB"]
+          "test\ndifference", "processor\ns an epoch", "processor\nmin in all", "parameters", "memory,\nMB"]
 EXPLANATION = (". ± standard deviation over seeds; difference to the variant named, on the same people and seeds (none "
                "where the two were asked something else): 95 % interval of this one difference and paired t test over "
-               "people and seeds, the variance over seeds pooled over the study; p corrected for all comparisons "
+               "people and seeds, the luck of the seed pooled over the study; p corrected for all comparisons "
                "(Holm), * .05 ** .01 *** .001; with one seed, interval over people alone and no test; below its "
-               "reference each variant by the gain on validation; seconds of training and validation an epoch, of all "
-               "cores together")
+               "reference each variant by the gain on validation; processor time of training and validation, of all "
+               "cores together, without what comes before (an SVD, a graph trained beforehand, sentence vectors, "
+               "teachers)")
 FEWEST_IN_SLICE = 100  # people
 Folders = Mapping[tuple[str, int], Path]  # (variant, seed) -> folder of a finished run
 Results = Mapping[tuple[str, int], dict[str, Any]]
@@ -62,7 +63,7 @@ class Line:
     p_value: float  # corrected for the number of comparisons; 1 where one seed allows no test
     tested: bool
     seconds: float  # of an epoch, of all cores together; nan where older code has not measured it
-    all_seconds: float  # of the whole training, likewise
+    all_seconds: float  # of the whole training, likewise; both without what comes before
     parameters: int
     memory: float  # MB
     main: bool  # compared with the study's first variant
@@ -82,8 +83,8 @@ def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
     """The first variant, then the others: below what they are compared with, by their gain on validation."""
     done = [variant for variant in study.variants if any(name == variant.name for name, _ in folders)]
     pairs = {variant.name: _pair(variant, folders, results) for variant in done}
-    of_seeds = [np.array([_ranking(result)[METRIC]["mean"] for (name, _), result in results.items()
-                          if name == variant.name]) for variant in done]
+    of_seeds = [np.stack([_of_people(folder) for (name, _), folder in folders.items() if name == variant.name])
+                for variant in done]
     of_seeds = [values for values in of_seeds if len(values) > 1]
     spread = seed_spread(of_seeds) if of_seeds else None
     tests = {name: None if pair is None else compare(*pair) if len(pair[0]) == 1 else compare_over_seeds(*pair, spread)
@@ -98,13 +99,14 @@ def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
                  for seed, result in own.items() if (variant.against, seed) in results]
         test = tests[variant.name]
         mean = {name: float(np.mean([result.get(name, np.nan) for result in own.values()]))  # older runs lack times
-                for name in ("processor_seconds", "epochs", "parameters", "peak_memory_mb")}
+                for name in ("processor_seconds", "parameters", "peak_memory_mb")}
+        epochs = np.mean([_epochs(result, folders[variant.name, seed]) for seed, result in own.items()])
         lines.append(Line(
             variant, np.array([result["best"][METRIC] for result in own.values()]),
             np.array([_ranking(result)[METRIC]["mean"] for result in own.values()]),
             None if test is None else float(np.mean(gains)), test, corrected.get(variant.name, 1.0),
             variant.name in p_values,
-            mean["processor_seconds"] / mean["epochs"], mean["processor_seconds"], int(mean["parameters"]),
+            mean["processor_seconds"] / epochs, mean["processor_seconds"], int(mean["parameters"]),
             mean["peak_memory_mb"], variant.against in ("", study.variants[0].name)))
     order = [variant.name for variant in study.variants]
     return sorted(lines, key=lambda line: (
@@ -122,34 +124,34 @@ def table(lines: list[Line]) -> list[list[str]]:
         if test is not None:
             differences = [f"{line.gain:+.4f}", f"{test.difference:+.4f}{mark(line.p_value)}\n"
                                                 f"{test.low:+.4f} to {test.high:+.4f}"]
-        time = "" if np.isnan(line.seconds) else f"{line.seconds:.1f}"
+        times = ["", ""] if np.isnan(line.seconds) else [f"{line.seconds:.1f}", f"{line.all_seconds / 60:.1f}"]
         rows.append([line.variant.name, str(len(line.test)), *cells, line.variant.against, *differences,
-                     time, f"{line.parameters:,.0f}", f"{line.memory:,.0f}"])
+                     *times, f"{line.parameters:,.0f}", f"{line.memory:,.0f}"])
     return rows
-
-
-def _knows_the_moment(line: Line) -> bool:
-    """Of the request: compared with others to see what it is worth, but not a setting to choose."""
-    return line.variant.settings.model.query_time == "known"
 
 
 def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
     """(what the study says, what it cannot say), a sentence each."""
     compared = [line for line in lines if line.comparison is not None]
-    sure = [line for line in compared if line.p_value < 0.05]
-    better, worse = ([f"{line.named} ({line.comparison.difference:+.4f})" for line in sure
-                      if (line.comparison.difference > 0) == sign] for sign in (True, False))
     tested = [line for line in compared if line.tested]
     seeds = min((len(line.test) for line in lines), default=0)
     says = []
+    better, worse = ([line for line in compared if line.p_value < 0.05 and (line.comparison.difference > 0) == sign]
+                     for sign in (True, False))
+    knows = {line.variant.name: line.variant.settings.model.query_time == "known" for line in lines}
+    told = [line for line in better if knows[line.variant.name] and not knows[line.variant.against]]
     if tested:
         says.append(f"Of {len(tested)} comparisons, {len(better)} are for the variant on the test items and "
                     f"{len(worse)} against it, beyond what chance among people and seeds gives (Holm, .05).")
-    says += [f"Better: {', '.join(better)}."] if better else []
-    says += [f"Worse: {', '.join(worse)}."] if worse else []
+    for words, those in (("Better", [line for line in better if line not in told]),
+                         ("Better, but told when the recommendation is asked for, which no setting can choose", told),
+                         ("Worse", worse)):
+        if those:
+            says.append(f"{words}: " + ", ".join(f"{line.named} ({line.comparison.difference:+.4f})"
+                                                 for line in those) + ".")
     alike = {line.variant.name: line for line in lines[:1]}  # those that were asked what the first one was
     for line in compared:
-        if line.variant.against in alike and _knows_the_moment(line) == _knows_the_moment(lines[0]):
+        if line.variant.against in alike and knows[line.variant.name] == knows[lines[0].variant.name]:
             alike[line.variant.name] = line
     best = max(alike.values(), key=lambda line: line.validation.mean(), default=None)
     if best is not None:
@@ -235,16 +237,21 @@ def what_was_run(study: Study, flags: list[str], results: Results) -> list[Part]
     for variant in study.variants:
         own = [result for (name, _), result in results.items() if name == variant.name]
         if own:
-            best, all_epochs, seconds = (np.mean([result["best"]["epoch"] for result in own]),
-                                         np.mean([result["epochs"] for result in own]),
-                                         np.mean([result["best"]["seconds"] for result in own]))
+            best, all_epochs = (np.mean([result["best"]["epoch"] for result in own]),
+                                np.mean([result["epochs"] for result in own]))
             ends = dict.fromkeys(_end(result, variant.settings.train) for result in own)
             rows.append([variant.name, ", ".join(f"{name} {value}" for name, value in variant.changes.items()),
-                         f"{all_epochs:.0f}", f"{best:.0f}", f"{seconds:,.0f}", " and ".join(ends)])
+                         f"{all_epochs:.0f}", f"{best:.0f}", " and ".join(ends)])
     text = f"Preset {study.base}" + (f", for all: {common}" if common else "") + \
         (f", from the command line: {' '.join(flags)}" if flags else "") + "."
     return [("heading", "What was run"), ("text", text),
-            ("table", [["variant", "changes", "epochs", "best epoch", "seconds to it", "ended by"], *rows])]
+            ("table", [["variant", "changes", "epochs", "best epoch", "ended by"], *rows])]
+
+
+def _epochs(result: dict[str, Any], folder: Path) -> float:
+    """How many a run trained for; a budget of steps may end in the middle of one, an evaluation before that not."""
+    first = evaluations(folder)[:1]
+    return result["steps"] * first[0]["epoch"] / first[0]["step"] if first else result["epochs"]
 
 
 def _end(result: dict[str, Any], train: TrainSettings) -> str:
@@ -274,7 +281,7 @@ def page_parts(study: Study, note: str, lines: list[Line], told: list[Part], sli
                   ("small", f"Groups of at least {FEWEST_IN_SLICE} people, picked out of all groups and variants by "
                             f"how far they moved from everybody else, in units of its standard error over people: a "
                             f"place to look, not a test.")]
-    return [*parts, ("heading", "Failed"), ("list", failed)] if failed else parts
+    return [*parts, ("heading", "Not finished"), ("list", failed)] if failed else parts
 
 
 def _pair(variant: Variant, folders: Folders, results: Results) -> tuple[np.ndarray, np.ndarray] | None:
@@ -288,7 +295,7 @@ def _pair(variant: Variant, folders: Folders, results: Results) -> tuple[np.ndar
              for name in (variant.name, variant.against) for seed in seeds}
     if len(asked) != 1:
         return None
-    ours, theirs = (np.stack([_requests(folders[name, seed]).groupby(level=0).mean().to_numpy() for seed in seeds])
+    ours, theirs = (np.stack([_of_people(folders[name, seed]) for seed in seeds])
                     for name in (variant.name, variant.against))
     return ours, theirs
 
@@ -303,6 +310,11 @@ def _requests(folder: Path) -> pd.Series:
 
     frame = pd.read_parquet(folder / "best" / "test_users.parquet", columns=["user_id", METRIC])
     return frame.set_index("user_id")[METRIC]
+
+
+def _of_people(folder: Path) -> np.ndarray:
+    """(P,) the metric of each person, the mean over their requests."""
+    return _requests(folder).groupby(level=0).mean().to_numpy()
 
 
 def _code(results: Results, folders: Folders) -> str:

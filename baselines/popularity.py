@@ -8,6 +8,7 @@ from torch import Tensor
 
 from batches import Batch
 from data_processor import FIRST_ITEM, SequenceData
+from item_encoders.attributes import like_genres
 from transformer import pick
 
 DAY = 86_400
@@ -48,6 +49,22 @@ class GroupPopularity:
         """(B, R) counts in the group, plus less than 1 by popularity among all."""
         gender, age, _ = batch.demographics.T
         return self.scores[gender, age]
+
+
+class GenrePopularity:
+    """Scores a film by how often training has the films with the nearest genres, in the mean: what the popularity of a
+    new film might become."""
+
+    def __init__(self, data: SequenceData) -> None:
+        counts = Popularity(data).scores
+        known = (counts > 0).nonzero()[:, 0]
+        genres = torch.from_numpy(data.catalogue.genres)
+        self.scores = like_genres(genres, genres[known]) @ counts[known]  # (R,)
+        self.scores[:FIRST_ITEM] = -torch.inf
+
+    def score(self, batch: Batch) -> Tensor:
+        """(B, R) mean counts."""
+        return self.scores.repeat(len(batch.lengths), 1)
 
 
 class RecentPopularity:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 BLOCK = 256  # resamples at a time
 
@@ -52,42 +52,54 @@ def compare(model: np.ndarray, reference: np.ndarray, samples: int = 10_000, see
 
 
 def seed_spread(models: list[np.ndarray]) -> tuple[float, int]:
-    """(variance over seeds of the difference of two models, its degrees of freedom), pooled over the models of a study,
-    each the means (S,) of its seeds.
+    """(variance of the luck of the seed in the difference of two models, its degrees of freedom), pooled over the
+    models of a study, each a metric (S, P).
 
     Of the models and not of their differences: those that share a reference share its luck, and many of them tell no
     more of it than one. That a seed is the same luck for two models is not counted on.
     """
     freedom = sum(len(values) - 1 for values in models)
-    return 2 * sum(float(values.var(ddof=1)) * (len(values) - 1) for values in models) / freedom, freedom
+    return 2 * sum(_components(values)[1] * (len(values) - 1) for values in models) / freedom, freedom
+
+
+def _components(values: np.ndarray) -> tuple[float, float, float]:
+    """Of (S, P): the variance of people's means; that of what a seed does to everybody alike, by chance below 0; and
+    that of what a seed does to one person."""
+    of_people, of_seeds = values.mean(0), values.mean(1)
+    left = values - of_people - of_seeds[:, None] + values.mean()
+    alone = float((left**2).sum()) / ((len(of_seeds) - 1) * (len(of_people) - 1))
+    return float(of_people.var(ddof=1)), float(of_seeds.var(ddof=1)) - alone / len(of_people), alone
 
 
 def compare_over_seeds(model: np.ndarray, reference: np.ndarray,
                        spread: tuple[float, int] | None = None) -> Comparison:
     """Difference of a metric (S, P) to a reference (S, P) with the same seeds, S of 2 or more, as a draw of people and
-    of seeds: the variances of its mean over either are added, and t has Satterthwaite's degrees of freedom (Biometrics
-    Bulletin 2, 1946).
+    of seeds.
 
-    Two or three seeds that agree by luck would make any difference certain. So `spread`, of `seed_spread` over a whole
-    study, stands in where it is larger than their own variance, with its degrees of freedom; their own has S - 1, and
-    without `spread` t has no more than that. Where the seeds of one model scatter four times as much as those of the
-    others, so few seeds cannot show it: then p is below .05 in up to 12 % of the worlds without a difference.
+    Both are crossed: var(mean) = (people + alone / S) / P + seeds / S, where `alone`, a person's own luck under a seed,
+    is in the variance of the people's means already and is counted once (Searle, Casella and McCulloch, Variance
+    Components, 1992, chapter 4). t has Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946).
+
+    Two or three seeds that agree by luck would make any difference certain. So the luck of the seed is `spread`, of
+    `seed_spread` over a whole study, or the difference's own where that is larger; without `spread` it is its own, and
+    t has no more than S - 1 degrees of freedom. Where the seeds of one model scatter twice as far as those of the
+    others, so few seeds cannot show it: then p is below .05 in up to 11 % of the worlds without a difference.
     Raises `ValueError` where people or seeds differ in number, or there is one seed.
     """
     if model.shape != reference.shape or len(model) < 2:
         raise ValueError(f"{model.shape} against {reference.shape}: the same people and at least two seeds are needed")
     difference = model - reference  # (S, P)
-    seeds, people = difference.shape
-    of_seeds, seed_freedom = float(difference.mean(1).var(ddof=1)), seeds - 1
-    if spread is not None and spread[0] >= of_seeds:
-        of_seeds, seed_freedom = spread
-    parts = np.array([difference.mean(0).var(ddof=1) / people, of_seeds / seeds])
+    (seeds, people), of_people = difference.shape, difference.mean(0)
+    among_people, luck, alone = _components(difference)
+    pooled, seed_freedom = spread or (0.0, seeds - 1)
+    parts = np.array([among_people / people, max(pooled, luck, 0.0) / seeds])
+    # The luck of seeds was told from their means, which hold that of each person under them too.
+    measured = np.array([parts[0], parts[1] + alone / (seeds * people)])
     mean, error = float(difference.mean()), float(np.sqrt(parts.sum()))
-    freedom = parts.sum()**2 / max((parts**2 / [people - 1, seed_freedom]).sum(), np.finfo(float).tiny)
+    freedom = parts.sum()**2 / max((measured**2 / [people - 1, seed_freedom]).sum(), np.finfo(float).tiny)
     freedom = max(1.0, freedom if spread is not None else min(freedom, seeds - 1))
-    reach = error * float(stats.t.ppf(0.975, freedom))
-    p_value = 2 * float(stats.t.sf(abs(mean) / error, freedom)) if error else 1.0 if mean == 0 else 0.0
-    of_people = difference.mean(0)
+    reach = error * float(stdtrit(freedom, 0.975))
+    p_value = 2 * float(stdtr(freedom, -abs(mean) / error)) if error else 1.0 if mean == 0 else 0.0
     return Comparison(mean, mean - reach, mean + reach, p_value, int((of_people > 0).sum()),
                       int((of_people == 0).sum()), int((of_people < 0).sum()))
 

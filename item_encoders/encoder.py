@@ -15,6 +15,8 @@ class ItemEncoder(nn.Module):
     not even its text encoder again.
     """
 
+    by_experience = False  # whether it knows a film by interactions alone, and nothing of one that has none
+
     def prepare(self, data: SequenceData, rows: np.ndarray) -> None:
         """Look at the data once, before training. rows: positions in the flat arrays that training may see."""
 
@@ -24,6 +26,9 @@ class ItemEncoder(nn.Module):
         An encoder without anything of its own for each film takes the state as it is.
         """
         self.load_state_dict(older.state_dict())
+
+    def stand_in(self, fresh: Tensor, known: Tensor, weights: Tensor) -> None:
+        """Give films without interactions (n,) the means, by weights (n, m), of known ones (m,), if `by_experience`."""
 
     def forward(self, films: Tensor) -> Tensor:
         """(n,) positions in the catalogue to (n, D)."""

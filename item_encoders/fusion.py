@@ -4,9 +4,10 @@
     concat            e = W [e_1; ..; e_K]
     gate              e = K sum_k a_k e_k,  a = softmax_k(w . tanh(A e_k))
     cross_attention   e = e_id + CrossAttention(query e_id, keys and values: the other parts)
-    query_key         e = e_id; the other parts, ratings and times are seen by the queries and keys of attention alone,
-                      positions and the person by its values too (after NOVA, Liu et al., AAAI 2021, arXiv:2103.03578,
-                      and DIF-SR, Xie et al., SIGIR 2022, arXiv:2204.11046; here one sum steers all heads and blocks)
+    query_key         e = e_id; the other parts, ratings, times and positions are seen by the queries and keys of
+                      attention alone, the person by its values too (after NOVA, Liu et al., AAAI 2021,
+                      arXiv:2103.03578, and DIF-SR, Xie et al., SIGIR 2022, arXiv:2204.11046; here one sum steers all
+                      heads and blocks)
 
 A part that is left out, for an explanation, is absent from sums, and from what is weighed or asked.
 """

@@ -68,7 +68,7 @@ class _CoWatchGraph(ItemEncoder):
 
     def take_over(self, older: _CoWatchGraph, place: Tensor, larger: Catalogue) -> None:
         """As in `ItemEncoder`; a new film has the neighbours that its entry in the catalogue gives, and no others; its
-        vector is 0 where there is one."""
+        free vector, where there is one, is 0 until others give it one."""
         state = older.state_dict()
         for name in {"groups", "table.weight", *CO_WATCH} & set(state):
             value = state[name]
@@ -183,6 +183,8 @@ def _sparse(edges: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
 class LightGraph(_CoWatchGraph):
     """See the module's head, lightgcn."""
 
+    by_experience = True
+
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         from torch_geometric.nn import LGConv
 
@@ -199,6 +201,11 @@ class LightGraph(_CoWatchGraph):
         count = len(self.groups)
         edges, weight = gcn_norm(edges, num_nodes=count, add_self_loops=False)
         return (_sparse(edges, weight, (count, count)),)
+
+    @torch.no_grad()
+    def stand_in(self, fresh: Tensor, known: Tensor, weights: Tensor) -> None:
+        """As in `ItemEncoder`; a film without edges is a third of its free vector."""
+        self.table.weight[fresh] = 3 * (weights @ self(known))
 
     def forward(self, films: Tensor) -> Tensor:
         """As in `ItemEncoder`."""
@@ -219,6 +226,7 @@ class FrozenGraph(ItemEncoder):
         super().__init__()
         width = settings.hidden_size
         self.graph = GRAPHS[settings.graph_encoder.removesuffix("_frozen")](catalogue, settings).requires_grad_(False)
+        self.by_experience = self.graph.by_experience
         self.register_buffer("vectors", torch.zeros(len(catalogue.movie_ids), width))
         self.project = nn.Linear(width, width)
 
@@ -251,6 +259,11 @@ class FrozenGraph(ItemEncoder):
         self.project.load_state_dict(older.project.state_dict())
         self._fix()
         self.vectors[place] = older.vectors
+
+    def stand_in(self, fresh: Tensor, known: Tensor, weights: Tensor) -> None:
+        """As in `ItemEncoder`."""
+        if self.by_experience:
+            self.vectors[fresh] = weights @ self.vectors[known]
 
     def forward(self, films: Tensor) -> Tensor:
         """As in `ItemEncoder`."""

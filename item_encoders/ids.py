@@ -22,6 +22,8 @@ class IdEncoder(ItemEncoder):
     is known of it (Volkovs et al., DropoutNet, NIPS 2017).
     """
 
+    by_experience = True
+
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()
         self.table = nn.Embedding(len(catalogue.movie_ids), settings.hidden_size)
@@ -39,6 +41,11 @@ class IdEncoder(ItemEncoder):
         """As in `ItemEncoder`; a new film's vector is 0 until others give it one."""
         with torch.no_grad():
             self.table.weight.zero_()[place] = older.table.weight
+
+    @torch.no_grad()
+    def stand_in(self, fresh: Tensor, known: Tensor, weights: Tensor) -> None:
+        """As in `ItemEncoder`."""
+        self.table.weight[fresh] = weights @ self.table.weight[known]
 
     def forward(self, films: Tensor) -> Tensor:
         """As in `ItemEncoder`."""

@@ -55,6 +55,8 @@ class Tracker:
                 name = f"{name} {identity}".strip()
             self._try(lambda: library.init(project=PROJECT, config=settings, name=name or path.stem,
                                            group=group or None, resume="allow", **options, **_patience(library)))
+            if dashboard == "wandb":  # curves over training's steps, however often each run is evaluated
+                self._try(lambda: library.define_metric("epoch/*", step_metric="epoch/step"))
 
     @property
     def shown(self) -> bool:

@@ -349,8 +349,8 @@ def test_the_page_says_what_was_run(study_file):
         ("sum", 1): run, ("sum", 2): {**run, "epochs": 2}, ("gate", 1): run}))
     assert told["text"].startswith(f"Preset {study.base}") and told["text"].endswith("command line: --max_epochs 4.")
     assert told["table"][1:] == [
-        ["sum", "", "3", "2", "50", "its epochs and validation, which rose no more"],
-        ["gate", "fusion gate", "4", "2", "50", "its epochs"]]
+        ["sum", "", "3", "2", "its epochs and validation, which rose no more"],
+        ["gate", "fusion gate", "4", "2", "its epochs"]]
     for train, ended in ((TrainSettings(max_steps=8, max_epochs=9), "its steps"),
                          (TrainSettings(max_epochs=9, max_minutes=1.7), "its minutes"),
                          (TrainSettings(max_epochs=9, max_minutes=9), "validation, which rose no more")):
@@ -377,11 +377,23 @@ def test_slices_are_those_that_moved_otherwise_than_the_rest(study_file, tmp_pat
 def test_what_knows_the_moment_is_not_a_setting_to_choose(study_file, tmp_path):
     study_file.write_text(TINY[:TINY.index("  gate")] + "  gate: {fusion: gate}\n  known: {query_time: known}\n")
     level = {"sum": 0.3, "gate": 0.4, "known": 0.9}
-    folders = {(name, 1): tmp_path / name for name in level}
+    folders = {(name, seed): tmp_path / f"{name}{seed}" for name in level for seed in (1, 2)}
     results = {run: result(folder, np.full(8, level[run[0]])) for run, folder in folders.items()}
     lines = report.study_lines(load_study(str(study_file)), folders, results)
     assert [line.variant.name for line in lines] == ["sum", "known", "gate"]
-    assert any("highest for gate (0.4000)" in said for said in report.findings(lines)[0])
+    _, better, told, highest = report.findings(lines)[0]
+    assert better == "Better: gate (+0.1000)." and told.startswith("Better, but told when")
+    assert told.endswith(": known (+0.6000).") and "highest for gate (0.4000)" in highest
+
+
+def test_a_last_epoch_that_the_steps_end_is_not_a_whole_one(tmp_path):
+    """5 steps of 2 an epoch are 2.5 epochs; a run that kept no record is taken to have trained whole ones."""
+    run = {"epochs": 3, "steps": 5}
+    assert report._epochs(run, tmp_path) == 3
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "a.jsonl").write_text('{"event": "epoch", "epoch": 2, "step": 4}\n'
+                                              '{"event": "epoch", "epoch": 3, "step": 5}\n')
+    assert report._epochs(run, tmp_path) == 2.5
 
 
 def test_each_variant_stands_below_what_it_is_compared_with(study_file, tmp_path):

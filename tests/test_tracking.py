@@ -60,12 +60,14 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
     records = offline_records(tmp_path / "runs")
     (run,) = [record.run for record in records if record.HasField("run")][:1]
     assert (run.run_group, run.display_name, run.job_type) == ("a study", "a variant, seed 42", "train")
+    axes = [record.metric.glob_name for record in records if record.HasField("metric") and record.metric.step_metric]
+    assert axes == ["epoch/*"]
     config = {entry.key: json.loads(entry.value_json) for entry in run.config.update}
     assert config["hidden_size"] == 8 and config["dataset"] == "synthetic" and len(config["split_hash"]) == 16
     history = {"/".join(item.nested_key) or item.key: item.value_json for record in records
                if record.HasField("history") for item in record.history.item}
     told = " ".join(history)
-    for name in ("epoch/NDCG@10", "epoch/loss_next_item", "epoch/loss_rating", "epoch/learning_rate",
+    for name in ("epoch/NDCG@10", "epoch/best", "epoch/loss_next_item", "epoch/loss_rating", "epoch/learning_rate",
                  "test/ranking/enhanced/NDCG@10/mean", "results", "recommendations"):
         assert name in told, name
     tables = {path.name.rpartition("_")[0].rpartition("_")[0]: json.loads(path.read_text())
@@ -229,7 +231,7 @@ def test_the_sweep_speaks_the_trainers_language():
     import yaml
 
     sweep = yaml.safe_load((ROOT / "ablations" / "sweep.yaml").read_text())
-    assert sweep["program"] == "trainer.py" and sweep["metric"]["name"] == "epoch/NDCG@10"
+    assert sweep["program"] == "trainer.py" and sweep["metric"]["name"] == "epoch/best"
     after = sweep["command"].index("${program}")
     fixed = [part for part in sweep["command"][after:] if not part.startswith("${")]
     shell = [*sweep["command"][1:after - 1], "echo", *fixed, "--dropout=0.1"]
