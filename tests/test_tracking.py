@@ -151,7 +151,8 @@ def test_a_resumed_run_goes_on_under_its_name(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(
         __name__="wandb", Settings=lambda **_: None, init=lambda **options: calls.append(options),
-        log=lambda _: None, finish=lambda exit_code: calls.append(exit_code)))
+        log=lambda _: None, define_metric=lambda *_, **__: None,
+        finish=lambda exit_code: calls.append(exit_code)))
     monkeypatch.setenv("WANDB_MODE", "offline")
     for resume, failed in ((False, True), (True, False), (False, False)):
         identity = tracking.run_identity(tmp_path / "run_id", resume)
