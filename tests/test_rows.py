@@ -10,6 +10,7 @@ import torch
 from ablations import model_card, rows
 from evaluation.metrics import per_person
 from evaluation.protocols import target_ranks
+from evaluation.side_tasks import preference_quality, rating_errors, rating_predictions
 from model_io import data_of, load_model
 from settings import EvalSettings
 from support.errors import UserError
@@ -114,3 +115,9 @@ def test_a_published_model_ranks_as_reported(row, real_data):
     (record,) = [record for record in records if record["split_hash"] == info["split_hash"]]
     (run,) = [run for run in record["runs"] if run["seed"] == settings.train.seed]
     assert measured == pytest.approx(run["test"]["NDCG@10"], abs=2e-4)
+    if row == "enhanced":
+        length, device = settings.model.seq_length, torch.device("cpu")
+        guess = rating_predictions(model.rate, data, "test", length, 512, device)
+        assert rating_errors(guess, data, "test") == pytest.approx(run["rating"]["rating head"], abs=1e-3)
+        quality = preference_quality(model.preferences, data, "test", length, 512, device)
+        assert quality == pytest.approx(run["preference"]["test"], abs=1e-3)
