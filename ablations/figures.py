@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS, DASHES = "os^Dv<>P", ("-", "--", "-.", ":")
-CURVES, NAMED = 6, 8  # variants in one plot of curves; named in one of costs
-NAME_WIDTH, NAME_HEIGHT = 36, 8  # of names beside gains, in characters; of names beside costs, in points
+CURVES = 6  # variants in one plot of curves
+NAME_WIDTH = 36  # of names beside gains, in characters
 Curves = Mapping[tuple[str, int], list[dict[str, float]]]
 
 
-def draw(lines: Sequence[Line], curves: Curves, metric: str, place: Path) -> dict[str, tuple[Path, str]]:
-    """Title -> (SVG, what it shows) of each figure that there is something to draw for."""
+def draw(lines: Sequence[Line], alike: Sequence[Line], curves: Curves, metric: str,
+         place: Path) -> dict[str, tuple[Path, str]]:
+    """Title -> (SVG, what it shows) of each figure that there is something to draw for.
+
+    alike: those of the lines whose figures may stand on one scale, what the others are compared with first.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -32,10 +36,11 @@ def draw(lines: Sequence[Line], curves: Curves, metric: str, place: Path) -> dic
         drawn["Gains"] = _save(_forest(compared, metric), place / "gains"), (
             f"Difference in {metric} of each variant: points and 95 % intervals on the test items, filled where "
             f"p < .05 after correction; | on validation.")
-        drawn["What a gain costs"] = _save(_costs(compared, lines, metric), place / "costs"), (
-            f"Difference in {metric} on the test items against what a run costs; the star is what the others are "
-            f"compared with" + ("." if all(line.main for line in compared) else ", the hollow ones with another.")
-            + (f" Named: the {NAMED} farthest from 0." if len(compared) > NAMED else ""))
+        drawn["What a gain costs"] = _save(_costs(alike, metric), place / "costs"), (
+            f"{metric} on the test items against what a run costs: the star is the first variant, the stepped line "
+            f"joins those that nothing cheaper reaches"
+            + ("." if len({line.told_time for line in alike}) == 1 else
+               "; the hollow ones are told when the recommendation is asked for and are left out of it."))
     if any(curves.values()):
         shown = _telling(lines)
         drawn["Learning curves"] = _save(_curves(shown, curves, metric), place / "curves"), (
@@ -79,40 +84,53 @@ def _forest(lines: Sequence[Line], metric: str) -> Any:
     return figure
 
 
-def _costs(compared: Sequence[Line], lines: Sequence[Line], metric: str) -> Any:
-    """Gain on the test items against time, parameters and memory; the first variant is a star at 0, what is compared
-    with another one hollow."""
-    from matplotlib import pyplot, ticker
+def _costs(lines: Sequence[Line], metric: str) -> Any:
+    """The metric on the test items against time, parameters and memory, each with its Pareto front.
 
-    costs = {"processor seconds": "all_seconds", "thousand parameters": "thousands", "peak memory, MB": "memory"}
+    The first variant is a star; who is told the time of the request is hollow and in no front.
+    """
+    from matplotlib import pyplot, ticker
+    from matplotlib.lines import Line2D
+
+    costs = {"processor minutes": "all_minutes", "thousand parameters": "thousands", "peak memory, MB": "memory"}
     costs = {label: name for label, name in costs.items()
              if np.isfinite([getattr(line, name) for line in lines]).all()}  # older runs lack times
-    named = sorted(compared, key=lambda line: -abs(line.comparison.difference))[:NAMED]
-    figure, axes = pyplot.subplots(1, len(costs), figsize=(9, 4), sharey=True, layout="constrained")
-    for axis, (label, name) in zip(axes, costs.items(), strict=True):
-        axis.axhline(0, color="black", linewidth=0.8)
+    blind = [line for line in lines if not line.told_time]
+    fronts = {name: pareto_front([getattr(line, name) for line in blind], [line.test.mean() for line in blind])
+              for name in costs.values()}
+    numbered = [line for place, line in enumerate(blind) if any(place in front for front in fronts.values())]
+    figure, panels = pyplot.subplots(1, len(costs), figsize=(9, 4 + 0.2 * len(numbered)), sharey=True,
+                                     layout="constrained")
+    for axis, (label, name) in zip(panels, costs.items(), strict=True):
+        front = [blind[place] for place in fronts[name]]
+        axis.step([getattr(line, name) for line in front], [line.test.mean() for line in front], where="post",
+                  color=COLOURS[1], linewidth=1)
         for line in lines:
-            if not line.variant.against:
-                axis.plot(getattr(line, name), 0, "*", color="black", markersize=11)
-        for number, line in enumerate(compared):
-            colour = COLOURS[number % len(COLOURS)]
-            axis.plot(getattr(line, name), line.comparison.difference, MARKERS[number % len(MARKERS)], color=colour,
-                      markerfacecolor=colour if line.main else "white")
+            point = getattr(line, name), line.test.mean()
+            axis.plot(*point, "*" if line is lines[0] else "o", markersize=11 if line is lines[0] else 5,
+                      color=COLOURS[0], markerfacecolor=COLOURS[0] if line in blind else "white")
+            if line in front:
+                axis.annotate(str(1 + numbered.index(line)), point, fontsize=8, xytext=(-4, 4), ha="right",
+                              textcoords="offset points")
         axis.set_xlabel(label)
+        axis.margins(0.12)
         axis.xaxis.set_major_locator(ticker.MaxNLocator(4))
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.grid(True, alpha=0.3)
-    axes[0].set_ylabel(f"test difference in {metric}")
-    figure.draw_without_rendering()  # where is what?
-    middle, free = np.mean(axes[0].get_xlim()), {True: np.inf, False: np.inf}  # height of the last name on a side
-    for line in sorted(named, key=lambda line: -line.comparison.difference):
-        point = (getattr(line, next(iter(costs.values()))), line.comparison.difference)
-        left, height = point[0] > middle, axes[0].transData.transform(point)[1] * 72 / figure.dpi
-        shift = min(3.0, free[left] - NAME_HEIGHT - height)
-        free[left] = height + shift
-        axes[0].annotate(line.named, point, fontsize=7, xytext=(-5 if left else 5, shift), textcoords="offset points",
-                         ha="right" if left else "left")
+    panels[0].set_ylabel(f"test {metric}, mean of the seeds")
+    marks = ["*", *(f"${number + 1}$" for number in range(len(numbered)))]
+    figure.legend([Line2D([], [], linestyle="", marker=mark, color="black") for mark in marks],
+                  [line.variant.name for line in (lines[0], *numbered)], loc="outside lower center", fontsize=8)
     return figure
+
+
+def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
+    """Those that nothing cheaper or as cheap reaches, from the cheapest on: places in the two sequences."""
+    front: list[int] = []
+    for place in sorted(range(len(costs)), key=lambda place: (costs[place], -values[place])):
+        if not front or values[place] > values[front[-1]]:
+            front.append(place)
+    return front
 
 
 def _curves(shown: Sequence[Line], curves: Curves, metric: str) -> Any:

@@ -31,7 +31,7 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
 def position(folder: Path) -> dict[str, Any] | None:
     """Where a run stands: what it said last between evaluations, or its last evaluation, whichever is further."""
     said = evaluations(folder)[-1:]
-    for path in (folder / "log").glob("*.now"):
+    for path in sorted((folder / "log").glob("*.now"))[-1:]:  # a killed process leaves its own, from before
         with contextlib.suppress(ValueError, OSError):  # half-written, or gone meanwhile
             said.append(json.loads(path.read_text(encoding="utf-8")))
     return max(said, key=lambda record: record["step"], default=None)

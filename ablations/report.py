@@ -41,11 +41,12 @@ HEADER = ["variant", "runs", f"validation\n{METRIC}", f"test\n{METRIC}", "agains
           "test\ndifference", "processor\ns an epoch", "processor\nmin in all", "parameters", "memory,\nMB"]
 EXPLANATION = (". ± standard deviation over seeds; difference to the variant named, on the same people and seeds (none "
                "where the two were asked something else): 95 % interval of this one difference and paired t test over "
-               "people and seeds, the luck of the seed pooled over the study; p corrected for all comparisons "
+               "people and seeds, the luck of the seed pooled over the study or this difference's own where that is "
+               "larger; p corrected for all comparisons "
                "(Holm), * .05 ** .01 *** .001; with one seed, interval over people alone and no test; below its "
                "reference each variant by the gain on validation; processor time of training and validation, of all "
                "cores together, without what comes before (an SVD, a graph trained beforehand, sentence vectors, "
-               "teachers)")
+               "teachers), to be compared where all ran on one machine, a core each, with nothing beside them")
 FEWEST_IN_SLICE = 100  # people
 Folders = Mapping[tuple[str, int], Path]  # (variant, seed) -> folder of a finished run
 Results = Mapping[tuple[str, int], dict[str, Any]]
@@ -67,6 +68,16 @@ class Line:
     parameters: int
     memory: float  # MB
     main: bool  # compared with the study's first variant
+
+    @property
+    def told_time(self) -> bool:
+        """Whether the model knows when the recommendation is asked for."""
+        return self.variant.settings.model.query_time == "known"
+
+    @property
+    def all_minutes(self) -> float:
+        """Processor minutes of the whole training."""
+        return self.all_seconds / 60
 
     @property
     def thousands(self) -> float:
@@ -124,10 +135,19 @@ def table(lines: list[Line]) -> list[list[str]]:
         if test is not None:
             differences = [f"{line.gain:+.4f}", f"{test.difference:+.4f}{mark(line.p_value)}\n"
                                                 f"{test.low:+.4f} to {test.high:+.4f}"]
-        times = ["", ""] if np.isnan(line.seconds) else [f"{line.seconds:.1f}", f"{line.all_seconds / 60:.1f}"]
+        times = ["", ""] if np.isnan(line.seconds) else [f"{line.seconds:.1f}", f"{line.all_minutes:.1f}"]
         rows.append([line.variant.name, str(len(line.test)), *cells, line.variant.against, *differences,
                      *times, f"{line.parameters:,.0f}", f"{line.memory:,.0f}"])
     return rows
+
+
+def asked_alike(lines: list[Line]) -> list[Line]:
+    """The first, and those that were asked what it was asked: compared with it, or with one that was."""
+    alike = {line.variant.name: line for line in lines[:1]}
+    for line in lines:
+        if line.comparison is not None and line.variant.against in alike:
+            alike[line.variant.name] = line
+    return list(alike.values())
 
 
 def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
@@ -138,7 +158,7 @@ def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
     says = []
     better, worse = ([line for line in compared if line.p_value < 0.05 and (line.comparison.difference > 0) == sign]
                      for sign in (True, False))
-    knows = {line.variant.name: line.variant.settings.model.query_time == "known" for line in lines}
+    knows = {line.variant.name: line.told_time for line in lines}
     told = [line for line in better if knows[line.variant.name] and not knows[line.variant.against]]
     if tested:
         says.append(f"Of {len(tested)} comparisons, {len(better)} are for the variant on the test items and "
@@ -149,11 +169,8 @@ def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
         if those:
             says.append(f"{words}: " + ", ".join(f"{line.named} ({line.comparison.difference:+.4f})"
                                                  for line in those) + ".")
-    alike = {line.variant.name: line for line in lines[:1]}  # those that were asked what the first one was
-    for line in compared:
-        if line.variant.against in alike and knows[line.variant.name] == knows[lines[0].variant.name]:
-            alike[line.variant.name] = line
-    best = max(alike.values(), key=lambda line: line.validation.mean(), default=None)
+    best = max((line for line in asked_alike(lines) if line.told_time == lines[0].told_time),
+               key=lambda line: line.validation.mean(), default=None)
     if best is not None:
         says.append(f"Validation, by which a setting would be chosen, is highest for {best.variant.name} "
                     f"({best.validation.mean():.4f}).")
@@ -211,7 +228,7 @@ def write_report(study: Study, folders: Folders, failed: list[str], flags: list[
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place, prefix=".report-") as scratch:  # half a page replaces none
         part = Path(scratch)
-        drawn = figures.draw(lines, curves, METRIC, part)
+        drawn = figures.draw(lines, asked_alike(lines), curves, METRIC, part)
         write_page(page_parts(study, note, lines, told, slices, failed, drawn), part / "report")
         write_json(part / "runs.json", _record(study, flags, results))
         for file in part.iterdir():

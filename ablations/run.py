@@ -31,6 +31,7 @@ from support.arguments import ArgumentParser, seeds
 from support.checkpoint import INFO, read_json, settled, write_json
 from support.errors import UserError, run_command
 from support.processes import alone, die_with
+from support.tracking import was_shown
 from trainer import open_tracker, show_results, train
 from training_loop import Stopped
 
@@ -242,23 +243,22 @@ def _train(run: Run) -> None:
 
 
 def show_again(run: Run) -> None:
-    """File a finished run that did not go to this dashboard under this study, because another study made it or it was
-    packed, there too: curves and results, once. Its model lies with the run that trained it."""
+    """File a finished run that did not go to this dashboard under this study, because another study made it, it was
+    packed or it was killed on the way there, there too: curves and results, once. Its model lies with the run that
+    trained it."""
     settings, stored = run.settings, read_json(run.results.parent / INFO)["settings"]
-    record = run.folder / "shown" / f"{settings.train.run_group}.jsonl"
-    if record.exists() or all(stored.get(name) == getattr(settings.train, name) for name in
-                              ("run_group", "use_wandb", "tracker")):
+    record = run.folder / "shown" / settings.train.run_group / "record.jsonl"
+    own = all(stored.get(name) == getattr(settings.train, name) for name in ("run_group", "use_wandb", "tracker"))
+    if was_shown(record.parent) or (own and was_shown(run.folder / "log")):
         return
     _one_dashboard(run)
     results = read_json(run.results)
     tracker = open_tracker(record, settings, results["split_hash"], results["git_commit"],
-                           f"{run.key}-{settings.train.run_group}")
+                           run.key if own else f"{run.key}-{settings.train.run_group}")
     for evaluation in evaluations(run.folder):
         tracker.log(**evaluation)
     show_results(tracker, results)
     tracker.close()
-    if not tracker.shown:
-        record.unlink()  # the next time, then
 
 
 def minutes(text: str) -> float:

@@ -22,6 +22,7 @@ from typing import Any
 from support.errors import UserError
 
 PROJECT = "enhanced-bert4rec"
+SHOWN = ".shown"  # ends the name of the mark beside a record that a dashboard has to its last line
 PATIENCE = 30  # seconds that a dashboard may take to answer, and somebody at the terminal to log in
 UPLOAD_PATIENCE = 300  # seconds that it may take at the end to get what is still on its way
 
@@ -37,7 +38,7 @@ class Tracker:
 
     def __init__(self, path: Path | None, settings: dict[str, Any], dashboard: str = "none", mode: str = "online",
                  group: str = "", name: str = "", identity: str = "") -> None:
-        self.path, self._started, self._library = path, time.time(), None
+        self.path, self._started, self._library, self._kept = path, time.time(), None, mode != "disabled"
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,13 +96,15 @@ class Tracker:
             self._try(keep)
 
     def close(self, failed: bool = False) -> None:
-        """Finish the run on the dashboard, if there is one."""
+        """Finish the run on the dashboard, if there is one; where all of it went there, `was_shown` says so."""
         if self.path is not None:
             self.path.with_suffix(".now").unlink(missing_ok=True)
         if self.shown and self._library.__name__ == "wandb":
             self._try(lambda: self._library.finish(exit_code=int(failed)))
         else:
             self._try(lambda: self._library.finish())
+        if self.shown and self._kept and not failed:
+            self.path.with_suffix(SHOWN).touch()
 
     def _try(self, action: Callable[[], Any]) -> None:
         """Do something with the dashboard, and without it from then on if that fails."""
@@ -119,6 +122,11 @@ class Tracker:
         record = {"event": event, "seconds": round(time.time() - self._started, 2), **values}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def was_shown(folder: Path) -> bool:
+    """Whether a record in a folder went to a dashboard, to its last line."""
+    return any(folder.glob(f"*{SHOWN}"))
 
 
 def _log_in(wandb: Any) -> None:

@@ -415,6 +415,7 @@ def test_each_variant_stands_below_what_it_is_compared_with(study_file, tmp_path
     lines = report.study_lines(study, folders, results)
     assert {line.variant.name: line.comparison is None for line in lines} == {
         "sum": True, "less": False, "none": True, "none but two": False, "none but one": False}
+    assert [line.variant.name for line in report.asked_alike(lines)] == ["sum", "less"]
     assert "highest for sum (0.3000)" in report.findings(lines)[0][-1]
 
 
@@ -424,11 +425,15 @@ def test_curves_of_a_task_that_some_evaluations_lack(study_file, tmp_path):
     lines = report.study_lines(load_study(str(study_file)), folders, {("sum", 1): result(tmp_path / "a", np.ones(8))})
     records = [{"epoch": epoch, "step": epoch, "NDCG@10": 0.1 * epoch} for epoch in (1, 2, 3)]
     records[1]["loss_masked_item"] = 5.0
-    drawn = figures_of_page.draw(lines, {("sum", 1): records}, "NDCG@10", tmp_path)
+    drawn = figures_of_page.draw(lines, lines, {("sum", 1): records}, "NDCG@10", tmp_path)
     assert list(drawn) == ["Learning curves"] and "masked_item" in drawn["Learning curves"][0].read_text()
     other = [{"epoch": 1, "step": 3, "NDCG@10": 0.2}, {"epoch": 2, "step": 6, "NDCG@10": 0.4}]  # a seed that stopped
     np.testing.assert_allclose(figures_of_page.mean_curve([records, other], "NDCG@10"), [[2, 4, 3], [0.15, 0.3, 0.3]])
     assert figures_of_page.mean_curve([other], "loss_masked_item").shape == (2, 0)
+
+
+def test_no_cheaper_one_reaches_those_on_the_front():
+    assert figures_of_page.pareto_front([3, 1, 2, 1, 5, 4], [0.3, 0.1, 0.1, 0.2, 0.25, 0.4]) == [3, 0, 5]
 
 
 def test_curves_are_of_what_others_are_compared_with_the_best_and_the_worst(study_file, tmp_path):
@@ -470,7 +475,8 @@ def test_a_finished_run_is_left_alone(study_file, tmp_path, monkeypatch):
 
 
 def test_a_run_that_another_study_made_is_filed_under_this_one_too(study_file, tmp_path, monkeypatch):
-    """Curves and results, once; again where the dashboard failed; not what this study itself sent there."""
+    """Curves and results, once; again where the dashboard failed or the run was killed before all of it was there; not
+    what this study itself sent there."""
     told, works = [], [False]
 
     def log(values):
@@ -494,6 +500,7 @@ def test_a_run_that_another_study_made_is_filed_under_this_one_too(study_file, t
             "run_group": group, "tracker": tracker, "use_wandb": False}}))
 
     made_by("tiny", "trackio")
+    (run.folder / "log" / "a.shown").touch()
     runner.show_again(run)
     assert not told
     made_by("another", "trackio")
@@ -507,6 +514,13 @@ def test_a_run_that_another_study_made_is_filed_under_this_one_too(study_file, t
     assert table["results"].values.tolist() == [["enhanced", 0.5]] and finish == "end"
     runner.show_again(run)
     assert len(told) == 5 and len(live.evaluations(run.folder)) == 1
+    shutil.rmtree(run.folder / "shown")
+    (run.folder / "log" / "a.shown").unlink()
+    made_by("tiny", "trackio")
+    runner.show_again(run)  # under the name that it has there already, without the study's
+    assert told[5]["name"] == f"sum, seed 2 {run.key}" and len(told) == 10
+    runner.show_again(run)
+    assert len(told) == 10
 
 
 def test_warnings_of_a_run_are_repeated(study_file, tmp_path, capsys):

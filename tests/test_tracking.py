@@ -190,6 +190,7 @@ tracker.close()
         ((config,),) = database.execute("select config from configs").fetchall()
         ((runs,),) = database.execute("select count(distinct run_id) from metrics").fetchall()
         (artifacts,) = database.execute("select count(*) from run_artifact_links").fetchone()
+    assert tracking.was_shown(tmp_path)
     assert runs == 1 and b'"epoch/NDCG@10":0.25' in logged and b'"epoch/NDCG@10":0.26' in logged
     assert b"results" in logged and b"popularity" in logged
     assert b"a study" in bytes(config) and b'"seed":7' in bytes(config).replace(b" ", b"") and artifacts == 1
@@ -218,7 +219,7 @@ def test_whatever_fails_is_said_once_and_left_alone(tmp_path, monkeypatch, capsy
     tracker.close()
     assert capsys.readouterr().err.count("warning: trackio failed (no answer)") == 1
     assert calls == {"init": ["init"], "log": ["init", "log"], "finish": ["init", "log", "log", "finish"]}[failing]
-    assert tracker.shown is False
+    assert tracker.shown is False and not tracking.was_shown(tmp_path)
 
 
 def test_a_dashboard_that_is_not_installed_is_named(tmp_path, monkeypatch):
