@@ -1,8 +1,8 @@
 """The page that a study ends in: each variant beside the one it is compared with, on the same people and seeds.
 
 `results/STUDY/` gets report.md, report.html (the same, in one file), the figures as SVG and PNG, runs.json with each
-run's figures, and what this page can be made from again (`ablations/archive.py`). No user data: means, and differences
-over groups of people.
+run's figures, and what this page can be made from again (`ablations/archive.py`). The page holds means and differences
+over groups of people, no data of single ones; what it is made from has a figure a request, in an order of no meaning.
 
     python -m ablations.report options          # what ablations.run was last asked of it, or with flags of its own
 """
@@ -68,6 +68,7 @@ class Line:
     parameters: int
     memory: float  # MB
     main: bool  # compared with the study's first variant
+    rising: int  # runs whose last evaluation was their best
 
     @property
     def told_time(self) -> bool:
@@ -118,7 +119,8 @@ def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
             None if test is None else float(np.mean(gains)), test, corrected.get(variant.name, 1.0),
             variant.name in p_values,
             mean["processor_seconds"] / epochs, mean["processor_seconds"], int(mean["parameters"]),
-            mean["peak_memory_mb"], variant.against in ("", study.variants[0].name)))
+            mean["peak_memory_mb"], variant.against in ("", study.variants[0].name),
+            sum(_still_rising(result, folders[variant.name, seed]) for seed, result in own.items())))
     order = [variant.name for variant in study.variants]
     return sorted(lines, key=lambda line: (
         line.variant.against != "", order.index(line.variant.against or order[0]),
@@ -173,13 +175,20 @@ def findings(lines: list[Line]) -> tuple[list[str], list[str]]:
                key=lambda line: line.validation.mean(), default=None)
     if best is not None:
         says.append(f"Validation, by which a setting would be chosen, is highest for {best.variant.name} "
-                    f"({best.validation.mean():.4f}).")
+                    f"({best.validation.mean():.4f}"
+                    + (f", {best.gain:+.4f} over {best.variant.against}" if best.gain is not None else "") + ").")
     untested = [line.named for line in compared if not line.tested]
     cannot = [f"With one seed, nothing of the luck of the seed; not tested: {', '.join(untested)}."] if untested else []
     if seeds > 1:
         spread = np.sqrt(np.mean([line.test.var(ddof=1) for line in lines]))
         cannot.append(f"The luck of the seed is measured by {seeds} seeds a variant: its standard deviation is about "
                       f"{spread:.4f}.")
+    if compared:
+        reach = np.median([(line.comparison.high - line.comparison.low) / 2 for line in compared])
+        cannot.append(f"Differences on test of less than about {reach:.4f}, half of the median interval.")
+    if rising := sum(line.rising for line in lines):
+        cannot.append(f"What longer schedules give: in {rising} of {sum(len(line.test) for line in lines)} runs the "
+                      f"last evaluation was the best one.")
     return says, [*cannot, "One data set, and each variant at the settings that its line gives: one that wants more "
                            "steps or another learning rate may do better.",
                   "What several changes do together: gains need not add up."]
@@ -197,7 +206,9 @@ def changed_slices(lines: list[Line], folders: Folders, most: int = 8) -> list[l
                     for seed in _common_seeds(variant, folders)]  # by person, an entry a request
         difference = sum(of_seeds) / len(of_seeds)
         for family, parts in known[settings].items():
-            for name, chosen in parts.items():
+            for place, (name, chosen) in enumerate(parts.items()):
+                if any(np.array_equal(~chosen, other) for other in list(parts.values())[:place]):
+                    continue  # everybody else, who have been asked
                 of_people, of_others = (difference[part].groupby(level=0).mean().to_numpy()
                                         for part in (chosen, ~chosen))
                 if min(len(of_people), len(of_others)) >= FEWEST_IN_SLICE:
@@ -271,6 +282,11 @@ def _epochs(result: dict[str, Any], folder: Path) -> float:
     return result["steps"] * first[0]["epoch"] / first[0]["step"] if first else result["epochs"]
 
 
+def _still_rising(result: dict[str, Any], folder: Path) -> bool:
+    """Whether the last evaluation of a run was its best."""
+    return any(result["best"]["epoch"] == last["epoch"] for last in evaluations(folder)[-1:])
+
+
 def _end(result: dict[str, Any], train: TrainSettings) -> str:
     if train.max_steps and result["steps"] >= train.max_steps:
         return "its steps"
@@ -297,7 +313,7 @@ def page_parts(study: Study, note: str, lines: list[Line], told: list[Part], sli
                              "everybody else"], *slices]),
                   ("small", f"Groups of at least {FEWEST_IN_SLICE} people, picked out of all groups and variants by "
                             f"how far they moved from everybody else, in units of its standard error over people: a "
-                            f"place to look, not a test.")]
+                            f"place to look, not a test, and without the luck of the seed.")]
     return [*parts, ("heading", "Not finished"), ("list", failed)] if failed else parts
 
 
@@ -342,7 +358,8 @@ def _code(results: Results, folders: Folders) -> str:
             (result["git_commit"], f"{name} ({seed})"))
     commits = [" and ".join(dict.fromkeys(commit for commit, _ in runs)) for runs in of_code.values()]
     if len(of_code) == 1:
-        return f"; commit {commits[0]}"
+        (code,) = of_code
+        return f"; commit {commits[0]}" + (f", code of training {code}" if code not in commits[0] else "")
     return "; NOT ALL OF ONE CODE, so a difference may be of code: " + "; ".join(
         f"{commit}: {', '.join(name for _, name in runs)}" for commit, runs in zip(commits, of_code.values(),
                                                                                    strict=True))

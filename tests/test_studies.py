@@ -358,7 +358,7 @@ def test_the_page_says_what_was_run(study_file):
 
 
 def test_slices_are_those_that_moved_otherwise_than_the_rest(study_file, tmp_path, monkeypatch):
-    """Not those of a variant that is better for all."""
+    """Not those of a variant that is better for all, nor everybody else once more."""
     study = load_study(str(study_file))
     people, draw = np.arange(400), np.random.default_rng(0)
     noise = {name: draw.normal(0, 0.01, 400) for name in ("sum", "gate", "pupil")}
@@ -366,8 +366,8 @@ def test_slices_are_those_that_moved_otherwise_than_the_rest(study_file, tmp_pat
     folders = {(name, 1): tmp_path / name for name in values}
     results = {run: result(folder, values[run[0]], people) for run, folder in folders.items()}
     monkeypatch.setattr(report, "load", lambda _: None)
-    monkeypatch.setattr(report, "request_slices", lambda *_: {"age": {"young": people < 150, "all": people >= 0}, "g": {
-        "few": people < 50}})
+    ages = {"young": people < 150, "all": people >= 0, "not young": people >= 150}
+    monkeypatch.setattr(report, "request_slices", lambda *_: {"age": ages, "g": {"few": people < 50}})
     rows = report.changed_slices(report.study_lines(study, folders, results), folders)
     assert [row[:4] for row in rows] == [["pupil (against gate)", "age", "young", "150"],
                                          ["gate", "age", "young", "150"]]
@@ -383,7 +383,7 @@ def test_what_knows_the_moment_is_not_a_setting_to_choose(study_file, tmp_path):
     assert [line.variant.name for line in lines] == ["sum", "known", "gate"]
     _, better, told, highest = report.findings(lines)[0]
     assert better == "Better: gate (+0.1000)." and told.startswith("Better, but told when")
-    assert told.endswith(": known (+0.6000).") and "highest for gate (0.4000)" in highest
+    assert told.endswith(": known (+0.6000).") and "highest for gate (0.4000, +0.1000 over sum)" in highest
 
 
 def test_a_last_epoch_that_the_steps_end_is_not_a_whole_one(tmp_path):
@@ -643,7 +643,7 @@ def test_the_page_stands_alone(finished_runs, study_file, tmp_path):
         log.mkdir()
         (log / "a.jsonl").write_text("".join(json.dumps({
             "event": "epoch", "epoch": epoch, "step": epoch, "seconds": 1.0 * epoch, "NDCG@10": 0.1 * epoch,
-            "loss_next_item": 5.0 - epoch}) + "\n" for epoch in (1, 2)))
+            "loss_next_item": 5.0 - epoch}) + "\n" for epoch in range(1, 1 + run.seed)))  # the first is the best
         folders[names[run.variant], run.seed] = run.folder
     report.write_report(study, folders, [], [], tmp_path / "page")
     html = (tmp_path / "page" / "report.html").read_text()
@@ -652,7 +652,8 @@ def test_the_page_stands_alone(finished_runs, study_file, tmp_path):
     assert "@import" not in html and "<script src" not in html
     words = {name: (tmp_path / "page" / f"{name}.svg").read_text() for name in ("gains", "costs", "curves")}
     assert "pupil" in words["gains"] and "next_item" in words["curves"]
-    assert all(axis in words["costs"] for axis in ("seconds", "parameters", "memory"))
+    assert all(axis in words["costs"] for axis in ("minutes", "parameters", "memory"))
+    assert "in 3 of 6 runs the last evaluation was the best one" in html
     for name in words:
         assert (tmp_path / "page" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -686,7 +687,7 @@ def test_the_page_names_the_commits_of_its_runs(tmp_path):
     for folder in folders.values():
         folder.mkdir()
         (folder / archive.CODE_FILE).write_text("one")
-    assert report._code(results, folders) == "; commit abc and def"
+    assert report._code(results, folders) == "; commit abc and def, code of training one"
     (folders["gate", 2] / archive.CODE_FILE).write_text("two")
     assert "NOT ALL OF ONE CODE" in report._code(results, folders)
 
