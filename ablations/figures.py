@@ -98,8 +98,9 @@ def _costs(lines: Sequence[Line], metric: str) -> Any:
     blind = [line for line in lines if not line.told_time]
     fronts = {name: pareto_front([getattr(line, name) for line in blind], [line.test.mean() for line in blind])
               for name in costs.values()}
-    numbered = [line for place, line in enumerate(blind) if any(place in front for front in fronts.values())]
-    figure, panels = pyplot.subplots(1, len(costs), figsize=(9, 4 + 0.2 * len(numbered)), sharey=True,
+    numbered = [line for place, line in enumerate(blind)
+                if line is not lines[0] and any(place in front for front in fronts.values())]
+    figure, panels = pyplot.subplots(1, len(costs), figsize=(9, 4 + 0.1 * len(numbered)), sharey=True,
                                      layout="constrained")
     for axis, (label, name) in zip(panels, costs.items(), strict=True):
         front = [blind[place] for place in fronts[name]]
@@ -107,20 +108,24 @@ def _costs(lines: Sequence[Line], metric: str) -> Any:
                   color=COLOURS[1], linewidth=1)
         for line in lines:
             point = getattr(line, name), line.test.mean()
-            axis.plot(*point, "*" if line is lines[0] else "o", markersize=11 if line is lines[0] else 5,
-                      color=COLOURS[0], markerfacecolor=COLOURS[0] if line in blind else "white")
-            if line in front:
+            if line is lines[0]:
+                axis.plot(*point, "*", markersize=11, color="black", zorder=3)
+            else:
+                axis.plot(*point, "o", markersize=5, color=COLOURS[0],
+                          markerfacecolor=COLOURS[0] if line in blind else "white")
+            if line in front and line in numbered:
                 axis.annotate(str(1 + numbered.index(line)), point, fontsize=8, xytext=(-4, 4), ha="right",
                               textcoords="offset points")
         axis.set_xlabel(label)
         axis.margins(0.12)
         axis.xaxis.set_major_locator(ticker.MaxNLocator(4))
-        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_major_formatter("{x:,.6g}")
         axis.grid(True, alpha=0.3)
     panels[0].set_ylabel(f"test {metric}, mean of the seeds")
     marks = ["*", *(f"${number + 1}$" for number in range(len(numbered)))]
     figure.legend([Line2D([], [], linestyle="", marker=mark, color="black") for mark in marks],
-                  [line.variant.name for line in (lines[0], *numbered)], loc="outside lower center", fontsize=8)
+                  [line.variant.name for line in (lines[0], *numbered)], loc="outside lower center", fontsize=8,
+                  ncols=2)
     return figure
 
 
