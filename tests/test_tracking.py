@@ -46,20 +46,23 @@ def offline_records(folder):
 
 @pytest.mark.slow
 def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path, monkeypatch):
-    """No account, no question: written beside the JSONL record, and read back."""
+    """Of a study: no account, no question; written beside the JSONL record, once, and read back."""
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    script = ("import sys, trainer; from support.errors import run_command; sys.exit(run_command(trainer.main, "
-              "sys.argv[1:]))")
-    flags = ["--checkpoint_dir", str(tmp_path), "--runs_dir", str(tmp_path / "runs"), *SMALL, "--use_wandb",
-             "--wandb_mode", "offline", "--run_group", "a study", "--run_name", "a variant, seed 42"]
-    done = subprocess.run([sys.executable, "-c", script, *flags], cwd=ROOT, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 1
-    records = offline_records(tmp_path / "runs")
+    study = tmp_path / "a study.yaml"
+    study.write_text("question: x\nbase: quick\nvariants:\n  a variant: {}\n")
+    for _ in range(2):  # the second finds it finished, and on the dashboard
+        done = subprocess.run([sys.executable, "-m", "ablations.run", str(study), "--seeds", "1", "--work",
+                               str(tmp_path / "work"), "--results", str(tmp_path / "results"), *SMALL, "--use_wandb",
+                               "--wandb_mode", "offline"], cwd=ROOT, capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, timeout=240)
+        assert done.returncode == 0, done.stderr
+    (log,) = tmp_path.glob("work/*/log")
+    assert len(list(log.glob("*.jsonl"))) == len(list(tmp_path.glob("work/**/*.wandb"))) == 1
+    records = offline_records(log)
     (run,) = [record.run for record in records if record.HasField("run")][:1]
     assert (run.run_group, run.display_name, run.job_type) == ("a study", "a variant, seed 42", "train")
+    assert run.run_id == log.parent.name
     axes = [record.metric.glob_name for record in records if record.HasField("metric") and record.metric.step_metric]
     assert axes == ["epoch/*"]
     config = {entry.key: json.loads(entry.value_json) for entry in run.config.update}
@@ -71,7 +74,7 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
                  "test/ranking/enhanced/NDCG@10/mean", "results", "recommendations"):
         assert name in told, name
     tables = {path.name.rpartition("_")[0].rpartition("_")[0]: json.loads(path.read_text())
-              for path in (tmp_path / "runs").glob("wandb/offline-run-*/files/media/table/*.table.json")}
+              for path in log.glob("wandb/offline-run-*/files/media/table/*.table.json")}
     assert [row[0] for row in tables["results"]["data"]] == ["popularity", "enhanced"]
     assert tables["recommendations"]["columns"] == ["user_id", "place", "film", "score"]
     assert len(tables["recommendations"]["data"]) == 50
