@@ -95,7 +95,7 @@ def _costs(lines: Sequence[Line], metric: str) -> Any:
     costs = {"processor minutes": "all_minutes", "thousand parameters": "thousands", "peak memory, MB": "memory"}
     costs = {label: name for label, name in costs.items()
              if np.isfinite([getattr(line, name) for line in lines]).all()}  # older runs lack times
-    blind = [line for line in lines if not line.told_time]
+    blind = [line for line in lines if not line.told_time] or lines
     fronts = {name: pareto_front([getattr(line, name) for line in blind], [line.test.mean() for line in blind])
               for name in costs.values()}
     numbered = [line for place, line in enumerate(blind)
