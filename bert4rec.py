@@ -45,7 +45,6 @@ from transformer import (
     Attend,
     Dropout,
     Encoder,
-    compared,
     full_precision,
     initialise,
     key_padding,
@@ -135,7 +134,7 @@ class BERT4Rec(nn.Module):
             return {}
         masked = batch.predicted()  # (N,)
         states = self.head(self.encode(batch).flatten(0, 1)[masked])  # (N, D)
-        return {"masked_item": self.item_loss(*compared(states, self.items.weight, self.settings),
+        return {"masked_item": self.item_loss(states, self.items.weight,
                                               self.item_bias + self.not_an_item,
                                               batch.targets.flatten()[masked], PAD)}
 
@@ -177,8 +176,7 @@ class BERT4Rec(nn.Module):
     def rank(self, states: Tensor, _batch: Batch | None = None) -> Tensor:
         """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
         with full_precision(states.device):
-            states, table = compared(self.head(states.float()), self.items.weight, self.settings)
-            return states @ table.T + self.item_bias + self.not_an_item
+            return self.head(states.float()) @ self.items.weight.T + self.item_bias + self.not_an_item
 
     @torch.no_grad()
     def recommend(self, user_sequence: Sequence[int], top_k: int = 10,

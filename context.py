@@ -111,8 +111,6 @@ def in_front(first: Tensor, x: Tensor, attend: Attend) -> tuple[Tensor, Attend]:
         before["rotation"] = tuple(torch.cat([angle[:, :, :1], angle], dim=2) for angle in attend.rotation)
     if attend.bias is not None:
         before["bias"] = F.pad(attend.bias, (1, 0, 1, 0))
-    if attend.steer is not None:
-        before["steer"] = F.pad(attend.steer, (0, 0, 1, 0))
     return torch.cat([first.to(x.dtype), x], dim=1), dataclasses.replace(attend, **before)
 
 

@@ -1,7 +1,7 @@
 """EnhancedBERT4Rec: one encoder over films, ratings, times and the person, read by four heads.
 
-    e_v  = fuse_k encoder_k(v)                                   film v: id, genres, year, title, graph (item_encoders/)
-    x_i  = e_{v_i} + rating_i + day_i + gap_i + position_i       input at position i (--fusion query_key: fusion.py)
+    e_v  = sum_k encoder_k(v)                                    film v: id, genres, year, title, graph (item_encoders/)
+    x_i  = e_{v_i} + rating_i + day_i + gap_i + position_i       input at position i
     x_i += CrossAttention(query x_i, keys and values: the person's metadata tokens)         or another way, context.py
     x_0  = a learned start, optional, another where earlier interactions are not known: h_0 predicts v_1, also for
            somebody without a history, with odds b_v + c_v
@@ -36,8 +36,7 @@ from context import USER_CONTEXTS, MetadataTokens, TimeBias, TimeEncoder, in_fro
 from data_processor import FIRST_ITEM, MASK, NO_RATING, NO_TIME, PAD, UNKNOWN, Catalogue, SequenceData
 from item_encoders.attributes import GenreEncoder, YearEncoder, like_genres, nearest_films
 from item_encoders.encoder import ItemEncoder
-from item_encoders.fusion import FUSIONS, Parts
-from item_encoders.graph import graph_encoder
+from item_encoders.graph import RelationalGraph
 from item_encoders.ids import IdEncoder
 from item_encoders.text import TitleEncoder
 from losses import BALANCED, contrastive_loss, linear_cross_entropy, preference_loss, rating_loss
@@ -46,7 +45,6 @@ from transformer import (
     Attend,
     Dropout,
     Encoder,
-    compared,
     full_precision,
     initialise,
     key_padding,
@@ -59,7 +57,7 @@ from views import last_targets
 # Name of what is known of a film -> (the setting that switches it on, what builds its encoder).
 ITEM_ENCODERS: dict[str, tuple[str, Callable[[Catalogue, ModelSettings], ItemEncoder]]] = {
     "id": ("id_encoder", IdEncoder), "genres": ("genre_encoder", GenreEncoder), "year": ("year_encoder", YearEncoder),
-    "title": ("title_encoder", TitleEncoder), "graph": ("graph_encoder", graph_encoder)}
+    "title": ("title_encoder", TitleEncoder), "graph": ("graph_encoder", RelationalGraph)}
 FEATURE_FAMILIES = ("ratings", "times", "demographics", "user_id", "genres", "year", "title", "graph")
 CAUSAL_TASKS = ("next_item", "rating", "preference", "contrastive")
 
@@ -83,13 +81,10 @@ class EnhancedBERT4Rec(nn.Module):
         super().__init__()
         self.settings = settings
         self.register_buffer("fixed_table", None, persistent=False)
-        self.register_buffer("fixed_steering", None, persistent=False)
         width = settings.hidden_size
         self.special = nn.Parameter(torch.zeros(FIRST_ITEM, width))  # PAD and MASK
         self.encoders = nn.ModuleDict({name: build(catalogue, settings) for name, (switch, build) in
                                        ITEM_ENCODERS.items() if getattr(settings, switch) not in (False, "none")})
-        self.fuse = FUSIONS[settings.fusion](list(self.encoders), settings)
-        self.steering_norm = nn.LayerNorm(width) if self.fuse.steers else None
         self.rating = nn.Embedding(6, width) if settings.rating_input else None  # 0 = not known
         timed = settings.day_of_year or settings.weekday_hour or settings.time_gap
         self.time = TimeEncoder(settings) if timed else None
@@ -148,7 +143,7 @@ class EnhancedBERT4Rec(nn.Module):
     @property
     def places_new_films(self) -> bool:
         """Whether films without a vector of their own are ranked by what the encoders say of them."""
-        return not self.fuse.steers and not all(encoder.by_experience for encoder in self.encoders.values())
+        return not all(encoder.by_experience for encoder in self.encoders.values())
 
     @torch.no_grad()
     def for_catalogue(self, own: Catalogue, larger: Catalogue) -> EnhancedBERT4Rec:
@@ -172,7 +167,7 @@ class EnhancedBERT4Rec(nn.Module):
         told = {name for name, encoder in self.encoders.items() if not encoder.by_experience}
         parts = model.film_parts(told - {"graph"})  # new films lack most of its edges
         if parts and self.places_new_films:
-            said = self.fuse(parts)  # (V, D)
+            said = sum(parts.values())  # (V, D)
             weights = nearest_films(said[fresh], said[place], self.counts[FIRST_ITEM:])  # (new, own)
         else:
             weights = like_genres(torch.from_numpy(larger.genres[FIRST_ITEM:])[fresh],
@@ -239,11 +234,11 @@ class EnhancedBERT4Rec(nn.Module):
         if batch.pattern == "bidirectional":
             if "masked_item" not in tasks:
                 return {}
-            return {"masked_item": self.item_loss(*compared(self.masked_head(states), table, self.settings),
+            return {"masked_item": self.item_loss(self.masked_head(states), table,
                                                   self.masked_bias + self.not_a_film, targets, PAD)}
         losses = {}
         if "next_item" in tasks:
-            losses["next_item"] = self.next_item_loss(*compared(states, table, self.settings), targets, histories,
+            losses["next_item"] = self.next_item_loss(states, table, targets, histories,
                                                       (predicted % batch.targets.shape[1] == 0).nonzero()[:, 0])
         if "rating" in tasks:
             ratings = batch.target_ratings.flatten()[predicted]
@@ -312,7 +307,7 @@ class EnhancedBERT4Rec(nn.Module):
             (self.masked_head, self.masked_bias)
         with full_precision(states.device):
             table = self.item_table() if table is None else table.float()
-            states, table = compared(head(states.float()), table, self.settings)
+            states = head(states.float())
             logits = states @ table.T + bias + self.not_a_film
             if self.start_bias is not None and batch is not None:
                 begins = F.one_hot((~batch.whole).long(), 2) * (batch.lengths == 0)[:, None]  # (B, 2)
@@ -338,15 +333,14 @@ class EnhancedBERT4Rec(nn.Module):
     def fix_item_table(self) -> EnhancedBERT4Rec:
         """This model, its item table computed once for all requests to come. `train()` and `eval()` forget it; after
         loading other weights call it again."""
-        self.fixed_table = self.fixed_steering = None
+        self.fixed_table = None
         with torch.no_grad():
             self.fixed_table = self.item_table()
-            self.fixed_steering = self.steering_table() if self.fuse.steers else None
         return self
 
     def train(self, mode: bool = True) -> EnhancedBERT4Rec:
         """As in `nn.Module`."""
-        self.fixed_table = self.fixed_steering = None
+        self.fixed_table = None
         return super().train(mode)
 
     # Parts ----------------------------------------------------------------------------------------------------------
@@ -355,22 +349,14 @@ class EnhancedBERT4Rec(nn.Module):
         """(R, D) representation of PAD, MASK (the average film where the cloze task trained none) and every film."""
         if self.fixed_table is not None and not without:
             return self.fixed_table
-        parts = self.film_parts({"id"} if self.fuse.steers else set(self.encoders) - without)
-        films = self.fuse(parts) if parts else self.special.new_zeros(len(self.films), self.special.shape[1])
+        parts = self.film_parts(set(self.encoders) - without)
+        films = sum(parts.values()) if parts else self.special.new_zeros(len(self.films), self.special.shape[1])
         # The odds of the cloze head leave 0 with its first step. In training it needs a mask before that one.
         learned = self.masked_head is not None and (self.training or bool(self.masked_bias.any()))
         mask = self.special[MASK] if learned else films.mean(0)
         return torch.cat([torch.stack([self.special[PAD], mask]), films])
 
-    def steering_table(self, without: Set[str] = frozenset()) -> Tensor:
-        """(R, D) what the queries and keys of attention see of the films beside their own vectors (query_key)."""
-        if self.fixed_steering is not None and not without:
-            return self.fixed_steering
-        parts = self.film_parts(set(self.encoders) - without - {"id"})
-        return F.pad(sum(parts.values(), start=self.special.new_zeros(len(self.films), self.special.shape[1])),
-                     (0, 0, FIRST_ITEM, 0))
-
-    def film_parts(self, names: Set[str]) -> Parts:
+    def film_parts(self, names: Set[str]) -> dict[str, Tensor]:
         """What some of the encoders say of the films, (V, D) each."""
         return {name: encoder(self.films) for name, encoder in self.encoders.items() if name in names}
 
@@ -390,19 +376,16 @@ class EnhancedBERT4Rec(nn.Module):
         two positions, which `Attend.prefix` counts."""
         table = self.item_table(without) if table is None else table
         x = F.embedding(batch.items, table)  # (B, L, D)
-        told = F.embedding(batch.items, self.steering_table(without)) if self.fuse.steers else x
         if self.rating is not None:
-            told = told + self.rating(batch.ratings)
+            x = x + self.rating(batch.ratings)
         if self.time is not None:
-            told = told + self.time(batch.timestamps, F.pad(batch.timestamps, (1, 0))[:, :-1])
+            x = x + self.time(batch.timestamps, F.pad(batch.timestamps, (1, 0))[:, :-1])
         if self.request_time is not None:
-            told = told + self.request_time(batch.request_times, batch.timestamps)
-        told = told + self.position[:x.shape[1]]
-        x = self.dropout(x if self.fuse.steers else told)
+            x = x + self.request_time(batch.request_times, batch.timestamps)
+        x = self.dropout(x + self.position[:x.shape[1]])
         attend = Attend(batch.pattern, key_padding(batch.lengths, x.shape[1]),
                         rotation=None if self.periods is None else time_rotation(batch.timestamps, self.periods),
-                        bias=self.time_bias(batch.timestamps) if self.time_bias is not None else None,
-                        steer=self.dropout(self.steering_norm(told)) if self.fuse.steers else None)
+                        bias=self.time_bias(batch.timestamps) if self.time_bias is not None else None)
         if self.start is not None:
             start = self.start + self.lost * ~batch.whole[:, None, None]  # (B, 1, D)
             if self.request_time is not None:

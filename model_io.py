@@ -22,8 +22,7 @@ from support.tracking import git_commit
 
 METADATA = "metadata.json"
 # What --start_from may change: it leaves no trace in what the weights mean.
-MAY_CHANGE = {"dropout", "layer_dropout", "attention_dropout", "id_start", "id_dropout", "preference_horizon",
-              "contrastive_temperature"}
+MAY_CHANGE = {"dropout", "layer_dropout", "preference_horizon", "contrastive_temperature"}
 
 
 def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
@@ -66,8 +65,7 @@ def _grown_model(folder: Path, data: SequenceData, settings: Settings, held_out:
         raise UserError(f"--start_from {folder}: {error}") from error
     model = new_model(data, settings.model, held_out)
     fresh = {name: value for name, value in model.state_dict().items()
-             if name.startswith(("encoders.graph.", "counts")) and name not in dict(model.named_parameters())
-             and not name.endswith(".vectors")}  # those trained beforehand are weights: what follows reads their space
+             if name.startswith(("encoders.graph.", "counts")) and name not in dict(model.named_parameters())}
     load_weights(model, {**kept, **fresh}, f"--start_from {folder}")
     return model
 

@@ -73,12 +73,6 @@ class ModelSettings:
     """Dropout on embeddings and on each sub-layer's output."""
     layer_dropout: str = ""
     """Rates of the blocks one by one, as in '0.1,0.3', instead of --dropout, which the embeddings keep."""
-    attention_dropout: float = 0.0
-    """Dropout on attention weights; above 0 the fused attention kernel is not available on CPU."""
-    similarity: Literal["dot", "cosine"] = "dot"
-    """How a state and an item's vector make a score: their product, or that of their unit vectors by temperature."""
-    temperature: float = 0.05
-    """(--similarity cosine) what cosines are divided by."""
 
     attention_type: Literal["bidirectional", "causal"] = "bidirectional"
     """(vanilla) what a position may attend to."""
@@ -89,27 +83,15 @@ class ModelSettings:
     """(enhanced) position signal, counted from the oldest interaction that the model reads."""
     id_encoder: bool = True
     """(enhanced) one vector per film."""
-    id_start: Literal["random", "svd"] = "random"
-    """(enhanced) where these start, unless from --start_from: svd = at directions in the matrix of who watched what."""
-    id_dropout: float = 0.0
-    """(enhanced) share of training steps in which a film lacks its own vector, so that new films can be ranked."""
     genre_encoder: bool = True
     """(enhanced) film genres, multi-hot."""
-    genre_size: int = 32
-    """(enhanced) (--genre_encoder) width of the genre encoder before projection."""
     year_encoder: bool = True
     """(enhanced) release year of the film."""
-    year_size: int = 32
-    """(enhanced) (--year_encoder) width of the year encoder before projection."""
     title_encoder: Literal["none", "auto", "sentence", "ngrams"] = "none"
     """(enhanced) title, year and genres as text: sentence = MiniLM (requirements-text.txt), ngrams = hashed characters,
     auto = the better one that is installed."""
-    graph_encoder: Literal["none", "rgcn", "lightgcn", "rgcn_frozen", "lightgcn_frozen"] = "none"
-    """(enhanced) rgcn = graph of genres, decades, title words, groups of people and films watched together;
-    lightgcn = of the last alone; frozen = trained beforehand to predict its edges between films, then left alone."""
-    fusion: Literal["sum", "concat", "gate", "cross_attention", "query_key"] = "sum"
-    """(enhanced) how what is known of a film becomes one vector (item_encoders/fusion.py); query_key = only its own
-    vector does, the rest steers attention."""
+    graph_encoder: Literal["none", "rgcn"] = "none"
+    """(enhanced) rgcn = graph of genres, decades, title words, groups of people and films watched together."""
     rating_input: bool = True
     """(enhanced) ratings of past interactions as input."""
     day_of_year: bool = True
@@ -155,8 +137,7 @@ class ModelSettings:
     on and off."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_heads", "num_layers", "seq_length", "ffn_multiplier", "genre_size",
-                     "year_size", "preference_horizon"):
+        for name in ("hidden_size", "num_heads", "num_layers", "seq_length", "ffn_multiplier", "preference_horizon"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1")
         require(self.hidden_size % self.num_heads == 0,
                 f"--hidden_size {self.hidden_size} cannot be divided among --num_heads {self.num_heads}; "
@@ -167,29 +148,21 @@ class ModelSettings:
         require(not (self.model == "enhanced" and self.positions == "sinusoidal" and self.hidden_size % 2),
                 "--positions sinusoidal needs an even --hidden_size")
         require(self.seq_length >= 2, "--seq_length must be at least 2: a film and the request that follows it")
-        for name in ("dropout", "attention_dropout", "id_dropout"):
-            require(0 <= getattr(self, name) <= 0.95, f"--{name} must lie in [0, 0.95]")
+        require(0 <= self.dropout <= 0.95, "--dropout must lie in [0, 0.95]")
         require(bool(re.fullmatch(r"((0|0?\.\d+)(,(?!$)|$))*", self.layer_dropout))
                 and len(self.block_dropouts) == self.num_layers and max(self.block_dropouts) <= 0.95,
                 f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates in [0, 0.95], as in "
                 f"{','.join(['0.1'] * self.num_layers)!r}")
-        for name in ("temperature", "contrastive_temperature"):
-            require(getattr(self, name) > 0, f"--{name} must be above 0")
+        require(self.contrastive_temperature > 0, "--contrastive_temperature must be above 0")
         if self.model == "enhanced":
             encoders = sum((self.id_encoder, self.genre_encoder, self.year_encoder, self.title_encoder != "none",
                             self.graph_encoder != "none"))
             require(encoders > 0,
                     "a film needs a representation: switch on one of --id_encoder, --genre_encoder, --year_encoder, "
                     "--title_encoder, --graph_encoder")
-            require(self.id_encoder or (self.id_start == "random" and self.id_dropout == 0),
-                    "--id_start and --id_dropout are about the film's own vector: switch on --id_encoder")
             require(self.user_id or self.gender or self.age or self.occupation
                     or self.user_context == "cross_attention",
                     f"--user_context {self.user_context} needs one of --user_id, --gender, --age, --occupation")
-            require(self.id_encoder or self.fusion not in ("cross_attention", "query_key"),
-                    f"--fusion {self.fusion} starts from the film's own vector: switch on --id_encoder")
-            require(self.fusion in ("sum", "concat") or encoders > 1,
-                    f"--fusion {self.fusion} weighs one encoder against others: switch on another one")
             require(self.next_item_head or self.masked_item_head,
                     "nothing ranks films: switch on --next_item_head or --masked_item_head")
             require(self.query_time == "unknown" or self.day_of_year or self.weekday_hour or self.time_gap,

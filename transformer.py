@@ -34,7 +34,6 @@ class Attend:
     padding: Tensor | None  # (B, 1, 1, L) True where a key may be seen; None when every key may
     rotation: tuple[Tensor, Tensor] | None = None  # cosines and sines, each (B, 1, L, P / 2)
     bias: Tensor | None = None  # (B, H, L, L) added to the products of queries and keys
-    steer: Tensor | None = None  # (B, L, D) seen by queries and keys beside the states, and not by values
     condition: Tensor | None = None  # (B, 1, D) what adaptive norms follow
     prefix: int = 0  # leading positions that are no interactions; L counts them here
 
@@ -97,10 +96,10 @@ class Block(nn.Module):
     conditioned: the norms follow `Attend.condition`.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float, pre_norm: bool,
+    def __init__(self, width: int, heads: int, dropout: float, pre_norm: bool,
                  ffn_multiplier: int = 4, conditioned: bool = False) -> None:
         super().__init__()
-        self.heads, self.pre_norm, self.attention_dropout = heads, pre_norm, attention_dropout
+        self.heads, self.pre_norm = heads, pre_norm
         self.qkv = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
         self.expand = nn.Linear(width, ffn_multiplier * width)
@@ -126,24 +125,22 @@ class Block(nn.Module):
 
     def attention(self, x: Tensor, attend: Attend, last: Tensor | None) -> Tensor:
         """Self-attention under a pattern."""
-        dropout = self.attention_dropout if self.training else 0.0
-        seen = x if attend.steer is None else x + attend.steer  # what queries and keys are made of
         there = attend.rotation
         if last is not None:
             attend = attend.of_the_newest(last)
-            q, = self._maps(pick(seen, last), 0, 1)
-            k, v = self._maps(x, 1, 3) if seen is x else (*self._maps(seen, 1, 2), *self._maps(x, 2, 3))
+            q, = self._maps(pick(x, last), 0, 1)
+            k, v = self._maps(x, 1, 3)
         else:
-            q, k, v = self._maps(x, 0, 3) if seen is x else (*self._maps(seen, 0, 2), *self._maps(x, 2, 3))
+            q, k, v = self._maps(x, 0, 3)
         if there is not None:
             q, k = rotate(q, *attend.rotation), rotate(k, *there)
-        mixed = attention(q, k, v, attend, dropout)
+        mixed = attention(q, k, v, attend)
         return self.attention_out(rearrange(mixed, "b h l d -> b l (h d)"))
 
     def attention_map(self, x: Tensor, attend: Attend) -> Tensor:
         """(B, L, D) to the weights of the block's self-attention, (B, H, L, L), as `forward` uses them."""
         x = self.attention_norm(x, attend.condition) if self.pre_norm else x
-        q, k = self._maps(x if attend.steer is None else x + attend.steer, 0, 2)
+        q, k = self._maps(x, 0, 2)
         if attend.rotation is not None:
             q, k = rotate(q, *attend.rotation), rotate(k, *attend.rotation)
         scores = q @ k.mT * q.shape[-1]**-0.5  # (B, H, L, L)
@@ -167,8 +164,8 @@ class Block(nn.Module):
         return self.contract(F.gelu(self.expand(x)))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend, dropout: float) -> Tensor:
-    """Equation 1 for q, k and v (B, H, L, D / H) under a pattern, with dropout on the weights.
+def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
+    """Equation 1 for q, k and v (B, H, L, D / H) under a pattern.
 
     torch's fused kernel, except in bf16 on a CPU, where the weights as a whole, (B, H, L, L), take a quarter of its
     time: two batched products run at the processor's bf16 speed, which the fused kernel does not reach
@@ -181,8 +178,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend, dropout: float) -
             hidden = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1) if causal else \
                 torch.zeros((), dtype=torch.bool, device=q.device) if mask is None else ~mask
             mask = attend.bias.to(q.dtype).masked_fill(hidden, -torch.inf)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and attend.bias is None,
-                                              dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and attend.bias is None)
     with torch.autocast("cpu", enabled=False):  # it would widen the weights to fp32; softmax sums in fp32 by itself
         q, k, v = (part.contiguous() for part in (q, k, v))  # one copy each; the products would make slower ones
         scores = (q * q.shape[-1]**-0.5) @ k.mT  # (B, H, L, L)
@@ -192,7 +188,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend, dropout: float) -
             scores += torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
         elif attend.padding is not None:
             scores += torch.zeros_like(attend.padding, dtype=scores.dtype).masked_fill_(~attend.padding, -torch.inf)
-        return F.dropout(scores.softmax(-1), dropout) @ v
+        return scores.softmax(-1) @ v
 
 
 class Encoder(nn.Module):
@@ -201,8 +197,8 @@ class Encoder(nn.Module):
     def __init__(self, settings: ModelSettings, pre_norm: bool, conditioned: bool = False) -> None:
         super().__init__()
         width = settings.hidden_size
-        self.blocks = nn.ModuleList(Block(width, settings.num_heads, dropout, settings.attention_dropout, pre_norm,
-                                          settings.ffn_multiplier, conditioned) for dropout in settings.block_dropouts)
+        self.blocks = nn.ModuleList(Block(width, settings.num_heads, dropout, pre_norm, settings.ffn_multiplier,
+                                          conditioned) for dropout in settings.block_dropouts)
         self.final_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
         self.checkpointing = False  # set by the training loop
 
@@ -250,13 +246,6 @@ class CrossAttention(nn.Module):
         # With T of 4 the plain product takes less than a tenth of the fused kernel's time on a CPU in bf16.
         weights = (q @ k.mT * q.shape[-1]**-0.5).softmax(-1)  # (B, H, L, T)
         return self.out(rearrange(weights.to(v.dtype) @ v, "b h l d -> b l (h d)"))
-
-
-def compared(states: Tensor, table: Tensor, settings: ModelSettings) -> tuple[Tensor, Tensor]:
-    """States (N, D) and item vectors (R, D) in the form whose product is the score that the settings name."""
-    if settings.similarity == "dot":
-        return states, table
-    return F.normalize(states.float(), dim=-1) / settings.temperature, F.normalize(table, dim=-1)
 
 
 def full_precision(device: torch.device) -> torch.autocast:

@@ -5,10 +5,9 @@ then the films join its catalogue with nothing but title, year and genres. Each 
 for one: the target is the last of them, the history what they watched of the other films before it, the candidates are
 the new films that they had not watched by then. By chance every place is as likely.
 
-A row a kind of encoder, beside the films' own vectors, which the model learns to do without (`--id_dropout`), in all
-rows but one. The control has no encoder and no need to do without vectors: it places a new film among those with its
-genres, and every row is compared with it in pairs, as are two baselines that train nothing. Any flag of trainer.py may
-follow and holds for all rows.
+A row a kind of encoder, beside the films' own vectors. The control has no encoder: it places a new film among those
+with its genres, and every row is compared with it in pairs, as are two baselines that train nothing. Any flag of
+trainer.py may follow and holds for all rows.
 """
 
 from __future__ import annotations
@@ -47,9 +46,8 @@ SENTENCE = "title, sentence encoder"
 NOTHING = {"genre_encoder": False, "year_encoder": False}
 CONTROL = "nothing; placed by genre"
 ROWS: dict[str, dict[str, Any]] = {
-    CONTROL: {**NOTHING, "id_dropout": 0.0},
+    CONTROL: NOTHING,
     "genres and year": {},
-    "genres and year, ids always there": {"id_dropout": 0.0},
     "title, n-grams": {**NOTHING, "title_encoder": "ngrams"},
     SENTENCE: {**NOTHING, "title_encoder": "sentence"},
     "graph, rgcn": {**NOTHING, "graph_encoder": "rgcn"},
@@ -146,11 +144,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--results", type=Path, default=Path("runs/results/cold-films"),
                         help="(default: %(default)s; what is reported: results/cold-films)")
     flags, rest = parser.parse_known_args(argv)
-    settings, _ = parse_command_line(["--id_dropout", "0.3", *rest], "", preset="quick")
+    settings, _ = parse_command_line(rest, "", preset="quick")
     settings = settings.replace(max_minutes=0.0)  # as many steps for all
     from_nothing_alone(settings)
-    if settings.model.fusion == "query_key":
-        raise UserError("--fusion query_key ranks films by their own vectors alone, which new ones lack; take another")
     rows = {name: settings.replace(**ROWS[name]) for name in flags.rows}
     for own in rows.values():  # now, not after an hour of training
         if own.model.title_encoder != "none":

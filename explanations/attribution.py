@@ -254,11 +254,10 @@ def integrated_gradients(question: Question, _draw: np.random.Generator, steps: 
     real, unknown = (model.as_request(history_batch([history], seq_length))
                      for history in (question.read, _unknown(question.read, MASK)))
     with torch.no_grad():
-        (end, attend), (start, without) = model.embed(real), model.embed(unknown)  # (1, prefix + L', D)
-    sides = [(start, end)] if attend.steer is None else [(start, end), (without.steer, attend.steer)]
+        (end, attend), (start, _) = model.embed(real), model.embed(unknown)  # (1, prefix + L', D)
 
-    def score(x: Tensor, steer: Tensor | None = None) -> Tensor:
-        told = dataclasses.replace(attend, steer=steer, **{name: value.expand(len(x), *value.shape[1:]) for name in (
+    def score(x: Tensor) -> Tensor:
+        told = dataclasses.replace(attend, **{name: value.expand(len(x), *value.shape[1:]) for name in (
             "padding", "bias", "condition") if (value := getattr(attend, name)) is not None})
         if attend.rotation is not None:
             rotation = tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation)
@@ -269,15 +268,13 @@ def integrated_gradients(question: Question, _draw: np.random.Generator, steps: 
     points, weights = np.polynomial.legendre.leggauss(steps)
     done = torch.from_numpy((points + 1) / 2).to(end.dtype)[:, None, None]
     share = torch.from_numpy(weights / 2).to(end.dtype)[:, None]
-    contributions, way = [], [(start + done * (end - start)).requires_grad_() for start, end in sides]
-    sums = (score(*way) * share).sum(0)  # (C,)
+    contributions, way = [], (start + done * (end - start)).requires_grad_()
+    sums = (score(way) * share).sum(0)  # (C,)
     for film in range(len(sums)):
-        gradients = torch.autograd.grad(sums[film], way, retain_graph=film + 1 < len(sums))
-        parts = [(gradient.sum(0) * (end - start)[0]).sum(-1)
-                 for gradient, (start, end) in zip(gradients, sides, strict=True)]
-        contributions.append(sum(parts)[attend.prefix:attend.prefix + length])
+        (gradient,) = torch.autograd.grad(sums[film], way, retain_graph=film + 1 < len(sums))
+        contributions.append((gradient.sum(0) * (end - start)[0]).sum(-1)[attend.prefix:attend.prefix + length])
     with torch.no_grad():
-        ends = score(*(torch.cat(side) for side in sides)).double().numpy()
+        ends = score(torch.cat([start, end])).double().numpy()
     return Attribution("integrated_gradients", ends[1], torch.stack(contributions).double().numpy(),
                        family_effects(question, ends[1]), ends[0])
 

@@ -13,8 +13,7 @@ from item_encoders.encoder import ItemEncoder
 from settings import ModelSettings
 
 YEAR_CENTRES = 16
-
-
+SIZE = 32  # S
 NEAREST = 5  # known films in whose place a new one is put (ablations/LOG.md)
 
 
@@ -43,8 +42,8 @@ class GenreEncoder(ItemEncoder):
         super().__init__()
         shares = torch.from_numpy(catalogue.genre_shares[FIRST_ITEM:])
         self.register_buffer("shares", shares, persistent=False)  # (V, F)
-        self.embed = nn.Linear(shares.shape[1], settings.genre_size, bias=False)
-        self.project = nn.Linear(settings.genre_size, settings.hidden_size)
+        self.embed = nn.Linear(shares.shape[1], SIZE, bias=False)
+        self.project = nn.Linear(SIZE, settings.hidden_size)
 
     def forward(self, films: Tensor) -> Tensor:
         """As in `ItemEncoder`."""
@@ -64,8 +63,8 @@ class YearEncoder(ItemEncoder):
         # Kept in the state: a newer film that joins the catalogue later must not move the others.
         self.register_buffer("newest", years.max())
         self.register_buffer("years", years, persistent=False)
-        self.embed = nn.Linear(YEAR_CENTRES + 1, settings.year_size, bias=False)
-        self.project = nn.Linear(settings.year_size, settings.hidden_size)
+        self.embed = nn.Linear(YEAR_CENTRES + 1, SIZE, bias=False)
+        self.project = nn.Linear(SIZE, settings.hidden_size)
 
     def forward(self, films: Tensor) -> Tensor:
         """As in `ItemEncoder`."""

@@ -1,17 +1,16 @@
 """Films by their place in a graph of what is known of them and of who watched them.
 
-    rgcn       h_v = ReLU(b + sum_r mean_{n in N_r(v)} W_r x_n)
-               e_v = b' + W'_0 h_v + sum_r mean_{n in N_r(v)} W'_r (h_n of films, x_n of others)
-               Schlichtkrull et al., arXiv:1703.06103, eq. 2; a film has no vector of its own here, so that all it gets
-               comes from its neighbours, and a film that nobody has seen gets its share too
-    lightgcn   e = (E + A E + A A E) / 3, A the normalised graph of films watched together, E one free vector a film
-               He et al., arXiv:2002.02126, eq. 7 and 8
+    h_v = ReLU(b + sum_r mean_{n in N_r(v)} W_r x_n)
+    e_v = b' + W'_0 h_v + sum_r mean_{n in N_r(v)} W'_r (h_n of films, x_n of others)
+
+Schlichtkrull et al., arXiv:1703.06103, eq. 2; a film has no vector of its own here, so that all it gets comes from its
+neighbours, and a film that nobody has seen gets its share too.
 
 Relations r into a film: its genres, decade, title words that other titles have too; groups of people (gender x age) who
 rate it highly; films that follow it, that it follows, that the same people like. The last four come from the training
 part alone, as lists of fixed length that lie in the checkpoint; what a position predicts there may be an edge's reason,
-together with other people's interactions (FEWEST_TOGETHER, FEWEST_IN_GROUP). The whole graph is convolved in each step,
-or trained beforehand and then left alone.
+together with other people's interactions (FEWEST_TOGETHER, FEWEST_IN_GROUP). The whole graph is convolved in each
+step.
 
 Axes: V films, K neighbours, D width, A attribute nodes, E edges.
 """
@@ -22,7 +21,6 @@ import warnings
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor, nn
 
@@ -42,12 +40,11 @@ FEWEST_TOGETHER = 3  # people behind an edge between two films
 FEWEST_IN_GROUP = 5  # ratings behind an edge between a film and a group
 FEWEST_TITLES = 2  # of a word: in one title alone it joins nothing
 BASES = 4  # matrices of which a layer mixes those of its relations
-PRETRAINING_STEPS, PRETRAINING_EDGES, PRETRAINING_RATE = 300, 4096, 0.01
 FIRST_DECADE, DECADES, WORDS, GROUPS = 1890, 16, 4096, len(GENDERS) * len(AGE_GROUPS)
 OFFSETS = np.cumsum([0, len(GENRES), DECADES, WORDS, GROUPS])  # of the attribute nodes, kind by kind
 
 
-class _CoWatchGraph(ItemEncoder):
+class CoWatchGraph(ItemEncoder):
     """Keeps the edges that training interactions give, and all edges once they are put together."""
 
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
@@ -66,7 +63,7 @@ class _CoWatchGraph(ItemEncoder):
             getattr(self, name).copy_(torch.from_numpy(neighbours))
         _forget_edges(self)
 
-    def take_over(self, older: _CoWatchGraph, place: Tensor, larger: Catalogue) -> None:
+    def take_over(self, older: CoWatchGraph, place: Tensor, larger: Catalogue) -> None:
         """As in `ItemEncoder`; a new film has the neighbours that its entry in the catalogue gives, and no others; its
         free vector, where there is one, is 0 until others give it one."""
         state = older.state_dict()
@@ -95,11 +92,11 @@ class _CoWatchGraph(ItemEncoder):
         return {**self.__dict__, "joined": ()}
 
 
-def _forget_edges(graph: _CoWatchGraph, _unused: object = None) -> None:
+def _forget_edges(graph: CoWatchGraph, _unused: object = None) -> None:
     graph.joined = ()
 
 
-class RelationalGraph(_CoWatchGraph):
+class RelationalGraph(CoWatchGraph):
     """See the module's head, rgcn."""
 
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
@@ -178,105 +175,6 @@ def _sparse(edges: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
     with warnings.catch_warnings():  # torch calls this layout a beta
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_coo_tensor(edges, weight, shape, check_invariants=True).coalesce().to_sparse_csr()
-
-
-class LightGraph(_CoWatchGraph):
-    """See the module's head, lightgcn."""
-
-    by_experience = True
-
-    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
-        from torch_geometric.nn import LGConv
-
-        super().__init__(catalogue, settings)
-        self.table = nn.Embedding(len(catalogue.movie_ids), settings.hidden_size)
-        self.convolve = LGConv(normalize=False)  # the edges are normalised once
-
-    def join_edges(self) -> tuple[Tensor]:
-        """Sparse (V, V) of all films watched together, either way, each normalised by the root of both degrees."""
-        from torch_geometric.nn.conv.gcn_conv import gcn_norm
-
-        edges = torch.cat(self.co_watch_edges(), dim=1)
-        edges = torch.cat([edges, edges.flip(0)], dim=1).unique(dim=1)
-        count = len(self.groups)
-        edges, weight = gcn_norm(edges, num_nodes=count, add_self_loops=False)
-        return (_sparse(edges, weight, (count, count)),)
-
-    @torch.no_grad()
-    def stand_in(self, fresh: Tensor, known: Tensor, weights: Tensor) -> None:
-        """As in `ItemEncoder`; a film without edges is a third of its free vector."""
-        self.table.weight[fresh] = 3 * (weights @ self(known))
-
-    def forward(self, films: Tensor) -> Tensor:
-        """As in `ItemEncoder`."""
-        layers, (edges,) = [self.table.weight], self.edges()
-        with full_precision(films.device):  # sparse products know no bf16
-            for _ in range(2):
-                layers.append(self.convolve(layers[-1], edges))
-        return torch.stack(layers).mean(0)[films]
-
-
-class FrozenGraph(ItemEncoder):
-    """One of the above, trained beforehand to tell neighbours from other films, then left alone behind a linear map.
-
-    Pre-training: -ln sigma(e_i e_j - e_i e_k), j a neighbour of i and k any film (BPR, as LightGCN's eq. 15).
-    """
-
-    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
-        super().__init__()
-        width = settings.hidden_size
-        self.graph = GRAPHS[settings.graph_encoder.removesuffix("_frozen")](catalogue, settings).requires_grad_(False)
-        self.by_experience = self.graph.by_experience
-        self.register_buffer("vectors", torch.zeros(len(catalogue.movie_ids), width))
-        self.project = nn.Linear(width, width)
-
-    def prepare(self, data: SequenceData, rows: np.ndarray) -> None:
-        """As in `ItemEncoder`; draws from a stream of its own."""
-        self.graph.prepare(data, rows)
-        self.graph.requires_grad_(True)
-        neighbours = torch.cat(self.graph.co_watch_edges(), dim=1)  # (2, E)
-        films, draw = torch.arange(len(self.vectors)), torch.Generator().manual_seed(torch.initial_seed())
-        optimizer = torch.optim.Adam(self.graph.parameters(), lr=PRETRAINING_RATE)
-        for _ in range(PRETRAINING_STEPS if neighbours.shape[1] else 0):
-            first, second = neighbours[:, torch.randint(neighbours.shape[1], (PRETRAINING_EDGES,), generator=draw)]
-            other = torch.randint(len(films), (PRETRAINING_EDGES,), generator=draw)
-            vectors = self.graph(films)
-            chosen, near, far = (F.embedding(index, vectors) for index in (first, second, other))
-            optimizer.zero_grad()
-            F.softplus((chosen * (far - near)).sum(-1)).mean().backward()
-            optimizer.step()
-        self.graph.requires_grad_(False).zero_grad()  # what it has of gradients the training's optimizer would follow
-        self._fix()
-
-    @torch.no_grad()
-    def _fix(self) -> None:
-        vectors = self.graph(torch.arange(len(self.vectors)))
-        self.vectors.copy_(vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-6))
-
-    def take_over(self, older: FrozenGraph, place: Tensor, larger: Catalogue) -> None:
-        """As in `ItemEncoder`; old films keep their vectors."""
-        self.graph.take_over(older.graph, place, larger)
-        self.project.load_state_dict(older.project.state_dict())
-        self._fix()
-        self.vectors[place] = older.vectors
-
-    def stand_in(self, fresh: Tensor, known: Tensor, weights: Tensor) -> None:
-        """As in `ItemEncoder`."""
-        if self.by_experience:
-            self.vectors[fresh] = weights @ self.vectors[known]
-
-    def forward(self, films: Tensor) -> Tensor:
-        """As in `ItemEncoder`."""
-        return self.project(self.vectors[films])
-
-
-GRAPHS: dict[str, type[ItemEncoder]] = {"rgcn": RelationalGraph, "lightgcn": LightGraph,
-                                        "rgcn_frozen": FrozenGraph, "lightgcn_frozen": FrozenGraph}
-
-
-def graph_encoder(catalogue: Catalogue, settings: ModelSettings) -> ItemEncoder:
-    """The kind that `--graph_encoder` names."""
-    return GRAPHS[settings.graph_encoder](catalogue, settings)
 
 
 def attribute_edges(catalogue: Catalogue) -> dict[str, np.ndarray]:

@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 import torch
+from item_encoders.fusion import FUSIONS
 
 from batches import TrainingBatches, history_batch, history_of
 from data_processor import FIRST_ITEM, MASK, PAD
 from enhanced_model import FEATURE_FAMILIES
 from evaluation.protocols import request_batches
-from item_encoders.fusion import FUSIONS
 from losses import rating_loss
 from model_io import load_model, new_model, save_model
 from objectives import item_loss

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from item_encoders.fusion import FUSIONS
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn
 
@@ -24,7 +25,6 @@ from context import BUCKET, GAP_BUCKETS, TimeBias, TimeEncoder
 from data_processor import FIRST_ITEM, NO_TIME, process
 from item_encoders import graph, text
 from item_encoders.attributes import NEAREST
-from item_encoders.fusion import FUSIONS
 from item_encoders.graph import (
     CO_WATCH,
     FEWEST_IN_GROUP,
