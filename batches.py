@@ -20,7 +20,8 @@ from settings import TrainSettings
 from transformer import Pattern, positions_before
 
 WIDTH_STEP, ROW_STEP = 8, 64
-SPAN_LENGTH = 3  # mean length of masked spans
+# Shares of the training sequences without one kind of side information, and without the person's own token.
+CONTEXT_DROPOUT, USER_ID_DROPOUT = 0.1, 0.5
 # Streams of an epoch's noise: batches have their own numbers, LATE says which windows begin late, VIEWS + a batch's
 # number how its views are made.
 LATE, VIEWS = 2**40, 2**41
@@ -54,13 +55,12 @@ class Batch:
         return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)
                 if isinstance(getattr(self, entry.name), Tensor)}
 
-    def to(self, device: torch.device, pin_memory: bool = False) -> Batch:
-        """Copy on a device, through page-locked memory if asked."""
+    def to(self, device: torch.device) -> Batch:
+        """Copy on a device."""
         if device.type == "cpu":
             return self
-        return self.replace(**{name: (value.pin_memory() if pin_memory else value).to(device, non_blocking=pin_memory)
-                               for name, value in self.tensors().items()},
-                            views=tuple(view.to(device, pin_memory) for view in self.views))
+        return self.replace(**{name: value.to(device) for name, value in self.tensors().items()},
+                            views=tuple(view.to(device) for view in self.views))
 
     def replace(self, **changes: Tensor | str | tuple[Batch, ...]) -> Batch:
         """Copy with some fields changed."""
@@ -266,7 +266,7 @@ class TrainingBatches:
             noise = np.random.default_rng((self.train.seed, epoch, number))
             batch = self._cloze(rows, starts[rows], noise) if cloze else self._causal(rows, starts[rows])
             batch = batch.replace(users=batch.users.masked_fill(torch.from_numpy(late[rows]), UNKNOWN))
-            yield hide_context(batch, self.train, noise)
+            yield hide_context(batch, noise)
 
     def _gather(self, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(lengths, (B, L) positions in the flat arrays, -1 on padding) of runs of interactions."""
@@ -317,9 +317,8 @@ def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:
 def cloze_mask(lengths: np.ndarray, width: int, train: TrainSettings, noise: np.random.Generator) -> np.ndarray:
     """(B, L) positions to mask, at least one a sequence, `train.mask_prob` of them on average (late, above .5: fewer).
 
-    `train.masking` says which: uniform = each alike; late = the chance grows linearly from the oldest to the newest;
-    span = runs of SPAN_LENGTH interactions on average (Joshi et al., SpanBERT, TACL 2020, section 3.1). In a share of
-    the sequences the last position, which inference asks for, is masked alone, in another it is masked too.
+    `train.masking` says which: uniform = each alike; late = the chance grows linearly from the oldest to the newest. In
+    a share of the sequences the last position, which inference asks for, is masked alone.
     """
     place = np.arange(width)
     real, newest = place < lengths[:, None], place == lengths[:, None] - 1
@@ -327,21 +326,14 @@ def cloze_mask(lengths: np.ndarray, width: int, train: TrainSettings, noise: np.
     chance = np.full(real.shape, train.mask_prob)
     if train.masking == "late":
         chance = np.minimum(1.0, 2 * train.mask_prob * (place + 1) / (lengths[:, None] + 1))
-    if train.masking == "span":
-        starts = scores < -math.log1p(-train.mask_prob) / SPAN_LENGTH
-        reach = np.where(starts, place + noise.geometric(1 / SPAN_LENGTH, real.shape), 0)
-        masked = np.maximum.accumulate(reach, axis=1) > place
-    else:
-        masked = scores < chance
+    masked = scores < chance
     masked |= (scores == scores.min(1, keepdims=True)) & ~(masked & real).any(1, keepdims=True)
     only_last = noise.random(len(lengths)) < train.last_mask_share
     masked[only_last] = newest[only_last]
-    if train.last_too_share:
-        masked |= newest & (noise.random((len(lengths), 1)) < train.last_too_share)
     return masked & real
 
 
-def hide_context(batch: Batch, train: TrainSettings, noise: np.random.Generator) -> Batch:
+def hide_context(batch: Batch, noise: np.random.Generator) -> Batch:
     """Training batch in which some sequences lack their ratings, their times, their metadata or their person's token.
 
     What a model has learned to do without may be missing when it is used: an anonymous visitor's history has none of
@@ -352,11 +344,11 @@ def hide_context(batch: Batch, train: TrainSettings, noise: np.random.Generator)
     def chosen(rate: float) -> Tensor:
         return torch.from_numpy(noise.random(count) < rate)
 
-    known_time = ~chosen(train.context_dropout)[:, None]
+    known_time = ~chosen(CONTEXT_DROPOUT)[:, None]
     return batch.replace(
-        users=batch.users.masked_fill(chosen(train.user_id_dropout), UNKNOWN),
-        demographics=batch.demographics.masked_fill(chosen(train.context_dropout)[:, None], UNKNOWN),
-        ratings=batch.ratings.masked_fill(chosen(train.context_dropout)[:, None], NO_RATING),
+        users=batch.users.masked_fill(chosen(USER_ID_DROPOUT), UNKNOWN),
+        demographics=batch.demographics.masked_fill(chosen(CONTEXT_DROPOUT)[:, None], UNKNOWN),
+        ratings=batch.ratings.masked_fill(chosen(CONTEXT_DROPOUT)[:, None], NO_RATING),
         timestamps=batch.timestamps * known_time, request_times=batch.request_times * known_time)
 
 

@@ -36,7 +36,7 @@ def compare_candidates(settings: Settings) -> dict[str, dict[str, Any]]:
     data = load(settings.data)
     people, results = data.split.requests["test"].people, {}
     for candidates in ("full", "popular_100", "uniform_100"):
-        evaluation = EvalSettings(candidates=candidates, bootstrap_samples=settings.eval.bootstrap_samples)
+        evaluation = EvalSettings(candidates=candidates)
         rows = {name: summarise(target_ranks(ranker, data, "test", settings.model.seq_length, evaluation), people,
                                 evaluation.bootstrap_samples)
                 for name, ranker in (("popularity", Popularity(data)), ("vanilla", model))}

@@ -1,7 +1,7 @@
 """Raw interactions -> ids, features, sequences, split. `python data_processor.py` prints the data card.
 
-One chronological order: by user, then timestamp, then file order (half of ML-1M's neighbouring timestamps are equal,
-so the rule matters; `tie_break="random"` shuffles inside ties for robustness checks). What trains and what is asked for
+One chronological order: by user, then timestamp, then file order (half of ML-1M's neighbouring timestamps are equal, so
+the rule matters). What trains and what is asked for
 is in splits.py.
 
 Raw ids (`user_id`, `movie_id`: what a user types) become indices (rows of a table): `user_index` counts from 1 with 0
@@ -160,10 +160,7 @@ def process(interactions: Interactions, settings: DataSettings) -> SequenceData:
     catalogue = _catalogue(interactions, movie_ids, user_ids)
 
     user_ids_column, timestamps = kept["user_id"].to_numpy(), kept["timestamp"].to_numpy()
-    file_order = np.arange(len(kept))
-    if settings.tie_break == "random":
-        file_order = np.random.default_rng(settings.tie_seed).permutation(len(kept))
-    order = np.lexsort((file_order, timestamps, user_ids_column))
+    order = np.lexsort((np.arange(len(kept)), timestamps, user_ids_column))
     items = catalogue.item_index(kept["movie_id"].to_numpy()[order])
     users = catalogue.user_index(user_ids_column[order])
     offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids) + 1)[1:])])
@@ -232,8 +229,8 @@ def from_sequences(user_sequences: Sequence[Sequence[int]], vocab_size: int) -> 
                         hashlib.sha256(flat.tobytes() + lengths.tobytes()).hexdigest()[:16], "", 0, 0)
 
 
-def calendar(timestamps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(day of year 0-365, day of week 0-6 from Monday, hour 0-23), UTC, of integer seconds of any shape.
+def day_of_year(timestamps: torch.Tensor) -> torch.Tensor:
+    """Day of the year, 0-365, UTC, of integer seconds of any shape.
 
     Integer arithmetic on the proleptic Gregorian calendar with years that begin in March (Howard Hinnant,
     'chrono-Compatible Low-Level Date Algorithms').
@@ -246,8 +243,7 @@ def calendar(timestamps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
     march_day = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
     year = year_of_era + era * 400 + (march_day >= 306)
     leap = ((year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))).long()
-    day_of_year = torch.where(march_day >= 306, march_day - 306, march_day + 59 + leap)
-    return day_of_year, (days + 3) % 7, timestamps.remainder(86_400) // 3600
+    return torch.where(march_day >= 306, march_day - 306, march_day + 59 + leap)
 
 
 def data_card(data: SequenceData) -> list[tuple[str, str]]:

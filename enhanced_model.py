@@ -2,7 +2,7 @@
 
     e_v  = sum_k encoder_k(v)                                    film v: id, genres, year, title, graph (item_encoders/)
     x_i  = e_{v_i} + rating_i + day_i + gap_i + position_i       input at position i
-    x_i += CrossAttention(query x_i, keys and values: the person's metadata tokens)         or another way, context.py
+    x_i += CrossAttention(query x_i, keys and values: the person's metadata tokens)         context.py
     x_0  = a learned start, optional, another where earlier interactions are not known: h_0 predicts v_1, also for
            somebody without a history, with odds b_v + c_v
     h    = Encoder(x; pattern, times)                            transformer.py, pre-norm
@@ -32,14 +32,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from batches import Batch, append_mask
-from context import USER_CONTEXTS, MetadataTokens, TimeBias, TimeEncoder, in_front
+from context import AskPerson, MetadataTokens, TimeEncoder, in_front
 from data_processor import FIRST_ITEM, MASK, NO_RATING, NO_TIME, PAD, UNKNOWN, Catalogue, SequenceData
 from item_encoders.attributes import GenreEncoder, YearEncoder, like_genres, nearest_films
 from item_encoders.encoder import ItemEncoder
 from item_encoders.graph import RelationalGraph
 from item_encoders.ids import IdEncoder
 from item_encoders.text import TitleEncoder
-from losses import BALANCED, contrastive_loss, linear_cross_entropy, preference_loss, rating_loss
+from losses import contrastive_loss, linear_cross_entropy, preference_loss, rating_loss
 from settings import ModelSettings, TrainSettings
 from transformer import (
     Attend,
@@ -59,6 +59,7 @@ ITEM_ENCODERS: dict[str, tuple[str, Callable[[Catalogue, ModelSettings], ItemEnc
     "id": ("id_encoder", IdEncoder), "genres": ("genre_encoder", GenreEncoder), "year": ("year_encoder", YearEncoder),
     "title": ("title_encoder", TitleEncoder), "graph": ("graph_encoder", RelationalGraph)}
 FEATURE_FAMILIES = ("ratings", "times", "demographics", "user_id", "genres", "year", "title", "graph")
+PREFERENCE_HORIZON = 20  # later interactions that the preference target averages over
 CAUSAL_TASKS = ("next_item", "rating", "preference", "contrastive")
 
 
@@ -86,7 +87,7 @@ class EnhancedBERT4Rec(nn.Module):
         self.encoders = nn.ModuleDict({name: build(catalogue, settings) for name, (switch, build) in
                                        ITEM_ENCODERS.items() if getattr(settings, switch) not in (False, "none")})
         self.rating = nn.Embedding(6, width) if settings.rating_input else None  # 0 = not known
-        timed = settings.day_of_year or settings.weekday_hour or settings.time_gap
+        timed = settings.day_of_year or settings.time_gap
         self.time = TimeEncoder(settings) if timed else None
         self.request_time = TimeEncoder(settings) if timed and settings.query_time == "known" else None
         if settings.positions == "learned":
@@ -97,12 +98,11 @@ class EnhancedBERT4Rec(nn.Module):
         self.lost = nn.Parameter(torch.zeros(1, 1, width)) if settings.start_token else None
         has_tokens = any(getattr(settings, name) for name in ("user_id", "gender", "age", "occupation"))
         self.metadata = MetadataTokens(catalogue, settings) if has_tokens else None
-        self.user_context = USER_CONTEXTS[settings.user_context](settings) if has_tokens else None
-        self.time_bias = TimeBias(settings.num_heads) if settings.time_bias else None
+        self.user_context = AskPerson(settings) if has_tokens else None
         self.register_buffer("periods", rotation_periods(settings.rotated_pairs) if settings.relative_time else None,
                              persistent=False)
         self.dropout = Dropout(settings.dropout)
-        self.encoder = Encoder(settings, pre_norm=True, conditioned=has_tokens and self.user_context.conditions)
+        self.encoder = Encoder(settings, pre_norm=True)
         self.masked_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)) \
             if settings.masked_item_head else None
         self.masked_bias = nn.Parameter(torch.zeros(catalogue.num_rows)) if settings.masked_item_head else None
@@ -118,16 +118,11 @@ class EnhancedBERT4Rec(nn.Module):
         not_a_film[:FIRST_ITEM] = -torch.inf
         self.register_buffer("not_a_film", not_a_film, persistent=False)
         self.item_loss = linear_cross_entropy  # the training loop may set another one
-        self.log_variance = nn.ParameterDict({
-            task: nn.Parameter(torch.zeros(())) for task in ("masked_item", *CAUSAL_TASKS) if self.has_head(task)
-        }) if settings.task_weighting == "uncertainty" else None
         std = 0.8 * width**-0.5  # 0.1 at 64 wide: BERT's 0.02 starts a narrow model slowly (ablations/LOG.md)
         initialise(self, std)
         for parameter in (self.special, *([self.position] if settings.positions == "learned" else []),
                           *([] if self.start is None else [self.start])):
             nn.init.normal_(parameter, std=std)
-        for block in self.encoder.blocks:
-            block.start_unconditioned()
 
     def prepare(self, data: SequenceData, held_out: bool = True) -> EnhancedBERT4Rec:
         """Let the encoders look at titles and training interactions, once, before training.
@@ -210,19 +205,8 @@ class EnhancedBERT4Rec(nn.Module):
         return getattr(self.settings, f"{'next_item' if task == 'contrastive' else task}_head")
 
     def forward(self, batch: Batch, tasks: Set[str]) -> dict[str, Tensor]:
-        """Mean loss of each of `tasks` that the batch's pattern and the built heads allow; others are not computed.
-
-        With task_weighting 'uncertainty' also BALANCED, which is to be minimised: the sum of exp(-s) loss + s / 2 with
-        a learned s a task, the logarithm of its variance (Kendall et al., CVPR 2018, arXiv:1705.07115, eq. 10).
-        """
-        losses = self.task_losses(batch, {task for task in tasks if self.has_head(task)})
-        if self.log_variance is not None and losses:
-            losses[BALANCED] = sum((-self.log_variance[task]).exp() * loss + self.log_variance[task] / 2
-                                   for task, loss in losses.items())
-        return losses
-
-    def task_losses(self, batch: Batch, tasks: Set[str]) -> dict[str, Tensor]:
-        """Mean loss of each task; all of them have heads."""
+        """Mean loss of each of `tasks` that the batch's pattern and the built heads allow; others are not computed."""
+        tasks = {task for task in tasks if self.has_head(task)}
         table = self.item_table()
         histories = batch
         states = self.encode(batch, table, self.predicts_first(batch))  # (B, L, D)
@@ -252,8 +236,7 @@ class EnhancedBERT4Rec(nn.Module):
         if "contrastive" in tasks and batch.views:
             first, second = (self.encoder.last_state(*self.embed(view, table), view.lengths - 1)
                              for view in batch.views)
-            losses["contrastive"] = contrastive_loss(first, second, last_targets(histories),
-                                                     self.settings.contrastive_temperature)
+            losses["contrastive"] = contrastive_loss(first, second, last_targets(histories))
         return losses
 
     def next_item_loss(self, states: Tensor, table: Tensor, targets: Tensor, batch: Batch, oldest: Tensor) -> Tensor:
@@ -270,9 +253,9 @@ class EnhancedBERT4Rec(nn.Module):
         return torch.lerp(later, first, len(kind) / (targets != PAD).sum())
 
     def later_genres(self, targets: Tensor) -> Tensor:
-        """(B, L, F) mean genre distribution of the next `preference_horizon` interactions after each position."""
+        """(B, L, F) mean genre distribution of the next PREFERENCE_HORIZON interactions after each position."""
         total = self.genre_shares[targets].cumsum(1)  # (B, L, F), inclusive
-        horizon = min(self.settings.preference_horizon, targets.shape[1])
+        horizon = min(PREFERENCE_HORIZON, targets.shape[1])
         ahead = torch.cat([total[:, horizon - 1:], total[:, -1:].expand(-1, horizon - 1, -1)], dim=1)
         window = ahead - F.pad(total, (0, 0, 1, 0))[:, :-1]
         return window / window.sum(-1, keepdim=True).clamp_min(1e-6)
@@ -384,15 +367,14 @@ class EnhancedBERT4Rec(nn.Module):
             x = x + self.request_time(batch.request_times, batch.timestamps)
         x = self.dropout(x + self.position[:x.shape[1]])
         attend = Attend(batch.pattern, key_padding(batch.lengths, x.shape[1]),
-                        rotation=None if self.periods is None else time_rotation(batch.timestamps, self.periods),
-                        bias=self.time_bias(batch.timestamps) if self.time_bias is not None else None)
+                        rotation=None if self.periods is None else time_rotation(batch.timestamps, self.periods))
         if self.start is not None:
             start = self.start + self.lost * ~batch.whole[:, None, None]  # (B, 1, D)
             if self.request_time is not None:
                 known = batch.timestamps[:, :1].where(batch.lengths[:, None] > 0, batch.request_times[:, :1])
                 start = start + self.request_time(known, torch.full_like(known, NO_TIME))
             x, attend = in_front(self.dropout(start), x, attend)
-        return (x, attend) if self.metadata is None else self.user_context(x, attend, self.metadata(batch))
+        return (x if self.metadata is None else self.user_context(x, self.metadata(batch))), attend
 
 
 def grown(known: Tensor, place: Tensor, new: Tensor, of_new: Tensor | float) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 LOG2_E = math.log2(math.e)
-BALANCED = "balanced"  # among a model's losses: the one to minimise, if it weighs its tasks itself
+CONTRASTIVE_TEMPERATURE = 0.2  # what the cosines of two views of a history are divided by
 LOWEST = -1e30
 CHECKPOINTED_POSITIONS = 512
 # Logits held at once: on a CPU a chunk should stay in the caches, on a GPU it should fill the chip.
@@ -117,40 +117,18 @@ def _column_in(block: slice, target: Tensor) -> tuple[Tensor, Tensor]:
     return column.clamp(0, last), (column >= 0) & (column <= last)
 
 
-def smoothed_cross_entropy(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, ignore_index: int = -100, *,
-                           smoothing: float) -> Tensor:
-    """`linear_cross_entropy` against targets that leave a share `smoothing` to all candidate rows alike (Szegedy et
-    al., CVPR 2016, arXiv:1512.00567, section 7): their loss is the plain one plus smoothing times (own logit - mean
-    logit of the candidates), which needs no logits but these two."""
-    counted, candidates = targets != ignore_index, bias.isfinite()
-    offset = bias.where(candidates, 0.0).float()
-    with torch.autocast(states.device.type, enabled=False):
-        share = candidates.float() / candidates.sum()  # (R,)
-        rows = torch.cat([table.float(), offset[:, None]], dim=1)  # (R, D + 1)
-        apart = F.embedding(targets.clamp_min(0), rows) - share @ rows  # (N, D + 1)
-        excess = (states.float() * apart[:, :-1]).sum(1) + apart[:, -1]
-    return linear_cross_entropy(states, table, bias, targets, ignore_index) + smoothing * _mean_where(excess, counted)
-
-
-def shifted(loss: Callable[..., Tensor], offset: Tensor) -> Callable[..., Tensor]:
-    """An item loss whose logits have `offset` (R,) added. With a multiple of log-popularity the model need not learn
-    popularity, and ranks without it (Menon et al., logit adjustment, ICLR 2021, arXiv:2007.07314, eq. 10)."""
-    return lambda states, table, bias, targets, ignore_index=-100: loss(states, table, bias + offset, targets,
-                                                                        ignore_index)
-
-
 def distillation_loss(states: Tensor, table: Tensor, bias: Tensor, opinions: Sequence[tuple[Tensor, Tensor, Tensor]],
-                      counted: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy against the mean of the teachers' distributions over the catalogue, both softened by `temperature`,
-    times its square (Hinton et al., 2015, arXiv:1503.02531, section 2).
+                      counted: Tensor) -> Tensor:
+    """Cross-entropy against the mean of the teachers' distributions over the catalogue, (Hinton et al., 2015,
+    arXiv:1503.02531, section 2, at temperature 1).
 
     opinions: (states, table, bias) of each teacher for the same N positions; counted (N,) which of them count. A chunk
     of positions at a time, computed again in the backward pass, so that N x R logits are never held.
     """
     def chunk_loss(states: Tensor, table: Tensor, bias: Tensor, counted: Tensor, *told: Tensor) -> Tensor:
-        wanted = torch.stack([(said @ rows.T).float().add(offset).div(temperature).softmax(1)
+        wanted = torch.stack([(said @ rows.T).float().add(offset).softmax(1)
                               for said, rows, offset in zip(told[::3], told[1::3], told[2::3], strict=True)]).mean(0)
-        logits = ((states @ table.T).float() + bias) / temperature
+        logits = (states @ table.T).float() + bias
         return -(wanted * logits.log_softmax(1).masked_fill(bias == -torch.inf, 0.0)).sum(1).where(counted, 0.0).sum()
 
     total = states.new_zeros((), dtype=torch.float32)
@@ -158,49 +136,33 @@ def distillation_loss(states: Tensor, table: Tensor, bias: Tensor, opinions: Seq
         chunk = slice(start, start + CHECKPOINTED_POSITIONS)
         told = [part for said, rows, offset in opinions for part in (said[chunk], rows, offset)]
         total = total + checkpoint(chunk_loss, states[chunk], table, bias, counted[chunk], *told, use_reentrant=False)
-    return total * temperature**2 / counted.sum()
+    return total / counted.sum()
 
 
 class DistilledItemLoss:
     """An item loss of which a share follows teachers; what they say of the next batch goes into `opinions` first."""
 
-    def __init__(self, plain: Callable[..., Tensor], share: float, temperature: float) -> None:
-        self.plain, self.share, self.temperature = plain, share, temperature
+    def __init__(self, plain: Callable[..., Tensor], share: float) -> None:
+        self.plain, self.share = plain, share
         self.opinions: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def __call__(self, states: Tensor, table: Tensor, bias: Tensor, targets: Tensor,
                  ignore_index: int = -100) -> Tensor:
         """Arguments as in `linear_cross_entropy`."""
-        followed = distillation_loss(states, table, bias, self.opinions, targets != ignore_index, self.temperature)
+        followed = distillation_loss(states, table, bias, self.opinions, targets != ignore_index)
         return (1 - self.share) * self.plain(states, table, bias, targets, ignore_index) + self.share * followed
 
 
 def sampled_softmax_loss(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, negatives: Tensor,
-                         log_frequency: Tensor, ignore_index: int = -100) -> Tensor:
-    """Softmax cross-entropy of each target against K sampled rows that all positions share.
+                         ignore_index: int = -100) -> Tensor:
+    """Softmax cross-entropy of each target against K rows that all positions share.
 
-    negatives (K,) rows, drawn with repetition; log_frequency (R,) log-probability of drawing each row, taken off the
-    logits (Bengio & Senecal, 2008; Yi et al., RecSys 2019, section 3): sampling by popularity then does not punish
-    popular items, and uniform sampling changes nothing. A negative that is the target does not count.
+    negatives (K,) rows, drawn uniformly with repetition: as each row is as likely, no correction of the logits is
+    needed (Bengio & Senecal, 2008; Yi et al., RecSys 2019, section 3). A negative that is the target does not count.
     """
-    positive, sampled = _sampled_logits(states, table, bias - log_frequency, targets, negatives, ignore_index)
+    positive, sampled = _sampled_logits(states, table, bias, targets, negatives, ignore_index)
     loss = torch.cat([positive, sampled], dim=1).logsumexp(1) - positive[:, 0]  # (N,)
     return _mean_where(loss, targets != ignore_index)
-
-
-def gbce_loss(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, negatives: Tensor, calibration: float,
-              ignore_index: int = -100) -> Tensor:
-    """Binary cross-entropy whose positive is raised to a power beta, over 1 + K terms (Petrov & Macdonald, gSASRec,
-    RecSys 2023, arXiv:2308.07192, eq. 8 and 11).
-
-    negatives (K,) rows drawn uniformly, shared by all positions. calibration t: 0 = plain binary cross-entropy, whose
-    probabilities are too high by the sampling rate alpha = K / (V - 1); 1 = fully corrected.
-    """
-    rate = len(negatives) / max(1, int(bias.isfinite().sum()) - 1)
-    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
-    positive, sampled = _sampled_logits(states, table, bias, targets, negatives, ignore_index)
-    loss = beta * F.softplus(-positive[:, 0]) + F.softplus(sampled).sum(1)  # softplus(-inf) = 0
-    return _mean_where(loss / (1 + len(negatives)), targets != ignore_index)
 
 
 def _sampled_logits(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor, negatives: Tensor,
@@ -218,25 +180,19 @@ def _mean_where(values: Tensor, counted: Tensor) -> Tensor:
 
 
 class SampledItemLoss:
-    """A sampled loss with its sampler; takes the place of `linear_cross_entropy` for large catalogues.
+    """`sampled_softmax_loss` with its sampler; takes the place of `linear_cross_entropy` for large catalogues.
 
-    kind: 'sampled_softmax' or 'gbce'. weights (R,): how often each row is drawn, 0 where it is no candidate. The draws
-    follow torch's global stream.
+    candidates: (R,) True at the rows to draw from, all alike. The draws follow torch's global stream.
     """
 
-    def __init__(self, kind: str, weights: Tensor, negatives: int, calibration: float) -> None:
-        self.kind, self.negatives, self.calibration = kind, negatives, calibration
-        share = weights.double() / weights.sum()
-        self.cumulative, self.log_frequency = share.cumsum(0), share.log().float().nan_to_num(neginf=0.0)
+    def __init__(self, candidates: Tensor, negatives: int) -> None:
+        self.rows, self.negatives = candidates.nonzero()[:, 0], negatives
 
     def __call__(self, states: Tensor, table: Tensor, bias: Tensor, targets: Tensor,
                  ignore_index: int = -100) -> Tensor:
         """The loss with fresh negatives; arguments as in `linear_cross_entropy`."""
-        draws = torch.rand(self.negatives, dtype=torch.float64, device=self.cumulative.device)
-        negatives = torch.searchsorted(self.cumulative, draws, right=True).clamp_max(len(self.cumulative) - 1)
-        if self.kind == "gbce":
-            return gbce_loss(states, table, bias, targets, negatives, self.calibration, ignore_index)
-        return sampled_softmax_loss(states, table, bias, targets, negatives, self.log_frequency, ignore_index)
+        draws = torch.randint(len(self.rows), (self.negatives,), device=self.rows.device)
+        return sampled_softmax_loss(states, table, bias, targets, self.rows[draws], ignore_index)
 
 
 def rating_loss(logits: Tensor, ratings: Tensor) -> Tensor:
@@ -251,10 +207,10 @@ def preference_loss(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * logits.float().log_softmax(-1)).sum() / known
 
 
-def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor, temperature: float) -> Tensor:
+def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
     """Each view must find the other one of its history among the batch's, by cosine, and back (InfoNCE; Oord et al.,
     2018, arXiv:1807.03748, eq. 4). first and second (B, D); of groups (B,) equal ones are not told apart."""
-    logits = F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T / temperature  # (B, B)
+    logits = F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T / CONTRASTIVE_TEMPERATURE  # (B, B)
     own = torch.arange(len(logits), device=logits.device)
     alike = (groups[:, None] == groups) & (own[:, None] != own)
     logits = logits.masked_fill(alike, -torch.inf)

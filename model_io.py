@@ -22,7 +22,7 @@ from support.tracking import git_commit
 
 METADATA = "metadata.json"
 # What --start_from may change: it leaves no trace in what the weights mean.
-MAY_CHANGE = {"dropout", "layer_dropout", "preference_horizon", "contrastive_temperature"}
+MAY_CHANGE = {"dropout", "layer_dropout"}
 
 
 def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:

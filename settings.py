@@ -34,23 +34,13 @@ class DataSettings:
     """Keep people with at least this many interactions, or as many as --protocol needs."""
     protocol: Literal["leave_one_out", "global_time", "multi5"] = "leave_one_out"
     """Which interactions train and which are asked for (splits.py)."""
-    holdout_share: float = 0.15
-    """(--protocol global_time|multi5) share of the interactions, or of the people, that tests; as much validates."""
-    targets_per_person: int = 10
-    """(--protocol global_time) interactions of a person that are asked for in each period, evenly spread; 0 = all."""
     split_seed: int = 0
     """(--protocol multi5) seed of the split of people."""
-    tie_break: Literal["file", "random"] = "file"
-    """Order of a person's ratings with equal timestamps: as in the file, or shuffled (a robustness check)."""
-    tie_seed: int = 0
-    """(--tie_break random) its seed."""
 
     def __post_init__(self) -> None:
         require(self.min_item_count >= 1, "--min_item_count must be at least 1 (1 keeps every rated film)")
         require(1 <= self.min_rating <= 5, "--min_rating must lie in 1 to 5")
         require(self.min_user_count >= 1, "--min_user_count must be at least 1")
-        require(0 < self.holdout_share < 0.5, "--holdout_share must lie between 0 and 0.5: it is held out twice")
-        require(self.targets_per_person >= 0, "--targets_per_person must not be negative")
 
 
 @dataclass(frozen=True)
@@ -96,14 +86,10 @@ class ModelSettings:
     """(enhanced) ratings of past interactions as input."""
     day_of_year: bool = True
     """(enhanced) season of each past interaction as input."""
-    weekday_hour: bool = False
-    """(enhanced) day of week and hour of each past interaction as input."""
     time_gap: bool = True
     """(enhanced) logarithm of the time since the previous interaction as input."""
     relative_time: bool = True
     """(enhanced) queries and keys rotated by time, so that attention depends on the time between two events."""
-    time_bias: bool = False
-    """(enhanced) attention biased by the logarithm of the time between two events."""
     user_id: bool = True
     """(enhanced) one metadata token per known person."""
     gender: bool = True
@@ -112,9 +98,6 @@ class ModelSettings:
     """(enhanced) metadata token for the age group."""
     occupation: bool = True
     """(enhanced) metadata token for the occupation."""
-    user_context: Literal["cross_attention", "mean", "prefix", "adaptive_norm"] = "cross_attention"
-    """(enhanced) how the metadata tokens enter: each position chooses among them, or their mean is added, stands before
-    the history, or steers the norms."""
     start_token: bool = False
     """(enhanced) a learned position before the history, which learns to predict its first film: for somebody without
     any history."""
@@ -128,16 +111,9 @@ class ModelSettings:
     """(enhanced) head that predicts the rating of a candidate film before it is given."""
     preference_head: bool = True
     """(enhanced) head that predicts the genres of the person's later interactions."""
-    preference_horizon: int = 20
-    """(enhanced) (--preference_head) how many later interactions the preference target averages over."""
-    contrastive_temperature: float = 0.2
-    """(enhanced) (--contrastive_weight) what the cosines of two views of a history are divided by."""
-    task_weighting: Literal["fixed", "uncertainty"] = "fixed"
-    """(enhanced) uncertainty = the weights of the losses are learned with the model; the flags then only switch tasks
-    on and off."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_heads", "num_layers", "seq_length", "ffn_multiplier", "preference_horizon"):
+        for name in ("hidden_size", "num_heads", "num_layers", "seq_length", "ffn_multiplier"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1")
         require(self.hidden_size % self.num_heads == 0,
                 f"--hidden_size {self.hidden_size} cannot be divided among --num_heads {self.num_heads}; "
@@ -153,20 +129,16 @@ class ModelSettings:
                 and len(self.block_dropouts) == self.num_layers and max(self.block_dropouts) <= 0.95,
                 f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates in [0, 0.95], as in "
                 f"{','.join(['0.1'] * self.num_layers)!r}")
-        require(self.contrastive_temperature > 0, "--contrastive_temperature must be above 0")
         if self.model == "enhanced":
             encoders = sum((self.id_encoder, self.genre_encoder, self.year_encoder, self.title_encoder != "none",
                             self.graph_encoder != "none"))
             require(encoders > 0,
                     "a film needs a representation: switch on one of --id_encoder, --genre_encoder, --year_encoder, "
                     "--title_encoder, --graph_encoder")
-            require(self.user_id or self.gender or self.age or self.occupation
-                    or self.user_context == "cross_attention",
-                    f"--user_context {self.user_context} needs one of --user_id, --gender, --age, --occupation")
             require(self.next_item_head or self.masked_item_head,
                     "nothing ranks films: switch on --next_item_head or --masked_item_head")
-            require(self.query_time == "unknown" or self.day_of_year or self.weekday_hour or self.time_gap,
-                    "--query_time known needs a way to tell it: switch on --time_gap, --day_of_year or --weekday_hour")
+            require(self.query_time == "unknown" or self.day_of_year or self.time_gap,
+                    "--query_time known needs a way to tell it: switch on --time_gap or --day_of_year")
             require(self.next_item_head or not (self.rating_head or self.preference_head),
                     "the rating and preference heads read the causal states: "
                     "with --no-next_item_head give --no-rating_head --no-preference_head too")
@@ -196,8 +168,6 @@ class TrainSettings:
     """Peak learning rate of AdamW; it warms up linearly and decays to 0 along a cosine."""
     weight_decay: float = 0.01
     """Weight decay of AdamW on the matrices of linear maps (not on biases, norms and embeddings)."""
-    warmup_share: float = 0.05
-    """Share of all steps spent warming up."""
     max_epochs: int = 50
     """Passes over the training part."""
     max_steps: int = 0
@@ -209,33 +179,20 @@ class TrainSettings:
     """Stop after this many evaluations without a better validation NDCG@10."""
     eval_every: int = 1
     """Epochs between two evaluations on the validation items."""
-    ema_decay: float = 0.0
-    """If above 0, the model that is validated and kept is the exponential moving average of the weights, which keeps
-    this share of itself at each step; less in the first 9 / (1 - share) steps."""
-    gradient_clip: float = 1.0
-    """Largest norm of the gradient; 0 = no clipping."""
-    gradient_accumulation: int = 1
-    """Batches whose gradients make up one optimizer step."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto = bf16 where the processor multiplies it natively, else fp32. Evaluation is always fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU if there is one."""
-    pin_memory: bool = False
-    """Page-locked batches for faster copies to a GPU."""
     seed: int = 42
     """Seed of initialisation, batches, masks and dropout."""
     sliding_window: bool = False
     """Cut people longer than --seq_length into half-overlapping windows instead of keeping their newest part only."""
     mask_prob: float = 0.2
     """(--masked_item_head) cloze task: share of positions masked."""
-    masking: Literal["uniform", "late", "span"] = "uniform"
-    """(--masked_item_head) cloze task: which positions; late = the newer the more often, span = short runs."""
+    masking: Literal["uniform", "late"] = "uniform"
+    """(--masked_item_head) cloze task: which positions; late = the newer the more often."""
     last_mask_share: float = 0.1
     """(--masked_item_head) cloze task: share of sequences with the last position alone masked, as at inference."""
-    last_too_share: float = 0.0
-    """(--masked_item_head) cloze task: share of sequences in which the last position is masked beside the others."""
     masked_batch_share: float = 0.5
     """(enhanced) (--masked_item_head) share of batches that carry the cloze task; the others carry the causal tasks."""
     masked_item_weight: float = 1.0
@@ -248,22 +205,10 @@ class TrainSettings:
     """(enhanced) (--preference_head) weight of the user-preference loss; 0 skips its computation."""
     contrastive_weight: float = 0.0
     """(enhanced) (--next_item_head) weight of the loss that brings two views of a history together; 0 skips it."""
-    contrastive_views: Literal["mixed", "crop", "mask", "reorder", "same_target"] = "mixed"
-    """(enhanced) (--contrastive_weight) how views are made (views.py); same_target = a history (most often another)
-    that led to the same film."""
-    loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
+    loss: Literal["softmax", "sampled_softmax"] = "softmax"
     """What the item heads minimise: cross-entropy over the whole catalogue or, for very large ones, over samples."""
     negatives: int = 512
-    """(--loss sampled_softmax|gbce) items drawn for each pass, shared by its positions."""
-    negative_sampling: Literal["uniform", "popularity"] = "uniform"
-    """(--loss sampled_softmax|gbce) how they are drawn; popularity is corrected for in the logits."""
-    label_smoothing: float = 0.0
-    """(--loss softmax) share of each target's probability that goes to all items alike."""
-    popularity_correction: float = 0.0
-    """(--loss softmax) multiple of each item's log-popularity that is added to its logit in training and not in
-    ranking: above 0 less popular items come out higher."""
-    gbce_t: float = 0.75
-    """(--loss gbce) calibration t: 0 = plain binary cross-entropy, 1 = fully corrected for sampling."""
+    """(--loss sampled_softmax) items drawn for each pass, shared by its positions."""
     start_from: str = ""
     """Checkpoint folder of a model of the same kind and choice of data to go on from, grown by new films and people."""
     teacher: str = ""
@@ -271,12 +216,6 @@ class TrainSettings:
     distributions over the catalogue the item heads follow."""
     teacher_share: float = 0.5
     """(--teacher) share of the item losses that follows it; the rest follows the interactions."""
-    teacher_temperature: float = 1.0
-    """(--teacher) what its logits, and the model's beside them, are divided by."""
-    context_dropout: float = 0.1
-    """(enhanced) share of sequences trained without ratings, likewise without times, likewise without metadata."""
-    user_id_dropout: float = 0.5
-    """(enhanced) (--user_id) share of sequences trained with the person's own token replaced by the unknown one."""
     late_start_share: float = 0.0
     """(enhanced) share of training sequences that begin late, without the person's id, as if the past were lost: what
     is left is short as often as long (its logarithm is uniform)."""
@@ -285,33 +224,24 @@ class TrainSettings:
     runs_dir: str = "runs"
     """Folder for the JSONL record of each run."""
     use_wandb: bool = False
-    """Log to Weights & Biases as well: the same as --tracker wandb."""
+    """Log to Weights & Biases beside the JSONL record."""
     wandb_mode: Literal["online", "offline", "disabled"] = "online"
     """offline needs no account; `wandb sync` uploads later."""
-    tracker: Literal["none", "wandb", "trackio"] = "none"
-    """Dashboard beside the JSONL record; trackio needs no account (pip install trackio, then `trackio show`)."""
     run_group: str = ""
     """What the dashboard files the run under; a study gives its name."""
     run_name: str = ""
-    """Name of the run there; without it that of its record, or in Trackio one that a resumed run has again."""
+    """Name of the run there; without it that of its record."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "patience", "eval_every", "gradient_accumulation", "negatives"):
+        for name in ("batch_size", "max_epochs", "patience", "eval_every", "negatives"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1")
-        for name in ("batch_tokens", "weight_decay", "max_minutes", "max_steps", "gradient_clip", "masked_item_weight",
+        for name in ("batch_tokens", "weight_decay", "max_minutes", "max_steps", "masked_item_weight",
                      "next_item_weight", "rating_weight", "preference_weight", "contrastive_weight", "seed"):
             require(getattr(self, name) >= 0, f"--{name} must not be negative")
         require(self.learning_rate > 0, "--learning_rate must be above 0")
         require(0 < self.mask_prob < 1, "--mask_prob must lie between 0 and 1")
-        for name in ("warmup_share", "last_mask_share", "last_too_share", "masked_batch_share", "context_dropout",
-                     "user_id_dropout", "late_start_share", "gbce_t", "label_smoothing", "teacher_share"):
+        for name in ("last_mask_share", "masked_batch_share", "late_start_share", "teacher_share"):
             require(0 <= getattr(self, name) <= 1, f"--{name} must lie in [0, 1]")
-        require(self.teacher_temperature > 0, "--teacher_temperature must be above 0")
-        require(0 <= self.ema_decay < 1, "--ema_decay must lie in [0, 1)")
-        for name in ("label_smoothing", "popularity_correction"):
-            require(self.loss == "softmax" or not getattr(self, name), f"--{name} belongs to --loss softmax")
-        require(self.loss != "gbce" or self.negative_sampling == "uniform",
-                "--loss gbce is derived for --negative_sampling uniform")
 
     @property
     def task_weights(self) -> dict[str, float]:
@@ -331,16 +261,11 @@ class EvalSettings:
     """What the targets are ranked among: all films, or 100 drawn uniformly or by popularity from those that the person
     has not seen, or (popular_100_any, as in the published tables) from all but the target, of which --filter_seen then
     leaves those out that the person has seen."""
-    candidate_seed: int = 0
-    """(--candidates uniform_100|popular_100|popular_100_any) seed of their draw."""
     eval_batch_size: int = 128
     """People scored at once, at most; long histories make smaller groups."""
-    bootstrap_samples: int = 1000
-    """Resamples of users behind the 95 % intervals."""
 
     def __post_init__(self) -> None:
         require(self.eval_batch_size >= 1, "--eval_batch_size must be at least 1")
-        require(self.bootstrap_samples >= 100, "--bootstrap_samples must be at least 100")
 
 
 @dataclass(frozen=True)
@@ -379,7 +304,7 @@ class Settings:
 SECTIONS = {"data": DataSettings, "model": ModelSettings, "train": TrainSettings, "eval": EvalSettings}
 
 # Where things lie and who follows the run: never changes a result.
-BOOKKEEPING = ("checkpoint_dir", "runs_dir", "data_dir", "use_wandb", "wandb_mode", "tracker", "run_group", "run_name")
+BOOKKEEPING = ("checkpoint_dir", "runs_dir", "data_dir", "use_wandb", "wandb_mode", "run_group", "run_name")
 
 
 def require(condition: bool, message: str) -> None:

@@ -21,6 +21,8 @@ import numpy as np
 from settings import DataSettings
 
 MULTI_TARGETS = 5
+HELD_OUT = 0.15  # share of the interactions (global_time), or of the people (multi5), that tests; as much validates
+MOST_TARGETS = 10  # of a person in each period (global_time)
 FEWEST = {"leave_one_out": 3, "global_time": 1, "multi5": MULTI_TARGETS + 1}  # interactions that a person must have
 
 
@@ -66,30 +68,29 @@ def _leave_one_out(_settings: DataSettings, offsets: np.ndarray, _timestamps: np
                  "leave-one-out (validation the second last interaction of each person, test the last)")
 
 
-def _global_time(settings: DataSettings, offsets: np.ndarray, timestamps: np.ndarray) -> Split:
+def _global_time(_settings: DataSettings, offsets: np.ndarray, timestamps: np.ndarray) -> Split:
     people = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    first_cut, second_cut = np.quantile(timestamps, [1 - 2 * settings.holdout_share, 1 - settings.holdout_share],
+    first_cut, second_cut = np.quantile(timestamps, [1 - 2 * HELD_OUT, 1 - HELD_OUT],
                                         method="lower")
     rows = np.arange(len(timestamps))
     train_ends = offsets[:-1] + np.bincount(people, timestamps < first_cut, len(offsets) - 1).astype(np.int64)
 
     def asked(period: np.ndarray) -> Requests:
         # The very first interaction of a person has no history to rank from.
-        chosen = spread(rows[period & (rows > offsets[people])], people, settings.targets_per_person)
+        chosen = spread(rows[period & (rows > offsets[people])], people, MOST_TARGETS)
         return Requests(people[chosen], chosen)
 
     dates = np.array([first_cut, second_cut]).astype("datetime64[s]").astype("datetime64[m]")
     validation = asked((timestamps >= first_cut) & (timestamps < second_cut))
     test = asked(timestamps >= second_cut)
-    each = f"up to {settings.targets_per_person} evenly spread" if settings.targets_per_person else "all"
     return Split("global_time", train_ends, _with_end(offsets, validation, test),
-                 f"global time (trained before {dates[0]} UTC, validation to {dates[1]}, test after it; {each} "
-                 f"interactions of each person there, means over each person's first)")
+                 f"global time (trained before {dates[0]} UTC, validation to {dates[1]}, test after it; up to "
+                 f"{MOST_TARGETS} evenly spread interactions of each person there, means over each person's first)")
 
 
 def spread(rows: np.ndarray, people: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of each person's rows (ascending), evenly spread; 0 = all."""
-    if not most or not len(rows):
+    """At most so many of each person's rows (ascending), evenly spread."""
+    if not len(rows):
         return rows
     bounds = np.flatnonzero(np.r_[True, np.diff(people[rows]) > 0, True])
     return np.concatenate([rows[start:end][np.unique(np.linspace(0, end - start - 1, most).round().astype(int))]
@@ -98,14 +99,14 @@ def spread(rows: np.ndarray, people: np.ndarray, most: int) -> np.ndarray:
 
 def _multi5(settings: DataSettings, offsets: np.ndarray, _timestamps: np.ndarray) -> Split:
     people = np.random.default_rng(settings.split_seed).permutation(len(offsets) - 1)
-    held = round(settings.holdout_share * len(people))
+    held = round(HELD_OUT * len(people))
     validation, test = np.sort(people[:held]), np.sort(people[held:2 * held])
     train_ends = offsets[1:].copy()
     train_ends[people[:2 * held]] = offsets[people[:2 * held]]
     requests = (Requests(group, offsets[group + 1] - MULTI_TARGETS, MULTI_TARGETS) for group in (validation, test))
     return Split("multi5", train_ends, _with_end(offsets, *requests),
-                 f"people split {1 - 2 * settings.holdout_share:.0%} / {settings.holdout_share:.0%} / "
-                 f"{settings.holdout_share:.0%} (seed {settings.split_seed}), the last {MULTI_TARGETS} interactions of "
+                 f"people split {1 - 2 * HELD_OUT:.0%} / {HELD_OUT:.0%} / "
+                 f"{HELD_OUT:.0%} (seed {settings.split_seed}), the last {MULTI_TARGETS} interactions of "
                  f"each held-out person are the targets")
 
 

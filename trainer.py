@@ -88,9 +88,8 @@ def train(settings: Settings, resume: bool = False, identity: str = "") -> dict[
 def open_tracker(record: Path | None, settings: Settings, split_hash: str, commit: str, identity: str) -> Tracker:
     """The record that these settings ask for, on a dashboard if they name one."""
     train = settings.train
-    return Tracker(record, {**settings.to_dict(), "split_hash": split_hash, "git_commit": commit},
-                   "wandb" if train.use_wandb else train.tracker, train.wandb_mode, train.run_group, train.run_name,
-                   identity)
+    return Tracker(record, {**settings.to_dict(), "split_hash": split_hash, "git_commit": commit}, train.use_wandb,
+                   train.wandb_mode, train.run_group, train.run_name, identity)
 
 
 def measure(model: nn.Module, data: SequenceData, settings: Settings, progress: Progress,
@@ -108,7 +107,7 @@ def measure(model: nn.Module, data: SequenceData, settings: Settings, progress: 
     results: dict[str, Any] = {
         "protocol": protocol_line(data, "test", settings.eval, query_time), "seed": settings.train.seed,
         "split_hash": data.split_hash, "git_commit": git_commit(),
-        "ranking": {name: summarise(rank, data.split.requests["test"].people, settings.eval.bootstrap_samples)
+        "ranking": {name: summarise(rank, data.split.requests["test"].people)
                     for name, rank in ranks.items()},
         "best": progress.best, "training_seconds": round(progress.seconds, 1),
         "processor_seconds": round(progress.processor_seconds, 1), "epochs": progress.epoch, "steps": progress.step,
@@ -183,9 +182,6 @@ def _teacher(folder: Path, data: SequenceData, settings: Settings) -> nn.Module:
     """A model to follow. Raises `UserError` if it cannot say what this run asks."""
     if folder.resolve() == (Path(settings.train.checkpoint_dir) / "best").resolve():
         raise UserError(f"--teacher {folder} is where this run keeps its own model; give another --checkpoint_dir")
-    if settings.train.popularity_correction:
-        raise UserError("--popularity_correction keeps popularity out of what is learned, and a --teacher's "
-                        "distributions hold it: give one of them")
     model, theirs, _, info = load_model(folder, data_dir=settings.data.data_dir)
     if info["split_hash"] != data.split_hash:
         raise UserError(f"--teacher {folder} was trained on split {info['split_hash']}, this run on {data.split_hash}: "
@@ -211,11 +207,11 @@ def _check_start(folder: Path, data: SequenceData, settings: Settings) -> None:
     if info.get("split_hash") == data.split_hash:
         return
     theirs = dict(zip(info["user_ids"], info.get("train_lengths", ()), strict=False))
-    if not theirs or settings.data.tie_break == "random" or any(
+    if not theirs or any(
             length < theirs.get(user, 0) for user, length in zip(data.catalogue.user_ids.tolist(),
                                                                  data.train_lengths.tolist(), strict=True)):
         raise UserError(f"--start_from {folder} may have been trained on what is held out here: some people's training "
-                        f"part is shorter here, ties are shuffled, or the checkpoint does not say; give the files that "
+                        f"part is shorter here, or the checkpoint does not say; give the files that "
                         f"trained it, or such with later interactions")
 
 

@@ -14,20 +14,18 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from batches import VIEWS, Batch, TrainingBatches
 from data_processor import SequenceData
 from evaluation.metrics import per_person
 from evaluation.protocols import target_ranks
-from losses import BALANCED, DistilledItemLoss
+from losses import DistilledItemLoss
 from objectives import item_loss, opinion
 from settings import Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
@@ -35,10 +33,12 @@ from support.devices import choose_device, uses_bf16
 from support.errors import UserError
 from support.progress import ProgressBar
 from support.tracking import Tracker
-from views import Views
+from views import two_views
 
 SELECTION_METRIC = "NDCG@10"
 IMPATIENCE = 3.0  # seconds
+LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
+WARM_UP = 0.05  # share of all steps
 PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}  # what one forward and backward pass holds
 LOG_EVERY = 25  # steps between two looks at the losses; a look waits for the device
 
@@ -118,29 +118,21 @@ class Run:
         self.device = self.accelerator.device
         # Our own autocast: accelerate keeps its precision for the whole life of the process, over several models.
         self.bf16 = uses_bf16(self.train.precision, self.device)
-        for module in model.modules():
-            if hasattr(module, "checkpointing"):
-                module.checkpointing = self.train.gradient_checkpointing
         self.batches = TrainingBatches(data, settings.model.seq_length, self.train, model.cloze_share(self.train),
                                        held_out=validate)
-        self.views = Views(self.train.contrastive_views, data, data.training_rows(held_out=validate),
-                           settings.model.seq_length) if self.train.contrastive_weight else None
         self.steps_per_epoch = len(self.batches) // self.world
         if self.steps_per_epoch == 0:
             raise UserError(f"no full step for {self.world} processes: lower --batch_size {self.train.batch_size}")
         self.steps = self.train.max_steps or self.train.max_epochs * self.steps_per_epoch
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
         self.tasks = frozenset(task for task, weight in self.train.task_weights.items() if weight > 0)
-        model.item_loss = item_loss(self.train, data, validate, self.device)
+        model.item_loss = item_loss(self.train, data, self.device)
         self.teachers = [teacher.to(self.device).eval().fix_item_table() for teacher in teachers]
         if teachers:
-            model.item_loss = DistilledItemLoss(model.item_loss, self.train.teacher_share,
-                                                self.train.teacher_temperature)
+            model.item_loss = DistilledItemLoss(model.item_loss, self.train.teacher_share)
         optimizer = torch.optim.AdamW(parameter_groups(model, self.train.weight_decay), lr=self.train.learning_rate,
                                       fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.average = AveragedModel(model, multi_avg_fn=partial(moving_average, self.train.ema_decay)) \
-            if self.train.ema_decay else None
         if self.rank:  # each process draws dropout masks and negatives of its own
             torch.manual_seed(self.train.seed + 1_000_003 * self.rank)
         self.progress, self.best_weights = Progress(), {}
@@ -155,10 +147,10 @@ class Run:
         progress, count_time = self.progress, self.progress.stopwatch()
         self.wrapped.train()
         for batch in self.batches.epoch(progress.epoch, progress.step_in_epoch, self.rank, self.world):
-            if self.views is not None and batch.pattern == "causal":
+            if self.train.contrastive_weight and batch.pattern == "causal":
                 number = progress.step_in_epoch * self.world + self.rank
                 noise = np.random.default_rng((self.train.seed, progress.epoch, VIEWS + number))
-                batch = batch.replace(views=self.views.of(batch, noise))
+                batch = batch.replace(views=two_views(batch, noise))
             self.train_step(batch)
             progress.step += 1
             progress.step_in_epoch += 1
@@ -170,8 +162,7 @@ class Run:
             if self.schedule_position() >= 1:  # --max_steps are taken or --max_minutes are over
                 progress.finished = True
                 break
-            # Stop only where no gradient is half gathered, and all processes at the same step.
-            if self.gradient_complete(progress.step_in_epoch) and self._any(stop()):
+            if self._any(stop()):  # all processes at the same step
                 self.mean_losses()
                 self.save_state()
                 raise Stopped("stopped and saved; the same command goes on, trainer.py and bert_multi.py with --resume")
@@ -179,57 +170,39 @@ class Run:
         progress.step_in_epoch = 0
 
     def train_step(self, batch: Batch) -> None:
-        """Forward, backward and, when the gradients of enough batches are gathered, one optimizer step.
+        """Forward, backward and one optimizer step.
 
         A batch passes in parts whose gradients add up to those of the whole: what a part holds stays in the caches,
         memory does not grow with the batch, and people of different length need no common padding. (Parts weigh by
         their targets; where ratings or genres are missing here and there, those two heads' means differ by that much.
         A batch with views is one part.)
         """
-        done = self.progress.step_in_epoch + 1
-        complete, every = self.gradient_complete(done), self.train.gradient_accumulation
-        gathered = min(every, self.last_step_of_epoch - (done - 1) // every * every)  # the last group may be short
         parts = batch.parts(PART_POSITIONS[self.device.type])
         targets = self.model.num_targets(batch)
         for number, part in enumerate(parts, start=1):
-            with contextlib.nullcontext() if complete and number == len(parts) else \
-                    self.accelerator.no_sync(self.wrapped):
-                self.add_gradients(part, self.model.num_targets(part) / targets, gathered)
-        if not complete:
-            return
-        if self.train.gradient_clip:
-            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.train.gradient_clip)
+            last = number == len(parts)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                self.add_gradients(part, self.model.num_targets(part) / targets)
+        self.accelerator.clip_grad_norm_(self.wrapped.parameters(), LARGEST_GRADIENT)
         for group in self.optimizer.param_groups:
             group["lr"] = self.train.learning_rate * self.schedule()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
 
-    def add_gradients(self, part: Batch, share: float, gathered: int) -> None:
-        """Forward and backward of a part that holds this share of the targets of one of `gathered` batches."""
-        part = part.to(self.device, self.train.pin_memory)
+    def add_gradients(self, part: Batch, share: float) -> None:
+        """Forward and backward of a part that holds this share of a batch's targets."""
+        part = part.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             if self.teachers:
                 self.model.item_loss.opinions = [opinion(teacher, part) for teacher in self.teachers]
             losses = self.wrapped(part, self.tasks)
         weights = self.train.task_weights
-        total = losses.pop(BALANCED) if BALANCED in losses else \
-            sum(weights[task] * loss for task, loss in losses.items())
+        total = sum(weights[task] * loss for task, loss in losses.items())
         for task, loss in losses.items():
             self.loss_sums[task] = self.loss_sums.get(task, 0.0) + share * loss.detach()
             self.loss_counts[task] = self.loss_counts.get(task, 0.0) + share
         if losses:
-            self.accelerator.backward(total * (share / gathered))
-
-    def gradient_complete(self, steps: int) -> bool:
-        """Whether the gradients of enough batches are gathered after so many steps of an epoch."""
-        return steps % self.train.gradient_accumulation == 0 or steps == self.last_step_of_epoch
-
-    @property
-    def last_step_of_epoch(self) -> int:
-        """Steps of the present epoch, of which --max_steps may cut the last one short."""
-        return min(self.steps_per_epoch, self.steps - self.progress.epoch * self.steps_per_epoch)
+            self.accelerator.backward(total * share)
 
     def evaluate_if_due(self) -> None:
         """Validate, record, keep the best, decide whether to go on."""
@@ -248,9 +221,9 @@ class Run:
                   "seconds": round(progress.seconds, 2), **metrics}
         if metrics[SELECTION_METRIC] > progress.best_score:
             first, progress.best, progress.evaluations_without_gain = not progress.best, record, 0
-            self.best_weights = {name: value.detach().clone() for name, value in self.chosen.state_dict().items()}
+            self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             if self.on_best is not None and self.accelerator.is_main_process:
-                self.on_best(self.chosen, record, first)
+                self.on_best(self.model, record, first)
         else:
             progress.evaluations_without_gain += 1
         progress.finished |= last or progress.evaluations_without_gain >= train.patience
@@ -262,7 +235,7 @@ class Run:
 
     def finish(self) -> None:
         """Leave the best weights in the model and close the record."""
-        self.model.load_state_dict(self.best_weights or self.chosen.state_dict())
+        self.model.load_state_dict(self.best_weights or self.model.state_dict())
         progress = self.progress
         improving = self.validate and progress.best.get("epoch") == progress.epoch == self.epochs
         self.tracker.log("fit", epochs=progress.epoch, steps=progress.step, tokens=progress.tokens * self.world,
@@ -272,26 +245,20 @@ class Run:
 
     # Parts ----------------------------------------------------------------------------------------------------------
 
-    @property
-    def chosen(self) -> nn.Module:
-        """The model that is validated and kept: the one in training, or the moving average of its weights."""
-        return self.model if self.average is None else self.average.module
-
     def validation_metrics(self) -> dict[str, float]:
         """Mean metrics over people on the validation targets, each request ranked by one process."""
-        model = self.chosen.eval()
+        model = self.model.eval()
         model.fix_item_table()
         mine = target_ranks(model, self.data, "validation", self.settings.model.seq_length, self.settings.eval,
                             self.device, self.rank, self.world)
-        model.eval()  # forgets the table: it is a buffer, and the average of the weights pairs buffers
+        model.eval()  # forgets the table
         ranks = self.accelerator.reduce(torch.from_numpy(mine).to(self.device), "sum").cpu().numpy()
         people = self.data.split.requests["validation"].people
         return {name: float(values.mean()) for name, values in per_person(ranks, people).items()}
 
     def schedule_position(self) -> float:
         """Share of the run that lies behind, by steps or by --max_minutes, whichever is further."""
-        every = self.train.gradient_accumulation
-        share = self.progress.step // every * every / self.steps if self.progress.step < self.steps else 1.0
+        share = self.progress.step / self.steps if self.progress.step < self.steps else 1.0
         if self.train.max_minutes:
             share = max(share, self.progress.seconds / (60 * self.train.max_minutes))
         return self._agree(min(share, 1.0))
@@ -311,10 +278,9 @@ class Run:
 
     def schedule(self) -> float:
         """Factor on the learning rate: linear warm-up, then a cosine to 0."""
-        position, warm_up = self.schedule_position(), self.train.warmup_share
+        position, warm_up = self.schedule_position(), WARM_UP
         if position < warm_up:
-            updates = self.steps / self.train.gradient_accumulation
-            return max(position / warm_up, 1 / (1 + warm_up * updates))
+            return max(position / warm_up, 1 / (1 + warm_up * self.steps))
         return 0.5 * (1 + math.cos(math.pi * (position - warm_up) / max(1e-9, 1 - warm_up)))
 
     def mean_losses(self, reset: bool = False) -> dict[str, float]:
@@ -336,8 +302,6 @@ class Run:
             return
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
-        if self.average is not None:
-            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         state = self.optimizer.state_dict()["state"]
         order = [name for group in parameter_group_names(self.model) for name in group]
         for index, values in state.items():
@@ -363,8 +327,6 @@ class Run:
 
         load_weights(self.model, part("model."), str(self.state_folder))
         self.best_weights = part("best.")
-        if self.average is not None:
-            load_weights(self.average, part("average."), str(self.state_folder))
         saved, groups = self.optimizer.state_dict(), parameter_group_names(self.model)
         state = {}
         for index, name in enumerate(name for group in groups for name in group):
@@ -378,13 +340,6 @@ class Run:
         self.loss_counts = info["loss_counts"]
         self.progress = Progress(**info["progress"])
         self.bar.update(self.progress, {})
-
-
-def moving_average(decay: float, averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor],
-                   count: torch.Tensor | int) -> None:
-    """Move what is averaged over `count` states towards the next one. Of the first states less than `decay` is kept, so
-    that the average soon forgets where training began (as in TensorFlow's ExponentialMovingAverage, num_updates)."""
-    torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
 
 
 def parameter_group_names(model: nn.Module) -> tuple[list[str], list[str]]:

@@ -12,13 +12,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from settings import ModelSettings
 
@@ -33,36 +32,13 @@ class Attend:
     pattern: Pattern
     padding: Tensor | None  # (B, 1, 1, L) True where a key may be seen; None when every key may
     rotation: tuple[Tensor, Tensor] | None = None  # cosines and sines, each (B, 1, L, P / 2)
-    bias: Tensor | None = None  # (B, H, L, L) added to the products of queries and keys
-    condition: Tensor | None = None  # (B, 1, D) what adaptive norms follow
     prefix: int = 0  # leading positions that are no interactions; L counts them here
 
     def of_the_newest(self, last: Tensor) -> Attend:
         """The same for a single query, at position `last` (B,). Right of the newest position is only padding: under
         either pattern it sees every real one."""
         rotation = None if self.rotation is None else tuple(pick(angle[:, 0], last)[:, None] for angle in self.rotation)
-        bias = None if self.bias is None else pick(self.bias.transpose(1, 2), last).transpose(1, 2)  # (B, H, 1, L)
-        return dataclasses.replace(self, pattern="bidirectional", rotation=rotation, bias=bias)
-
-
-class Norm(nn.LayerNorm):
-    """Layer norm; conditioned, with a gain and a bias that follow a vector c: (1 + A c) norm(x) + B c.
-
-    Perez et al., FiLM (arXiv:1709.07871, eq. 1), on norms as in Peebles and Xie (arXiv:2212.09748, section 3.2); A and
-    B start at 0.
-    """
-
-    def __init__(self, width: int, conditioned: bool) -> None:
-        super().__init__(width)
-        self.follow = nn.Linear(width, 2 * width, bias=False) if conditioned else None
-
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x (B, L, D), condition (B, 1, D) to (B, L, D)."""
-        x = super().forward(x)
-        if self.follow is None or condition is None:
-            return x
-        gain, bias = self.follow(condition).chunk(2, dim=-1)  # (B, 1, D) each
-        return x * (1 + gain) + bias
+        return dataclasses.replace(self, pattern="bidirectional", rotation=rotation)
 
 
 class Dropout(nn.Module):
@@ -93,35 +69,28 @@ class Block(nn.Module):
 
     pre_norm: normalise each sub-layer's input (trains faster) instead of the sum after it (BERT4Rec as published).
     ffn_multiplier: inner width of the position-wise network in multiples of the width.
-    conditioned: the norms follow `Attend.condition`.
     """
 
     def __init__(self, width: int, heads: int, dropout: float, pre_norm: bool,
-                 ffn_multiplier: int = 4, conditioned: bool = False) -> None:
+                 ffn_multiplier: int = 4) -> None:
         super().__init__()
         self.heads, self.pre_norm = heads, pre_norm
         self.qkv = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
         self.expand = nn.Linear(width, ffn_multiplier * width)
         self.contract = nn.Linear(ffn_multiplier * width, width)
-        self.attention_norm, self.network_norm = Norm(width, conditioned), Norm(width, conditioned)
+        self.attention_norm, self.network_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
-
-    def start_unconditioned(self) -> None:
-        """Let the norms start without a part that follows `Attend.condition`."""
-        for norm in (self.attention_norm, self.network_norm):
-            if norm.follow is not None:
-                nn.init.zeros_(norm.follow.weight)
 
     def forward(self, x: Tensor, attend: Attend, last: Tensor | None = None) -> Tensor:
         """(B, L, D) to (B, L, D); with `last` (B,), the newest real position of each sequence, to (B, 1, D): its state
         alone, at the cost of one position and everybody's keys and values."""
-        asking, told = x if last is None else pick(x, last), attend.condition  # (B, L or 1, D)
+        asking = x if last is None else pick(x, last)  # (B, L or 1, D)
         if self.pre_norm:
-            asking = asking + self.dropout(self.attention(self.attention_norm(x, told), attend, last))
-            return asking + self.dropout(self.network(self.network_norm(asking, told)))
-        asking = self.attention_norm(asking + self.dropout(self.attention(x, attend, last)), told)
-        return self.network_norm(asking + self.dropout(self.network(asking)), told)
+            asking = asking + self.dropout(self.attention(self.attention_norm(x), attend, last))
+            return asking + self.dropout(self.network(self.network_norm(asking)))
+        asking = self.attention_norm(asking + self.dropout(self.attention(x, attend, last)))
+        return self.network_norm(asking + self.dropout(self.network(asking)))
 
     def attention(self, x: Tensor, attend: Attend, last: Tensor | None) -> Tensor:
         """Self-attention under a pattern."""
@@ -139,13 +108,11 @@ class Block(nn.Module):
 
     def attention_map(self, x: Tensor, attend: Attend) -> Tensor:
         """(B, L, D) to the weights of the block's self-attention, (B, H, L, L), as `forward` uses them."""
-        x = self.attention_norm(x, attend.condition) if self.pre_norm else x
+        x = self.attention_norm(x) if self.pre_norm else x
         q, k = self._maps(x, 0, 2)
         if attend.rotation is not None:
             q, k = rotate(q, *attend.rotation), rotate(k, *attend.rotation)
         scores = q @ k.mT * q.shape[-1]**-0.5  # (B, H, L, L)
-        if attend.bias is not None:
-            scores = scores + attend.bias
         if attend.pattern == "causal":
             scores = scores + torch.full(scores.shape[-2:], -torch.inf, device=x.device).triu(1)
         elif attend.padding is not None:
@@ -173,17 +140,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
     """
     causal = attend.pattern == "causal"
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        mask = None if causal else attend.padding
-        if attend.bias is not None:
-            hidden = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1) if causal else \
-                torch.zeros((), dtype=torch.bool, device=q.device) if mask is None else ~mask
-            mask = attend.bias.to(q.dtype).masked_fill(hidden, -torch.inf)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and attend.bias is None)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if causal else attend.padding, is_causal=causal)
     with torch.autocast("cpu", enabled=False):  # it would widen the weights to fp32; softmax sums in fp32 by itself
         q, k, v = (part.contiguous() for part in (q, k, v))  # one copy each; the products would make slower ones
         scores = (q * q.shape[-1]**-0.5) @ k.mT  # (B, H, L, L)
-        if attend.bias is not None:
-            scores = scores + attend.bias.to(scores.dtype)
         if causal:
             scores += torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
         elif attend.padding is not None:
@@ -194,18 +154,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
 class Encoder(nn.Module):
     """A stack of blocks; the attention pattern is an argument, so one set of weights serves both."""
 
-    def __init__(self, settings: ModelSettings, pre_norm: bool, conditioned: bool = False) -> None:
+    def __init__(self, settings: ModelSettings, pre_norm: bool) -> None:
         super().__init__()
         width = settings.hidden_size
-        self.blocks = nn.ModuleList(Block(width, settings.num_heads, dropout, pre_norm, settings.ffn_multiplier,
-                                          conditioned) for dropout in settings.block_dropouts)
+        self.blocks = nn.ModuleList(Block(width, settings.num_heads, dropout, pre_norm, settings.ffn_multiplier)
+                                    for dropout in settings.block_dropouts)
         self.final_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
-        self.checkpointing = False  # set by the training loop
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """(B, prefix + L, D) to (B, L, D)."""
         for block in self.blocks:
-            x = self._through(block, x, attend)
+            x = block(x, attend)
         return self.final_norm(x[:, attend.prefix:] if attend.prefix else x)
 
     def attention_maps(self, x: Tensor, attend: Attend) -> list[Tensor]:
@@ -220,13 +179,8 @@ class Encoder(nn.Module):
         """(B, prefix + L, D) to (B, D): what `forward` says at position `last` (B,), the newest real one, without the
         work that no other position's state is needed for."""
         for block in self.blocks[:-1]:
-            x = self._through(block, x, attend)
-        return self.final_norm(self._through(self.blocks[-1], x, attend, last + attend.prefix))[:, 0]
-
-    def _through(self, block: Block, *inputs: Any) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+            x = block(x, attend)
+        return self.final_norm(self.blocks[-1](x, attend, last + attend.prefix))[:, 0]
 
 
 class CrossAttention(nn.Module):

@@ -32,7 +32,7 @@ from evaluation.significance import mark
 from readers import read_interactions
 from readers.interactions import Interactions
 from settings import BOOKKEEPING, Settings
-from splits import Requests, Split, spread
+from splits import MOST_TARGETS, Requests, Split, spread
 from support.arguments import ArgumentParser, seeds
 from support.checkpoint import write_json
 from support.errors import UserError, run_command
@@ -59,11 +59,11 @@ class Round:
 def rounds(interactions: Interactions, settings: Settings, dates: list[str]) -> list[Round]:
     """A round for each three dates in a row. Raises `UserError` where nothing trains or nobody is asked."""
     ends = [seconds_of(date) for date in dates]
-    data, most = [process(_before(interactions, end), settings.data) for end in ends], settings.data.targets_per_person
+    data = [process(_before(interactions, end), settings.data) for end in ends]
     result = []
     for place, date in enumerate(dates[1:-1], start=1):
-        older, newer = (_split_at(data[part], ends[part], most) for part in (place - 1, place))
-        asked = _split_at(data[place + 1], ends[place], most)
+        older, newer = (_split_at(data[part], ends[part]) for part in (place - 1, place))
+        asked = _split_at(data[place + 1], ends[place])
         people = asked.catalogue.user_ids[np.unique(asked.split.requests["test"].people)]
         if not len(people):
             raise UserError(f"--dates: nobody has a history and an interaction between {date} and {dates[place + 1]}")
@@ -88,11 +88,11 @@ def _before(interactions: Interactions, end: int) -> Interactions:
     return dataclasses.replace(interactions, ratings=ratings[ratings["timestamp"] < end])
 
 
-def _split_at(data: SequenceData, time: int, most: int) -> SequenceData:
-    """The same data: what is before `time` (s) trains, what is not is asked for, at most so many of a person."""
+def _split_at(data: SequenceData, time: int) -> SequenceData:
+    """The same data: what is before `time` (s) trains, what is not is asked for, at most MOST_TARGETS of a person."""
     people = data.people
     rows = np.flatnonzero((data.timestamps >= time) & (np.arange(len(people)) > data.offsets[people]))
-    rows = spread(rows, people, most)
+    rows = spread(rows, people, MOST_TARGETS)
     known = data.offsets[:-1] + np.bincount(people, data.timestamps < time, data.num_users).astype(np.int64)
     return dataclasses.replace(data, split=Split("global_time", known, {"test": Requests(people[rows], rows)},
                                                  "a round of ablations/incremental.py"))
@@ -163,7 +163,7 @@ def main(argv: list[str]) -> None:
     found, seconds = measured(chain, settings, tuning, flags.seeds, flags.work)
     note = (f"{interactions.name}: at each date all that is before it trains, for {settings.train.max_epochs} epochs "
             f"or, from the weights of the date before, for {flags.tuning_epochs}; asked for up to "
-            f"{settings.data.targets_per_person} interactions of each person until the next date (last: "
+            f"{MOST_TARGETS} interactions of each person until the next date (last: "
             f"{flags.dates[-1]}), {METRIC}, means over each person's first, full ranking, history left out, ties "
             f"against the target, request time unknown; 95 % bootstrap intervals over people, mean of "
             f"{len(flags.seeds)} seeds; difference to the fine-tuned model: paired, Holm, * .05 ** .01 *** .001"

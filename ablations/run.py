@@ -200,7 +200,6 @@ def execute_on_ray(runs: list[Run], address: str, jobs: int) -> None:
 def _on_ray(run: Run, root: str, *_teachers: Any) -> None:
     """In a Ray worker, which may take several runs one after the other."""
     os.chdir(root)
-    _one_dashboard(run)
     if not all(teacher.exists() for teacher in run.teachers):
         run.fail("a run that it follows has failed; mend that one")
     else:
@@ -210,12 +209,7 @@ def _on_ray(run: Run, root: str, *_teachers: Any) -> None:
 def _work(run: Run, parent: int) -> None:
     """In a process of its own."""
     die_with(parent)
-    _one_dashboard(run)
     _train(run)
-
-
-def _one_dashboard(run: Run) -> None:
-    os.environ.setdefault("TRACKIO_DIR", str((run.folder.parent / "trackio").resolve()))
 
 
 def _train(run: Run) -> None:
@@ -248,10 +242,9 @@ def show_again(run: Run) -> None:
     trained it."""
     settings, stored = run.settings, read_json(run.results.parent / INFO)["settings"]
     record = run.folder / "shown" / settings.train.run_group / "record.jsonl"
-    own = all(stored.get(name) == getattr(settings.train, name) for name in ("run_group", "use_wandb", "tracker"))
+    own = all(stored.get(name) == getattr(settings.train, name) for name in ("run_group", "use_wandb"))
     if was_shown(record.parent) or (own and was_shown(run.folder / "log")):
         return
-    _one_dashboard(run)
     results = read_json(run.results)
     tracker = open_tracker(record, settings, results["split_hash"], results["git_commit"],
                            run.key if own else f"{run.key}-{settings.train.run_group}")
@@ -381,9 +374,6 @@ def report(study: Study, runs: list[Run], flags: argparse.Namespace, rest: list[
     write_report(study, finished, failed, telling(rest), place)
     pack(runs, place)
     print(f"the page: {place / 'report.html'}")
-    dashboard = (flags.work / "trackio").resolve()
-    if study.variants[0].settings.train.tracker == "trackio" and dashboard.exists():
-        print(f"the dashboard: TRACKIO_DIR={dashboard} trackio show")
     return int(bool(failed))
 
 
@@ -401,8 +391,7 @@ def main(argv: list[str]) -> int:
         execute_on_ray(runs, flags.ray, flags.jobs)
     else:
         execute(runs, flags.jobs)
-    train = study.variants[0].settings.train
-    if train.use_wandb or train.tracker != "none":
+    if study.variants[0].settings.train.use_wandb:
         for run in runs:
             if run.results.exists():
                 show_again(run)

@@ -43,7 +43,7 @@ def analyse(model: nn.Module, data: SequenceData, settings: Settings, until: str
     ranks = {name: target_ranks(ranker, data, until, length, evaluation) for name, ranker in rankers.items()}
     metrics = {name: per_person(rank, people) for name, rank in ranks.items()}
     tables = [("Ranking", ["metric", *rankers],
-               [[metric, *(_interval(values[metric], evaluation.bootstrap_samples) for values in metrics.values())]
+               [[metric, *(_interval(values[metric]) for values in metrics.values())]
                 for metric in next(iter(metrics.values()))])]
     lists = {name: top_lists(ranker, data, until, length, evaluation) for name, ranker in rankers.items()}
     quality = {name: list_quality(chosen, data, until) for name, chosen in lists.items()}
@@ -55,8 +55,7 @@ def analyse(model: nn.Module, data: SequenceData, settings: Settings, until: str
                       for measure in next(iter(quality.values()))]))
     tables.append(("NDCG@10 by slice, 95 % intervals over people", ["slice", "people", settings.model.model], [
         [f"{family}: {name}", f"{number:,}", f"{mean:.4f} ({low:.3f}-{high:.3f})"]
-        for family, name, number, mean, low, high in slice_table(ranks[settings.model.model], data, until,
-                                                                 samples=evaluation.bootstrap_samples)]))
+        for family, name, number, mean, low, high in slice_table(ranks[settings.model.model], data, until)]))
     if getattr(model, "rating_head", None) is not None:
         reliability = rating_reliability(rating_probabilities(model, data, settings, until),
                                          data.ratings[data.split.requests[until].ends])
@@ -79,8 +78,8 @@ def rating_probabilities(model: nn.Module, data: SequenceData, settings: Setting
     return result
 
 
-def _interval(values: np.ndarray, samples: int) -> str:
-    low, high = bootstrap_interval(values, samples)
+def _interval(values: np.ndarray) -> str:
+    low, high = bootstrap_interval(values)
     return f"{values.mean():.4f} ({low:.3f}-{high:.3f})"
 
 

@@ -52,7 +52,7 @@ def per_person(rank: np.ndarray, people: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.bincount(place, values) / counts for name, values in per_request(rank).items()}
 
 
-def bootstrap_interval(values: np.ndarray, samples: int, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(values: np.ndarray, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the mean over people (Efron's bootstrap)."""
     draw = np.random.default_rng(seed)
     means = [values[draw.integers(0, len(values), len(values))].mean() for _ in range(samples)]

@@ -39,7 +39,7 @@ def protocol_line(data: SequenceData, until: str, settings: EvalSettings, query_
     seen = "films of the whole history left out" if settings.filter_seen else "seen films kept in the ranking"
     candidates = f"full ranking of {films:,} films" if settings.candidates == "full" else \
         f"{CANDIDATES} candidates beside the target{'s' if requests.count > 1 else ''}, " \
-        f"{settings.candidates.partition('_')[0]} draw (seed {settings.candidate_seed}) from " \
+        f"{settings.candidates.partition('_')[0]} draw from " \
         f"{'all' if settings.candidates.endswith('_any') else 'the unseen of'} {films:,} films"
     cold = "".join(f"; {share:.1%} of the {what} unknown to training"
                    for share, what in zip(cold_shares(data, until), ("requests by people", "targets"), strict=True)
@@ -130,7 +130,7 @@ def draw_candidates(data: SequenceData, until: str, settings: EvalSettings) -> n
         weights = np.bincount(data.items[data.training_rows()], minlength=len(weights)).astype(float)
     weights[:FIRST_ITEM] = 0
     requests = data.split.requests[until]
-    draw = np.random.default_rng((settings.candidate_seed, until == "test", int(data.split_hash, 16)))
+    draw = np.random.default_rng((0, until == "test", int(data.split_hash, 16)))
     result = np.empty((len(requests), CANDIDATES), dtype=np.int64)
     for number, (person, end) in enumerate(zip(requests.people, requests.ends, strict=True)):
         keys = np.full(len(weights), -np.inf)

@@ -14,12 +14,12 @@ from evaluation.metrics import ONE_TARGET, SEVERAL_TARGETS, bootstrap_interval, 
 from support.errors import UserError
 
 
-def summarise(rank: np.ndarray, people: np.ndarray, samples: int) -> dict[str, dict[str, float]]:
+def summarise(rank: np.ndarray, people: np.ndarray) -> dict[str, dict[str, float]]:
     """Metric name to its mean over people and the 95 % bootstrap interval, from the ranks (Q, T) of their requests."""
     summary, metrics = {}, per_person(rank, people)
     for name in ONE_TARGET if rank.shape[1] == 1 else SEVERAL_TARGETS:
         values = metrics[name]
-        low, high = bootstrap_interval(values, samples)
+        low, high = bootstrap_interval(values)
         summary[name] = {"mean": float(values.mean()), "low": low, "high": high}
     return summary
 

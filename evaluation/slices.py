@@ -35,15 +35,15 @@ def request_slices(data: SequenceData, until: str) -> dict[str, dict[str, np.nda
     }
 
 
-def slice_table(rank: np.ndarray, data: SequenceData, until: str, metric: str = "NDCG@10",
-                samples: int = 1000) -> list[tuple[str, str, int, float, float, float]]:
+def slice_table(rank: np.ndarray, data: SequenceData, until: str,
+                metric: str = "NDCG@10") -> list[tuple[str, str, int, float, float, float]]:
     """(family, slice, people, mean, low, high) of a metric of the ranks (Q, T); empty slices are left out."""
     people, rows = data.split.requests[until].people, []
     for family, parts in request_slices(data, until).items():
         for name, chosen in parts.items():
             if chosen.any():
                 values = per_person(rank[chosen], people[chosen])[metric]
-                rows.append((family, name, len(values), float(values.mean()), *bootstrap_interval(values, samples)))
+                rows.append((family, name, len(values), float(values.mean()), *bootstrap_interval(values)))
     return rows
 
 

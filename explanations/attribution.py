@@ -257,8 +257,9 @@ def integrated_gradients(question: Question, _draw: np.random.Generator, steps: 
         (end, attend), (start, _) = model.embed(real), model.embed(unknown)  # (1, prefix + L', D)
 
     def score(x: Tensor) -> Tensor:
-        told = dataclasses.replace(attend, **{name: value.expand(len(x), *value.shape[1:]) for name in (
-            "padding", "bias", "condition") if (value := getattr(attend, name)) is not None})
+        told = attend
+        if attend.padding is not None:
+            told = dataclasses.replace(told, padding=attend.padding.expand(len(x), -1, -1, -1))
         if attend.rotation is not None:
             rotation = tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation)
             told = dataclasses.replace(told, rotation=rotation)
@@ -328,8 +329,7 @@ def used_families(model: EnhancedBERT4Rec) -> dict[str, bool]:
     """Which feature families a model has at all."""
     settings = model.settings
     return {"ratings": settings.rating_input,
-            "times": model.time is not None or model.request_time is not None or settings.relative_time
-            or settings.time_bias,
+            "times": model.time is not None or model.request_time is not None or settings.relative_time,
             "demographics": settings.gender or settings.age or settings.occupation, "user_id": settings.user_id,
             **{family: family in model.encoders for family in ("genres", "year", "title", "graph")}}
 

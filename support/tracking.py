@@ -1,4 +1,4 @@
-"""The record of a run: always a JSONL file; Weights & Biases, or Trackio, which needs no account, besides on request.
+"""The record of a run: always a JSONL file; Weights & Biases besides on request.
 
 A dashboard that cannot be reached, or fails on the way, is warned of once and then left alone: it never stops a
 training.
@@ -30,34 +30,31 @@ UPLOAD_PATIENCE = 300  # seconds that it may take at the end to get what is stil
 class Tracker:
     """Writes one JSON object a line: first the settings, then whatever `log` is given, last the summary.
 
-    path: None = keep no record (library use, secondary processes). dashboard: 'none', 'wandb' or 'trackio'; mode: of
-    W&B, 'online' (which the environment's WANDB_MODE overrules), 'offline' or 'disabled'; group and name: under which
-    it files the run; identity: by which it goes on with a resumed one (a sweep's WANDB_RUN_ID overrules it; Trackio
-    knows runs by their names alone, so it stands in these).
+    path: None = keep no record (library use, secondary processes). wandb: on W&B besides; mode: 'online' (which the
+    environment's WANDB_MODE overrules), 'offline' or 'disabled'; group and name: under which it files the run;
+    identity: by which it goes on with a resumed one (a sweep's WANDB_RUN_ID overrules it).
     """
 
-    def __init__(self, path: Path | None, settings: dict[str, Any], dashboard: str = "none", mode: str = "online",
+    def __init__(self, path: Path | None, settings: dict[str, Any], wandb: bool = False, mode: str = "online",
                  group: str = "", name: str = "", identity: str = "") -> None:
         self.path, self._started, self._library, self._kept = path, time.time(), None, mode != "disabled"
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write("settings", settings)
-        if dashboard != "none":
-            library = _library(dashboard, path.parent)
-            self._library, options = library, {}
-            if dashboard == "wandb":
-                mode = os.environ.get("WANDB_MODE", mode) if mode == "online" else mode
-                options = {"mode": mode, "job_type": "train", "dir": str(path.parent),
-                           "id": os.environ.get("WANDB_RUN_ID", identity) or None}
-                if mode == "online":
-                    self._try(lambda: _log_in(library))
-            else:
-                name = f"{name} {identity}".strip()
-            self._try(lambda: library.init(project=PROJECT, config=settings, name=name or path.stem,
-                                           group=group or None, resume="allow", **options, **_patience(library)))
-            if dashboard == "wandb":  # curves over training's steps, however often each run is evaluated
-                self._try(lambda: library.define_metric("epoch/*", step_metric="epoch/step"))
+        if not wandb:
+            return
+        library = self._library = _import_wandb()
+        mode = os.environ.get("WANDB_MODE", mode) if mode == "online" else mode
+        if mode == "online":
+            self._try(lambda: _log_in(library))
+        patience = library.Settings(init_timeout=PATIENCE, finish_timeout=UPLOAD_PATIENCE)
+        self._try(lambda: library.init(
+            project=PROJECT, config=settings, name=name or path.stem, group=group or None, resume="allow", mode=mode,
+            job_type="train", dir=str(path.parent), id=os.environ.get("WANDB_RUN_ID", identity) or None,
+            settings=patience))
+        # Curves over training's steps, however often each run is evaluated.
+        self._try(lambda: library.define_metric("epoch/*", step_metric="epoch/step"))
 
     @property
     def shown(self) -> bool:
@@ -85,24 +82,21 @@ class Tracker:
         self._try(lambda: self._library.log({name: self._library.Table(dataframe=pd.DataFrame(rows, columns=columns))}))
 
     def artifact(self, folder: Path, name: str) -> None:
-        """Keep the files of a checkpoint with the run (W&B)."""
+        """Keep the files of a checkpoint with the run."""
         def keep() -> None:
             artifact = self._library.Artifact(name, type="model")
             for file in ("model.safetensors", "checkpoint.json"):
                 artifact.add_file(str(folder / file))
             self._library.log_artifact(artifact)
 
-        if self.shown and hasattr(self._library, "Artifact"):
+        if self.shown:
             self._try(keep)
 
     def close(self, failed: bool = False) -> None:
         """Finish the run on the dashboard, if there is one; where all of it went there, `was_shown` says so."""
         if self.path is not None:
             self.path.with_suffix(".now").unlink(missing_ok=True)
-        if self.shown and self._library.__name__ == "wandb":
-            self._try(lambda: self._library.finish(exit_code=int(failed)))
-        else:
-            self._try(lambda: self._library.finish())
+        self._try(lambda: self._library.finish(exit_code=int(failed)))
         if self.shown and self._kept and not failed:
             self.path.with_suffix(SHOWN).touch()
 
@@ -113,7 +107,7 @@ class Tracker:
         try:
             action()
         except Exception as error:
-            print(f"warning: {self._library.__name__} failed ({' '.join(str(error).split())[:200]}); the run goes on "
+            print(f"warning: wandb failed ({' '.join(str(error).split())[:200]}); the run goes on "
                   f"and is recorded in {self.path} alone. For W&B: `wandb login`, or --wandb_mode offline",
                   file=sys.stderr)
             self._library = None
@@ -135,20 +129,12 @@ def _log_in(wandb: Any) -> None:
         raise RuntimeError("nobody is logged in")
 
 
-def _patience(library: Any) -> dict[str, Any]:
-    """How long W&B may wait."""
-    if library.__name__ != "wandb":
-        return {}
-    return {"settings": library.Settings(init_timeout=PATIENCE, finish_timeout=UPLOAD_PATIENCE)}
-
-
-def _library(dashboard: str, folder: Path) -> Any:
-    if dashboard == "trackio":
-        os.environ.setdefault("TRACKIO_DIR", str((folder / "trackio").resolve()))
+def _import_wandb() -> Any:
     try:
-        return __import__(dashboard)
+        import wandb
     except ImportError as error:
-        raise UserError(f"--tracker {dashboard} needs the package {dashboard}: pip install {dashboard}") from error
+        raise UserError("--use_wandb needs the package wandb: pip install wandb") from error
+    return wandb
 
 
 def _numbers(name: str, value: Any) -> dict[str, float]:
