@@ -1,103 +1,121 @@
-"""`Batch`: the named tensors that a model reads, and how they are cut out of `SequenceData`.
+"""`Batch`: the named tensors that a model reads, and how they are cut out of a `Dataset`.
 
-Axes: B users, L positions. Sequences are padded on the right. Batches gather people of similar length, so that little
-arithmetic is spent on padding.
+Axes: B sequences, L positions. Sequences are padded on the right. Batches gather sequences of similar
+length, so that little arithmetic is spent on padding.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_processor import MASK, NO_RATING, NO_TIME, PAD, UNKNOWN, SequenceData
+from dataset import MASK, NO_TIME, PAD, UNKNOWN, Catalogue, Dataset
 from settings import TrainSettings
 from transformer import Pattern, positions_before
 
 WIDTH_STEP, ROW_STEP = 8, 64
-# Shares of the training sequences without one kind of side information, and without the person's own token.
+# Shares of the training sequences without one kind of side information, and without the user's id.
 CONTEXT_DROPOUT, USER_ID_DROPOUT = 0.1, 0.5
-# Streams of an epoch's noise: batches have their own numbers, LATE says which windows begin late, VIEWS + a batch's
-# number how its views are made.
-LATE, VIEWS = 2**40, 2**41
+LATE = 2**40  # stream of an epoch's noise that says which windows begin late; batches have their own
+Columns = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
     """Histories, and in training what is to be predicted from them.
 
-    Under the causal pattern position i predicts `targets[:, i]`, the interaction after i; under the bidirectional one
-    it predicts the film that MASK replaced at i. PAD in `targets` = nothing is predicted there.
-    `request_times` is the moment for which a position predicts; only a model with query_time 'known' may read it.
-    `views`: two other forms of each history, for contrastive learning (views.py), or none.
+    Under the causal pattern position i predicts `targets[:, i]`, the interaction after i; under the
+    bidirectional one it predicts the item that MASK replaced at i. PAD in `targets`: nothing is
+    predicted there. `request_times` is the moment for which a position predicts; only a model with
+    query_time 'known' may read it. `views`: two other forms of each history, for contrastive
+    learning, or none.
     """
 
     pattern: Pattern
-    users: Tensor  # (B,) user_index, 0 = unknown
-    demographics: Tensor  # (B, 3) indices of gender, age group, occupation, 0 = unknown
-    items: Tensor  # (B, L) item_index, PAD and MASK among them
-    ratings: Tensor  # (B, L) 1-5, 0 = none
-    timestamps: Tensor  # (B, L) seconds, 0 = unknown
-    lengths: Tensor  # (B,)
+    items: Tensor  # (B, L) rows of items, PAD and MASK among them
+    times: Tensor  # (B, L) seconds, 0 = unknown
     request_times: Tensor  # (B, L) seconds, 0 = unknown
-    targets: Tensor  # (B, L) item_index, or PAD
-    target_ratings: Tensor  # (B, L) 1-5, or 0
-    whole: Tensor  # (B,) bool, False where earlier interactions of the person are not here
+    targets: Tensor  # (B, L) rows of items, or PAD
+    columns: Columns  # (B, L) each: what is known of the interactions
+    target_columns: Columns  # (B, L) each: what is known of the targets
+    lengths: Tensor  # (B,)
+    whole: Tensor  # (B,) bool, False where earlier interactions of the user are not here
+    users: Tensor  # (B,) rows of users, 0 = unknown
+    user_columns: Columns  # (B, ...) each
     views: tuple[Batch, ...] = ()
 
+    def each(self, grid: Callable[[Tensor], Tensor], row: Callable[[Tensor], Tensor]) -> Batch:
+        """Copy with one function applied to every (B, L) tensor and another to every (B, ...) one."""
+        changes: dict[str, Any] = {name: grid(getattr(self, name)) for name in GRIDS}
+        changes |= {name: row(getattr(self, name)) for name in ROWS}
+        for name, function in (("columns", grid), ("target_columns", grid), ("user_columns", row)):
+            columns = getattr(self, name)
+            changes[name] = {key: function(value) for key, value in columns.items()}
+        return self.replace(**changes)
+
     def tensors(self) -> dict[str, Tensor]:
-        """All tensor fields by name."""
-        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)
-                if isinstance(getattr(self, entry.name), Tensor)}
+        """All tensors by name; those of a column as 'columns.rating'."""
+        named = {name: getattr(self, name) for name in (*GRIDS, *ROWS)}
+        for name in ("columns", "target_columns", "user_columns"):
+            for key, value in getattr(self, name).items():
+                named[f"{name}.{key}"] = value
+        return named
 
     def to(self, device: torch.device) -> Batch:
         """Copy on a device."""
         if device.type == "cpu":
             return self
-        return self.replace(**{name: value.to(device) for name, value in self.tensors().items()},
-                            views=tuple(view.to(device) for view in self.views))
+        moved = self.each(lambda tensor: tensor.to(device), lambda tensor: tensor.to(device))
+        return moved.replace(views=tuple(view.to(device) for view in self.views))
 
-    def replace(self, **changes: Tensor | str | tuple[Batch, ...]) -> Batch:
+    def replace(self, **changes: Any) -> Batch:
         """Copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def select(self, rows: Sequence[int] | Tensor) -> Batch:
-        """Some of the users, without views."""
-        return self.replace(**{name: value[rows] for name, value in self.tensors().items()}, views=())
+        """Some of the sequences, without views."""
+        chosen = self.each(lambda tensor: tensor[rows], lambda tensor: tensor[rows])
+        return chosen.replace(views=())
 
     def narrowed(self, most: int) -> Batch:
         """The same, no wider than the longest sequence needs, up to `most`."""
         width = padded_width(int(self.lengths.max()), most)
-        return self.replace(**{name: value[:, :width] for name, value in self.tensors().items()
-                               if value.dim() == 2 and name != "demographics"})
+        return self.each(lambda tensor: tensor[:, :width], lambda tensor: tensor)
 
     def parts(self, positions: int) -> list[Batch]:
-        """The batch in pieces of people of similar length, each of at most so many positions (and at least one
-        person), padding counted, and no wider than it needs to be. With views it stays whole: they are compared with
-        those of all the others."""
+        """The batch in pieces of sequences of similar length, each of at most so many positions (and
+        at least one sequence), padding counted, and no wider than it needs to be.
+
+        With views it stays whole: they are compared with those of all the others.
+        """
         count, width = self.items.shape
-        number = 1 if self.views else math.ceil(count / max(1, positions // width))
-        if number == 1:
+        number = math.ceil(count / max(1, positions // width))
+        if self.views or number == 1:
             return [self]
-        number = min(count, 2 ** math.ceil(math.log2(number)))  # halves of halves: few shapes, see padded_width
+        number = min(count, 2 ** math.ceil(math.log2(number)))  # few shapes, see padded_width
         order = self.lengths.argsort(descending=True, stable=True)
-        return [self.select(rows).narrowed(width) for rows in order.split(math.ceil(count / number))]
+        groups = order.split(math.ceil(count / number))
+        return [self.select(rows).narrowed(width) for rows in groups]
 
     def predicted(self) -> Tensor:
         """(N,) flat positions (row * L + column) at which something is predicted.
 
-        Filled up to a multiple of ROW_STEP with positions whose target is PAD, as far as there are any: few shapes,
-        see `padded_width`.
+        Filled up to a multiple of ROW_STEP with positions whose target is PAD, as far as there are
+        any: few shapes, see `padded_width`.
         """
         targets = self.targets.flatten()
         positions = targets.nonzero()[:, 0]
         missing = -len(positions) % ROW_STEP
-        return torch.cat([positions, (targets == PAD).nonzero()[:missing, 0]]) if missing else positions
+        if not missing:
+            return positions
+        return torch.cat([positions, (targets == PAD).nonzero()[:missing, 0]])
 
     @property
     def num_targets(self) -> int:
@@ -110,163 +128,231 @@ class Batch:
         return int(self.lengths.sum())
 
 
+GRIDS = ("items", "times", "request_times", "targets")
+ROWS = ("lengths", "whole", "users")
+
+
 @dataclass(frozen=True)
 class History:
-    """One person's past as arrays of equal length, oldest first, and the moment of the request."""
+    """One user's past, oldest first, and the moment of the request.
 
-    items: np.ndarray  # (L,) item_index
-    ratings: np.ndarray | None = None
-    timestamps: np.ndarray | None = None
-    user: int = UNKNOWN  # user_index
-    demographics: tuple[int, int, int] = (UNKNOWN, UNKNOWN, UNKNOWN)
+    A column that is not given is unknown.
+    """
+
+    items: np.ndarray  # (L,) rows of items
+    times: np.ndarray | None = None  # (L,) seconds
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)  # (L,) each
+    user: int = UNKNOWN  # row of users
+    user_columns: Mapping[str, np.ndarray] = field(default_factory=dict)  # a row each
     request_time: int = NO_TIME
     whole: bool = True  # False if there may be earlier interactions
 
+    def select(self, chosen: np.ndarray) -> History:
+        """Some of the interactions."""
+        times = None if self.times is None else self.times[chosen]
+        columns = {name: values[chosen] for name, values in self.columns.items()}
+        return dataclasses.replace(self, items=self.items[chosen], times=times, columns=columns)
 
-def history_of(data: SequenceData, person: int, end: int | None = None) -> History:
-    """A person's history before position `end` of the flat arrays, asked for at that interaction's time; or the whole.
 
-    Somebody whom training never saw has no token of their own: their `user` is UNKNOWN.
+def history_of(data: Dataset, user: int, end: int | None = None) -> History:
+    """A user's history before position `end` of the flat arrays, asked for at that interaction's
+    time; without `end` the whole.
+
+    A user whom training never saw has no token: `user` is UNKNOWN then.
     """
-    start, last = int(data.offsets[person]), int(data.offsets[person + 1])
+    start, last = int(data.offsets[user]), int(data.offsets[user + 1])
     end = last if end is None else int(end)
-    trained = data.split.train_ends[person] > start
-    return History(data.items[start:end], data.ratings[start:end], data.timestamps[start:end],
-                   person + 1 if trained else UNKNOWN, tuple(data.demographics[person].tolist()),
-                   int(data.timestamps[end]) if end < last else NO_TIME)
+    trained = data.split.train_ends[user] > start
+    columns = {name: values[start:end] for name, values in data.columns.items()}
+    return History(data.items[start:end], data.times[start:end], columns,
+                   user if trained else UNKNOWN, data.catalogue.users.take(user),
+                   int(data.times[end]) if end < last else NO_TIME)
 
 
-def history_batch(histories: Sequence[History], seq_length: int) -> Batch:
-    """What a model needs to rank films for each history; only the newest `seq_length` interactions are kept."""
+def history_batch(histories: Sequence[History], catalogue: Catalogue, seq_length: int) -> Batch:
+    """What a model needs to rank items for each history: its newest `seq_length` interactions."""
     cut = [history.items[-seq_length:] for history in histories]
     lengths = np.array([len(items) for items in cut])
-    blank = [np.zeros(len(items), dtype=np.int64) for items in cut]
-    times = [none if history.timestamps is None else history.timestamps[-seq_length:]
-             for history, none in zip(histories, blank, strict=True)]
-    request = [np.append(moments[1:], history.request_time)  # of one entry for an empty history
+    nothing = [np.zeros(len(items), dtype=np.int64) for items in cut]
+    times = [none if history.times is None else history.times[-seq_length:]
+             for history, none in zip(histories, nothing, strict=True)]
+    # The moment for which a position predicts is that of the next interaction, last the request.
+    request = [np.append(moments[1:], history.request_time)
                for history, moments in zip(histories, times, strict=True)]
-    ratings = [none if history.ratings is None else history.ratings[-seq_length:]
-               for history, none in zip(histories, blank, strict=True)]
-    items, stars, moments, none = (_stack(rows, lengths, seq_length) for rows in (cut, ratings, times, blank))
-    asked = _stack(request, lengths.clip(1), seq_length)
-    return Batch("causal", torch.tensor([history.user for history in histories]),
-                 torch.tensor([history.demographics for history in histories]), items, stars, moments,
-                 torch.from_numpy(lengths), asked, none, none,
-                 torch.tensor([history.whole and len(history.items) <= seq_length for history in histories]))
+    columns = {}
+    for name, entry in catalogue.interaction_fields.items():
+        unknown = entry.unknown
+        parts = [history.columns[name][-seq_length:] if name in history.columns
+                 else np.broadcast_to(unknown, len(items))
+                 for history, items in zip(histories, cut, strict=True)]
+        columns[name] = _stack(parts, lengths, seq_length, unknown)
+    user_columns = {}
+    for name, values in catalogue.users.data.items():
+        rows = [history.user_columns.get(name, values[UNKNOWN]) for history in histories]
+        user_columns[name] = _rows(rows)
+    empty = _stack(nothing, lengths, seq_length)
+    whole = [history.whole and len(history.items) <= seq_length for history in histories]
+    return Batch("causal", _stack(cut, lengths, seq_length), _stack(times, lengths, seq_length),
+                 _stack(request, lengths.clip(1), seq_length), empty, columns, {},
+                 torch.from_numpy(lengths), torch.tensor(whole),
+                 torch.tensor([history.user for history in histories]), user_columns)
+
+
+def _rows(rows: Sequence[np.ndarray]) -> Tensor:
+    """(B, ...) of a row each; lists of codes are filled up to the longest."""
+    if np.ndim(rows[0]) == 1 and np.asarray(rows[0]).dtype == np.int64:
+        width = max(len(row) for row in rows)
+        rows = [np.pad(row, (0, width - len(row))) for row in rows]
+    return torch.from_numpy(np.stack(rows))
 
 
 def append_mask(batch: Batch, seq_length: int) -> Batch:
-    """The cloze form of a ranking request: each history followed by MASK, under the bidirectional pattern.
+    """The cloze form of a ranking request: each history followed by MASK, bidirectional.
 
     The oldest interaction goes where the mask would not fit.
     """
     if int(batch.lengths.max()) >= seq_length:
         batch = _drop_oldest(batch, seq_length - 1)
     rows = torch.arange(len(batch.lengths), device=batch.lengths.device)
-    newest = batch.lengths - 1
-    asked = batch.request_times[rows, newest.clamp_min(0)]
-
+    newest = (batch.lengths - 1).clamp_min(0)
+    asked, last_time = batch.request_times[rows, newest], batch.times[rows, newest]
     room = int(batch.lengths.max()) < batch.items.shape[1]
 
-    def extended(values: Tensor, last: Tensor | int) -> Tensor:
-        wide = values.clone() if room else torch.cat([values, values.new_zeros(len(values), 1)], dim=1)
+    def extended(values: Tensor, last: Tensor | int | None = None) -> Tensor:
+        if last is None:
+            last = unknown_like(values[:, 0])
+        wide = values.clone()
+        if not room:
+            wide = torch.cat([values, unknown_like(values[:, :1])], dim=1)
         wide[rows, batch.lengths] = last
         return wide
 
-    request = torch.zeros_like(extended(batch.items, 0))
+    request = torch.zeros_like(extended(batch.items))
     request[rows, batch.lengths] = asked
+    columns = {name: extended(values) for name, values in batch.columns.items()}
     return batch.replace(
-        pattern="bidirectional", items=extended(batch.items, MASK), ratings=extended(batch.ratings, NO_RATING),
-        timestamps=extended(batch.timestamps, batch.timestamps[rows, newest.clamp_min(0)]), request_times=request,
-        lengths=batch.lengths + 1, targets=extended(batch.targets, PAD),
-        target_ratings=extended(batch.target_ratings, NO_RATING))
+        pattern="bidirectional", items=extended(batch.items, MASK),
+        times=extended(batch.times, last_time), request_times=request,
+        targets=extended(batch.targets), columns=columns, lengths=batch.lengths + 1)
 
 
 def _drop_oldest(batch: Batch, keep: int) -> Batch:
     """Each sequence's newest `keep` positions."""
     drop = (batch.lengths - keep).clamp_min(0)  # (B,)
-    source = (torch.arange(keep, device=drop.device) + drop[:, None]).clamp(max=batch.items.shape[1] - 1)  # (B, keep)
+    place = torch.arange(keep, device=drop.device) + drop[:, None]
+    source = place.clamp(max=batch.items.shape[1] - 1)  # (B, keep)
     lengths = batch.lengths - drop
     real = positions_before(lengths, keep)
-    return batch.replace(lengths=lengths, whole=batch.whole & (drop == 0), **{
-        name: value.gather(1, source) * real for name, value in batch.tensors().items()
-        if value.dim() == 2 and name != "demographics"})
+
+    def shifted(values: Tensor) -> Tensor:
+        taken = values.gather(1, source)
+        return taken.where(real, unknown_like(taken))
+
+    moved = batch.each(shifted, lambda tensor: tensor)
+    return moved.replace(lengths=lengths, whole=batch.whole & (drop == 0))
 
 
-def _stack(rows: Sequence[np.ndarray], lengths: np.ndarray, most: int) -> Tensor:
+def unknown_like(values: Tensor) -> Tensor:
+    """The same shape, all unknown: 0 for codes, rows and times, NaN for numbers."""
+    return torch.full_like(values, torch.nan if values.is_floating_point() else 0)
+
+
+def _stack(rows: Sequence[np.ndarray], lengths: np.ndarray, most: int,
+           unknown: np.ndarray | int = 0) -> Tensor:
     """Right-padded (B, L) tensor, L a multiple of WIDTH_STEP or `most`."""
-    table = np.zeros((len(rows), padded_width(lengths.max(initial=1), most)), dtype=np.int64)
-    table[np.arange(table.shape[1]) < lengths[:, None]] = np.concatenate(rows) if len(rows) else 0
+    dtype = np.asarray(unknown).dtype
+    width = padded_width(lengths.max(initial=1), most)
+    table = np.full((len(rows), width), unknown, dtype=dtype)
+    if len(rows):
+        table[np.arange(width) < lengths[:, None]] = np.concatenate(rows)
     return torch.from_numpy(table)
 
 
 class TrainingBatches:
-    """The batches of each epoch, a pure function of (seed, epoch, step), so that a stopped run resumes exactly.
+    """The batches of each epoch, a pure function of (seed, epoch, step): a stopped run resumes exactly.
 
-    A window is a run of interactions of one person: the newest `seq_length + 1` of the training part or, with
-    `sliding_window`, half-overlapping windows over all of it. Causal batches predict each interaction of a window from
-    those before it; cloze batches mask some of its newest `seq_length`. The two kinds alternate: of every 1 / share
-    batches one carries the cloze task. A share of the windows begins late (`late_start_share`), others in each epoch;
-    batches are of windows of similar length after that, and as many and of as many windows in all epochs, so that
-    `batch_tokens` is kept exactly in the first one and nearly in the others.
+    A window is a run of interactions of one user: the newest `seq_length + 1` of the training part
+    or, with `sliding_window`, half-overlapping windows over all of it. Causal batches predict each
+    interaction of a window from those before it; cloze batches mask some of its newest `seq_length`.
+    The two kinds alternate: of every 1 / share batches one carries the cloze task. A share of the
+    windows begins late (`late_start_share`), others in each epoch; batches are of windows of similar
+    length after that, and as many and of as many windows in all epochs, so that `batch_tokens` is
+    kept exactly in the first one and nearly in the others.
 
     held_out: train on the training part; False = on everything.
     """
 
-    def __init__(self, data: SequenceData, seq_length: int, train: TrainSettings, cloze_share: float,
+    def __init__(self, data: Dataset, seq_length: int, train: TrainSettings, cloze_share: float,
                  held_out: bool = True) -> None:
-        self.data, self.seq_length, self.train, self.cloze_share = data, seq_length, train, cloze_share
-        self.people, self.starts, self.ends = self._windows(held_out)
-        lengths = np.sort(self.ends - self._begun(0)[0])[::-1]
-        self.bounds = cut(padded_width(lengths - 1, seq_length), train.batch_size, train.batch_tokens)
+        self.data, self.seq_length, self.train = data, seq_length, train
+        self.cloze_share = cloze_share
+        self.users, self.starts, self.ends = self._windows(held_out)
+        lengths = np.sort(self.ends - self._late_starts(0)[0])[::-1]
+        widths = padded_width(lengths - 1, seq_length)
+        self.bounds = cut(widths, train.batch_size, train.batch_tokens)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         return len(self.bounds) - 1
 
     def _windows(self, held_out: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        size, people, starts, ends = self.seq_length + 1, [], [], []
+        """(user, start, end) of each window."""
+        size = self.seq_length + 1
         shortest = 1 if self.cloze_share == 1 else 2  # a causal window needs an input and a target
-        for user, (start, end) in enumerate(zip(self.data.offsets[:-1].tolist(),
-                                                self.data.training_ends(held_out).tolist(), strict=True)):
-            if end - start < shortest:
-                continue
-            first = [max(start, end - size)]
-            while self.train.sliding_window and first[-1] > start:
-                first.append(max(start, first[-1] - max(1, size // 2)))
-            people += [user] * len(first)
-            starts += first
-            ends += [min(end, begin + size) for begin in first]
-        return np.array(people), np.array(starts), np.array(ends)
+        starts = self.data.offsets[:-1]
+        ends = self.data.training_ends(held_out)
+        users = np.flatnonzero(ends - starts >= shortest)
+        starts, ends = starts[users], ends[users]
+        if not self.train.sliding_window:
+            return users, np.maximum(starts, ends - size), ends
+        windows = []
+        for user, start, end in zip(users.tolist(), starts.tolist(), ends.tolist(), strict=True):
+            first = max(start, end - size)
+            windows.append((user, first, end))
+            while first > start:
+                first = max(start, first - max(1, size // 2))
+                windows.append((user, first, min(end, first + size)))
+        return tuple(np.array(windows, dtype=np.int64).reshape(-1, 3).T)
 
-    def _begun(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(where each window starts in an epoch, whether late): the logarithm of what is left is uniform then, and at
-        least an input and a target are."""
+    def _late_starts(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(where each window starts in an epoch, whether late).
+
+        The logarithm of what is left is uniform then, and at least an input and a target are.
+        """
         late = np.zeros(len(self.starts), dtype=bool)
         if not self.train.late_start_share:
             return self.starts, late
         draw = np.random.default_rng((self.train.seed, epoch, LATE))
         late = draw.random(len(late)) < self.train.late_start_share
-        left = (2 * ((self.ends - self.starts) / 2)**draw.random(len(late))).astype(int)
+        half = (self.ends - self.starts) / 2
+        left = (2 * half**draw.random(len(late))).astype(int)
         return np.where(late, self.ends - left, self.starts), late
 
-    def epoch(self, epoch: int, first_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """Batches of an epoch from `first_step` on; with several processes each takes every `world`-th."""
+    def epoch(self, epoch: int, first_step: int = 0, rank: int = 0,
+              world: int = 1) -> Iterator[Batch]:
+        """Batches of an epoch from `first_step` on; of several processes each takes every `world`-th."""
         draw = np.random.default_rng((self.train.seed, epoch))
-        order, (starts, late) = draw.permutation(len(self.people)), self._begun(epoch)
-        order = order[np.argsort((starts - self.ends)[order], kind="stable")]  # longest first, random among equals
+        order = draw.permutation(len(self.users))
+        starts, late = self._late_starts(epoch)
+        # Longest first, random among equals.
+        order = order[np.argsort((starts - self.ends)[order], kind="stable")]
         groups = draw.permutation(len(self))
-        for step in range(first_step, len(self) // world):
+        steps = len(self) // world
+        for step in range(first_step, steps):
             number = step * world + rank
             group = groups[number]
             rows = order[self.bounds[group]:self.bounds[group + 1]]
-            # All processes do the same kind of batch at the same step, spread evenly over the epochs.
-            count = epoch * (len(self) // world) + step
-            cloze = int((count + 1) * self.cloze_share) > int(count * self.cloze_share)
             noise = np.random.default_rng((self.train.seed, epoch, number))
-            batch = self._cloze(rows, starts[rows], noise) if cloze else self._causal(rows, starts[rows])
-            batch = batch.replace(users=batch.users.masked_fill(torch.from_numpy(late[rows]), UNKNOWN))
-            yield hide_context(batch, noise)
+            # All processes do the same kind of batch at the same step, spread evenly over the epochs.
+            if self._carries_cloze(epoch * steps + step):
+                batch = self._cloze(rows, starts[rows], noise)
+            else:
+                batch = self._causal(rows, starts[rows])
+            known = batch.users.masked_fill(torch.from_numpy(late[rows]), UNKNOWN)
+            yield hide_context(batch.replace(users=known), noise)
+
+    def _carries_cloze(self, count: int) -> bool:
+        return int((count + 1) * self.cloze_share) > int(count * self.cloze_share)
 
     def _gather(self, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(lengths, (B, L) positions in the flat arrays, -1 on padding) of runs of interactions."""
@@ -275,50 +361,63 @@ class TrainingBatches:
         return lengths, np.where(grid < lengths[:, None], starts[:, None] + grid, -1)
 
     def _take(self, flat: np.ndarray, where: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.where(where >= 0, flat[where], 0))
+        unknown = np.nan if flat.dtype == np.float32 else 0
+        return torch.from_numpy(np.where(where >= 0, flat[where], unknown).astype(flat.dtype))
 
-    def _whole(self, rows: np.ndarray, starts: np.ndarray) -> Tensor:
-        return torch.from_numpy(starts == self.data.offsets[self.people[rows]])
+    def _columns(self, where: np.ndarray) -> dict[str, Tensor]:
+        return {name: self._take(flat, where) for name, flat in self.data.columns.items()}
 
-    def _people(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        people = self.people[rows]
-        return torch.from_numpy(people + 1), torch.from_numpy(self.data.demographics[people])
+    def _user_fields(self, rows: np.ndarray, starts: np.ndarray) -> dict[str, Any]:
+        users = self.users[rows]
+        columns = {name: torch.from_numpy(values[users])
+                   for name, values in self.data.catalogue.users.data.items()
+                   if values.dtype != object}
+        whole = torch.from_numpy(starts == self.data.offsets[users])
+        return {"users": torch.from_numpy(users), "user_columns": columns, "whole": whole}
 
     def _causal(self, rows: np.ndarray, starts: np.ndarray) -> Batch:
+        data = self.data
         lengths, inputs = self._gather(starts, self.ends[rows] - 1)
         following = np.where(inputs >= 0, inputs + 1, -1)
-        data = self.data
-        return Batch("causal", *self._people(rows), self._take(data.items, inputs), self._take(data.ratings, inputs),
-                     self._take(data.timestamps, inputs), torch.from_numpy(lengths),
-                     self._take(data.timestamps, following), self._take(data.items, following),
-                     self._take(data.ratings, following), self._whole(rows, starts))
+        return Batch("causal", self._take(data.items, inputs), self._take(data.times, inputs),
+                     self._take(data.times, following), self._take(data.items, following),
+                     self._columns(inputs), self._columns(following), torch.from_numpy(lengths),
+                     **self._user_fields(rows, starts))
 
     def _cloze(self, rows: np.ndarray, starts: np.ndarray, noise: np.random.Generator) -> Batch:
         # A full window has one interaction more than the model reads: its oldest goes.
-        begun = np.maximum(starts, self.ends[rows] - self.seq_length)
-        lengths, where = self._gather(begun, self.ends[rows])
-        masked = cloze_mask(lengths, where.shape[1], self.train, noise)
-        data, items = self.data, self._take(self.data.items, where)
-        masked = torch.from_numpy(masked)
-        times, ratings = self._take(data.timestamps, where), self._take(data.ratings, where)
-        return Batch("bidirectional", *self._people(rows), items.masked_fill(masked, MASK),
-                     ratings.masked_fill(masked, NO_RATING), visible_times(times, masked), torch.from_numpy(lengths),
-                     times * masked, items * masked, ratings * masked, self._whole(rows, begun))
+        starts = np.maximum(starts, self.ends[rows] - self.seq_length)
+        lengths, where = self._gather(starts, self.ends[rows])
+        masked = torch.from_numpy(cloze_mask(lengths, where.shape[1], self.train, noise))
+        items = self._take(self.data.items, where)
+        times = self._take(self.data.times, where)
+        columns, targets = {}, {}
+        for name, values in self._columns(where).items():
+            unknown = unknown_like(values)
+            columns[name] = unknown.where(masked, values)
+            targets[name] = values.where(masked, unknown)
+        return Batch("bidirectional", items.masked_fill(masked, MASK), visible_times(times, masked),
+                     times * masked, items * masked, columns, targets, torch.from_numpy(lengths),
+                     **self._user_fields(rows, starts))
 
 
 def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:
     """Width of a batch: the next multiple of WIDTH_STEP, so that few shapes occur.
 
-    oneDNN builds a kernel for each new shape of a product (0.4 ms) and keeps a thousand of them (benchmarks/LOG.md).
+    oneDNN builds a kernel for each new shape of a product (0.4 ms) and keeps a thousand of them
+    (benchmarks/LOG.md).
     """
     return np.minimum(most, -(-longest // WIDTH_STEP) * WIDTH_STEP)
 
 
-def cloze_mask(lengths: np.ndarray, width: int, train: TrainSettings, noise: np.random.Generator) -> np.ndarray:
-    """(B, L) positions to mask, at least one a sequence, `train.mask_prob` of them on average (late, above .5: fewer).
+def cloze_mask(lengths: np.ndarray, width: int, train: TrainSettings,
+               noise: np.random.Generator) -> np.ndarray:
+    """(B, L) positions to mask, at least one a sequence, `train.mask_prob` of them on average (late,
+    above .5: fewer).
 
-    `train.masking` says which: uniform = each alike; late = the chance grows linearly from the oldest to the newest. In
-    a share of the sequences the last position, which inference asks for, is masked alone.
+    `train.masking` says which: uniform = each alike; late = the chance grows linearly from the oldest
+    to the newest. In a share of the sequences the last position, which inference asks for, is masked
+    alone.
     """
     place = np.arange(width)
     real, newest = place < lengths[:, None], place == lengths[:, None] - 1
@@ -327,49 +426,64 @@ def cloze_mask(lengths: np.ndarray, width: int, train: TrainSettings, noise: np.
     if train.masking == "late":
         chance = np.minimum(1.0, 2 * train.mask_prob * (place + 1) / (lengths[:, None] + 1))
     masked = scores < chance
-    masked |= (scores == scores.min(1, keepdims=True)) & ~(masked & real).any(1, keepdims=True)
+    lowest = scores == scores.min(1, keepdims=True)
+    masked |= lowest & ~(masked & real).any(1, keepdims=True)
     only_last = noise.random(len(lengths)) < train.last_mask_share
     masked[only_last] = newest[only_last]
     return masked & real
 
 
 def hide_context(batch: Batch, noise: np.random.Generator) -> Batch:
-    """Training batch in which some sequences lack their ratings, their times, their metadata or their person's token.
+    """Training batch in which some sequences lack their columns, times, user columns or user id.
 
-    What a model has learned to do without may be missing when it is used: an anonymous visitor's history has none of
-    it, and an explanation leaves it out to see what changes.
+    What a model has learned to do without may be missing when it is used: an anonymous visitor's
+    history has none of it, and an explanation leaves it out to see what changes.
     """
     count = len(batch.lengths)
 
     def chosen(rate: float) -> Tensor:
         return torch.from_numpy(noise.random(count) < rate)
 
-    known_time = ~chosen(CONTEXT_DROPOUT)[:, None]
+    timeless = chosen(CONTEXT_DROPOUT)[:, None]
+    nobody = chosen(USER_ID_DROPOUT)
+    no_user_columns = chosen(CONTEXT_DROPOUT)
+    no_columns = chosen(CONTEXT_DROPOUT)
     return batch.replace(
-        users=batch.users.masked_fill(chosen(USER_ID_DROPOUT), UNKNOWN),
-        demographics=batch.demographics.masked_fill(chosen(CONTEXT_DROPOUT)[:, None], UNKNOWN),
-        ratings=batch.ratings.masked_fill(chosen(CONTEXT_DROPOUT)[:, None], NO_RATING),
-        timestamps=batch.timestamps * known_time, request_times=batch.request_times * known_time)
+        users=batch.users.masked_fill(nobody, UNKNOWN),
+        user_columns=hidden(batch.user_columns, no_user_columns),
+        columns=hidden(batch.columns, no_columns),
+        times=batch.times * ~timeless, request_times=batch.request_times * ~timeless)
 
 
-def visible_times(timestamps: Tensor, masked: Tensor) -> Tensor:
+def hidden(columns: Columns, rows: Tensor) -> dict[str, Tensor]:
+    """Columns (B, ...) that say 'unknown' in these rows (B,)."""
+    result = {}
+    for name, values in columns.items():
+        where = rows.reshape(-1, *[1] * (values.dim() - 1))
+        result[name] = unknown_like(values).where(where, values)
+    return result
+
+
+def visible_times(times: Tensor, masked: Tensor) -> Tensor:
     """(B, L) times in which each masked position shows the time of the last visible one before it.
 
-    So neither a masked interaction's own moment nor the gap after it tells when it happened. Before the first visible
-    position the first visible time stands.
+    So neither a masked interaction's own moment nor the gap after it tells when it happened. Before
+    the first visible position the first visible time stands.
     """
-    visible = timestamps.masked_fill(masked, NO_TIME)
-    place = torch.arange(timestamps.shape[1]).expand_as(timestamps)
+    visible = times.masked_fill(masked, NO_TIME)
+    place = torch.arange(times.shape[1]).expand_as(times)
     last_visible = place.masked_fill(masked, -1).cummax(1).values
-    first_visible = masked.long().cumprod(1).sum(1, keepdim=True).clamp(max=timestamps.shape[1] - 1)
+    first_visible = masked.long().cumprod(1).sum(1, keepdim=True).clamp(max=times.shape[1] - 1)
     return visible.gather(1, torch.where(last_visible < 0, first_visible, last_visible))
 
 
 def cut(lengths: np.ndarray, most_rows: int, most_tokens: int) -> np.ndarray:
-    """Bounds of groups of sorted (longest first) sequences that respect both limits, padding counted."""
+    """Bounds of groups of sorted (longest first) sequences that respect both limits."""
     bounds, start = [0], 0
     while start < len(lengths):
-        rows = min(most_rows, max(1, most_tokens // max(1, int(lengths[start]))) if most_tokens else most_rows)
+        rows = most_rows
+        if most_tokens:
+            rows = min(rows, max(1, most_tokens // max(1, int(lengths[start]))))
         start = min(len(lengths), start + rows)
         bounds.append(start)
     return np.array(bounds)

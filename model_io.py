@@ -1,9 +1,16 @@
-"""Models from settings, and to and from checkpoint folders. Inference needs nothing but such a folder."""
+"""Models from settings, and to and from checkpoint folders.
+
+A folder holds the weights, `checkpoint.json` (settings, schema, ids and what was found in the columns,
+figures) and `items.json` (names and columns of the items), unless the data's licence forbids to publish
+these (`publish_items` of the schema): then they are read from the data. Columns of users are never kept.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,151 +19,249 @@ import numpy as np
 from torch import nn
 
 from bert4rec import BERT4Rec
-from data_processor import FIRST_ITEM, Catalogue, SequenceData, load
+from data_processor import load
+from dataset import ITEM_ROWS, USER_ROWS, Catalogue, Dataset, Field, Table
 from enhanced_model import EnhancedBERT4Rec
-from readers.interactions import GENRES
+from schema import Column, schema_of
 from settings import DataSettings, ModelSettings, Settings, idle, model_only, section_fields
 from support.checkpoint import load_weights, read_checkpoint, read_json, write_checkpoint
 from support.errors import UserError
 from support.tracking import git_commit
 
-METADATA = "metadata.json"
+ITEMS = "items.json"
 # What --start_from may change: it leaves no trace in what the weights mean.
 MAY_CHANGE = {"dropout", "layer_dropout"}
+WEIGHTS_OF_TASKS = ("masked_item_weight", "next_item_weight", "value_weight", "preference_weight",
+                    "contrastive_weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A trained model in evaluation mode, its settings, its catalogue, and how it came about."""
+
+    model: nn.Module
+    settings: Settings
+    catalogue: Catalogue
+    info: dict[str, Any]
 
 
 def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
     """The model that settings describe, freshly initialised."""
     if settings.model == "vanilla":
-        return BERT4Rec.from_settings(len(catalogue.movie_ids), settings)
+        return BERT4Rec.from_settings(catalogue, settings)
     return EnhancedBERT4Rec(catalogue, settings)
 
 
-def new_model(data: SequenceData, settings: ModelSettings, held_out: bool = True) -> nn.Module:
-    """A model that is about to be trained on the training part of these data, or (held_out=False) on all of them."""
-    model = build_model(data.catalogue, settings)
-    return model.prepare(data, held_out) if isinstance(model, EnhancedBERT4Rec) else model
+def new_model(data: Dataset, settings: ModelSettings, held_out: bool = True) -> nn.Module:
+    """A model about to be trained on the training part of these data, or (held_out=False) on all."""
+    return build_model(data.catalogue, settings).prepare(data, held_out)
 
 
-def starting_model(data: SequenceData, settings: Settings, held_out: bool = True) -> nn.Module:
-    """What a training on these data begins with: a new model, or one grown from a checkpoint (`--start_from`).
-
-    held_out: as in `new_model`.
-    """
+def starting_model(data: Dataset, settings: Settings, held_out: bool = True) -> nn.Module:
+    """What a training on these data begins with: a new model, or one grown from a checkpoint
+    (`--start_from`). held_out: as in `new_model`."""
     start = settings.train.start_from
-    return _grown_model(Path(start), data, settings, held_out) if start else new_model(data, settings.model, held_out)
+    if start:
+        return _grown_model(Path(start), data, settings, held_out)
+    return new_model(data, settings.model, held_out)
 
 
-def _grown_model(folder: Path, data: SequenceData, settings: Settings, held_out: bool) -> nn.Module:
-    """The model of a checkpoint folder, about to be trained further on data that may hold new films and people.
+def _grown_model(folder: Path, data: Dataset, settings: Settings, held_out: bool) -> nn.Module:
+    """The model of a checkpoint folder, about to be trained further on data that may hold new items and
+    users.
 
-    Weights are the checkpoint's; what is kept of the data (the edges of a graph, counts) is that of these data. Raises
-    `UserError` where the settings are of another model, or films of the checkpoint are missing in the data.
+    Weights are the checkpoint's; what is kept of the data (the edges of a graph, counts) is that of these
+    data. Raises `UserError` where the settings are of another model, or items are missing in the data.
     """
-    older, _, own, _ = load_model(folder, data_dir=settings.data.data_dir)
+    older = load_model(folder, data_dir=settings.data.data_dir).model
+    ours = settings.model
     for name in set(section_fields(ModelSettings)) - MAY_CHANGE:
-        theirs, ours = getattr(older.settings, name), getattr(settings.model, name)
-        if theirs != ours and model_only(name) in (None, settings.model.model) and idle(name, settings) is None:
-            raise UserError(f"--start_from {folder} is of another model: --{name} is {theirs} there and {ours} here; "
-                            f"give {theirs}, or train without --start_from")
+        before, now = getattr(older.settings, name), getattr(ours, name)
+        if name in WEIGHTS_OF_TASKS:
+            before, now = before > 0, now > 0
+        unread = model_only(name) not in (None, ours.model) or idle(name, settings) is not None
+        if before != now and not unread:
+            raise UserError(f"--start_from {folder} is of another model: --{name} is "
+                            f"{getattr(older.settings, name)} there and {getattr(ours, name)} here; "
+                            f"give the same, or train without --start_from")
     try:
-        kept = older.for_catalogue(own, data.catalogue).state_dict()
+        grown = older.for_catalogue(data.catalogue).state_dict()
     except UserError as error:
         raise UserError(f"--start_from {folder}: {error}") from error
-    model = new_model(data, settings.model, held_out)
-    fresh = {name: value for name, value in model.state_dict().items()
-             if name.startswith(("encoders.graph.", "counts")) and name not in dict(model.named_parameters())}
-    load_weights(model, {**kept, **fresh}, f"--start_from {folder}")
+    model = new_model(data, ours, held_out)
+    parameters = dict(model.named_parameters())
+    of_these_data = {name: value for name, value in model.state_dict().items()
+                     if name.startswith(("graph.", "counts")) and name not in parameters}
+    load_weights(model, {**grown, **of_these_data}, f"--start_from {folder}")
     return model
 
 
-def save_model(folder: Path, model: nn.Module, settings: Settings, data: SequenceData, record: dict[str, Any],
-               keep_previous: bool = False) -> None:
-    """Write a checkpoint folder: weights, checkpoint.json (how it came about), metadata.json (the catalogue)."""
-    films = data.catalogue
+def training_hashes(data: Dataset, ends: np.ndarray | None = None) -> dict[str, list[Any]]:
+    """Of each user with a training part: id, its length, and a hash of its items and times.
+
+    ends: where the parts end instead, as other data may have longer ones.
+    """
+    ends = data.split.train_ends if ends is None else ends
+    ids, lengths, hashes = [], [], []
+    item_ids = data.catalogue.items.id_array(data.items).astype(str)
+    for row in np.flatnonzero(ends > data.offsets[:-1]):
+        part = slice(data.offsets[row], ends[row])
+        text = " ".join(item_ids[part]) + data.times[part].tobytes().hex()
+        ids.append(data.catalogue.users.id(row))
+        lengths.append(int(ends[row] - data.offsets[row]))
+        hashes.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+    return {"users": ids, "lengths": lengths, "hashes": hashes}
+
+
+def save_model(folder: Path, model: nn.Module, settings: Settings, data: Dataset,
+               record: dict[str, Any], keep_previous: bool = False) -> None:
+    """Write a checkpoint folder (module's head)."""
+    catalogue = data.catalogue
+    versions = {name: version(name) for name in ("torch", "numpy")}
     info = {
-        "settings": settings.to_dict(), "validation": record, "dataset": data.name, "data_note": data.note,
-        "split_hash": data.split_hash, "seed": settings.train.seed, "git_commit": git_commit(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy")}},
-        "movie_ids": films.movie_ids.tolist(), "user_ids": films.user_ids.tolist(),
-        "train_lengths": data.train_lengths.tolist(),
-        "occupations": {str(code): name for code, name in films.occupations.items()}}
-    write_checkpoint(folder, model.state_dict(), info, {METADATA: _metadata(films)}, keep_previous)
+        "settings": settings.to_dict(), "schema": catalogue.schema.to_dict(),
+        "fields": _fields_json(catalogue), "validation": record, "split_hash": data.split_hash,
+        "git_commit": git_commit(), "versions": {"python": platform.python_version(), **versions},
+        "item_ids": catalogue.items.ids.tolist(), "user_ids": catalogue.users.ids.tolist(),
+        "trained_on": training_hashes(data)}
+    files = {ITEMS: _items_json(catalogue.items)} if catalogue.schema.publish_items else {}
+    write_checkpoint(folder, model.state_dict(), info, files, keep_previous)
 
 
-def load_model(folder: Path, metadata_path: Path | None = None,
-               mapped: bool = False,
-               data_dir: str | None = None) -> tuple[nn.Module, Settings, Catalogue, dict[str, Any]]:
-    """(model in evaluation mode, settings, catalogue, info) of a checkpoint folder.
+def load_model(folder: Path, mapped: bool = False, data_dir: str | None = None) -> Checkpoint:
+    """The model of a checkpoint folder.
 
-    Titles, genres and years come from `metadata_path`, else from metadata.json in the folder, else from the files of
-    the data set that the model was trained on, in `data_dir` or where they lay then.
-    mapped: as in `read_checkpoint`. Raises `UserError` if the folder is missing, corrupted, foreign, or its
-    metadata belong to another catalogue.
+    Names and columns of the items come from items.json in the folder, else from the files of the data set
+    that the model was trained on, in `data_dir` or where they lay then. mapped: as in `read_checkpoint`.
+    Raises `UserError` if the folder is missing, corrupted or foreign, or the items are others.
     """
     tensors, info = read_checkpoint(folder, mapped)
-    if "movie_ids" not in info:
-        raise UserError(f"{folder} holds no catalogue: it is the state of a training run or a library model, "
-                        f"not a model for recommendation; give checkpoints/best")
-    try:
-        settings = Settings().replace(**info["settings"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, error) from error
-    except UserError as error:
-        raise UserError(f"{folder} was written by another version of this program (commit "
-                        f"{info.get('git_commit', 'unknown')}): {error}; use that version, or train again") from error
-    metadata_path = metadata_path or folder / METADATA
-    if metadata_path == folder / METADATA and not metadata_path.exists():  # a published model comes without titles
-        files = dataclasses.replace(settings.data, data_dir=data_dir or settings.data.data_dir)
-        metadata = _metadata(data_of(files, info, folder, same_split=False).catalogue)
-    else:
-        metadata = read_json(metadata_path)
-    try:
-        catalogue = _catalogue(info, metadata, metadata_path)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{metadata_path} is damaged ({error!r}); copy it again from beside its model") from error
+    if "item_ids" not in info:
+        raise UserError(f"{folder} holds no catalogue: it is the state of a training run or a library "
+                        f"model, not a model for recommendation; give checkpoints/best")
+    settings = _stored_settings(folder, info)
+    catalogue = _stored_catalogue(folder, info, settings.data, data_dir)
     try:
         model = build_model(catalogue, settings.model)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from error
     load_weights(model, tensors, str(folder), assign=mapped)
-    return model.eval(), settings, catalogue, info
+    return Checkpoint(model.eval(), settings, catalogue, info)
 
 
-def data_of(settings: DataSettings, info: dict[str, Any], folder: Path | str, same_split: bool = True) -> SequenceData:
-    """The data that a model was trained on, read again. Raises `UserError` if the files hold other films or people, or
-    (same_split) other interactions, so that what was held out then may not be what is held out now."""
-    data = load(settings)
-    differs = "another catalogue" if not all(np.array_equal(ours, info[name]) for name, ours in (
-        ("movie_ids", data.catalogue.movie_ids), ("user_ids", data.catalogue.user_ids))) else \
-        "other interactions or times" if same_split and data.split_hash != info["split_hash"] else ""
+def _stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
+    try:
+        return Settings().replace(**info["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, error) from error
+    except UserError as error:
+        commit = info.get("git_commit", "unknown")
+        raise UserError(f"{folder} was written by another version of this program (commit {commit}): "
+                        f"{error}; use that version, or train again") from error
+
+
+def _stored_catalogue(folder: Path, info: dict[str, Any], settings: DataSettings,
+                      data_dir: str | None) -> Catalogue:
+    """The catalogue that a model was trained on."""
+    try:
+        schema = schema_of(info["schema"], folder / "checkpoint.json", {})
+        fields = {table: _fields(info["fields"][table]) for table in ("interactions", "items", "users")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(folder, error) from error
+    bare_items = Table(_ids(info["item_ids"]), ITEM_ROWS, np.empty(0, dtype=object),
+                       fields["items"])
+    users = _unknown_users(_ids(info["user_ids"]), fields["users"])
+    catalogue = Catalogue(schema, bare_items, users, fields["interactions"])
+    path = folder / ITEMS
+    if not path.exists():
+        files = dataclasses.replace(settings, data_dir=data_dir or settings.data_dir)
+        checkpoint = Checkpoint(nn.Identity(), Settings(data=files), catalogue, info)
+        items = data_of(checkpoint, folder, same_split=False).catalogue.items
+    else:
+        items = _items(bare_items, read_json(path), path)
+    return dataclasses.replace(catalogue, items=items)
+
+
+def data_of(checkpoint: Checkpoint, folder: Path | str, data_dir: str | None = None,
+            same_split: bool = True) -> Dataset:
+    """The data that a model was trained on, read again, its columns coded as then.
+
+    Raises `UserError` if the files hold other items or users, or (same_split) other interactions, so that
+    what was held out then may not be what is held out now.
+    """
+    settings, info = checkpoint.settings.data, checkpoint.info
+    data = load(dataclasses.replace(settings, data_dir=data_dir or settings.data_dir),
+                checkpoint.catalogue)
+    ours = data.catalogue
+    differs = ""
+    if same_split and data.split_hash != info["split_hash"]:
+        differs = "other interactions, columns or times"
+    for table, name in ((ours.items, "item_ids"), (ours.users, "user_ids")):
+        if table.ids.tolist() != info[name]:
+            differs = "another catalogue"
     if differs:
-        raise UserError(f"{folder} was trained on split {info['split_hash']} of {data.name}, the files at hand give "
-                        f"split {data.split_hash}: {differs}; give the right --data_dir or train again")
+        raise UserError(f"{folder} was trained on split {info['split_hash']} of {data.name}, the files "
+                        f"at hand give split {data.split_hash}: {differs}; give the right --data_dir "
+                        f"or train again")
     return data
 
 
 def _damaged(folder: Path, error: Exception) -> UserError:
-    return UserError(f"{folder}: its settings are damaged ({error!r}); copy it again or train again")
+    return UserError(f"{folder}: its description is damaged ({error!r}); copy it again or train again")
 
 
-def _metadata(films: Catalogue) -> dict[str, Any]:
-    rows = zip(films.movie_ids.tolist(), films.titles, films.genres[FIRST_ITEM:], films.years[FIRST_ITEM:].tolist(),
-               strict=True)
-    return {"movies": {str(movie_id): {
-        "title": title, "year": year or None, "genres": [GENRES[index] for index in np.flatnonzero(flags)]}
-        for movie_id, title, flags, year in rows}}
+def _ids(values: list[Any]) -> np.ndarray:
+    whole = all(isinstance(value, int) for value in values)
+    return np.array(values, dtype=np.int64 if whole else object)
 
 
-def _catalogue(info: dict[str, Any], metadata: dict[str, Any], path: Path) -> Catalogue:
-    movies = metadata.get("movies")
-    if not isinstance(movies, dict) or set(movies) != {str(movie_id) for movie_id in info["movie_ids"]}:
-        raise UserError(f"{path} does not list the {len(info['movie_ids'])} films of this checkpoint; "
-                        f"give the {METADATA} that was written beside it")
-    films = [movies[str(movie_id)] for movie_id in info["movie_ids"]]
-    genres = np.zeros((len(films) + FIRST_ITEM, len(GENRES)), dtype=np.float32)
-    for row, film in enumerate(films, start=FIRST_ITEM):
-        genres[row, [GENRES.index(name) for name in film["genres"]]] = 1
-    years = np.array([0] * FIRST_ITEM + [film["year"] or 0 for film in films], dtype=np.int64)
-    return Catalogue(np.array(info["movie_ids"]), tuple(film["title"] for film in films), genres, years,
-                     np.array(info["user_ids"]), {int(code): name for code, name in info["occupations"].items()})
+def _unknown_users(ids: np.ndarray, fields: Mapping[str, Field]) -> Table:
+    """Users of whom nothing but the id is known here."""
+    count = len(ids) + USER_ROWS
+    data = {}
+    for name, entry in fields.items():
+        unknown = np.atleast_1d(entry.unknown) if entry.column.kind == "tags" else entry.unknown
+        data[name] = np.broadcast_to(unknown, (count, *unknown.shape))
+    return Table(ids, USER_ROWS, np.empty(0, dtype=object), fields, data)
+
+
+def _fields_json(catalogue: Catalogue) -> dict[str, dict[str, Any]]:
+    tables = {"interactions": catalogue.interaction_fields, "items": catalogue.items.fields,
+              "users": catalogue.users.fields}
+    content: dict[str, dict[str, Any]] = {}
+    for table, fields in tables.items():
+        content[table] = {name: dataclasses.asdict(entry) for name, entry in fields.items()}
+    return content
+
+
+def _fields(content: dict[str, Any]) -> dict[str, Field]:
+    return {name: Field(Column(**entry["column"]), tuple(entry["values"]), tuple(entry["knots"]),
+                        entry["size"]) for name, entry in content.items()}
+
+
+def _items_json(items: Table) -> dict[str, Any]:
+    """Names, and columns as they are stored."""
+    columns = {name: values[items.first:].tolist() for name, values in items.data.items()}
+    return {"ids": items.ids.tolist(), "names": items.names[items.first:].tolist(),
+            "columns": columns}
+
+
+def _items(bare: Table, content: dict[str, Any], path: Path) -> Table:
+    """The item table of a checkpoint with what `_items_json` wrote."""
+    try:
+        if content["ids"] != bare.ids.tolist():
+            raise UserError(f"{path} does not list the {len(bare.ids)} items of this checkpoint; give "
+                            f"the {ITEMS} that was written beside it")
+        names = np.array([""] * bare.first + content["names"], dtype=object)
+        data = {}
+        for name, entry in bare.fields.items():
+            rows = content["columns"][name]
+            unknown = entry.unknown
+            stored = np.array(rows, dtype=unknown.dtype)
+            head = np.broadcast_to(unknown, (bare.first, *stored.shape[1:])).astype(stored.dtype)
+            data[name] = np.concatenate([head, stored])
+            if len(rows) != len(bare.ids):
+                raise ValueError(f"{name} has {len(rows)} rows")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); copy it again from beside its model") from error
+    return dataclasses.replace(bare, names=names, data=data)

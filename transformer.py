@@ -1,9 +1,9 @@
 """The transformer blocks and attention patterns that every model here uses.
 
     Attention(Q, K, V) = softmax(Q K^T / sqrt(D / H)) V          (Vaswani et al., arXiv:1706.03762, eq. 1)
-    FFN(x) = GELU(x W1 + b1) W2 + b2                              (Sun et al., BERT4Rec, arXiv:1904.06690, eq. 4)
+    FFN(x) = GELU(x W1 + b1) W2 + b2                              (Sun et al., arXiv:1904.06690, eq. 4)
 
-Axes: B users, L positions, D width, H heads, P pairs of numbers in a head (P = D / H / 2).
+Axes: B sequences, L positions, D width, H heads, P pairs of numbers in a head (P = D / H / 2).
 Sequences are padded on the right: under the causal pattern no real position can then see the padding.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from settings import ModelSettings
 
 Pattern = Literal["bidirectional", "causal"]
-SHORTEST_PERIOD, LONGEST_PERIOD = 60.0, 4 * 365.25 * 86_400.0  # seconds: one minute to the span of ML-1M
+SHORTEST_PERIOD, LONGEST_PERIOD = 60.0, 4 * 365.25 * 86_400.0  # seconds: a minute to four years
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,22 @@ class Attend:
     prefix: int = 0  # leading positions that are no interactions; L counts them here
 
     def of_the_newest(self, last: Tensor) -> Attend:
-        """The same for a single query, at position `last` (B,). Right of the newest position is only padding: under
-        either pattern it sees every real one."""
-        rotation = None if self.rotation is None else tuple(pick(angle[:, 0], last)[:, None] for angle in self.rotation)
+        """The same for a single query, at position `last` (B,).
+
+        Right of the newest position is only padding: under either pattern it sees every real one.
+        """
+        rotation = self.rotation
+        if rotation is not None:
+            cosine, sine = rotation
+            rotation = pick(cosine[:, 0], last)[:, None], pick(sine[:, 0], last)[:, None]
         return dataclasses.replace(self, pattern="bidirectional", rotation=rotation)
 
 
 class Dropout(nn.Module):
     """Inverted dropout whose rate is rounded to 1/256.
 
-    On a CPU the mask comes from raw random bytes, eight from each draw, which takes about a fifth of the time of
-    `F.dropout`'s one Bernoulli draw a number; it follows torch's seed and state like any other draw.
+    On a CPU the mask comes from raw random bytes, eight from each draw, which takes about a fifth of
+    the time of `F.dropout`'s one Bernoulli draw a number; it follows torch's seed like any other draw.
     """
 
     def __init__(self, rate: float) -> None:
@@ -53,22 +58,24 @@ class Dropout(nn.Module):
         self.threshold = max(1, round(rate * 256)) if rate else 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """x with a random share of its numbers set to 0 and the others scaled up, in training; else x."""
+        """x with a random share of its numbers set to 0 and the others scaled up, in training."""
         if not self.training or self.threshold == 0:
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.threshold / 256)
         draws = torch.empty(math.ceil(x.numel() / 8), dtype=torch.int64).random_(-2**63, None)
         draws = draws.view(torch.uint8)[:x.numel()].view(x.shape)
-        # Compared as numbers of x's type (0 to 255 are exact in bf16): many times faster than by way of booleans.
-        return x * draws.to(x.dtype).ge_(self.threshold).mul_(256 / (256 - self.threshold))
+        # Compared as numbers of x's type (0 to 255 are exact in bf16): many times faster than by way
+        # of booleans.
+        kept = draws.to(x.dtype).ge_(self.threshold)
+        return x * kept.mul_(256 / (256 - self.threshold))
 
 
 class Block(nn.Module):
-    """Multi-head attention, then a position-wise network, each with dropout, residual and layer norm.
+    """Multi-head attention, then a position-wise network, each with dropout, residual, layer norm.
 
-    pre_norm: normalise each sub-layer's input (trains faster) instead of the sum after it (BERT4Rec as published).
-    ffn_multiplier: inner width of the position-wise network in multiples of the width.
+    pre_norm: normalise each sub-layer's input (trains faster) instead of the sum after it (BERT4Rec as
+    published). ffn_multiplier: inner width of the position-wise network in multiples of the width.
     """
 
     def __init__(self, width: int, heads: int, dropout: float, pre_norm: bool,
@@ -79,42 +86,49 @@ class Block(nn.Module):
         self.attention_out = nn.Linear(width, width)
         self.expand = nn.Linear(width, ffn_multiplier * width)
         self.contract = nn.Linear(ffn_multiplier * width, width)
-        self.attention_norm, self.network_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention_norm = nn.LayerNorm(width)
+        self.network_norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, attend: Attend, last: Tensor | None = None) -> Tensor:
-        """(B, L, D) to (B, L, D); with `last` (B,), the newest real position of each sequence, to (B, 1, D): its state
-        alone, at the cost of one position and everybody's keys and values."""
-        asking = x if last is None else pick(x, last)  # (B, L or 1, D)
+        """(B, L, D) to (B, L, D).
+
+        With `last` (B,), the newest real position of each sequence, to (B, 1, D): its state alone, at
+        the cost of one position and of everybody's keys and values.
+        """
+        queries = x if last is None else pick(x, last)  # (B, L or 1, D)
         if self.pre_norm:
-            asking = asking + self.dropout(self.attention(self.attention_norm(x), attend, last))
-            return asking + self.dropout(self.network(self.network_norm(asking)))
-        asking = self.attention_norm(asking + self.dropout(self.attention(x, attend, last)))
-        return self.network_norm(asking + self.dropout(self.network(asking)))
+            mixed = self.attention(self.attention_norm(x), attend, last)
+            queries = queries + self.dropout(mixed)
+            return queries + self.dropout(self.network(self.network_norm(queries)))
+        mixed = self.attention(x, attend, last)
+        queries = self.attention_norm(queries + self.dropout(mixed))
+        return self.network_norm(queries + self.dropout(self.network(queries)))
 
     def attention(self, x: Tensor, attend: Attend, last: Tensor | None) -> Tensor:
         """Self-attention under a pattern."""
-        there = attend.rotation
-        if last is not None:
+        key_rotation = attend.rotation
+        if last is None:
+            q, k, v = self._maps(x, 0, 3)
+        else:
             attend = attend.of_the_newest(last)
             q, = self._maps(pick(x, last), 0, 1)
             k, v = self._maps(x, 1, 3)
-        else:
-            q, k, v = self._maps(x, 0, 3)
-        if there is not None:
-            q, k = rotate(q, *attend.rotation), rotate(k, *there)
+        if key_rotation is not None:
+            q, k = rotate(q, *attend.rotation), rotate(k, *key_rotation)
         mixed = attention(q, k, v, attend)
         return self.attention_out(rearrange(mixed, "b h l d -> b l (h d)"))
 
     def attention_map(self, x: Tensor, attend: Attend) -> Tensor:
-        """(B, L, D) to the weights of the block's self-attention, (B, H, L, L), as `forward` uses them."""
+        """(B, L, D) to the weights of the block's self-attention, (B, H, L, L), as `forward` uses."""
         x = self.attention_norm(x) if self.pre_norm else x
         q, k = self._maps(x, 0, 2)
         if attend.rotation is not None:
             q, k = rotate(q, *attend.rotation), rotate(k, *attend.rotation)
         scores = q @ k.mT * q.shape[-1]**-0.5  # (B, H, L, L)
         if attend.pattern == "causal":
-            scores = scores + torch.full(scores.shape[-2:], -torch.inf, device=x.device).triu(1)
+            later = torch.full(scores.shape[-2:], -torch.inf, device=x.device).triu(1)
+            scores = scores + later
         elif attend.padding is not None:
             scores = scores.masked_fill(~attend.padding, -torch.inf)
         return scores.softmax(-1)
@@ -123,8 +137,8 @@ class Block(nn.Module):
         """(B, L, D) to those of (queries, keys, values), each (B, H, L, D / H)."""
         width = x.shape[-1]
         rows = slice(first * width, end * width)
-        return rearrange(F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows]), "b l (n h d) -> n b h l d",
-                         h=self.heads, n=end - first)
+        mapped = F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
+        return rearrange(mapped, "b l (n h d) -> n b h l d", h=self.heads, n=end - first)
 
     def network(self, x: Tensor) -> Tensor:
         """Position-wise feed-forward network."""
@@ -134,20 +148,23 @@ class Block(nn.Module):
 def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
     """Equation 1 for q, k and v (B, H, L, D / H) under a pattern.
 
-    torch's fused kernel, except in bf16 on a CPU, where the weights as a whole, (B, H, L, L), take a quarter of its
-    time: two batched products run at the processor's bf16 speed, which the fused kernel does not reach
-    (benchmarks/LOG.md).
+    torch's fused kernel, except in bf16 on a CPU, where the weights as a whole, (B, H, L, L), take a
+    quarter of its time: two batched products run at the processor's bf16 speed, which the fused kernel
+    does not reach (benchmarks/LOG.md).
     """
     causal = attend.pattern == "causal"
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if causal else attend.padding, is_causal=causal)
-    with torch.autocast("cpu", enabled=False):  # it would widen the weights to fp32; softmax sums in fp32 by itself
-        q, k, v = (part.contiguous() for part in (q, k, v))  # one copy each; the products would make slower ones
+        mask = None if causal else attend.padding
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    with torch.autocast("cpu", enabled=False):  # it would widen the weights; softmax sums in fp32
+        # One copy each; the products would make slower ones.
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         scores = (q * q.shape[-1]**-0.5) @ k.mT  # (B, H, L, L)
         if causal:
             scores += torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
         elif attend.padding is not None:
-            scores += torch.zeros_like(attend.padding, dtype=scores.dtype).masked_fill_(~attend.padding, -torch.inf)
+            hidden = torch.zeros_like(attend.padding, dtype=scores.dtype)
+            scores += hidden.masked_fill_(~attend.padding, -torch.inf)
         return scores.softmax(-1) @ v
 
 
@@ -156,9 +173,10 @@ class Encoder(nn.Module):
 
     def __init__(self, settings: ModelSettings, pre_norm: bool) -> None:
         super().__init__()
-        width = settings.hidden_size
-        self.blocks = nn.ModuleList(Block(width, settings.num_heads, dropout, pre_norm, settings.ffn_multiplier)
-                                    for dropout in settings.block_dropouts)
+        width, heads = settings.hidden_size, settings.num_heads
+        self.blocks = nn.ModuleList(
+            Block(width, heads, dropout, pre_norm, settings.ffn_multiplier)
+            for dropout in settings.block_dropouts)
         self.final_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
@@ -176,8 +194,8 @@ class Encoder(nn.Module):
         return maps
 
     def last_state(self, x: Tensor, attend: Attend, last: Tensor) -> Tensor:
-        """(B, prefix + L, D) to (B, D): what `forward` says at position `last` (B,), the newest real one, without the
-        work that no other position's state is needed for."""
+        """(B, prefix + L, D) to (B, D): what `forward` gives at position `last` (B,), the newest real
+        one, without the work that no other position's state is needed for."""
         for block in self.blocks[:-1]:
             x = block(x, attend)
         return self.final_norm(self.blocks[-1](x, attend, last + attend.prefix))[:, 0]
@@ -190,20 +208,22 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """x (B, L, D), tokens (B, T, D) to (B, L, D)."""
         q = rearrange(self.query(self.norm(x)), "b l (h d) -> b h l d", h=self.heads)
         k, v = rearrange(self.key_value(tokens), "b t (two h d) -> two b h t d", two=2, h=self.heads)
-        # With T of 4 the plain product takes less than a tenth of the fused kernel's time on a CPU in bf16.
+        # With few tokens the plain product takes less than a tenth of the fused kernel's time on a CPU
+        # in bf16.
         weights = (q @ k.mT * q.shape[-1]**-0.5).softmax(-1)  # (B, H, L, T)
         return self.out(rearrange(weights.to(v.dtype) @ v, "b h l d -> b l (h d)"))
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Context that turns autocast off, for scores: in bf16 thousands of items would share a few hundred of them."""
+    """Context that turns autocast off: in bf16 thousands of items would share a few hundred scores."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -212,10 +232,26 @@ def pick(x: Tensor, positions: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device), positions][:, None]
 
 
+def in_front(first: Tensor, x: Tensor, attend: Attend) -> tuple[Tensor, Attend]:
+    """x (B, L, D) with a position (B, 1, D) before it that is no interaction, and what the blocks are
+    told of the whole. It stands at the time of the first interaction."""
+    padding, rotation = attend.padding, attend.rotation
+    if padding is not None:
+        padding = F.pad(padding, (1, 0), value=True)
+    if rotation is not None:
+        cosine, sine = rotation
+        rotation = (torch.cat([cosine[:, :, :1], cosine], dim=2),
+                    torch.cat([sine[:, :, :1], sine], dim=2))
+    attend = dataclasses.replace(attend, padding=padding, rotation=rotation,
+                                 prefix=attend.prefix + 1)
+    return torch.cat([first.to(x.dtype), x], dim=1), attend
+
+
 def key_padding(lengths: Tensor, width: int) -> Tensor | None:
-    """(B, 1, 1, L) mask of real positions for `Attend.padding`; None where every sequence fills the batch."""
+    """(B, 1, 1, L) mask of real positions for `Attend.padding`; None where no sequence is padded."""
     real = positions_before(lengths, width)
-    if not torch.compiler.is_exporting() and bool(real.all()):  # an exported model must serve every batch
+    # An exported model must serve every batch.
+    if not torch.compiler.is_exporting() and bool(real.all()):
         return None
     return real[:, None, None, :]
 
@@ -227,7 +263,8 @@ def positions_before(lengths: Tensor, width: int) -> Tensor:
 
 def positions_from_end(lengths: Tensor, width: int) -> Tensor:
     """(B, L) 0 at the newest interaction, 1 before it, and so on; 0 on padding."""
-    return (lengths[:, None] - 1 - torch.arange(width, device=lengths.device)).clamp_min(0)
+    place = torch.arange(width, device=lengths.device)
+    return (lengths[:, None] - 1 - place).clamp_min(0)
 
 
 def sinusoids(length: int, width: int) -> Tensor:
@@ -239,32 +276,36 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 def rotation_periods(pairs: int) -> Tensor:
     """(P / 2,) seconds in which each of half of the P pairs of `time_rotation` turns once."""
-    return torch.logspace(math.log10(SHORTEST_PERIOD), math.log10(LONGEST_PERIOD), max(1, pairs // 2),
-                          dtype=torch.float64)
+    shortest, longest = math.log10(SHORTEST_PERIOD), math.log10(LONGEST_PERIOD)
+    return torch.logspace(shortest, longest, max(1, pairs // 2), dtype=torch.float64)
 
 
-def time_rotation(timestamps: Tensor, periods: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, (B, 1, L, P / 2), that rotate half of the P pairs of queries and keys by their time.
+def time_rotation(times: Tensor, periods: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, (B, 1, L, P / 2), that rotate half of the P pairs of queries and keys.
 
-    A query at t and a key at s then meet under the angle w (t - s): attention sees the time between two events and
-    never the date, and stays within the fused kernels. The rotation is RoFormer's (arXiv:2104.09864, eq. 34) with
-    seconds for positions and periods 2 pi / w spread evenly on a logarithmic scale; half of the pairs stay unrotated
-    for content.
+    A query at t and a key at s then meet under the angle w (t - s): attention sees the time between two
+    events and never the date, and stays within the fused kernels. The rotation is RoFormer's
+    (arXiv:2104.09864, eq. 34) with seconds for positions and periods 2 pi / w spread evenly on a
+    logarithmic scale; half of the pairs stay unrotated for content.
     """
-    # Counted from the oldest event, so that not even rounding depends on later ones; in double: 1e8 s over a minute.
-    elapsed = (timestamps - timestamps[:, :1]).double()
-    angle = (elapsed[:, :, None] / periods).remainder(1.0).mul(2 * math.pi).float()  # (B, L, P / 2)
+    # Counted from the oldest event, so that not even rounding depends on later ones; in double: 1e8 s
+    # over a minute.
+    elapsed = (times - times[:, :1]).double()
+    turns = (elapsed[:, :, None] / periods).remainder(1.0)  # (B, L, P / 2)
+    angle = turns.mul(2 * math.pi).float()
     return angle.cos()[:, None], angle.sin()[:, None]
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate as many pairs (of first half, second half) of each head of x (B, H, L, D / H) as there are angles."""
+    """Rotate as many pairs (of first half, second half) of each head of x (B, H, L, D / H) as there are
+    angles."""
     turned = cosine.shape[-1]
     still = x.shape[-1] // 2 - turned
     first, first_still, second, second_still = x.split([turned, still, turned, still], dim=-1)
     cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
-    return torch.cat([first * cosine - second * sine, first_still, first * sine + second * cosine, second_still],
-                     dim=-1)
+    new_first = first * cosine - second * sine
+    new_second = first * sine + second * cosine
+    return torch.cat([new_first, first_still, new_second, second_still], dim=-1)
 
 
 def initialise(model: nn.Module, std: float) -> None:

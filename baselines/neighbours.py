@@ -1,8 +1,8 @@
-"""Item-to-item models: what goes with the films of a history. All score by one matrix product.
+"""Item-to-item models: what goes with the items of a history. All score by one matrix product.
 
-    score(history) = sum over its films i of decay^(age of i) * M[i, :]
+    score(history) = sum over its items i of decay^(age of i) * M[i, :]
 
-U people, R rows of the item table; age 0 = the newest film.
+R rows of the item table; age 0 = the newest item.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from scipy import sparse
 from torch import Tensor
 
 from batches import Batch
-from data_processor import FIRST_ITEM, PAD, SequenceData
+from dataset import ITEM_ROWS, PAD, Dataset
 from transformer import positions_from_end
 
 
 class ItemToItem:
-    """Scores by a matrix M (R, R). decay: 1 = all films count alike, 0 = the newest alone."""
+    """Scores by a matrix M (R, R). decay: 1 = all items count alike, 0 = the newest alone."""
 
-    starts = False  # says nothing before the first film
+    starts = False  # says nothing before the first item
 
     def __init__(self, matrix: np.ndarray, decay: float = 1.0) -> None:
         self.matrix, self.decay = torch.from_numpy(matrix).float(), decay
@@ -30,75 +30,88 @@ class ItemToItem:
         """(B, R) scores; -inf for PAD and MASK."""
         age = positions_from_end(batch.lengths, batch.items.shape[1])
         weight = torch.pow(torch.tensor(self.decay), age.float()) * (batch.items != PAD)
-        history = torch.zeros(len(batch.lengths), len(self.matrix)).scatter_add_(1, batch.items, weight)  # (B, R)
-        scores = history @ self.matrix
-        scores[:, :FIRST_ITEM] = -torch.inf
+        history = torch.zeros(len(batch.lengths), len(self.matrix))  # (B, R)
+        scores = history.scatter_add_(1, batch.items, weight) @ self.matrix
+        scores[:, :ITEM_ROWS] = -torch.inf
         return scores
 
 
-class GenreNeighbours:
-    """Scores a film by the mean cosine similarity of its genres to those of the films of the history; films at par, and
-    all films where there is no history, follow in the order of their popularity in training."""
+class ColumnNeighbours:
+    """Scores an item by the mean cosine similarity of its categories and tags to those of the history.
 
-    def __init__(self, data: SequenceData) -> None:
-        self.genres = F.normalize(torch.from_numpy(data.catalogue.genres), dim=1)  # (R, F)
-        counts = np.bincount(data.items[data.training_rows()], minlength=data.catalogue.num_rows)
+    Items at par, and all items where there is no history, follow in the order of their popularity.
+    """
+
+    starts = True
+
+    def __init__(self, data: Dataset) -> None:
+        items = data.catalogue.items
+        flags = [items.shares(name) > 0 for name, entry in items.fields.items()
+                 if entry.column.kind in ("category", "tags") and len(entry.values) <= 1000]
+        nothing = np.zeros((len(items), 1), dtype=bool)
+        joined = np.concatenate([*flags, nothing], axis=1).astype(np.float32)
+        self.columns = F.normalize(torch.from_numpy(joined), dim=1)  # (R, F)
+        counts = data.item_counts()
         self.order = torch.from_numpy(counts / (counts.max() + 1)).double() * 1e-6
-        self.order[:FIRST_ITEM] = -torch.inf
+        self.order[:ITEM_ROWS] = -torch.inf
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) similarities, plus less than a millionth by popularity."""
-        taste = self.genres[batch.items].double().sum(1) / batch.lengths.clamp_min(1)[:, None]  # (B, F), PAD has none
-        return taste @ self.genres.double().T + self.order
+        history = self.columns[batch.items].double().sum(1)  # (B, F), PAD has none
+        taste = history / batch.lengths.clamp_min(1)[:, None]
+        return taste @ self.columns.double().T + self.order
 
 
-def item_knn(data: SequenceData, neighbours: int, shrinkage: float, decay: float = 1.0) -> ItemToItem:
-    """Nearest neighbours by shrunken cosine, |i and j| / (sqrt(|i| |j|) + shrinkage), of who has both in training
-    (Deshpande & Karypis, TOIS 2004; the shrinkage as in Dacrema et al., RecSys 2019, section 3.2)."""
+def item_knn(data: Dataset, neighbours: int, shrinkage: float, decay: float = 1.0) -> ItemToItem:
+    """Nearest neighbours by shrunken cosine, |i and j| / (sqrt(|i| |j|) + shrinkage), of who has both in
+    training (Deshpande & Karypis, TOIS 2004; the shrinkage as in Dacrema et al., RecSys 2019, section
+    3.2)."""
     together = _co_occurrence(data)
     counts = together.diagonal()
     cosine = together / (np.sqrt(np.outer(counts, counts)) + shrinkage + 1e-12)
     np.fill_diagonal(cosine, 0.0)
-    if neighbours < len(cosine):  # of each film j, the films i that speak for it
+    if neighbours < len(cosine):  # of each item j, the items i that speak for it
         weakest = np.partition(cosine, -neighbours, axis=0)[-neighbours]
         cosine[cosine < weakest] = 0.0
     return ItemToItem(cosine, decay)
 
 
-def ease(data: SequenceData, regularisation: float, decay: float = 1.0) -> ItemToItem:
-    """Embarrassingly shallow autoencoder (Steck, WWW 2019, arXiv:1905.03375, eq. 8): with P = (X^T X + lambda I)^-1,
-    M = -P / diag(P) column by column, and 0 on the diagonal."""
-    precision = np.linalg.inv(_co_occurrence(data) + regularisation * np.eye(data.catalogue.num_rows))
+def ease(data: Dataset, regularisation: float, decay: float = 1.0) -> ItemToItem:
+    """Embarrassingly shallow autoencoder (Steck, WWW 2019, arXiv:1905.03375, eq. 8): with
+    P = (X^T X + lambda I)^-1, M = -P / diag(P) column by column, and 0 on the diagonal."""
+    together = _co_occurrence(data)
+    precision = np.linalg.inv(together + regularisation * np.eye(len(together)))
     matrix = -precision / np.diag(precision)
     np.fill_diagonal(matrix, 0.0)
     return ItemToItem(matrix, decay)
 
 
-def markov_chain(data: SequenceData, reach: int = 1, backoff: float = 0.1, decay: float = 0.0) -> ItemToItem:
-    """Share of each film among those that follow film i in training, mixed with its popularity.
+def markov_chain(data: Dataset, reach: int = 1, backoff: float = 0.1,
+                 decay: float = 0.0) -> ItemToItem:
+    """Share of each item among those that follow item i in training, mixed with its popularity.
 
-    reach: a film up to so many steps later counts as a follower, with weight 1 / steps. backoff: pseudo-followers that
-    every film gets, spread by popularity, so that unseen pairs are ranked. decay 0: the first-order chain; above it
-    older films speak too.
+    reach: an item up to so many steps later counts as a follower, with weight 1 / steps. backoff:
+    pseudo-followers that every item gets, spread by popularity, so that unseen pairs are ranked. decay 0:
+    the first-order chain; above it older items speak too.
     """
     rows = data.training_rows()
-    people = data.people[rows]
-    items, size = data.items[rows], data.catalogue.num_rows
+    users, items, size = data.user_of[rows], data.items[rows], len(data.catalogue.items)
     following = sparse.csr_matrix((size, size))
     for step in range(1, reach + 1):
-        same = people[step:] == people[:-step]
+        same = users[step:] == users[:-step]
         pairs = (items[:-step][same], items[step:][same])
-        following = following + sparse.csr_matrix((np.full(int(same.sum()), 1.0 / step), pairs), shape=(size, size))
+        weights = np.full(int(same.sum()), 1.0 / step)
+        following = following + sparse.csr_matrix((weights, pairs), shape=(size, size))
     popularity = np.bincount(items, minlength=size) / len(items)
     matrix = following.toarray() + backoff * popularity
     return ItemToItem(matrix / matrix.sum(1, keepdims=True), decay)
 
 
-def _co_occurrence(data: SequenceData) -> np.ndarray:
-    """(R, R) how many people have both films in training; on the diagonal, how many have the film."""
+def _co_occurrence(data: Dataset) -> np.ndarray:
+    """(R, R) how many users have both items in training; on the diagonal, how many have the item."""
     rows = data.training_rows()
-    people = data.people[rows]
-    seen = sparse.csr_matrix((np.ones(len(rows)), (people, data.items[rows])),
-                             shape=(data.num_users, data.catalogue.num_rows))
-    seen.data[:] = 1.0  # a film twice is a film once
+    cells = (data.user_of[rows], data.items[rows])
+    shape = (len(data.catalogue.users), len(data.catalogue.items))
+    seen = sparse.csr_matrix((np.ones(len(rows)), cells), shape=shape)
+    seen.data[:] = 1.0  # an item twice is an item once
     return (seen.T @ seen).toarray()

@@ -1,4 +1,4 @@
-"""The films that training has most often: ever, among people alike, or in a window of time before each request."""
+"""The items that training has most often: ever, among similar users, or in a window of time."""
 
 from __future__ import annotations
 
@@ -7,85 +7,114 @@ import torch
 from torch import Tensor
 
 from batches import Batch
-from data_processor import FIRST_ITEM, SequenceData
-from item_encoders.attributes import like_genres
+from dataset import ITEM_ROWS, Dataset
+from features import alike
 from transformer import pick
 
 DAY = 86_400
 
 
 class Popularity:
-    """Scores a film by how often the training part has it."""
+    """Scores an item by how often the training part has it."""
 
-    def __init__(self, data: SequenceData) -> None:
-        counts = np.bincount(data.items[data.training_rows()], minlength=data.catalogue.num_rows).astype(np.float32)
-        self.scores = torch.from_numpy(counts)  # (R,)
-        self.scores[:FIRST_ITEM] = -torch.inf
+    starts = True
+    places_new_items = False
+    families = ()
+
+    def __init__(self, data: Dataset) -> None:
+        counts = torch.from_numpy(data.item_counts()).float()  # (R,)
+        counts[:ITEM_ROWS] = -torch.inf
+        self.counts = counts
+
+    def states(self, batch: Batch) -> Tensor:
+        """(B, 1): nothing of the history matters."""
+        return torch.zeros(len(batch.lengths), 1)
+
+    def scores(self, states: Tensor, _batch: Batch | None = None) -> Tensor:
+        """(B, R) counts."""
+        return self.counts.to(states.device).repeat(len(states), 1)
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) counts."""
-        return self.scores.to(batch.items.device).repeat(len(batch.lengths), 1)
+        return self.scores(self.states(batch).to(batch.items.device))
 
 
 class GroupPopularity:
-    """Scores a film by how many of the training interactions of people of the same gender and age group are with it.
+    """Scores an item by how many training interactions of users with the same values of one or two
+    columns (the first that are counterfactual categories) are with it.
 
-    Films at par, and all films for somebody of whom neither or only one is known, follow in the order of their
+    Items at par, and all items for users whose values are not known, follow in the order of their
     popularity among all.
     """
 
-    def __init__(self, data: SequenceData) -> None:
-        rows, size = data.training_rows(), data.catalogue.num_rows
-        people = data.people[rows]
-        gender, age, _ = data.demographics.max(0, initial=1) + 1
-        shape = (int(gender), int(age), size)
-        cells = np.ravel_multi_index((*data.demographics[people, :2].T, data.items[rows]), shape)
-        counts = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape).astype(np.float32)
-        counts[0], counts[:, 0] = 0, 0
-        ever = Popularity(data).scores
-        self.scores = torch.from_numpy(counts) + ever / (ever.max() + 1)  # (genders, ages, R)
+    starts = True
+
+    def __init__(self, data: Dataset) -> None:
+        users = data.catalogue.users
+        self.columns = group_columns(data)
+        sizes = [len(users.fields[name].values) + 1 for name in self.columns]
+        rows, count = data.training_rows(), len(data.catalogue.items)
+        codes = [users.data[name][data.user_of[rows]] for name in self.columns]
+        shape = (*sizes, count)
+        cells = np.ravel_multi_index((*codes, data.items[rows]), shape)
+        counts = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
+        for axis in range(len(sizes)):  # code 0 is no group
+            counts[(slice(None),) * axis + (0,)] = 0
+        ever = Popularity(data).counts
+        self.table = torch.from_numpy(counts).float() + ever / (ever.max() + 1)  # (..., R)
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) counts in the group, plus less than 1 by popularity among all."""
-        gender, age, _ = batch.demographics.T
-        return self.scores[gender, age]
+        return self.table[tuple(batch.user_columns[name] for name in self.columns)]
 
 
-class GenrePopularity:
-    """Scores a film by how often training has the films with the nearest genres, in the mean: what the popularity of a
-    new film might become."""
+def group_columns(data: Dataset) -> list[str]:
+    """At most two columns of the users that make groups."""
+    fields = data.catalogue.users.fields.values()
+    return [entry.name for entry in fields if entry.column.counterfactual][:2]
 
-    def __init__(self, data: SequenceData) -> None:
-        counts = Popularity(data).scores
+
+class AlikePopularity:
+    """Scores an item by how often training has the items that share most of its categories and tags, in
+    the mean: what the popularity of a new item might become."""
+
+    starts = True
+
+    def __init__(self, data: Dataset) -> None:
+        counts = Popularity(data).counts
         known = (counts > 0).nonzero()[:, 0]
-        genres = torch.from_numpy(data.catalogue.genres)
-        self.scores = like_genres(genres, genres[known]) @ counts[known]  # (R,)
-        self.scores[:FIRST_ITEM] = -torch.inf
+        weights = alike(data.catalogue.items, np.arange(len(counts)), known.numpy())
+        self.counts = weights @ counts[known]  # (R,)
+        self.counts[:ITEM_ROWS] = -torch.inf
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) mean counts."""
-        return self.scores.repeat(len(batch.lengths), 1)
+        return self.counts.repeat(len(batch.lengths), 1)
 
 
 class RecentPopularity:
-    """Scores a film by how often the training part has it in the `days` before the newest event of a history.
+    """Scores an item by how often the training part has it in the `days` before the newest event of a
+    history.
 
-    What came later does not count, though a leave-one-out training part has it; films without an event in the window
-    follow in the order of their popularity at any time. Runs on a CPU.
+    What came later does not count, though a leave-one-out training part has it; items without an event
+    in the window follow in the order of their popularity at any time. Runs on a CPU.
     """
 
-    def __init__(self, data: SequenceData, days: float) -> None:
+    starts = True
+
+    def __init__(self, data: Dataset, days: float) -> None:
         rows = data.training_rows()
-        order = rows[np.argsort(data.timestamps[rows], kind="stable")]
-        self.times, self.items = data.timestamps[order], data.items[order]
-        self.window, self.rows = int(days * DAY), data.catalogue.num_rows
-        ever = Popularity(data).scores
+        order = rows[np.argsort(data.times[rows], kind="stable")]
+        self.times, self.items = data.times[order], data.items[order]
+        self.window, self.rows = int(days * DAY), len(data.catalogue.items)
+        ever = Popularity(data).counts
         self.fallback = ever / (ever.max() + 1)  # below 1; -inf for PAD and MASK
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) counts in the window, plus less than 1 by popularity at any time."""
-        now = pick(batch.timestamps, batch.lengths - 1)[:, 0].numpy()
-        first, last = (np.searchsorted(self.times, moment) for moment in (now - self.window, now))
-        counts = np.stack([np.bincount(self.items[start:end], minlength=self.rows)
-                           for start, end in zip(first, last, strict=True)])
-        return torch.from_numpy(counts).float() + self.fallback
+        now = pick(batch.times, batch.lengths - 1)[:, 0].numpy()
+        first = np.searchsorted(self.times, now - self.window)
+        last = np.searchsorted(self.times, now)
+        counts = [np.bincount(self.items[start:end], minlength=self.rows)
+                  for start, end in zip(first, last, strict=True)]
+        return torch.from_numpy(np.stack(counts)).float() + self.fallback

@@ -9,31 +9,44 @@ from typing import Any
 
 import numpy as np
 
-from data_processor import SequenceData
-from evaluation.metrics import ONE_TARGET, SEVERAL_TARGETS, bootstrap_interval, per_person
+from dataset import Dataset
+from evaluation.metrics import ONE_TARGET, SEVERAL_TARGETS, bootstrap_interval, per_user
 from support.errors import UserError
 
+Summary = dict[str, dict[str, float]]  # metric -> mean, low, high
 
-def summarise(rank: np.ndarray, people: np.ndarray) -> dict[str, dict[str, float]]:
-    """Metric name to its mean over people and the 95 % bootstrap interval, from the ranks (Q, T) of their requests."""
-    summary, metrics = {}, per_person(rank, people)
-    for name in ONE_TARGET if rank.shape[1] == 1 else SEVERAL_TARGETS:
-        values = metrics[name]
-        low, high = bootstrap_interval(values)
-        summary[name] = {"mean": float(values.mean()), "low": low, "high": high}
-    return summary
+
+def interval(values: np.ndarray) -> dict[str, float]:
+    """Mean over users and its 95 % bootstrap interval."""
+    low, high = bootstrap_interval(values)
+    return {"mean": float(values.mean()), "low": low, "high": high}
+
+
+def summarise(rank: np.ndarray, users: np.ndarray) -> Summary:
+    """Metric name to its interval, from the ranks (Q, T) of users' requests."""
+    metrics = per_user(rank, users)
+    names = ONE_TARGET if rank.shape[1] == 1 else SEVERAL_TARGETS
+    return {name: interval(metrics[name]) for name in names}
+
+
+def cell(summary: dict[str, float], mark: str = "") -> str:
+    """A mean with its interval below, as tables show it."""
+    return f"{summary['mean']:.4f}{mark}\n{summary['low']:.3f}-{summary['high']:.3f}"
 
 
 def table_text(header: list[str], rows: list[list[str]], latex: bool = False) -> str:
     """A table as Markdown, or as a LaTeX tabular (booktabs); a line break in a cell becomes a space."""
-    head, *flat = ([cell.replace("\n", " ") for cell in row] for row in [header, *rows])
+    lines = [[part.replace("\n", " ") for part in row] for row in [header, *rows]]
     if not latex:
-        head, *flat = ([cell.replace("|", "\\|") for cell in row] for row in [head, *flat])
-        return "\n".join(["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *flat]]) + "\n"
+        lines = [[part.replace("|", "\\|") for part in row] for row in lines]
+        lines.insert(1, ["---"] * len(header))
+        return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
     special = str.maketrans({char: f"\\{char}" for char in "%_&#"} | {"±": r"$\pm$"})
-    lines = [" & ".join(cell.translate(special) for cell in row) + r" \\" for row in [head, *flat]]
+    texts = [" & ".join(part.translate(special) for part in row) + r" \\" for row in lines]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
-    return "\n".join([begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
+    body = "\n".join(texts[1:])
+    return "\n".join([begin, r"\toprule", texts[0], r"\midrule", body, r"\bottomrule",
+                      r"\end{tabular}", ""])
 
 
 def print_table(title: str, protocol: str, header: list[str], rows: list[list[str]]) -> None:
@@ -45,7 +58,7 @@ def print_table(title: str, protocol: str, header: list[str], rows: list[list[st
     console = Console(width=None if os.isatty(1) else 180)
     console.print(f"\n[bold]{escape(title)}[/bold]")
     console.print(escape(protocol), style="dim", highlight=False)
-    table = Table()
+    table = Table(show_header=any(header))
     for number, name in enumerate(header):
         table.add_column(escape(name), justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows:
@@ -53,23 +66,31 @@ def print_table(title: str, protocol: str, header: list[str], rows: list[list[st
     console.print(table)
 
 
-def print_ranking(title: str, protocol: str, rows: dict[str, dict[str, dict[str, float]]]) -> None:
+def print_ranking(title: str, protocol: str, rows: dict[str, Summary]) -> None:
     """The ranking table, the interval under each mean."""
     names = list(next(iter(rows.values())))
-    print_table(title, protocol, ["model", *names],
-                [[model, *(f"{summary[name]['mean']:.4f}\n{summary[name]['low']:.3f}-{summary[name]['high']:.3f}"
-                           for name in names)] for model, summary in rows.items()])
+    cells = [[model, *(cell(summary[name]) for name in names)] for model, summary in rows.items()]
+    print_table(title, protocol, ["model", *names], cells)
 
 
-def write_request_results(path: Path, data: SequenceData, until: str, columns: dict[str, Any]) -> None:
-    """Parquet with a row a request, written whole or not at all; a column of several numbers a request gets several
-    names: rank, rank_2, ..."""
+def write_tables(path: Path, note: str, header: list[str], rows: list[list[str]]) -> None:
+    """A table under its note as Markdown, at `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{note}\n\n{table_text(header, rows)}", encoding="utf-8")
+
+
+def write_request_results(path: Path, data: Dataset, until: str, columns: dict[str, Any]) -> None:
+    """Parquet with a row a request, written whole or not at all.
+
+    A column of several numbers a request gets several names: rank, rank_2, ...
+    """
     import pandas as pd
 
-    table = {"user_id": data.catalogue.user_ids[data.split.requests[until].people]}
+    table = {"user_id": data.catalogue.users.id_array(data.split.requests[until].users)}
     for name, values in columns.items():
         parts = values.T if values.ndim == 2 else [values]
-        table |= {name if number == 1 else f"{name}_{number}": part for number, part in enumerate(parts, start=1)}
+        for number, part in enumerate(parts, start=1):
+            table[name if number == 1 else f"{name}_{number}"] = part
     write_parquet(path, pd.DataFrame(table))
 
 
@@ -83,5 +104,5 @@ def write_parquet(path: Path, table: Any) -> None:
             table.to_parquet(part, index=False)
             part.replace(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place or free some space"
-                        ) from error
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place "
+                        f"or free some space") from error

@@ -52,6 +52,10 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
 
     Raises `DataUnavailable` with the three ways to get the data, or `UserError` if --data_dir lacks them.
     """
+    if dataset not in ARCHIVES:
+        if data_dir is None:
+            raise UserError(f"--dataset {dataset} is not downloaded: give --data_dir with its folder")
+        return Path(data_dir)
     archive = ARCHIVES[dataset]
     folder = Path(data_dir) if data_dir else ROOT / dataset
     if (folder / archive.needed).exists():

@@ -1,4 +1,4 @@
-"""A synthetic data set of MovieLens' schema in which the cause of every interaction is known.
+"""A synthetic data set like MovieLens in which the cause of every interaction is known.
 
 The truth it is built on (all draws from one seeded stream of uniform numbers):
 
@@ -25,17 +25,22 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from readers.interactions import AGE_GROUPS, GENRES, Interactions, validate
+from readers.raw import File
 
 CAUSES = {"earlier_film": 0.35, "age_group": 0.15, "season": 0.15, "genre_taste": 0.25, "chance": 0.10}
 FIRST_TIME = 946_684_800  # 2000-01-01
 DAY = 86_400
 SEQUEL_MEMORY = 3
-NOTE = "SYNTHETIC data with planted causes: these are NOT MovieLens numbers"
+GENRES = ("Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
+          "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller",
+          "War", "Western")
+AGES = (1, 18, 25, 35, 45, 50, 56)  # lower bounds of age groups
+RATINGS = ["user_id", "movie_id", "rating", "timestamp", "cause", "cause_movie_id"]
 
 
 class _World:
@@ -52,32 +57,31 @@ class _World:
         order = np.argsort(draw.random(films))
         self.sequel = np.empty(films, dtype=int)
         self.sequel[order] = np.roll(order, -1)
-        self.age_films = [np.argsort(draw.random(films))[:25] for _ in AGE_GROUPS]
+        self.age_films = [np.argsort(draw.random(films))[:25] for _ in AGES]
         self.season_films = [np.argsort(draw.random(films))[:30] for _ in range(4)]
 
 
-def generate(seed: int = 7, people: int = 1000, films: int = 400) -> Interactions:
-    """The synthetic `Interactions`; about 45 per person. The defaults are the frozen data set."""
+def generate(seed: int = 7, people: int = 1000, films: int = 400) -> dict[str, File]:
+    """The tables; about 45 interactions a user. The defaults are the frozen data set."""
     draw = np.random.Generator(np.random.PCG64(seed))
     world = _World(draw, films)
-    ages = list(AGE_GROUPS)
     rows: list[tuple] = []
     users = []
     for person in range(people):
-        age = int(draw.random() * len(ages))
-        users.append((person + 1, "FM"[int(draw.random() * 2)], ages[age], int(draw.random() * 5)))
+        age = int(draw.random() * len(AGES))
+        gender = "FM"[int(draw.random() * 2)]
+        users.append((person + 1, gender, AGES[age], int(draw.random() * 5)))
         taste = (draw.random(2) * len(GENRES)).astype(int)
-        rows += _one_person(draw, world, person + 1, age, world.genres[:, taste].any(axis=1))
-    ratings = pd.DataFrame(rows, columns=["user_id", "movie_id", "rating", "timestamp", "cause", "cause_movie_id"])
+        tasty = world.genres[:, taste].any(axis=1)
+        rows += _one_user(draw, world, person + 1, age, tasty)
     movies = pd.DataFrame({
         "movie_id": np.arange(1, films + 1),
         "title": [f"Synthetic Film {film + 1:03d} ({world.year[film]})" for film in range(films)],
         "year": world.year.astype(np.int64),
         "genres": ["|".join(np.array(GENRES)[flags]) for flags in world.genres]})
-    users_table = pd.DataFrame(users, columns=["user_id", "gender", "age", "occupation"])
-    occupations = {code: f"synthetic occupation {code}" for code in range(5)}
-    return validate(Interactions("synthetic", ratings, movies, users_table, occupations, NOTE),
-                    {table: f"synthetic {table}" for table in ("ratings", "movies", "users")})
+    frames = {"interactions": pd.DataFrame(rows, columns=RATINGS), "items": movies,
+              "users": pd.DataFrame(users, columns=["user_id", "gender", "age", "occupation"])}
+    return {table: File(frame, f"synthetic {table}") for table, frame in frames.items()}
 
 
 def season_of(timestamp: int) -> int:
@@ -85,7 +89,8 @@ def season_of(timestamp: int) -> int:
     return datetime.datetime.fromtimestamp(timestamp, datetime.UTC).month % 12 // 3
 
 
-def _one_person(draw: np.random.Generator, world: _World, user_id: int, age: int, tasty: np.ndarray) -> list[tuple]:
+def _one_user(draw: np.random.Generator, world: _World, user_id: int, age: int,
+              tasty: np.ndarray) -> list[tuple]:
     seen: list[int] = []
     unseen = np.ones(len(world.year), dtype=bool)
     time = FIRST_TIME + int(draw.random() * 365 * DAY)
@@ -104,15 +109,21 @@ def _one_person(draw: np.random.Generator, world: _World, user_id: int, age: int
             candidates = tasty.copy()
         if not (candidates & unseen).any():
             name, candidates = "chance", np.ones_like(unseen)
-        weight = np.where(candidates & unseen, world.popularity if name in ("genre_taste", "chance") else 1.0, 0.0)
+        by_popularity = name in ("genre_taste", "chance")
+        weight = np.where(candidates & unseen, world.popularity if by_popularity else 1.0, 0.0)
         film = _pick(draw, weight)
-        source = next((old for old in reversed(seen[-SEQUEL_MEMORY:]) if world.sequel[old] == film), None)
+        recent = reversed(seen[-SEQUEL_MEMORY:])
+        source = next((old for old in recent if world.sequel[old] == film), None)
         by_sequel = name == "earlier_film"
         rating = 3 + int(tasty[film]) + int(by_sequel) + int(draw.random() * 3) - 1
-        rows.append((user_id, film + 1, min(max(rating, 1), 5), time, name, source + 1 if by_sequel else 0))
+        cause = source + 1 if by_sequel else 0
+        rows.append((user_id, film + 1, min(max(rating, 1), 5), time, name, cause))
         seen.append(film)
         unseen[film] = False
-        time += int(10 + draw.random() * 590) if draw.random() < 2 / 3 else int(DAY * (1 + 59 * draw.random()))
+        if draw.random() < 2 / 3:
+            time += int(10 + draw.random() * 590)
+        else:
+            time += int(DAY * (1 + 59 * draw.random()))
     return rows
 
 
@@ -122,8 +133,7 @@ def _pick(draw: np.random.Generator, weight: np.ndarray) -> int:
     return int(np.searchsorted(total, draw.random() * total[-1], side="right"))
 
 
-def content_hash(interactions: Interactions) -> str:
+def content_hash(files: Mapping[str, File]) -> str:
     """Hash of all rows of all tables, causes included."""
-    tables = (interactions.ratings, interactions.movies, interactions.users)
-    text = "\n".join(table.to_csv(index=False, lineterminator="\n") for table in tables)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    texts = [file.frame.to_csv(index=False, lineterminator="\n") for file in files.values()]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

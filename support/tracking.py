@@ -6,7 +6,6 @@ training.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -68,13 +67,6 @@ class Tracker:
         self._write(event, values)
         self._try(lambda: self._library.log(_numbers(event, values)))
 
-    def now(self, **values: Any) -> None:
-        """Say where the run stands, over what was said before, in a file beside the record that `close` removes; a full
-        disk is not its affair."""
-        if self.path is not None:
-            with contextlib.suppress(OSError):
-                self.path.with_suffix(".now").write_text(json.dumps(values), encoding="utf-8")
-
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Show a table on the dashboard."""
         import pandas as pd
@@ -94,8 +86,6 @@ class Tracker:
 
     def close(self, failed: bool = False) -> None:
         """Finish the run on the dashboard, if there is one; where all of it went there, `was_shown` says so."""
-        if self.path is not None:
-            self.path.with_suffix(".now").unlink(missing_ok=True)
         self._try(lambda: self._library.finish(exit_code=int(failed)))
         if self.shown and self._kept and not failed:
             self.path.with_suffix(SHOWN).touch()

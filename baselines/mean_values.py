@@ -1,0 +1,38 @@
+"""Predictors of an interaction's value that know no sequence: means of the user, of the item, of both."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dataset import Dataset, Field
+
+DAMPING = 10.0  # pseudo-values at the global mean; keeps rarely had items near it
+
+
+def mean_predictors(entry: Field, data: Dataset, until: str) -> dict[str, np.ndarray]:
+    """Predicted value (Q,) of the item that follows each request's history, by predictor.
+
+    User means use the history before the target, item means the training part of all users; unknown
+    values do not count.
+    """
+    codes = data.columns[entry.name]
+    numbers = np.append(np.nan, entry.numbers)[codes]  # (N,) NaN where unknown
+    train = data.training_rows()
+    train = train[codes[train] > 0]
+    overall = numbers[train].mean()
+    requests = data.split.requests[until]
+    targets = data.items[requests.ends]
+    user_mean = np.full(len(requests), overall)
+    for number, (user, end) in enumerate(zip(requests.users, requests.ends, strict=True)):
+        own = numbers[data.offsets[user]:end]
+        own = own[~np.isnan(own)]
+        if len(own):
+            user_mean[number] = own.mean()
+    rows = len(data.catalogue.items)
+    sums = np.bincount(data.items[train], numbers[train] - overall, rows)
+    counts = np.bincount(data.items[train], minlength=rows)
+    item_mean = overall + (sums / np.maximum(counts, 1))[targets]
+    item_effect = (sums / (counts + DAMPING))[targets]
+    both = np.clip(user_mean + item_effect, entry.numbers.min(), entry.numbers.max())
+    return {"global mean": np.full(len(requests), overall), "user mean": user_mean,
+            "item mean": item_mean, "user mean + item effect": both}

@@ -1,0 +1,349 @@
+"""What everything after the readers works on: `Table`, `Catalogue` and `Dataset`.
+
+Ids (what a user types) become rows of a table. Row 0 of every table stands for what is unknown; in
+the item table it is also the padding of sequences, and row 1 is MASK. Every array of a table has the
+same R rows, so nobody has to shift an index.
+
+    category   (R,) int64 code of a value, 0 = unknown; code c stands for values[c - 1]
+    tags       (R, M) int64 codes, filled up with 0
+    number     (R,) float32, NaN = unknown
+    text       (R,) str, '' = unknown
+    vector     (R, E) float32, NaN = unknown
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from schema import Column, Schema
+from splits import Requests, Split
+from support.errors import UserError
+
+PAD = 0
+MASK = 1
+UNKNOWN = 0
+NO_TIME = 0
+ITEM_ROWS = 2  # PAD and MASK
+USER_ROWS = 1  # UNKNOWN
+Id = int | str
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column as a data set has it: what the schema says, and what was found in the data.
+
+    values: of a category or of tags, in the order of their codes. knots: quantiles of the known
+    numbers. size: length of a vector.
+    """
+
+    column: Column
+    values: tuple[str, ...] = ()
+    knots: tuple[float, ...] = ()
+    size: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the column."""
+        return self.column.name
+
+    @property
+    def titles(self) -> list[str]:
+        """The values as people call them."""
+        return [self.column.values.get(value, value) for value in self.values]
+
+    @cached_property
+    def numbers(self) -> np.ndarray | None:
+        """The values of a category as numbers, None where one is none: a scale of stars, say."""
+        try:
+            return np.array([float(value) for value in self.values])
+        except ValueError:
+            return None
+
+    @property
+    def unknown(self) -> np.ndarray:
+        """What one row holds where nothing is known."""
+        if self.column.kind == "number":
+            return np.array(np.nan, dtype=np.float32)
+        if self.column.kind == "vector":
+            return np.full(self.size, np.nan, dtype=np.float32)
+        if self.column.kind == "text":
+            return np.array("", dtype=object)
+        return np.array(UNKNOWN)
+
+    def stored(self, value: Any) -> np.ndarray:
+        """One row from a value that a person gave, by value or title. Raises `UserError`."""
+        kind = self.column.kind
+        if value is None or value == "":
+            return self.unknown
+        if kind == "text":
+            return np.array(str(value), dtype=object)
+        if kind == "category":
+            return np.array(self.code(value))
+        if kind == "tags":
+            tags = value if isinstance(value, list | tuple) else str(value).split(",")
+            return np.array([self.code(tag) for tag in tags] or [UNKNOWN])
+        try:
+            numbers = np.array(value, dtype=np.float32)
+        except (TypeError, ValueError):
+            raise UserError(f"{self.name}: {value!r} is not a number") from None
+        if kind == "vector" and numbers.shape != (self.size,):
+            raise UserError(f"{self.name}: expected {self.size} numbers, not {numbers.shape}")
+        return numbers
+
+    def code(self, value: Any) -> int:
+        """Code of a value or of its title, whatever its case. Raises `UserError` naming the values.
+
+        Of numbers the largest value that is not above it: an age in years counts as its group.
+        """
+        text = _plain(value)
+        for names in (self.values, self.titles):
+            folded = [name.casefold() for name in names]
+            if text.casefold() in folded:
+                return folded.index(text.casefold()) + 1
+        numbers = self.numbers
+        if numbers is not None and not self.column.ordered:
+            try:
+                below = np.flatnonzero(numbers <= float(text))
+            except ValueError:
+                below = []
+            if len(below) and float(text) < 1.5 * numbers.max() + 10:
+                return int(below[np.argmax(numbers[below])]) + 1
+        raise UserError(f"{self.name} {value!r}: choose one of {', '.join(self.values[:30])}")
+
+    def readable(self, stored: np.ndarray) -> Any:
+        """A stored row as JSON has it: values as their titles, None where unknown."""
+        kind = self.column.kind
+        if kind == "category":
+            return self.titles[int(stored) - 1] if stored else None
+        if kind == "tags":
+            titles = self.titles
+            return [titles[code - 1] for code in np.atleast_1d(stored).tolist() if code]
+        if kind == "number":
+            number = float(stored)
+            if math.isnan(number):
+                return None
+            return int(number) if number == int(number) else round(number, 4)
+        if kind == "vector":
+            return None if np.isnan(stored).any() else [round(float(part), 6) for part in stored]
+        return str(stored) or None
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float) and value == int(value):
+        return str(int(value))
+    return str(value).strip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Items or users: ids, names, columns by name, all with R rows."""
+
+    ids: np.ndarray  # (n,) of the rows from `first` on
+    first: int  # rows that stand for nobody
+    names: np.ndarray  # (R,) str
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    data: Mapping[str, np.ndarray] = field(default_factory=dict)  # (R, ...)
+
+    def __len__(self) -> int:
+        """R."""
+        return len(self.ids) + self.first
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(n,) the rows with an id."""
+        return np.arange(self.first, len(self))
+
+    @cached_property
+    def _index(self) -> pd.Index:
+        return pd.Index(self.ids)
+
+    @property
+    def numeric(self) -> bool:
+        """Whether ids are whole numbers."""
+        return self.ids.dtype != object
+
+    def parse_id(self, text: Any) -> Id:
+        """An id as this table has it. Raises `UserError` for what cannot be one."""
+        if isinstance(text, bool) or text is None or isinstance(text, float | np.floating):
+            raise UserError(f"{text!r} is not an id")
+        if not self.numeric:
+            return str(text)
+        try:
+            number = int(text)
+        except (TypeError, ValueError):
+            raise UserError(f"{text!r} is not an id: ids are whole numbers here") from None
+        return number
+
+    def index(self, ids: Sequence[Any] | np.ndarray) -> np.ndarray:
+        """Rows of ids; 0 for those that are not here."""
+        if isinstance(ids, np.ndarray):
+            wanted = pd.Index(ids)
+        else:
+            wanted = pd.Index([self.parse_id(one) for one in ids], dtype=object)
+            if self.numeric and len(wanted):
+                inside = [one if abs(one) < 2**62 else -1 for one in wanted]
+                wanted = pd.Index(np.array(inside, dtype=np.int64))
+        place = self._index.get_indexer(wanted)
+        return np.where(place >= 0, place + self.first, UNKNOWN)
+
+    def id(self, row: int) -> Id:
+        """Id of a row."""
+        one = self.ids[row - self.first]
+        return int(one) if self.numeric else str(one)
+
+    def id_array(self, rows: np.ndarray) -> np.ndarray:
+        """Ids of rows."""
+        return self.ids[np.asarray(rows) - self.first]
+
+    def take(self, row: int) -> dict[str, np.ndarray]:
+        """A row's values by column."""
+        return {name: values[row] for name, values in self.data.items()}
+
+    def readable(self, row: int) -> dict[str, Any]:
+        """A row's columns as people read them."""
+        return {name: self.fields[name].readable(values[row])
+                for name, values in self.data.items() if name in self.fields}
+
+    def shares(self, name: str) -> np.ndarray:
+        """(R, F) each row's values of a category or of tags in shares that sum to 1, or to 0."""
+        codes = self.data[name].reshape(len(self), -1)
+        count = len(self.fields[name].values)
+        flags = np.zeros((len(self), count + 1), dtype=np.float32)
+        np.put_along_axis(flags, codes, 1.0, axis=1)
+        flags = flags[:, 1:]
+        return flags / np.maximum(flags.sum(1, keepdims=True), 1)
+
+    def rows_in(self, larger: Table) -> np.ndarray:
+        """(n,) where these ids stand in a larger table. Raises `UserError` if some are missing."""
+        rows = larger.index(self.ids)
+        if (rows == UNKNOWN).any():
+            missing = self.ids[np.argmax(rows == UNKNOWN)]
+            raise UserError(f"the larger catalogue lacks {missing!r}, which the model was trained "
+                            f"on; add it")
+        return rows
+
+    def with_row(self, one: Id, name: str, values: Mapping[str, Any]) -> Table:
+        """This table with one more row at its end. Raises `UserError` for an id that is taken, an
+        unknown column or value."""
+        one = self.parse_id(one)
+        if self.index([one])[0] != UNKNOWN:
+            raise UserError(f"id {one!r} is taken")
+        strange = set(values) - set(self.fields)
+        if strange:
+            raise UserError(f"{min(strange)!r} is none of the columns {', '.join(self.fields)}")
+        data = {}
+        for column, known in self.data.items():
+            new = self.fields[column].stored(values.get(column))
+            data[column] = _appended(known, new)
+        ids = np.append(self.ids, np.array([one], dtype=self.ids.dtype))
+        names = np.append(self.names, np.array([name], dtype=object))
+        return dataclasses.replace(self, ids=ids, names=names, data=data)
+
+
+def _appended(known: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """One more row; lists of codes are filled up with 0 to the longer of both."""
+    if known.ndim == 2 and known.dtype == np.int64:
+        new = np.atleast_1d(new)
+        width = max(known.shape[1], len(new))
+        known = np.pad(known, ((0, 0), (0, width - known.shape[1])))
+        new = np.pad(new, (0, width - len(new)))
+    return np.concatenate([known, new[None].astype(known.dtype)])
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a model must know of a data set: its items, its users, what interactions may say."""
+
+    schema: Schema
+    items: Table
+    users: Table
+    interaction_fields: Mapping[str, Field]
+
+    @property
+    def predicted_values(self) -> list[Field]:
+        """Columns of interactions that a head learns."""
+        return [entry for entry in self.interaction_fields.values() if entry.column.predict]
+
+    @property
+    def predicted_columns(self) -> list[Field]:
+        """Columns of items that a head learns for what comes next."""
+        return [entry for entry in self.items.fields.values() if entry.column.predict]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everyone's interactions in chronological order, end to end, and what is known beside them.
+
+    N interactions. User row u has the interactions offsets[u] to offsets[u + 1]; row 0 has none.
+    """
+
+    catalogue: Catalogue
+    offsets: np.ndarray  # (rows of users + 1,)
+    items: np.ndarray  # (N,) rows of items
+    times: np.ndarray  # (N,) seconds since 1970, or NO_TIME
+    columns: Mapping[str, np.ndarray]  # (N,) each, as in a table
+    split: Split
+    split_hash: str
+    counts: tuple[tuple[str, int], ...] = ()  # what was changed on the way here
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return self.catalogue.schema.name
+
+    @property
+    def note(self) -> str:
+        """What must stand beside every number measured on these data; '' if nothing."""
+        return self.catalogue.schema.note
+
+    @property
+    def num_users(self) -> int:
+        """Users with an id."""
+        return len(self.catalogue.users.ids)
+
+    @property
+    def has_times(self) -> bool:
+        """Whether it is known when things happened."""
+        return bool(self.times.any())
+
+    @property
+    def user_of(self) -> np.ndarray:
+        """(N,) user row of each interaction."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def training_ends(self, held_out: bool = True) -> np.ndarray:
+        """(users,) where each training part ends; held_out False = train on everything."""
+        return self.split.train_ends if held_out else self.offsets[1:]
+
+    @property
+    def train_lengths(self) -> np.ndarray:
+        """(users,) interactions in each user's training part."""
+        return self.split.train_ends - self.offsets[:-1]
+
+    def training_rows(self, held_out: bool = True) -> np.ndarray:
+        """Positions of the interactions that training may see."""
+        rows = np.arange(len(self.items))
+        ends = np.repeat(self.training_ends(held_out), np.diff(self.offsets))
+        return rows[rows < ends]
+
+    def item_counts(self) -> np.ndarray:
+        """(rows of items,) training interactions of each item."""
+        rows = self.training_rows()
+        return np.bincount(self.items[rows], minlength=len(self.catalogue.items))
+
+    def histories(self, requests: Requests) -> list[np.ndarray]:
+        """Items that stand before each request, oldest first."""
+        starts = self.offsets[requests.users]
+        return [self.items[start:end] for start, end in zip(starts, requests.ends, strict=True)]
+
+    def replace(self, **changes: Any) -> Dataset:
+        """Copy with some fields changed."""
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,327 @@
+"""One encoder for each kind of column, and what is built of them: items, users, interactions, times.
+
+    category   a vector per value, row 0 for unknown
+    tags       mean of the tags' vectors, row 0 where there is none
+    number     smooth bumps along the quantiles of the known values, one more for unknown:
+               b_k(x) = exp(-(p(x) - k)^2 / 2), p the piecewise linear map from quantile to place
+    text       fixed vectors (text_vectors.py), projected
+    vector     projected, with a learned vector where it is missing
+
+Axes: n rows asked for, V items, B sequences, L positions, D width, T metadata tokens, M tags.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from batches import Batch
+from dataset import NO_TIME, Catalogue, Field, Table
+from settings import ModelSettings, names_of
+from support.errors import UserError
+from text_vectors import SIZE, available, text_vectors
+from transformer import CrossAttention, Dropout
+
+CENTRES = 16  # bumps of a number
+BUCKET, GAP_BUCKETS = 0.301, 72  # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
+MOST_SHARES = 512  # different tags up to which a product is faster than looking them up
+NEAREST = 5  # known items in whose place a new one is put (ablations/LOG.md)
+
+
+class CategoryEncoder(nn.Module):
+    """A vector per value."""
+
+    def __init__(self, entry: Field, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(len(entry.values) + 1, width)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """(...,) codes to (..., D)."""
+        # Looked up with F.embedding: gradients are added in a fixed order.
+        return F.embedding(codes, self.table.weight)
+
+
+class TagsEncoder(nn.Module):
+    """Mean of the vectors of the tags."""
+
+    def __init__(self, entry: Field, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(len(entry.values) + 1, width)
+
+    def forward(self, tags: Tensor) -> Tensor:
+        """(n, M) codes, filled up with 0, or their `tag_shares`, to (n, D)."""
+        if tags.is_floating_point():
+            return tags @ self.table.weight
+        vectors = F.embedding(tags, self.table.weight)  # (n, M, D)
+        return (vectors * _tag_weights(tags)[..., None]).sum(1)
+
+
+def _tag_weights(codes: Tensor) -> Tensor:
+    """(n, M) equal shares of the tags; without any, all to the first place, which is 'unknown'."""
+    counted = codes > 0
+    counted[:, 0] |= ~counted.any(1)
+    return counted / counted.sum(1, keepdim=True)
+
+
+def tag_shares(codes: Tensor, values: int) -> Tensor:
+    """(n, values + 1) of codes (n, M): the mean of their vectors as one product."""
+    shares = torch.zeros(len(codes), values + 1)
+    return shares.scatter_add_(1, codes, _tag_weights(codes))
+
+
+class NumberEncoder(nn.Module):
+    """Smooth bumps at the quantiles of the known values.
+
+    Neighbouring values share their bumps, so a rare value borrows from those beside it.
+    """
+
+    def __init__(self, entry: Field, width: int) -> None:
+        super().__init__()
+        knots = torch.tensor(entry.knots, dtype=torch.float32)
+        self.log = entry.column.log
+        self.register_buffer("knots", knots)
+        self.register_buffer("places", torch.linspace(0, CENTRES - 1, len(knots)))
+        self.project = nn.Linear(CENTRES + 1, width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(...,) numbers, NaN where unknown, to (..., D)."""
+        known = ~values.isnan()[..., None]
+        numbers = values.nan_to_num(0.0)
+        if self.log:
+            numbers = numbers.clamp_min(0).log1p()
+        centres = torch.arange(CENTRES, device=values.device)
+        distance = self._place(numbers)[..., None] - centres  # (..., centres)
+        bumps = torch.exp(-distance.square() / 2) * known
+        return self.project(torch.cat([bumps, ~known], dim=-1))
+
+    def _place(self, numbers: Tensor) -> Tensor:
+        """Where numbers lie among the knots, from 0 to CENTRES - 1, linear in between."""
+        if len(self.knots) == 1:
+            return torch.zeros_like(numbers)
+        right = torch.searchsorted(self.knots, numbers).clamp(1, len(self.knots) - 1)
+        left = right - 1
+        share = (numbers - self.knots[left]) / (self.knots[right] - self.knots[left])
+        return self.places[left] + share.clamp(0, 1) * (self.places[right] - self.places[left])
+
+
+class VectorEncoder(nn.Module):
+    """A projected vector."""
+
+    def __init__(self, entry: Field, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(entry.size, width)
+        self.unknown = nn.Embedding(1, width)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(n, E), NaN where unknown, to (n, D)."""
+        missing = vectors.isnan().any(1, keepdim=True)
+        known = self.project(vectors.nan_to_num(0.0))
+        return torch.where(missing, self.unknown.weight, known)
+
+
+class TextEncoder(nn.Module):
+    """Fixed vectors of texts, projected. They lie in the checkpoint: inference needs no texts."""
+
+    def __init__(self, count: int, width: int, kind: str) -> None:
+        super().__init__()
+        self.kind = available(kind)
+        self.register_buffer("vectors", torch.zeros(count, SIZE, dtype=torch.float16))
+        self.project = nn.Linear(SIZE, width)
+
+    def read(self, texts: list[str], rows: np.ndarray | slice = slice(None)) -> None:
+        """Compute the vectors of some rows."""
+        if len(texts):
+            vectors = torch.from_numpy(text_vectors(texts, self.kind))
+            self.vectors[rows] = vectors.to(self.vectors.dtype)
+
+    def forward(self, _rows: Tensor) -> Tensor:
+        """All (V, D)."""
+        return self.project(self.vectors.to(self.project.weight.dtype))
+
+
+KINDS = {"category": CategoryEncoder, "tags": TagsEncoder, "number": NumberEncoder,
+         "vector": VectorEncoder}
+
+
+def chosen_columns(flag: str, wanted: str, fields: dict[str, Field]) -> list[Field]:
+    """The columns that a setting names: all, none, or some. Raises `UserError` for an unknown one."""
+    if wanted == "all":
+        return list(fields.values())
+    names = names_of(wanted)
+    for name in names:
+        if name not in fields:
+            raise UserError(f"--{flag} {name!r} is none of this data set's columns: "
+                            f"{', '.join(fields) or 'there are none'}")
+    return [fields[name] for name in names]
+
+
+class ItemColumns(nn.Module):
+    """What the columns of the items say, a vector each: the values lie here, none in the checkpoint."""
+
+    def __init__(self, items: Table, settings: ModelSettings) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict()
+        width = settings.hidden_size
+        for entry in chosen_columns("item_features", settings.item_features, dict(items.fields)):
+            if entry.column.kind != "text":
+                self.encoders[entry.name] = KINDS[entry.column.kind](entry, width)
+            elif settings.text_encoder != "none":
+                self.encoders[entry.name] = TextEncoder(len(items.ids), width, settings.text_encoder)
+        for name in self.encoders:
+            values = items.data[name][items.first:]
+            if values.dtype != object:
+                values = torch.from_numpy(values)
+                number = len(items.fields[name].values)
+                if items.fields[name].column.kind == "tags" and number < MOST_SHARES:
+                    values = tag_shares(values, number)
+                self.register_buffer(f"values_{name}", values, persistent=False)
+
+    def prepare(self, items: Table) -> None:
+        """Read the texts, once, before training."""
+        for name, encoder in self.encoders.items():
+            if isinstance(encoder, TextEncoder):
+                encoder.read(items.data[name][items.first:].tolist())
+
+    def take_over(self, older: ItemColumns, place: Tensor, items: Table) -> None:
+        """Become what `older` was, for more items. place: (V,) where its items stand among these."""
+        for name, encoder in self.encoders.items():
+            before = older.encoders[name]
+            if isinstance(encoder, TextEncoder):
+                new = np.setdiff1d(np.arange(len(items.ids)), place)
+                encoder.read([items.data[name][items.first + row] for row in new], new)
+                encoder.vectors[place] = before.vectors
+                encoder.project.load_state_dict(before.project.state_dict())
+            else:
+                encoder.load_state_dict(before.state_dict())
+
+    def forward(self, without: set[str] | frozenset[str] = frozenset()) -> dict[str, Tensor]:
+        """(V, D) of each column but those left out."""
+        return {name: encoder(getattr(self, f"values_{name}", None))
+                for name, encoder in self.encoders.items() if name not in without}
+
+
+class InteractionColumns(nn.Module):
+    """Sum of what is known of each interaction."""
+
+    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
+        super().__init__()
+        fields = chosen_columns("interaction_features", settings.interaction_features,
+                                dict(catalogue.interaction_fields))
+        self.encoders = nn.ModuleDict({
+            entry.name: KINDS[entry.column.kind](entry, settings.hidden_size) for entry in fields})
+
+    def forward(self, batch: Batch) -> list[Tensor]:
+        """(B, L, D) of each column."""
+        return [encoder(batch.columns[name]) for name, encoder in self.encoders.items()]
+
+
+class UserTokens(nn.Module):
+    """The user as several tokens, one a fact: the id, and each column. Row 0 = unknown."""
+
+    def __init__(self, users: Table, settings: ModelSettings) -> None:
+        super().__init__()
+        width = settings.hidden_size
+        self.ids = nn.Embedding(len(users), width) if settings.user_ids else None
+        self.encoders = nn.ModuleDict()
+        for entry in chosen_columns("user_features", settings.user_features, dict(users.fields)):
+            if entry.column.kind != "text":
+                self.encoders[entry.name] = KINDS[entry.column.kind](entry, width)
+
+    @property
+    def count(self) -> int:
+        """T."""
+        return len(self.encoders) + (self.ids is not None)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, T, D)."""
+        tokens = [] if self.ids is None else [self.ids(batch.users)]
+        tokens += [encoder(batch.user_columns[name]) for name, encoder in self.encoders.items()]
+        return torch.stack(tokens, dim=1)
+
+
+class UserContext(nn.Module):
+    """Each position takes from the user's tokens what it asks for."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.ask = CrossAttention(settings.hidden_size, settings.num_heads)
+        self.dropout = Dropout(settings.dropout)
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """x (B, L, D), tokens (B, T, D) to (B, L, D)."""
+        return x + self.dropout(self.ask(x, tokens))
+
+
+class TimeEncoder(nn.Module):
+    """When an interaction happened: season, and time since the one before. Each can be off."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        width, parts = settings.hidden_size, settings.time_parts
+        self.season = nn.Linear(4, width) if "season" in parts else None
+        self.gap = nn.Embedding(GAP_BUCKETS + 1, width) if "gap" in parts else None  # 0 = unknown
+
+    def forward(self, moments: Tensor, previous: Tensor) -> Tensor:
+        """(B, L) moments and those before them, in seconds, NO_TIME where unknown, to (B, L, D)."""
+        known = moments != NO_TIME
+        total = 0.0
+        if self.season is not None:
+            angle = 2 * torch.pi * day_of_year(moments) / 365.25
+            waves = [angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()]
+            season = self.season(torch.stack(waves, dim=-1))
+            total = season * known[..., None].to(season.dtype)
+        if self.gap is not None:
+            bucket = 1 + gap_bucket(moments - previous)
+            total = total + self.gap(bucket * (known & (previous != NO_TIME)))
+        return total
+
+
+def gap_bucket(seconds: Tensor) -> Tensor:
+    """0 to GAP_BUCKETS - 1 (int32) for times between events, on a logarithmic scale; below 0 as 0."""
+    logarithm = seconds.clamp_min(0).float().log1p_()
+    return logarithm.mul_(1 / BUCKET).clamp_(max=GAP_BUCKETS - 1).int()
+
+
+def day_of_year(times: Tensor) -> Tensor:
+    """Day of the year, 0-365, UTC, of integer seconds of any shape.
+
+    Integer arithmetic on the proleptic Gregorian calendar with years that begin in March (Howard
+    Hinnant, 'chrono-Compatible Low-Level Date Algorithms').
+    """
+    days = times // 86_400  # div(rounding_mode="floor") would pass through fp32 in an exported model
+    since_era = days + 719_468  # days since 0000-03-01
+    era = since_era // 146_097
+    day_of_era = since_era - era * 146_097
+    leap_days = day_of_era // 1460 - day_of_era // 36_524 + day_of_era // 146_096
+    year_of_era = (day_of_era - leap_days) // 365
+    march_day = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    year = year_of_era + era * 400 + (march_day >= 306)
+    leap = ((year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))).long()
+    return torch.where(march_day >= 306, march_day - 306, march_day + 59 + leap)
+
+
+def nearest_items(new: Tensor, known: Tensor, counts: Tensor) -> Tensor:
+    """Weights (n, V) of known items for new ones, rows summing to 1.
+
+    Of the NEAREST by cosine similarity of what their columns say, and those as near as the last of
+    them, by how often they were had (one more is counted). new (n, D), known (V, D), counts (V,).
+    """
+    similar = F.normalize(new, dim=1) @ F.normalize(known, dim=1).T  # (n, V)
+    last = similar.topk(min(NEAREST, len(known)), dim=1).values[:, -1:]
+    weights = (similar >= last - 1e-6) * (counts + 1)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def alike(items: Table, new: np.ndarray, known: np.ndarray) -> Tensor:
+    """Weights (n, V) of known rows for new ones, rows summing to 1, alike for those that share most of
+    their categories and tags: what is left where no encoder can place an item."""
+    shares = [items.shares(name) for name, entry in items.fields.items()
+              if entry.column.kind in ("category", "tags") and len(entry.values) <= 1000]
+    shares = torch.from_numpy(np.concatenate([*shares, np.zeros((len(items), 1), np.float32)], axis=1))
+    similar = F.normalize(shares[new], dim=1) @ F.normalize(shares[known], dim=1).T  # (n, V)
+    nearest = (similar >= similar.amax(1, keepdim=True) - 1e-6).float()
+    return nearest / nearest.sum(1, keepdim=True)
+
+

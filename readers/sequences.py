@@ -1,0 +1,49 @@
+"""Histories in lines: `user item` (SASRec) or `user item item ...` (S3-Rec), oldest first.
+
+Attributes may lie beside them as `NAME_item2attributes.json`: item -> list of attribute numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from readers.raw import File
+from readers.tables import open_text
+from support.errors import UserError
+
+
+def is_sequences(path: Path) -> bool:
+    """Whether a file looks so: no header, fields separated by blanks, ids in all of them."""
+    if not path.is_file() or path.suffix not in (".txt", ".seq", ".gz"):
+        return False
+    with open_text(path) as file:
+        lines = [file.readline().split() for _ in range(5)]
+    lines = [line for line in lines if line]
+    return bool(lines) and all(len(line) >= 2 and "," not in line[0] for line in lines)
+
+
+def read_sequences(path: Path) -> dict[str, File]:
+    """Interactions in the order of the lines, and items with attributes where there are any."""
+    users: list[str] = []
+    items: list[str] = []
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            user, *history = line.split() or [""]
+            if user and not history:
+                raise UserError(f"{path}:{number}: user {user} has no item; drop the line")
+            users += [user] * len(history)
+            items += history
+    frame = pd.DataFrame({"user_id": users, "item_id": items})
+    files = {"interactions": File(frame, str(path))}
+    beside = path.with_name(f"{path.stem}_item2attributes.json")
+    if beside.exists():
+        try:
+            attributes = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{beside} is not JSON ({error})") from error
+        table = pd.DataFrame({"item_id": list(attributes), "attributes": list(attributes.values())})
+        files["items"] = File(table, str(beside))
+    return files

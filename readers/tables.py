@@ -1,0 +1,78 @@
+"""Tables in files: CSV and TSV (any separator, gzip), Parquet, JSON lines, RecBole's atomic files."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+
+import pandas as pd
+
+from readers.raw import File
+from schema import TABLES, Schema
+from support.errors import UserError
+
+SEPARATORS = ",\t;|"
+SAMPLE = 64 * 1024  # characters by which the separator is chosen
+JSON_LINES = (".json", ".jsonl", ".ndjson")
+PARQUET = (".parquet", ".pq")
+
+
+def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
+    """The files that a schema names, sought from `folder`. Raises `UserError` for a missing one."""
+    files = {}
+    for table in TABLES:
+        pattern = schema.table(table).file
+        if not pattern:
+            continue
+        found = sorted(folder.glob(pattern)) if "*" in pattern else [folder / pattern]
+        if not found or not found[0].exists():
+            raise UserError(f"{folder / pattern} is missing: schema {schema.name} names it as the "
+                            f"file of {table}; correct the schema or give --data_dir")
+        files[table] = _together([read_file(path) for path in found])
+    return files
+
+
+def read_file(path: Path) -> File:
+    """One table. Values of CSV are text as it stands there. Raises `UserError`."""
+    kind = next((part for part in reversed(path.suffixes) if part != ".gz"), "")
+    try:
+        if kind in PARQUET:
+            return File(pd.read_parquet(path), str(path))
+        if kind in JSON_LINES:
+            return File(pd.read_json(path, lines=True, dtype=False, convert_dates=False), str(path))
+        return _read_csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as {kind or 'CSV'}: {reason}") from error
+
+
+def _read_csv(path: Path) -> File:
+    with open_text(path) as file:
+        sample = file.read(SAMPLE)
+    header = sample.partition("\n")[0]
+    separator = max(SEPARATORS, key=header.count)
+    # RecBole's atomic files are tab-separated with typed names and without quotes.
+    quoting = csv.QUOTE_NONE if path.suffix in (".inter", ".item", ".user") else csv.QUOTE_MINIMAL
+    with open_text(path) as file:
+        frame = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, quoting=quoting,
+                            index_col=False)
+    return File(frame, str(path), first_line=2)
+
+
+def open_text(path: Path):
+    """A text file, unpacked if it is gzipped, without a byte-order mark."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _together(files: list[File]) -> File:
+    if len(files) == 1:
+        return files[0]
+    frame = pd.concat([file.frame for file in files], ignore_index=True)
+    return File(frame, f"{files[0].name} and {len(files) - 1} more")

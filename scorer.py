@@ -1,0 +1,65 @@
+"""`Scorer`: a trained model with its item table computed once, as whatever ranks or explains uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import torch
+from torch import Tensor, nn
+
+from batches import Batch
+
+NOTHING: frozenset[str] = frozenset()
+
+
+class Scorer(nn.Module):
+    """What `model.frozen()` gives. It follows no later change of the model's weights.
+
+    A family of features is 'items.NAME', 'interactions.NAME', 'users.NAME', 'users.id', 'times' or
+    'graph'; `without` leaves some of them out, for explanations.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.eval()
+        with torch.no_grad():
+            self.register_buffer("table", model.item_table(), persistent=False)
+
+    @property
+    def starts(self) -> bool:
+        """Whether users without a history can be served."""
+        return self.model.starts
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Families of features that the model has."""
+        return self.model.families
+
+    def items(self, without: Set[str] = NOTHING) -> Tensor:
+        """(R, D) item table."""
+        return self.model.item_table(without) if without else self.table
+
+    def states(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
+        """(B, D) state that predicts the interaction after each history."""
+        return self.model.request_states(batch, self.items(without), without)
+
+    def scores(self, states: Tensor, batch: Batch | None = None,
+               without: Set[str] = NOTHING) -> Tensor:
+        """States (B, D) to logits (B, R), -inf for PAD and MASK, in fp32 even under autocast.
+
+        batch: the requests, among which may be empty histories.
+        """
+        return self.model.rank(states, self.items(without), batch)
+
+    def score(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
+        """(B, R) logits of each item as the next interaction."""
+        return self.scores(self.states(batch, without), batch, without)
+
+    def value_probabilities(self, name: str, states: Tensor, items: Tensor) -> Tensor:
+        """States (N, D) and rows of items (N,) to the probabilities of an interaction column's values,
+        (N, K)."""
+        return self.model.value_logits(name, states, self.table[items]).softmax(-1)
+
+    def preferences(self, name: str, states: Tensor) -> Tensor:
+        """States (B, D) to the distribution of an item column's values in what comes next, (B, F)."""
+        return self.model.preference_heads[name](states).softmax(-1)
