@@ -32,14 +32,15 @@ CLAIMED = {"S": (0.4102, 0.3531), "M": (0.5978, 0.5378), "L": (0.6369, 0.5712), 
 
 def compare_candidates(settings: Settings) -> dict[str, dict[str, Any]]:
     """Test metrics of the trained model and of popularity for each way of choosing what is ranked."""
-    model, *_ = load_model(Path(settings.train.checkpoint_dir) / "best")
+    ranker = load_model(Path(settings.train.checkpoint_dir) / "best").model.frozen()
     data = load(settings.data)
-    people, results = data.split.requests["test"].people, {}
+    users, results = data.split.requests["test"].users, {}
     for candidates in ("full", "popular_100", "uniform_100"):
         evaluation = EvalSettings(candidates=candidates)
-        rows = {name: summarise(target_ranks(ranker, data, "test", settings.model.seq_length, evaluation), people,
-                                evaluation.bootstrap_samples)
-                for name, ranker in (("popularity", Popularity(data)), ("vanilla", model))}
+        rows = {}
+        for name, one in (("popularity", Popularity(data)), ("vanilla", ranker)):
+            rank = target_ranks(one, data, "test", settings.model.seq_length, evaluation)
+            rows[name] = summarise(rank, users)
         results[candidates] = {"protocol": protocol_line(data, "test", evaluation), "ranking": rows}
     return results
 

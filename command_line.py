@@ -117,7 +117,7 @@ def _check_flag_names(tokens: list[str], extra: list[str]) -> None:
 
 def _last_value(arguments: list[str], flag: str) -> str | None:
     value = None
-    for token, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for token, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if token == flag:
             value = following
         elif token.startswith(flag + "="):

@@ -53,6 +53,7 @@ from features import (
 from graph import ItemGraph
 from scorer import NOTHING, Scorer
 from settings import ModelSettings, TrainSettings
+from support.errors import UserError
 from transformer import (
     Attend,
     Dropout,
@@ -118,9 +119,12 @@ class EnhancedBERT4Rec(nn.Module):
         self.item_columns = ItemColumns(catalogue.items, settings)
         self.graph = ItemGraph(catalogue, settings) if settings.graph else None
         self.interaction_columns = InteractionColumns(catalogue, settings)
-        timed = bool(settings.time_parts)
+        has_times = "time" in catalogue.schema.interactions.roles
+        timed = has_times and bool(settings.time_parts)
         self.time = TimeEncoder(settings) if timed else None
-        told = timed and settings.query_time == "known"
+        told = settings.query_time == "known"
+        if told and not timed:
+            raise UserError("--query_time known: these data have no times; drop the flag")
         self.request_time = TimeEncoder(settings) if told else None
         if settings.positions == "learned":
             self.position = nn.Parameter(torch.zeros(settings.seq_length, width))
@@ -134,7 +138,8 @@ class EnhancedBERT4Rec(nn.Module):
         tokens = UserTokens(catalogue.users, settings)
         self.user_tokens = tokens if tokens.count else None
         self.user_context = UserContext(settings) if tokens.count else None
-        periods = rotation_periods(settings.rotated_pairs) if settings.relative_time else None
+        rotated = has_times and settings.relative_time
+        periods = rotation_periods(settings.rotated_pairs) if rotated else None
         self.register_buffer("periods", periods, persistent=False)
         self.dropout = Dropout(settings.dropout)
         self.encoder = Encoder(settings, pre_norm=True)

@@ -35,6 +35,16 @@ class Scorer(nn.Module):
         """Families of features that the model has."""
         return self.model.families
 
+    @property
+    def value_columns(self) -> tuple[str, ...]:
+        """Interaction columns that a head predicts."""
+        return tuple(getattr(self.model, "value_heads", ()))
+
+    @property
+    def preference_columns(self) -> tuple[str, ...]:
+        """Item columns that a head predicts for what comes next."""
+        return tuple(getattr(self.model, "preference_heads", ()))
+
     def items(self, without: Set[str] = NOTHING) -> Tensor:
         """(R, D) item table."""
         return self.model.item_table(without) if without else self.table

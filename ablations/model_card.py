@@ -1,8 +1,9 @@
 """Publish a trained row of the results tables: `python -m ablations.model_card vanilla --board loo-3416`.
 
 Takes the run with the best validation score of those that `python -m ablations.rows` left in its work folder and writes
-`models/ROW/`: the weights, their description and a card, whose figures are those of `results/BOARD/ROW.json`. Titles
-and genres stay out, the licence of MovieLens asks for it; whoever loads the model reads them from the data set.
+`models/ROW/`: the weights, their description and a card, whose figures are those of `results/BOARD/ROW.json`. Names
+and columns of the items stay out where the licence of the data asks for it; whoever loads the model reads them from
+the data set.
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ from support.arguments import ArgumentParser
 from support.checkpoint import WEIGHTS, read_checkpoint, read_json, write_checkpoint
 from support.errors import UserError, run_command
 
-KINDS = {"vanilla": ("BERT4Rec", "item ids alone"), "sasrec": ("SASRec with full cross-entropy", "item ids alone")}
-ENHANCED = ("EnhancedBERT4Rec", "ids, genres, years, ratings, times and demographics")
+KINDS = {"vanilla": "BERT4Rec", "sasrec": "SASRec with full cross-entropy"}
 
 CARD = """# {row}
 
-{kind} for MovieLens 1M, trained on {known} with the settings of
-`configs/{row}.yaml` and seed {seed}. A person's newest {length} films go in, a score of every film comes out.
+{kind} for {dataset}, trained on {known} with the settings of
+`configs/{row}.yaml` and seed {seed}. A user's newest {length} items go in, a score of every item comes out.
 
 ```
 python inference.py --model_path models/{row} --user_id 123 --k 10
 ```
 
-The titles come from `ml-1m/` (`make run` downloads it): neither ratings nor titles are part of this folder.
+The names of the items come from the data set (`make run` downloads it): neither interactions nor names are part of this
+folder.
 
 ## How good it is
 
 | | {names} |
 |---|{rule}
 | this model (seed {seed}) | {own} |{means}
-| interval over people | {intervals} |
+| interval over users | {intervals} |
 
-*{protocol}. pop-100: among 100 films drawn by popularity, the seen ones among them left out, as in published tables.
+*{protocol}. pop-100: among 100 items drawn by popularity, the seen ones among them left out, as in published tables.
 Selected on validation NDCG@10 (this one {validation:.4f}, epoch {epoch}); intervals 95 %, bootstrap; every run:
 `results/{board}/{row}.json`.*
 
@@ -49,14 +50,12 @@ Trained in {minutes:.0f} minutes on one CPU core ({memory:,} MB), {parameters:,}
 
 ## What to know before using it
 
-- It ranks what people *rated* next on a site in 2000, mostly within one sitting, not what they would enjoy most.
-- It knows {films:,} films and people with at least {fewest} ratings; the less popular a film, the worse it is ranked
-  (`python -m evaluation.analyse --model_path models/{row}` shows by how much, and slices by age, gender and activity).
-- Leave-one-out lets training see events that are later in calendar time than other people's targets; the rows of
-  ids alone without that: `results/global-time/`.
+- It knows {items:,} items and users with at least {fewest} interactions; the less popular an item, the worse it is
+  ranked (`python -m ablations.analyse --model_path models/{row}` shows by how much, and slices by column and activity).
+- Leave-one-out lets training see events that are later in calendar time than other users' targets; the rows of ids
+  alone without that: `results/global-time/`.
 - {note}.
-- MovieLens 1M may be used for research, not commercially, and not redistributed (see its README); that applies to
-  what is made from it as well.
+- What is made from data is subject to their licence: of MovieLens, research alone, no redistribution.
 """
 
 
@@ -64,19 +63,24 @@ def card(row: str, board: str, record: dict[str, Any], run: dict[str, Any], info
          parameters: int) -> str:
     """The text of a model card, all figures from the row's record."""
     shown = [record["test"][name] for name in SHOWN]
-    kind, known = KINDS.get(row, ENHANCED)
+    settings, schema = info["settings"], info["schema"]
+    columns = [name for table in ("interactions", "items", "users") for name in info["fields"][table]]
+    ids_alone = row in KINDS
+    means = ""
+    if len(record["runs"]) > 1:
+        cells = [f"{entry['mean']:.4f} ±{entry['sd_of_seeds']:.4f}" for entry in shown]
+        means = f"\n| mean of {len(record['runs'])} seeds | {' | '.join(cells)} |"
     return CARD.format(
-        row=row, kind=kind, known=known, board=board, seed=run["seed"], number=len(record["runs"]),
-        protocol=record["protocol"],
-        length=info["settings"]["seq_length"], names=" | ".join(SHOWN), rule="---|" * len(SHOWN),
-        fewest=max(info["settings"]["min_user_count"], FEWEST[info["settings"]["protocol"]]),
-        own=" | ".join(f"{run['test'][name]:.4f}" for name in SHOWN),
-        means="" if len(record["runs"]) == 1 else f"\n| mean of {len(record['runs'])} seeds | " + " | ".join(
-            f"{entry['mean']:.4f} ±{entry['sd_of_seeds']:.4f}" for entry in shown) + " |",
+        row=row, kind=KINDS.get(row, "EnhancedBERT4Rec"), dataset=schema["name"], board=board, seed=run["seed"],
+        known="item ids alone" if ids_alone else f"ids, times and {', '.join(columns)}",
+        number=len(record["runs"]), protocol=record["protocol"], length=settings["seq_length"],
+        names=" | ".join(SHOWN), rule="---|" * len(SHOWN),
+        fewest=max(settings["min_user_count"], FEWEST[settings["protocol"]]),
+        own=" | ".join(f"{run['test'][name]:.4f}" for name in SHOWN), means=means,
         intervals=" | ".join(f"{entry['low']:.3f}-{entry['high']:.3f}" for entry in shown),
         validation=run["validation"], epoch=run["best_epoch"], minutes=run["seconds"] / 60,
-        memory=run["peak_memory_mb"], parameters=parameters, commit=run["git_commit"], films=len(info["movie_ids"]),
-        note=(info["data_note"] or "All timestamps are as published").capitalize())
+        memory=run["peak_memory_mb"], parameters=parameters, commit=run["git_commit"], items=len(info["item_ids"]),
+        note=(schema.get("note") or "All times are as published").capitalize())
 
 
 def publish(row: str, board: str, work: Path, results: Path, models: Path) -> Path:
@@ -88,8 +92,9 @@ def publish(row: str, board: str, work: Path, results: Path, models: Path) -> Pa
     if abs(info["validation"][SELECTION] - run["validation"]) > 1e-9:
         raise UserError(f"{source} is not the run that {results / board / row}.json reports; "
                         f"run python -m ablations.rows {row} --board {board} --write first")
-    info["settings"] = {name: value for name, value in info["settings"].items() if name not in BOOKKEEPING}
-    model, *_ = load_model(source)
+    kept = {name: value for name, value in info["settings"].items() if name not in BOOKKEEPING}
+    info["settings"] = kept
+    model = load_model(source).model
     folder = models / row
     write_checkpoint(folder, tensors, info)
     text = card(row, board, record, run, info, sum(parameter.numel() for parameter in model.parameters()))

@@ -9,30 +9,30 @@ from typing import Any
 from torch import nn
 
 from ablations.study import code_version, data_hash, run_key
-from data_processor import SequenceData
-from item_encoders.text import available
+from dataset import Dataset
 from model_io import load_model, save_model, starting_model
 from settings import Settings
 from support.checkpoint import settled
 from support.processes import alone
+from text_vectors import available
 from training_loop import fit, seed_everything
 
 
-def trained(settings: Settings, data: SequenceData, work: Path,
+def trained(settings: Settings, data: Dataset, work: Path,
             validate: bool = True) -> tuple[nn.Module, dict[str, Any], Path]:
     """(model, record of its best epoch and `seconds` of training, its folder in `work`) of settings; trained once, and
     gone on with where it was stopped.
 
     validate: select on the validation targets, as `fit` does; else all interactions train for all epochs.
     """
-    settings = settings.replace(title_encoder=available(settings.model.title_encoder))
+    settings = settings.replace(text_encoder=available(settings.model.text_encoder))
     folder = work / run_key(settings, f"{data_hash(data)}{validate}", code_version())
     state = folder.with_name(f"{folder.name}.stopped")
     work.mkdir(parents=True, exist_ok=True)
     with alone(folder.with_name(f"{folder.name}.lock")):
         if (folder / "checkpoint.json").exists():
-            model, *_, info = load_model(folder)
-            return model, info["validation"], folder
+            checkpoint = load_model(folder)
+            return checkpoint.model, checkpoint.info["validation"], folder
         seed_everything(settings.train.seed)
         model = starting_model(data, settings, validate)
         progress = fit(model, data, settings, validate=validate, state_folder=state, resume=settled(state))

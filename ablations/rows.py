@@ -21,17 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from ablations.study import code_version, data_hash, run_key
+from ablations.cold_start import recorded
+from ablations.study import ROOT, code_version, data_hash, run_key
 from baselines.neighbours import ease, item_knn, markov_chain
 from baselines.popularity import Popularity, RecentPopularity
 from command_line import parse_command_line
-from data_processor import SequenceData, load
-from evaluation.metrics import ONE_TARGET, bootstrap_interval, per_person
+from data_processor import load
+from dataset import Dataset
+from evaluation.metrics import ONE_TARGET, per_user
 from evaluation.protocols import Ranker, protocol_line, target_ranks
-from evaluation.report import print_table, table_text
+from evaluation.report import interval, print_table, table_text, write_tables
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
-from settings import BOOKKEEPING, EvalSettings
+from settings import EvalSettings
 from support.arguments import ArgumentParser, seeds
 from support.checkpoint import read_json, settled, write_json
 from support.errors import UserError, run_command
@@ -41,86 +43,97 @@ from trainer import train
 
 BOARDS: dict[str, dict[str, Any]] = {
     "loo-3416": {"min_item_count": 5}, "loo-3706": {}, "global-time": {"protocol": "global_time"}}
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = ROOT / "configs"
 TRIALS = 24
 WHOLE_HISTORY = 10_000  # baselines read all of a history; models as much as their length
-GRIDS: dict[str, tuple[Callable[..., Ranker], dict[str, list[Any]]]] = {
+Grid = dict[str, list[Any]]
+GRIDS: dict[str, tuple[Callable[..., Ranker], Grid]] = {
     "popularity": (Popularity, {}),
-    "recent_popularity": (RecentPopularity, {"days": [1, 2, 3, 5, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180, 240, 365]}),
+    "recent_popularity": (RecentPopularity,
+                          {"days": [1, 2, 3, 5, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180, 240, 365]}),
     "markov_chain": (markov_chain, {"reach": [1, 10, 30, 100], "backoff": [3.0, 30.0], "decay": [0.0, 0.7, 0.85]}),
     "item_knn": (item_knn, {"neighbours": [15, 50, 200], "shrinkage": [0.0, 10.0], "decay": [1.0, 0.8, 0.6, 0.4]}),
     "ease": (ease, {"regularisation": [200.0, 500.0, 1000.0, 3000.0], "decay": [1.0, 0.9, 0.8, 0.7, 0.6, 0.4]}),
 }
 TRAINED = ("sasrec", "vanilla", "enhanced", "original")
+NAMES = (*GRIDS, *TRAINED)
 ALL = (*GRIDS, "sasrec", "vanilla")  # a board: ids alone; `enhanced` knows more, `original` takes hours: by name
 SAMPLED = "pop-100 "
+# The last as in the published tables.
 RANKINGS = {"": EvalSettings(), "pop-100-unseen ": EvalSettings(candidates="popular_100"),
-            SAMPLED: EvalSettings(candidates="popular_100_any")}  # the last as in the published tables
+            SAMPLED: EvalSettings(candidates="popular_100_any")}
 SHOWN = ("HR@1", "HR@10", "NDCG@10", "MRR", SAMPLED + "HR@10", SAMPLED + "NDCG@10")
 SELECTION = "NDCG@10"
 
 
-def tuned(name: str, data: SequenceData) -> tuple[dict[str, Any], list[Ranker]]:
-    """Record of a baseline and it alone, at the best of its settings on validation."""
+def tuned(name: str, data: Dataset) -> tuple[dict[str, Any], list[Ranker]]:
+    """Record and ranker of the setting of a baseline that is best on validation."""
     build, grid = GRIDS[name]
+    began = time.perf_counter()
     trials = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    if len(trials) > TRIALS:
-        raise ValueError(f"{name}: {len(trials)} trials, more than the others have")
-    began, scores = time.perf_counter(), []
+    users, scores = data.split.requests["validation"].users, []
     for trial in trials:
         rank = target_ranks(build(data, **trial), data, "validation", WHOLE_HISTORY, EvalSettings())
-        scores.append(float(per_person(rank, data.split.requests["validation"].people)[SELECTION].mean()))
+        scores.append(float(per_user(rank, users)[SELECTION].mean()))
     best = trials[int(np.argmax(scores))]
-    record = {"settings": best, "trials": [{**trial, SELECTION: score} for trial, score in
-                                           zip(trials, scores, strict=True)],
+    pairs = zip(trials, scores, strict=True)
+    record = {"settings": best, "trials": [{**trial, "validation": score} for trial, score in pairs],
               "runs": [{"validation": max(scores), "seconds": round(time.perf_counter() - began, 1)}]}
     return record, [build(data, **best)]
 
 
-def trained(name: str, board: str, seeds: list[int], folder: Path, extra: list[str],
-            data: SequenceData) -> tuple[dict[str, Any], list[Ranker]]:
+def trained(name: str, board: str, numbers: list[int], folder: Path, extra: list[str],
+            data: Dataset) -> tuple[dict[str, Any], list[Ranker]]:
     """Record and models of a file of `configs/`, one run a seed."""
     runs, models = [], []
-    for seed in seeds:
+    for seed in numbers:
         settings, _ = parse_command_line(["--config", str(CONFIGS / f"{name}.yaml"), *extra], "")
         settings = settings.replace(**BOARDS[board], seed=seed)
         place = folder / f"{name}-{seed}-{run_key(settings, data_hash(data), code_version())}"
         settings = settings.replace(checkpoint_dir=str(place), runs_dir=str(folder / "log"))
         place.mkdir(parents=True, exist_ok=True)
+        path = place / "best" / "results.json"
         with alone(place / "lock"):
-            results = read_json(place / "best" / "results.json") if (place / "best" / "results.json").exists() else \
-                train(settings, resume=settled(place / "last"))
+            if path.exists():
+                results = read_json(path)
+            else:
+                results = train(settings, resume=settled(place / "last"))
         best = results["best"]
-        runs.append({"seed": seed, "folder": place.name, "validation": best[SELECTION], "best_epoch": best["epoch"],
-                     "steps": best["step"], "tokens": best["tokens"], "seconds_to_best": best["seconds"],
-                     "git_commit": results["git_commit"], "seconds": results["training_seconds"],
-                     "peak_memory_mb": results["peak_memory_mb"],
-                     **{task: results[task] for task in ("rating", "preference") if task in results}})
-        models.append(load_model(place / "best")[0])
-    record = {name: value for name, value in settings.to_dict().items() if name not in BOOKKEEPING} | {"seed": seeds}
-    return {"settings": record, "runs": runs}, models
+        runs.append({"seed": seed, "folder": place.name, "validation": best[SELECTION],
+                     "best_epoch": best["epoch"], "steps": best["step"], "tokens": best["tokens"],
+                     "seconds_to_best": best["seconds"], "git_commit": results["git_commit"],
+                     "seconds": results["training_seconds"], "peak_memory_mb": results["peak_memory_mb"],
+                     "values": results["values"], "preferences": results["preferences"]})
+        models.append(load_model(place / "best").model.frozen())
+    return {"settings": recorded(settings) | {"seed": numbers}, "runs": runs}, models
 
 
-def measure(name: str, board: str, seeds: list[int], folder: Path, extra: list[str],
-            data: SequenceData) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A row's record, and its metrics as (S, P) values over seeds and people, with a prefix for each way to rank."""
-    record, rankers = trained(name, board, seeds, folder, extra, data) if name in TRAINED else tuned(name, data)
-    people, length = data.split.requests["test"].people, record["settings"].get("seq_length", WHOLE_HISTORY)
+def measure(name: str, board: str, numbers: list[int], folder: Path, extra: list[str],
+            data: Dataset) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A row's record, and its metrics as (S, P) values over seeds and users, with a prefix for each way to rank."""
+    if name in TRAINED:
+        record, rankers = trained(name, board, numbers, folder, extra, data)
+    else:
+        record, rankers = tuned(name, data)
+    users = data.split.requests["test"].users
+    length = record["settings"].get("seq_length", WHOLE_HISTORY)
     metrics = []
     for run, ranker in zip(record["runs"], rankers, strict=True):
-        metrics.append({kind + metric: value for kind, evaluation in RANKINGS.items() for metric, value in
-                        per_person(target_ranks(ranker, data, "test", length, evaluation), people).items()
-                        if metric in (ONE_TARGET if kind == "" else ("HR@10", "NDCG@10"))})
-        run["test"] = {metric: float(value.mean()) for metric, value in metrics[-1].items()}
+        found = {}
+        for kind, evaluation in RANKINGS.items():
+            wanted = ("HR@10", "NDCG@10") if kind else ONE_TARGET
+            values = per_user(target_ranks(ranker, data, "test", length, evaluation), users)
+            found |= {kind + metric: values[metric] for metric in wanted}
+        run["test"] = {metric: float(value.mean()) for metric, value in found.items()}
+        metrics.append(found)
     values = {metric: np.stack([run[metric] for run in metrics]) for metric in metrics[0]}
     test = {}
     for metric, value in values.items():
-        low, high = bootstrap_interval(value.mean(0), 1000)
-        test[metric] = {"mean": float(value.mean()), "low": low, "high": high,
-                        "sd_of_seeds": float(value.mean(1).std(ddof=1)) if len(value) > 1 else None}
+        spread = float(value.mean(1).std(ddof=1)) if len(value) > 1 else None
+        test[metric] = {**interval(value.mean(0)), "sd_of_seeds": spread}
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return {"row": name, "board": board, "protocol": protocol_line(data, "test", EvalSettings()), "test": test,
-            "split_hash": data.split_hash, "git_commit": git_commit(),
-            "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), **record}, values
+            "split_hash": data.split_hash, "git_commit": git_commit(), "date": date, **record}, values
 
 
 def verdict(record: dict[str, Any], reported: dict[str, Any]) -> tuple[bool, str]:
@@ -128,18 +141,21 @@ def verdict(record: dict[str, Any], reported: dict[str, Any]) -> tuple[bool, str
     are no seeds, equal to the third digit."""
     ours, theirs = (entry["test"][SELECTION] for entry in (record, reported))
     spread = max(ours["sd_of_seeds"] or 0.0, theirs["sd_of_seeds"] or 0.0)
-    room = 3 * spread * (1 / len(record["runs"]) + 1 / len(reported["runs"]))**0.5 or 0.001
+    runs = 1 / len(record["runs"]) + 1 / len(reported["runs"])
+    room = 3 * spread * runs**0.5 or 0.001
     same = abs(ours["mean"] - theirs["mean"]) <= room
+    said = "as reported" if same else "NOT AS REPORTED"
     return same, (f"{record['row']}: {SELECTION} {ours['mean']:.4f}, reported {theirs['mean']:.4f} on "
-                  f"{reported['date']}, room {room:.4f}: {'as reported' if same else 'NOT AS REPORTED'}")
+                  f"{reported['date']}, room {room:.4f}: {said}")
 
 
 def table(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.ndarray]],
           against: str) -> tuple[str, list[str], list[list[str]]]:
-    """(what it means, header, rows): means over seeds, intervals over people, paired tests against one row."""
-    rivals = [name for name in records if name != against]
-    tests = {name: compare(values[name][SELECTION], values[against][SELECTION]) for name in rivals} \
-        if against in records else {}
+    """(what it means, header, rows): means over seeds, intervals over users, paired tests against one row."""
+    tests = {}
+    if against in records:
+        tests = {name: compare(values[name][SELECTION], values[against][SELECTION])
+                 for name in records if name != against}
     corrected = dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
     rows = []
     for name, record in records.items():
@@ -149,58 +165,57 @@ def table(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.nda
             spread = "" if entry["sd_of_seeds"] is None else f"\n±{entry['sd_of_seeds']:.4f}"
             cells.append(f"{entry['mean']:.4f}{spread}\n{entry['low']:.3f}-{entry['high']:.3f}")
         test = tests.get(name)
-        cells.append("" if test is None else f"{test.difference:+.4f}{mark(corrected[name])}\n"
-                                             f"{test.wins}/{test.ties}/{test.losses}")
-        spent = {key: np.mean([run[key] for run in record["runs"]]) for key in record["runs"][0]
-                 if key in ("seconds", "seconds_to_best", "steps", "tokens", "peak_memory_mb")}
-        best = "" if name not in TRAINED else (f"{spent['seconds_to_best']:,.0f} s\n{spent['steps']:,.0f} steps\n"
-                                               f"{spent['tokens'] / 1e6:.1f} M read")
-        rows.append([name, str(len(record["runs"])), *cells, f"{spent['seconds']:,.0f} s", best])
+        if test is None:
+            cells.append("")
+        else:
+            cells.append(f"{test.difference:+.4f}{mark(corrected[name])}\n{test.wins}/{test.ties}/{test.losses}")
+        spent = np.mean([run["seconds"] for run in record["runs"]])
+        rows.append([name, str(len(record["runs"])), *cells, f"{spent:,.0f} s"])
     protocol = next(iter(records.values()))["protocol"]
-    note = (f"{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over people; {SAMPLED.strip()}: "
-            f"among 100 films drawn by popularity, of which the seen ones are left out (so fewer than 100), as in the "
-            f"published tables; difference in {SELECTION} against {against}: randomisation test over people, Holm, "
-            f"* .05 ** .01 *** .001; people won/tied/lost; time: of training, or of all trials; best: when the best "
-            f"epoch ended, in seconds, steps and interactions read")
-    return note, ["row", "runs", *(name.replace(" ", "\n") for name in SHOWN), f"vs\n{against}", "time", "best"], rows
+    note = (f"{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users; {SAMPLED.strip()}: among "
+            f"100 items drawn by popularity, of which the seen ones are left out (so fewer than 100), as in the published "
+            f"tables; difference in {SELECTION} against {against}: randomisation test over users, Holm, * .05 ** .01 *** "
+            f".001; users won/tied/lost; time: of training, or of all trials")
+    header = ["row", "runs", *(name.replace(" ", "\n") for name in SHOWN), f"vs\n{against}", "time"]
+    return note, header, rows
 
 
 def main(argv: list[str]) -> int:
     """Exit code 1 if a row does not come out as reported."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("rows", nargs="*", help=f"of {', '.join([*GRIDS, *TRAINED])} (default: {', '.join(ALL)})")
-    parser.add_argument("--board", choices=BOARDS, default="loo-3416", help="data and protocol (default: %(default)s)")
-    parser.add_argument("--seeds", type=seeds, default="3", help="how many: 42, 43, ...")
-    parser.add_argument("--against", default="vanilla", help="row that the others are tested against")
-    parser.add_argument("--write", action="store_true", help="replace what results/ reports")
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--work", type=Path, default=Path("runs/rows"), help="models and states of the runs")
+    add = parser.add_argument
+    add("rows", nargs="*", help=f"of {', '.join(NAMES)} (default: {', '.join(ALL)})")
+    add("--board", choices=BOARDS, default="loo-3416", help="data and protocol (default: %(default)s)")
+    add("--seeds", type=seeds, default="3", help="how many: 42, 43, ...")
+    add("--against", default="vanilla", help="row that the others are tested against")
+    add("--write", action="store_true", help="replace what results/ reports")
+    add("--results", type=Path, default=Path("results"))
+    add("--work", type=Path, default=Path("runs/rows"), help="models and states of the runs")
     flags, extra = parser.parse_known_args(argv)
     names = flags.rows or ALL
-    unknown = [name for name in names if name not in (*GRIDS, *TRAINED)]
-    if unknown:
-        raise UserError(f"there is no row {unknown[0]!r}; there are {', '.join([*GRIDS, *TRAINED])}")
-    if flags.against not in (*GRIDS, *TRAINED):
-        raise UserError(f"--against {flags.against}: there is no such row")
+    for name in (*names, flags.against):
+        if name not in NAMES:
+            raise UserError(f"there is no row {name!r}; there are {', '.join(NAMES)}")
     settings, _ = parse_command_line(extra, "")
     data = load(settings.replace(**BOARDS[flags.board]).data)
     records, values, failed = {}, {}, False
+    place = flags.results / flags.board
     for name in names:
         records[name], values[name] = measure(name, flags.board, flags.seeds, flags.work / flags.board, extra, data)
-        path = flags.results / flags.board / f"{name}.json"
+        path = place / f"{name}.json"
         if path.exists():
             same, line = verdict(records[name], read_json(path))
             failed |= not same
             print(line)
         if flags.write or not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            place.mkdir(parents=True, exist_ok=True)
             write_json(path, records[name])
     note, header, cells = table(records, values, flags.against)
     print_table(f"Board {flags.board}", note, header, cells)
-    if not flags.rows and (flags.write or not (flags.results / flags.board / "table.md").exists()):
-        for suffix, text in ((".md", f"{note}\n\n{table_text(header, cells)}"),
-                             (".tex", f"% {note}\n{table_text(header, cells, latex=True)}")):
-            (flags.results / flags.board / f"table{suffix}").write_text(text, encoding="utf-8")
+    if not flags.rows and (flags.write or not (place / "table.md").exists()):
+        write_tables(place / "table.md", note, header, cells)
+        text = table_text(header, cells, latex=True)
+        (place / "table.tex").write_text(f"% {note}\n{text}", encoding="utf-8")
     return int(failed and not flags.write)
 
 

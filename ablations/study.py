@@ -1,13 +1,12 @@
 """A study: one question, asked of several variants of one preset. Studies are data: `ablations/studies/*.yaml`.
 
-    question: Which way to join what is known of a film pays?
+    question: How deep should the model be?
     base: quick                      # a preset
     settings: {max_steps: 1500}      # changed for all
     variants:                        # the first is what the others are compared with
-      sum: {}
-      gate: {fusion: gate}
-      gate, narrow: {fusion: gate, hidden_size: 32, against: gate}     # compared with another one
-      pupil: {teacher: "{sum},{gate}"}                                 # follows models of other variants, same seed
+      2 blocks: {}
+      3 blocks: {num_layers: 3}
+      3 blocks, narrow: {num_layers: 3, hidden_size: 32, against: 3 blocks}     # compared with another one
 """
 
 from __future__ import annotations
@@ -15,31 +14,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import parse_command_line
-from data_processor import SequenceData
-from item_encoders.text import available
+from command_line import as_flags, parse_command_line
+from dataset import Dataset
 from presets import PRESETS
 from settings import BOOKKEEPING, Settings, all_fields, idle, model_only, unknown_name
 from support.checkpoint import WEIGHTS
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
 from support.yaml_file import read_yaml, refuse
+from text_vectors import available
 
-FOLDER = Path(__file__).parent / "studies"
 ROOT = Path(__file__).parent.parent
-BESIDE = (*BOOKKEEPING, "teacher")  # settings that are not of a run's key; teachers count by their own keys
-# What a result depends on beside settings and data; documents, tests, tables and ways to start a run do not count.
-CODE = ("baselines/mean_ratings.py", "baselines/popularity.py",
-        "batches.py", "bert4rec.py", "context.py", "data_processor.py", "enhanced_model.py", "losses.py",
-        "model_io.py", "objectives.py", "settings.py", "splits.py", "trainer.py", "training_loop.py", "transformer.py",
-        "views.py", "item_encoders/*.py", "readers/*.py", "support/devices.py", "evaluation/metrics.py",
-        "evaluation/protocols.py", "evaluation/report.py", "evaluation/side_tasks.py")
+FOLDER = ROOT / "ablations" / "studies"
+KEYS = ("question", "base", "settings", "variants")
+# What a result depends on beside settings and data; what explains, serves and shows results does not count.
+CODE = ("*.py", "baselines/*.py", "evaluation/*.py", "readers/*.py", "support/*.py")
+Lines = dict[tuple[str, ...], int]
 
 
 @dataclass(frozen=True)
@@ -50,38 +45,39 @@ class Variant:
     settings: Settings
     changes: dict[str, Any]
     against: str
-    needs: tuple[str, ...]  # the variants whose models it follows
 
 
 @dataclass(frozen=True)
 class Study:
-    """See the module's head."""
+    """See the module's head. common: what is changed for all variants."""
 
     name: str
     question: str
     base: str
-    common: dict[str, Any]  # changed for all variants
+    common: dict[str, Any]
     variants: tuple[Variant, ...]
 
     def __getitem__(self, name: str) -> Variant:
         """The variant of that name. Raises `UserError` where there is none."""
-        found = next((variant for variant in self.variants if variant.name == name), None)
-        if found is None:
-            raise UserError(f"study {self.name} has no variant {name!r}; it has "
-                            f"{', '.join(repr(variant.name) for variant in self.variants)}")
-        return found
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        names = ", ".join(repr(variant.name) for variant in self.variants)
+        raise UserError(f"study {self.name} has no variant {name!r}; it has {names}")
 
     def only(self, names: Sequence[str]) -> Study:
-        """The same with fewer variants: these, those that they are compared with, those whose models they follow."""
-        kept, wanted = set(), list(names)
+        """The same with fewer variants: these, and those that they are compared with."""
+        wanted, chosen = list(names), set()
         while wanted:
             variant = self[wanted.pop()]
-            kept.add(variant.name)
-            wanted += [name for name in (variant.against, *variant.needs) if name and name not in kept]
-        return dataclasses.replace(self, variants=tuple(variant for variant in self.variants if variant.name in kept))
+            chosen.add(variant.name)
+            if variant.against and variant.against not in chosen:
+                wanted.append(variant.against)
+        kept = tuple(variant for variant in self.variants if variant.name in chosen)
+        return dataclasses.replace(self, variants=kept)
 
 
-def load_study(name: str, flags: list[str] | None = None) -> Study:
+def load_study(name: str, flags: Sequence[str] = ()) -> Study:
     """A study by name or by file, with trainer flags that hold for all its variants.
 
     Raises `UserError` naming file and line for an unknown setting, a wrong value, no variants, or two variants alike.
@@ -91,108 +87,79 @@ def load_study(name: str, flags: list[str] | None = None) -> Study:
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         raise UserError(f"there is no study {name!r}; there are {known}, or give a .yaml file")
     content, lines = read_yaml(path)
+    for key in content:
+        if key not in KEYS:
+            refuse(path, lines[(key,)], f"unknown key {key!r}; a study has {', '.join(KEYS)}")
     question, variants = content.get("question", ""), content.get("variants")
-    unknown = set(content) - {"question", "base", "settings", "variants"}
-    if unknown:
-        refuse(path, lines[(sorted(unknown)[0],)], f"unknown key {sorted(unknown)[0]!r}; a study has question, base, "
-                                                    f"settings and variants")
-    base, common = base_and_settings(path, content, lines)
-    if not isinstance(variants, dict) or not variants:
-        refuse(path, lines.get(("variants",), 1), "a study needs variants: lines of 'name: {setting: value}'")
+    base, common = content.get("base", "default"), content.get("settings") or {}
     if not isinstance(question, str):
         refuse(path, lines[("question",)], "question: expected a sentence; quote it")
+    if base not in PRESETS:
+        refuse(path, lines[("base",)], f"unknown preset {base!r}; there are {', '.join(PRESETS)}")
+    if not isinstance(common, dict):
+        refuse(path, lines[("settings",)], "settings: expected lines of 'name: value'")
+    if not isinstance(variants, dict) or not variants:
+        refuse(path, lines.get(("variants",), 1), "a study needs variants: lines of 'name: {setting: value}'")
+    parse_command_line(["--preset", base, *flags], "")  # wrong flags are not the file's fault
     found: list[Variant] = []
-    parse_command_line(["--preset", base, *(flags or [])], "")  # what is wrong with the flags is not the file's fault
-    checked_settings(path, lines, base, ("settings",), common, flags or [])
-    for name_, changes in variants.items():
-        if not name_.strip():
-            refuse(path, lines[("variants", name_)], "a variant needs a name")
+    for variant, changes in variants.items():
+        line = lines[("variants", variant)]
         if not isinstance(changes, dict | None):
-            refuse(path, lines[("variants", name_)], f"variant {name_!r}: expected {{setting: value, ...}}")
-        found.append(_variant(path, lines, base, name_, (common, changes or {}), found, flags or []))
+            refuse(path, line, f"variant {variant!r}: expected {{setting: value, ...}}")
+        own = dict(changes or {})
+        names = [other.name for other in found]
+        against = str(own.pop("against", names[0] if names else ""))
+        if against and against not in names:
+            refuse(path, line, f"variant {variant!r} is compared with {against!r}, which is none of the variants above it")
+        settings = _checked(path, lines, base, ("variants", variant), {**common, **own}, flags)
+        for other in found:
+            if _in_use(other.settings) == _in_use(settings):
+                refuse(path, line, f"variants {other.name!r} and {variant!r} are alike")
+        found.append(Variant(variant, settings, own, against))
     return Study(path.stem, question, base, common, tuple(found))
 
 
-def _variant(path: Path, lines: dict[tuple, int], base: str, name: str, changes: tuple[dict[str, Any], dict[str, Any]],
-             above: list[Variant], flags: list[str]) -> Variant:
-    """A checked variant; changes: those for all and its own; above: the variants before it."""
-    common, own = changes[0], dict(changes[1])
-    line, known = lines[("variants", name)], [variant.name for variant in above]
-    against = str(own.pop("against", known[0] if known else ""))
-    if against and against not in known:
-        refuse(path, line, f"variant {name!r} is compared with {against!r}, which is none of the variants above it")
-    needs = tuple(re.findall(r"\{([^}]*)\}", str(own.get("teacher", ""))))
-    if str(own.get("teacher", "")) != ",".join(f"{{{need}}}" for need in needs) or "teacher" in common:
-        refuse(path, line, f"variant {name!r}: a teacher is another variant, as in teacher: \"{{{known[0]}}}\""
-                if known else f"variant {name!r}: a teacher is a variant above it")
-    for need in needs:
-        if need not in known:
-            refuse(path, line, f"variant {name!r} follows {need!r}, which is none of the variants above it")
-    settings = checked_settings(path, lines, base, ("variants", name), {**common, **own}, flags)
-    twin = next((variant for variant in above if (_told(variant.settings), variant.needs) == (_told(settings), needs)),
-                None)
-    if twin is not None:
-        if flags and _told(checked_settings(path, lines, base, ("variants", name), {**common, **own}, [])) != _told(
-                checked_settings(path, lines, base, ("variants", name), {**common, **twin.changes}, [])):
-            raise UserError(f"study {path.stem}: with {' '.join(flags)} variants {twin.name!r} and {name!r} are alike")
-        refuse(path, line, f"variants {twin.name!r} and {name!r} are alike")
-    return Variant(name, settings, own, against, needs)
-
-
 @functools.cache
-def _told(settings: Settings) -> dict[str, Any]:
+def _in_use(settings: Settings) -> dict[str, Any]:
     """The settings that tell two variants apart: those that the model and the other settings leave in use."""
     values = settings.to_dict()
-    unused = {name for name in values if name in BESIDE or idle(name, settings) is not None
+    unused = {name for name in values if name in BOOKKEEPING or idle(name, settings) is not None
               or model_only(name) not in (None, values["model"])}
     if values["max_steps"]:
         unused.add("max_epochs")
     return {name: value for name, value in values.items() if name not in unused}
 
 
-def base_and_settings(path: Path, content: dict[str, Any], lines: dict[tuple, int]) -> tuple[str, dict[str, Any]]:
-    """The preset that a file begins with, and what it changes for all."""
-    base, common = str(content.get("base", "default")), content.get("settings")
-    if base not in PRESETS:
-        refuse(path, lines[("base",)], f"unknown preset {base!r}; there are {', '.join(PRESETS)}")
-    if not isinstance(common, dict | None):
-        refuse(path, lines[("settings",)], "settings: expected lines of 'name: value'")
-    return base, common or {}
-
-
-def checked_settings(path: Path, lines: dict[tuple, int], base: str, place: tuple, changes: dict[str, Any],
-              flags: list[str]) -> Settings:
+def _checked(path: Path, lines: Lines, base: str, place: tuple[str, ...], changes: dict[str, Any],
+             flags: Sequence[str]) -> Settings:
     """The settings that changes to a preset make, checked as the command line checks them."""
     arguments: dict[str, list[str]] = {}
-    at = {name: lines.get((*place, name), lines.get(("settings", name), lines.get(place, 1))) for name in changes}
+    at = {}
     for name, value in changes.items():
+        at[name] = lines.get((*place, name)) or lines.get(("settings", name)) or lines.get(place, 1)
         if name not in all_fields():
             refuse(path, at[name], unknown_name("setting", name))
-        if name in BOOKKEEPING or name == "seed":
+        if name in BOOKKEEPING or name in ("seed", "teacher", "start_from"):
             refuse(path, at[name], f"{name} is not for a study to change: give it as a flag, or --seeds")
         if isinstance(value, list | dict | None):
             refuse(path, at[name], f"{name}: expected one value")
-        arguments[name] = [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else \
-            [f"--{name}", str(value)]
+        arguments[name] = as_flags(name, value)
+    given = [argument for alone in arguments.values() for argument in alone]
     try:
-        given = [argument for alone in arguments.values() for argument in alone]
-        settings = parse_command_line(["--preset", base, *given, *flags], "")[0]
+        settings, _ = parse_command_line(["--preset", base, *given, *flags], "")
     except UserError as error:
         for name, alone in arguments.items():  # which of them is wrong by itself?
             try:
                 parse_command_line(["--preset", base, *alone], "")
             except UserError as own:
                 refuse(path, at[name], str(own))
-        if flags:
-            checked_settings(path, lines, base, place, changes, [])  # if the file is wrong without them too
-            raise UserError(f"study {path.stem}, {place[-1]!r}: {error}") from error
         refuse(path, lines.get(place, 1), str(error))
-    return settings.replace(title_encoder=available(settings.model.title_encoder))
+    return settings.replace(text_encoder=available(settings.model.text_encoder))
 
 
 @functools.cache
 def code_version() -> str:
-    """Hash of the code that results depend on, as it was when this process first asked: what it has imported."""
+    """Hash of the code that results depend on, as it was when this process first asked."""
     digest = hashlib.sha256()
     for pattern in CODE:
         for file in sorted(ROOT.glob(pattern)):
@@ -200,17 +167,21 @@ def code_version() -> str:
     return digest.hexdigest()[:12]
 
 
-def run_key(settings: Settings, data_hash: str, code: str, teachers: Sequence[str] = ()) -> str:
-    """What makes two runs the same: settings, data, code, the keys of whom it follows, the weights that it starts from,
-    and where it computes."""
+def run_key(settings: Settings, data: str, code: str) -> str:
+    """What makes two runs the same: settings, data, code, the weights that it starts from or follows, and where it
+    computes."""
     device = choose_device(settings.train.device)
-    resolved = {**settings.to_dict(), "device": device.type, "precision": uses_bf16(settings.train.precision, device)}
-    if settings.train.start_from and (weights := Path(settings.train.start_from) / WEIGHTS).exists():
-        resolved["start_from"] = hashlib.sha256(weights.read_bytes()).hexdigest()
-    values = [(name, value) for name, value in sorted(resolved.items()) if name not in BESIDE]
-    return hashlib.sha256(repr((values, data_hash, code, tuple(teachers))).encode()).hexdigest()[:16]
+    values = {**settings.to_dict(), "device": device.type, "precision": uses_bf16(settings.train.precision, device)}
+    for name in ("start_from", "teacher"):
+        for folder in values[name].split(","):
+            weights = Path(folder) / WEIGHTS
+            if folder and weights.exists():
+                values[name] += hashlib.sha256(weights.read_bytes()).hexdigest()
+    told = [(name, value) for name, value in sorted(values.items()) if name not in BOOKKEEPING]
+    return hashlib.sha256(repr((told, data, code)).encode()).hexdigest()[:16]
 
 
-def data_hash(data: SequenceData) -> str:
-    """Of the split, and of the titles, which it does not hold."""
-    return data.split_hash + hashlib.sha256("\n".join(data.catalogue.titles).encode()).hexdigest()[:8]
+def data_hash(data: Dataset) -> str:
+    """Of the split, and of the texts, which it does not hold."""
+    texts = [str(values.tolist()) for values in data.catalogue.items.data.values() if values.dtype == object]
+    return data.split_hash + hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]

@@ -18,8 +18,7 @@ class Popularity:
     """Scores an item by how often the training part has it."""
 
     starts = True
-    places_new_items = False
-    families = ()
+    value_columns = ()
 
     def __init__(self, data: Dataset) -> None:
         counts = torch.from_numpy(data.item_counts()).float()  # (R,)

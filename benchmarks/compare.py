@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.ours import MODELS, PEOPLE, SHARED, training_part
+from benchmarks.ours import MODELS, SHARED, USERS, training_part
 from benchmarks.serve import Worker
-from data_processor import SequenceData, load
+from data_processor import load
+from dataset import Dataset
 from evaluation.report import print_table
 from settings import DataSettings
 from support.checkpoint import write_json
@@ -40,7 +41,7 @@ PROTOCOL = ("ML-1M leave-one-out training part; {hidden_size} wide, {num_layers}
             "{dropout}; median of {rounds} epochs taken in turns; {threads} threads")
 
 
-def epoch_flops(kind: str, data: SequenceData) -> float:
+def epoch_flops(kind: str, data: Dataset) -> float:
     """Floating-point operations of the matrix products that an epoch needs, forward and backward, on real positions.
 
     Per position and block 8 D^2 forward for the maps of attention and 4 m D^2 for the position-wise network m times as
@@ -49,13 +50,13 @@ def epoch_flops(kind: str, data: SequenceData) -> float:
     """
     width, blocks, most = SHARED["hidden_size"], SHARED["num_layers"], SHARED["seq_length"]
     causal = kind != "vanilla"
-    history = np.diff(data.offsets) - 2 - causal  # inputs of the training part
+    history = np.diff(data.offsets)[1:] - 2 - causal  # inputs of the training part
     lengths = np.minimum(history, most).astype(float)
     tokens, pairs = lengths.sum(), (lengths**2).sum() / (2 if causal else 1)
     cloze = {"vanilla": 1.0, "causal": 0.0, "enhanced": MODELS["enhanced"]["masked_batch_share"]}[kind]
     targets = tokens * (1 - cloze + cloze * SHARED["mask_prob"])
     maps = 8 + 4 * MODELS[kind].get("ffn_multiplier", 4)
-    logits = 2 * width * len(data.catalogue.movie_ids)
+    logits = 2 * width * len(data.catalogue.items.ids)
     return 3 * (blocks * (maps * width**2 * tokens + 4 * width * pairs) + targets * logits)
 
 
@@ -93,8 +94,8 @@ def measure(peers: str | None, dataset: str, kinds: list[str], rounds: int, fold
         for _ in range(3):
             for name, worker in workers.items():
                 answer = worker.ask("recommend")
-                assert answer["rows"] == answer["people"] * 10
-                results[name]["recommend"].append(answer["people"] / answer["seconds"])
+                assert answer["rows"] == answer["users"] * 10
+                results[name]["recommend"].append(answer["users"] / answer["seconds"])
         for name, worker in workers.items():
             results[name] |= worker.ask("latency")
     finally:
@@ -107,10 +108,10 @@ def measure(peers: str | None, dataset: str, kinds: list[str], rounds: int, fold
     return results
 
 
-def summarise(name: str, result: dict[str, Any], data: SequenceData, peaks: dict[str, float]) -> None:
+def summarise(name: str, result: dict[str, Any], data: Dataset, peaks: dict[str, float]) -> None:
     """Add medians, throughput and the share of the peak to one model's figures."""
     kind = next(kind for kind, peer in PAIRS.items() if kind in name.split() or peer in name)
-    history = np.minimum(np.diff(data.offsets) - 2 - (kind != "vanilla"), SHARED["seq_length"])
+    history = np.minimum(np.diff(data.offsets)[1:] - 2 - (kind != "vanilla"), SHARED["seq_length"])
     seconds = statistics.median(result["epochs"])
     result |= {"kind": kind, "seconds": seconds, "tokens_per_second": history.sum() / seconds,
                "users_per_second": statistics.median(result["recommend"]),
@@ -162,7 +163,7 @@ def main(argv: list[str]) -> int:
     threads = "/".join(sorted({str(result["threads"]) for result in results.values()}))
     protocol = PROTOCOL.format(**SHARED, rounds=flags.rounds, threads=threads).replace("ML-1M", flags.dataset.upper())
     report(results, protocol)
-    record = {"protocol": protocol, "people": PEOPLE, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    record = {"protocol": protocol, "users": USERS, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
               "processor": platform.processor() or platform.machine(), "commit": git_commit(), "results": results,
               "speed_up": {name: {figure: ratio(results, name, figure) for figure in ("seconds", "users_per_second")}
                            for name in results if name.startswith("ours")}}

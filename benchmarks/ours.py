@@ -1,4 +1,4 @@
-"""Our side of `benchmarks.compare`: one model, told when to train an epoch, recommend, or answer one person.
+"""Our side of `benchmarks.compare`: one model, told when to train an epoch, recommend, or answer one user.
 
     python -m benchmarks.ours vanilla|causal|enhanced auto|fp32 [synthetic]
 """
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from benchmarks.serve import REQUESTS, claim_stdout, requests, serve
-from data_processor import SequenceData, load
-from inference import RecommendationEngine
+from data_processor import load
+from dataset import Dataset
+from engine import RecommendationEngine
 from model_io import new_model, save_model
 from settings import Settings
 from support.devices import choose_device, peak_memory_mb, uses_bf16
@@ -28,13 +29,12 @@ SHARED = dict(hidden_size=128, num_layers=2, num_heads=2, seq_length=200, batch_
 MODELS: dict[str, dict[str, Any]] = {
     "vanilla": dict(model="vanilla", last_mask_share=0.0),
     # SASRec's shape on our blocks: ids, positions, an inner width of one and the next-item head, nothing else.
-    "causal": dict(ffn_multiplier=1,
-                   genre_encoder=False, year_encoder=False, rating_input=False, day_of_year=False, time_gap=False,
-                   relative_time=False, user_id=False, gender=False, age=False, occupation=False,
-                   masked_item_head=False, rating_head=False, preference_head=False),
-    "enhanced": dict(masked_batch_share=0.1),  # four heads, all side information, the preset until 2026-11-22
+    "causal": dict(ffn_multiplier=1, item_features="none", interaction_features="none", user_features="none",
+                   user_ids=False, time_features="none", relative_time=False, masked_item_weight=0.0,
+                   value_weight=0.0, preference_weight=0.0),
+    "enhanced": dict(masked_batch_share=0.1),  # four heads, all side information
 }
-PEOPLE = 2000  # of the batch recommendation
+USERS = 2000  # of the batch recommendation
 
 
 class Ours:
@@ -60,22 +60,23 @@ class Ours:
         with tempfile.TemporaryDirectory() as folder:
             save_model(Path(folder), self.model, self.settings, self.data, {})
             self.engine = RecommendationEngine(folder)
-        return {"people": len(self.engine.data.catalogue.user_ids)}
+        return {"users": self.engine.data.num_users}
 
     def recommend(self) -> dict[str, Any]:
-        """Ten films for each of the first people, seen ones left out."""
-        people = self.engine.data.catalogue.user_ids[:PEOPLE].tolist()
+        """Ten films for each of the first users, seen ones left out."""
+        users = self.engine.data.catalogue.users.ids[:USERS].tolist()
         began = time.perf_counter()
-        table = self.engine.recommend_all(people, 10, precision=self.precision)
-        return {"seconds": time.perf_counter() - began, "people": table["user_id"].nunique(), "rows": len(table)}
+        table = self.engine.recommend_all(users, 10, precision=self.precision)
+        seconds = time.perf_counter() - began
+        return {"seconds": seconds, "users": table["user_id"].nunique(), "rows": len(table)}
 
     def latency(self) -> dict[str, Any]:
-        """One person at a time."""
-        people = requests(self.engine.data.catalogue.user_ids.tolist())
+        """One user at a time."""
+        users = requests(self.engine.data.catalogue.users.ids.tolist())
         times = []
-        for person in people:
+        for user in users:
             began = time.perf_counter()
-            self.engine.get_recommendations(person, None, 10)
+            self.engine.get_recommendations(user, None, 10)
             times.append(time.perf_counter() - began)
         return {"p50_ms": 1e3 * float(np.percentile(times, 50)), "p99_ms": 1e3 * float(np.percentile(times, 99)),
                 "requests": REQUESTS}
@@ -92,12 +93,11 @@ def matrix_peak(dtype: torch.dtype) -> float:
     return 2 * 2048**3 / best
 
 
-def training_part(data: SequenceData, folder: Path) -> Path:
-    """The training interactions as arrays, oldest first for each person, for the peers."""
+def training_part(data: Dataset, folder: Path) -> Path:
+    """The training interactions as arrays, oldest first for each user, for the peers."""
     rows = data.training_rows()
-    people = data.people[rows]
     path = folder / "train.npz"
-    np.savez(path, user=people, item=data.items[rows], time=data.timestamps[rows])
+    np.savez(path, user=data.user_of[rows], item=data.items[rows], time=data.times[rows])
     return path
 
 

@@ -86,7 +86,7 @@ class Peer:
         """Ten films for each of the first people, seen ones left out."""
         began = time.perf_counter()
         table = self._recommend(self.people)
-        return {"seconds": time.perf_counter() - began, "people": table[Columns.User].nunique(), "rows": len(table)}
+        return {"seconds": time.perf_counter() - began, "users": table[Columns.User].nunique(), "rows": len(table)}
 
     def latency(self) -> dict[str, Any]:
         """One person at a time."""

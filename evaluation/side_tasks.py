@@ -30,12 +30,12 @@ def head_outputs(scorer: Scorer, data: Dataset, until: str, seq_length: int,
     """Of all requests of a part of the data."""
     requests = data.split.requests[until]
     targets = data.items[requests.ends]
-    model, count = scorer.model, len(requests)
+    count = len(requests)
     values, preferences = {}, {}
-    for name in getattr(model, "value_heads", {}):
+    for name in scorer.value_columns:
         size = len(data.catalogue.interaction_fields[name].values)
         values[name] = np.zeros((count, size), dtype=np.float32)
-    for name in getattr(model, "preference_heads", {}):
+    for name in scorer.preference_columns:
         size = len(data.catalogue.items.fields[name].values)
         preferences[name] = np.zeros((count, size), dtype=np.float32)
     if not values and not preferences:

@@ -1,7 +1,7 @@
-"""Another encoder of films in the place of a shipped one: decades instead of years.
+"""Another encoder of a kind of column in the place of the shipped one: numbers by their decades.
 
-`python -m examples.custom_item_encoder`. An encoder turns positions in the catalogue into vectors; whatever is
-registered in ITEM_ENCODERS is built, trained and saved like the others, and explained under the name it takes over.
+`python -m examples.custom_item_encoder`. An encoder turns a column's values into vectors; whatever is registered in
+`features.KINDS` is built, trained and saved like the others, and explained under the names of its columns.
 """
 
 from __future__ import annotations
@@ -12,36 +12,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import enhanced_model
-from data_processor import FIRST_ITEM, Catalogue
+import features
+from dataset import Field
 from examples import train_and_recommend
-from item_encoders.encoder import ItemEncoder
-from settings import ModelSettings
 from support.errors import run_command
 
 
-class DecadeEncoder(ItemEncoder):
-    """One vector a decade, 0 = not known."""
+class DecadeEncoder(nn.Module):
+    """One vector per ten, the first for unknown."""
 
-    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
+    def __init__(self, entry: Field, width: int) -> None:
         super().__init__()
-        years = torch.from_numpy(catalogue.years[FIRST_ITEM:])  # (V,)
-        self.register_buffer("decades", ((years - 1890) // 10).clamp(0, 19), persistent=False)
-        self.table = nn.Embedding(20, settings.hidden_size)
+        self.oldest = entry.knots[0]
+        count = int((entry.knots[-1] - self.oldest) // 10) + 2
+        self.table = nn.Embedding(count, width)
 
-    def forward(self, films: Tensor) -> Tensor:
-        """(n,) to (n, D)."""
-        return self.table(self.decades[films])
+    def forward(self, values: Tensor) -> Tensor:
+        """(n,) numbers, NaN where unknown, to (n, D)."""
+        decade = 1 + ((values - self.oldest) // 10).nan_to_num(-1.0)
+        return self.table(decade.clamp(0, self.table.num_embeddings - 1).to(torch.int64))
 
 
 def main(**changes: Any) -> None:
     """changes: settings by name, as in settings.py."""
-    shipped = enhanced_model.ITEM_ENCODERS["year"]
-    enhanced_model.ITEM_ENCODERS["year"] = ("year_encoder", DecadeEncoder)
+    shipped = features.KINDS["number"]
+    features.KINDS["number"] = DecadeEncoder
     try:
         train_and_recommend.main(**{"folder": "checkpoints/decades", **changes})
     finally:
-        enhanced_model.ITEM_ENCODERS["year"] = shipped
+        features.KINDS["number"] = shipped
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train a model and recommend five films: `python -m examples.train_and_recommend`"""
+"""Train a model and recommend five items: `python -m examples.train_and_recommend`"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_processor import load
-from inference import RecommendationEngine
+from engine import RecommendationEngine
 from model_io import new_model, save_model
 from presets import preset_settings
 from support.errors import run_command
@@ -15,7 +15,7 @@ from training_loop import fit, seed_everything
 
 
 def main(folder: str = "checkpoints/example", **changes: Any) -> None:
-    """changes: settings by name, as in settings.py."""
+    """changes: settings by name, as in settings.py; dataset may be a file of your own."""
     settings = preset_settings("quick").replace(**changes)
     data = load(settings.data)
     seed_everything(settings.train.seed)
@@ -24,8 +24,9 @@ def main(folder: str = "checkpoints/example", **changes: Any) -> None:
     save_model(Path(folder), model, settings, data, progress.best)
 
     engine = RecommendationEngine(folder, data_dir=settings.data.data_dir)
-    for film in engine.get_recommendations(int(engine.catalogue.user_ids[0]), k=5):
-        print(f"{film['rank']}. {film['title']}")
+    first_user = data.catalogue.users.id(1)
+    for item in engine.get_recommendations(first_user, k=5):
+        print(f"{item.rank}. {item.name}")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,32 @@
-"""Why a film is recommended: what each interaction, and each family of features, contributes to its score.
+"""Why an item is recommended: what each interaction, and each family of features, contributes.
 
-A film's score here is its logit with what all logits share taken out: its log-probability among the films that may be
-recommended. (A constant added to every logit changes no ranking, and so must not show in an explanation.)
+An item's score here is its logit with what all logits share taken out: its log-probability among the items
+that may be recommended. (A constant added to every logit changes no ranking, and so must not show in an
+explanation.)
 
-What the model is told is a *coalition*: some of the history's interactions and some of the families of features.
-v(coalition) is the film's score then. Methods, all of which answer with an `Attribution`:
+What the model is told is a *coalition*: some of the history's interactions and some of the families of
+features. v(coalition) is the item's score then. Methods, all of which answer with an `Attribution`:
 
-    leave_one_out         v(everything) - v(everything but i): exact, and need not add up, as the model is not additive
-    shapley               mean of v(S and i) - v(S) over random orders in which things become known, the history as one
-                          union whose interactions stay together (Owen values; Strumbelj and Kononenko, JMLR 11, 2010;
-                          every order is also walked backwards). base + all contributions = score
-    blocks                exact Shapley values of blocks of the history, the newest ones a single interaction each
-                          and older ones in blocks that grow, by all their coalitions, in the weighted mean of two
-                          games: what is not known is removed from the sequence, or masked in its place. Interactions
-                          that stand in for each other share what they do, without the noise of sampled orders; a
-                          block's value is divided as integrated gradients of its sign and attention roll-out say.
+    leave_one_out         v(everything) - v(everything but i): exact, and need not add up, as the model is
+                          not additive
+    shapley               mean of v(S and i) - v(S) over random orders in which things become known, the
+                          history as one union whose interactions stay together (Owen values; Strumbelj and
+                          Kononenko, JMLR 11, 2010; every order is also walked backwards). base + all
+                          contributions = score
+    blocks                exact Shapley values of blocks of the history, the newest ones a single
+                          interaction each and older ones in blocks that grow, by all their coalitions, in
+                          the weighted mean of two games: what is not known is removed from the sequence, or
+                          masked in its place. Interactions that stand in for each other share what they do,
+                          without the noise of sampled orders; a block's value is divided as integrated
+                          gradients of its sign and attention roll-out say. base + interactions = score
+    integrated_gradients  gradient of the score along the straight way from interactions of which only the
+                          time is known to the real ones (Sundararajan et al., arXiv:1703.01365).
                           base + interactions = score
-    integrated_gradients  gradient of the score along the straight way from interactions of which only the time is known
-                          to the real ones (Sundararajan et al., arXiv:1703.01365). base + interactions = score
-    attention_rollout     attention of all layers multiplied (Abnar and Zuidema, arXiv:2005.00928): same for every film
+    attention_rollout     attention of all layers multiplied (Abnar and Zuidema, arXiv:2005.00928): the same
+                          for every item
     random                numbers without meaning, the control
 
-Axes: C films asked about, L interactions that the model reads, N coalitions, R rows of the item table.
+Axes: C items asked about, L interactions that the model reads, N coalitions, R rows of the item table.
 """
 
 from __future__ import annotations
@@ -35,114 +40,146 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from batches import History, history_batch
-from data_processor import MASK, NO_RATING
-from enhanced_model import FEATURE_FAMILIES, EnhancedBERT4Rec
+from batches import Batch, History, history_batch
+from dataset import MASK, Catalogue
+from scorer import NOTHING, Scorer
+from transformer import Attend
 
 BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64)  # interactions from the newest, where blocks end
-TRIED = 4  # interactions of the strongest contributions to a film that `carried` leaves out for good measure
+TRIED = 4  # interactions of the strongest contributions that `carried` leaves out for good measure
 ATTENTION = 0.5  # how much it counts beside gradients where a block's value is divided
 TOKENS = 6_400  # interactions in one pass: more, and they leave the caches
-DEFAULT = "blocks"  # chosen, as the numbers around it were, on other people than faithfulness.py reports
+# Chosen, as the numbers around it were, on other users than ablations/faithfulness.py reports.
+DEFAULT = "blocks"
 Absence = Literal["removed", "masked", "replaced"]
-# How much each game counts: by masking alone it loses to attention roll-out where interactions are removed, by removal
-# alone where they are masked or replaced (ablations/LOG.md).
+# How much each game counts: by masking alone it loses to attention roll-out where interactions are
+# removed, by removal alone where they are masked or replaced (ablations/LOG.md).
 BLOCK_WAYS: dict[Absence, float] = {"removed": 0.2, "masked": 0.8}
 
 
 @dataclass(frozen=True)
 class Question:
-    """Why these films for this history? Also plays the game of leaving things out.
+    """Why these items for this history? Also plays the game of leaving things out.
 
-    candidates: (C,) item_index; allowed: (R,) True at the films among which probabilities are formed. absent: how an
-    interaction is left out: removed from the sequence, its film and rating masked, or replaced by another film.
+    candidates: (C,) rows of items; allowed: (R,) True at the items among which probabilities are formed.
+    absent: how an interaction is left out: removed from the sequence, its item and columns masked, or
+    replaced by another item.
     """
 
-    model: nn.Module
+    scorer: Scorer
+    catalogue: Catalogue
     history: History
     candidates: np.ndarray
     allowed: Tensor
     absent: Absence = "removed"
-    stand_ins: np.ndarray | None = field(default=None, compare=False)  # (L,) films for 'replaced'
+    stand_ins: np.ndarray | None = field(default=None, compare=False)  # (L,) items for 'replaced'
+
+    @property
+    def seq_length(self) -> int:
+        """Interactions that the model reads, a mask counted."""
+        return self.scorer.model.settings.seq_length
+
+    def batch(self, histories: list[History]) -> Batch:
+        """What the model reads of histories."""
+        return history_batch(histories, self.catalogue, self.seq_length)
+
+    def request(self, history: History) -> Batch:
+        """A history in the form from whose last position the next item is read."""
+        return self.scorer.model.as_request(self.batch([history]))
 
     @cached_property
     def read(self) -> History:
         """The newest interactions of the history, those that the model reads."""
-        room = self.model.settings.seq_length
-        if self.model.as_request(history_batch([_at(self.history, [])], room)).lengths[0]:
-            room -= 1  # it appends a mask
-        read = _at(self.history, np.arange(len(self.history.items))[-room:])
-        return dataclasses.replace(read, whole=self.history.whole and len(read.items) == len(self.history.items))
+        nothing = self.history.select(np.zeros(0, dtype=int))
+        room = self.seq_length - int(self.request(nothing).lengths[0])  # it may append a mask
+        length = len(self.history.items)
+        read = self.history.select(np.arange(length)[-room:])
+        return dataclasses.replace(read, whole=self.history.whole and len(read.items) == length)
 
     @property
     def length(self) -> int:
         """L."""
         return len(self.read.items)
 
-    @cached_property
+    @property
+    def everything(self) -> np.ndarray:
+        """(1, L) the coalition in which all interactions are known."""
+        return np.ones((1, self.length), dtype=bool)
+
+    @property
     def families(self) -> tuple[str, ...]:
         """The families of features that the model has."""
-        if not isinstance(self.model, EnhancedBERT4Rec):
-            return ()
-        return tuple(name for name in FEATURE_FAMILIES if used_families(self.model)[name])
+        return self.scorer.families
 
-    def scores(self, kept: np.ndarray, without: Set[str] = frozenset()) -> np.ndarray:
-        """(N, C) score of each film when only the interactions in `kept` (N, L) are known, and not these families."""
-        return self.outcomes(kept, without)[0]
+    def scores(self, known: np.ndarray, without: Set[str] = NOTHING) -> np.ndarray:
+        """(N, C) score of each item when only the interactions in `known` (N, L) are, and not these
+        families."""
+        return self.outcomes(known, without)[0]
 
-    def outcomes(self, kept: np.ndarray, without: Set[str] = frozenset()) -> tuple[np.ndarray, np.ndarray]:
+    def outcomes(self, known: np.ndarray,
+                 without: Set[str] = NOTHING) -> tuple[np.ndarray, np.ndarray]:
         """(scores, ranks from 1), (N, C) each, as in `scores`."""
-        return self.of_histories([self._without(row) for row in kept], without)
+        return self.of_histories([self._only(row) for row in known], without)
 
     @cached_property
     def one_by_one(self) -> tuple[np.ndarray, np.ndarray]:
         """(scores, ranks), (1 + L, C) each: with everything known, then without each interaction."""
-        everything = np.ones((1, self.length), dtype=bool)
-        return self.outcomes(np.concatenate([everything, ~np.eye(self.length, dtype=bool)]))
+        each = ~np.eye(self.length, dtype=bool)
+        return self.outcomes(np.concatenate([self.everything, each]))
 
     @cached_property
     def without_families(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """(scores, ranks), (C,) each, without each family, one at a time."""
-        everything = np.ones((1, self.length), dtype=bool)
-        return {family: tuple(part[0] for part in self.outcomes(everything, frozenset({family})))
-                for family in self.families}
+        found = {}
+        for family in self.families:
+            scores, ranks = self.outcomes(self.everything, frozenset({family}))
+            found[family] = scores[0], ranks[0]
+        return found
 
     @torch.no_grad()
     def of_histories(self, histories: list[History],
-                     without: Set[str] = frozenset()) -> tuple[np.ndarray, np.ndarray]:
+                     without: Set[str] = NOTHING) -> tuple[np.ndarray, np.ndarray]:
         """`outcomes` of N other histories."""
-        order = np.argsort([len(history.items) for history in histories], kind="stable")  # little padding
+        lengths = np.array([len(history.items) for history in histories])
+        order = np.argsort(lengths, kind="stable")  # little padding
         scores = np.empty((len(histories), len(self.candidates)))
         ranks, start = np.empty(scores.shape, dtype=int), 0
+        columns = torch.from_numpy(self.candidates)
         while start < len(order):
             end = start + 1
-            while end < len(order) and (end + 1 - start) * max(1, len(histories[order[end]].items)) <= TOKENS:
+            while end < len(order) and (end + 1 - start) * max(1, lengths[order[end]]) <= TOKENS:
                 end += 1
-            batch = history_batch([histories[row] for row in order[start:end]], self.model.settings.seq_length)
-            logits = self.model.score(batch, without) if without else self.model.score(batch)
-            scores[order[start:end]] = self.of_logits(logits).double().numpy()
-            rivals, own = logits.masked_fill(~self.allowed, -torch.inf), logits[:, torch.from_numpy(self.candidates)]
-            ranks[order[start:end]] = 1 + torch.stack([(rivals > one[:, None]).sum(1) for one in own.T], dim=1).numpy()
+            chosen = order[start:end]
+            batch = self.batch([histories[row] for row in chosen])
+            logits = self.scorer.score(batch, without)
+            scores[chosen] = self.of_logits(logits).double().numpy()
+            rivals, own = logits.masked_fill(~self.allowed, -torch.inf), logits[:, columns]
+            better = [(rivals > one[:, None]).sum(1) for one in own.T]
+            ranks[chosen] = 1 + torch.stack(better, dim=1).numpy()
             start = end
         return scores, ranks
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """(N, R) logits to (N, C) scores."""
-        return logits.masked_fill(~self.allowed, -torch.inf).log_softmax(1)[:, torch.from_numpy(self.candidates)]
+        among = logits.masked_fill(~self.allowed, -torch.inf)
+        return among.log_softmax(1)[:, torch.from_numpy(self.candidates)]
 
-    def _without(self, kept: np.ndarray) -> History:
+    def _only(self, known: np.ndarray) -> History:
+        """The history of which only these interactions (L,) are known."""
         history = self.read
         if self.absent == "removed":
-            left = _at(history, kept)
-            if len(left.items) or self.model.starts:
+            left = history.select(known)
+            if len(left.items) or self.scorer.starts:
                 return left
-            return _at(_unknown(history, MASK), [-1])  # nothing known of one interaction stands for no history
-        others = _unknown(history, MASK if self.absent == "masked" else self.stand_ins)
-        return dataclasses.replace(history, items=np.where(kept, history.items, others.items),
-                                   ratings=None if history.ratings is None else
-                                   np.where(kept, history.ratings, others.ratings))
+            # Nothing known of one interaction stands for no history.
+            return unknown_items(history, MASK).select(np.array([-1]))
+        others = unknown_items(history, MASK if self.absent == "masked" else self.stand_ins)
+        columns = {name: np.where(known, values, _unknown_of(values))
+                   for name, values in history.columns.items()}
+        items = np.where(known, history.items, others.items)
+        return dataclasses.replace(history, items=items, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -162,44 +199,50 @@ class Attribution:
 def leave_one_out(question: Question, _draw: np.random.Generator) -> Attribution:
     """See the module's head."""
     rows, _ = question.one_by_one
-    return Attribution("leave_one_out", rows[0], (rows[0] - rows[1:]).T, family_effects(question, rows[0]))
+    history = (rows[0] - rows[1:]).T
+    return Attribution("leave_one_out", rows[0], history, family_effects(question, rows[0]))
 
 
 def places_lost(question: Question) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """By how many ranks each film falls, among those that may be recommended, without each interaction, (C, L), and
-    without each family, (C,)."""
+    """By how many ranks each item falls, among those that may be recommended, without each interaction,
+    (C, L), and without each family, (C,)."""
     _, ranks = question.one_by_one
-    return (ranks[1:] - ranks[0]).T, {family: without - ranks[0] for family, (_, without) in
-                                      question.without_families.items()}
+    families = {family: without - ranks[0]
+                for family, (_, without) in question.without_families.items()}
+    return (ranks[1:] - ranks[0]).T, families
 
 
 def carried(question: Question, found: Attribution) -> np.ndarray:
-    """(C, L) whether an interaction is among the TRIED that contribute most to a film, and the film's score falls
-    without it alone: a share in what several interactions do together is no reason where the film would be the better
-    off without this one."""
+    """(C, L) whether an interaction is among the TRIED that contribute most to an item, and the item's
+    score falls without it alone.
+
+    A share in what several interactions do together is no reason where the item would be the better off
+    without this one.
+    """
     strongest = np.argsort(-found.history, axis=1, kind="stable")[:, :TRIED]  # (C, TRIED)
     places = np.unique(strongest)
     falls = np.zeros(found.history.shape, dtype=bool)
     if len(places):
-        kept = np.ones((len(places), question.length), dtype=bool)
-        kept[np.arange(len(places)), places] = False
-        falls[:, places] = (question.scores(kept) < found.score).T
+        known = np.ones((len(places), question.length), dtype=bool)
+        known[np.arange(len(places)), places] = False
+        falls[:, places] = (question.scores(known) < found.score).T
     return falls & (np.arange(question.length) == strongest[..., None]).any(1)
 
 
 def family_effects(question: Question, score: np.ndarray) -> dict[str, np.ndarray]:
     """Score (C,) minus the score without each family, one at a time."""
-    return {family: score - without for family, (without, _) in question.without_families.items()}
+    return {family: score - without
+            for family, (without, _) in question.without_families.items()}
 
 
 def shapley(question: Question, draw: np.random.Generator, orders: int = 8) -> Attribution:
     """See the module's head. orders: how many, half of them the others backwards."""
-    length, families = question.length, question.families
-    history = np.zeros((len(question.candidates), length))
-    effects = {family: np.zeros(len(question.candidates)) for family in families}
-    nothing, everything = np.zeros((1, length), dtype=bool), np.ones((1, length), dtype=bool)
+    length, families, count = question.length, question.families, len(question.candidates)
+    history = np.zeros((count, length))
+    effects = {family: np.zeros(count) for family in families}
+    nothing = ~question.everything
     base = question.scores(nothing, frozenset(families))[0]
-    unions, steps = ["history", *families], draw.permutation(length)
+    unions, steps = ["history", *families], np.arange(length)
     for number in range(orders):
         if number % 2:
             unions, steps = unions[::-1], steps[::-1]
@@ -210,114 +253,134 @@ def shapley(question: Question, draw: np.random.Generator, orders: int = 8) -> A
             if union == "history":
                 place = np.empty(length, dtype=int)
                 place[steps] = np.arange(length)
-                rows = question.scores(place <= np.arange(length)[:, None], frozenset(missing))  # (L, C)
+                growing = place <= np.arange(length)[:, None]
+                rows = question.scores(growing, frozenset(missing))  # (L, C)
                 history[:, steps] += np.diff(rows, axis=0, prepend=before[None]).T
-                before, known = rows[-1] if length else before, everything
+                before = rows[-1] if length else before
+                known = question.everything
             else:
                 missing.discard(union)
                 after = question.scores(known, frozenset(missing))[0]
                 effects[union] += after - before
                 before = after
-    return Attribution("shapley", before, history / orders,
-                       {family: value / orders for family, value in effects.items()}, base)
+    shares = {family: value / orders for family, value in effects.items()}
+    return Attribution("shapley", before, history / orders, shares, base)
 
 
 def blocks(question: Question, draw: np.random.Generator) -> Attribution:
     """See the module's head. Families by leaving them out."""
     length = question.length
-    spans = np.split(np.arange(length)[::-1], [size for size in BLOCK_ENDS if size < length])  # newest first
+    newest_first = np.arange(length)[::-1]
+    spans = np.split(newest_first, [size for size in BLOCK_ENDS if size < length])
     count = len(spans)
-    coalitions = (np.arange(2**count)[:, None] >> np.arange(count) & 1).astype(bool)  # (2^n, n)
-    kept = np.zeros((len(coalitions), length), dtype=bool)
+    # (2^n, n): which blocks each coalition knows.
+    coalitions = (np.arange(2**count)[:, None] >> np.arange(count) & 1).astype(bool)
+    known = np.zeros((len(coalitions), length), dtype=bool)
     for number, span in enumerate(spans):
-        kept[:, span] = coalitions[:, number:number + 1]
-    values = sum(share * dataclasses.replace(question, absent=way).scores(kept)
+        known[:, span] = coalitions[:, number:number + 1]
+    values = sum(share * dataclasses.replace(question, absent=way).scores(known)
                  for way, share in BLOCK_WAYS.items())  # (2^n, C)
     weight = np.array([1 / (count * math.comb(count - 1, size)) for size in range(count)])
     gradients = integrated_gradients(question, draw)
-    steep = gradients.history / (np.abs(gradients.history).sum(1, keepdims=True) + 1e-9)  # (C, L)
+    size = np.abs(gradients.history).sum(1, keepdims=True)
+    steep = gradients.history / (size + 1e-9)  # (C, L)
     flow = attention_flow(question)
     history = np.zeros((len(question.candidates), length))
     for number, span in enumerate(spans):
         without = np.flatnonzero(~coalitions[:, number])
         gains = values[without + 2**number] - values[without]
         value = weight[coalitions[without].sum(1)] @ gains  # (C,)
-        share = np.maximum(np.sign(value)[:, None] * steep[:, span], 0.0) + ATTENTION * flow[span]  # (C, block's size)
+        same_sign = np.maximum(np.sign(value)[:, None] * steep[:, span], 0.0)
+        share = same_sign + ATTENTION * flow[span]  # (C, block's size)
         history[:, span] = value[:, None] * share / share.sum(1, keepdims=True)
     return Attribution("blocks", values[-1], history, gradients.families, values[0])
 
 
-def integrated_gradients(question: Question, _draw: np.random.Generator, steps: int = 32) -> Attribution:
+def integrated_gradients(question: Question, _draw: np.random.Generator,
+                         steps: int = 32) -> Attribution:
     """See the module's head; the integral by Gauss and Legendre's rule. Families by leaving them out."""
-    model, length = question.model, question.length
-    seq_length = model.settings.seq_length
-    real, unknown = (model.as_request(history_batch([history], seq_length))
-                     for history in (question.read, _unknown(question.read, MASK)))
+    model, table, length = question.scorer.model, question.scorer.table, question.length
+    real = question.request(question.read)
+    unknown = question.request(unknown_items(question.read, MASK))
     with torch.no_grad():
-        (end, attend), (start, _) = model.embed(real), model.embed(unknown)  # (1, prefix + L', D)
+        end, attend = model.embed(real, table)  # (1, prefix + L', D)
+        start, _ = model.embed(unknown, table)
 
     def score(x: Tensor) -> Tensor:
-        told = attend
-        if attend.padding is not None:
-            told = dataclasses.replace(told, padding=attend.padding.expand(len(x), -1, -1, -1))
-        if attend.rotation is not None:
-            rotation = tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation)
-            told = dataclasses.replace(told, rotation=rotation)
         last = real.lengths.expand(len(x)) - 1
-        return question.of_logits(model.rank(model.encoder.last_state(x, told, last), real))  # (N, C)
+        states = model.encoder.last_state(x, _expanded(attend, len(x)), last)
+        return question.of_logits(model.rank(states, table, real))  # (N, C)
 
     points, weights = np.polynomial.legendre.leggauss(steps)
     done = torch.from_numpy((points + 1) / 2).to(end.dtype)[:, None, None]
     share = torch.from_numpy(weights / 2).to(end.dtype)[:, None]
-    contributions, way = [], (start + done * (end - start)).requires_grad_()
+    way = (start + done * (end - start)).requires_grad_()
     sums = (score(way) * share).sum(0)  # (C,)
-    for film in range(len(sums)):
-        (gradient,) = torch.autograd.grad(sums[film], way, retain_graph=film + 1 < len(sums))
-        contributions.append((gradient.sum(0) * (end - start)[0]).sum(-1)[attend.prefix:attend.prefix + length])
+    contributions = []
+    for item in range(len(sums)):
+        (gradient,) = torch.autograd.grad(sums[item], way, retain_graph=item + 1 < len(sums))
+        each = (gradient.sum(0) * (end - start)[0]).sum(-1)
+        contributions.append(each[attend.prefix:attend.prefix + length])
     with torch.no_grad():
         ends = score(torch.cat([start, end])).double().numpy()
-    return Attribution("integrated_gradients", ends[1], torch.stack(contributions).double().numpy(),
+    history = torch.stack(contributions).double().numpy()
+    return Attribution("integrated_gradients", ends[1], history,
                        family_effects(question, ends[1]), ends[0])
+
+
+def _expanded(attend: Attend, count: int) -> Attend:
+    """What one request is told, for so many of it."""
+    padding, rotation = attend.padding, attend.rotation
+    if padding is not None:
+        padding = padding.expand(count, -1, -1, -1)
+    if rotation is not None:
+        cosine, sine = rotation
+        rotation = cosine.expand(count, -1, -1, -1), sine.expand(count, -1, -1, -1)
+    return dataclasses.replace(attend, padding=padding, rotation=rotation)
 
 
 @torch.no_grad()
 def attention(question: Question) -> tuple[list[Tensor], int, int]:
-    """(each layer's weights (H, P, P), where the history begins among the P positions, from where the film is read)."""
-    model = question.model
-    batch = model.as_request(history_batch([question.read], model.settings.seq_length))
-    x, attend = model.embed(batch)
+    """(each layer's weights (H, P, P), where the history begins among the P positions, from where the item
+    is read)."""
+    model = question.scorer.model
+    batch = question.request(question.read)
+    x, attend = model.embed(batch, question.scorer.table)
     last = int(batch.lengths[0]) - 1 + attend.prefix
-    return [weights[0, :, :last + 1, :last + 1] for weights in model.encoder.attention_maps(x, attend)], \
-        attend.prefix, last
+    maps = model.encoder.attention_maps(x, attend)
+    return [weights[0, :, :last + 1, :last + 1] for weights in maps], attend.prefix, last
 
 
 def attention_flow(question: Question) -> np.ndarray:
-    """(L,) attention of all layers multiplied, from the position that the film is read from to each interaction."""
+    """(L,) attention of all layers multiplied, from the position that the item is read from to each
+    interaction."""
     maps, first, last = attention(question)
-    flow = torch.eye(len(maps[0][0]))
+    own = torch.eye(len(maps[0][0]))
+    flow = own
     for weights in maps:
-        flow = (weights.mean(0) + torch.eye(len(flow))) / 2 @ flow
+        flow = (weights.mean(0) + own) / 2 @ flow
     return flow[last, first:first + question.length].double().numpy()
 
 
 def attention_rollout(question: Question, _draw: np.random.Generator) -> Attribution:
     """See the module's head. Families by leaving them out."""
-    score = question.scores(np.ones((1, question.length), dtype=bool))[0]
-    return Attribution("attention_rollout", score, np.tile(attention_flow(question), (len(question.candidates), 1)),
-                       family_effects(question, score))
+    score = question.scores(question.everything)[0]
+    history = np.tile(attention_flow(question), (len(question.candidates), 1))
+    return Attribution("attention_rollout", score, history, family_effects(question, score))
 
 
 def random(question: Question, draw: np.random.Generator) -> Attribution:
     """See the module's head."""
-    score = question.scores(np.ones((1, question.length), dtype=bool))[0]
-    shape = (len(question.candidates), question.length)
-    return Attribution("random", score, draw.normal(size=shape),
-                       {family: draw.normal(size=shape[0]) for family in question.families})
+    score = question.scores(question.everything)[0]
+    count = len(question.candidates)
+    history = draw.normal(size=(count, question.length))
+    families = {family: draw.normal(size=count) for family in question.families}
+    return Attribution("random", score, history, families)
 
 
 METHODS: dict[str, Callable[[Question, np.random.Generator], Attribution]] = {
-    method.__name__: method for method in (leave_one_out, shapley, blocks, integrated_gradients, attention_rollout,
-                                           random)}
+    method.__name__: method for method in (leave_one_out, shapley, blocks, integrated_gradients,
+                                           attention_rollout, random)}
 
 
 def explain(question: Question, method: str = DEFAULT, seed: int = 0) -> Attribution:
@@ -325,23 +388,13 @@ def explain(question: Question, method: str = DEFAULT, seed: int = 0) -> Attribu
     return METHODS[method](question, np.random.default_rng(seed))
 
 
-def used_families(model: EnhancedBERT4Rec) -> dict[str, bool]:
-    """Which feature families a model has at all."""
-    settings = model.settings
-    return {"ratings": settings.rating_input,
-            "times": model.time is not None or model.request_time is not None or settings.relative_time,
-            "demographics": settings.gender or settings.age or settings.occupation, "user_id": settings.user_id,
-            **{family: family in model.encoders for family in ("genres", "year", "title", "graph")}}
+def unknown_items(history: History, items: int | np.ndarray) -> History:
+    """Other items, without columns, at the same times."""
+    others = np.broadcast_to(items, history.items.shape).astype(np.int64)
+    columns = {name: _unknown_of(values) for name, values in history.columns.items()}
+    return dataclasses.replace(history, items=others, columns=columns)
 
 
-def _at(history: History, chosen: np.ndarray | list[int]) -> History:
-    """Some of the interactions."""
-    chosen = np.asarray(chosen, dtype=bool if len(chosen) and np.asarray(chosen).dtype == bool else int)
-    return dataclasses.replace(history, **{name: value[chosen] for name in ("items", "ratings", "timestamps")
-                                           if (value := getattr(history, name)) is not None})
-
-
-def _unknown(history: History, films: int | np.ndarray) -> History:
-    """Other films, without ratings, at the same times."""
-    return dataclasses.replace(history, items=np.broadcast_to(films, history.items.shape).astype(np.int64),
-                               ratings=np.full(history.items.shape, NO_RATING))
+def _unknown_of(values: np.ndarray) -> np.ndarray:
+    """The same shape, all unknown: 0 for codes, NaN for numbers."""
+    return np.full_like(values, np.nan if values.dtype.kind == "f" else 0)

@@ -17,36 +17,35 @@ from serving.engines import load_engines
 from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
 
-# oneDNN keeps a kernel for each shape of a product, a thousand by default, and requests have many shapes: workers would
-# grow for minutes (serving/load.py).
+# oneDNN keeps a kernel for each shape of a product, a thousand by default, and requests have many shapes:
+# workers would grow for minutes (serving/load.py).
 KERNELS = "16"
 
 
 def main(argv: list[str]) -> None:
     """See the module's head."""
+    cores = os.cpu_count() or 1
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--model_path", default="checkpoints/best", help="folder of a trained model (default: %(default)s)")
+    add("--model_path", default="checkpoints/best",
+        help="folder of a trained model (default: %(default)s)")
     add("--vanilla_path", default="models/vanilla",
         help="the model to compare with where it fits the data, '' for none (default: %(default)s)")
-    add("--data_dir", help="folder with the data set's original files (default: as in training)")
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
+    add("--data_dir", help="folder with the data set's files (default: as in training)")
+    add("--host", default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine alone)")
     add("--port", type=int, default=8000, help="(default: %(default)s)")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core, %(default)s)")
+    add("--workers", type=int, default=cores, help="processes (default: one a core, %(default)s)")
     flags = parser.parse_args(argv)
     if flags.workers < 1 or not 0 < flags.port < 65536:
         raise UserError("--workers must be at least 1 and --port lie in 1 to 65535")
-    try:
-        loopback = flags.host == "localhost" or ipaddress.ip_address(flags.host).is_loopback
-    except ValueError:
-        raise UserError(f"--host {flags.host}: give an address such as 127.0.0.1") from None
-    hosts = ("localhost", "127.0.0.1", "[::1]", flags.host) if loopback else ("*",)
+    hosts = _names(flags.host)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     vanilla = flags.vanilla_path or None
     # What is wrong with them is said here, once, and not by each worker.
     load_engines(Path(flags.model_path), Path(vanilla) if vanilla else None, flags.data_dir)
     to_environment(Config(flags.model_path, vanilla, flags.data_dir, hosts))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // flags.workers)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // flags.workers)))
     with tempfile.TemporaryDirectory() as counters:
         if flags.workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
@@ -54,8 +53,17 @@ def main(argv: list[str]) -> None:
 
         print(f"http://{flags.host}:{flags.port}", flush=True)
         uvicorn.run("serving.app:from_environment", factory=True, host=flags.host, port=flags.port,
-                    workers=flags.workers, log_level="warning", access_log=False, timeout_graceful_shutdown=30,
-                    limit_concurrency=1000, server_header=False)
+                    workers=flags.workers, log_level="warning", access_log=False,
+                    timeout_graceful_shutdown=30, limit_concurrency=1000, server_header=False)
+
+
+def _names(host: str) -> tuple[str, ...]:
+    """Names by which the service may be asked for: on this machine alone, its own."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise UserError(f"--host {host}: give an address such as 127.0.0.1") from None
+    return ("localhost", "127.0.0.1", "[::1]", host) if loopback else ("*",)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The HTTP service: /recommend, /explain, /profile, /items, /health, /metrics, and the page at /.
 
-Requests are JSON of serving/schemas.py and nothing else: no file, pickle or address that a request names is ever
-opened. Every refusal is {"error": "one line"} with a 4xx code, 503 when too many wait.
+Requests are JSON of serving/schemas.py and nothing else: no file, pickle or address that a request names is
+ever opened. Every refusal is {"error": "one line"} with a 4xx code, 503 when too many wait.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-import inference
+import engine as engines_of
+from answers import Profile, to_json
 from batches import History
-from inference import RecommendationEngine
-from readers.interactions import AGE_GROUPS, GENRES
+from dataset import Field, Table
+from engine import RecommendationEngine
 from serving.batching import Batcher, Busy
 from serving.engines import Engines, load_engines, version_of
 from serving.guards import BodyLimit, Measured, Metrics, SecurityHeaders
-from serving.schemas import Error, Explanations, Films, Person, Recommendations, Why, Wish
+from serving.schemas import Error, Explanations, Items, Recommendations, User, Why, Wish
 from support.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
@@ -40,6 +41,8 @@ TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".s
 M_ARENA_MAX = -8  # malloc.h
 LONGEST = 500  # characters of a refusal
 SOME_USERS = 200  # at least, that /health names where there are so many
+MOST_VALUES = 1000  # of a column, that /health names
+EXACT = 2**53  # beyond, JSON rounds whole numbers
 ENVIRONMENT = "ENHANCED_BERT4REC_SERVICE"  # how the configuration reaches workers
 REFUSALS: dict[int | str, dict[str, Any]] = {code: {"model": Error} for code in (400, 413, 422, 503)}
 
@@ -65,13 +68,12 @@ class Service:
         self.engines = self._load(None)
 
     def _load(self, older: Engines | None) -> Engines:
-        vanilla = self.config.vanilla_path
-        return load_engines(Path(self.config.model_path), Path(vanilla) if vanilla else None, self.config.data_dir,
-                            older)
+        vanilla = Path(self.config.vanilla_path) if self.config.vanilla_path else None
+        return load_engines(Path(self.config.model_path), vanilla, self.config.data_dir, older)
 
     async def look_for_newer(self) -> None:
-        """Serve a checkpoint that takes the place of the old one as soon as it is read. One that cannot be read is
-        reported and looked at again when it changes; the old one stays."""
+        """Serve a checkpoint that takes the place of the old one as soon as it is read. One that cannot be
+        read is reported and looked at again when it changes; the old one stays."""
         while True:
             await asyncio.sleep(self.config.look_every)
             version = version_of(Path(self.config.model_path))
@@ -83,38 +85,45 @@ class Service:
                 self.metrics.reloads.labels("loaded").inc()
             except Exception as error:
                 self.metrics.reloads.labels("refused").inc()
-                print(f"the newer checkpoint in {self.config.model_path} is not served: {error}", flush=True)
+                print(f"the newer checkpoint in {self.config.model_path} is not served: {error}",
+                      flush=True)
 
     def engine(self, name: str) -> RecommendationEngine:
         """By its name in requests. Raises `UserError` if it is not served."""
         if name == "main":
             return self.engines.main
         if name not in self.engines.others:
-            raise UserError(f"model {name!r} is not served here: it needs its checkpoint and the data set's files")
+            raise UserError(f"model {name!r} is not served here: it needs its checkpoint and the data "
+                            f"set's files")
         return self.engines.others[name]
 
-    def must_have(self, person: Person) -> None:
-        """Raises `UserError` for somebody in data that are not here."""
-        if person.user_id is not None and not self.engines.has_data:
-            raise UserError("people of the data cannot be asked for here: its files are absent, or are not those that "
-                            "the model was trained on; give a history")
+    def must_have(self, user: User) -> None:
+        """Raises `UserError` for a user of data that are not here."""
+        if user.user_id is not None and not self.engines.has_data:
+            raise UserError("users of the data cannot be asked for here: its files are absent, or are not "
+                            "those that the model was trained on; give a history")
 
-    def history(self, person: Person, engine: RecommendationEngine, main: RecommendationEngine) -> tuple[History, str]:
-        """What is known of a person, for an engine, and what must be said of it. A history speaks of the main model's
-        films; those that another one does not know are left out."""
-        self.must_have(person)
-        facts = person.facts
-        at = person.at if engine.knows_request_time or engine is main else None
-        films = person.history
-        if engine is not main and films is None and person.user_id is not None:
-            films = main.catalogue.movie_id(main.history(person.user_id).items).tolist()
-        if engine is not main and films is not None:
-            known = np.array(films)[engine.catalogue.item_index(films) > 0].tolist() if films else []
-            note = f"without {len(films) - len(known)} films that this model does not know" \
-                if len(known) < len(films) else ""
-            return engine.history(None, known, at, facts if facts or known else {}), note
-        return (engine.history(person.user_id, films, at, facts),
-                engine.request_time_note(person.user_id if films is None else None, at))
+    def history(self, user: User, engine: RecommendationEngine) -> tuple[History, str]:
+        """What is known of a user, for an engine, and what must be said of it.
+
+        A history speaks of the main model's items; those that another one does not know are left out.
+        """
+        self.must_have(user)
+        main, items, columns, note = self.engines.main, user.history, user.columns, ""
+        at = user.at if engine.knows_request_time or engine is main else None
+        if engine.catalogue.items is main.catalogue.items:
+            history = engine.history(user.user_id, items, at, columns)
+            return history, engine.request_time_note(user.user_id if items is None else None, at)
+        if items is None and user.user_id is not None:
+            rows = main.history(user.user_id).items
+            items = main.catalogue.items.id_array(rows).tolist()
+        if items is not None:
+            known = [one for one in items if engine.catalogue.items.index([one])[0]]
+            if len(known) < len(items):
+                note = (f"without {len(items) - len(known)} {main.schema.nouns} that this model does not "
+                        f"know")
+            items = known
+        return engine.history(None, items, at, columns or ({} if not items else None)), note
 
 
 def create_app(config: Config) -> FastAPI:
@@ -129,14 +138,16 @@ def create_app(config: Config) -> FastAPI:
         looking.cancel()
         await service.batcher.stop()
 
-    app = FastAPI(title="Enhanced BERT4Rec", version="1", docs_url=None, redoc_url=None, lifespan=lifespan,
-                  description="Recommends films and says why. All ids are the data set's own.")
+    app = FastAPI(title="Enhanced BERT4Rec", version="2", docs_url=None, redoc_url=None,
+                  lifespan=lifespan,
+                  description="Recommends items and says why. All ids are the data set's own.")
     app.state.service = service
     _add_refusals(app)
     _add_questions(app, service)
     _add_surroundings(app, service)
-    for middleware, options in ((TrustedHostMiddleware, {"allowed_hosts": list(config.hosts)}), (BodyLimit, {}),
-                                (Measured, {"metrics": service.metrics}), (SecurityHeaders, {})):
+    middlewares = ((TrustedHostMiddleware, {"allowed_hosts": list(config.hosts)}), (BodyLimit, {}),
+                   (Measured, {"metrics": service.metrics}), (SecurityHeaders, {}))
+    for middleware, options in middlewares:
         app.add_middleware(middleware, **options)
     return app
 
@@ -144,7 +155,8 @@ def create_app(config: Config) -> FastAPI:
 def from_environment() -> FastAPI:
     """The application of a worker process."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_ARENA_MAX, 1)  # else each thread keeps memory of its own, and a worker grows for minutes
+        # Else each thread keeps memory of its own, and a worker grows for minutes.
+        libc.mallopt(M_ARENA_MAX, 1)
     values = json.loads(os.environ[ENVIRONMENT])
     return create_app(Config(**{**values, "hosts": tuple(values["hosts"])}))
 
@@ -157,37 +169,52 @@ def to_environment(config: Config) -> None:
 def _add_questions(app: FastAPI, service: Service) -> None:
     @app.post("/recommend", response_model=Recommendations, responses=REFUSALS)
     async def recommend(wish: Wish) -> Response:
-        """The k best films for a person, fewer if fewer are left."""
-        engine, main = service.engine(wish.model), service.engines.main
-        history, note = service.history(wish, engine, main)
-        rows = await service.batcher.rank(engine, inference.Query(
-            history, wish.k, wish.filter_seen, wish.genres, wish.year_from, or_fewer=True))
-        return JSONResponse({"recommendations": rows, "note": note})
+        """The k best items for a user, fewer if fewer are left."""
+        engine = service.engine(wish.model)
+        history, note = service.history(wish, engine)
+        query = engines_of.Query(history, wish.k, wish.filter_seen, wish.where, or_fewer=True)
+        rows = await service.batcher.rank(engine, query)
+        return answer({"recommendations": rows, "note": note})
 
     @app.post("/explain", response_model=Explanations, responses=REFUSALS)
     async def explain(why: Why, request: Request) -> Response:
-        """What of a person's history, and what else, speaks for films or against them."""
+        """What of a user's history, and what else, speaks for items or against them."""
         engine = service.engines.main
-        history, _ = service.history(why, engine, engine)
-        query = inference.Query(history, why.k or 10, why.filter_seen, why.genres, why.year_from)
-        reasons = await _while_there(request, service.batcher.compute("explain", lambda: engine.explain(
-            query, why.movie_ids, in_full=why.k is not None)))
-        return JSONResponse({"explanations": reasons})
+        history, _ = service.history(why, engine)
+        query = engines_of.Query(history, why.k or 10, why.filter_seen, why.where)
+        work = service.batcher.compute("explain", lambda: engine.explain(
+            query, why.item_ids, in_full=why.k is not None))
+        return answer({"explanations": await _while_there(request, work)})
 
-    @app.post("/profile", response_model=dict[str, Any], responses=REFUSALS)
-    async def profile(person: Person) -> Response:
-        """What is known of a person, the genres and years of the history, and the genres that the model expects."""
+    @app.post("/profile", response_model=Profile, responses=REFUSALS)
+    async def profile(user: User) -> Response:
+        """What is known of a user, what the history says, and what the model expects."""
         engine = service.engines.main
-        service.must_have(person)
-        return JSONResponse(await service.batcher.compute("rank", lambda: engine.get_user_profile(
-            person.user_id, person.history, at=person.at, demographics=person.facts)))
+        service.must_have(user)
+        return answer(await service.batcher.compute("rank", lambda: engine.get_user_profile(
+            user.user_id, user.history, at=user.at, user_columns=user.columns)))
 
-    @app.get("/items", response_model=Films, responses=REFUSALS)
-    async def items(query: Annotated[str, Query(min_length=1, max_length=100, description="words of a title")],
-                    ) -> Response:
-        """Films whose titles hold all words of a query, the most popular first."""
+    @app.get("/items", response_model=Items, responses=REFUSALS)
+    async def items(query: Annotated[str, Query(min_length=1, max_length=100,
+                                                description="words of a name")]) -> Response:
+        """Items whose names hold all words of a query, the most popular first."""
         engines = service.engines
-        return JSONResponse({"films": [engines.main.film(index) for index in engines.search(query)]})
+        return answer({"items": [engines.main.item(row) for row in engines.search(query)]})
+
+
+def answer(content: Any) -> Response:
+    """JSON of an answer; whole numbers that JSON would round travel as text."""
+    return JSONResponse(_exact(to_json(content)))
+
+
+def _exact(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _exact(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_exact(value) for value in content]
+    if isinstance(content, int) and abs(content) > EXACT:
+        return str(content)
+    return content
 
 
 async def _while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
@@ -202,22 +229,47 @@ async def _while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     return task.result()
 
 
+def health_of(engines: Engines) -> dict[str, Any]:
+    """Which model is served, its data's words and columns, and what it can be asked."""
+    main = engines.main
+    catalogue, schema = main.catalogue, main.schema
+    users = catalogue.users
+    ids = users.ids.tolist() if engines.has_data else []
+    return {
+        "status": "ok", "dataset": schema.name, "data_note": schema.note, "noun": schema.noun,
+        "nouns": schema.nouns, "verb": schema.verb, "repeats": schema.repeats,
+        "items": len(catalogue.items.ids), "validation": main.info["validation"],
+        "git_commit": main.info["git_commit"], "models": ["main", *sorted(engines.others)],
+        "users": len(ids), "numeric_ids": users.numeric,
+        "some_users": ids[::max(1, len(ids) // SOME_USERS)],
+        "serves_empty_histories": main.scorer.starts, "knows_request_time": main.knows_request_time,
+        "item_columns": _described(catalogue.items.fields, catalogue.items),
+        "user_columns": _described(users.fields, users),
+        "interaction_columns": _described(catalogue.interaction_fields, None)}
+
+
+def _described(fields: dict[str, Field], table: Table | None) -> list[dict[str, Any]]:
+    """Columns as the page needs them for its widgets."""
+    columns = []
+    for name, entry in fields.items():
+        column = {"name": name, "label": entry.column.title, "kind": entry.column.kind,
+                  "ordered": entry.column.ordered}
+        if entry.values:
+            pairs = zip(entry.values, entry.titles, strict=True)
+            column["values"] = [list(pair) for pair in pairs][:MOST_VALUES]
+        if entry.column.kind == "number" and table is not None:
+            known = table.data[name][~np.isnan(table.data[name])]
+            if len(known):
+                column["range"] = [float(known.min()), float(known.max())]
+        columns.append(column)
+    return columns
+
+
 def _add_surroundings(app: FastAPI, service: Service) -> None:
     @app.get("/health", response_model=dict[str, Any])
     async def health() -> Response:
         """Which model is served, and what it can be asked."""
-        engines = service.engines
-        main = engines.main
-        people = main.catalogue.user_ids if engines.has_data else []
-        return JSONResponse({
-            "status": "ok", "dataset": main.info["dataset"], "data_note": main.info["data_note"],
-            "films": len(main.catalogue.movie_ids), "validation": main.info["validation"],
-            "git_commit": main.info["git_commit"], "models": ["main", *sorted(engines.others)],
-            "users": [int(min(people)), int(max(people))] if len(people) else None,
-            "some_users": sorted(map(int, people))[::max(1, len(people) // SOME_USERS)],
-            "serves_empty_histories": main.model.starts, "knows_request_time": main.knows_request_time,
-            "genres": list(GENRES), "ages": {str(code): name for code, name in AGE_GROUPS.items()},
-            "occupations": {str(code): name for code, name in sorted(main.catalogue.occupations.items())}})
+        return answer(health_of(service.engines))
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -232,7 +284,8 @@ def _add_surroundings(app: FastAPI, service: Service) -> None:
     async def static(name: str) -> Response:
         if name not in files:
             raise HTTPException(404, "no such file")
-        return Response(files[name], media_type=TYPES[Path(name).suffix], headers={"cache-control": "max-age=300"})
+        return Response(files[name], media_type=TYPES[Path(name).suffix],
+                        headers={"cache-control": "max-age=300"})
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -245,12 +298,13 @@ def _add_refusals(app: FastAPI) -> None:
             return JSONResponse({"error": _plain(error)}, code)
         return refuse
 
-    for kind, code in ((UserError, 400), (RequestValidationError, 422)):
-        app.exception_handler(kind)(refusal(code))
+    app.exception_handler(UserError)(refusal(400))
+    app.exception_handler(RequestValidationError)(refusal(422))
 
     @app.exception_handler(Busy)
     async def busy(_request: Request, _error: Busy) -> Response:
-        return JSONResponse({"error": "too many requests wait; try again in a moment"}, 503, {"retry-after": "1"})
+        return JSONResponse({"error": "too many requests wait; try again in a moment"}, 503,
+                            {"retry-after": "1"})
 
     @app.exception_handler(HTTPException)
     async def other(_request: Request, error: HTTPException) -> Response:
@@ -260,7 +314,11 @@ def _add_refusals(app: FastAPI) -> None:
 def _plain(error: Exception) -> str:
     """One short line, without the dashes of command-line flags and without the values of the request."""
     if isinstance(error, RequestValidationError):
-        faults = [f"{'.'.join(str(part) for part in fault['loc'] if part != 'body') or 'body'}: {fault['msg']}"
-                  for fault in error.errors()[:3]]
-        return " ".join("; ".join(faults).encode("ascii", "replace").decode().split())[:LONGEST]
-    return " ".join(re.sub(r"--(?=\w)", "", str(error)).encode("utf-8", "replace").decode().split())[:LONGEST]
+        faults = []
+        for fault in error.errors()[:3]:
+            place = ".".join(str(part) for part in fault["loc"] if part != "body")
+            faults.append(f"{place or 'body'}: {fault['msg']}")
+        text = "; ".join(faults).encode("ascii", "replace").decode()
+    else:
+        text = re.sub(r"--(?=\w)", "", str(error)).encode("utf-8", "replace").decode()
+    return " ".join(text.split())[:LONGEST]

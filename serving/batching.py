@@ -10,11 +10,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from inference import Query, RecommendationEngine
+from answers import Recommendation
+from engine import Query, RecommendationEngine
 
 MOST = 32  # queries in a batch
 WAITING = {"rank": 512, "explain": 32}  # at most; who comes then is sent away
 Answer = TypeVar("Answer")
+Waiting = tuple[RecommendationEngine, Query, asyncio.Future]
 
 
 class Busy(Exception):
@@ -29,7 +31,7 @@ class Batcher:
 
     def __init__(self, observe: Callable[[int], None] = lambda size: None) -> None:
         self.observe = observe  # told the size of each batch
-        self.waiting: asyncio.Queue[tuple[RecommendationEngine, Query, asyncio.Future]] = asyncio.Queue(WAITING["rank"])
+        self.waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING["rank"])
         self.threads = {"rank": ThreadPoolExecutor(1, "rank"),
                         "explain": ThreadPoolExecutor(1, "explain", _step_back)}
         self.running = dict.fromkeys(self.threads, 0)
@@ -47,7 +49,7 @@ class Batcher:
         for thread in self.threads.values():
             thread.shutdown()
 
-    async def rank(self, engine: RecommendationEngine, query: Query) -> list[dict[str, Any]]:
+    async def rank(self, engine: RecommendationEngine, query: Query) -> list[Recommendation]:
         """`engine.answer` of one query. Raises `Busy`, or what that raises."""
         future = asyncio.get_running_loop().create_future()
         try:
@@ -57,13 +59,16 @@ class Batcher:
         return await future
 
     async def compute(self, thread: str, work: Callable[[], Answer]) -> Answer:
-        """The result of something else, computed in the thread 'rank', if it is quick, or 'explain'. Raises `Busy`, or
-        what that raises."""
+        """The result of something else, computed in the thread 'rank', if it is quick, or 'explain'.
+
+        Raises `Busy`, or what that raises.
+        """
         if self.running[thread] >= WAITING[thread]:
             raise Busy
         self.running[thread] += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.threads[thread], work)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.threads[thread], work)
         finally:
             self.running[thread] -= 1
 
@@ -77,19 +82,25 @@ class Batcher:
             for engine in {id(engine): engine for engine, _, _ in batch}.values():
                 part = [(query, future) for own, query, future in batch if own is engine]
                 queries = [query for query, _ in part]
-                answers = await loop.run_in_executor(self.threads["rank"], answers_of, engine, queries)
+                answers = await loop.run_in_executor(self.threads["rank"], answers_of, engine,
+                                                     queries)
                 for (_, future), answer in zip(part, answers, strict=True):
-                    if future.cancelled():
-                        continue
-                    if isinstance(answer, Exception):
-                        future.set_exception(answer)
-                    else:
-                        future.set_result(answer)
+                    _give(future, answer)
             for _ in batch:
                 self.waiting.task_done()
 
 
-def answers_of(engine: RecommendationEngine, queries: list[Query]) -> list[list[dict[str, Any]] | Exception]:
+def _give(future: asyncio.Future, answer: Any) -> None:
+    if future.cancelled():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+def answers_of(engine: RecommendationEngine,
+               queries: list[Query]) -> list[list[Recommendation] | Exception]:
     """The answer to each query, or what was wrong with it: one bad query spoils no other's answer."""
     try:
         return list(engine.answer(queries))

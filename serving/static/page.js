@@ -1,14 +1,11 @@
-// The page: whom to recommend for on the left, ten films on the right, a click says why.
+// The page: whom to recommend for on the left, ten items on the right, a click says why. Words, columns and
+// widgets follow from the schema that /health tells.
 import { html, render, useEffect, useMemo, useRef, useState } from "/static/vendor/preact-htm.module.js";
 
-const FAMILIES = {
-  ratings: "ratings given", times: "when you watch", demographics: "age, gender, occupation",
-  user_id: "learned of you beside the history", genres: "its genres", year: "its year", title: "its title",
-  graph: "films that go with it",
-};
 const MODELS = { main: "Enhanced BERT4Rec", vanilla: "Vanilla BERT4Rec", popularity: "Most popular" };
-const SHOWN = 15;   // films of the history in the full explanation
-const wide = matchMedia("(min-width: 992px)").matches;  // else what may be changed stands folded above the films
+const SHOWN = 15;   // items of the history in the full explanation
+const wide = matchMedia("(min-width: 992px)").matches;  // else what may be changed stands folded
+let known;          // what /health says
 
 async function ask(path, body, signal) {
   const answer = await fetch(path, body === undefined ? { signal } : {
@@ -58,12 +55,47 @@ function Choice({ id, label, options, search, onChange, placeholder }) {
     <select id=${id} ref=${element} multiple autocomplete="off"></select></div>`;
 }
 
-function Select({ id, label, value, options, onChange, disabled }) {
+function Select({ id, label, value, options, onChange }) {
   return html`<div class="mb-2"><label class="form-label mb-1" for=${id}>${label}</label>
-    <select id=${id} class="form-select form-select-sm" value=${value} disabled=${disabled}
+    <select id=${id} class="form-select form-select-sm" value=${value}
       onChange=${(event) => onChange(event.target.value)}>
       ${options.map(([key, text]) => html`<option value=${key} selected=${key === value}>${text}</option>`)}
     </select></div>`;
+}
+
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const options = (column) => column.values.map(([value, text]) => ({ value, text }));
+
+// A filter of the items by one of their columns, as a condition of /recommend.
+function Filter({ column, value, onChange }) {
+  const id = `where-${column.name}`, label = capital(column.label);
+  if (column.values) return html`<${Choice} id=${id} label=${`${label}: any of`} placeholder="any"
+    options=${options(column)} onChange=${(values) =>
+      onChange(values.length ? `${column.name}=${values.join(",")}` : "")} />`;
+  if (column.kind === "number" && column.range) {
+    const [low, high] = column.range, at = value ? Number(value.split(">=")[1]) : low;
+    return html`<label class="form-label" for=${id}>${label} from ${value ? at : "(any)"}</label>
+      <input id=${id} type="range" class="form-range" min=${low} max=${high} value=${at}
+        step=${Number.isInteger(low) && Number.isInteger(high) ? 1 : "any"} onChange=${({ target }) =>
+          onChange(Number(target.value) <= low ? "" : `${column.name}>=${target.value}`)} />`;
+  }
+  if (column.kind !== "text") return null;
+  return html`<label class="form-label" for=${id}>${label} holds</label>
+    <input id=${id} type="search" class="form-control form-control-sm mb-2"
+      onChange=${({ target }) => onChange(target.value ? `${column.name}=${target.value}` : "")} />`;
+}
+
+// One column of the user.
+function Fact({ column, value, unsaid, onChange }) {
+  const id = `user-${column.name}`, label = capital(column.label);
+  if (column.kind === "category") return html`<${Select} id=${id} label=${label} value=${value}
+    options=${[["", unsaid], ...column.values]} onChange=${onChange} />`;
+  if (column.kind === "tags") return html`<${Choice} id=${id} label=${label} placeholder=${unsaid}
+    options=${options(column)} onChange=${(values) => onChange(values.length ? values : "")} />`;
+  if (column.kind !== "number") return null;
+  return html`<div class="mb-2"><label class="form-label mb-1" for=${id}>${label}</label>
+    <input id=${id} type="number" class="form-control form-control-sm" placeholder=${unsaid} step="any"
+      value=${value} onChange=${({ target }) => onChange(target.value === "" ? "" : Number(target.value))} /></div>`;
 }
 
 function Bars({ rows }) {
@@ -75,31 +107,40 @@ function Bars({ rows }) {
     <div class="value">${value > 0 ? "+" : value < 0 ? "\u2212" : ""}${Math.abs(value).toFixed(2)}</div>`)}</div>`;
 }
 
-// What the sentence names, and no other reason.
-function reasonsOf(why) {
-  return why.reasons.map(({ of, name, effect }) => [of === "features" ? FAMILIES[name] ?? name : name, effect]);
-}
-
 function withRanks(name, places) {
   return places ? `${name} (${places > 0 ? "+" : "\u2212"}${Math.abs(places)})` : name;
 }
 
-function Card({ film, why, waiting, onOpen }) {
-  return html`<article class="card film"><div class="card-body p-2">
+// Columns of an item as badges: tags and categories, then numbers.
+function Badges({ item }) {
+  const of = (kinds) => known.item_columns.filter(({ kind }) => kinds.includes(kind));
+  const tags = of(["tags", "category"]).flatMap(({ name }) => item.columns[name] ?? []);
+  const numbers = of(["number"]).filter(({ name }) => typeof item.columns[name] === "number");
+  return html`${tags.map((tag) => html`<span class="badge text-bg-secondary fw-normal">${tag}</span>`)}
+    ${numbers.map(({ name, label }) => html`<span class="small" title=${label}>${item.columns[name]}</span>`)}`;
+}
+
+// What the model expects of an interaction: a scale as stars, anything else as text.
+function Expected({ values }) {
+  return html`${known.interaction_columns.filter(({ name }) => values[name] !== undefined).map(
+    ({ name, label, ordered }) => html`<span class="small text-nowrap" title=${`the ${label} that the model expects`}>
+      <span aria-hidden="true">${ordered ? "★" : label}</span> ${typeof values[name] === "number"
+        ? values[name].toFixed(1) : values[name]}<span class="visually-hidden"> ${label} expected</span></span>`)}`;
+}
+
+function Card({ item, why, waiting, onOpen }) {
+  return html`<article class="card item"><div class="card-body p-2">
     <div class="d-flex gap-2">
-      <div class="rank text-body-secondary">${film.rank}</div>
+      <div class="rank text-body-secondary">${item.rank}</div>
       <div class="flex-grow-1 min-w-0">
         <h3 class="h6 mb-1">${onOpen ? html`<button type="button"
           class="btn btn-link p-0 text-start fw-semibold stretched-link text-body text-decoration-none"
-          onClick=${onOpen} aria-label=${`Why ${film.title}?`}>${film.title}</button>` : film.title}</h3>
+          onClick=${onOpen} aria-label=${`Why ${item.name}?`}>${item.name}</button>` : item.name}</h3>
         <div class="d-flex flex-wrap gap-1 align-items-center">
-          ${film.genres.map((genre) => html`<span class="badge text-bg-secondary fw-normal">${genre}</span>`)}
-          ${film.predicted_rating && html`<span class="small text-nowrap" title="the rating that the model expects">
-            <span aria-hidden="true">★</span> ${film.predicted_rating.toFixed(1)}
-            <span class="visually-hidden"> stars expected</span></span>`}
-          ${film.note && html`<span class="small fst-italic">${film.note}</span>`}
+          <${Badges} item=${item} /><${Expected} values=${item.values} />
+          ${item.note && html`<span class="small fst-italic">${item.note}</span>`}
         </div>
-        ${why ? html`<div class="mt-2"><${Bars} rows=${reasonsOf(why)} />
+        ${why ? html`<div class="mt-2"><${Bars} rows=${why.reasons.map(({ name, effect }) => [name, effect])} />
             ${!why.reasons.length && html`<span class="small">${why.sentence}</span>`}</div>`
           : waiting && html`<div class="waiting mt-2 placeholder-glow" aria-hidden="true">
               <span class="placeholder col-7"></span><span class="placeholder col-5"></span></div>`}
@@ -109,26 +150,27 @@ function Card({ film, why, waiting, onOpen }) {
 
 function Column({ name, wish, among, onOpen, titled }) {
   const { content, waiting, error } = useAnswer("/recommend", wish && { ...wish, model: name });
-  const films = error ? [] : content?.recommendations ?? [];
-  const explained = useAnswer("/explain", name === "main" && films.length && !waiting
-    ? { ...among, movie_ids: films.map((film) => film.movie_id) } : undefined);
-  const reasons = Object.fromEntries((explained.content?.explanations ?? []).map((why) => [why.movie_id, why]));
+  const items = error ? [] : content?.recommendations ?? [];
+  const explained = useAnswer("/explain", name === "main" && items.length && !waiting
+    ? { ...among, item_ids: items.map((item) => item.id) } : undefined);
+  const reasons = Object.fromEntries((explained.content?.explanations ?? []).map((why) => [why.id, why]));
   return html`<section class="col" aria-label=${MODELS[name]} aria-busy=${waiting}>
     ${titled && html`<h2 class="h5">${MODELS[name]}</h2>`}
     ${error && html`<div class="alert alert-warning" role="alert">${error}</div>`}
-    <p class="text-body-secondary mb-0" role="status">${waiting && !films.length && "asking …"}</p>
-    ${content && films.length < 10 && html`<p class="text-body-secondary">${films.length
-      ? `Only ${films.length} such films are left.` : "No such film is left."}</p>`}
+    <p class="text-body-secondary mb-0" role="status">${waiting && !items.length && "asking …"}</p>
+    ${content && items.length < 10 && html`<p class="text-body-secondary">${items.length
+      ? `Only ${items.length} such ${known.nouns} are left.` : `No such ${known.noun} is left.`}</p>`}
     ${content?.note && html`<p class="small text-body-secondary">${content.note}</p>`}
-    <div class=${`films ${titled ? "" : "alone"}`} data-testid=${`films-${name}`}>${films.map((film) => html`<${Card} key=${film.movie_id} film=${film}
-      why=${explained.waiting ? undefined : reasons[film.movie_id]} waiting=${name === "main" && explained.waiting}
-      onOpen=${name === "main" && (() => onOpen(film))} />`)}</div></section>`;
+    <div class=${`items ${titled ? "" : "alone"}`} data-testid=${`items-${name}`}>${items.map((item) => html`
+      <${Card} key=${item.id} item=${item} why=${explained.waiting ? undefined : reasons[item.id]}
+        waiting=${name === "main" && explained.waiting}
+        onOpen=${name === "main" && (() => onOpen(item))} />`)}</div></section>`;
 }
 
-// All that speaks for and against one film, in a drawer.
-function Why({ film, among, onClose }) {
+// All that speaks for and against one item, in a drawer.
+function Why({ item, among, onClose }) {
   const element = useRef();
-  const { content, error } = useAnswer("/explain", { ...among, movie_ids: [film.movie_id], k: 10 });
+  const { content, error } = useAnswer("/explain", { ...among, item_ids: [item.id], k: 10 });
   useEffect(() => {
     const drawer = bootstrap.Offcanvas.getOrCreateInstance(element.current), opener = document.activeElement;
     element.current.addEventListener("hidden.bs.offcanvas", onClose);
@@ -139,87 +181,87 @@ function Why({ film, among, onClose }) {
   const strongest = why && [...why.history].sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect)).slice(0, SHOWN);
   const others = why?.what_if.as_another ?? [];
   return html`<div class="offcanvas offcanvas-end why" tabindex="-1" ref=${element} aria-labelledby="why-title">
-    <div class="offcanvas-header"><h2 class="offcanvas-title h5" id="why-title">Why ${film.title}?</h2>
+    <div class="offcanvas-header"><h2 class="offcanvas-title h5" id="why-title">Why ${item.name}?</h2>
       <button type="button" class="btn-close" data-bs-dismiss="offcanvas" aria-label="Close"></button></div>
     <div class="offcanvas-body" aria-busy=${!why && !error}>
       ${error && html`<div class="alert alert-warning" role="alert">${error}</div>`}
       <p class="mb-0" role="status">${!why && !error && "looking for reasons …"}</p>
       ${why && html`<p>${why.sentence}</p>
         <p class="small text-body-secondary">Rank ${why.rank}, log-probability ${why.log_probability.toFixed(2)}. Bars:
-          the part of it that is due to each film watched; of the rest, what is lost without it. In parentheses: by
-          how many ranks it falls without this alone.</p>
-        ${strongest.length > 0 && html`<h3 class="h6">Films watched
+          the part of it that is due to each ${known.noun} of the history; of the rest, what is lost without it. In
+          parentheses: by how many ranks it falls without this alone.</p>
+        ${strongest.length > 0 && html`<h3 class="h6">${capital(known.nouns)} of the history
           ${why.history.length > SHOWN && ` (the ${SHOWN} strongest of ${why.history.length})`}</h3>
-          <${Bars} rows=${strongest.map((entry) =>
-            [withRanks(entry.title, entry.places), entry.effect])} />`}
-        ${Object.keys(why.features).length > 0 && html`<h3 class="h6 mt-3">What else is known</h3>
-          <${Bars} rows=${Object.entries(why.features).map(([name, value]) =>
-            [withRanks(FAMILIES[name] ?? name, why.feature_places[name]), value])} />`}
+          <${Bars} rows=${strongest.map((entry) => [withRanks(entry.name, entry.places), entry.effect])} />`}
+        ${why.features.length > 0 && html`<h3 class="h6 mt-3">What else is known</h3>
+          <${Bars} rows=${why.features.map((entry) => [withRanks(entry.label, entry.places), entry.effect])} />`}
         <h3 class="h6 mt-3">What would take it off the list</h3>
-        ${why.what_if.without === null ? html`<p>It stays even without any film of the history.</p>`
+        ${!why.what_if.without ? html`<p>It stays even without any ${known.noun} of the history.</p>`
           : why.what_if.without.length === 0 ? html`<p>It is not among the first ten anyway.</p>`
-          : html`<p>Not to have watched:</p><ul>${why.what_if.without.slice(0, SHOWN).map((other) =>
-              html`<li>${other.title}</li>`)}
+          : html`<p>A history without:</p><ul>${why.what_if.without.slice(0, SHOWN).map((other) =>
+              html`<li>${other.name}</li>`)}
               ${why.what_if.without.length > SHOWN && html`<li>${why.what_if.without.length - SHOWN} more</li>`}</ul>`}
         ${others.length > 0 && html`<h3 class="h6">Its rank for somebody else with this history</h3>
-          <table class="table table-sm w-auto"><tbody>${others.map((other) => html`<tr><td>${
-            other.value === "F" ? "a woman" : other.value === "M" ? "a man" : other.value}</td>
+          <table class="table table-sm w-auto"><tbody>${others.map((other) => html`<tr><td>${other.title}</td>
             <td class="text-end">${other.rank}.</td></tr>`)}</tbody></table>`}`}
     </div></div>`;
 }
 
-function Person({ known, state, set }) {
-  const profile = useAnswer("/profile", state.kind === "user" && state.user ? { user_id: state.user } : undefined);
-  const told = profile.content;
+// What is known of a user, in a line.
+function profileText(profile) {
+  const facts = Object.values(profile.columns).flat().filter((value) => value !== null && value !== undefined);
+  const means = Object.entries(profile.means).map(([name, value]) => `mean ${name} ${value}`);
+  const best = Object.values(profile.affinities).map((values) =>
+    `mostly ${values.slice(0, 3).map(({ value }) => value).join(", ")}`);
+  return [facts.join(", "), [`${profile.interactions} ${known.nouns}`, ...means, ...best].join(", ")]
+    .filter(Boolean).join("; ");
+}
+
+function Person({ state, set }) {
+  const profile = useAnswer("/profile", state.kind === "user" && state.user !== "" ? { user_id: state.user } : undefined);
   const random = () => {  // anybody but who is shown
     const others = known.some_users.filter((user) => user !== state.user);
     set({ user: others[Math.floor(Math.random() * others.length)] ?? state.user });
   };
   const unsaid = state.kind === "user" ? "as in the data" : "not said";
-  const search = (query) => ask(`/items?query=${encodeURIComponent(query)}`).then(({ films }) =>
-    films.map((film) => ({ value: String(film.movie_id), text: film.title })));
+  const search = (query) => ask(`/items?query=${encodeURIComponent(query)}`).then(({ items }) =>
+    items.map((item) => ({ value: JSON.stringify(item.id), text: item.name })));
+  const typed = (text) => known.numeric_ids && /^-?\d{1,15}$/.test(text) ? Number(text) : text;
+  const facts = known.user_columns.filter(({ kind }) => kind !== "text" && kind !== "vector");
   return html`
     <ul class="nav nav-pills nav-fill mb-3">
-      ${[["user", "A user", known.users], ["own", "My films", true]].map(([kind, text, there]) => html`
+      ${[["user", "A user", known.users], ["own", `My ${known.nouns}`, true]].map(([kind, text, there]) => html`
         <li class="nav-item"><button type="button" disabled=${!there} aria-pressed=${state.kind === kind}
           class=${`nav-link ${state.kind === kind ? "active" : ""}`}
           onClick=${() => kind !== state.kind && set({ kind, history: [] })}>${text}</button></li>`)}</ul>
     ${state.kind === "user" ? html`
-      <label class="form-label" for="user">User, ${known.users[0]} to ${known.users[1]}</label>
-      <div class="input-group mb-2"><input id="user" type="number" class="form-control" min=${known.users[0]}
-          max=${known.users[1]} value=${state.user}
-          onChange=${(event) => set({ user: Math.trunc(Number(event.target.value)) || null })} />
+      <label class="form-label" for="user">User, one of ${known.users}</label>
+      <div class="input-group mb-2"><input id="user" class="form-control" value=${state.user}
+          onChange=${(event) => set({ user: typed(event.target.value.trim()) })} />
         <button type="button" class="btn btn-secondary" onClick=${random}>somebody else</button></div>
-      <p class="small" data-testid="profile">${profile.error ?? (told && html`${[told.gender, told.age_group,
-        told.occupation].filter(Boolean).join(", ")}; ${told.interactions} films, mean rating ${told.mean_rating},
-        mostly ${told.favourite_genres.join(", ")}`)}</p>`
-      : html`<${Choice} id="history" label="Films watched, oldest first" search=${search} options=${[]}
-          placeholder="type a title" onChange=${(values) => set({ history: values.map(Number) })} />`}
-    <details class="mb-3" open=${wide}><summary>The person</summary>
-      <${Select} id="gender" label="Gender" value=${state.gender} onChange=${(gender) => set({ gender })}
-        options=${[["", unsaid], ["F", "woman"], ["M", "man"]]} />
-      <${Select} id="age" label="Age" value=${state.age} onChange=${(age) => set({ age })}
-        options=${[["", unsaid], ...Object.entries(known.ages)]} />
-      <${Select} id="occupation" label="Occupation" value=${state.occupation}
-        onChange=${(occupation) => set({ occupation })} options=${[["", unsaid], ...Object.entries(known.occupations)]} />
-    </details>`;
+      <p class="small" data-testid="profile">${profile.error ?? (profile.content && profileText(profile.content))}</p>`
+      : html`<${Choice} id="history" label=${`What you ${known.verb}, oldest first`} search=${search} options=${[]}
+          placeholder="type a name" onChange=${(values) => set({ history: values.map(JSON.parse) })} />`}
+    ${facts.length > 0 && html`<details class="mb-3" open=${wide}><summary>The user</summary>
+      ${facts.map((column) => html`<${Fact} key=${`${state.kind}-${column.name}`} column=${column} unsaid=${unsaid}
+        value=${state.facts[column.name] ?? ""}
+        onChange=${(value) => set({ facts: { ...state.facts, [column.name]: value } })} />`)}</details>`}`;
 }
 
-function Page({ known }) {
-  const [state, setState] = useState({ kind: known.users ? "user" : "own", user: known.some_users[0],
-    history: [], gender: "", age: "", occupation: "", genres: [], year: "", at: "", compare: false });
+function Page() {
+  const [state, setState] = useState({ kind: known.users ? "user" : "own", user: known.some_users[0] ?? "",
+    history: [], facts: {}, where: {}, at: "", compare: false });
   const [open, setOpen] = useState(null);
   const set = (changes) => setState((old) => ({ ...old, ...changes }));
   const person = useMemo(() => {
     const some = state.kind === "user" ? { user_id: state.user } : { history: state.history };
-    if (state.gender) some.gender = state.gender;
-    if (state.age) some.age = Number(state.age);
-    if (state.occupation) some.occupation = Number(state.occupation);
+    const facts = Object.entries(state.facts).filter(([, value]) => value !== "");
+    if (facts.length) some.columns = Object.fromEntries(facts);
     if (state.at) some.at = Math.floor(Date.parse(`${state.at}Z`) / 1000);
     return some;
   }, [state]);
-  const asked = state.kind === "user" ? state.user !== null : state.history.length > 0 || known.serves_empty_histories;
-  const among = { ...person, genres: state.genres, ...(state.year && { year_from: Number(state.year) }) };
+  const asked = state.kind === "user" ? state.user !== "" : state.history.length > 0 || known.serves_empty_histories;
+  const among = { ...person, where: Object.values(state.where).filter(Boolean) };
   const wish = asked && { ...among, k: 10 };
   const columns = ["main", ...(state.compare ? known.models.filter((name) => name !== "main").sort().reverse() : [])];
   return html`
@@ -229,14 +271,11 @@ function Page({ known }) {
     </div></nav>
     <main class="container-fluid"><div class="row">
       <form class="col-12 col-lg-3 mb-3" onSubmit=${(event) => event.preventDefault()}>
-        <${Person} known=${known} state=${state} set=${set} />
-        <details class="mb-3" open=${wide}><summary>The films</summary>
-          <${Choice} id="genres" label="With any of these genres" placeholder="any genre"
-            options=${known.genres.map((genre) => ({ value: genre, text: genre }))}
-            onChange=${(genres) => set({ genres })} />
-          <label class="form-label" for="year">From the year ${state.year || "(any)"}</label>
-          <input id="year" type="range" class="form-range" min="1919" max="2000" value=${state.year || 1919}
-            onChange=${({ target }) => set({ year: target.value === "1919" ? "" : target.value })} />
+        <${Person} state=${state} set=${set} />
+        <details class="mb-3" open=${wide}><summary>The ${known.nouns}</summary>
+          ${known.item_columns.map((column) => html`<${Filter} key=${column.name} column=${column}
+            value=${state.where[column.name] ?? ""}
+            onChange=${(condition) => set({ where: { ...state.where, [column.name]: condition } })} />`)}
           <label class="form-label" for="at">Asked at (UTC)</label>
           <input id="at" type="datetime-local" class="form-control form-control-sm" value=${state.at}
             disabled=${!known.knows_request_time} onChange=${(event) => set({ at: event.target.value })} />
@@ -245,17 +284,18 @@ function Page({ known }) {
         ${known.models.length > 1 && html`<div class="form-check form-switch">
           <input id="compare" class="form-check-input" type="checkbox" role="switch" checked=${state.compare}
             onChange=${(event) => set({ compare: event.target.checked })} />
-          <label class="form-check-label" for="compare">Side by side with vanilla BERT4Rec and popularity</label></div>`}
+          <label class="form-check-label" for="compare">Side by side with ${known.models.filter((name) =>
+            name !== "main").map((name) => MODELS[name]).join(" and ")}</label></div>`}
       </form>
       <div class="col-12 col-lg-9">
         ${asked ? html`<div class=${`row row-cols-1 ${columns.length > 1 ? "row-cols-xl-3 beside" : ""} g-3`}>
             ${columns.map((name) => html`<${Column} key=${name} name=${name} wish=${wish} among=${among}
               titled=${columns.length > 1} onOpen=${setOpen} />`)}</div>`
-          : html`<p class="lead">${state.kind === "user" ? "Give a user." : "Name films that you have watched."}</p>`}
+          : html`<p class="lead">${state.kind === "user" ? "Give a user." : `Name ${known.nouns} that you ${known.verb}.`}</p>`}
       </div></div>
-      <footer class="small text-body-secondary my-3">${known.dataset}, ${known.films} films.
-        ${known.dataset === "synthetic" ? " These films do not exist." : ""} ${known.data_note}</footer></main>
-    ${open && html`<${Why} key=${open.movie_id} film=${open} among=${among} onClose=${() => setOpen(null)} />`}`;
+      <footer class="small text-body-secondary my-3">${known.dataset}, ${known.items} ${known.nouns}.
+        ${known.data_note}</footer></main>
+    ${open && html`<${Why} key=${open.id} item=${open} among=${among} onClose=${() => setOpen(null)} />`}`;
 }
 
 function turnLights() {
@@ -264,5 +304,5 @@ function turnLights() {
 }
 
 if (matchMedia("(prefers-color-scheme: dark)").matches) turnLights();
-ask("/health").then((known) => render(html`<${Page} known=${known} />`, document.getElementById("page")),
+ask("/health").then((content) => { known = content; render(html`<${Page} />`, document.getElementById("page")); },
   (error) => { document.getElementById("page").textContent = `The service does not answer: ${error.message}`; });

@@ -1,0 +1,140 @@
+"""What the engine answers, as dataclasses; `to_json` where an answer leaves the program."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Id = int | str
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of the catalogue. note: what must be said of one that training never saw."""
+
+    id: Id
+    name: str
+    columns: dict[str, Any]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Recommendation(Item):
+    """A recommended item. values: expected numbers, or likeliest values, of interaction columns."""
+
+    rank: int = 0
+    score: float = 0.0
+    values: dict[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contribution(Item):
+    """What one item of the history contributes to a log-probability, and in full by how many ranks the
+    recommended item falls without it."""
+
+    effect: float = 0.0
+    places: int | None = None
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What a sentence names: an item of the history, or a family of features by its label."""
+
+    of: Literal["history", "features"]
+    name: str
+    effect: float
+
+
+@dataclass(frozen=True)
+class Flip:
+    """The rank of an item were the user's column another value."""
+
+    column: str
+    value: str
+    title: str
+    rank: int
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """What would have to be otherwise.
+
+    without: items of the history without which an item is not among the first k, none of them if it is
+    not there anyway; None if it stays without any. as_another: its rank for other values of user columns.
+    """
+
+    without: tuple[Item, ...] | None
+    as_another: tuple[Flip, ...]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What a family of features contributes, and in full by how many ranks an item falls without it."""
+
+    name: str
+    label: str
+    effect: float
+    places: int | None = None
+
+
+@dataclass(frozen=True)
+class Explanation(Item):
+    """What speaks for an item, and against it; in full also its rank and what would have to be otherwise."""
+
+    log_probability: float = 0.0
+    sentence: str = ""
+    reasons: tuple[Reason, ...] = ()
+    history: tuple[Contribution, ...] = ()
+    features: tuple[Feature, ...] = ()
+    rank: int | None = None
+    what_if: WhatIf | None = None
+
+
+@dataclass(frozen=True)
+class Affinity:
+    """A value of an item column in a history: its share with a 95 % interval (Wilson), and how many times
+    that is its share of the catalogue."""
+
+    value: str
+    share: float
+    low: float
+    high: float
+    lift: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the data say of a user, and what the model expects next.
+
+    columns: of the user. affinities: item column -> its values, the largest share first. numbers: column
+    -> median and quartiles over the history. means: numeric interaction column -> mean. expected: item
+    column -> value -> share in what comes next.
+    """
+
+    user_id: Id | None
+    columns: dict[str, Any]
+    interactions: int
+    affinities: dict[str, tuple[Affinity, ...]] = field(default_factory=dict)
+    numbers: dict[str, dict[str, float]] = field(default_factory=dict)
+    means: dict[str, float] = field(default_factory=dict)
+    activity: dict[str, Any] = field(default_factory=dict)
+    expected: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def to_json(answer: Any) -> Any:
+    """Dictionaries and lists; what is None or an empty note is left out."""
+    if dataclasses.is_dataclass(answer):
+        content = {}
+        for entry in dataclasses.fields(answer):
+            value = getattr(answer, entry.name)
+            optional = entry.default is None or entry.name == "note"
+            if not (optional and not value and value != 0):
+                content[entry.name] = to_json(value)
+        return content
+    if isinstance(answer, dict):
+        return {name: to_json(value) for name, value in answer.items()}
+    if isinstance(answer, list | tuple):
+        return [to_json(part) for part in answer]
+    return answer

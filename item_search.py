@@ -1,0 +1,151 @@
+"""Items by what a person types: ids, names, and conditions on columns."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dataset import UNKNOWN, Field, Table
+from schema import Schema
+from support.errors import UserError
+
+# 'Matrix, The (1999)'
+ARTICLE_LAST = re.compile(
+    r"([^()]+), (the|an?|l[ea]s?|l'|une?|el|los|il|die|der|das)(?= *[()]|$)")
+ARTICLE = re.compile(r"^(the|an?) ")
+
+
+def find_items(items: Table, schema: Schema, text: str) -> list[Any]:
+    """Ids of a list given as ids with commas, or as names with semicolons.
+
+    Raises `UserError` for a name that no item or more than one item answers to.
+    """
+    parts = [part.strip() for part in text.split(";") if part.strip()]
+    if len(parts) == 1 and "," in text:
+        # Commas separate ids, and names too unless the whole is one: 'Piano, The'.
+        pieces = [part.strip() for part in text.split(",") if part.strip()]
+        if all(_is_id(items, piece) for piece in pieces) or not _matches(items, parts[0]):
+            parts = pieces
+    return [_id_of(items, schema, part) for part in parts]
+
+
+def _is_id(items: Table, text: str) -> bool:
+    if items.numeric:
+        return bool(re.fullmatch(r"-?\d+", text))
+    return items.index([text])[0] != UNKNOWN
+
+
+def _id_of(items: Table, schema: Schema, text: str) -> Any:
+    if _is_id(items, text):
+        return items.parse_id(text)
+    found = _matches(items, text)
+    if len(found) == 1:
+        return items.id(found[0])
+    names = items.names
+    if found:
+        listed = ", ".join(repr(names[row]) for row in found[:4])
+        more = ", ..." if len(found) > 4 else ""
+        raise UserError(f"{text!r} fits {len(found)} {schema.nouns} ({listed}{more}); give the whole "
+                        f"name, or the id")
+    plain = [folded(name) for name in names]
+    near = difflib.get_close_matches(folded(text), plain, n=1, cutoff=0.4)
+    hint = f"did you mean {names[plain.index(near[0])]!r}?" if near else "give an id or a name"
+    raise UserError(f"no {schema.noun} in the catalogue is called {text!r}; {hint}")
+
+
+def known_rows(items: Table, schema: Schema, ids: Sequence[Any], what: str) -> np.ndarray:
+    """Rows of ids. Raises `UserError`, naming `what`, for an id that is not in the catalogue."""
+    if isinstance(ids, str):
+        raise UserError(f"{what}: expected a list of ids, not the text {ids!r}")
+    ids = list(ids)
+    rows = items.index(ids)
+    if (rows == UNKNOWN).any():
+        unknown = ids[int(np.argmax(rows == UNKNOWN))]
+        raise UserError(f"{what}: {schema.noun} {unknown!r} is not in this model's catalogue of "
+                        f"{len(items.ids)} {schema.nouns}")
+    return rows
+
+
+def rows_where(items: Table, conditions: Sequence[str]) -> np.ndarray:
+    """(R,) True at the items that meet all conditions: 'genres=Comedy,Drama' (any of these), 'year>=1980'.
+
+    Raises `UserError` for what is no condition, an unknown column or value.
+    """
+    found = np.arange(len(items)) >= items.first
+    for condition in conditions:
+        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|=|>|<)\s*(.+?)\s*", condition)
+        if match is None:
+            raise UserError(f"--where {condition!r}: write column=value or column>=number")
+        name, sign, value = match.groups()
+        if name not in items.fields or items.fields[name].column.kind == "vector":
+            near = difflib.get_close_matches(name, items.fields, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"--where {condition!r}: {name!r} is none of the columns "
+                            f"{', '.join(items.fields) or '(there are none)'}{hint}")
+        found &= _meets(items.fields[name], items.data[name], sign, value)
+    return found
+
+
+def _meets(entry: Field, values: np.ndarray, sign: str, wanted: str) -> np.ndarray:
+    kind = entry.column.kind
+    if kind == "text":
+        return np.array([wanted.casefold() in str(text).casefold() for text in values])
+    if kind in ("category", "tags") and sign == "=":
+        codes = [_code(entry, part.strip()) for part in wanted.split(",")]
+        return np.isin(values.reshape(len(values), -1), codes).any(1)
+    if kind == "category" and entry.numbers is not None:
+        values = np.append(np.nan, entry.numbers)[values]
+    elif kind != "number":
+        raise UserError(f"--where: {entry.name} has no order; write {entry.name}=value")
+    try:
+        limit = float(wanted)
+    except ValueError:
+        raise UserError(f"--where: {wanted!r} is not a number") from None
+    compare = {">=": np.greater_equal, "<=": np.less_equal, ">": np.greater, "<": np.less,
+               "=": np.equal}[sign]
+    return compare(values, limit)
+
+
+def _code(entry: Field, value: str) -> int:
+    folded_values = [title.casefold() for title in (*entry.values, *entry.titles)]
+    if value.casefold() in folded_values:
+        return folded_values.index(value.casefold()) % len(entry.values) + 1
+    near = difflib.get_close_matches(value, entry.values, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"--where {entry.name}: {value!r} is none of "
+                    f"{', '.join(entry.values[:40])}{hint}")
+
+
+def folded(name: str) -> str:
+    """A name as it is compared: small letters without accents and punctuation, an article at its end put
+    first."""
+    signs = unicodedata.normalize("NFKD", str(name).lower())
+    letters = "".join(sign for sign in signs if not unicodedata.combining(sign))
+    plain = ARTICLE_LAST.sub(r"\2 \1", letters)
+    return " ".join(re.findall(r"\w+", re.sub("['’.*]", "", plain)))
+
+
+def _matches(items: Table, name: str) -> list[int]:
+    """Rows of the items with this name: exactly, else without the year, then without what stands in
+    parentheses and the article, else holding its words, else its letters."""
+    wanted = folded(name)
+    rules: list[Callable[[str], bool]] = [
+        lambda other: folded(other) == wanted,
+        lambda other: folded(re.sub(r" *\(\d{4}\)$", "", other)) == wanted,
+        lambda other: _bare(other.partition(" (")[0]) == ARTICLE.sub("", wanted),
+        lambda other: f" {wanted} " in f" {folded(other)} ",
+        lambda other: wanted in folded(other)]
+    for rule in rules if wanted else ():
+        found = [row for row in items.rows.tolist() if rule(items.names[row])]
+        if found:
+            return found
+    return []
+
+
+def _bare(name: str) -> str:
+    return ARTICLE.sub("", folded(name))
