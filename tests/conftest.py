@@ -1,8 +1,7 @@
-"""Data for the tests: a tiny synthetic world, the same as ML-1M files, and the real files where they are."""
+"""Data for the tests: a tiny synthetic world, data of other shapes, and the real files where they are."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import os
@@ -18,23 +17,27 @@ import pandas as pd
 import pytest
 import torch
 
-import readers
-from data_processor import SequenceData, load, process
-from readers.interactions import Interactions
+from data_processor import load, process
+from dataset import Dataset
+from readers import synthetic
+from readers.raw import File, RawData, assemble
 from readers.synthetic import generate
+from schema import read_schema, schema_of
 from settings import DataSettings, ModelSettings, Settings
 from support.errors import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT / "ml-1m"
-SASREC = ROOT.parent / "shared" / "data" / "ml-1m-sasrec"
+SHARED = ROOT.parent / "shared" / "data"
+SASREC = SHARED / "ml-1m-sasrec"
 
 os.environ.setdefault("WANDB_MODE", "offline")
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # as many threads as cores, in all
     own = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(own))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-for name in ("torch", "torch.__trace"):  # an export traces each step for whoever listens, pytest too: it takes minutes
+# An export traces each step for whoever listens, pytest too: it takes minutes.
+for name in ("torch", "torch.__trace"):
     logging.getLogger(name).propagate = False
 
 
@@ -44,83 +47,141 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.skip(
-                reason=f"{item.name}: ml-1m/ratings.dat is absent; see ml-1m/README.md"))
+            reason = f"{item.name}: ml-1m/ratings.dat is absent; see ml-1m/README.md"
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def synthetic_made_once() -> Iterator[None]:
-    """The synthetic data take a second to make and are always the same; each reader has tables of its own."""
-    once = functools.cache(generate)
-
-    def copied() -> Interactions:
-        return dataclasses.replace(once(), **{name: getattr(once(), name).copy()
-                                              for name in ("ratings", "movies", "users", "occupations")})
-
+    """The synthetic data take a second to make and are always the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "generate", copied)
+        patch.setattr(synthetic, "generate", functools.cache(generate))
         yield
 
 
 @pytest.fixture(scope="session")
-def real_data() -> SequenceData:
+def real_data() -> Dataset:
     """MovieLens 1M, all 3,706 rated films."""
     return load(DataSettings(data_dir=str(REAL)))
 
 
-@pytest.fixture(scope="session")
-def tiny() -> Interactions:
+@functools.cache
+def films() -> dict[str, File]:
     """60 people, 80 films."""
     return generate(seed=3, people=60, films=80)
 
 
 @pytest.fixture(scope="session")
-def data(tiny: Interactions) -> SequenceData:
+def tiny() -> RawData:
+    """The tiny world of films."""
+    return assemble(read_schema(ROOT / "datasets" / "synthetic.yaml"), films())
+
+
+def without_times() -> RawData:
+    """Users and items, and nothing else: no times, no columns, no tables."""
+    frame = films()["interactions"].frame[["user_id", "movie_id"]]
+    schema = {"name": "ids", "noun": "thing", "verb": "had",
+              "interactions": {"user": "user_id", "item": "movie_id"}}
+    return assemble(schema_of(schema, Path("ids.yaml"), {}), {"interactions": File(frame, "ids")})
+
+
+SHOP = {
+    "name": "shop", "noun": "article", "verb": "bought", "repeats": True,
+    "interactions": {"user": "customer", "item": "sku", "time": "day",
+                     "columns": {"amount": "number", "channel": {"kind": "category", "predict": True}}},
+    "items": {"id": "sku", "name": "label",
+              "columns": {"price": "number", "picture": "vector", "label": "text",
+                          "shelf": {"kind": "tags", "predict": True, "separator": ";"}}},
+    "users": {"id": "customer", "columns": {"club": {"kind": "tags", "separator": ";"},
+                                            "income": "number", "taste": "vector"}},
+}
+
+
+def shop(seed: int = 0, customers: int = 40, articles: int = 30) -> RawData:
+    """Text ids, repeats, every kind of column in every table, and gaps in all of them."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for customer in range(customers):
+        day = int(draw.integers(1_000_000, 2_000_000))
+        for _ in range(int(draw.integers(4, 20))):
+            day += int(draw.integers(0, 3)) * 86_400
+            article = int(draw.integers(articles) * draw.random())
+            amount = draw.choice(["", "1", "2.5"])
+            rows.append((f"c {customer}", f"sku-{article}", day, amount, draw.choice(["", "web", "till"])))
+    fields = ["customer", "sku", "day", "amount", "channel"]
+    vector = ["[0.1, 0.2, 0.3]", "[1, 0, -1]", None]
+    items = pd.DataFrame({
+        "sku": [f"sku-{number}" for number in range(articles)],
+        "label": [f"Article {number}" for number in range(articles)],
+        "price": [np.nan if number % 4 == 0 else number / 2 for number in range(articles)],
+        "picture": [vector[number % 3] for number in range(articles)],
+        "shelf": ["" if number % 5 == 0 else f"food;row {number % 3}" for number in range(articles)]})
+    users = pd.DataFrame({
+        "customer": [f"c {number}" for number in range(customers)],
+        "club": ["gold;new" if number % 3 else "" for number in range(customers)],
+        "income": [np.nan if number % 2 else float(number) for number in range(customers)],
+        "taste": [vector[number % 3] for number in range(customers)]})
+    frames = {"interactions": pd.DataFrame(rows, columns=fields), "items": items, "users": users}
+    files = {name: File(frame, f"shop {name}") for name, frame in frames.items()}
+    return assemble(schema_of(SHOP, Path("shop.yaml"), {}), files)
+
+
+@pytest.fixture(scope="session")
+def data(tiny: RawData) -> Dataset:
     """The tiny world, processed."""
     return process(tiny, DataSettings(dataset="synthetic"))
 
 
-def write_ml_1m(folder: Path, ratings: pd.DataFrame, movies: pd.DataFrame, users: pd.DataFrame) -> Path:
-    """Write tables as the three files of ML-1M."""
+@functools.cache
+def other_data(name: str) -> Dataset:
+    """Data of another shape: 'ids' or 'shop'."""
+    return process({"ids": without_times, "shop": shop}[name](), DataSettings(dataset=name))
+
+
+def write_ml_1m(folder: Path, files: dict[str, File]) -> Path:
+    """Write the tiny world as the three files of ML-1M."""
     folder.mkdir()
-    for name, table in (("ratings", ratings[["user_id", "movie_id", "rating", "timestamp"]]),
-                        ("movies", movies[["movie_id", "title", "genres"]]), ("users", users.assign(zip_code="0"))):
+    ratings, movies, users = (files[name].frame for name in ("interactions", "items", "users"))
+    tables = {"ratings": ratings[["user_id", "movie_id", "rating", "timestamp"]],
+              "movies": movies[["movie_id", "title", "genres"]], "users": users.assign(zip_code="0")}
+    for name, table in tables.items():
         text = "".join("::".join(map(str, row)) + "\n" for row in table.itertuples(index=False))
         (folder / f"{name}.dat").write_text(text, encoding="latin-1")
     return folder
 
 
 @pytest.fixture()
-def ml_1m_folder(tiny: Interactions, tmp_path: Path) -> Path:
+def ml_1m_folder(tmp_path: Path) -> Path:
     """The tiny world written as the three files of ML-1M."""
-    return write_ml_1m(tmp_path / "data", tiny.ratings, tiny.movies, tiny.users)
+    return write_ml_1m(tmp_path / "data", films())
 
 
-def span(data: SequenceData, person: int, until: str) -> tuple[int, int]:
-    """Under leave-one-out: where a person's history starts and where it ends, before the target, in the flat arrays."""
-    return int(data.offsets[person]), int(data.split.requests[until].ends[person])
+def span(data: Dataset, user: int, until: str) -> tuple[int, int]:
+    """Under leave-one-out: where the history of a user row (from 1) starts and where it ends."""
+    requests = data.split.requests[until]
+    return int(data.offsets[user]), int(requests.ends[list(requests.users).index(user)])
 
 
-TINY_MODEL = dict(hidden_size=16, num_heads=2, num_layers=2, seq_length=12, dropout=0.0, genre_size=8, year_size=8)
+TINY_MODEL = dict(hidden_size=16, num_heads=2, num_layers=2, seq_length=12, dropout=0.0)
 
 VARIANTS = {
     "vanilla": ModelSettings(model="vanilla", **TINY_MODEL),
-    "vanilla-causal-segments": ModelSettings(model="vanilla", attention_type="causal", segment_embeddings=True,
-                                             similarity="cosine", **TINY_MODEL),
+    "vanilla-causal-segments": ModelSettings(model="vanilla", attention_type="causal",
+                                             segment_embeddings=True, **TINY_MODEL),
     "enhanced": ModelSettings(**TINY_MODEL),
-    "enhanced-known-time": ModelSettings(query_time="known", weekday_hour=True, positions="sinusoidal",
-                                         start_token=True, **TINY_MODEL),
-    "enhanced-cloze-only": ModelSettings(next_item_head=False, rating_head=False, preference_head=False,
-                                         user_context="mean", similarity="cosine", **TINY_MODEL),
-    "enhanced-steered": ModelSettings(fusion="query_key", user_context="prefix", time_bias=True,
-                                      title_encoder="ngrams", **TINY_MODEL),
-    "enhanced-rgcn": ModelSettings(graph_encoder="rgcn", fusion="gate", user_context="adaptive_norm", **TINY_MODEL),
-    "enhanced-lightgcn": ModelSettings(graph_encoder="lightgcn", fusion="cross_attention", id_start="svd",
-                                       relative_time=False, time_bias=True, **TINY_MODEL),
-    "enhanced-concat": ModelSettings(title_encoder="ngrams", fusion="concat", user_context="prefix",
-                                     start_token=True, weekday_hour=True, similarity="cosine", **TINY_MODEL),
+    "enhanced-known-time": ModelSettings(query_time="known", positions="sinusoidal", start_token=True,
+                                         **TINY_MODEL),
+    "enhanced-cloze-only": ModelSettings(next_item_weight=0.0, value_weight=0.0, preference_weight=0.0,
+                                         **TINY_MODEL),
+    "enhanced-graph": ModelSettings(graph=True, text_encoder="ngrams", **TINY_MODEL),
+    "enhanced-ids-only": ModelSettings(item_features="none", interaction_features="none",
+                                       user_features="none", user_ids=False, time_features="none",
+                                       relative_time=False, start_token=True, **TINY_MODEL),
 }
-ALL_TASKS = frozenset({"masked_item", "next_item", "rating", "preference"})
+# Each kind of model on films, and the enhanced one on data of other shapes.
+CASES = [("films", name) for name in VARIANTS]
+CASES += [("shop", "enhanced"), ("shop", "enhanced-graph"), ("shop", "enhanced-cloze-only"),
+          ("ids", "enhanced"), ("ids", "vanilla")]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -129,7 +190,15 @@ def variant(request: pytest.FixtureRequest) -> ModelSettings:
     return VARIANTS[request.param]
 
 
-def fresh_model(data: SequenceData, settings: ModelSettings, seed: int = 0, spread: float = 0.3) -> torch.nn.Module:
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
+def case(request: pytest.FixtureRequest, data: Dataset) -> tuple[Dataset, ModelSettings]:
+    """Each kind of model and of data in turn."""
+    shape, name = request.param
+    return data if shape == "films" else other_data(shape), VARIANTS[name]
+
+
+def fresh_model(data: Dataset, settings: ModelSettings, seed: int = 0,
+                spread: float = 0.3) -> torch.nn.Module:
     """A model in evaluation mode whose weights are large enough for every input to matter."""
     from model_io import new_model
 
@@ -137,7 +206,7 @@ def fresh_model(data: SequenceData, settings: ModelSettings, seed: int = 0, spre
     model = new_model(data, settings).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" not in name or "follow" in name:  # what the person makes of a norm starts at nothing
+            if "norm" not in name:
                 parameter.normal_(0, spread)
     return model
 
@@ -145,27 +214,29 @@ def fresh_model(data: SequenceData, settings: ModelSettings, seed: int = 0, spre
 def tiny_settings(tmp_path: Path, model: ModelSettings, **changes: object) -> Settings:
     """Settings of a run of seconds."""
     values = dict(dataset="synthetic", max_epochs=2, batch_size=16, precision="fp32", device="cpu",
-                  checkpoint_dir=str(tmp_path / "checkpoints"), runs_dir=str(tmp_path / "runs"), bootstrap_samples=100)
+                  checkpoint_dir=str(tmp_path / "checkpoints"), runs_dir=str(tmp_path / "runs"))
     return Settings(model=model).replace(**{**values, **changes})
 
 
-SERVED = ["--preset", "quick", "--hidden_size", "16", "--seq_length", "20", "--max_steps", "6", "--learning_rate",
-          "0.01", "--bootstrap_samples", "100", "--precision", "fp32", "--device", "cpu", "--start_token"]
+SERVED = ["--preset", "quick", "--hidden_size", "16", "--seq_length", "20", "--max_steps", "6",
+          "--learning_rate", "0.01", "--precision", "fp32", "--device", "cpu", "--start_token"]
 
 
 @pytest.fixture(scope="session")
-def service_files(tiny: Interactions, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny world as files (data), a model that serves empty histories (main), one that is told the time of the
-    request (timed), a vanilla one of fewer films."""
+def service_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny world as files (data), a model that serves empty histories (main), one that is told the
+    time of the request (timed), a vanilla one of fewer films."""
     import trainer
 
     place = tmp_path_factory.mktemp("service")
-    data = write_ml_1m(place / "data", tiny.ratings, tiny.movies, tiny.users)
-    for name, flags in (("main", []), ("timed", ["--query_time", "known"]),
-                        ("vanilla", ["--model", "vanilla", "--min_item_count", "22"])):
+    data = write_ml_1m(place / "data", films())
+    runs = {"main": [], "timed": ["--query_time", "known"],
+            "vanilla": ["--model", "vanilla", "--min_item_count", "22"]}
+    for name, flags in runs.items():
         kept = [flag for flag in SERVED if name != "vanilla" or flag != "--start_token"]
-        assert run_command(trainer.main, [*kept, "--data_dir", str(data), "--checkpoint_dir", str(place / name),
-                                          "--runs_dir", str(place), *flags]) == 0
+        folders = ["--data_dir", str(data), "--checkpoint_dir", str(place / name),
+                   "--runs_dir", str(place)]
+        assert run_command(trainer.main, [*kept, *folders, *flags]) == 0
     return place
 
 
@@ -176,9 +247,11 @@ def start_service(files: Path, *flags: str) -> tuple[subprocess.Popen[str], str]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", "serving", "--model_path", str(files / "main" / "best"),
-                                "--vanilla_path", str(files / "vanilla" / "best"), "--data_dir", str(files / "data"),
-                                "--port", str(port), *flags], cwd=ROOT, text=True)
+    models = ["--model_path", str(files / "main" / "best"),
+              "--vanilla_path", str(files / "vanilla" / "best")]
+    command = [sys.executable, "-m", "serving", *models, "--data_dir", str(files / "data"),
+               "--port", str(port), *flags]
+    process = subprocess.Popen(command, cwd=ROOT, text=True)
     url, until = f"http://127.0.0.1:{port}", time.monotonic() + 90
     while time.monotonic() < until and process.poll() is None:
         try:

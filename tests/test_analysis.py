@@ -11,7 +11,7 @@ from sklearn.calibration import calibration_curve
 
 import model_io
 from batches import history_batch, history_of
-from data_processor import FIRST_ITEM
+from data_processor import ITEM_ROWS
 from evaluation import analyse
 from evaluation.calibration import rating_reliability
 from evaluation.lists import coverage, list_quality, top_lists
@@ -38,7 +38,7 @@ def test_top_lists_are_the_best_unseen_films(data):
 
 
 def test_list_quality_by_hand(data):
-    lists = np.stack([rng(person).permutation(np.arange(FIRST_ITEM, data.catalogue.num_rows))[:4]
+    lists = np.stack([rng(person).permutation(np.arange(ITEM_ROWS, data.catalogue.num_rows))[:4]
                       for person in range(data.num_users)])
     quality, train = list_quality(lists, data, "test"), data.items[data.training_rows()]
     genres = [set(np.flatnonzero(row)) for row in data.catalogue.genres]
@@ -61,9 +61,9 @@ def test_list_quality_by_hand(data):
 
 
 def test_gini_of_exposure_at_its_ends(data):
-    films = np.arange(FIRST_ITEM, data.catalogue.num_rows)
+    films = np.arange(ITEM_ROWS, data.catalogue.num_rows)
     assert coverage(films[:, None], data)["Gini of exposure"] == pytest.approx(0.0)
-    assert coverage(np.full((50, 1), FIRST_ITEM), data)["Gini of exposure"] == pytest.approx(1 - 1 / len(films))
+    assert coverage(np.full((50, 1), ITEM_ROWS), data)["Gini of exposure"] == pytest.approx(1 - 1 / len(films))
 
 
 def test_slices_part_the_requests(data):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from evaluation.audit import audit_split, suspicious, swap_test, swapped, training_test
 
 import batches
 from baselines.popularity import Popularity
-from data_processor import FIRST_ITEM, process
+from data_processor import ITEM_ROWS, process
 from evaluation import audit, protocols
-from evaluation.audit import audit_split, suspicious, swap_test, swapped, training_test
 from settings import DataSettings, Settings
 from support.errors import run_command
 from tests.conftest import VARIANTS, fresh_model, tiny_settings
@@ -46,7 +46,7 @@ def test_swapping_changes_what_it_says(data):
     rows = data.split.requests["test"].ends
     other = swapped(data, rows)
     changed = np.flatnonzero((other.items != data.items) | (other.timestamps != data.timestamps))
-    assert (changed == rows).all() and other.items.min() >= FIRST_ITEM
+    assert (changed == rows).all() and other.items.min() >= ITEM_ROWS
     assert (swapped(data, rows, times=False).timestamps == data.timestamps).all()
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from baselines.neighbours import GenreNeighbours, ItemToItem, ease, item_knn, markov_chain
 from baselines.popularity import DAY, GroupPopularity, Popularity, RecentPopularity
 from batches import History, history_batch, history_of
-from data_processor import FIRST_ITEM
+from data_processor import ITEM_ROWS
 from evaluation.protocols import target_ranks
 from settings import EvalSettings
 from tests.conftest import span
@@ -33,7 +33,7 @@ def test_item_knn_is_cosine_similarity(data, seen):
     everything = item_knn(data, neighbours=data.catalogue.num_rows, shrinkage=0.0)
     np.testing.assert_allclose(everything.matrix.numpy(), expected, atol=1e-6)
     nearest = item_knn(data, neighbours=3, shrinkage=0.0).matrix.numpy()
-    for film in range(FIRST_ITEM, data.catalogue.num_rows):
+    for film in range(ITEM_ROWS, data.catalogue.num_rows):
         kept = nearest[:, film] > 0
         assert expected[kept, film].min(initial=2.0) >= np.sort(expected[:, film])[-3] - 1e-6
     shrunk = item_knn(data, neighbours=data.catalogue.num_rows, shrinkage=10.0).matrix.numpy()
@@ -45,7 +45,7 @@ def test_item_knn_is_cosine_similarity(data, seen):
 def test_ease_solves_its_regressions(data, seen):
     """Column by column: ridge regression of a film on all others."""
     matrix = ease(data, regularisation=7.0).matrix.numpy()
-    for film in (FIRST_ITEM, FIRST_ITEM + 5, data.catalogue.num_rows - 1):
+    for film in (ITEM_ROWS, ITEM_ROWS + 5, data.catalogue.num_rows - 1):
         others = np.delete(np.arange(seen.shape[1]), film)
         x, y = seen[:, others], seen[:, film]
         expected = np.linalg.solve(x.T @ x + 7.0 * np.eye(len(others)), x.T @ y)
@@ -75,10 +75,10 @@ def test_scores_weigh_films_by_their_age(data):
     for row, history in zip(scores, histories, strict=True):
         newest = history.items[-12:][::-1]
         expected = sum(0.5**age * matrix[film] for age, film in enumerate(newest))
-        np.testing.assert_allclose(row[FIRST_ITEM:], expected[FIRST_ITEM:], rtol=1e-4)
-        assert (row[:FIRST_ITEM] == -torch.inf).all()
+        np.testing.assert_allclose(row[ITEM_ROWS:], expected[ITEM_ROWS:], rtol=1e-4)
+        assert (row[:ITEM_ROWS] == -torch.inf).all()
     newest = ItemToItem(matrix, decay=0.0).score(history_batch(histories, 12))
-    np.testing.assert_allclose(newest[0, FIRST_ITEM:], matrix[histories[0].items[-1], FIRST_ITEM:], rtol=1e-5)
+    np.testing.assert_allclose(newest[0, ITEM_ROWS:], matrix[histories[0].items[-1], ITEM_ROWS:], rtol=1e-5)
 
 
 def test_recent_popularity_counts_the_days_before(data):
@@ -88,9 +88,9 @@ def test_recent_popularity_counts_the_days_before(data):
     rows, now = data.training_rows(), history.timestamps[-1]
     inside = rows[(data.timestamps[rows] < now) & (data.timestamps[rows] >= now - 30 * DAY)]
     expected = np.bincount(data.items[inside], minlength=data.catalogue.num_rows)
-    assert (scores[FIRST_ITEM:].floor().numpy() == expected[FIRST_ITEM:]).all()
+    assert (scores[ITEM_ROWS:].floor().numpy() == expected[ITEM_ROWS:]).all()
     empty = RecentPopularity(data, days=0).score(history_batch([history], 12))[0]
-    assert (empty[FIRST_ITEM:].argsort() == Popularity(data).scores[FIRST_ITEM:].argsort()).all()
+    assert (empty[ITEM_ROWS:].argsort() == Popularity(data).scores[ITEM_ROWS:].argsort()).all()
 
 
 def test_baselines_rank_under_the_one_protocol(data):
@@ -108,15 +108,15 @@ def test_popularity_in_the_group_counts_people_alike(data, tiny):
     expected = np.bincount(frame["item"][frame["person"].isin(alike)], minlength=data.catalogue.num_rows)
     known, unknown = GroupPopularity(data).score(history_batch([
         history_of(data, 4), History(data.items[:2], demographics=(int(gender), 0, 0))], 12)).numpy()
-    assert (np.floor(known[FIRST_ITEM:]) == expected[FIRST_ITEM:]).all() and expected.sum()
-    everybody = Popularity(data).scores.numpy()[FIRST_ITEM:]
-    assert (np.argsort(-unknown[FIRST_ITEM:], kind="stable") == np.argsort(-everybody, kind="stable")).all()
+    assert (np.floor(known[ITEM_ROWS:]) == expected[ITEM_ROWS:]).all() and expected.sum()
+    everybody = Popularity(data).scores.numpy()[ITEM_ROWS:]
+    assert (np.argsort(-unknown[ITEM_ROWS:], kind="stable") == np.argsort(-everybody, kind="stable")).all()
 
 
 def test_genre_neighbours_are_mean_cosine_similarities(data):
     history = history_of(data, 3)
-    similar = cosine_similarity(data.catalogue.genres)[history.items[-12:]].mean(0)[FIRST_ITEM:]
+    similar = cosine_similarity(data.catalogue.genres)[history.items[-12:]].mean(0)[ITEM_ROWS:]
     found, nobody = GenreNeighbours(data).score(history_batch([history, History(np.zeros(0, dtype=int))], 12)).numpy()
-    np.testing.assert_allclose(found[FIRST_ITEM:], similar, atol=2e-6)
-    everybody = Popularity(data).scores.numpy()[FIRST_ITEM:]
-    assert (np.argsort(-nobody[FIRST_ITEM:], kind="stable") == np.argsort(-everybody, kind="stable")).all()
+    np.testing.assert_allclose(found[ITEM_ROWS:], similar, atol=2e-6)
+    everybody = Popularity(data).scores.numpy()[ITEM_ROWS:]
+    assert (np.argsort(-nobody[ITEM_ROWS:], kind="stable") == np.argsort(-everybody, kind="stable")).all()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data_processor import (
-    FIRST_ITEM,
+    ITEM_ROWS,
     PAD,
     UNKNOWN,
     calendar,
@@ -60,7 +60,7 @@ def test_ids_round_trip(data):
     assert (films.movie_id(films.item_index(films.movie_ids)) == films.movie_ids).all()
     assert films.item_index([10**9, -1, 0]).tolist() == [PAD] * 3
     assert films.user_index([10**9, 0, int(films.user_ids[4])]).tolist() == [UNKNOWN, UNKNOWN, 5]
-    assert data.items.min() >= FIRST_ITEM and data.items.max() < films.num_rows
+    assert data.items.min() >= ITEM_ROWS and data.items.max() < films.num_rows
 
 
 def test_features_follow_the_raw_tables(data, tiny):

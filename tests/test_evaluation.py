@@ -6,15 +6,15 @@ import ir_measures
 import numpy as np
 import pytest
 import torch
+from baselines.mean_ratings import mean_predictors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import AP, RR, R, Success, nDCG
 from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_error
 
-from baselines.mean_ratings import mean_predictors
 from baselines.popularity import Popularity
 from batches import history_batch, history_of
-from data_processor import FIRST_ITEM, from_sequences
+from data_processor import ITEM_ROWS, from_sequences
 from evaluation.metrics import CUTOFFS, bootstrap_interval, per_person, per_request, ranks
 from evaluation.protocols import CANDIDATES, draw_candidates, protocol_line, target_ranks
 from evaluation.report import summarise
@@ -37,7 +37,7 @@ def test_metrics_agree_with_ir_measures(data):
         seen = set(data.items[start:end].tolist())
         qrels.append(ir_measures.Qrel(str(user), str(data.items[end]), 1))
         run += [ir_measures.ScoredDoc(str(user), str(film), scores[film])
-                for film in range(FIRST_ITEM, data.catalogue.num_rows) if film not in seen]
+                for film in range(ITEM_ROWS, data.catalogue.num_rows) if film not in seen]
     wanted = {"HR@1": Success @ 1, "HR@5": Success @ 5, "HR@10": Success @ 10, "NDCG@5": nDCG @ 5,
               "NDCG@10": nDCG @ 10, "MRR": RR}
     theirs = {(row.measure, int(row.query_id)): row.value
@@ -101,7 +101,7 @@ def test_a_constant_scorer_gets_nothing(data):
     class Constant:
         def score(self, batch):
             scores = torch.zeros(len(batch.lengths), data.catalogue.num_rows)
-            scores[:, :FIRST_ITEM] = -torch.inf
+            scores[:, :ITEM_ROWS] = -torch.inf
             return scores
 
     rank = target_ranks(Constant(), data, "test", 12, PLAIN)[:, 0]
@@ -131,7 +131,7 @@ def test_filter_takes_the_whole_history_out(data):
     for user in range(0, data.num_users, 9):
         start, end = span(data, user, "test")
         seen, target = set(data.items[start:end].tolist()), int(data.items[end])
-        rivals = [film for film in range(FIRST_ITEM, data.catalogue.num_rows) if film not in seen and film != target]
+        rivals = [film for film in range(ITEM_ROWS, data.catalogue.num_rows) if film not in seen and film != target]
         assert rank[user, 0] == 1 + sum(popular.scores[film] >= popular.scores[target] for film in rivals)
 
 
@@ -167,7 +167,7 @@ def test_candidates_are_unseen_and_the_same_for_everybody(data, kind):
     drawn = draw_candidates(data, "test", evaluation)
     assert (drawn == draw_candidates(data, "test", evaluation)).all()
     assert (drawn != draw_candidates(data, "test", EvalSettings(candidates=kind, candidate_seed=1))).any()
-    assert drawn.shape == (data.num_users, CANDIDATES) and drawn.min() >= FIRST_ITEM
+    assert drawn.shape == (data.num_users, CANDIDATES) and drawn.min() >= ITEM_ROWS
     for person in range(data.num_users):
         start, end = span(data, person, "test")
         assert not set(drawn[person]) & set(data.items[start:end + 1])
@@ -200,8 +200,8 @@ def test_diverged_scores_are_an_error(data):
 
 def test_popularity_counts_training_interactions(data):
     scores = Popularity(data).scores
-    assert int(scores[FIRST_ITEM:].sum()) == len(data.training_rows())
-    assert (scores[:FIRST_ITEM] == -torch.inf).all()
+    assert int(scores[ITEM_ROWS:].sum()) == len(data.training_rows())
+    assert (scores[:ITEM_ROWS] == -torch.inf).all()
 
 
 def test_bootstrap_interval_covers_the_mean():

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import trainer
 from batches import History, history_batch, history_of
-from data_processor import FIRST_ITEM, MASK, load
+from data_processor import ITEM_ROWS, MASK, load
 from enhanced_model import FEATURE_FAMILIES
 from explanations import attribution, faithfulness, figures
 from explanations.attribution import (
@@ -39,8 +39,8 @@ from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, rng
 
 def question_of(data, settings, person=3, films=(0, 5), **options):
     model = fresh_model(data, settings)
-    allowed = torch.arange(data.catalogue.num_rows) >= FIRST_ITEM
-    return Question(model, history_of(data, person), np.array(films) + FIRST_ITEM, allowed, **options)
+    allowed = torch.arange(data.catalogue.num_rows) >= ITEM_ROWS
+    return Question(model, history_of(data, person), np.array(films) + ITEM_ROWS, allowed, **options)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -51,7 +51,7 @@ def test_every_method_answers_for_every_model(data, variant, method):
     assert question.length == room < len(question.history.items)
     found, again = (explain(question, method, seed=2) for _ in range(2))
     with torch.no_grad():
-        logits = question.model.score(history_batch([question.read], TINY_MODEL["seq_length"]))[0, FIRST_ITEM:]
+        logits = question.model.score(history_batch([question.read], TINY_MODEL["seq_length"]))[0, ITEM_ROWS:]
     np.testing.assert_allclose(found.score, logits.log_softmax(0)[[0, 5]].numpy(), rtol=1e-4, atol=1e-4)
     assert found.history.shape == (2, room) and set(found.families) == set(question.families)
     assert np.isfinite(found.history).all() and np.array_equal(found.history, again.history)
@@ -184,7 +184,7 @@ def test_attention_maps_are_what_the_blocks_use(data, variant):
 @pytest.mark.parametrize("absent", ["removed", "masked", "replaced"])
 def test_ways_to_leave_out(data, absent):
     """All of them agree on the whole, and each hides what is left out from the model."""
-    films = np.full(12, FIRST_ITEM + 7)
+    films = np.full(12, ITEM_ROWS + 7)
     question = question_of(data, ModelSettings(**TINY_MODEL), absent=absent, stand_ins=films)
     kept = np.ones((2, question.length), dtype=bool)
     kept[1, 4] = False

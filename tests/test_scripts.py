@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from film_search import find_films
 from scipy import stats
 
 import bert_multi
@@ -26,9 +27,8 @@ import trainer
 import training_loop
 from ablations import rows
 from batches import history_batch
-from data_processor import FIRST_ITEM, load
+from data_processor import ITEM_ROWS, load
 from evaluation.protocols import draw_candidates
-from film_search import find_films
 from inference import Query, RecommendationEngine, parse_time, typical_next_time
 from model_io import load_model
 from settings import EvalSettings
@@ -123,7 +123,7 @@ def test_sampled_candidates_are_kept_beside_the_ranks(files, tmp_path):
     kept = users[[name for name in users if name.startswith("candidate")]].to_numpy()
     data = load(load_model(tmp_path / "best")[1].data)
     drawn = draw_candidates(data, "test", EvalSettings(candidates="uniform_100"))
-    assert (kept == data.catalogue.movie_ids[drawn - FIRST_ITEM]).all() and kept.shape == (60, 100)
+    assert (kept == data.catalogue.movie_ids[drawn - ITEM_ROWS]).all() and kept.shape == (60, 100)
 
 
 def test_trainer_with_teachers(files, model, tmp_path, capsys):

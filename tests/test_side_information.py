@@ -14,17 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from item_encoders.fusion import FUSIONS
-from sklearn.feature_extraction.text import HashingVectorizer
-from torch import nn
-
-import training_loop
-from ablations import cold_films, cold_start, once
-from batches import History, TrainingBatches, history_batch, history_of
 from context import BUCKET, GAP_BUCKETS, TimeBias, TimeEncoder
-from data_processor import FIRST_ITEM, NO_TIME, process
 from item_encoders import graph, text
 from item_encoders.attributes import NEAREST
+from item_encoders.fusion import FUSIONS
 from item_encoders.graph import (
     CO_WATCH,
     FEWEST_IN_GROUP,
@@ -41,10 +34,17 @@ from item_encoders.graph import (
 )
 from item_encoders.ids import svd_directions
 from item_encoders.text import SIZE, text_vectors, texts
+from readers.interactions import AGE_GROUPS, GENRES
+from sklearn.feature_extraction.text import HashingVectorizer
+from torch import nn
+
+import training_loop
+from ablations import cold_films, cold_start, once
+from batches import History, TrainingBatches, history_batch, history_of
+from data_processor import ITEM_ROWS, NO_TIME, process
 from losses import linear_cross_entropy
 from model_io import load_model, new_model, save_model
 from readers import read_interactions
-from readers.interactions import AGE_GROUPS, GENRES
 from settings import ModelSettings, Settings, TrainSettings
 from support.errors import UserError, run_command
 from tests.conftest import ALL_TASKS, ROOT, TINY_MODEL, fresh_model, tiny_settings, write_ml_1m
@@ -139,7 +139,7 @@ def test_query_key_keeps_side_information_out_of_the_values(data):
     torch.testing.assert_close(model.score(one), elsewhere.score(one))
     assert not torch.allclose(model.score(batch), model.score(other))
     assert not torch.allclose(model.score(batch), elsewhere.score(batch))
-    torch.testing.assert_close(model.item_table()[FIRST_ITEM:], model.encoders["id"].table.weight)
+    torch.testing.assert_close(model.item_table()[ITEM_ROWS:], model.encoders["id"].table.weight)
     plain = fresh_model(data, ModelSettings(**TINY_MODEL))
     assert not torch.allclose(plain.score(one), plain.score(one_other))
 
@@ -228,10 +228,10 @@ def test_nothing_but_the_person_ranks_films(data, changes):
     together = model.score(history_batch([long, nobody, woman, man], 12))
     for row, history in enumerate((long, nobody, woman, man)):
         torch.testing.assert_close(model.score(history_batch([history], 12))[0], together[row], rtol=1e-4, atol=1e-4)
-    assert together[:, FIRST_ITEM:].isfinite().all()
+    assert together[:, ITEM_ROWS:].isfinite().all()
     assert not torch.allclose(together[2], together[3]) and not torch.allclose(together[1], together[2])
     later = model.score(history_batch([dataclasses.replace(nobody, request_time=int(data.timestamps[0]) + 10**7)], 12))
-    moved = bool(((later[0] - together[1])[FIRST_ITEM:].abs() > 1e-3).any())
+    moved = bool(((later[0] - together[1])[ITEM_ROWS:].abs() > 1e-3).any())
     assert moved == (changes.get("query_time") == "known")
 
 
@@ -242,12 +242,12 @@ def test_the_start_says_whether_earlier_interactions_are_lost(data, start):
     history = history_of(data, 0, int(data.offsets[0]) + 10)
     ends = [dataclasses.replace(history, whole=whole) for whole in (True, False)]
     model = fresh_model(data, settings)
-    first, lost = model.score(history_batch(ends, 12))[:, FIRST_ITEM:]
+    first, lost = model.score(history_batch(ends, 12))[:, ITEM_ROWS:]
     assert torch.allclose(first, lost) == (not start)
     if start:
         model.lost.data.zero_()
-        torch.testing.assert_close(model.score(history_batch(ends, 12))[:, FIRST_ITEM:], torch.stack([first, first]))
-    first, lost = new_model(data, settings).eval().score(history_batch(ends, 12))[:, FIRST_ITEM:]
+        torch.testing.assert_close(model.score(history_batch(ends, 12))[:, ITEM_ROWS:], torch.stack([first, first]))
+    first, lost = new_model(data, settings).eval().score(history_batch(ends, 12))[:, ITEM_ROWS:]
     torch.testing.assert_close(first, lost)
 
 
@@ -269,7 +269,7 @@ def test_the_start_learns_the_first_film_from_the_person_alone(data):
     logits = model.rank(states.flatten(0, 1)).unflatten(0, states.shape[:2])
     logits[:, 0] += torch.where(batch.whole[:, None], model.start_bias[:, 0], model.start_bias[:, 1])
     nobody = batch.replace(items=batch.items * 0, ratings=batch.ratings * 0, lengths=batch.lengths * 0)
-    torch.testing.assert_close(model.score(nobody)[:, FIRST_ITEM:], logits[:, 0, FIRST_ITEM:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.score(nobody)[:, ITEM_ROWS:], logits[:, 0, ITEM_ROWS:], rtol=1e-4, atol=1e-4)
     targets = torch.cat([batch.items[:, :1], batch.targets], dim=1)
     expected = nn.functional.cross_entropy(logits[targets != 0], targets[targets != 0])
     torch.testing.assert_close(model(batch, {"next_item"})["next_item"], expected, rtol=1e-4, atol=1e-4)
@@ -287,7 +287,7 @@ def test_svd_start_spans_what_numpys_svd_spans(data):
     rows = data.training_rows()
     people = data.people[rows]
     matrix = np.zeros((data.num_users, len(data.catalogue.movie_ids)))
-    matrix[people, data.items[rows] - FIRST_ITEM] = 1
+    matrix[people, data.items[rows] - ITEM_ROWS] = 1
     matrix /= np.sqrt(matrix.sum(0).clip(1))
     _, sizes, directions = np.linalg.svd(matrix)
     got = svd_directions(data, rows, 4)
@@ -300,7 +300,7 @@ def test_svd_start_keeps_unseen_films_random_and_the_spread_as_it_was(data):
     plain = new_model(data, ModelSettings(**TINY_MODEL)).encoders["id"].table.weight
     seed_everything(0)
     started = new_model(data, ModelSettings(id_start="svd", **TINY_MODEL)).encoders["id"].table.weight
-    unseen = ~np.isin(np.arange(len(plain)), data.items[data.training_rows()] - FIRST_ITEM)
+    unseen = ~np.isin(np.arange(len(plain)), data.items[data.training_rows()] - ITEM_ROWS)
     assert torch.equal(plain[unseen], started[unseen])
     assert not torch.isclose(plain[~unseen], started[~unseen]).all(1).any()
     assert abs(float((started.std() / plain.std()).detach()) - 1) < 0.1
@@ -321,16 +321,16 @@ def test_id_dropout_takes_whole_vectors_in_training_only(data):
 
 def test_a_title_is_read_with_year_and_genres_and_alone(data):
     wanted = texts(data.catalogue)
-    film = next(row for row, flags in enumerate(data.catalogue.genres[FIRST_ITEM:]) if flags.sum() == 2)
-    names = [GENRES[index] for index in np.flatnonzero(data.catalogue.genres[FIRST_ITEM + film])]
+    film = next(row for row, flags in enumerate(data.catalogue.genres[ITEM_ROWS:]) if flags.sum() == 2)
+    names = [GENRES[index] for index in np.flatnonzero(data.catalogue.genres[ITEM_ROWS + film])]
     assert wanted[film] == f"{data.catalogue.titles[film]}: {names[0]}, {names[1]}"
-    assert str(data.catalogue.years[FIRST_ITEM + film]) in wanted[film]
+    assert str(data.catalogue.years[ITEM_ROWS + film]) in wanted[film]
     vectors = text_vectors(wanted, "ngrams")
     assert vectors.shape == (len(wanted), SIZE)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
     np.testing.assert_array_equal(text_vectors([wanted[film]], "ngrams")[0], vectors[film])
     years = data.catalogue.years.copy()
-    years[FIRST_ITEM] = 2001
+    years[ITEM_ROWS] = 2001
     named = dataclasses.replace(data.catalogue, years=years, titles=("A New Film", *data.catalogue.titles[1:]))
     assert texts(named)[0].startswith("A New Film (2001): ") and texts(named)[1:] == wanted[1:]
     near, far = "Toy Story 2 (1999): Comedy", "Schindler's List (1993): Drama, War"
@@ -444,13 +444,13 @@ def test_no_edge_comes_from_what_is_held_out(data):
         start, end = int(data.offsets[user]), int(data.split.train_ends[user])
         for row in range(start + 1, end):
             if data.timestamps[row] - data.timestamps[row - 1] <= SESSION:
-                pair = (int(data.items[row - 1]) - FIRST_ITEM, int(data.items[row]) - FIRST_ITEM)
+                pair = (int(data.items[row - 1]) - ITEM_ROWS, int(data.items[row]) - ITEM_ROWS)
                 followed[pair] = followed.get(pair, 0) + 1
-        likes = {int(data.items[row]) - FIRST_ITEM for row in range(start, end) if data.ratings[row] >= LIKED}
+        likes = {int(data.items[row]) - ITEM_ROWS for row in range(start, end) if data.ratings[row] >= LIKED}
         for first in likes:
             for second in likes:
                 liked[first, second] = liked.get((first, second), 0) + 1
-    count = np.bincount(data.items[rows] - FIRST_ITEM, minlength=len(data.catalogue.movie_ids))
+    count = np.bincount(data.items[rows] - ITEM_ROWS, minlength=len(data.catalogue.movie_ids))
     total = 0
     for name, table in (("follows", {(b, a): n for (a, b), n in followed.items()}), ("followed_by", followed),
                         ("liked_with", liked)):
@@ -464,14 +464,14 @@ def test_no_edge_comes_from_what_is_held_out(data):
     stars: dict[tuple[int, int], list[int]] = {}
     for row in rows:
         gender, age = data.demographics[np.searchsorted(data.offsets, row, side="right") - 1, :2]
-        stars.setdefault((data.items[row] - FIRST_ITEM, (gender - 1) * len(AGE_GROUPS) + age - 1), []).append(
+        stars.setdefault((data.items[row] - ITEM_ROWS, (gender - 1) * len(AGE_GROUPS) + age - 1), []).append(
             data.ratings[row])
     expected = {place for place, given in stars.items() if len(given) >= FEWEST_IN_GROUP and np.mean(given) >= LIKED}
     assert expected and set(map(tuple, np.argwhere(liking_groups(data, rows)).tolist())) == expected
 
     ratings, items = data.ratings.copy(), data.items.copy()
     held_out = np.setdiff1d(np.arange(len(items)), rows)
-    items[held_out], ratings[held_out] = FIRST_ITEM + 1, 5
+    items[held_out], ratings[held_out] = ITEM_ROWS + 1, 5
     other = dataclasses.replace(data, items=items, ratings=ratings)
     for settings in (ModelSettings(graph_encoder=kind, id_start="svd", **TINY_MODEL) for kind in ("rgcn", "lightgcn")):
         seed_everything(0)
@@ -487,9 +487,9 @@ def test_attribute_edges_say_what_the_catalogue_says(data):
     edges, films = attribute_edges(data.catalogue), data.catalogue
     count = len(films.movie_ids)
     genres = {(int(film), int(node) - count) for node, film in edges["genre"].T}
-    assert genres == {(film, genre) for film, genre in np.argwhere(films.genres[FIRST_ITEM:]).tolist()}
+    assert genres == {(film, genre) for film, genre in np.argwhere(films.genres[ITEM_ROWS:]).tolist()}
     for node, film in edges["decade"].T:
-        assert (films.years[FIRST_ITEM + film] - 1890) // 10 == node - count - len(GENRES)
+        assert (films.years[ITEM_ROWS + film] - 1890) // 10 == node - count - len(GENRES)
     first, titles = count + int(OFFSETS[2]), [*films.titles[:-2], "Night of the Living Wolf (1968)", "Wolf (1994)"]
     node, film = attribute_edges(dataclasses.replace(films, titles=tuple(titles)))["word"]
     assert node.min() >= first and node.max() < first + WORDS
@@ -650,17 +650,17 @@ def test_a_larger_catalogue_changes_nothing_for_old_films(with_new_films, settin
     larger = model.for_catalogue(before.catalogue, after.catalogue)
     place = after.catalogue.item_index(before.catalogue.movie_ids)
     batch = request(before, 12)
-    moved = batch.replace(items=torch.cat([torch.arange(FIRST_ITEM), torch.from_numpy(place)])[batch.items])
+    moved = batch.replace(items=torch.cat([torch.arange(ITEM_ROWS), torch.from_numpy(place)])[batch.items])
     old, new = model.score(batch), larger.score(moved)
-    torch.testing.assert_close(new[:, place], old[:, FIRST_ITEM:], rtol=1e-4, atol=1e-4)
-    fresh = np.setdiff1d(np.arange(FIRST_ITEM, after.catalogue.num_rows), place)
+    torch.testing.assert_close(new[:, place], old[:, ITEM_ROWS:], rtol=1e-4, atol=1e-4)
+    fresh = np.setdiff1d(np.arange(ITEM_ROWS, after.catalogue.num_rows), place)
     assert new[:, fresh].isfinite().all()
     assert len(new[0, fresh].unique()) > 1
     if not settings.graph_encoder.startswith("lightgcn"):  # which knows films by experience alone
         (said,) = larger.film_parts({"title", "graph"}).values()
-        assert len(said[fresh - FIRST_ITEM].unique(dim=0)) > 1  # each by its own attributes
+        assert len(said[fresh - ITEM_ROWS].unique(dim=0)) > 1  # each by its own attributes
     if model.masked_head is not None:
-        torch.testing.assert_close(larger.masked_bias[place], model.masked_bias[FIRST_ITEM:])
+        torch.testing.assert_close(larger.masked_bias[place], model.masked_bias[ITEM_ROWS:])
     with pytest.raises(UserError, match="lacks films"):
         larger.for_catalogue(after.catalogue, before.catalogue)
 
@@ -671,10 +671,10 @@ def test_a_larger_catalogue_may_have_newer_films_and_other_people(with_new_films
     model = fresh_model(before, ModelSettings(**TINY_MODEL))
     years = after.catalogue.years.copy()
     place = after.catalogue.item_index(before.catalogue.movie_ids)
-    years[np.setdiff1d(np.arange(FIRST_ITEM, len(years)), place)] = 2030
+    years[np.setdiff1d(np.arange(ITEM_ROWS, len(years)), place)] = 2030
     people = np.append(after.catalogue.user_ids[:-3], [9001, 9002])
     larger = model.for_catalogue(before.catalogue, dataclasses.replace(after.catalogue, years=years, user_ids=people))
-    torch.testing.assert_close(larger.item_table()[place], model.item_table()[FIRST_ITEM:])
+    torch.testing.assert_close(larger.item_table()[place], model.item_table()[ITEM_ROWS:])
     known, grown = (some.metadata.tables["user_id"].weight for some in (model, larger))
     assert grown[:-2].equal(known[:-3]) and grown[-2:].equal(known[:1].expand(2, -1))  # somebody new: unknown
 
@@ -690,14 +690,14 @@ def test_models_that_know_films_by_experience_place_new_ones_by_genre(with_new_f
     model = fresh_model(before, settings)
     assert not model.places_new_films
     place = after.catalogue.item_index(before.catalogue.movie_ids)
-    fresh = np.setdiff1d(np.arange(FIRST_ITEM, after.catalogue.num_rows), place)[:1]
+    fresh = np.setdiff1d(np.arange(ITEM_ROWS, after.catalogue.num_rows), place)[:1]
     genres = after.catalogue.genres.copy()
     genres[fresh] = genres[place[4]]
     larger = model.for_catalogue(before.catalogue, dataclasses.replace(after.catalogue, genres=genres))
     batch = request(before, 12)
-    moved = batch.replace(items=torch.cat([torch.arange(FIRST_ITEM), torch.from_numpy(place)])[batch.items])
+    moved = batch.replace(items=torch.cat([torch.arange(ITEM_ROWS), torch.from_numpy(place)])[batch.items])
     old, new = model.score(batch), larger.score(moved)
-    torch.testing.assert_close(new[:, place], old[:, FIRST_ITEM:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(new[:, place], old[:, ITEM_ROWS:], rtol=1e-4, atol=1e-4)
     alike = (before.catalogue.genres == genres[place[4]]).all(1)
     bias = (model.item_bias if settings.model == "vanilla" else model.next_bias)[alike]
     expected = (old[:, alike] - bias).mean(1, keepdim=True) + bias.exp().mean().log()
@@ -715,42 +715,42 @@ def test_a_new_film_stands_in_the_place_of_those_most_alike(with_new_films, fusi
                                                fusion=fusion, **TINY_MODEL))
     nn.init.normal_(model.start_bias)
     films, place = after.catalogue, after.catalogue.item_index(before.catalogue.movie_ids)
-    fresh = np.setdiff1d(np.arange(FIRST_ITEM, films.num_rows), place)
+    fresh = np.setdiff1d(np.arange(ITEM_ROWS, films.num_rows), place)
     twin = place[5]
     genres, years, titles = films.genres.copy(), films.years.copy(), list(films.titles)
     genres[fresh[0]], years[fresh[0]] = genres[twin], years[twin]
-    titles[fresh[0] - FIRST_ITEM] = titles[twin - FIRST_ITEM]
+    titles[fresh[0] - ITEM_ROWS] = titles[twin - ITEM_ROWS]
     larger = model.for_catalogue(before.catalogue, dataclasses.replace(films, genres=genres, years=years,
                                                                       titles=tuple(titles)))
-    ids = nn.functional.pad(larger.encoders["id"].table.weight, (0, 0, FIRST_ITEM, 0))
+    ids = nn.functional.pad(larger.encoders["id"].table.weight, (0, 0, ITEM_ROWS, 0))
     parts = {name: larger.encoders[name](larger.films) for name in ("genres", "year", "title")}
     if fusion == "cross_attention":
         parts["id"] = torch.zeros_like(parts["year"])
-    said = nn.functional.pad(larger.fuse(parts), (0, 0, FIRST_ITEM, 0))
+    said = nn.functional.pad(larger.fuse(parts), (0, 0, ITEM_ROWS, 0))
     torch.testing.assert_close(said[fresh[0]], said[twin])
     rows, known = before.training_rows(), model.encoders["graph"](model.films)
     near = larger.encoders["graph"](larger.films)
-    torch.testing.assert_close(near[place - FIRST_ITEM], known)
+    torch.testing.assert_close(near[place - ITEM_ROWS], known)
     if kind == "lightgcn_frozen":  # a linear map of a mean, whose constant is no mean
         known, near = (part - model.encoders["graph"].project.bias for part in (known, near))
     for new in fresh:
         nearness = torch.cosine_similarity(said[new][None], said[place])
         nearest = torch.argsort(nearness, descending=True)[:NEAREST].tolist()
         assert new != fresh[0] or 5 in nearest
-        seen = [int((before.items[rows] == FIRST_ITEM + film).sum()) + 1 for film in nearest]
+        seen = [int((before.items[rows] == ITEM_ROWS + film).sum()) + 1 for film in nearest]
         share = torch.tensor(seen) / sum(seen)
         torch.testing.assert_close(ids[new], share @ model.encoders["id"].table.weight[nearest])
-        torch.testing.assert_close(near[new - FIRST_ITEM], share @ known[nearest])
+        torch.testing.assert_close(near[new - ITEM_ROWS], share @ known[nearest])
         for odds in (lambda of: of.next_bias, lambda of: of.masked_bias,
                      lambda of: of.next_bias + of.start_bias[:, 0], lambda of: of.next_bias + of.start_bias[:, 1]):
-            torch.testing.assert_close(odds(larger)[new].exp(), share @ odds(model)[FIRST_ITEM:][nearest].exp())
-    assert larger.counts[place].equal(model.counts[FIRST_ITEM:]) and not larger.counts[fresh].any()
+            torch.testing.assert_close(odds(larger)[new].exp(), share @ odds(model)[ITEM_ROWS:][nearest].exp())
+    assert larger.counts[place].equal(model.counts[ITEM_ROWS:]) and not larger.counts[fresh].any()
 
 
 def test_cold_requests_hold_no_new_film_and_rank_among_the_unwatched(with_new_films):
     """Against a walk through each person's interactions."""
     before, after = with_new_films
-    new = np.setdiff1d(np.arange(FIRST_ITEM, after.catalogue.num_rows),
+    new = np.setdiff1d(np.arange(ITEM_ROWS, after.catalogue.num_rows),
                        after.catalogue.item_index(before.catalogue.movie_ids))
     requests = cold_films.cold_requests(after, before, new)
     expected = []
@@ -833,7 +833,7 @@ def test_movielens_as_torch_geometric_reads_it(tmp_path):
     kept = np.searchsorted(films, data.catalogue.movie_ids)
     np.testing.assert_array_equal(films[kept], data.catalogue.movie_ids)
     order = [sorted(GENRES).index(name) for name in GENRES]  # their columns are by name
-    np.testing.assert_array_equal(theirs["movie"].x[kept][:, order], data.catalogue.genres[FIRST_ITEM:])
+    np.testing.assert_array_equal(theirs["movie"].x[kept][:, order], data.catalogue.genres[ITEM_ROWS:])
     assert data.catalogue.user_ids.tolist() == users.tolist()
     gender, age, occupation = (data.demographics - 1).T
     occupation = np.argsort(sorted(range(21), key=str))[occupation]  # theirs are words

@@ -13,17 +13,17 @@ import time
 import numpy as np
 import pytest
 import torch
+from evaluation.audit import swapped
+from item_encoders import graph, text
+from item_encoders.text import text_vectors
 from safetensors.torch import load_file
 
 import training_loop
 from ablations.study import load_study
 from batches import history_batch, history_of
 from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
-from data_processor import FIRST_ITEM, process
-from evaluation.audit import swapped
+from data_processor import ITEM_ROWS, process
 from evaluation.protocols import target_ranks
-from item_encoders import graph, text
-from item_encoders.text import text_vectors
 from model_io import new_model
 from objectives import item_loss
 from settings import DataSettings, EvalSettings, TrainSettings
@@ -207,12 +207,12 @@ def test_popularity_correction_is_log_popularity(data):
     counts = np.bincount(data.items[data.training_rows()], minlength=rows)
     loss = item_loss(TrainSettings(popularity_correction=1.0), data, True, torch.device("cpu"))
     bias = torch.zeros(rows)
-    bias[:FIRST_ITEM] = -torch.inf
+    bias[:ITEM_ROWS] = -torch.inf
     targets = torch.from_numpy(data.items[data.training_rows()])
     got = loss(torch.zeros(len(targets), 4), torch.zeros(rows, 4), bias, targets)
-    share = np.maximum(counts[FIRST_ITEM:], 1)
+    share = np.maximum(counts[ITEM_ROWS:], 1)
     assert float(got) == pytest.approx(-float(np.log(share / share.sum())[data.items[data.training_rows()] -
-                                                                          FIRST_ITEM].mean()), rel=1e-4)
+                                                                          ITEM_ROWS].mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["vanilla", "enhanced"])
@@ -349,8 +349,8 @@ def test_popularity_sampling_covers_what_is_trained_on(data):
     once, not always or never."""
     train = TrainSettings(loss="sampled_softmax", negative_sampling="popularity")
     for held_out, rows in ((False, np.arange(len(data.items))), (True, data.training_rows())):
-        shares = torch.exp(item_loss(train, data, held_out, torch.device("cpu")).log_frequency)[FIRST_ITEM:]
-        counts = np.maximum(1, np.bincount(data.items[rows], minlength=data.catalogue.num_rows)[FIRST_ITEM:])
+        shares = torch.exp(item_loss(train, data, held_out, torch.device("cpu")).log_frequency)[ITEM_ROWS:]
+        counts = np.maximum(1, np.bincount(data.items[rows], minlength=data.catalogue.num_rows)[ITEM_ROWS:])
         np.testing.assert_allclose(shares.numpy(), counts / counts.sum(), rtol=1e-4)
 
 
