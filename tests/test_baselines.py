@@ -8,10 +8,10 @@ import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
-from baselines.neighbours import GenreNeighbours, ItemToItem, ease, item_knn, markov_chain
-from baselines.popularity import DAY, GroupPopularity, Popularity, RecentPopularity
+from baselines.neighbours import ColumnNeighbours, ItemToItem, ease, item_knn, markov_chain
+from baselines.popularity import DAY, GroupPopularity, Popularity, RecentPopularity, group_columns
 from batches import History, history_batch, history_of
-from data_processor import ITEM_ROWS
+from dataset import ITEM_ROWS
 from evaluation.protocols import target_ranks
 from settings import EvalSettings
 from tests.conftest import span
@@ -20,8 +20,8 @@ from tests.conftest import span
 @pytest.fixture()
 def seen(data):
     """(U, R) who has what in the training part."""
-    matrix = np.zeros((data.num_users, data.catalogue.num_rows))
-    for person in range(data.num_users):
+    matrix = np.zeros((data.num_users + 1, len(data.catalogue.items)))
+    for person in data.catalogue.users.rows:
         start, end = span(data, person, "validation")
         matrix[person, data.items[start:end]] = 1
     return matrix
@@ -30,13 +30,13 @@ def seen(data):
 def test_item_knn_is_cosine_similarity(data, seen):
     expected = cosine_similarity(seen.T)
     np.fill_diagonal(expected, 0)
-    everything = item_knn(data, neighbours=data.catalogue.num_rows, shrinkage=0.0)
+    everything = item_knn(data, neighbours=len(data.catalogue.items), shrinkage=0.0)
     np.testing.assert_allclose(everything.matrix.numpy(), expected, atol=1e-6)
     nearest = item_knn(data, neighbours=3, shrinkage=0.0).matrix.numpy()
-    for film in range(ITEM_ROWS, data.catalogue.num_rows):
+    for film in range(ITEM_ROWS, len(data.catalogue.items)):
         kept = nearest[:, film] > 0
         assert expected[kept, film].min(initial=2.0) >= np.sort(expected[:, film])[-3] - 1e-6
-    shrunk = item_knn(data, neighbours=data.catalogue.num_rows, shrinkage=10.0).matrix.numpy()
+    shrunk = item_knn(data, neighbours=len(data.catalogue.items), shrinkage=10.0).matrix.numpy()
     counts = seen.sum(0)
     i, j = np.argsort(-counts)[:2]
     assert shrunk[i, j] == pytest.approx((seen[:, i] * seen[:, j]).sum() / ((counts[i] * counts[j])**0.5 + 10))
@@ -45,7 +45,7 @@ def test_item_knn_is_cosine_similarity(data, seen):
 def test_ease_solves_its_regressions(data, seen):
     """Column by column: ridge regression of a film on all others."""
     matrix = ease(data, regularisation=7.0).matrix.numpy()
-    for film in (ITEM_ROWS, ITEM_ROWS + 5, data.catalogue.num_rows - 1):
+    for film in (ITEM_ROWS, ITEM_ROWS + 5, len(data.catalogue.items) - 1):
         others = np.delete(np.arange(seen.shape[1]), film)
         x, y = seen[:, others], seen[:, film]
         expected = np.linalg.solve(x.T @ x + 7.0 * np.eye(len(others)), x.T @ y)
@@ -54,9 +54,9 @@ def test_ease_solves_its_regressions(data, seen):
 
 
 def test_markov_chain_counts_followers(data):
-    counts = np.zeros((data.catalogue.num_rows,) * 2)
-    popularity = np.zeros(data.catalogue.num_rows)
-    for person in range(data.num_users):
+    counts = np.zeros((len(data.catalogue.items),) * 2)
+    popularity = np.zeros(len(data.catalogue.items))
+    for person in data.catalogue.users.rows:
         start, end = span(data, person, "validation")
         items = data.items[start:end]
         np.add.at(popularity, items, 1)
@@ -69,28 +69,28 @@ def test_markov_chain_counts_followers(data):
 
 
 def test_scores_weigh_films_by_their_age(data):
-    matrix = np.random.default_rng(0).random((data.catalogue.num_rows,) * 2)
-    histories = [history_of(data, person) for person in (0, 1, 2)]
-    scores = ItemToItem(matrix, decay=0.5).score(history_batch(histories, 12))
+    matrix = np.random.default_rng(0).random((len(data.catalogue.items),) * 2)
+    histories = [history_of(data, person) for person in (1, 2, 3)]
+    scores = ItemToItem(matrix, decay=0.5).score(history_batch(histories, data.catalogue, 12))
     for row, history in zip(scores, histories, strict=True):
         newest = history.items[-12:][::-1]
         expected = sum(0.5**age * matrix[film] for age, film in enumerate(newest))
         np.testing.assert_allclose(row[ITEM_ROWS:], expected[ITEM_ROWS:], rtol=1e-4)
         assert (row[:ITEM_ROWS] == -torch.inf).all()
-    newest = ItemToItem(matrix, decay=0.0).score(history_batch(histories, 12))
+    newest = ItemToItem(matrix, decay=0.0).score(history_batch(histories, data.catalogue, 12))
     np.testing.assert_allclose(newest[0, ITEM_ROWS:], matrix[histories[0].items[-1], ITEM_ROWS:], rtol=1e-5)
 
 
 def test_recent_popularity_counts_the_days_before(data):
     recent = RecentPopularity(data, days=30)
     history = history_of(data, 5, span(data, 5, "test")[1])
-    scores = recent.score(history_batch([history], 12))[0]
-    rows, now = data.training_rows(), history.timestamps[-1]
-    inside = rows[(data.timestamps[rows] < now) & (data.timestamps[rows] >= now - 30 * DAY)]
-    expected = np.bincount(data.items[inside], minlength=data.catalogue.num_rows)
+    scores = recent.score(history_batch([history], data.catalogue, 12))[0]
+    rows, now = data.training_rows(), history.times[-1]
+    inside = rows[(data.times[rows] < now) & (data.times[rows] >= now - 30 * DAY)]
+    expected = np.bincount(data.items[inside], minlength=len(data.catalogue.items))
     assert (scores[ITEM_ROWS:].floor().numpy() == expected[ITEM_ROWS:]).all()
-    empty = RecentPopularity(data, days=0).score(history_batch([history], 12))[0]
-    assert (empty[ITEM_ROWS:].argsort() == Popularity(data).scores[ITEM_ROWS:].argsort()).all()
+    empty = RecentPopularity(data, days=0).score(history_batch([history], data.catalogue, 12))[0]
+    assert (empty[ITEM_ROWS:].argsort() == Popularity(data).counts[ITEM_ROWS:].argsort()).all()
 
 
 def test_baselines_rank_under_the_one_protocol(data):
@@ -98,25 +98,28 @@ def test_baselines_rank_under_the_one_protocol(data):
         assert target_ranks(ranker, data, "test", 12, EvalSettings()).min() >= 1
 
 
-def test_popularity_in_the_group_counts_people_alike(data, tiny):
-    """Against pandas; where gender or age is unknown, popularity among all orders the films."""
-    rows = data.training_rows()
-    frame = pd.DataFrame({"person": data.people[rows],
-                          "item": data.items[rows]})
-    gender, age, _ = data.demographics[4]
-    alike = np.flatnonzero((data.demographics[:, 0] == gender) & (data.demographics[:, 1] == age))
-    expected = np.bincount(frame["item"][frame["person"].isin(alike)], minlength=data.catalogue.num_rows)
-    known, unknown = GroupPopularity(data).score(history_batch([
-        history_of(data, 4), History(data.items[:2], demographics=(int(gender), 0, 0))], 12)).numpy()
+def test_popularity_in_the_group_counts_users_alike(data):
+    """Against pandas; where a column of the user is unknown, popularity among all orders the items."""
+    rows, columns = data.training_rows(), data.catalogue.users.data
+    frame = pd.DataFrame({"user": data.user_of[rows], "item": data.items[rows]})
+    chosen = group_columns(data)
+    same = [columns[name] == columns[name][5] for name in chosen]
+    alike = np.flatnonzero(np.logical_and.reduce(same))
+    expected = np.bincount(frame["item"][frame["user"].isin(alike)], minlength=len(data.catalogue.items))
+    half = History(data.items[:2], user_columns={chosen[0]: columns[chosen[0]][5]})
+    known, unknown = GroupPopularity(data).score(
+        history_batch([history_of(data, 5), half], data.catalogue, 12)).numpy()
     assert (np.floor(known[ITEM_ROWS:]) == expected[ITEM_ROWS:]).all() and expected.sum()
-    everybody = Popularity(data).scores.numpy()[ITEM_ROWS:]
+    everybody = Popularity(data).counts.numpy()[ITEM_ROWS:]
     assert (np.argsort(-unknown[ITEM_ROWS:], kind="stable") == np.argsort(-everybody, kind="stable")).all()
 
 
-def test_genre_neighbours_are_mean_cosine_similarities(data):
+def test_neighbours_by_columns_are_mean_cosine_similarities(data):
     history = history_of(data, 3)
-    similar = cosine_similarity(data.catalogue.genres)[history.items[-12:]].mean(0)[ITEM_ROWS:]
-    found, nobody = GenreNeighbours(data).score(history_batch([history, History(np.zeros(0, dtype=int))], 12)).numpy()
-    np.testing.assert_allclose(found[ITEM_ROWS:], similar, atol=2e-6)
-    everybody = Popularity(data).scores.numpy()[ITEM_ROWS:]
-    assert (np.argsort(-nobody[ITEM_ROWS:], kind="stable") == np.argsort(-everybody, kind="stable")).all()
+    similar = cosine_similarity(data.catalogue.items.shares("genres"))[history.items[-12:]]
+    nobody = History(np.zeros(0, dtype=int))
+    batch = history_batch([history, nobody], data.catalogue, 12)
+    found, popular = ColumnNeighbours(data).score(batch).numpy()
+    np.testing.assert_allclose(found[ITEM_ROWS:], similar.mean(0)[ITEM_ROWS:], atol=2e-6)
+    everybody = Popularity(data).counts.numpy()[ITEM_ROWS:]
+    assert (np.argsort(-popular[ITEM_ROWS:], kind="stable") == np.argsort(-everybody, kind="stable")).all()

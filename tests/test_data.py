@@ -2,122 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 
-from data_processor import (
-    ITEM_ROWS,
-    PAD,
-    UNKNOWN,
-    calendar,
-    data_card,
-    from_sequences,
-    load,
-    main,
-    process,
-)
+from data_processor import data_card, from_sequences, load, main, process
+from dataset import ITEM_ROWS, PAD, UNKNOWN
 from settings import DataSettings
 from support.errors import UserError
-from tests.conftest import REAL, SASREC, rng, span
-
-
-def raw_sequences(data):
-    """Raw film ids of each person, by raw user id."""
-    return {int(user_id): data.catalogue.movie_id(data.items[start:end]).tolist()
-            for user_id, start, end in zip(data.catalogue.user_ids, data.offsets[:-1], data.offsets[1:], strict=True)}
-
-
-def test_order_is_user_time_file(tiny):
-    """Against a stable multi-key sort of pandas, with many ties."""
-    ratings = tiny.ratings.assign(timestamp=tiny.ratings["timestamp"] // 100_000)
-    shuffled = ratings.sample(frac=1, random_state=0).reset_index(drop=True)
-    data = process(dataclasses.replace(tiny, ratings=shuffled), DataSettings())
-    expected = shuffled.sort_values(["user_id", "timestamp"], kind="stable")
-    for user_id, films in raw_sequences(data).items():
-        assert films == expected.loc[expected["user_id"] == user_id, "movie_id"].tolist()
-
-
-def test_random_ties_differ_only_inside_ties(tiny):
-    ratings = tiny.ratings.assign(timestamp=tiny.ratings["timestamp"] // 100_000)
-    tied = dataclasses.replace(tiny, ratings=ratings)
-    file_order = process(tied, DataSettings())
-    first, again, other = (process(tied, DataSettings(tie_break="random", tie_seed=seed)) for seed in (1, 1, 2))
-    assert (first.items == again.items).all() and (first.items != other.items).any()
-    assert (first.items != file_order.items).any()
-    assert (first.timestamps == file_order.timestamps).all()
-    assert first.split_hash == again.split_hash != other.split_hash
-    key = np.stack([np.repeat(np.arange(first.num_users), np.diff(first.offsets)), first.timestamps, first.items])
-    same = np.stack([key[0], file_order.timestamps, file_order.items])
-    assert (key[:, np.lexsort(key[::-1])] == same[:, np.lexsort(same[::-1])]).all()
-
-
-def test_ids_round_trip(data):
-    films = data.catalogue
-    assert (films.movie_id(films.item_index(films.movie_ids)) == films.movie_ids).all()
-    assert films.item_index([10**9, -1, 0]).tolist() == [PAD] * 3
-    assert films.user_index([10**9, 0, int(films.user_ids[4])]).tolist() == [UNKNOWN, UNKNOWN, 5]
-    assert data.items.min() >= ITEM_ROWS and data.items.max() < films.num_rows
-
-
-def test_features_follow_the_raw_tables(data, tiny):
-    films = tiny.movies.set_index("movie_id")
-    for movie_id, index in zip(data.catalogue.movie_ids, data.catalogue.item_index(data.catalogue.movie_ids),
-                               strict=True):
-        assert data.catalogue.years[index] == films.loc[movie_id, "year"]
-        assert data.catalogue.genres[index].sum() == len(films.loc[movie_id, "genres"].split("|"))
-    people = tiny.users.set_index("user_id")
-    assert [["F", "M"][gender - 1] for gender in data.demographics[:, 0]] == \
-        people.loc[data.catalogue.user_ids, "gender"].tolist()
-
-
-def test_split_holds_out_the_last_two_of_everyone(data):
-    training = set(data.training_rows())
-    assert len(training) == len(data.items) - 2 * data.num_users
-    for user in range(data.num_users):
-        start, end = span(data, user, "end")
-        assert end == data.offsets[user + 1]
-        assert span(data, user, "test") == (start, end - 1) and span(data, user, "validation") == (start, end - 2)
-        assert not training & {end - 1, end - 2}
-
-
-def test_item_filter(tiny):
-    counts = tiny.ratings["movie_id"].value_counts()
-    threshold = int(counts.median())
-    data = process(tiny, DataSettings(min_item_count=threshold))
-    assert set(data.catalogue.movie_ids) == set(counts[counts >= threshold].index)
-    with pytest.raises(UserError, match="leave no interactions"):
-        process(tiny, DataSettings(min_item_count=10**6))
-
-
-def test_hash_sees_every_part(tiny, data):
-    for column in ("movie_id", "rating", "timestamp"):
-        changed = tiny.ratings.copy()
-        changed.loc[5, column] += 1 if changed.loc[5, column] < changed[column].max() else -1
-        assert process(dataclasses.replace(tiny, ratings=changed), DataSettings()).split_hash != data.split_hash
-
-
-def test_calendar_agrees_with_pandas():
-    seconds = np.concatenate([rng().integers(0, 2**32, 5000), pd.to_datetime(
-        ["2000-02-28", "2000-02-29", "2000-03-01", "2000-12-31 23:59:59", "2001-01-01", "1900-03-01", "1972-02-29"],
-        format="mixed"
-    ).astype("datetime64[s]").astype("int64")])
-    day, weekday, hour = calendar(torch.from_numpy(seconds))
-    dates = pd.to_datetime(seconds, unit="s")
-    assert (day.numpy() == dates.dayofyear - 1).all()
-    assert (weekday.numpy() == dates.dayofweek).all()
-    assert (hour.numpy() == dates.hour).all()
-
-
-def test_from_sequences():
-    data = from_sequences([[3, 1], [2]], vocab_size=3)
-    assert raw_sequences(data) == {1: [3, 1], 2: [2]}
-    for bad in ([[0]], [[4]], [[]], []):
-        with pytest.raises(UserError):
-            from_sequences(bad, vocab_size=3)
+from tests.conftest import REAL, SASREC, other_data, span
 
 
 def test_data_card_and_script(data, capsys):
@@ -132,11 +26,105 @@ def test_data_card_and_script(data, capsys):
 
 def test_real_counts(real_data):
     assert len(real_data.items) == 1_000_209 and real_data.num_users == 6_040
-    assert len(real_data.catalogue.movie_ids) == 3_706
+    assert len(real_data.catalogue.items.ids) == 3_706
     card = dict(data_card(real_data))
-    assert card["neighbouring timestamps that are equal"].startswith("49.")
+    assert card["neighbouring times that are equal"].startswith("49.")
     if real_data.note:
         assert "12.4 %" in real_data.note
+
+
+def raw_sequences(data):
+    """Ids of each user's items, by user id."""
+    users, items = data.catalogue.users, data.catalogue.items
+    return {users.id(row): items.id_array(data.items[data.offsets[row]:data.offsets[row + 1]]).tolist()
+            for row in users.rows}
+
+
+def test_order_is_user_time_file(tiny):
+    """Against a stable multi-key sort of pandas, with many ties."""
+    rows = tiny.interactions.assign(time=tiny.interactions["time"] // 100_000)
+    shuffled = rows.sample(frac=1, random_state=0).reset_index(drop=True)
+    data = process(tiny.replace(shuffled), DataSettings())
+    expected = shuffled.sort_values(["user", "time"], kind="stable")
+    for user, items in raw_sequences(data).items():
+        assert items == expected.loc[expected["user"] == user, "item"].tolist()
+
+
+def test_ids_round_trip(data):
+    items, users = data.catalogue.items, data.catalogue.users
+    assert (items.id_array(items.index(items.ids)) == items.ids).all()
+    assert items.index([10**9, -1, 0]).tolist() == [PAD] * 3
+    assert users.index([10**30, 0, int(users.ids[4])]).tolist() == [UNKNOWN, UNKNOWN, 5]
+    assert data.items.min() >= ITEM_ROWS and data.items.max() < len(items)
+    text = other_data("shop").catalogue.users
+    assert [text.id(row) for row in text.index(["c 3", "nobody", "c 11"])[[0, 2]]] == ["c 3", "c 11"]
+
+
+def test_columns_follow_the_raw_tables(data, tiny):
+    raw, items = tiny.items.set_index("id"), data.catalogue.items
+    for row in items.rows:
+        found, wanted = items.readable(row), raw.loc[items.id(row)]
+        assert found["year"] == wanted["year"] and sorted(found["genres"]) == sorted(wanted["genres"])
+    users = data.catalogue.users
+    genders = [users.readable(row)["gender"] for row in users.rows]
+    raw_genders = tiny.users.set_index("id").loc[users.ids, "gender"]
+    assert genders == [{"F": "woman", "M": "man"}[code] for code in raw_genders]
+
+
+def test_gaps_are_unknown_in_every_kind_of_column():
+    shop = other_data("shop").catalogue
+    for table in (shop.items, shop.users):
+        found = [table.readable(row) for row in table.rows]
+        for name in table.fields:
+            missing = [entry[name] in (None, []) for entry in found]
+            assert name == "label" or (any(missing) and not all(missing)), name
+    assert (other_data("shop").columns["channel"] == UNKNOWN).any()
+
+
+def test_repeats_are_kept_only_where_the_schema_says_so(tiny):
+    again = tiny.interactions.iloc[:3]
+    import pandas as pd
+
+    twice = tiny.replace(pd.concat([tiny.interactions, again.assign(time=again["time"] + 9)]))
+    assert len(process(twice, DataSettings()).items) >= len(process(tiny, DataSettings()).items)
+    shop = other_data("shop")
+    assert any(len(set(items)) < len(items) for items in raw_sequences(shop).values())
+
+
+def test_split_holds_out_the_last_two_of_everyone(data):
+    training = set(data.training_rows())
+    assert len(training) == len(data.items) - 2 * data.num_users
+    for user in data.catalogue.users.rows:
+        start, end = span(data, user, "end")
+        assert end == data.offsets[user + 1]
+        assert span(data, user, "test") == (start, end - 1)
+        assert span(data, user, "validation") == (start, end - 2)
+        assert not training & {end - 1, end - 2}
+
+
+def test_item_filter(tiny):
+    counts = tiny.interactions["item"].value_counts()
+    threshold = int(counts.median())
+    data = process(tiny, DataSettings(min_item_count=threshold))
+    assert set(data.catalogue.items.ids) == set(counts[counts >= threshold].index)
+    with pytest.raises(UserError, match="leave no interactions"):
+        process(tiny, DataSettings(min_item_count=10**6))
+
+
+def test_hash_sees_every_part(tiny, data):
+    for column, value in (("item", 7), ("rating", "2"), ("time", 10**9)):
+        changed = tiny.interactions.copy()
+        assert changed.loc[5, column] != value
+        changed.loc[5, column] = value
+        assert process(tiny.replace(changed), DataSettings()).split_hash != data.split_hash
+
+
+def test_from_sequences():
+    data = from_sequences([[3, 1], [2]], vocab_size=3, split=False)
+    assert raw_sequences(data) == {1: [3, 1], 2: [2]}
+    for bad in ([[0]], [[4]], [[]], []):
+        with pytest.raises(UserError):
+            from_sequences(bad, vocab_size=3)
 
 
 def test_item_preset_equals_the_sasrec_file(real_data):
@@ -144,13 +132,53 @@ def test_item_preset_equals_the_sasrec_file(real_data):
     if not (SASREC / "ml-1m.txt").exists():
         pytest.skip(f"{SASREC.name}/ml-1m.txt is absent")
     data = load(DataSettings(min_item_count=5, data_dir=str(REAL)))
-    assert len(data.catalogue.movie_ids) == 3_416 and len(data.items) == 999_611
+    assert len(data.catalogue.items.ids) == 3_416 and len(data.items) == 999_611
     to_movie, to_user = (dict(np.loadtxt(SASREC / f"sas_to_original_{what}.txt", dtype=int).tolist())
                          for what in ("items", "users"))
     published = {}
     for user, item in np.loadtxt(SASREC / "ml-1m.txt", dtype=int):
         published.setdefault(to_user[user], []).append(to_movie[item])
     ours = raw_sequences(data)
-    compared = [user_id for user_id in published if user_id < 3000]  # beyond, timestamps of this copy are estimated
+    # Beyond user 2,999 the times of this copy are estimated.
+    compared = [user_id for user_id in published if user_id < 3000]
     assert len(compared) == 2_999
     assert all(published[user_id] == ours[user_id] for user_id in compared)
+
+
+# Requests and targets, and training parts, by raw ids, as they were before the tables had a schema.
+BOARDS = {"loo-3706": {}, "loo-3416": {"min_item_count": 5}, "global-time": {"protocol": "global_time"},
+          "multi-S": {"protocol": "multi5", "keep": "rating>=4", "min_user_count": 10}}
+HASHES = {
+    "loo-3706 validation": (6040, "2150ccaac1c1cb24"),
+    "loo-3706 test": (6040, "998a7331394b0301"),
+    "loo-3706 training": (988129, "672ce8a6829ea1e8"),
+    "loo-3416 validation": (6040, "a99b9ab8fbb5b45a"),
+    "loo-3416 test": (6040, "566c9c47328b0885"),
+    "loo-3416 training": (987531, "dcad1568d93b063b"),
+    "global-time validation": (12164, "95d3177efd4c8813"),
+    "global-time test": (13723, "c7c5ecd5d5ae53ca"),
+    "global-time training": (700145, "5dc7c759f07670f5"),
+    "multi-S validation": (892, "dcd8f9e96f058650"),
+    "multi-S test": (892, "f34f1419599c338c"),
+    "multi-S training": (402110, "6d2bd61ccbf211f7"),
+}
+
+
+def hash_of(lines):
+    return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_every_protocol_asks_for_the_very_targets_as_before(real_data, board):
+    data = load(DataSettings(data_dir=str(REAL), **BOARDS[board]))
+    users, items = data.catalogue.users, data.catalogue.items
+    for until in ("validation", "test"):
+        requests = data.split.requests[until]
+        targets = items.id_array(data.items[requests.target_rows]).tolist()
+        asked = zip(users.id_array(requests.users).tolist(), targets, strict=True)
+        lines = [f"{user} {' '.join(map(str, row))}" for user, row in asked]
+        assert hash_of(lines) == HASHES[f"{board} {until}"]
+    rows = data.training_rows()
+    trained = zip(users.id_array(data.user_of[rows]).tolist(), items.id_array(data.items[rows]).tolist(),
+                  strict=True)
+    assert hash_of([f"{user} {item}" for user, item in trained]) == HASHES[f"{board} training"]

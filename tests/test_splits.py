@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+import splits
 from batches import TrainingBatches, history_of
-from data_processor import UNKNOWN, process
+from data_processor import process
+from dataset import UNKNOWN
 from evaluation.protocols import cold_shares, protocol_line, request_batches, target_ranks
 from settings import DataSettings, EvalSettings, TrainSettings
 from splits import MULTI_TARGETS
+from support.errors import UserError
 from tests.conftest import VARIANTS, fresh_model
 
 PROTOCOLS = ("leave_one_out", "global_time", "multi5")
@@ -24,13 +27,13 @@ def split_data(request, tiny):
 
 def test_training_never_holds_what_is_asked(split_data):
     """Neither in inputs nor in targets of any batch, of either kind."""
-    asked = {(int(person) + 1, int(split_data.items[row])) for until in ("validation", "test")
-             for person, rows in zip(split_data.split.requests[until].people,
+    asked = {(int(person), int(split_data.items[row])) for until in ("validation", "test")
+             for person, rows in zip(split_data.split.requests[until].users,
                                      split_data.split.requests[until].target_rows, strict=True) for row in rows}
     trained = set(split_data.training_rows().tolist())
     for until in ("validation", "test"):
         assert not trained & set(split_data.split.requests[until].target_rows.ravel().tolist())
-    train = TrainSettings(context_dropout=0.0, user_id_dropout=0.0, batch_size=8)
+    train = TrainSettings(batch_size=8)
     for share in (0.0, 1.0):
         for batch in TrainingBatches(split_data, 12, train, share).epoch(0):
             for row, user in enumerate(batch.users.tolist()):
@@ -42,22 +45,22 @@ def test_histories_and_targets_are_of_one_person_and_in_order(split_data):
     for until in ("validation", "test"):
         requests = split_data.split.requests[until]
         assert len(requests) > 3
-        for person, end, rows in zip(requests.people, requests.ends, requests.target_rows, strict=True):
+        for person, end, rows in zip(requests.users, requests.ends, requests.target_rows, strict=True):
             start, last = split_data.offsets[person:person + 2]
             assert start < end <= rows[0] and rows[-1] < last and (np.diff(rows) == 1).all()
             history = history_of(split_data, person, end)
             assert (history.items == split_data.items[start:end]).all()
-            assert history.request_time == split_data.timestamps[rows[0]]
-        met = np.concatenate([chosen for chosen, _ in request_batches(split_data, until, 12, 7, CPU)])
+            assert history.request_time == split_data.times[rows[0]]
+        met = np.concatenate([chosen for chosen, _ in request_batches(split_data, until, 12, CPU)])
         assert sorted(met) == list(range(len(requests)))
 
 
 def test_every_protocol_ranks_and_says_what_it_does(split_data):
-    model = fresh_model(split_data, VARIANTS["enhanced"])
+    model = fresh_model(split_data, VARIANTS["enhanced"]).frozen()
     requests = split_data.split.requests["test"]
     rank = target_ranks(model, split_data, "test", 12, EvalSettings())
     assert rank.shape == (len(requests), requests.count) and rank.min() >= 1
-    assert rank.max() <= len(split_data.catalogue.movie_ids)
+    assert rank.max() <= len(split_data.catalogue.items.ids)
     assert split_data.split.description in protocol_line(split_data, "test", EvalSettings())
 
 
@@ -67,40 +70,52 @@ def test_protocols_have_hashes_of_their_own(tiny):
         process(tiny, DataSettings(protocol="multi5")).split_hash
 
 
-def test_global_time_trains_before_the_cut_and_asks_after_it(tiny):
-    data = process(tiny, DataSettings(protocol="global_time", holdout_share=0.2, targets_per_person=0))
-    trained = data.timestamps[data.training_rows()]
-    validation, test = (data.timestamps[data.split.requests[until].ends] for until in ("validation", "test"))
+def test_global_time_trains_before_the_cut_and_asks_after_it(tiny, monkeypatch):
+    monkeypatch.setattr(splits, "MOST_TARGETS", 10**6)
+    data = process(tiny, DataSettings(protocol="global_time"))
+    trained = data.times[data.training_rows()]
+    validation, test = (data.times[data.split.requests[until].ends] for until in ("validation", "test"))
     assert trained.max() < validation.min() and validation.max() < test.min()
     # Everything after the cut is asked for, but a person's first interaction ever.
     assert len(data.items) - len(data.training_rows()) - len(validation) - len(test) <= data.num_users
-    assert len(test) == pytest.approx(0.2 * len(data.items), rel=0.1)
+    assert len(test) == pytest.approx(splits.HELD_OUT * len(data.items), rel=0.1)
 
 
-def test_global_time_spreads_a_persons_targets(tiny):
-    data = process(tiny, DataSettings(protocol="global_time", holdout_share=0.3, targets_per_person=3))
-    everything = process(tiny, DataSettings(protocol="global_time", holdout_share=0.3, targets_per_person=0))
+def test_global_time_spreads_a_users_targets(tiny, monkeypatch):
+    monkeypatch.setattr(splits, "MOST_TARGETS", 3)
+    data = process(tiny, DataSettings(protocol="global_time"))
+    monkeypatch.setattr(splits, "MOST_TARGETS", 10**6)
+    everything = process(tiny, DataSettings(protocol="global_time"))
     requests, all_of_them = data.split.requests["test"], everything.split.requests["test"]
-    for person in np.unique(all_of_them.people):
-        rows, possible = requests.ends[requests.people == person], all_of_them.ends[all_of_them.people == person]
+    for person in np.unique(all_of_them.users):
+        rows, possible = requests.ends[requests.users == person], all_of_them.ends[all_of_them.users == person]
         assert len(rows) == min(3, len(possible)) and rows[0] == possible[0] and rows[-1] == possible[-1]
 
 
 def test_multi5_splits_people(tiny):
-    data = process(tiny, DataSettings(protocol="multi5", holdout_share=0.2))
-    validation, test = (set(data.split.requests[until].people.tolist()) for until in ("validation", "test"))
+    data = process(tiny, DataSettings(protocol="multi5"))
+    validation, test = (set(data.split.requests[until].users.tolist()) for until in ("validation", "test"))
     trained = {int(np.searchsorted(data.offsets, row, side="right")) - 1 for row in data.training_rows()}
-    assert len(validation) == len(test) == round(0.2 * data.num_users)
-    assert not validation & test and trained == set(range(data.num_users)) - validation - test
+    assert len(validation) == len(test) == round(splits.HELD_OUT * data.num_users)
+    assert not validation & test and trained == set(data.catalogue.users.rows.tolist()) - validation - test
     person = min(test)
     assert data.split.requests["test"].ends[sorted(test).index(person)] == data.offsets[person + 1] - MULTI_TARGETS
     # A stranger to training has no token of their own.
-    assert history_of(data, person).user == UNKNOWN and history_of(data, min(trained)).user == min(trained) + 1
+    assert history_of(data, person).user == UNKNOWN and history_of(data, min(trained)).user == min(trained)
     assert cold_shares(data, "test")[0] == 1.0
 
 
-def test_rating_and_user_filters(tiny):
-    data = process(tiny, DataSettings(min_rating=4, min_user_count=9))
-    assert data.ratings.min() == 4 and np.diff(data.offsets).min() >= 9
-    liked = tiny.ratings[tiny.ratings["rating"] >= 4].groupby("user_id").size()
-    assert set(data.catalogue.user_ids) == set(liked[liked >= 9].index)
+def test_filters_of_interactions_and_users(tiny):
+    data = process(tiny, DataSettings(keep="rating>=4", min_user_count=9))
+    assert data.columns["rating"].min() == 4
+    assert np.diff(data.offsets)[1:].min() >= 9
+    rows = tiny.interactions
+    liked = rows[rows["rating"].astype(int) >= 4].groupby("user").size()
+    assert set(data.catalogue.users.ids) == set(liked[liked >= 9].index)
+
+
+@pytest.mark.parametrize(("protocol", "rows"), [("leave_one_out", 2), ("global_time", 1), ("multi5", 4)])
+def test_a_split_that_asks_nobody_is_refused(tiny, protocol, rows):
+    few = tiny.replace(tiny.interactions.groupby("user").head(rows))
+    with pytest.raises(UserError):
+        process(few, DataSettings(protocol=protocol, min_user_count=1))

@@ -13,28 +13,22 @@ import time
 import numpy as np
 import pytest
 import torch
-from evaluation.audit import swapped
-from item_encoders import graph, text
-from item_encoders.text import text_vectors
-from safetensors.torch import load_file
 
+import batches
+import objectives
 import training_loop
-from ablations.study import load_study
+from ablations.audit import swapped
 from batches import history_batch, history_of
 from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
-from data_processor import ITEM_ROWS, process
+from data_processor import process
 from evaluation.protocols import target_ranks
 from model_io import new_model
-from objectives import item_loss
-from settings import DataSettings, EvalSettings, TrainSettings
+from settings import DataSettings, EvalSettings
 from support.errors import UserError
 from support.tracking import Tracker
 from tests.conftest import ROOT, VARIANTS, fresh_model, span, tiny_settings
 from training_loop import Progress, Stopped, fit, parameter_group_names, seed_everything
 
-OPTIONS = load_study("options", [f"--{name}={value}" for name, value in dict(
-    num_heads=2, num_layers=2, seq_length=12, batch_size=24, batch_tokens=0, max_steps=2,
-    masked_batch_share=0.5, last_mask_share=0.5, precision="fp32", device="cpu").items()])
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 
 
@@ -67,50 +61,10 @@ def test_training_is_deterministic_and_learns(data, tmp_path):
     model, progress = trained(data, settings)
     again, _ = trained(data, settings)
     assert same_weights(model, again)
-    untrained = new_model(data, settings.model).eval()
+    untrained = new_model(data, settings.model).frozen()
     assert progress.best["MRR"] > 1.2 * np.mean(1 / target_ranks(untrained, data, "validation", 12, EvalSettings()))
     other, _ = trained(data, settings.replace(seed=1))
     assert not same_weights(model, other)
-
-
-def learned(data, variant, **options):
-    """What a variant of the study of all options, very small, learns from data, and from teachers trained on them."""
-    teachers = [learned(data, OPTIONS[need]) for need in variant.needs]
-    settings = variant.settings.replace(hidden_size=variant.settings.model.hidden_size // 4)
-    return trained(data, settings, teachers=teachers, **options)[0]
-
-
-@pytest.mark.parametrize("variant", OPTIONS.variants, ids=lambda variant: variant.name)
-def test_training_knows_nothing_of_what_is_held_out(data, variant, monkeypatch, tmp_path):
-    """Each option, with all that is prepared for it: other films, ratings and times in validation and test, the same
-    weights to the last bit."""
-    monkeypatch.setattr(graph, "PRETRAINING_STEPS", 3)
-    monkeypatch.setattr(text, "CACHE", tmp_path)  # the sentence encoder need not be installed: its place is taken
-    monkeypatch.setattr(text, "_installed", lambda: True)
-    monkeypatch.setattr(text, "version", lambda name: "0")
-    monkeypatch.setattr(text, "_sentence_vectors", lambda wanted: text_vectors(wanted, "ngrams").astype(np.float32))
-    other = swapped(data, np.setdiff1d(np.arange(len(data.items)), data.training_rows()))
-    model = learned(data, variant)
-    assert same_weights(model, learned(other, variant))
-    if variant.name == "quick preset":
-        assert not same_weights(model, learned(other, variant, validate=False))
-
-
-@pytest.mark.parametrize("held_out", [True, False])
-@pytest.mark.parametrize("protocol", ["leave_one_out", "global_time", "multi5"])
-def test_under_every_protocol_too(tiny, protocol, held_out, monkeypatch, tmp_path):
-    """All that is prepared from interactions, at once; and where nothing is held out, the last interaction counts."""
-    monkeypatch.setattr(graph, "PRETRAINING_STEPS", 3)
-    data = process(tiny, DataSettings(dataset="synthetic", protocol=protocol, holdout_share=0.2))
-    settings = tiny_settings(tmp_path, dataclasses.replace(
-        VARIANTS["enhanced"], id_start="svd", graph_encoder="rgcn_frozen"), max_steps=2, contrastive_weight=0.1,
-        popularity_correction=0.2, contrastive_views="same_target")
-    hidden = np.setdiff1d(np.arange(len(data.items)), data.training_rows())
-    assert len(hidden) > 50
-    first, second = (trained(which, settings, held_out=held_out, validate=held_out)[0]
-                     for which in (data, swapped(data, hidden)))
-    assert same_weights(first, second) == held_out
-    assert torch.equal(first.encoders["graph"].graph.liked_with, second.encoders["graph"].graph.liked_with) == held_out
 
 
 @pytest.mark.parametrize("positions", [40, 100])
@@ -123,7 +77,8 @@ def test_the_parts_of_a_step_add_up_to_the_step(data, variant, tmp_path, monkeyp
                           if parameter.grad is not None]
 
     # Nothing hidden: a first film's rating, which a start predicts, is missing where the history's ratings are hidden.
-    settings = tiny_settings(tmp_path, variant, max_epochs=1, gradient_clip=0.5, batch_size=24, context_dropout=0.0)
+    settings = tiny_settings(tmp_path, variant, max_epochs=1, batch_size=24)
+    monkeypatch.setattr(batches, "CONTEXT_DROPOUT", 0.0)
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *_, **__: look(self))
     losses = []
     for size in (10_000, positions):
@@ -151,10 +106,10 @@ def test_a_stopwatch_tells_work_from_waiting():
 
 
 @pytest.mark.parametrize(("changes", "parts"), [
-    ({}, {}), ({"gradient_accumulation": 2}, {}), ({"ema_decay": 0.8}, {}), ({"max_steps": 13}, {}),
-    ({}, {"id_dropout": 0.3, "graph_encoder": "lightgcn", "title_encoder": "ngrams"}),
-    ({"contrastive_weight": 0.3, "masked_item_weight": 0.0}, {"id_start": "svd", "graph_encoder": "rgcn_frozen"}),
-    ({"late_start_share": 0.5, "loss": "sampled_softmax"}, {"task_weighting": "uncertainty", "start_token": True})])
+    ({}, {}), ({"max_steps": 13}, {}),
+    ({}, {"graph": True, "text_encoder": "ngrams"}),
+    ({}, {"contrastive_weight": 0.3, "masked_item_weight": 0.0}),
+    ({"late_start_share": 0.5, "loss": "sampled_softmax"}, {"start_token": True})])
 def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, changes, parts):
     """Stop in the middle of an epoch by a real Ctrl-C signal, resume: the same weights to the last bit."""
     settings = tiny_settings(tmp_path, dataclasses.replace(DROPOUT_MODEL, **parts), **{"max_epochs": 4, **changes})
@@ -176,65 +131,6 @@ def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, changes, par
     assert same_weights(whole, resumed)
     assert (after.step, after.tokens, after.best["NDCG@10"]) == (progress.step, progress.tokens,
                                                                  progress.best["NDCG@10"])
-
-
-@pytest.mark.parametrize("validate", [True, False])
-def test_the_moving_average_is_what_is_validated_and_kept(data, tmp_path, monkeypatch, validate):
-    """Against the recursion written out: k m + (1 - k) w after step t, k = min(decay, (1 + t) / (10 + t))."""
-    step, after = training_loop.Run.train_step, []
-
-    def watched(run, batch):
-        step(run, batch)
-        after.append({name: value.clone() for name, value in run.model.state_dict().items()})
-
-    monkeypatch.setattr(training_loop.Run, "train_step", watched)
-    kept = []
-    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=1, ema_decay=0.28)
-    model, _ = trained(data, settings, validate=validate, on_best=lambda model, *_: kept.append(model.state_dict()))
-    keep = [min(0.28, (1 + t) / (10 + t)) for t in range(len(after))]
-    assert keep[1] < keep[-1] == 0.28
-    for name, value in model.named_parameters():
-        expected = after[0][name]
-        for share, weights in zip(keep[1:], after[1:], strict=True):
-            expected = share * expected + (1 - share) * weights[name]
-        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
-        assert not kept or torch.equal(kept[0][name], value)
-
-
-def test_popularity_correction_is_log_popularity(data):
-    """A model that has learned nothing then predicts by popularity."""
-    rows = data.catalogue.num_rows
-    counts = np.bincount(data.items[data.training_rows()], minlength=rows)
-    loss = item_loss(TrainSettings(popularity_correction=1.0), data, True, torch.device("cpu"))
-    bias = torch.zeros(rows)
-    bias[:ITEM_ROWS] = -torch.inf
-    targets = torch.from_numpy(data.items[data.training_rows()])
-    got = loss(torch.zeros(len(targets), 4), torch.zeros(rows, 4), bias, targets)
-    share = np.maximum(counts[ITEM_ROWS:], 1)
-    assert float(got) == pytest.approx(-float(np.log(share / share.sum())[data.items[data.training_rows()] -
-                                                                          ITEM_ROWS].mean()), rel=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["vanilla", "enhanced"])
-def test_a_student_comes_to_say_what_its_teachers_say(data, tmp_path, kind):
-    """Following two random teachers alone, a student ranks more like their mean than like chance; other teachers,
-    another share or temperature give another student."""
-    settings = tiny_settings(tmp_path, VARIANTS[kind], max_epochs=40, learning_rate=0.02, eval_every=40,
-                             teacher_share=1.0, rating_weight=0.0, preference_weight=0.0)
-    seed_everything(7)
-    teachers = [fresh_model(data, settings.model, seed, spread=0.5) for seed in (1, 2)]
-    student, _ = trained(data, settings, teachers=teachers, validate=False)
-    batch = history_batch([history_of(data, user, span(data, user, "test")[1]) for user in range(30)], 12)
-    with torch.no_grad():
-        wanted = torch.stack([teacher.score(batch).softmax(1) for teacher in teachers]).mean(0)
-        strangers = fresh_model(data, settings.model, 3, spread=0.5).score(batch).softmax(1)
-        said = student.score(batch).softmax(1)
-    assert (said - wanted).abs().sum(1).mean() < 0.7 * (strangers - wanted).abs().sum(1).mean()
-    short = settings.replace(max_epochs=1)
-    plain, _ = trained(data, short, teachers=teachers)
-    half, soft = short.replace(teacher_share=0.5), short.replace(teacher_temperature=3.0)
-    for other, chosen in ((half, teachers), (soft, teachers), (short, teachers[:1])):
-        assert not same_weights(plain, trained(data, other, teachers=chosen)[0])
 
 
 def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeypatch):
@@ -275,11 +171,10 @@ def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path, monkeypa
     assert [record["event"] for record in records] == ["settings", "epoch", "fit"]
     assert records[1]["learning_rate"] < 0.05 * settings.train.learning_rate
     assert {"step", "tokens", "seconds", "epoch"} <= set(records[2]["best"])
-    assert json.loads((tmp_path / "run.now").read_text())["step"] == progress.step
 
 
 def test_schedule_warms_up_and_decays(data, tmp_path):
-    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=50, warmup_share=0.2)
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=50)
     run = training_loop.Run(new_model(data, settings.model), data, settings, True, None,
                              Tracker(None, {}), None, True)
     total = 50 * run.steps_per_epoch
@@ -287,7 +182,7 @@ def test_schedule_warms_up_and_decays(data, tmp_path):
     for step in range(total + 1):
         run.progress.step = step
         factors.append(run.schedule())
-    peak = int(0.2 * total)
+    peak = int(training_loop.WARM_UP * total)
     assert factors[0] > 0 and factors[peak] == pytest.approx(1, abs=0.02) and factors[-1] == pytest.approx(0, abs=1e-9)
     assert factors[:peak] == sorted(factors[:peak]) and factors[peak:] == sorted(factors[peak:], reverse=True)
 
@@ -297,92 +192,15 @@ def test_weight_decay_spares_tables_biases_and_norms(data):
     decayed, spared = parameter_group_names(model)
     assert len(decayed) + len(spared) == len(list(model.parameters()))
     assert "encoder.blocks.0.qkv.weight" in decayed
-    assert {"encoders.id.table.weight", "position", "next_bias", "encoder.final_norm.weight"} <= set(spared)
+    assert {"item_ids.weight", "position", "next_bias", "encoder.final_norm.weight"} <= set(spared)
 
-
-def test_gradient_accumulation_equals_the_larger_batch(data, tmp_path):
-    """One step over two half batches moves the weights like one over the mean of both losses."""
-    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], gradient_accumulation=2, batch_size=30, max_epochs=1,
-                             masked_item_weight=0.0, context_dropout=0.0, user_id_dropout=0.0, gradient_clip=0.0)
-    model, _ = trained(data, settings)
-    seed_everything(settings.train.seed)
-    expected = new_model(data, settings.model)
-    optimizer = torch.optim.AdamW(training_loop.parameter_groups(expected, settings.train.weight_decay))
-    batches = list(training_loop.TrainingBatches(data, 12, settings.train, 0.0).epoch(0))
-    assert len(batches) == 2
-    weights = settings.train.task_weights
-    for batch in batches:
-        losses = expected(batch, frozenset(weights))
-        (sum(weights[task] * loss for task, loss in losses.items()) / 2).backward()
-    for group in optimizer.param_groups:  # the first step of the warm-up: 5 % of one update
-        group["lr"] = settings.train.learning_rate / (1 + 0.05)
-    optimizer.step()
-    for name, value in expected.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
-
-
-TWO_PROCESSES = """
-import json, os, sys
-from pathlib import Path
-from safetensors.torch import save_file
-from data_processor import process
-from readers.synthetic import generate
-from settings import DataSettings, Settings
-from model_io import new_model
-import training_loop
-from training_loop import fit, leave_process_group, seed_everything
-training_loop.PART_POSITIONS["cpu"] = 100
-settings = Settings().replace(**json.loads(sys.argv[1]))
-data = process(generate(seed=3, people=60, films=80), DataSettings(dataset="synthetic"))
-seed_everything(settings.train.seed)
-model = new_model(data, settings.model)
-progress = fit(model, data, settings, quiet=True)
-out = sys.argv[2] + os.environ["RANK"]
-save_file(dict(model.named_parameters()), out + ".safetensors")
-Path(out + ".json").write_text(json.dumps([progress.best, progress.step]))
-leave_process_group()
-"""
-
-
-def test_popularity_sampling_covers_what_is_trained_on(data):
-    """Trained on everything, counts are those of everything; an item that training never has is drawn like one seen
-    once, not always or never."""
-    train = TrainSettings(loss="sampled_softmax", negative_sampling="popularity")
-    for held_out, rows in ((False, np.arange(len(data.items))), (True, data.training_rows())):
-        shares = torch.exp(item_loss(train, data, held_out, torch.device("cpu")).log_frequency)[ITEM_ROWS:]
-        counts = np.maximum(1, np.bincount(data.items[rows], minlength=data.catalogue.num_rows)[ITEM_ROWS:])
-        np.testing.assert_allclose(shares.numpy(), counts / counts.sum(), rtol=1e-4)
-
-
-@pytest.mark.slow
-def test_two_processes_equal_one_that_accumulates(data, tmp_path, monkeypatch):
-    """torchrun with gloo: both ranks end with the weights and metrics of one process that gathers two batches, each
-    of several parts."""
-    monkeypatch.setitem(training_loop.PART_POSITIONS, "cpu", 100)
-    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], batch_size=15, max_epochs=2, masked_item_weight=0.0,
-                             context_dropout=0.0, user_id_dropout=0.0)
-    script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES)
-    run_two(script, json.dumps(settings.to_dict()), str(tmp_path / "out"))
-    single, progress = trained(data, settings.replace(gradient_accumulation=2))
-    seed_everything(settings.train.seed)
-    start = new_model(data, settings.model)
-    for rank in (0, 1):
-        best, steps = json.loads((tmp_path / f"out{rank}.json").read_text())
-        assert 2 * steps == progress.step == 8 and best["tokens"] == progress.best["tokens"]
-        assert best["MRR"] == pytest.approx(progress.best["MRR"], rel=0.01)
-        # Adam blows rounding up where a gradient is nearly 0, so the whole is compared to how far training moved.
-        weights = load_file(tmp_path / f"out{rank}.safetensors")
-        apart, moved = (sum(float((weights[name] - other.state_dict()[name]).abs().sum()) for name in weights)
-                        for other in (single, start))
-        assert apart < 0.01 * moved
 
 
 @pytest.mark.slow
 def test_trainer_under_torchrun(tmp_path):
     """The README's line, shrunk: one model, one record, one table."""
     done = run_two(ROOT / "trainer.py", "--preset", "quick", "--dataset", "synthetic", "--hidden_size", "16",
-                   "--seq_length", "20", "--max_epochs", "1", "--bootstrap_samples", "100", "--checkpoint_dir",
+                   "--seq_length", "20", "--max_epochs", "1", "--checkpoint_dir",
                    str(tmp_path / "c"), "--runs_dir", str(tmp_path / "runs"))
     assert done.stdout.count("Ranking on the test items") == 1
     assert (tmp_path / "c" / "best" / "results.json").exists() and len(list((tmp_path / "runs").iterdir())) == 1
@@ -460,16 +278,68 @@ def test_vanilla_validation_holds_out_two(tmp_path):
     assert progress.best["epoch"] in (1, 2)
 
 
-@pytest.mark.parametrize("accumulation", [1, 4])
-def test_max_steps_ends_the_run_mid_epoch_and_the_learning_rate(data, tmp_path, accumulation):
-    """Whatever --max_epochs says, and with no gradient left over."""
-    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=1, max_steps=11,
-                             gradient_accumulation=accumulation)
-    model, progress = trained(data, settings, tracker=Tracker(tmp_path / "run.jsonl", settings.to_dict()))
+HIDING = {
+    "plain": {}, "vanilla": {"model": "vanilla"}, "graph": {"graph": True, "text_encoder": "ngrams"},
+    "contrastive": {"contrastive_weight": 0.3}, "late": {"late_start_share": 0.5, "start_token": True},
+    "sampled": {"loss": "sampled_softmax"}, "windows": {"sliding_window": True, "masking": "late"},
+    "known time": {"query_time": "known"},
+}
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_training_knows_nothing_of_what_is_held_out(data, tmp_path, name):
+    """Other items, columns and times in validation and test: the same weights to the last bit."""
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_steps=3).replace(**HIDING[name])
+    other = swapped(data, np.setdiff1d(np.arange(len(data.items)), data.training_rows()))
+    model = trained(data, settings)[0]
+    assert same_weights(model, trained(other, settings)[0])
+    everything = trained(data, settings, held_out=False, validate=False)[0]
+    assert not same_weights(everything, trained(other, settings, held_out=False, validate=False)[0])
+
+
+@pytest.mark.parametrize("protocol", ["global_time", "multi5"])
+def test_under_every_protocol_too(tiny, protocol, tmp_path):
+    data = process(tiny, DataSettings(dataset="synthetic", protocol=protocol))
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced-graph"], max_steps=2)
+    other = swapped(data, np.setdiff1d(np.arange(len(data.items)), data.training_rows()))
+    assert same_weights(trained(data, settings)[0], trained(other, settings)[0])
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "enhanced"])
+def test_a_student_comes_to_say_what_its_teachers_say(data, tmp_path, kind, monkeypatch):
+    """Following two random teachers alone, a student ranks more like their mean than like chance; other
+    teachers or another share give another student."""
+    monkeypatch.setattr(objectives, "TEACHER_SHARE", 1.0)
+    model = VARIANTS[kind]
+    if kind == "enhanced":
+        model = dataclasses.replace(model, value_weight=0.0, preference_weight=0.0)
+    settings = tiny_settings(tmp_path, model, max_epochs=40, learning_rate=0.02, eval_every=40)
+    seed_everything(7)
+    teachers = [fresh_model(data, settings.model, seed, spread=0.5) for seed in (1, 2)]
+    student, _ = trained(data, settings, teachers=teachers, validate=False)
+    histories = [history_of(data, user, span(data, user, "test")[1]) for user in range(1, 31)]
+    batch = history_batch(histories, data.catalogue, 12)
+
+    def chances(one):
+        return one.eval().frozen().score(batch).softmax(1)
+
+    with torch.no_grad():
+        wanted = torch.stack([chances(teacher) for teacher in teachers]).mean(0)
+        strangers = chances(fresh_model(data, settings.model, 3, spread=0.5))
+        found = chances(student)
+    assert (found - wanted).abs().sum(1).mean() < 0.7 * (strangers - wanted).abs().sum(1).mean()
+    short = settings.replace(max_epochs=1)
+    plain, _ = trained(data, short, teachers=teachers)
+    assert not same_weights(plain, trained(data, short, teachers=teachers[:1])[0])
+    monkeypatch.setattr(objectives, "TEACHER_SHARE", 0.5)
+    assert not same_weights(plain, trained(data, short, teachers=teachers)[0])
+
+
+def test_max_steps_ends_the_run_mid_epoch_and_the_learning_rate(data, tmp_path):
+    """Whatever --max_epochs says."""
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=1, max_steps=11)
+    tracker = Tracker(tmp_path / "run.jsonl", settings.to_dict())
+    _, progress = trained(data, settings, tracker=tracker)
     assert progress.step == 11 and progress.finished and progress.epoch > 1
     last = json.loads((tmp_path / "run.jsonl").read_text().splitlines()[-2])
     assert last["step"] == 11 and last["learning_rate"] < 0.3 * settings.train.learning_rate
-    assert not any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in model.parameters())
-    untrained, _ = trained(data, settings.replace(max_steps=1, gradient_accumulation=4, learning_rate=1e-9))
-    short, _ = trained(data, settings.replace(max_steps=1, gradient_accumulation=4))
-    assert not same_weights(untrained, short)  # the one step counts
