@@ -6,44 +6,45 @@ import ir_measures
 import numpy as np
 import pytest
 import torch
-from baselines.mean_ratings import mean_predictors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import AP, RR, R, Success, nDCG
 from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_error
 
+from baselines.mean_values import mean_predictors
 from baselines.popularity import Popularity
 from batches import history_batch, history_of
-from data_processor import ITEM_ROWS, from_sequences
-from evaluation.metrics import CUTOFFS, bootstrap_interval, per_person, per_request, ranks
+from data_processor import from_sequences
+from dataset import ITEM_ROWS
+from evaluation.metrics import CUTOFFS, bootstrap_interval, per_request, per_user, ranks
 from evaluation.protocols import CANDIDATES, draw_candidates, protocol_line, target_ranks
 from evaluation.report import summarise
-from evaluation.side_tasks import preference_quality, rating_errors
+from evaluation.side_tasks import preference_quality, value_quality
 from settings import EvalSettings
 from support.errors import UserError
-from tests.conftest import VARIANTS, fresh_model, rng, span
+from tests.conftest import VARIANTS, fresh_model, other_data, rng, span
 
 PLAIN = EvalSettings()
 
 
 def test_metrics_agree_with_ir_measures(data):
     """On a random model's scores: ir-measures ranks the unseen films of each user itself, one list a user."""
-    model = fresh_model(data, VARIANTS["enhanced"])
+    model = fresh_model(data, VARIANTS["enhanced"]).frozen()
     ours = per_request(target_ranks(model, data, "test", 12, PLAIN))
     qrels, run = [], []
-    for user in range(data.num_users):
-        scores = model.score(history_batch([history_of(data, user, span(data, user, "test")[1])], 12))[0].tolist()
+    for user in data.catalogue.users.rows:
+        scores = model.score(history_batch([history_of(data, user, span(data, user, "test")[1])], data.catalogue, 12))[0].tolist()
         start, end = span(data, user, "test")
         seen = set(data.items[start:end].tolist())
         qrels.append(ir_measures.Qrel(str(user), str(data.items[end]), 1))
         run += [ir_measures.ScoredDoc(str(user), str(film), scores[film])
-                for film in range(ITEM_ROWS, data.catalogue.num_rows) if film not in seen]
+                for film in range(ITEM_ROWS, len(data.catalogue.items)) if film not in seen]
     wanted = {"HR@1": Success @ 1, "HR@5": Success @ 5, "HR@10": Success @ 10, "NDCG@5": nDCG @ 5,
               "NDCG@10": nDCG @ 10, "MRR": RR}
     theirs = {(row.measure, int(row.query_id)): row.value
               for row in ir_measures.iter_calc(list(wanted.values()), qrels, run)}
     for name, measure in wanted.items():
-        expected = [theirs[measure, user] for user in range(data.num_users)]
+        expected = [theirs[measure, user] for user in data.catalogue.users.rows]
         np.testing.assert_allclose(ours[name], expected, atol=1e-6)
 
 
@@ -93,28 +94,28 @@ def test_a_film_that_is_a_target_twice_has_no_rank_before_the_first():
 
 def test_means_are_over_each_persons_requests_first():
     rank = np.array([[1], [30], [1]])
-    metrics = per_person(rank, np.array([4, 4, 9]))
+    metrics = per_user(rank, np.array([4, 4, 9]))
     assert metrics["HR@10"].tolist() == [0.5, 1.0]
 
 
 def test_a_constant_scorer_gets_nothing(data):
     class Constant:
         def score(self, batch):
-            scores = torch.zeros(len(batch.lengths), data.catalogue.num_rows)
+            scores = torch.zeros(len(batch.lengths), len(data.catalogue.items))
             scores[:, :ITEM_ROWS] = -torch.inf
             return scores
 
     rank = target_ranks(Constant(), data, "test", 12, PLAIN)[:, 0]
-    histories = np.diff(data.offsets) - 1
-    assert (rank == len(data.catalogue.movie_ids) - histories).all()
+    histories = np.diff(data.offsets)[1:] - 1
+    assert (rank == len(data.catalogue.items.ids) - histories).all()
 
 
 def test_a_scorer_that_knows_gets_everything(data):
     class Oracle:
         def score(self, batch):
-            scores = torch.full((len(batch.lengths), data.catalogue.num_rows), -1.0)
+            scores = torch.full((len(batch.lengths), len(data.catalogue.items)), -1.0)
             targets = torch.from_numpy(data.items[data.split.requests["test"].ends])
-            scores[torch.arange(len(scores)), targets[batch.users - 1]] = 1
+            scores[torch.arange(len(scores)), targets[batch.users.numpy() - 1]] = 1
             return scores
 
     assert (target_ranks(Oracle(), data, "test", 12, PLAIN) == 1).all()
@@ -122,32 +123,26 @@ def test_a_scorer_that_knows_gets_everything(data):
 
 def test_filter_takes_the_whole_history_out(data):
     """Against a naive loop, also over interactions older than the model reads."""
-    model = fresh_model(data, VARIANTS["enhanced"])
-    plain = target_ranks(model, data, "validation", 12, EvalSettings(filter_seen=False))
+    model = fresh_model(data, VARIANTS["enhanced"]).frozen()
+    plain = target_ranks(model, data, "validation", 12, EvalSettings(filter_seen="no"))
     filtered = target_ranks(model, data, "validation", 12, PLAIN)
     popular = Popularity(data)
     assert (filtered <= plain).all() and (filtered < plain).any()
     rank = target_ranks(popular, data, "test", 12, PLAIN)
-    for user in range(0, data.num_users, 9):
+    for user in range(1, data.num_users, 9):
         start, end = span(data, user, "test")
         seen, target = set(data.items[start:end].tolist()), int(data.items[end])
-        rivals = [film for film in range(ITEM_ROWS, data.catalogue.num_rows) if film not in seen and film != target]
-        assert rank[user, 0] == 1 + sum(popular.scores[film] >= popular.scores[target] for film in rivals)
-
-
-def test_ranks_do_not_depend_on_batch_size(data, variant):
-    model = fresh_model(data, variant)
-    assert (target_ranks(model, data, "test", 12, EvalSettings(eval_batch_size=1)) ==
-            target_ranks(model, data, "test", 12, EvalSettings(eval_batch_size=60))).all()
+        rivals = [film for film in range(ITEM_ROWS, len(data.catalogue.items)) if film not in seen and film != target]
+        assert rank[user - 1, 0] == 1 + sum(popular.counts[film] >= popular.counts[target] for film in rivals)
 
 
 def test_published_candidates_may_be_seen(data):
     """Then --no-filter_seen ranks them by their scores, and the filter puts them last."""
     drawn = draw_candidates(data, "test", EvalSettings(candidates="popular_100_any"))
-    seen = [np.isin(drawn[person], data.items[slice(*span(data, person, "test"))]) for person in range(data.num_users)]
+    seen = [np.isin(drawn[person - 1], data.items[slice(*span(data, person, "test"))]) for person in data.catalogue.users.rows]
     assert all(flags.any() for flags in seen)
-    assert all(data.items[span(data, person, "test")[1]] not in drawn[person] for person in range(data.num_users))
-    scores = torch.arange(float(data.catalogue.num_rows))
+    assert all(data.items[span(data, person, "test")[1]] not in drawn[person - 1] for person in data.catalogue.users.rows)
+    scores = torch.arange(float(len(data.catalogue.items)))
 
     class ByNumber:
         def score(self, batch):
@@ -155,10 +150,10 @@ def test_published_candidates_may_be_seen(data):
 
     for filtered in (True, False):
         got = target_ranks(ByNumber(), data, "test", 12, EvalSettings(candidates="popular_100_any",
-                                                                     filter_seen=filtered))
-        for person in range(data.num_users):
-            rivals = set(drawn[person][~seen[person]] if filtered else drawn[person])
-            assert got[person, 0] == 1 + sum(rival >= data.items[span(data, person, "test")[1]] for rival in rivals)
+                                                                     filter_seen="yes" if filtered else "no"))
+        for person in data.catalogue.users.rows:
+            rivals = set(drawn[person - 1][~seen[person - 1]] if filtered else drawn[person - 1])
+            assert got[person - 1, 0] == 1 + sum(rival >= data.items[span(data, person, "test")[1]] for rival in rivals)
 
 
 @pytest.mark.parametrize("kind", ["uniform_100", "popular_100"])
@@ -166,17 +161,16 @@ def test_candidates_are_unseen_and_the_same_for_everybody(data, kind):
     evaluation = EvalSettings(candidates=kind)
     drawn = draw_candidates(data, "test", evaluation)
     assert (drawn == draw_candidates(data, "test", evaluation)).all()
-    assert (drawn != draw_candidates(data, "test", EvalSettings(candidates=kind, candidate_seed=1))).any()
     assert drawn.shape == (data.num_users, CANDIDATES) and drawn.min() >= ITEM_ROWS
-    for person in range(data.num_users):
+    for person in data.catalogue.users.rows:
         start, end = span(data, person, "test")
-        assert not set(drawn[person]) & set(data.items[start:end + 1])
+        assert not set(drawn[person - 1]) & set(data.items[start:end + 1])
     # Few films in this world: the rank among them is what the full ranking says of these very films.
-    model = fresh_model(data, VARIANTS["enhanced"])
-    scores = model.score(history_batch([history_of(data, 3, span(data, 3, "test")[1])], 12))[0]
-    rivals = scores[torch.from_numpy(np.unique(drawn[3]))]
+    model = fresh_model(data, VARIANTS["enhanced"]).frozen()
+    scores = model.score(history_batch([history_of(data, 3, span(data, 3, "test")[1])], data.catalogue, 12))[0]
+    rivals = scores[torch.from_numpy(np.unique(drawn[2]))]
     target = scores[int(data.items[span(data, 3, "test")[1]])]
-    assert target_ranks(model, data, "test", 12, evaluation)[3, 0] == 1 + int((rivals >= target).sum())
+    assert target_ranks(model, data, "test", 12, evaluation)[2, 0] == 1 + int((rivals >= target).sum())
 
 
 def test_popular_candidates_are_popular():
@@ -192,16 +186,15 @@ def test_popular_candidates_are_popular():
 def test_diverged_scores_are_an_error(data):
     class Broken:
         def score(self, batch):
-            return torch.full((len(batch.lengths), data.catalogue.num_rows), torch.nan)
+            return torch.full((len(batch.lengths), len(data.catalogue.items)), torch.nan)
 
     with pytest.raises(UserError, match="diverged"):
         target_ranks(Broken(), data, "test", 12, PLAIN)
 
 
 def test_popularity_counts_training_interactions(data):
-    scores = Popularity(data).scores
+    scores = Popularity(data).counts
     assert int(scores[ITEM_ROWS:].sum()) == len(data.training_rows())
-    assert (scores[:ITEM_ROWS] == -torch.inf).all()
 
 
 def test_bootstrap_interval_covers_the_mean():
@@ -217,7 +210,7 @@ def test_bootstrap_interval_covers_the_mean():
 
 def test_summary():
     rank = np.array([[1], [2], [6], [11]])
-    summary = summarise(rank, np.arange(4), 100)
+    summary = summarise(rank, np.arange(4))
     assert summary["HR@1"]["mean"] == 1 / 4
     assert summary["HR@10"]["mean"] == 3 / 4
     assert summary["NDCG@10"]["mean"] == pytest.approx((1 + 1 / np.log2(3) + 1 / np.log2(7) + 0) / 4)
@@ -228,28 +221,47 @@ def test_protocol_line_says_what_a_number_means(data):
     line = protocol_line(data, "test", PLAIN)
     for part in ("leave-one-out", "full ranking of", "ties against", data.split_hash, "NOT MovieLens", "60 users"):
         assert part in line
-    line = protocol_line(data, "test", EvalSettings(candidates="popular_100", filter_seen=False))
-    assert "100 candidates beside the target, popular draw" in line and "seen films kept" in line
+    line = protocol_line(data, "test", EvalSettings(candidates="popular_100", filter_seen="no"))
+    assert "100 candidates beside the target, popular draw" in line and "history ranked too" in line or "kept" in line
 
 
-def test_rating_yardsticks(data):
-    targets = data.ratings[data.split.requests["test"].ends]
-    guesses = mean_predictors(data, "test")
-    for guess in guesses.values():
-        errors = rating_errors(guess, data, "test")
-        assert errors["RMSE"] == pytest.approx(root_mean_squared_error(targets, guess))
-        assert errors["MAE"] == pytest.approx(mean_absolute_error(targets, guess))
+def test_value_yardsticks(data):
+    entry, ends = data.catalogue.interaction_fields["rating"], data.split.requests["test"].ends
+    ratings = entry.numbers[data.columns["rating"] - 1]
+    guesses = mean_predictors(entry, data, "test")
+    chances = rng().dirichlet(np.ones(5), len(ends))
+    found = value_quality(entry, chances, data, "test")
+    for name, guess in {**guesses, "head": chances @ entry.numbers}.items():
+        assert found[name]["RMSE"] == pytest.approx(root_mean_squared_error(ratings[ends], guess))
+        assert found[name]["MAE"] == pytest.approx(mean_absolute_error(ratings[ends], guess))
     start, end = span(data, 4, "test")
-    assert guesses["user mean"][4] == pytest.approx(data.ratings[start:end].mean())
-    train = data.training_rows()
-    film = data.items[data.split.requests["test"].ends[4]]
-    assert guesses["film mean"][4] == pytest.approx(data.ratings[train][data.items[train] == film].mean())
+    assert guesses["user mean"][3] == pytest.approx(ratings[start:end].mean())
+    train, item = data.training_rows(), data.items[end]
+    assert guesses["item mean"][3] == pytest.approx(ratings[train][data.items[train] == item].mean())
+
+
+def test_values_that_are_no_numbers_are_judged_by_cross_entropy():
+    shop = other_data("shop")
+    entry, requests = shop.catalogue.interaction_fields["channel"], shop.split.requests["test"]
+    codes = shop.columns["channel"][requests.ends]
+    chances = rng().dirichlet(np.ones(len(entry.values)), len(requests))
+    known = codes > 0
+    expected = -np.log(chances[known, codes[known] - 1]).mean()
+    assert value_quality(entry, chances, shop, "test")["head"]["cross-entropy"] == pytest.approx(expected)
 
 
 def test_preference_yardstick_is_the_training_mean(data):
     """A head that always answers the constant must score as the constant does."""
-    shares = data.catalogue.genres / np.maximum(data.catalogue.genres.sum(1, keepdims=True), 1)
-    mean = torch.from_numpy(shares[data.items[data.training_rows()]].mean(0))
-    quality = preference_quality(lambda batch: mean.repeat(len(batch.lengths), 1), data, "validation", 12, 16,
-                                 torch.device("cpu"))
+    shares = data.catalogue.items.shares("genres")
+    mean = shares[data.items[data.training_rows()]].mean(0)
+    predicted = np.tile(mean, (len(data.split.requests["validation"]), 1))
+    quality = preference_quality("genres", predicted, data, "validation")
     assert quality["head"] == pytest.approx(quality["constant"], abs=1e-3)
+
+
+def test_repeats_stay_in_the_ranking_where_the_schema_says_so():
+    shop = other_data("shop")
+    model = fresh_model(shop, VARIANTS["enhanced"]).frozen()
+    kept, asked, hidden = (target_ranks(model, shop, "test", 12, EvalSettings(filter_seen=how))
+                           for how in ("auto", "no", "yes"))
+    assert (kept == asked).all() and (hidden <= kept).all() and (hidden < kept).any()

@@ -149,7 +149,7 @@ WRONG = [
     (["--batch_size", "0"], "--batch_size"),
     (["--learning_rate", "-1"], "--learning_rate"),
     (["--learning_rate", "inf"], "--learning_rate must be a finite"),
-    (["--next_item_weight", "0"], "--value_weight 0"),
+    (["--next_item_weight", "0", "--masked_item_weight", "1", "--value_weight", "0.3"], "--value_weight 0"),
     (["--next_item_weight", "0", "--masked_item_weight", "0"], "nothing ranks items"),
     (["--no-item_ids", "--item_features", "none"], "representation"),
     (["--model", "vanilla", "--no-user_ids"], "belongs to --model enhanced"),
@@ -195,7 +195,8 @@ def test_presets_fit_both_models(preset, model):
 
 def test_the_config_of_the_reported_run_is_the_quick_preset():
     settings, _ = parse_command_line(["--config", str(ROOT / "configs" / "enhanced.yaml")], "")
-    assert settings == preset_settings("quick").replace(max_minutes=0.0)
+    assert settings == preset_settings("quick").replace(
+        max_minutes=0.0, max_epochs=72, eval_every=4)
 
 
 def test_original_preset_is_the_documented_design():
@@ -204,5 +205,5 @@ def test_original_preset_is_the_documented_design():
     assert (model.hidden_size, model.num_heads, model.num_layers, model.seq_length, model.dropout) == \
         (256, 4, 4, 50, 0.2)
     assert (train.batch_size, train.learning_rate, train.max_epochs, train.patience) == (64, 1e-4, 100, 15)
-    assert train.task_weights == {"masked_item": 1.0, "next_item": 1.0, "value": 0.3, "preference": 0.2,
+    assert model.task_weights == {"masked_item": 1.0, "next_item": 1.0, "value": 0.3, "preference": 0.2,
                                   "contrastive": 0.0}

@@ -57,7 +57,7 @@ def same_weights(left, right):
 
 
 def test_training_is_deterministic_and_learns(data, tmp_path):
-    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=12, learning_rate=0.01, eval_every=12)
+    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=30, learning_rate=0.01, eval_every=30)
     model, progress = trained(data, settings)
     again, _ = trained(data, settings)
     assert same_weights(model, again)
