@@ -20,7 +20,7 @@ from torch import nn
 
 from bert4rec import BERT4Rec
 from data_processor import load
-from dataset import ITEM_ROWS, USER_ROWS, Catalogue, Dataset, Field, Table
+from dataset import ITEM_ROWS, UNKNOWN, USER_ROWS, Catalogue, Dataset, Field, Table
 from enhanced_model import EnhancedBERT4Rec
 from schema import Column, schema_of
 from settings import DataSettings, ModelSettings, Settings, idle, model_only, section_fields
@@ -175,8 +175,7 @@ def _stored_catalogue(folder: Path, info: dict[str, Any], settings: DataSettings
     path = folder / ITEMS
     if not path.exists():
         files = dataclasses.replace(settings, data_dir=data_dir or settings.data_dir)
-        checkpoint = Checkpoint(nn.Identity(), Settings(data=files), catalogue, info)
-        items = data_of(checkpoint, folder, same_split=False).catalogue.items
+        items = _rows_of(bare_items, load(files, catalogue).catalogue.items, folder)
     else:
         items = _items(bare_items, read_json(path), path)
     return dataclasses.replace(catalogue, items=items)
@@ -204,6 +203,18 @@ def data_of(checkpoint: Checkpoint, folder: Path | str, data_dir: str | None = N
                         f"at hand give split {data.split_hash}: {differs}; give the right --data_dir "
                         f"or train again")
     return data
+
+
+def _rows_of(bare: Table, found: Table, folder: Path) -> Table:
+    """The items of a checkpoint with the names and columns that the data at hand have for them."""
+    rows = found.index(bare.ids)
+    if (rows == UNKNOWN).any():
+        missing = bare.ids[np.argmax(rows == UNKNOWN)]
+        raise UserError(f"{folder}: the files at hand lack item {missing!r}, which it was trained on; "
+                        f"give the right --data_dir or train again")
+    rows = np.concatenate([np.arange(bare.first), rows])
+    data = {name: values[rows] for name, values in found.data.items()}
+    return dataclasses.replace(bare, names=found.names[rows], data=data)
 
 
 def _damaged(folder: Path, error: Exception) -> UserError:

@@ -100,7 +100,8 @@ def main(argv: list[str]) -> None:
     flags.output.mkdir(parents=True, exist_ok=True)
     for suffix, latex in ((".md", False), (".tex", True)):
         sign = "%" if latex else "#"
-        parts = [f"{sign} {title}\n\n{table_text(header, rows, latex)}" for title, header, rows in tables]
+        below = "%" if latex else "##"
+        parts = [f"{below} {title}\n\n{table_text(header, rows, latex)}" for title, header, rows in tables]
         text = "\n".join([f"{sign} {line}\n", *parts])
         (flags.output / f"analysis{suffix}").write_text(text, encoding="utf-8")
 

@@ -86,6 +86,8 @@ def release_year(title: str) -> float:
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; put the file in its place") from None
     except FileNotFoundError:
         raise UserError(f"{path} is missing; fetch the data set again, or give --data_dir with the "
                         f"folder that has it") from None
@@ -95,29 +97,38 @@ def _read_ratings(path: Path, separator: str) -> pd.DataFrame:
     """Four whole numbers a line; the fast way where all is well, the slow one to name the line."""
     content = _read_bytes(path)
     single = content.replace(separator.encode(), b"\t")
+    mixed = separator != "\t" and b"\t" in content
     try:
         frame = pd.read_csv(io.BytesIO(single), sep="\t", names=RATINGS, dtype=np.int64,
-                            encoding=ENCODING, on_bad_lines="error", index_col=False)
-        if not frame.empty and not frame.isna().to_numpy().any():
+                            encoding=ENCODING, on_bad_lines="error", index_col=False,
+                            skip_blank_lines=False)
+        if not mixed and not frame.empty and not frame.isna().to_numpy().any():
             return frame
     except (ValueError, OverflowError):
         pass
     rows = _read_lines(path, separator, RATINGS)
     for name in RATINGS:
-        wrong = ~rows[name].str.fullmatch(r"-?\d{1,18}")
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise UserError(f"{path}:{row + 1}: {name} {rows[name].iloc[row]!r} is not a whole "
-                            f"number; correct the line")
+        _whole_numbers(path, rows[name])
     return rows.astype(np.int64)
+
+
+def _whole_numbers(path: Path, values: pd.Series) -> None:
+    """Raise `UserError` naming the first line whose value is no whole number."""
+    wrong = ~values.str.fullmatch(r"-?\d{1,18}")
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise UserError(f"{path}:{row + 1}: {values.name} {values.iloc[row]!r} is not a whole number; "
+                        f"correct the line")
 
 
 def _read_lines(path: Path, separator: str, fields: list[str]) -> pd.DataFrame:
     """Every line split into its fields. Raises `UserError` naming the first that has others."""
     lines = _read_bytes(path).decode(ENCODING).splitlines()
-    rows = [line.split(separator) for line in lines if line.strip()]
+    rows = [line.split(separator) for line in lines]
     for number, row in enumerate(rows, start=1):
         if len(row) != len(fields):
             raise UserError(f"{path}:{number}: {len(row)} fields instead of {len(fields)}; correct "
                             f"the line")
-    return pd.DataFrame(rows, columns=fields)
+    frame = pd.DataFrame(rows, columns=fields)
+    _whole_numbers(path, frame[fields[0]])
+    return frame

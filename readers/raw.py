@@ -131,7 +131,10 @@ def _values(file: File, column: Column, values: pd.Series) -> pd.Series:
     if column.kind == "text":
         return _text(values)
     if column.kind == "tags":
-        return values.map(lambda value: tags_of(value, column.separator))
+        tags = values.map(lambda value: tags_of(value, column.separator))
+        if column.values:
+            _only_declared(file, column, tags)
+        return tags
     if column.kind == "vector":
         return values.map(_vector)
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
@@ -155,6 +158,15 @@ def _category(file: File, column: Column, values: pd.Series) -> pd.Series:
             _fault(file, row, f"{column.field} {text.iloc[row]!r} is none of the declared values "
                               f"{', '.join(column.values)}")
     return text
+
+
+def _only_declared(file: File, column: Column, tags: pd.Series) -> None:
+    """Raise `UserError` for a tag that is none of the declared values."""
+    for row, found in enumerate(tags):
+        for tag in found:
+            if tag not in column.values:
+                _fault(file, row, f"{column.field} {tag!r} is none of the declared values "
+                                  f"{', '.join(column.values)}")
 
 
 def plain_number(text: str) -> str:

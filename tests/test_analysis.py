@@ -53,10 +53,10 @@ def test_list_quality_by_hand(data):
             np.mean([-np.log2(max(count, 1) / data.num_users) for count in seen]))
         pairs = [1 - len(genres[i] & genres[j]) / len(genres[i] | genres[j])
                  for i, j in itertools.combinations(films, 2)]
-        assert quality["genres diversity"][person - 1] == pytest.approx(np.mean(pairs))
+        assert quality["diversity of genres"][person - 1] == pytest.approx(np.mean(pairs))
         wanted, given = (np.mean([table[film] for film in part], axis=0)
                          for part in (history, films))
-        assert quality["genres miscalibration"][person - 1] == pytest.approx(
+        assert quality["miscalibration of genres"][person - 1] == pytest.approx(
             stats.entropy(wanted, 0.99 * given + 0.01 * wanted), rel=1e-4)
     assert coverage(lists, data)["catalogue coverage"] == len(np.unique(lists)) / len(data.catalogue.items.ids)
 

@@ -264,4 +264,4 @@ def test_repeats_stay_in_the_ranking_where_the_schema_says_so():
     model = fresh_model(shop, VARIANTS["enhanced"]).frozen()
     kept, asked, hidden = (target_ranks(model, shop, "test", 12, EvalSettings(filter_seen=how))
                            for how in ("auto", "no", "yes"))
-    assert (kept == asked).all() and (hidden <= kept).all() and (hidden < kept).any()
+    assert (kept == asked).all() and (hidden != kept).any()

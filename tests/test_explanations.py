@@ -6,52 +6,49 @@ import dataclasses
 import itertools
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 import trainer
-from batches import History, history_batch, history_of
-from data_processor import ITEM_ROWS, MASK, load
-from enhanced_model import FEATURE_FAMILIES
-from explanations import attribution, faithfulness, figures
+from ablations import faithfulness
+from batches import History, history_of
+from dataset import ITEM_ROWS, MASK
+from explanations import attribution
 from explanations.attribution import (
     METHODS,
     Question,
-    _unknown,
     carried,
     explain,
     integrated_gradients,
     places_lost,
     shapley,
 )
-from explanations.counterfactual import other_people, smallest_set
-from explanations.sentences import FAMILIES, sentence, strongest
-from explanations.tables import explanation_table
-from readers import read_interactions
-from settings import DataSettings, ModelSettings
+from explanations.counterfactual import other_users, smallest_set
+from explanations.sentences import family_label, sentence, strongest
+from schema import Schema
+from settings import ModelSettings
 from support.errors import run_command
-from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, rng
+from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, other_data, rng
 
 
-def question_of(data, settings, person=3, films=(0, 5), **options):
-    model = fresh_model(data, settings)
-    allowed = torch.arange(data.catalogue.num_rows) >= ITEM_ROWS
-    return Question(model, history_of(data, person), np.array(films) + ITEM_ROWS, allowed, **options)
+def question_of(data, settings, user=4, items=(0, 5), **options):
+    scorer = fresh_model(data, settings).frozen()
+    allowed = torch.arange(len(data.catalogue.items)) >= ITEM_ROWS
+    rows = np.array(items) + ITEM_ROWS
+    return Question(scorer, data.catalogue, history_of(data, user), rows, allowed, **options)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_answers_for_every_model(data, variant, method):
     """Shapes, the score itself, sums where promised; the same again with the same seed."""
     question = question_of(data, variant)
-    room = TINY_MODEL["seq_length"] - (variant.model == "vanilla" or not variant.next_item_head)
+    room = TINY_MODEL["seq_length"] - (variant.model == "vanilla" or not variant.next_item_weight)
     assert question.length == room < len(question.history.items)
     found, again = (explain(question, method, seed=2) for _ in range(2))
     with torch.no_grad():
-        logits = question.model.score(history_batch([question.read], TINY_MODEL["seq_length"]))[0, ITEM_ROWS:]
+        logits = question.scorer.score(question.batch([question.read]))[0, ITEM_ROWS:]
     np.testing.assert_allclose(found.score, logits.log_softmax(0)[[0, 5]].numpy(), rtol=1e-4, atol=1e-4)
     assert found.history.shape == (2, room) and set(found.families) == set(question.families)
     assert np.isfinite(found.history).all() and np.array_equal(found.history, again.history)
@@ -61,25 +58,10 @@ def test_every_method_answers_for_every_model(data, variant, method):
     assert (found.base is not None) == (method in ("shapley", "blocks", "integrated_gradients"))
 
 
-def test_leaving_out_is_ranking_without(data, variant):
-    question = question_of(data, variant)
-    found = explain(question, "leave_one_out")
-    rank, (falls, _) = question.one_by_one[1][0], places_lost(question)
-    for place in (0, question.length - 1):
-        history = dataclasses.replace(question.read, **{
-            name: np.delete(getattr(question.read, name), place) for name in ("items", "ratings", "timestamps")})
-        with torch.no_grad():
-            logits = question.model.score(history_batch([history], TINY_MODEL["seq_length"]))
-        scores = question.of_logits(logits)[0]
-        assert (falls[:, place] + rank).tolist() == [1 + int((logits > logits[0, film]).sum())
-                                                     for film in question.candidates]
-        np.testing.assert_allclose(found.history[:, place], found.score - scores.numpy(), rtol=1e-3, atol=1e-4)
-
-
 class Game(Question):
     """Three interactions and two families with values of their own."""
 
-    length, families = 3, ("genres", "times")
+    length, families = 3, ("items.genres", "times")
 
     def scores(self, kept, without=frozenset()):
         told = np.array([family not in without for family in self.families], dtype=float)
@@ -90,7 +72,7 @@ class Game(Question):
 
 def test_shapley_values_are_the_exact_ones_on_average():
     """Owen values by all orders that keep the history together, against sampled orders."""
-    game = Game(None, None, np.zeros(2), None)
+    game = Game(None, None, None, np.zeros(2), None)
     exact, orders = np.zeros((5, 2)), 0
     for unions in itertools.permutations(["history", 3, 4]):
         for steps in itertools.permutations(range(3)):
@@ -118,7 +100,7 @@ def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
         def scores(self, kept, _without=frozenset()):
             return super().scores(kept) * {"removed": 1, "masked": 2.25}[self.absent]
 
-    game = Known(None, None, np.zeros(2), None)
+    game = Known(None, None, None, np.zeros(2), None)
     monkeypatch.setattr(attribution, "integrated_gradients", lambda question, _draw: attribution.Attribution(
         "integrated_gradients", np.zeros(2), np.array([[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]), {}))
     monkeypatch.setattr(attribution, "attention_flow", lambda _: np.array([0.2, 0.2, 0.6]))
@@ -138,49 +120,6 @@ def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
         assert row[1] / row[0] == pytest.approx((0.6 + 0.1) / (0.2 + 0.1) if agree else 1)
 
 
-@pytest.mark.parametrize("name", ["vanilla", "enhanced", "enhanced-steered", "enhanced-rgcn", "enhanced-concat"])
-def test_integrated_gradients_are_captums(data, name):
-    captum = pytest.importorskip("captum.attr")
-    question = question_of(data, VARIANTS[name])
-    model, room = question.model, TINY_MODEL["seq_length"]
-    batch = model.as_request(history_batch([question.read], room))
-    blank = batch.replace(items=torch.where(batch.items > 0, MASK, 0), ratings=torch.zeros_like(batch.ratings))
-    with torch.no_grad():
-        (end, attend), (start, before) = model.embed(batch), model.embed(blank)
-    starts, ends = ((start, before.steer), (end, attend.steer)) if attend.steer is not None else ((start,), (end,))
-
-    def score(x, steer=None):
-        told = dataclasses.replace(attend, steer=steer, **{
-            key: getattr(attend, key).expand(len(x), *getattr(attend, key).shape[1:])
-            for key in ("padding", "bias", "condition") if getattr(attend, key) is not None})
-        if attend.rotation is not None:
-            rotation = tuple(part.expand(len(x), -1, -1, -1) for part in attend.rotation)
-            told = dataclasses.replace(told, rotation=rotation)
-        states = model.encoder(x, told)[torch.arange(len(x)), int(batch.lengths[0]) - 1]
-        return question.of_logits(model.rank(states))[:, 1]
-
-    theirs = sum(captum.IntegratedGradients(score).attribute(ends, starts, n_steps=32, method="gausslegendre"))
-    ours = integrated_gradients(question, rng(0), steps=32)
-    places = slice(attend.prefix, attend.prefix + question.length)
-    np.testing.assert_allclose(ours.history[1], theirs[0, places].sum(-1).detach().numpy(), rtol=1e-3, atol=1e-4)
-    nothing = question.of_histories([_unknown(question.read, MASK)])[0][0]  # no film seen in any other way
-    np.testing.assert_allclose(ours.base, nothing, atol=1e-4)
-
-
-def test_attention_maps_are_what_the_blocks_use(data, variant):
-    """Weights times values, mapped out, is the block's attention."""
-    model = fresh_model(data, variant)
-    batch = model.as_request(history_batch([history_of(data, person) for person in (0, 1, 2)], 12))
-    x, attend = model.embed(batch)
-    (first, *_), block = model.encoder.attention_maps(x, attend), model.encoder.blocks[0]
-    seen = block.attention_norm(x, attend.condition) if block.pre_norm else x
-    (values,) = block._maps(seen, 2, 3)
-    mixed = block.attention_out((first @ values).transpose(1, 2).flatten(2))
-    real = torch.arange(x.shape[1]) < batch.lengths[:, None] + attend.prefix
-    torch.testing.assert_close(mixed[real], block.attention(seen, attend, None)[real], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(first.sum(-1), torch.ones_like(first[..., 0]))
-
-
 @pytest.mark.parametrize("absent", ["removed", "masked", "replaced"])
 def test_ways_to_leave_out(data, absent):
     """All of them agree on the whole, and each hides what is left out from the model."""
@@ -188,10 +127,10 @@ def test_ways_to_leave_out(data, absent):
     question = question_of(data, ModelSettings(**TINY_MODEL), absent=absent, stand_ins=films)
     kept = np.ones((2, question.length), dtype=bool)
     kept[1, 4] = False
-    seen, real = question._without(kept[1]), question.read
-    assert np.array_equal(question._without(kept[0]).items, real.items)
+    seen, real = question._only(kept[1]), question.read
+    assert np.array_equal(question._only(kept[0]).items, real.items)
     assert len(seen.items) == question.length - (absent == "removed")
-    assert absent == "removed" or (seen.items[4], seen.ratings[4]) == (MASK if absent == "masked" else films[0], 0)
+    assert absent == "removed" or (seen.items[4], seen.columns["rating"][4]) == (MASK if absent == "masked" else films[0], 0)
     others = np.delete(np.arange(12), 4)
     assert np.array_equal(seen.items if absent == "removed" else seen.items[others], real.items[others])
     scores = question.scores(kept)
@@ -200,27 +139,11 @@ def test_ways_to_leave_out(data, absent):
 
 
 def test_nothing_known_is_the_start_or_a_mask(data):
-    for settings in (VARIANTS["enhanced-concat"], VARIANTS["enhanced"], VARIANTS["vanilla"]):
+    for settings in (VARIANTS["enhanced-known-time"], VARIANTS["enhanced"], VARIANTS["vanilla"]):
         question = question_of(data, settings)
-        empty = question._without(np.zeros(question.length, dtype=bool))
+        empty = question._only(np.zeros(question.length, dtype=bool))
         assert empty.items.tolist() == ([MASK] if settings.model == "enhanced" and not settings.start_token else [])
         assert np.isfinite(question.scores(np.zeros((1, question.length), dtype=bool))).all()
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["vanilla", "enhanced-concat", "enhanced-cloze-only"])
-def test_somebody_without_a_history_is_explained(data, name, method):
-    question = question_of(data, VARIANTS[name])
-    nobody = History(np.zeros(0, dtype=int), demographics=(1, 2, 3))
-    question = dataclasses.replace(question, history=nobody)
-    found = explain(question, method)
-    assert found.history.shape == (2, 0)
-    nothing = np.zeros((1, 0), dtype=bool)
-    if method != "shapley":  # it answers with what families are known too
-        np.testing.assert_allclose(found.score, question.scores(nothing)[0], rtol=1e-5)
-    assert (found.families.get("demographics", np.ones(1)) != 0).all()
-    for family in {"ratings", "times", "user_id"} & set(found.families if method != "random" else {}):
-        np.testing.assert_allclose(found.families[family], 0.0, atol=1e-4)  # nothing of it is known
 
 
 # Faithfulness ---------------------------------------------------------------------------------------------------------
@@ -237,7 +160,7 @@ class Additive(Question):
 
 def test_faithfulness_of_a_game_whose_answer_is_known():
     """By hand for the true contributions; every other order is worse by every measure."""
-    game = Additive(None, None, np.zeros(1), None)
+    game = Additive(None, None, None, np.zeros(1), None)
     true = faithfulness.measures(game, game.worth)
     # The first 1, 5, 10 % are one interaction, 20 % two, 50 % five.
     assert true["comprehensiveness"] == pytest.approx((5 + 5 + 5 + 8 + 9) / 5)
@@ -253,42 +176,13 @@ def test_faithfulness_of_a_game_whose_answer_is_known():
 
 
 def test_the_film_asked_about_is_the_one_recommended_first(data):
-    model = fresh_model(data, VARIANTS["enhanced-concat"])
-    question = faithfulness.question_of(model, data, 2)
+    scorer = fresh_model(data, VARIANTS["enhanced"]).frozen()
+    question = faithfulness.question_of(scorer, data, 2)
     with torch.no_grad():
-        scores = model.score(history_batch([history_of(data, 2)], TINY_MODEL["seq_length"]))[0]
+        scores = scorer.score(question.batch([history_of(data, 2)]))[0]
     scores[torch.from_numpy(history_of(data, 2).items)] = -torch.inf
     assert question.candidates.tolist() == [int(scores.argmax())]
     assert len(question.stand_ins) == question.length and not set(question.stand_ins) & set(question.history.items)
-
-
-def test_planted_causes_are_counted_as_planted(monkeypatch):
-    """Somebody who knows the causes finds them all, somebody who says the opposite none; the cases against a count of
-    the rows themselves."""
-    data = load(DataSettings(dataset="synthetic"))
-    rows = read_interactions("synthetic", "").ratings
-    causes = {(row.user_id, row.movie_id): (row.cause, row.cause_movie_id) for row in rows.itertuples()}
-
-    def question_of(_model, _data, person, end, film):
-        return SimpleNamespace(read=SimpleNamespace(items=data.items[data.offsets[person]:end]), cause=causes[
-            int(data.catalogue.user_ids[person]), int(data.catalogue.movie_id(film))])
-
-    def knows(question, method, _seed):
-        cause, source = question.cause
-        sign = 1.0 if method == "oracle" else -1.0
-        right = {"age_group": "demographics", "season": "times"}.get(cause)
-        film = int(data.catalogue.item_index([source])[0]) if cause == "earlier_film" else -1
-        return attribution.Attribution(method, np.zeros(1), sign * (question.read.items == film)[None].astype(float), {
-            name: np.array([sign * (name == right)]) for name in ("genres", "demographics", "times")})
-
-    monkeypatch.setattr(faithfulness, "question_of", question_of)
-    monkeypatch.setattr(faithfulness, "explain", knows)
-    found = faithfulness.planted_causes(None, data, ["oracle", "liar"])
-    last = rows.groupby("user_id", sort=False).tail(1)  # the synthetic world is written in order of time
-    long = last[last["user_id"].isin(rows["user_id"].value_counts()[lambda count: count > faithfulness.FEWEST].index)]
-    for cause in ("earlier_film", "age_group", "season"):
-        assert found["oracle"][cause] == {"share": 1.0, "cases": int((long["cause"] == cause).sum())}
-        assert found["liar"][cause]["share"] == 0.0
 
 
 @pytest.mark.parametrize("dataset", ["synthetic", "ml-1m"])
@@ -297,9 +191,9 @@ def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, monkeypatch, d
     monkeypatch.setattr(faithfulness, "FEWEST", 80)  # fewer cases
     place = tmp_path / "model"
     small = ["--preset", "quick", "--dataset", dataset, "--data_dir", str(ml_1m_folder), "--hidden_size", "16",
-             "--seq_length", "12", "--max_steps", "3", "--device", "cpu", "--bootstrap_samples", "100"]
+             "--seq_length", "12", "--max_steps", "3", "--device", "cpu"]
     assert run_command(trainer.main, [*small, "--checkpoint_dir", str(place), "--runs_dir", str(place)]) == 0
-    command = ["--model_path", str(place / "best"), "--people", "6", "--results", str(tmp_path / "results"),
+    command = ["--model_path", str(place / "best"), "--users", "6", "--results", str(tmp_path / "results"),
                "--work", str(tmp_path / "work"), "--methods", "leave_one_out", "random"]
     assert run_command(faithfulness.main, command) == 0
     found = json.loads((tmp_path / "results" / f"{dataset}.json").read_text())
@@ -321,36 +215,16 @@ def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, monkeypatch, d
     kept.write_text("no JSON\n" + "".join(lines))
     assert run_command(faithfulness.main, command) == 2 and "is damaged" in capsys.readouterr().err
     assert kept.read_text() == "no JSON\n" + "".join(lines), "nothing is lost"
-    assert run_command(faithfulness.main, [*command, "--people", "0"]) == 2
-    assert "--people must be at least 1" in capsys.readouterr().err
+    assert run_command(faithfulness.main, [*command, "--users", "0"]) == 2
+    assert "--users and --jobs must be at least 1" in capsys.readouterr().err
 
 
 # Words, and what would have to be otherwise ---------------------------------------------------------------------------
 
-def test_a_sentence_names_what_the_numbers_carry():
-    def said(films, families):
-        return sentence(*strongest(films, families))
-
-    films = [("Alien", 0.8), ("Aliens", 0.5), ("Heat", 0.4), ("Clue", -0.3)]
-    assert said(films, {"genres": 0.3, "year": 0.25, "times": -1.0}) == \
-        "Because you watched Alien (+0.80) and Aliens (+0.50), and because of its genres (+0.30)."
-    assert said(films, {"genres": 0.19}) == "Because you watched Alien (+0.80) and Aliens (+0.50)."
-    assert said([("Alien", 0.1)], {"demographics": 0.9}) == \
-        "Because of your age, gender and occupation (+0.90)."
-    for nothing in ([], [("Alien", 0.04)], [("Alien", -2.0)]):
-        assert said(nothing, {"year": -0.2}).startswith("No single film")
-    assert set(FEATURE_FAMILIES) == set(FAMILIES)
-
-
-def test_a_figure_holds_so_many_films(tmp_path):
-    why = {"title": "Alien", "sentence": "", "history": [], "features": {"genres": 1.0}}
-    figures.draw(tmp_path / "why.svg", [why] * (figures.MOST_FILMS + 9), [])
-    assert (tmp_path / "why.svg").read_text().count("Alien: change") == figures.MOST_FILMS
-
 
 def test_a_share_is_no_reason_where_the_film_is_better_off_without_it():
     """Of the TRIED strongest, those without which alone the score falls, to the last one."""
-    game = Additive(None, None, np.zeros(1), None)
+    game = Additive(None, None, None, np.zeros(1), None)
     shares = np.array([[1.0, 5, 4, 1.5, 0, 0, 3, 0, 0, 0]])
     found = attribution.Attribution("blocks", game.scores(np.ones((1, 10), dtype=bool))[0], shares, {})
     assert np.flatnonzero(carried(game, found)[0]).tolist() == [1, 3, 6]  # not 2: nothing falls without it
@@ -387,51 +261,99 @@ class Cases(Question):
 def test_the_fewest_interactions_without_which_a_film_leaves_the_list(stays, expected):
     """Whatever the contributions say, all of one and two are tried; larger sets hold nothing that they don't need."""
     for contributions in (np.arange(6.0), -np.arange(6.0), np.zeros(6)):
-        assert smallest_set(Cases(None, None, stays, None), contributions, 10) == expected
+        assert smallest_set(Cases(None, None, None, stays, None), contributions, 10) == expected
 
 
-def test_another_persons_rank_is_what_the_model_says_of_them(data):
+@pytest.mark.parametrize("shape", ["films", "shop", "ids"])
+def test_leaving_out_is_ranking_without(data, shape):
+    data = data if shape == "films" else other_data(shape)
     question = question_of(data, VARIANTS["enhanced"])
-    gender, age, occupation = question.history.demographics
-    found = {(fact, value): (scores, ranks) for fact, value, scores, ranks in other_people(question)}
-    assert len(found) == 1 + 6
-    woman = dataclasses.replace(question.read, demographics=(3 - gender, age, occupation))
+    found = explain(question, "leave_one_out")
+    rank, (falls, _) = question.one_by_one[1][0], places_lost(question)
+    for place in (0, question.length - 1):
+        history = question.read.select(np.delete(np.arange(question.length), place))
+        with torch.no_grad():
+            logits = question.scorer.score(question.batch([history]))
+        scores = question.of_logits(logits)[0]
+        lost = [1 + int((logits > logits[0, item]).sum()) for item in question.candidates]
+        assert (falls[:, place] + rank).tolist() == lost
+        np.testing.assert_allclose(found.history[:, place], found.score - scores.numpy(),
+                                   rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["vanilla", "enhanced-ids-only", "enhanced-cloze-only"])
+def test_a_user_without_a_history_is_explained(data, name, method):
+    question = question_of(data, VARIANTS[name])
+    columns = data.catalogue.users.take(3)
+    nobody = History(np.zeros(0, dtype=int), user_columns=columns)
+    found = explain(dataclasses.replace(question, history=nobody), method)
+    assert found.history.shape == (2, 0) and np.isfinite(found.score).all()
+    for family in {"interactions.rating", "times", "users.id"} & set(found.families):
+        if method != "random":
+            np.testing.assert_allclose(found.families[family], 0.0, atol=1e-4)  # nothing of it is known
+
+
+@pytest.mark.parametrize("name", ["vanilla", "enhanced", "enhanced-graph"])
+def test_integrated_gradients_are_captums(data, name):
+    captum = pytest.importorskip("captum.attr")
+    question = question_of(data, VARIANTS[name])
+    model, table = question.scorer.model, question.scorer.table
+    batch = question.request(question.read)
+    blank = question.request(attribution.unknown_items(question.read, MASK))
     with torch.no_grad():
-        logits = question.model.score(history_batch([woman], TINY_MODEL["seq_length"]))[0]
-    scores, ranks = found["gender", "FM"[2 - gender]]
-    np.testing.assert_allclose(scores, logits.log_softmax(0)[question.candidates].numpy(), rtol=1e-4, atol=1e-4)
-    assert ranks.tolist() == [1 + int((logits > logits[film]).sum()) for film in question.candidates]
-    assert other_people(question_of(data, VARIANTS["vanilla"])) == []
-    nobody = dataclasses.replace(question, history=dataclasses.replace(question.history, demographics=(0, 0, 0)))
-    assert len(other_people(nobody)) == 2 + 7
+        (end, attend), (start, _) = model.embed(batch, table), model.embed(blank, table)
+
+    def score(x):
+        context = attribution._expanded(attend, len(x))
+        states = model.encoder(x, context)[torch.arange(len(x)), int(batch.lengths[0]) - 1]
+        return question.of_logits(model.rank(states, table, batch))[:, 1]
+
+    gradients = captum.IntegratedGradients(score)
+    theirs = gradients.attribute(end, start, n_steps=32, method="gausslegendre")
+    ours = integrated_gradients(question, rng(0), steps=32)
+    places = slice(attend.prefix, attend.prefix + question.length)
+    np.testing.assert_allclose(ours.history[1], theirs[0, places].sum(-1).detach().numpy(),
+                               rtol=1e-3, atol=1e-4)
 
 
-def printed(why, **film):
-    with (console := Console(width=160)).capture() as said_so:
-        film = {"rank": 1, "title": "A (1999)", "year": 1999, "genres": ["Drama"], "score": 1.0, **film}
-        console.print(explanation_table([film], [{"history": [], "features": {}, "reasons": [], **why}]))
-    return said_so.get()
+FILMS = Schema("films", noun="film", verb="watched")
+SHOP = Schema("shop", noun="article", verb="bought")
 
 
-@pytest.mark.parametrize(("gone", "said"), [(0, "not on the list anyway"), (2, "F1"), (9, "and 3 more"),
-                                            (None, "stays without any of them")])
-def test_a_table_says_what_would_take_a_film_off_the_list(gone, said):
-    """In a few lines, however many films it takes."""
-    without = None if gone is None else [{"title": f"F{number}"} for number in range(gone)]
-    history = [{"title": "H", "effect": 0.1, "places": 1}]
-    out = printed({"history": history, "what_if": {"without": without, "as_another": []}})
-    assert said in out and "F6" not in out
-    assert "stays without" not in printed({"what_if": {"without": None, "as_another": []}})  # there is nothing
+def test_a_sentence_names_what_the_numbers_carry():
+    def spoken(items, families, schema=FILMS):
+        return sentence(schema, *strongest(items, families))
+
+    films = [("Alien", 0.8), ("Aliens", 0.5), ("Heat", 0.4), ("Clue", -0.3)]
+    assert spoken(films, {"its genres": 0.3, "its year": 0.25, "the times of your history": -1.0}) == (
+        "Because you watched Alien (+0.80) and Aliens (+0.50), and because of its genres (+0.30).")
+    assert spoken(films, {"its genres": 0.19}) == "Because you watched Alien (+0.80) and Aliens (+0.50)."
+    assert spoken([("milk", 0.6)], {}, SHOP) == "Because you bought milk (+0.60)."
+    for nothing in ([], [("Alien", 0.04)], [("Alien", -2.0)]):
+        assert spoken(nothing, {"its year": -0.2}).startswith("No single film")
+        assert spoken(nothing, {}, SHOP).startswith("No single article")
 
 
-def test_a_table_names_what_the_sentence_names():
-    """No film of the history without which the score does not fall; the other gender always; the year."""
-    history = [{"title": name, "effect": 1.0, "places": places} for name, places in (("Told", 3), ("Untold", -2))]
-    flips = [{"fact": "age", "value": f"{rank}0s", "rank": rank} for rank in range(1, 8)]
-    flips.append({"fact": "gender", "value": "F", "rank": 4})
-    out = printed({"history": history, "reasons": [{"of": "history", "name": "Told", "effect": 1.0}],
-                   "what_if": {"without": [], "as_another": flips}}, title="Brazil (1985)", year=1985)
-    assert "Told (+1.00; +3)" in out and "Untold" not in out
-    assert "F: 4." in out and "30s: 3." in out and "40s: 4." not in out and "50s: 5." in out
-    assert out.count("1985") == 1 and "Brazil" in out
-    assert "None" not in printed({"what_if": {"without": [], "as_another": []}}, title="New", year=None)
+def test_every_family_has_words(data):
+    for world in (data, other_data("shop")):
+        scorer = fresh_model(world, ModelSettings(graph=True, **TINY_MODEL)).frozen()
+        words = [family_label(world.catalogue, family) for family in scorer.families]
+        assert all(words) and len(set(words)) == len(words)
+
+
+def test_another_users_rank_is_what_the_model_says_of_them(data):
+    question = question_of(data, VARIANTS["enhanced"])
+    flips = {(flip.column, flip.value): flip for flip in other_users(question, 0)}
+    assert len(flips) == 1 + 6
+    columns, field = dict(question.read.user_columns), data.catalogue.users.fields["gender"]
+    other = 3 - int(columns["gender"])
+    history = dataclasses.replace(question.read, user_columns={**columns, "gender": np.array(other)})
+    with torch.no_grad():
+        logits = question.scorer.score(question.batch([history]))[0]
+    flip = flips["gender", field.values[other - 1]]
+    assert flip.rank == 1 + int((logits > logits[question.candidates[0]]).sum())
+    assert other_users(question_of(data, VARIANTS["vanilla"]), 0) == []
+    unknown = {name: values[0] for name, values in data.catalogue.users.data.items()}
+    nobody = dataclasses.replace(question.history, user_columns=unknown)
+    assert len(other_users(dataclasses.replace(question, history=nobody), 0)) == 2 + 7

@@ -54,4 +54,4 @@ def test_a_file_that_is_off_is_not_kept(service_files, tmp_path, capsys, monkeyp
     monkeypatch.setattr(export, "export", lambda engine, path: path.write_bytes(b"x"))
     assert run_command(export.main, ["--model_path", str(service_files / "main" / "best"), "--onnx",
                                      str(tmp_path / "model.onnx")]) == 2
-    assert "99.0% of 200 people" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "99.0% of 200 users" in capsys.readouterr().err and not list(tmp_path.iterdir())

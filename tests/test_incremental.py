@@ -12,13 +12,13 @@ from ablations import incremental
 from baselines.popularity import Popularity
 from settings import Settings
 from support.errors import UserError, run_command
-from tests.conftest import TINY_MODEL, write_ml_1m
+from tests.conftest import TINY_MODEL, films, write_ml_1m
 
 
 @pytest.fixture(scope="module")
 def dates(tiny):
     """Four dates that cut the tiny world's interactions into fifths."""
-    times = np.quantile(tiny.ratings["timestamp"], [0.2, 0.4, 0.6, 0.8])
+    times = np.quantile(tiny.interactions["time"], [0.2, 0.4, 0.6, 0.8])
     found = [datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d") for time in times]
     assert len(set(found)) == 4
     return found
@@ -28,43 +28,45 @@ def seconds(date: str) -> int:
     return int(datetime.datetime.fromisoformat(date + "T00:00+00:00").timestamp())
 
 
-def test_each_round_trains_on_the_past_and_asks_for_what_follows(tiny, dates):
+def test_each_round_trains_on_the_past_and_asks_for_what_follows(tiny, dates, monkeypatch):
     """By hand, from the table of ratings."""
-    settings = Settings().replace(dataset="synthetic", protocol="global_time", targets_per_person=0, min_item_count=1,
+    monkeypatch.setattr("splits.MOST_TARGETS", 10**6)
+    settings = Settings().replace(dataset="synthetic", protocol="global_time", min_item_count=1,
                                   min_user_count=1)
     found = incremental.rounds(tiny, settings, dates)
     assert [here.date for here in found] == dates[1:3]
-    table = tiny.ratings
+    table = tiny.interactions
     for number, here in enumerate(found):
         before, now, until = (seconds(date) for date in dates[number:number + 3])
         for data, end in ((here.older, before), (here.newer, now)):
-            assert len(data.training_rows()) == len(data.items) == (table["timestamp"] < end).sum()
-            assert data.timestamps.max() < end
+            assert len(data.training_rows()) == len(data.items) == (table["time"] < end).sum()
+            assert data.times.max() < end
         requests = here.asked.split.requests["test"]
-        month = table[(table["timestamp"] >= now) & (table["timestamp"] < until)]
-        starts = table.groupby("user_id")["timestamp"].min()
+        month = table[(table["time"] >= now) & (table["time"] < until)]
+        starts = table.groupby("user")["time"].min()
         firsts = (starts[starts >= now] < until).sum()  # nobody can be asked for the first interaction of all
         assert len(requests) == len(month) - firsts
-        assert here.asked.timestamps[requests.target_rows].min() >= now
-        assert here.asked.timestamps.max() < until
-        assert set(here.groups["all"]) <= set(month["user_id"])
+        assert here.asked.times[requests.target_rows].min() >= now
+        assert here.asked.times.max() < until
+        assert set(here.groups["all"]) <= set(month["user"])
         for name, low, high in (("warm", 0, before), ("joined between", before, now), ("joined since", now, until)):
             people = starts[(starts >= low) & (starts < high)].index
             assert set(here.groups.get(name, [])) == set(here.groups["all"]) & set(people)
 
 
-def test_quality_is_each_groups_mean_of_its_people(tiny, dates):
+def test_quality_is_each_groups_mean_of_its_users(tiny, dates, monkeypatch):
     """Popularity before the date, ranked by hand in pandas for everybody who is asked."""
-    settings = Settings().replace(dataset="synthetic", protocol="global_time", targets_per_person=0, min_user_count=1)
+    monkeypatch.setattr("splits.MOST_TARGETS", 10**6)
+    settings = Settings().replace(dataset="synthetic", protocol="global_time", min_user_count=1)
     here = incremental.rounds(tiny, settings, dates)[0]
     found = incremental.quality(Popularity(here.asked), here, settings)
-    table = tiny.ratings.sort_values(["user_id", "timestamp"], kind="stable")
-    table = table[table["timestamp"] < seconds(dates[2])]
-    counts = table[table["timestamp"] < seconds(dates[1])]["movie_id"].value_counts().reindex(
-        table["movie_id"].unique(), fill_value=0)
+    table = tiny.interactions.sort_values(["user", "time"], kind="stable")
+    table = table[table["time"] < seconds(dates[2])]
+    counts = table[table["time"] < seconds(dates[1])]["item"].value_counts().reindex(
+        table["item"].unique(), fill_value=0)
     of_people: dict[int, list[float]] = {}
-    for user, rows in table.groupby("user_id"):
-        films, times = rows["movie_id"].tolist(), rows["timestamp"].tolist()
+    for user, rows in table.groupby("user"):
+        films, times = rows["item"].tolist(), rows["time"].tolist()
         for place in range(1, len(films)):
             if times[place] >= seconds(dates[1]):
                 rivals = counts.drop(films[:place])
@@ -76,7 +78,7 @@ def test_quality_is_each_groups_mean_of_its_people(tiny, dates):
 
 
 def test_the_command_measures_each_row_and_trains_nothing_twice(tiny, dates, tmp_path):
-    data = write_ml_1m(tmp_path / "data", tiny.ratings, tiny.movies, tiny.users)
+    data = write_ml_1m(tmp_path / "data", films())
     small = [f"--{name}={value}" for name, value in {**TINY_MODEL, "data_dir": data, "max_epochs": 1, "device": "cpu",
                                                      "precision": "fp32"}.items()]
     command = ["--seeds", "2", "--dates", *dates, "--tuning_epochs", "1", "--work", str(tmp_path / "work"),
@@ -85,7 +87,7 @@ def test_the_command_measures_each_row_and_trains_nothing_twice(tiny, dates, tmp
     found = json.loads((tmp_path / "results" / "results.json").read_text())
     assert list(found["dates"]) == list(found["seconds"]) == [*dates[1:3], incremental.TOGETHER]
     people, mean, seeds = ([of_row["all"][incremental.TUNED][part] for of_row in found["dates"].values()]
-                           for part in ("people", "mean", "seeds"))
+                           for part in ("users", "mean", "seeds"))
     assert people[2] == sum(people[:2]) and mean[2] == pytest.approx(np.average(mean[:2], weights=people[:2]))
     assert seeds[2] == pytest.approx(np.average(seeds[:2], axis=0, weights=people[:2]))
     for groups in found["dates"].values():
@@ -114,7 +116,7 @@ def test_dates_that_make_no_round_are_refused(wrong, capsys):
 
 def test_a_span_without_interactions_is_refused(tiny):
     settings = Settings().replace(dataset="synthetic", protocol="global_time")
-    last = datetime.datetime.fromtimestamp(int(tiny.ratings["timestamp"].max()) + 10 ** 7, datetime.UTC)
+    last = datetime.datetime.fromtimestamp(int(tiny.interactions["time"].max()) + 10 ** 7, datetime.UTC)
     dates = ["2001-01-01", last.strftime("%Y-%m-%d"), "2100-01-01"]
     with pytest.raises(UserError, match="nobody has a history"):
         incremental.rounds(tiny, settings, dates)

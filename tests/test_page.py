@@ -107,7 +107,7 @@ def test_switches_change_what_is_asked(page, live_service):
         page.keyboard.press("ArrowRight")
     settled(page)
     assert all(int(title[-5:-1]) >= 1989 for title in titles(page))
-    body = {"user_id": user, "genres": ["Drama"], "year_from": int(page.locator("#year").input_value())}
+    body = {"user_id": user, "where": ["genres=Drama"], "year_from": int(page.locator("#year").input_value())}
     assert answered(page, live_service, **body)
     for name, value in (("gender", "F"), ("age", "56"), ("occupation", "4")):
         page.select_option(f"#{name}", value)

@@ -18,7 +18,7 @@ from support.errors import run_command
 from tests.conftest import ROOT, write_ml_1m
 
 SMALL = ["--hidden_size", "16", "--num_heads", "2", "--num_layers", "1", "--seq_length", "20", "--max_epochs", "1",
-         "--bootstrap_samples", "100", "--device", "cpu"]
+         "--device", "cpu"]
 TITLES = {260: "Star Wars: Episode IV - A New Hope (1977)", 1210: "Star Wars: Episode VI (1983)",
           1196: "Star Wars: Episode V (1980)", 1214: "Alien (1979)"}
 DATES = ["2000-09-01", "2001-01-01", "2001-03-01"]  # the tiny world is of 2000 to 2001
@@ -33,11 +33,15 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     world = generate(seed=3, people=60, films=200)
     new_id = dict(zip(range(1, 5), TITLES, strict=True)) | {film: film + 2000 for film in range(5, 201)}
-    ratings = world.ratings.assign(user_id=world.ratings["user_id"] + 100,
-                                   movie_id=world.ratings["movie_id"].map(new_id))
-    movies = world.movies.assign(movie_id=world.movies["movie_id"].map(new_id))
-    movies["title"] = [TITLES.get(film, title) for film, title in zip(movies["movie_id"], movies["title"], strict=True)]
-    write_ml_1m(folder / "ml-1m", ratings, movies, world.users.assign(user_id=world.users["user_id"] + 100))
+    for name in ("interactions", "items"):
+        frame = world[name].frame
+        frame["movie_id"] = frame["movie_id"].map(new_id)
+    for name in ("interactions", "users"):
+        world[name].frame["user_id"] += 100
+    items = world["items"].frame
+    named = zip(items["movie_id"], items["title"], strict=True)
+    items["title"] = [TITLES.get(film, title) for film, title in named]
+    write_ml_1m(folder / "ml-1m", world)
     (folder / "my_run.yaml").write_text("dropout: 0.3\n")
     shutil.copytree(ROOT / "configs", folder / "configs")
     assert run_command(trainer.main, ["--data_dir", str(folder / "ml-1m"), "--checkpoint_dir",
@@ -51,7 +55,7 @@ def test_there_are_commands():
 
 def slow(command: str) -> bool:
     """It starts processes of its own, or takes as long."""
-    return any(module in command for module in ("ablations.run", "ablations.search", "serving.export"))
+    return any(module in command for module in ("ablations.run", "serving.export"))
 
 
 @pytest.mark.parametrize("command", [pytest.param(line, marks=[pytest.mark.slow] * slow(line)) for line in COMMANDS
@@ -71,23 +75,20 @@ def test_command(place, monkeypatch, tmp_path, command):
     elif script == "inference.py":
         assert run_command(inference.main, flags) == 0
     elif script == "bert_multi.py":
-        assert run_command(bert_multi.main, [*flags, *data, *SMALL, "--min_rating", "1", f"--checkpoint_dir={tmp_path}",
+        assert run_command(bert_multi.main, [*flags, *data, *SMALL, f"--checkpoint_dir={tmp_path}",
                                              "--runs_dir", str(tmp_path)]) == 0
         assert (tmp_path / "best" / "candidates.json").exists()
     elif script == "-m":
         module, *flags = flags
         results = ["--results", str(tmp_path)]
-        more = {"evaluation.audit": data, "evaluation.analyse": [], "ablations.rows": [
+        more = {"ablations.audit": data, "ablations.analyse": [], "ablations.rows": [
             *data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
-                "ablations.run": [*data, *SMALL, "--num_layers", "2", "--seeds", "1", "--variants", "fusion gate",
+                "ablations.run": [*data, *SMALL, "--num_layers", "2", "--seeds", "1", "--variants", "no item ids",
                                   *results, "--work", str(tmp_path)],
-                "ablations.search": [*data, *SMALL, "--trials", "2", *results, "--work", str(tmp_path)],
                 "ablations.incremental": [*data, *SMALL, "--seeds", "1", "--dates", *DATES, *results, "--work",
                                           str(tmp_path)],
                 "ablations.cold_start": [*data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
-                "serving.export": ["--onnx", str(tmp_path / "model.onnx"), *data],
-                "ablations.cold_films": [*data, *SMALL, "--rows", "title, n-grams", "graph, rgcn", *results, "--work",
-                                         str(tmp_path)]}[module]
+                "serving.export": ["--onnx", str(tmp_path / "model.onnx"), *data]}[module]
         assert run_command(importlib.import_module(module).main, [*flags, *more]) == 0
     else:
         assert script == "data_processor.py"
@@ -110,4 +111,4 @@ def test_python_block(place, monkeypatch, block):
 def test_every_number_of_the_data_is_true(real_data):
     """Counts that the README states."""
     assert f"{real_data.num_users:,} people" in README
-    assert f"{len(real_data.catalogue.movie_ids):,} rated films" in README
+    assert f"{len(real_data.catalogue.items.ids):,} rated films" in README

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from film_search import find_films
 from scipy import stats
 
 import bert_multi
@@ -27,17 +26,18 @@ import trainer
 import training_loop
 from ablations import rows
 from batches import history_batch
-from data_processor import ITEM_ROWS, load
+from data_processor import load
+from dataset import ITEM_ROWS
+from engine import Query, RecommendationEngine
 from evaluation.protocols import draw_candidates
-from inference import Query, RecommendationEngine, parse_time, typical_next_time
 from model_io import load_model
 from settings import EvalSettings
 from support.checkpoint import read_json, write_json
 from support.errors import UserError, run_command
-from tests.conftest import ROOT, write_ml_1m
+from tests.conftest import ROOT, films, write_ml_1m
 
 SMALL = ["--hidden_size", "16", "--seq_length", "20", "--max_epochs", "3", "--eval_every", "1", "--batch_size", "16",
-         "--learning_rate", "0.01", "--bootstrap_samples", "100", "--precision", "fp32", "--device", "cpu"]
+         "--learning_rate", "0.01", "--precision", "fp32", "--device", "cpu"]
 
 
 def train(folder, data_dir, *flags):
@@ -48,7 +48,7 @@ def train(folder, data_dir, *flags):
 @pytest.fixture(scope="module")
 def files(tiny, tmp_path_factory):
     """The tiny world as ML-1M files."""
-    return write_ml_1m(tmp_path_factory.mktemp("files") / "ml-1m", tiny.ratings, tiny.movies, tiny.users)
+    return write_ml_1m(tmp_path_factory.mktemp("files") / "ml-1m", films())
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def timed_model(files, tmp_path_factory):
 @pytest.fixture(scope="module")
 def starting_model(files):
     """A model that also serves people without a history."""
-    assert train(files / "starting", files, "--start_token", "--id_dropout", "0.1", "--max_steps", "3") == 0
+    assert train(files / "starting", files, "--start_token", "--max_steps", "3") == 0
     return files / "starting" / "best"
 
 
@@ -90,19 +90,19 @@ def infer(capsys, *flags):
 
 def test_trainer_leaves_what_it_promises(model):
     assert sorted(path.name for path in model.iterdir()) == \
-        ["checkpoint.json", "metadata.json", "model.safetensors", "results.json", "test_users.parquet"]
+        ["checkpoint.json", "model.safetensors", "results.json", "test_users.parquet"]
     info = json.loads((model / "checkpoint.json").read_text())
-    assert {"settings", "split_hash", "seed", "git_commit", "versions", "movie_ids", "user_ids"} <= set(info)
+    assert {"settings", "split_hash", "seed", "git_commit", "versions", "item_ids", "user_ids"} <= set(info)
     results = json.loads((model / "results.json").read_text())
     assert set(results["ranking"]) == {"popularity", "enhanced"} and results["split_hash"] == info["split_hash"]
-    assert set(results["rating"]) >= {"user mean", "film mean", "rating head"}
-    assert set(results["preference"]["validation"]) == {"head", "constant", "own history"}
+    assert set(results["values"]["rating"]) >= {"user mean", "item mean", "head"}
+    assert set(results["preferences"]["genres"]) == {"head", "constant", "own history"}
     users = pd.read_parquet(model / "test_users.parquet")
     assert len(users) == 60 and users["HR@10"].mean() == pytest.approx(results["ranking"]["enhanced"]["HR@10"]["mean"])
     (record,) = (model.parent / "runs").glob("*.jsonl")
     events = [json.loads(line) for line in record.read_text().splitlines()]
     assert [row["event"] for row in events] == ["settings", "epoch", "epoch", "epoch", "fit", "test"]
-    assert {"loss_next_item", "loss_rating", "loss_preference"} <= set(events[3])
+    assert {"loss_next_item", "loss_value", "loss_preference"} <= set(events[3])
     assert {"seconds", "step", "tokens"} <= set(events[4]["best"])
 
 
@@ -123,7 +123,7 @@ def test_sampled_candidates_are_kept_beside_the_ranks(files, tmp_path):
     kept = users[[name for name in users if name.startswith("candidate")]].to_numpy()
     data = load(load_model(tmp_path / "best")[1].data)
     drawn = draw_candidates(data, "test", EvalSettings(candidates="uniform_100"))
-    assert (kept == data.catalogue.movie_ids[drawn - ITEM_ROWS]).all() and kept.shape == (60, 100)
+    assert (kept == data.catalogue.item_ids[drawn - ITEM_ROWS]).all() and kept.shape == (60, 100)
 
 
 def test_trainer_with_teachers(files, model, tmp_path, capsys):
@@ -171,7 +171,7 @@ def test_going_on_from_a_model_with_new_films_and_people(tiny, tmp_path, capsys,
     start = ["--start_from", str(tmp_path / "old" / "best")]
     assert train(tmp_path / "same", many, *flags, *start, "--learning_rate", "1e-12", "--max_steps", "1") == 0
     older, same = (RecommendationEngine(tmp_path / name / "best", data_dir=str(few)) for name in ("old", "same"))
-    assert len(same.catalogue.movie_ids) == 80 and len(same.catalogue.user_ids) == 60
+    assert len(same.catalogue.item_ids) == 80 and len(same.catalogue.user_ids) == 60
     before, after = ({row["movie_id"]: row["score"] for row in engine.get_recommendations(None, [3, 9, 27], count)}
                      for engine, count in ((older, 60), (same, 77)))
     if "vanilla" not in flags:  # counted in the data that it goes on with
@@ -338,7 +338,7 @@ def test_titles_as_people_type_them(typed, found):
               "Professional, The (a.k.a. Leon: The Professional) (1994)", "E.T. the Extra-Terrestrial (1982)",
               "Alien (1979)", "Napoleon and Samantha (1972)", "Brazil (1985)", "Age d'or, L' (1930)",
               "City of Lost Children, The (Cité des enfants perdus, La) (1995)")
-    assert find_films(SimpleNamespace(titles=titles, movie_ids=np.arange(1, 11)), typed) == found
+    assert find_films(SimpleNamespace(titles=titles, item_ids=np.arange(1, 11)), typed) == found
 
 
 def test_a_published_model_takes_its_titles_from_the_data(model, files, tmp_path, capsys):
@@ -530,7 +530,7 @@ def test_profile(engine, tiny):
             bounds = np.clip(stats.t.interval(0.95, len(stars) - 1, stars.mean(), stats.sem(stars)), 1, 5) \
                 if stars.std() else [stars.mean()] * 2
             assert (entry["mean_rating_low"], entry["mean_rating_high"]) == pytest.approx(tuple(bounds), abs=1e-3)
-        catalogue = tiny.movies[tiny.movies["movie_id"].isin(engine.catalogue.movie_ids)]
+        catalogue = tiny.movies[tiny.movies["movie_id"].isin(engine.catalogue.item_ids)]
         among_all = catalogue["genres"].str.split("|").map(lambda names, genre=entry["genre"]: genre in names).mean()
         assert entry["lift"] == pytest.approx(share / among_all, abs=1e-3)
     assert sum(profile["predicted_preferences"].values()) == pytest.approx(1, abs=0.01)
@@ -808,7 +808,7 @@ def test_scripts_run_as_scripts(model):
 
 def test_bert_multi(tmp_path, capsys):
     small = ["--dataset", "synthetic", "--hidden_size", "8", "--num_layers", "1", "--seq_length", "12", "--max_epochs",
-             "1", "--bootstrap_samples", "100", "--device", "cpu", "--runs_dir", str(tmp_path / "runs")]
+             "1", "--device", "cpu", "--runs_dir", str(tmp_path / "runs")]
     place = ["--checkpoint_dir", str(tmp_path / "multi")]
     assert run_command(bert_multi.main, ["--size", "M", *small, *place]) == 0
     printed = capsys.readouterr().out

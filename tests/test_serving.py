@@ -22,7 +22,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import trainer
-from inference import Query, RecommendationEngine
+from engine import Query, RecommendationEngine
 from serving import load
 from serving.__main__ import main as serve
 from serving.app import Config, create_app
@@ -55,7 +55,7 @@ def engine(folder):
 
 def test_recommendations_are_the_engines(client, engine):
     for body, arguments in (
-            ({"user_id": 12}, (12, None)), ({"user_id": 12, "k": 3, "genres": ["Drama"]}, (12, None)),
+            ({"user_id": 12}, (12, None)), ({"user_id": 12, "k": 3, "where": ["genres=Drama"]}, (12, None)),
             ({"history": [3, 9], "gender": "F", "age": 30}, (None, [3, 9])), ({"history": []}, (None, [])),
             ({"user_id": 12, "history": [5], "filter_seen": False, "year_from": 1980}, (12, [5]))):
         facts = {name: body[name] for name in ("gender", "age") if name in body} or None

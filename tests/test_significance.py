@@ -122,7 +122,7 @@ def test_seeds_are_averaged_for_each_person():
     result = compare(model, reference)
     assert (result.wins, result.ties, result.losses) == (1, 1, 1)
     assert result.difference == pytest.approx((0.5 + 0.0 + 1.0) / 3 - 0.5)
-    with pytest.raises(ValueError, match="3 people against 2"):
+    with pytest.raises(ValueError, match="3 users against 2"):
         compare(model, np.array([0.1, 0.2]))
 
 

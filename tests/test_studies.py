@@ -6,11 +6,9 @@ import ast
 import contextlib
 import dataclasses
 import fcntl
-import gzip
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -19,22 +17,19 @@ import threading
 import time
 import types
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ablations import archive, live, report
 from ablations import figures as figures_of_page
+from ablations import report
 from ablations import run as runner
 from ablations import study as studies
 from ablations.study import FOLDER, load_study, run_key
-from data_processor import load
-from settings import SECTIONS, Settings, TrainSettings, section_fields
-from support.checkpoint import read_checkpoint
+from settings import Settings, TrainSettings
 from support.errors import UserError
-from tests.conftest import ROOT, write_ml_1m
+from tests.conftest import ROOT
 
 TINY = """question: Does the gate pay?
 base: quick
@@ -63,26 +58,6 @@ def test_shipped_studies_are_sound(path):
     study = load_study(path.stem)
     assert study.question and len(study.variants) > 1
     assert study.variants[0].against == "" and all(variant.against for variant in study.variants[1:])
-
-
-def test_the_study_of_all_options_has_every_choice():
-    """A value that a setting may take and no variant does would be an option that nothing weighs."""
-    taken = [variant.settings.to_dict() for variant in load_study("options").variants]
-    for name in ("fusion", "user_context", "graph_encoder", "masking", "contrastive_views", "similarity", "id_start",
-                 "task_weighting"):
-        section = next(section for section in SECTIONS.values() if name in section_fields(section))
-        for value in get_args(get_type_hints(section)[name]):
-            assert any(settings[name] == value for settings in taken), f"no variant has --{name} {value}"
-    assert {settings["title_encoder"] for settings in taken} == {"none", "sentence", "ngrams"}
-    times = {"day_of_year", "time_gap", "relative_time", "time_bias", "weekday_hour"}
-    for name in (*times, "id_dropout", "start_token", "late_start_share", "masked_item_head", "last_too_share",
-                 "layer_dropout", "contrastive_weight", "popularity_correction", "label_smoothing", "ema_decay",
-                 "hidden_size"):
-        assert any(settings[name] != taken[0][name] for settings in taken), f"no variant changes --{name}"
-    alone = [{name for name in times if settings[name]} for settings in taken]
-    assert all({name} in alone for name in times)
-    followed = {variant.needs for variant in load_study("options").variants}
-    assert {len(needs) for needs in followed} == {0, 1, 2}, "a larger or equal teacher, and an ensemble"
 
 
 def test_the_version_of_the_code_is_of_all_that_training_imports():
@@ -533,206 +508,6 @@ def test_warnings_of_a_run_are_repeated(study_file, tmp_path, capsys):
     assert capsys.readouterr().out.count("warning: wandb failed (no network)\n") == 1
 
 
-def test_packed_runs_come_back_without_models_and_teachers_are_trained(study_file, tmp_path, capsys):
-    """The figures alone teach nobody; nor do ids or paths of this machine leave it."""
-    runs = runner.plan(load_study(str(study_file)), [1], tmp_path / "work")
-    data = load(runs[0].settings.data)
-    people = data.catalogue.user_ids
-    for run in runs:
-        written = result(run.folder, np.arange(len(people)) / len(people), people, data.split_hash)
-        (run.results.parent / "checkpoint.json").write_text(json.dumps({"settings": run.settings.to_dict()}))
-        run.results.write_text(json.dumps(written))
-    archive.pack(runs, tmp_path / "all")
-    archive.pack(runs[:2], tmp_path / "teachers")
-    before = pd.read_parquet(runs[0].results.parent / "test_users.parquet")
-    shutil.rmtree(tmp_path / "work")
-    text = gzip.decompress((tmp_path / "all" / archive.NAME).read_bytes()).decode()
-    assert str(tmp_path) not in text and all(
-        set(run) == {"name", "settings", "code", "results", "evaluations", "mixed NDCG@10"}
-        and sorted(run["mixed NDCG@10"]) == sorted(before["NDCG@10"]) != run["mixed NDCG@10"]
-        for run in json.loads(text).values())
-    archive.unpack([tmp_path / "teachers", tmp_path / "nowhere"], runs, tmp_path / "work", None)
-    assert not any(run.results.exists() for run in runs)  # the pupil, which is not packed, needs both
-    names = archive.unpack([tmp_path / "all"], runs, tmp_path / "work", None)
-    assert names == {run.name: run.key for run in runs} and all(run.results.exists() for run in runs)
-    pd.testing.assert_frame_equal(pd.read_parquet(runs[0].results.parent / "test_users.parquet"), before)
-    with pytest.raises(UserError, match="figures without their model"):
-        read_checkpoint(runs[0].results.parent)
-    shutil.rmtree(runs[-1].folder)  # a pupil of both comes later, when their figures lie there already
-    archive.unpack([tmp_path / "teachers"], [], tmp_path / "work", None)
-    assert all(run.results.exists() for run in runs[:2])
-    archive.unpack([tmp_path / "teachers"], runs, tmp_path / "work", None)
-    assert not any(run.results.exists() for run in runs)
-    foreign = gzip.compress(text.replace(data.split_hash, "0123456789abcdef").encode())
-    (tmp_path / "all" / archive.NAME).write_bytes(foreign)  # of other data the order of the people is another one
-    assert archive.unpack([tmp_path / "all"], [], tmp_path / "elsewhere", None) == {}
-    assert "left out: 3 packed runs" in capsys.readouterr().out and not (tmp_path / "elsewhere").exists()
-    for damage in (b"cut", gzip.compress(b"[1]"), gzip.compress(b'{"key": {"name": "a"}}'), gzip.compress(b"{}")[:-9]):
-        (tmp_path / "all" / archive.NAME).write_bytes(damage)
-        with pytest.raises(UserError, match="damaged"):
-            archive.unpack([tmp_path / "all"], runs, tmp_path / "work", None)
-
-
-@pytest.fixture()
-def finished_runs(study_file, tmp_path):
-    """Of two seeds, as trainings leave them, but for the weights."""
-    runs = runner.plan(load_study(str(study_file)), [1, 2], tmp_path / "work")
-    data = load(runs[0].settings.data)
-    people = data.catalogue.user_ids
-    for number, run in enumerate(runs):
-        written = result(run.folder, np.random.default_rng(number).random(len(people)), people, data.split_hash)
-        written["best"] |= {"epoch": 1, "seconds": 2.0}
-        (run.results.parent / "checkpoint.json").write_text(json.dumps({"settings": run.settings.to_dict()}))
-        run.results.write_text(json.dumps(written))
-        (run.folder / archive.LOCK).touch()
-    return runs
-
-
-def test_what_is_begun_here_is_left_alone(finished_runs, tmp_path):
-    """A teacher half-way is trained to its end; a page drawn meanwhile writes into no run at work."""
-    runs = finished_runs
-    archive.pack([run for run in runs if run.variant != "pupil"], tmp_path / "teachers")
-    pupil = runs[-1]
-    shutil.rmtree(pupil.folder)
-    for teacher in pupil.teachers:
-        teacher.unlink()  # its best epoch so far lies there, with a model
-    for asked in ([], runs):
-        archive.unpack([tmp_path / "teachers"], asked, tmp_path / "work", None)
-        assert not any(teacher.exists() for teacher in pupil.teachers)
-        assert all(archive.FIGURES not in (teacher.parent / "checkpoint.json").read_text() for teacher in
-                   pupil.teachers)
-    archive.unpack([tmp_path / "teachers"], [], tmp_path / "other", None)
-    assert len(list((tmp_path / "other").glob("*/best/results.json"))) == 4
-
-
-def test_fewer_runs_do_not_shrink_what_is_packed(finished_runs, tmp_path):
-    """Other seeds stay, and what is not finished by this code; not what the study has no longer."""
-    runs, place = finished_runs, tmp_path / "pack"
-    archive.pack(runs, place)
-    packed = (place / archive.NAME).read_bytes()
-    runs[0].results.unlink()
-    archive.pack([run for run in runs if run.seed == 1], place)
-    assert json.loads(gzip.decompress((place / archive.NAME).read_bytes())).keys() == \
-        json.loads(gzip.decompress(packed)).keys()
-    archive.pack([run for run in runs if run.variant != "pupil"], place)
-    assert {run["name"] for run in json.loads(gzip.decompress((place / archive.NAME).read_bytes())).values()} == \
-        {run.name for run in runs if run.variant != "pupil"}
-
-
-def test_packed_runs_of_settings_that_are_no_longer_are_left_out(finished_runs, tmp_path, capsys):
-    runs, place = finished_runs, tmp_path / "pack"
-    archive.pack(runs, place)
-    packed = json.loads(gzip.decompress((place / archive.NAME).read_bytes()))
-    packed[runs[0].key]["settings"]["of_old"] = 1
-    (place / archive.NAME).write_bytes(gzip.compress(json.dumps(packed).encode()))
-    names = archive.unpack([place], [], tmp_path / "other", None)
-    assert names == {run.name: run.key for run in runs[1:]}
-    assert "left out: 1 packed runs with settings that are no longer" in capsys.readouterr().out
-
-
-def test_the_page_stands_alone(finished_runs, study_file, tmp_path):
-    """One file that loads nothing; plots as SVG, with their words as text, and PNG; what a variant is called cannot
-    become a tag."""
-    study_file.write_text(TINY.replace("gate: {", "'<b>gate': {").replace("{gate}", "{<b>gate}").replace(
-        "against: gate", "against: <b>gate"))
-    study = load_study(str(study_file))
-    names = dict(zip(("sum", "gate", "pupil"), (variant.name for variant in study.variants), strict=True))
-    folders = {}
-    for run in finished_runs:
-        log = run.folder / "log"
-        log.mkdir()
-        (log / "a.jsonl").write_text("".join(json.dumps({
-            "event": "epoch", "epoch": epoch, "step": epoch, "seconds": 1.0 * epoch, "NDCG@10": 0.1 * epoch,
-            "loss_next_item": 5.0 - epoch}) + "\n" for epoch in range(1, 1 + run.seed)))  # the first is the best
-        folders[names[run.variant], run.seed] = run.folder
-    report.write_report(study, folders, [], [], tmp_path / "page")
-    html = (tmp_path / "page" / "report.html").read_text()
-    assert "<b>gate" not in html and "&lt;b&gt;gate" in html
-    assert all(link.startswith(("data:", "#")) for link in re.findall(r"(?:src|href)=[\"']([^\"']*)", html))
-    assert "@import" not in html and "<script src" not in html
-    words = {name: (tmp_path / "page" / f"{name}.svg").read_text() for name in ("gains", "costs", "curves")}
-    assert "pupil" in words["gains"] and "next_item" in words["curves"]
-    assert all(axis in words["costs"] for axis in ("minutes", "parameters", "memory"))
-    assert "in 3 of 6 runs the last evaluation was the best one" in html
-    for name in words:
-        assert (tmp_path / "page" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_packs_heed_where_the_data_lie(tmp_path, tiny, study_file):
-    """With --data_dir, as in training: nothing is downloaded."""
-    where = write_ml_1m(tmp_path / "elsewhere", tiny.ratings, tiny.movies, tiny.users)
-    study_file.write_text(TINY.replace("dataset: synthetic", "dataset: ml-1m"))
-    run = runner.plan(load_study(str(study_file), ["--data_dir", str(where)]), [1], tmp_path / "work")[0]
-    data = load(run.settings.data)
-    people = data.catalogue.user_ids
-    written = result(run.folder, np.arange(len(people)) / len(people), people, data.split_hash)
-    (run.results.parent / "checkpoint.json").write_text(json.dumps({"settings": run.settings.to_dict()}))
-    run.results.write_text(json.dumps(written))
-    archive.pack([run], tmp_path / "pack")
-    shutil.rmtree(tmp_path / "work")
-    assert archive.unpack([tmp_path / "pack"], [], tmp_path / "work", str(where)) == {run.name: run.key}
-    assert run.results.exists()
-    archive.pack([run], tmp_path / "again")  # of what came out of a pack
-    assert (tmp_path / "again" / archive.NAME).read_bytes() == (tmp_path / "pack" / archive.NAME).read_bytes()
-
-
-def test_the_page_names_the_commits_of_its_runs(tmp_path):
-    """Another commit with the same code of training is no warning; where the code was not written down, it is."""
-    one, other = {"git_commit": "abc"}, {"git_commit": "def"}
-    folders = {run: tmp_path / f"{run}" for run in ((name, seed) for name in ("sum", "gate") for seed in (1, 2))}
-    assert report._code({("sum", 1): one, ("gate", 1): one}, folders) == "; commit abc"
-    results = {("sum", 1): one, ("gate", 1): other, ("gate", 2): one}
-    said = report._code(results, folders)
-    assert "NOT ALL OF ONE CODE" in said and said.endswith("abc: sum (1), gate (2); def: gate (1)")
-    for folder in folders.values():
-        folder.mkdir()
-        (folder / archive.CODE_FILE).write_text("one")
-    assert report._code(results, folders) == "; commit abc and def, code of training one"
-    (folders["gate", 2] / archive.CODE_FILE).write_text("two")
-    assert "NOT ALL OF ONE CODE" in report._code(results, folders)
-
-
-def test_a_page_takes_what_older_code_made(study_file, tmp_path):
-    """By the keys of the last commands, then of the pack, where it is there and of the same settings."""
-    runs = runner.plan(load_study(str(study_file)), [1], tmp_path)[:2]
-    older = [dataclasses.replace(run, folder=tmp_path / f"older {run.variant}") for run in runs]
-    for run in older:
-        (run.folder / "best").mkdir(parents=True)
-        run.results.write_text("{}")
-        (run.results.parent / "checkpoint.json").write_text(json.dumps({"settings": runs[0].settings.to_dict()}))
-    packed = {run.name: run.folder.name for run in older}
-    found = runner.with_older_code(runs, tmp_path / "command.json", packed)
-    assert [run.folder for run in found] == [older[0].folder, runs[1].folder]  # the other one's settings differ
-    (tmp_path / "command.json").write_text(json.dumps({"keys": {runs[0].name: "never trained"}}))
-    assert runner.with_older_code(runs, tmp_path / "command.json", packed)[0].folder == older[0].folder
-
-
-def test_a_page_takes_no_pupil_of_other_teachers(finished_runs, study_file, tmp_path):
-    """Their settings are equal but for whom they follow, which keys tell; kept in a pack too."""
-    runs = finished_runs
-    command = tmp_path / "command.json"
-    command.write_text(json.dumps({"keys": {run.name: run.key for run in runs}}))
-
-    def folders(teachers):
-        study_file.write_text(TINY.replace("{sum},{gate}", teachers).replace("max_steps: 3", "max_steps: 3 # newer"))
-        now = [dataclasses.replace(run, folder=run.folder.with_name(f"newer {run.folder.name}")) for run in
-               runner.plan(load_study(str(study_file)), [1, 2], tmp_path / "work")]
-        teachers_now = {run.key: run.results for run in now}
-        now = [dataclasses.replace(run, teachers=tuple(teachers_now[path.parent.parent.name] for path in run.teachers))
-               for run in now]
-        return {run.name: run.folder for run in runner.with_older_code(now, command, {})}
-
-    older = {run.name: run.folder for run in runs}
-    assert folders("{sum},{gate}") == older
-    found = folders("{gate},{sum}")
-    assert {name for name in older if found[name] == older[name]} == {
-        run.name for run in runs if run.variant != "pupil"}
-    archive.pack(runs, tmp_path / "pack")
-    shutil.rmtree(tmp_path / "work")
-    archive.unpack([tmp_path / "pack"], [], tmp_path / "work", None)
-    assert folders("{sum},{gate}") == older and folders("{sum}")["pupil, seed 1"] != older["pupil, seed 1"]
-
-
 def test_the_page_asks_what_the_study_was_last_run_with(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "WORK", str(tmp_path))
     assert runner.last_command(["tiny"]) == ["tiny"]
@@ -780,30 +555,6 @@ def test_a_budget_is_steps_or_time(study_file, tmp_path):
     for wrong in (["--budget", "20"], ["--budget", "0m"], ["--budget", "2m", "--steps", "3"]):
         with pytest.raises(UserError, match="--budget"):
             runner.study_and_runs([*command, *wrong])
-
-
-def test_the_live_table_says_where_the_runs_stand(study_file, tmp_path, monkeypatch):
-    """From their records, and between evaluations from what they say; what is being written is not read."""
-    runs = runner.plan(load_study(str(study_file)), [1], tmp_path)
-    log = runs[0].folder / "log"
-    log.mkdir(parents=True)
-    (log / "a.jsonl").write_text('{"event": "epoch", "epoch": 1, "step": 1, "seconds": 10.0, "NDCG@10": 0.2}\n')
-    (log / "b.jsonl").write_text('{"event": "epoch", "epoch": 2, "step": 2, "seconds": 20.0, "NDCG@10": 0.1}\n{"ev')
-    runs[1].fail("it had to")
-    assert live.rows(runs, [runs[0]]) == [["sum", "1", "running", "67%", "0.2000", "20", "10"],
-                                          ["gate", "1", "failed", "", "", "", ""],
-                                          ["pupil", "1", "waiting", "", "", "", ""]]
-    assert live.seconds_left(live.rows(runs, [runs[0]])) == pytest.approx(10 + 30, abs=0.5)
-    assert live.seconds_left(live.rows(runs, [])) is None
-    (log / "b.now").write_text('{"step": 2.5, "epoch": 2, "seconds": 30.0}')
-    assert live.rows(runs, [runs[0]])[0] == ["sum", "1", "running", "83%", "0.2000", "30", "6"]
-    (log / "b.now").write_text('{"step": 2')
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    drawn = live.LiveTable()
-    with drawn:
-        drawn.show(runs, [runs[0]])
-    assert drawn.live.renderable.row_count == 3 and drawn.live.renderable.caption == \
-        "0 of 3 runs done, about 1 min left"
 
 
 LONGER = TINY.replace("max_steps: 3", "max_steps: 100\n  eval_every: 1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import pytest
 
 from command_line import parse_command_line
 from support import tracking
-from support.errors import UserError
 from support.tracking import Tracker
 from tests.conftest import ROOT
 
@@ -165,40 +163,6 @@ def test_a_resumed_run_goes_on_under_its_name(tmp_path, monkeypatch):
     assert all(run["resume"] == "allow" and run["mode"] == "offline" for run in (first, second, third))
 
 
-def test_trackio_keeps_the_run_without_an_account(tmp_path):
-    """The package itself, in a process of its own: group, settings, figures, table and model lie on disk."""
-    pytest.importorskip("trackio")
-    for name in ("model.safetensors", "checkpoint.json"):
-        (tmp_path / name).write_text("{}")
-    script = f"""
-from pathlib import Path
-from support.tracking import Tracker
-tracker = Tracker(Path({str(tmp_path / "run.jsonl")!r}), {{"seed": 7}}, "trackio", group="a study", name="a variant",
-                  identity="12ab")
-tracker.log("epoch", **{{"epoch": 1, "NDCG@10": 0.25}})
-tracker.close()
-tracker = Tracker(Path({str(tmp_path / "again.jsonl")!r}), {{"seed": 7}}, "trackio", group="a study", name="a variant",
-                  identity="12ab")  # resumed, under a new record
-tracker.log("epoch", **{{"epoch": 2, "NDCG@10": 0.26}})
-tracker.table("results", ["model", "NDCG@10"], [["popularity", 0.1], ["ours", 0.2]])
-tracker.artifact(Path({str(tmp_path)!r}), "model")
-tracker.close()
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          stdin=subprocess.DEVNULL)
-    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
-    with sqlite3.connect(tmp_path / "trackio" / f"{tracking.PROJECT}.db") as database:
-        logged = b" ".join(row[0] for row in database.execute(
-            "select metrics from metrics where run_name='a variant 12ab'"))
-        ((config,),) = database.execute("select config from configs").fetchall()
-        ((runs,),) = database.execute("select count(distinct run_id) from metrics").fetchall()
-        (artifacts,) = database.execute("select count(*) from run_artifact_links").fetchone()
-    assert tracking.was_shown(tmp_path)
-    assert runs == 1 and b'"epoch/NDCG@10":0.25' in logged and b'"epoch/NDCG@10":0.26' in logged
-    assert b"results" in logged and b"popularity" in logged
-    assert b"a study" in bytes(config) and b'"seed":7' in bytes(config).replace(b" ", b"") and artifacts == 1
-
-
 @pytest.mark.parametrize("failing", ["init", "log", "finish"])
 def test_whatever_fails_is_said_once_and_left_alone(tmp_path, monkeypatch, capsys, failing):
     """Of any dashboard: calls that raise, at any time."""
@@ -213,22 +177,16 @@ def test_whatever_fails_is_said_once_and_left_alone(tmp_path, monkeypatch, capsy
         return act
 
     functions = {name: call(name) for name in ("init", "log", "finish")}
-    monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(
-        __name__="trackio", Table=lambda dataframe: dataframe, **functions))
-    tracker = Tracker(tmp_path / "run.jsonl", {"seed": 1}, "trackio", group="g", name="n")
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(
+        __name__="wandb", Table=lambda dataframe: dataframe, **functions))
+    tracker = Tracker(tmp_path / "run.jsonl", {"seed": 1}, "offline", group="g", name="n")
     tracker.log("epoch", loss=0.5)
     tracker.table("results", ["model"], [["a"]])
     tracker.artifact(tmp_path, "none")
     tracker.close()
-    assert capsys.readouterr().err.count("warning: trackio failed (no answer)") == 1
+    assert capsys.readouterr().err.count("warning: wandb failed (no answer)") == 1
     assert calls == {"init": ["init"], "log": ["init", "log"], "finish": ["init", "log", "log", "finish"]}[failing]
     assert tracker.shown is False and not tracking.was_shown(tmp_path)
-
-
-def test_a_dashboard_that_is_not_installed_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "trackio", None)
-    with pytest.raises(UserError, match="pip install trackio"):
-        Tracker(tmp_path / "run.jsonl", {}, "trackio")
 
 
 def test_the_sweep_speaks_the_trainers_language():
@@ -250,11 +208,3 @@ def test_the_sweep_speaks_the_trainers_language():
             assert settings.train.use_wandb and settings.train.max_steps == 1500
 
 
-def test_where_a_run_stands_is_said_until_it_ends(tmp_path):
-    tracker = Tracker(tmp_path / "a.jsonl", {})
-    for step in (1, 2):
-        tracker.now(step=step)
-        assert json.loads((tmp_path / "a.now").read_text()) == {"step": step}
-    tracker.close()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
-    Tracker(None, {}).now(step=1)  # nobody listens
