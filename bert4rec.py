@@ -38,8 +38,9 @@ from torch import Tensor, nn
 from batches import Batch, History, append_mask, history_batch
 from data_processor import from_sequences
 from dataset import ITEM_ROWS, MASK, Catalogue, Dataset
-from enhanced_model import ItemPrediction, Outputs, grown_rows
+from enhanced_model import grown_rows
 from features import alike
+from outputs import ItemPrediction, Outputs
 from scorer import NOTHING, Scorer
 from settings import ModelSettings, Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint

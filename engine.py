@@ -84,7 +84,7 @@ class RecommendationEngine:
         return data.replace(catalogue=self.catalogue)
 
     @property
-    def schema(self):
+    def schema(self) -> Schema:
         """Of the data set."""
         return self.catalogue.schema
 

@@ -32,7 +32,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Set
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -51,6 +50,7 @@ from features import (
     nearest_items,
 )
 from graph import ItemGraph
+from outputs import ItemPrediction, Outputs
 from scorer import NOTHING, Scorer
 from settings import ModelSettings, TrainSettings
 from support.errors import UserError
@@ -70,28 +70,6 @@ from transformer import (
 CAUSAL_TASKS = ("next_item", "value", "preference", "contrastive")
 PREFERENCE_HORIZON = 20  # later interactions that the preference target averages over
 IDS = "id"
-
-
-@dataclass(frozen=True)
-class ItemPrediction:
-    """What an item head predicts: logits are states @ table.T + bias."""
-
-    states: Tensor  # (N, D)
-    table: Tensor  # (R, D)
-    bias: Tensor  # (R,) -inf at PAD and MASK
-    targets: Tensor  # (N,) rows of items, or PAD where nothing is predicted
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the heads say of a training batch, one field a head; None or empty where it says nothing."""
-
-    masked_item: ItemPrediction | None = None
-    next_item: ItemPrediction | None = None
-    first_item: ItemPrediction | None = None  # of the starts, with odds of their own
-    values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # logits (N, K), codes (N,)
-    preferences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # logits, shares (N, F)
-    views: tuple[Tensor, Tensor, Tensor] | None = None  # states (B, D) of two views, last targets (B,)
 
 
 class ValueHead(nn.Module):

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from batches import Batch
 from dataset import ITEM_ROWS, PAD
-from enhanced_model import ItemPrediction, Outputs
 from losses import (
     contrastive_loss,
     distillation_loss,
@@ -19,6 +18,7 @@ from losses import (
     sampled_softmax_loss,
     value_loss,
 )
+from outputs import ItemPrediction, Outputs
 from settings import TrainSettings
 
 ItemLoss = Callable[..., Tensor]

@@ -22,6 +22,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import trainer
+from answers import to_json
 from engine import Query, RecommendationEngine
 from serving import load
 from serving.__main__ import main as serve
@@ -53,19 +54,6 @@ def engine(folder):
     return RecommendationEngine(folder / "main" / "best", data_dir=str(folder / "data"))
 
 
-def test_recommendations_are_the_engines(client, engine):
-    for body, arguments in (
-            ({"user_id": 12}, (12, None)), ({"user_id": 12, "k": 3, "where": ["genres=Drama"]}, (12, None)),
-            ({"history": [3, 9], "gender": "F", "age": 30}, (None, [3, 9])), ({"history": []}, (None, [])),
-            ({"user_id": 12, "history": [5], "filter_seen": False, "year_from": 1980}, (12, [5]))):
-        facts = {name: body[name] for name in ("gender", "age") if name in body} or None
-        expected = engine.get_recommendations(
-            *arguments, body.get("k", 10), body.get("filter_seen", True), genres=body.get("genres", ()),
-            year_from=body.get("year_from"), demographics=facts)
-        answer = client.post("/recommend", json=body)
-        assert answer.status_code == 200 and answer.json() == {"recommendations": expected, "note": ""}
-
-
 def test_the_time_of_the_request_is_heeded(folder):
     """By a model that knows it; those beside it answer the same at any time."""
     place, times = folder / "timed" / "best", [978_300_000, 978_300_000 + 200 * 86_400]
@@ -75,55 +63,14 @@ def test_the_time_of_the_request_is_heeded(folder):
         for name in ("main", "vanilla", "popularity"):
             answers = [client.post("/recommend", json={"user_id": 12, "at": at, "model": name}).json() for at in times]
             found[name] = [answer["recommendations"] for answer in answers]
-        why = [client.post("/explain", json={"user_id": 12, "at": at, "movie_ids": [40]}).json() for at in times]
+        why = [client.post("/explain", json={"user_id": 12, "at": at, "item_ids": [40]}).json() for at in times]
         notes = [client.post("/recommend", json=person).json()["note"] for person in (
             {"user_id": 12}, {"user_id": 12, "at": times[0]}, {"history": [3]})]
         assert all(note.startswith(said) for note, said in zip(notes, (
             "request time assumed: ", "request time: 2000-12-31", "request time: unknown"), strict=True))
-    assert found["main"] == [engine.get_recommendations(12, None, at=at) for at in times]
+    assert found["main"] == [to_json(engine.get_recommendations(12, None, at=at)) for at in times]
     assert found["main"][0] != found["main"][1] and why[0] != why[1]
     assert found["vanilla"][0] == found["vanilla"][1] and found["popularity"][0] == found["popularity"][1]
-
-
-def test_fewer_where_fewer_are_left(client, engine):
-    left = {row["movie_id"] for row in engine.get_recommendations(12, None, 40)}
-    for body, count in (({"k": 90}, len(left)), ({"year_from": 2500}, 0)):
-        rows = client.post("/recommend", json={"user_id": 12, **body}).json()["recommendations"]
-        assert len(rows) == count and {row["movie_id"] for row in rows} <= left
-
-
-def test_explanations_and_profiles_are_the_engines(client, engine):
-    history = engine.history(12)
-    for films, k in (([40], 5), ([40, 41], None)):
-        answer = client.post("/explain", json={"user_id": 12, "movie_ids": films, **({"k": k} if k else {})}).json()
-        assert answer == {"explanations": engine.explain(Query(history, k or 10), films, in_full=bool(k))}
-        assert all(("what_if" in why) == ("places" in why["history"][0]) == bool(k) for why in answer["explanations"])
-    many = client.post("/explain", json={"user_id": 12, "movie_ids": [40, 41], "k": 5})
-    assert many.status_code == 422 and "one film at a time" in many.json()["error"]
-    assert client.post("/profile", json={"user_id": 12}).json() == engine.get_user_profile(12)
-    assert client.post("/profile", json={"history": [3, 9], "age": 20}).json()["age_group"] == "18-24"
-
-
-def test_models_side_by_side(client, folder, tiny):
-    """Popularity against pandas; vanilla against its own engine, without the films that it does not know."""
-    train = tiny.ratings.sort_values(["user_id", "timestamp"], kind="stable")
-    train = train[train.groupby("user_id").cumcount(ascending=False) >= 2]
-    rows = client.post("/recommend", json={"history": [], "model": "popularity", "k": 5}).json()["recommendations"]
-    assert [row["score"] for row in rows] == train["movie_id"].value_counts().iloc[:5].tolist()
-    vanilla = RecommendationEngine(folder / "vanilla" / "best", data_dir=str(folder / "data"))
-    unknown = np.setdiff1d(tiny.movies["movie_id"], vanilla.catalogue.movie_ids)
-    known = vanilla.catalogue.movie_ids[:4].tolist()
-    assert len(unknown)
-    answer = client.post("/recommend", json={"history": [*known, int(unknown[0])], "model": "vanilla"}).json()
-    assert answer["recommendations"] == vanilla.get_recommendations(None, known)
-    assert answer["note"] == "without 1 films that this model does not know"
-
-
-def test_search(client):
-    films = client.get("/items", params={"query": "FILM synthetic 004"}).json()["films"]
-    assert [film["movie_id"] for film in films] == [4]
-    assert len(client.get("/items", params={"query": "synthetic"}).json()["films"]) == 20
-    assert client.get("/items", params={"query": "???"}).json()["films"] == []
 
 
 def test_health_and_metrics(client):
@@ -258,7 +205,7 @@ def test_those_who_wait_are_ranked_together_and_get_their_own_answer(engine):
     assert max(sizes) == 32 and sum(sizes) == 40
     for query, answer in zip(queries, answers, strict=True):
         (alone,) = engine.answer([query])
-        assert [row["movie_id"] for row in answer] == [row["movie_id"] for row in alone]
+        assert [row["id"] for row in answer] == [row["id"] for row in alone]
         np.testing.assert_allclose([row["score"] for row in answer], [row["score"] for row in alone], atol=1e-3)
 
 
@@ -319,14 +266,14 @@ def test_a_newer_checkpoint_is_served_without_a_dropped_request(folder, tmp_path
 def known(body):
     """A body as the schema allows it, with ids that there are for those that there are not, with what the served model
     can be told, and not in full for several films: the schema cannot say these."""
-    dropped = {"at"} | ({"k"} if len(body.get("movie_ids", "")) > 1 else set())
+    dropped = {"at"} | ({"k"} if len(body.get("item_ids", "")) > 1 else set())
     body = {name: int(value) if isinstance(value, float) else value for name, value in body.items()
             if name not in dropped}
     if body.get("user_id") is not None:
         body["user_id"] = 1 + body["user_id"] % 60
     elif body.get("history") is None:
         body["history"] = [3, 9]
-    return body | {name: [1 + int(film) % 80 for film in body[name]] for name in ("history", "movie_ids")
+    return body | {name: [1 + int(film) % 80 for film in body[name]] for name in ("history", "item_ids")
                    if body.get(name)}
 
 
@@ -383,7 +330,7 @@ def test_stops_gracefully(service_files):
     try:
         with ThreadPoolExecutor(MANY) as pool:
             asked = [pool.submit(httpx.post, f"{url}/explain", timeout=120, json={
-                "user_id": user, "movie_ids": [7], "k": 70, "filter_seen": False}) for user in range(1, MANY + 1)]
+                "user_id": user, "item_ids": [7], "k": 70, "filter_seen": False}) for user in range(1, MANY + 1)]
             until = time.monotonic() + 60
             while figure("requests_begun_total") < MANY and time.monotonic() < until:
                 time.sleep(0.01)
@@ -487,3 +434,57 @@ def test_the_documented_answers_are_those_of_the_published_model(real_data):
     figures = np.array([float(figure) for figure in re.findall(r"-?\d+\.\d+", said)])
     documented = [float(figure) for figure in re.findall(r"-?\d+\.\d{3,}", shown)]
     assert len(documented) > 8 and all(np.abs(figures - figure).min() < 2e-3 for figure in documented)
+
+
+def test_recommendations_are_the_engines(client, engine):
+    bodies = [({"user_id": 12}, {"user_id": 12}),
+              ({"user_id": 12, "k": 3, "where": ["genres=Drama"]}, {"user_id": 12, "top_k": 3, "where": ["genres=Drama"]}),
+              ({"history": [3, 9], "columns": {"gender": "F", "age": 30}},
+               {"item_sequence": [3, 9], "user_columns": {"gender": "F", "age": 30}}),
+              ({"history": []}, {"item_sequence": []}),
+              ({"user_id": 12, "history": [5], "filter_seen": False, "where": ["year>=1980"]},
+               {"user_id": 12, "item_sequence": [5], "filter_seen": False, "where": ["year>=1980"]})]
+    for body, arguments in bodies:
+        answer = client.post("/recommend", json=body)
+        assert answer.status_code == 200, answer.text
+        expected = to_json(recommended(engine, **arguments))
+        assert answer.json() == {"recommendations": expected, "note": ""}
+
+
+def recommended(engine, user_id=None, item_sequence=None, top_k=10, user_columns=None, **options):
+    history = engine.history(user_id, item_sequence, None, user_columns)
+    return engine.answer([Query(history, top_k, or_fewer=True, **options)])[0]
+
+
+def test_explanations_and_profiles_are_the_engines(client, engine):
+    history = engine.history(12)
+    for items, k in (([40], 5), ([40, 41], None)):
+        body = {"user_id": 12, "item_ids": items, **({"k": k} if k else {})}
+        answer = client.post("/explain", json=body).json()
+        reasons = engine.explain(Query(history, k or 10), items, in_full=bool(k))
+        assert answer == {"explanations": to_json(reasons)}
+    many = client.post("/explain", json={"user_id": 12, "item_ids": [40, 41], "k": 5})
+    assert many.status_code == 422 and "one item at a time" in many.json()["error"]
+    assert client.post("/profile", json={"user_id": 12}).json() == to_json(engine.get_user_profile(12))
+
+
+def test_models_side_by_side(client, folder, tiny):
+    """Popularity against pandas; vanilla against its own engine, without the items that it does not know."""
+    train = tiny.interactions.sort_values(["user", "time"], kind="stable")
+    train = train[train.groupby("user").cumcount(ascending=False) >= 2]
+    body = {"history": [], "model": "popularity", "k": 5}
+    rows = client.post("/recommend", json=body).json()["recommendations"]
+    assert [row["score"] for row in rows] == train["item"].value_counts().iloc[:5].tolist()
+    vanilla = RecommendationEngine(folder / "vanilla" / "best", data_dir=str(folder / "data"))
+    unknown = np.setdiff1d(tiny.items["id"], vanilla.catalogue.items.ids)
+    known = vanilla.catalogue.items.ids[:4].tolist()
+    assert len(unknown)
+    answer = client.post("/recommend", json={"history": [*known, int(unknown[0])], "model": "vanilla"}).json()
+    assert answer["recommendations"] == to_json(vanilla.get_recommendations(None, known))
+    assert answer["note"].startswith("without 1 ")
+
+
+def test_search(client):
+    items = client.get("/items", params={"query": "FILM synthetic 004"}).json()["items"]
+    assert [item["id"] for item in items] == [4]
+    assert len(client.get("/items", params={"query": "synthetic"}).json()["items"]) == 20

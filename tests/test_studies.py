@@ -41,7 +41,7 @@ settings:
   device: cpu
 variants:
   sum: {}
-  gate: {fusion: gate}
+  gate: {positions: sinusoidal}
   pupil: {teacher: "{sum},{gate}", against: gate}
 """
 
@@ -84,24 +84,24 @@ def test_the_version_of_the_code_is_of_all_that_training_imports():
 def test_a_study_is_read(study_file):
     study = load_study(str(study_file), ["--num_layers", "1"])
     assert [variant.name for variant in study.variants] == ["sum", "gate", "pupil"]
-    assert study["gate"].settings.model.fusion == "gate" and study["sum"].settings.model.fusion == "sum"
+    assert study["gate"].settings.model.positions == "sinusoidal" and study["sum"].settings.model.positions == "learned"
     assert all(variant.settings.model.num_layers == 1 for variant in study.variants)
     assert [variant.name for variant in study.only(["pupil"]).variants] == ["sum", "gate", "pupil"]
     assert [variant.name for variant in study.only(["gate"]).variants] == ["sum", "gate"]
     with pytest.raises(UserError, match="no variant 'gait'"):
-        study.only(["gait"])
+        study.only(["sinusoidel"])
     assert (study["pupil"].against, study["pupil"].needs, study["gate"].against) == \
         ("gate", ("sum", "gate"), "sum")
 
 
 @pytest.mark.parametrize(("old", "new", "line", "said"), [
-    ("fusion: gate", "fussion: gate", 11, "did you mean 'fusion'"),
-    ("fusion: gate", "fusion: gait", 11, "gait"),
+    ("positions: sinusoidal", "pozitions: sinusoidal", 11, "did you mean 'positions'"),
+    ("positions: sinusoidal", "positions: sinusoidel", 11, "sinusoidel"),
     ("hidden_size: 8", "hidden_size: wide", 5, "hidden_size"),
     ("hidden_size: 8", "hiden_size: 8", 5, "hidden_size"),
-    ("  gate: {fusion: gate}", "  gate: {}", 11, "'sum' and 'gate' are alike"),
-    ("  gate: {fusion: gate}", "  sum: {fusion: gate}", 11, "twice"),
-    ("  gate: {fusion: gate}", "  gate: yes", 11, "expected"),
+    ("  gate: {positions: sinusoidal}", "  gate: {}", 11, "'sum' and 'gate' are alike"),
+    ("  gate: {positions: sinusoidal}", "  sum: {positions: sinusoidal}", 11, "twice"),
+    ("  gate: {positions: sinusoidal}", "  gate: yes", 11, "expected"),
     ("base: quick", "base: quik", 2, "unknown preset"),
     ("question:", "aim:", 1, "unknown key 'aim'"),
     ("against: gate", "against: gait", 12, "compared with 'gait', which is none of the variants above"),
@@ -109,28 +109,28 @@ def test_a_study_is_read(study_file):
     ("{sum}", "{som}", 12, "none of the variants above"),
     ("{sum},", "runs/somewhere,", 12, "a teacher is another variant"),
     ("against: gate", "against: pupil", 12, "none of the variants above"),
-    ("  gate: {fusion: gate}", "  <<: {gate: {fusion: gait}}", 11, "gait"),
-    ("  gate: {fusion: gate}", "  gate: {<<: [{fusion: gait}]}", 11, "gait"),
+    ("  gate: {positions: sinusoidal}", "  <<: {gate: {positions: sinusoidel}}", 11, "sinusoidel"),
+    ("  gate: {positions: sinusoidal}", "  gate: {<<: [{positions: sinusoidel}]}", 11, "sinusoidel"),
     ("question:", "<<: {aim: 1}\nquestion:", 1, "unknown key 'aim'"),
-    ("  gate: {fusion: gate}", "  gate: {fusion: gate}\n  warm: {temperature: 0.1}", 12, "'sum' and 'warm' are alike"),
-    ("  gate: {fusion: gate}", "  gate: {max_epochs: 7}", 11, "'sum' and 'gate' are alike"),
+    ("  gate: {positions: sinusoidal}", "  gate: {positions: sinusoidal}\n  warm: {negatives: 3}", 12, "'sum' and 'warm' are alike"),
+    ("  gate: {positions: sinusoidal}", "  gate: {max_epochs: 7}", 11, "'sum' and 'gate' are alike"),
     ("  dataset: synthetic", "  - dataset", 5, "is not YAML"),
-    ("gate: {fusion: gate}", "gate: &gate {fusion: *gate}", 11, "within what it stands for"),
-    ("gate: {fusion: gate}", "gate: &gate {<<: *gate}", 11, "within what it stands for"),
-    ("{fusion: gate}", "{fusion: 2024-99-99}", 11, "2024-99-99"),
-    ("{fusion: gate}", "{start_from: null}", 11, "start_from: expected one value"),
-    ("{fusion: gate}", "{fusion: [gate]}", 11, "fusion: expected one value"),
-    ("{fusion: gate}", "{max_epochs: 040}", 11, "040: write a decimal number"),
-    ("{fusion: gate}", "{max_epochs: 1:30}", 11, "1:30: write a decimal number"),
-    ("{fusion: gate}", "{dropout: 1:30.5}", 11, "1:30.5: write a decimal number"),
-    ("  gate: {fusion", "  '': {fusion", 11, "needs a name"),
+    ("gate: {positions: sinusoidal}", "gate: &gate {positions: *gate}", 11, "within what it stands for"),
+    ("gate: {positions: sinusoidal}", "gate: &gate {<<: *gate}", 11, "within what it stands for"),
+    ("{positions: sinusoidal}", "{positions: 2024-99-99}", 11, "2024-99-99"),
+    ("{positions: sinusoidal}", "{start_from: null}", 11, "start_from: expected one value"),
+    ("{positions: sinusoidal}", "{positions: [sinusoidal]}", 11, "positions: expected one value"),
+    ("{positions: sinusoidal}", "{max_epochs: 040}", 11, "040: write a decimal number"),
+    ("{positions: sinusoidal}", "{max_epochs: 1:30}", 11, "1:30: write a decimal number"),
+    ("{positions: sinusoidal}", "{dropout: 1:30.5}", 11, "1:30.5: write a decimal number"),
+    ("  gate: {positions", "  '': {positions", 11, "needs a name"),
     ("question: Does the gate pay?", "question: [Does the gate pay]", 1, "quote it"),
     ("variants:", "settings: false\nvariants:", 9, "twice"),
-    ("{fusion: gate}", "{fusion: !odd gate}", 11, "is not YAML"),
-    ("gate: {fusion: gate}", "[gate]: {fusion: gate}", 11, "plain text"),
-    ("gate: {fusion: gate}", "gate: {seed: 7}", 11, "not for a study"),
-    ("gate: {fusion: gate}", "gate: {run_name: x}", 11, "not for a study"),
-    ("gate: {fusion: gate}", "gate:\n    num_layers: 1\n    fusion: gait", 13, "gait"),
+    ("{positions: sinusoidal}", "{positions: !odd gate}", 11, "is not YAML"),
+    ("gate: {positions: sinusoidal}", "[gate]: {positions: sinusoidal}", 11, "plain text"),
+    ("gate: {positions: sinusoidal}", "gate: {seed: 7}", 11, "not for a study"),
+    ("gate: {positions: sinusoidal}", "gate: {run_name: x}", 11, "not for a study"),
+    ("gate: {positions: sinusoidal}", "gate:\n    num_layers: 1\n    positions: sinusoidel", 13, "sinusoidel"),
     ("base: quick", "base: [quick]", 2, "unknown preset"),
 ])
 def test_a_wrong_study_is_refused_with_its_line(study_file, old, new, line, said):
@@ -166,7 +166,7 @@ def test_names_are_what_is_written(study_file):
 
 def test_wrong_flags_are_not_the_files_fault(study_file):
     bare = ["--no-genre_encoder", "--no-year_encoder", "--no-id_encoder"]
-    for flags in (["--fusion", "gait"], ["--seedz", "1"], ["--fusion", "gate"], bare):
+    for flags in (["--positions", "sinusoidel"], ["--seedz", "1"], ["--positions", "sinusoidal"], bare):
         with pytest.raises(UserError) as error:
             load_study(str(study_file), flags)
         assert "tiny.yaml" not in str(error.value)
@@ -176,7 +176,7 @@ def test_the_key_of_a_run_is_what_it_depends_on(data, tmp_path, monkeypatch):
     plain = run_key(Settings(), "data", "code")
     assert plain == run_key(Settings().replace(checkpoint_dir="elsewhere", runs_dir="there"), "data", "code")
     others = {run_key(Settings().replace(seed=7), "data", "code"), run_key(Settings(), "data", "changed"),
-              run_key(Settings().replace(fusion="gate"), "data", "code"), run_key(Settings(), "others", "code"),
+              run_key(Settings().replace(positions="sinusoidal"), "data", "code"), run_key(Settings(), "others", "code"),
               run_key(Settings(), "data", "code", ["teacher"])}
     assert len({plain, *others}) == 6
     titles = tuple(title + "!" for title in data.catalogue.titles)
@@ -229,7 +229,7 @@ def test_runs_are_done_once_and_a_failing_one_stops_no_other(study_file, tmp_pat
     monkeypatch.undo()
     assert runner.main(command) == 0 and "3 of 3 runs are finished already" in capfd.readouterr().out
     monkeypatch.setattr(runner, "code_version", lambda: "newer")
-    study_file.write_text(TINY.replace("{fusion: gate}", "{fusion: concat}"))  # another gate: not what was found
+    study_file.write_text(TINY.replace("{positions: sinusoidal}", "{time_features: gap}"))  # another gate: not what was found
     assert report.main(command) == 1 and "gate, seed 42: as other" not in capfd.readouterr().out
     study_file.write_text(TINY)
     monkeypatch.undo()
@@ -287,7 +287,7 @@ def result(folder, ndcg, people=range(8), split="a", protocol="p"):
 def test_the_table_pairs_the_same_people_and_nothing_else(study_file, tmp_path):
     study_file.write_text(TINY.replace("  pupil: {teacher: \"{sum},{gate}\", against: gate}",
                                        "  other split: {min_item_count: 5}\n  sampled: {candidates: uniform_100}\n"
-                                       "  lost: {fusion: concat, against: sampled}\n"
+                                       "  lost: {time_features: gap, against: sampled}\n"
                                        "  told the time: {query_time: known}"))
     study = load_study(str(study_file))
     draw = np.random.default_rng(0)
@@ -325,7 +325,7 @@ def test_the_page_says_what_was_run(study_file):
     assert told["text"].startswith(f"Preset {study.base}") and told["text"].endswith("command line: --max_epochs 4.")
     assert told["table"][1:] == [
         ["sum", "", "3", "2", "its epochs and validation, which rose no more"],
-        ["gate", "fusion gate", "4", "2", "its epochs"]]
+        ["gate", "positions sinusoidal", "4", "2", "its epochs"]]
     for train, ended in ((TrainSettings(max_steps=8, max_epochs=9), "its steps"),
                          (TrainSettings(max_epochs=9, max_minutes=1.7), "its minutes"),
                          (TrainSettings(max_epochs=9, max_minutes=9), "validation, which rose no more")):
@@ -350,7 +350,7 @@ def test_slices_are_those_that_moved_otherwise_than_the_rest(study_file, tmp_pat
 
 
 def test_what_knows_the_moment_is_not_a_setting_to_choose(study_file, tmp_path):
-    study_file.write_text(TINY[:TINY.index("  gate")] + "  gate: {fusion: gate}\n  known: {query_time: known}\n")
+    study_file.write_text(TINY[:TINY.index("  gate")] + "  gate: {positions: sinusoidal}\n  known: {query_time: known}\n")
     level = {"sum": 0.3, "gate": 0.4, "known": 0.9}
     folders = {(name, seed): tmp_path / f"{name}{seed}" for name in level for seed in (1, 2)}
     results = {run: result(folder, np.full(8, level[run[0]])) for run, folder in folders.items()}
@@ -373,7 +373,7 @@ def test_a_last_epoch_that_the_steps_end_is_not_a_whole_one(tmp_path):
 
 def test_each_variant_stands_below_what_it_is_compared_with(study_file, tmp_path):
     """A gain over a weak reference is not a high place, and is named with its reference."""
-    study_file.write_text(TINY[:TINY.index("  gate")] + "  none: {fusion: gate}\n  less: {fusion: concat}\n"
+    study_file.write_text(TINY[:TINY.index("  gate")] + "  none: {positions: sinusoidal}\n  less: {time_features: gap}\n"
                           "  none but one: {num_layers: 1, against: none}\n"
                           "  none but two: {num_heads: 1, against: none}\n")
     study = load_study(str(study_file))

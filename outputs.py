@@ -1,0 +1,29 @@
+"""What the heads of a model say of a training batch: between the models and the losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ItemPrediction:
+    """What an item head predicts: logits are states @ table.T + bias."""
+
+    states: Tensor  # (N, D)
+    table: Tensor  # (R, D)
+    bias: Tensor  # (R,) -inf at PAD and MASK
+    targets: Tensor  # (N,) rows of items, or PAD where nothing is predicted
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the heads say of a training batch, one field a head; None or empty where it says nothing."""
+
+    masked_item: ItemPrediction | None = None
+    next_item: ItemPrediction | None = None
+    first_item: ItemPrediction | None = None  # of the starts, with odds of their own
+    values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # logits (N, K), codes (N,)
+    preferences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # logits, shares (N, F)
+    views: tuple[Tensor, Tensor, Tensor] | None = None  # states (B, D) of two views, last targets (B,)
