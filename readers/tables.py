@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 
@@ -64,7 +65,7 @@ def _read_csv(path: Path) -> File:
     return File(frame, str(path), first_line=2)
 
 
-def open_text(path: Path):
+def open_text(path: Path) -> IO[str]:
     """A text file, unpacked if it is gzipped, without a byte-order mark."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")

@@ -21,7 +21,7 @@ ORDER = [{"support"}, {"settings", "schema"}, {"presets", "splits", "answers"}, 
          {"bert_multi"}, {"explanations", "item_search", "profiles"}, {"engine"}, {"inference"},
          {"serving"}, {"benchmarks", "ablations", "examples"}]
 LATE = {"wandb", "tyro", "yaml", "accelerate", "rich", "pandas", "safetensors", "pyarrow", "matplotlib", "sklearn",
-        "torch_geometric", "rectools", "optuna", "ray", "uvicorn", "httpx", "psutil"}
+        "torch_geometric", "rectools", "ray", "uvicorn", "httpx", "psutil"}
 
 
 def name_of(path):
@@ -94,7 +94,7 @@ def test_readme_flags_exist():
     from settings import all_fields
 
     known = set(all_fields()) | {"preset", "config", "resume", "help", "nproc_per_node"}
-    known |= {"size", "until", "board", "jobs", "onnx", "seeds", "steps", "budget", "ray"}  # of other scripts
+    known |= {"size", "until", "write_schema", "board", "jobs", "onnx", "seeds", "steps", "budget", "ray"}  # of other scripts
     known |= {option.lstrip("-") for action in _parser()._actions for option in action.option_strings}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z_-]+)", text):
