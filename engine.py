@@ -32,6 +32,7 @@ from explanations.sentences import family_label, sentence, strongest
 from item_search import known_rows, rows_where
 from model_io import data_of, load_model
 from profiles import iso, profile, typical_next_time, user_columns_of
+from schema import Schema
 from splits import Requests
 from support.devices import uses_bf16
 from support.errors import UserError

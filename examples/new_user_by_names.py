@@ -10,8 +10,12 @@ from item_search import find_items
 from support.errors import run_command
 
 
-def main(folder: str = "checkpoints/best", names: str = "Alien (1979); Blade Runner (1982)",
-         data_dir: str | None = None, **user_columns: Any) -> None:
+def main(
+    folder: str = "checkpoints/best",
+    names: str = "Alien (1979); Blade Runner (1982)",
+    data_dir: str | None = None,
+    **user_columns: Any,
+) -> None:
     """names: separated by semicolons; user_columns: what else is known, {'gender': 'F', 'age': 30} by default."""
     engine = RecommendationEngine(folder, data_dir=data_dir)
     watched = find_items(engine.catalogue.items, engine.schema, names)

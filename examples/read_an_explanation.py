@@ -19,8 +19,10 @@ def main(folder: str = "checkpoints/best", user_id: int = 123, data_dir: str | N
     (why,) = engine.explain(query, [first.id], in_full=True)
     print(f"{first.name}: {why.sentence}")
     for item in why.history[:3]:
-        print(f"  {item.effect:+.2f} of its log-probability is due to {item.name}; without that it stands {item.places} "
-              f"places lower")
+        print(
+            f"  {item.effect:+.2f} of its log-probability is due to {item.name}; without that it stands {item.places} "
+            f"places lower"
+        )
     for feature in why.features:
         print(f"  {feature.effect:+.2f} is lost without {feature.label}")
     gone = why.what_if.without
@@ -34,7 +36,7 @@ def main(folder: str = "checkpoints/best", user_id: int = 123, data_dir: str | N
         rows = engine.catalogue.items.index([item.id for item in gone])
         history = query.history
         kept = ~np.isin(history.items, rows)
-        kept[:-engine.seq_length] = False  # what the model had not read stays unread
+        kept[: -engine.seq_length] = False  # what the model had not read stays unread
         whole = history.whole and len(history.items) <= engine.seq_length
         shorter = dataclasses.replace(history.select(kept), whole=whole)
         again = engine.answer([dataclasses.replace(query, k=10 + len(gone), history=shorter)])[0]

@@ -47,9 +47,8 @@ def load_engines(model_path: Path, vanilla_path: Path | None, data_dir: str | No
     main = RecommendationEngine(model_path, data_dir=data_dir, mapped=True)
     items = main.catalogue.items
     counts, others, has_data = np.zeros(len(items)), {}, True
-    if older is not None and older.has_data:
-        if older.main.info["split_hash"] == main.info["split_hash"]:
-            main.catalogue, main.data = older.main.catalogue, older.main.data
+    if older and older.has_data and older.main.info["split_hash"] == main.info["split_hash"]:
+        main.catalogue, main.data = older.main.catalogue, older.main.data
     try:
         popularity = Popularity(main.data)
         others["popularity"] = main.with_scorer(popularity)

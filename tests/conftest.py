@@ -80,20 +80,40 @@ def tiny() -> RawData:
 def without_times() -> RawData:
     """Users and items, and nothing else: no times, no columns, no tables."""
     frame = films()["interactions"].frame[["user_id", "movie_id"]]
-    schema = {"name": "ids", "noun": "thing", "verb": "had",
-              "interactions": {"user": "user_id", "item": "movie_id"}}
+    schema = {
+        "name": "ids",
+        "noun": "thing",
+        "verb": "had",
+        "interactions": {"user": "user_id", "item": "movie_id"},
+    }
     return assemble(schema_of(schema, Path("ids.yaml"), {}), {"interactions": File(frame, "ids")})
 
 
 SHOP = {
-    "name": "shop", "noun": "article", "verb": "bought", "repeats": True,
-    "interactions": {"user": "customer", "item": "sku", "time": "day",
-                     "columns": {"amount": "number", "channel": {"kind": "category", "predict": True}}},
-    "items": {"id": "sku", "name": "label",
-              "columns": {"price": "number", "picture": "vector", "label": "text",
-                          "shelf": {"kind": "tags", "predict": True, "separator": ";"}}},
-    "users": {"id": "customer", "columns": {"club": {"kind": "tags", "separator": ";"},
-                                            "income": "number", "taste": "vector"}},
+    "name": "shop",
+    "noun": "article",
+    "verb": "bought",
+    "repeats": True,
+    "interactions": {
+        "user": "customer",
+        "item": "sku",
+        "time": "day",
+        "columns": {"amount": "number", "channel": {"kind": "category", "predict": True}},
+    },
+    "items": {
+        "id": "sku",
+        "name": "label",
+        "columns": {
+            "price": "number",
+            "picture": "vector",
+            "label": "text",
+            "shelf": {"kind": "tags", "predict": True, "separator": ";"},
+        },
+    },
+    "users": {
+        "id": "customer",
+        "columns": {"club": {"kind": "tags", "separator": ";"}, "income": "number", "taste": "vector"},
+    },
 }
 
 
@@ -110,17 +130,23 @@ def shop(seed: int = 0, customers: int = 40, articles: int = 30) -> RawData:
             rows.append((f"c {customer}", f"sku-{article}", day, amount, draw.choice(["", "web", "till"])))
     fields = ["customer", "sku", "day", "amount", "channel"]
     vector = ["[0.1, 0.2, 0.3]", "[1, 0, -1]", None]
-    items = pd.DataFrame({
-        "sku": [f"sku-{number}" for number in range(articles)],
-        "label": [f"Article {number}" for number in range(articles)],
-        "price": [np.nan if number % 4 == 0 else number / 2 for number in range(articles)],
-        "picture": [vector[number % 3] for number in range(articles)],
-        "shelf": ["" if number % 5 == 0 else f"food;row {number % 3}" for number in range(articles)]})
-    users = pd.DataFrame({
-        "customer": [f"c {number}" for number in range(customers)],
-        "club": ["gold;new" if number % 3 else "" for number in range(customers)],
-        "income": [np.nan if number % 2 else float(number) for number in range(customers)],
-        "taste": [vector[number % 3] for number in range(customers)]})
+    items = pd.DataFrame(
+        {
+            "sku": [f"sku-{number}" for number in range(articles)],
+            "label": [f"Article {number}" for number in range(articles)],
+            "price": [np.nan if number % 4 == 0 else number / 2 for number in range(articles)],
+            "picture": [vector[number % 3] for number in range(articles)],
+            "shelf": ["" if number % 5 == 0 else f"food;row {number % 3}" for number in range(articles)],
+        }
+    )
+    users = pd.DataFrame(
+        {
+            "customer": [f"c {number}" for number in range(customers)],
+            "club": ["gold;new" if number % 3 else "" for number in range(customers)],
+            "income": [np.nan if number % 2 else float(number) for number in range(customers)],
+            "taste": [vector[number % 3] for number in range(customers)],
+        }
+    )
     frames = {"interactions": pd.DataFrame(rows, columns=fields), "items": items, "users": users}
     files = {name: File(frame, f"shop {name}") for name, frame in frames.items()}
     return assemble(schema_of(SHOP, Path("shop.yaml"), {}), files)
@@ -142,8 +168,11 @@ def write_ml_1m(folder: Path, files: dict[str, File]) -> Path:
     """Write the tiny world as the three files of ML-1M."""
     folder.mkdir()
     ratings, movies, users = (files[name].frame for name in ("interactions", "items", "users"))
-    tables = {"ratings": ratings[["user_id", "movie_id", "rating", "timestamp"]],
-              "movies": movies[["movie_id", "title", "genres"]], "users": users.assign(zip_code="0")}
+    tables = {
+        "ratings": ratings[["user_id", "movie_id", "rating", "timestamp"]],
+        "movies": movies[["movie_id", "title", "genres"]],
+        "users": users.assign(zip_code="0"),
+    }
     for name, table in tables.items():
         text = "".join("::".join(map(str, row)) + "\n" for row in table.itertuples(index=False))
         (folder / f"{name}.dat").write_text(text, encoding="latin-1")
@@ -166,22 +195,37 @@ TINY_MODEL = dict(hidden_size=16, num_heads=2, num_layers=2, seq_length=12, drop
 
 VARIANTS = {
     "vanilla": ModelSettings(model="vanilla", **TINY_MODEL),
-    "vanilla-causal-segments": ModelSettings(model="vanilla", attention_type="causal",
-                                             segment_embeddings=True, **TINY_MODEL),
+    "vanilla-causal-segments": ModelSettings(
+        model="vanilla", attention_type="causal", segment_embeddings=True, **TINY_MODEL
+    ),
     "enhanced": ModelSettings(**TINY_MODEL),
-    "enhanced-known-time": ModelSettings(query_time="known", positions="sinusoidal", start_token=True,
-                                         **TINY_MODEL),
-    "enhanced-cloze-only": ModelSettings(next_item_weight=0.0, value_weight=0.0, preference_weight=0.0,
-                                         **TINY_MODEL),
+    "enhanced-known-time": ModelSettings(
+        query_time="known", positions="sinusoidal", start_token=True, **TINY_MODEL
+    ),
+    "enhanced-cloze-only": ModelSettings(
+        next_item_weight=0.0, value_weight=0.0, preference_weight=0.0, **TINY_MODEL
+    ),
     "enhanced-graph": ModelSettings(graph=True, text_encoder="ngrams", **TINY_MODEL),
-    "enhanced-ids-only": ModelSettings(item_features="none", interaction_features="none",
-                                       user_features="none", user_ids=False, time_features="none",
-                                       relative_time=False, start_token=True, **TINY_MODEL),
+    "enhanced-ids-only": ModelSettings(
+        item_features="none",
+        interaction_features="none",
+        user_features="none",
+        user_ids=False,
+        time_features="none",
+        relative_time=False,
+        start_token=True,
+        **TINY_MODEL,
+    ),
 }
 # Each kind of model on films, and the enhanced one on data of other shapes.
 CASES = [("films", name) for name in VARIANTS]
-CASES += [("shop", "enhanced"), ("shop", "enhanced-graph"), ("shop", "enhanced-cloze-only"),
-          ("ids", "enhanced"), ("ids", "vanilla")]
+CASES += [
+    ("shop", "enhanced"),
+    ("shop", "enhanced-graph"),
+    ("shop", "enhanced-cloze-only"),
+    ("ids", "enhanced"),
+    ("ids", "vanilla"),
+]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -197,8 +241,9 @@ def case(request: pytest.FixtureRequest, data: Dataset) -> tuple[Dataset, ModelS
     return data if shape == "films" else other_data(shape), VARIANTS[name]
 
 
-def fresh_model(data: Dataset, settings: ModelSettings, seed: int = 0,
-                spread: float = 0.3) -> torch.nn.Module:
+def fresh_model(
+    data: Dataset, settings: ModelSettings, seed: int = 0, spread: float = 0.3
+) -> torch.nn.Module:
     """A model in evaluation mode whose weights are large enough for every input to matter."""
     from model_io import new_model
 
@@ -213,13 +258,35 @@ def fresh_model(data: Dataset, settings: ModelSettings, seed: int = 0,
 
 def tiny_settings(tmp_path: Path, model: ModelSettings, **changes: object) -> Settings:
     """Settings of a run of seconds."""
-    values = dict(dataset="synthetic", max_epochs=2, batch_size=16, precision="fp32", device="cpu",
-                  checkpoint_dir=str(tmp_path / "checkpoints"), runs_dir=str(tmp_path / "runs"))
+    values = dict(
+        dataset="synthetic",
+        max_epochs=2,
+        batch_size=16,
+        precision="fp32",
+        device="cpu",
+        checkpoint_dir=str(tmp_path / "checkpoints"),
+        runs_dir=str(tmp_path / "runs"),
+    )
     return Settings(model=model).replace(**{**values, **changes})
 
 
-SERVED = ["--preset", "quick", "--hidden_size", "16", "--seq_length", "20", "--max_steps", "6",
-          "--learning_rate", "0.01", "--precision", "fp32", "--device", "cpu", "--start_token"]
+SERVED = [
+    "--preset",
+    "quick",
+    "--hidden_size",
+    "16",
+    "--seq_length",
+    "20",
+    "--max_steps",
+    "6",
+    "--learning_rate",
+    "0.01",
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+    "--start_token",
+]
 
 
 @pytest.fixture(scope="session")
@@ -230,12 +297,14 @@ def service_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     place = tmp_path_factory.mktemp("service")
     data = write_ml_1m(place / "data", films())
-    runs = {"main": [], "timed": ["--query_time", "known"],
-            "vanilla": ["--model", "vanilla", "--min_item_count", "22"]}
+    runs = {
+        "main": [],
+        "timed": ["--query_time", "known"],
+        "vanilla": ["--model", "vanilla", "--min_item_count", "22"],
+    }
     for name, flags in runs.items():
         kept = [flag for flag in SERVED if name != "vanilla" or flag != "--start_token"]
-        folders = ["--data_dir", str(data), "--checkpoint_dir", str(place / name),
-                   "--runs_dir", str(place)]
+        folders = ["--data_dir", str(data), "--checkpoint_dir", str(place / name), "--runs_dir", str(place)]
         assert run_command(trainer.main, [*kept, *folders, *flags]) == 0
     return place
 
@@ -247,10 +316,18 @@ def start_service(files: Path, *flags: str) -> tuple[subprocess.Popen[str], str]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    models = ["--model_path", str(files / "main" / "best"),
-              "--vanilla_path", str(files / "vanilla" / "best")]
-    command = [sys.executable, "-m", "serving", *models, "--data_dir", str(files / "data"),
-               "--port", str(port), *flags]
+    models = ["--model_path", str(files / "main" / "best"), "--vanilla_path", str(files / "vanilla" / "best")]
+    command = [
+        sys.executable,
+        "-m",
+        "serving",
+        *models,
+        "--data_dir",
+        str(files / "data"),
+        "--port",
+        str(port),
+        *flags,
+    ]
     process = subprocess.Popen(command, cwd=ROOT, text=True)
     url, until = f"http://127.0.0.1:{port}", time.monotonic() + 90
     while time.monotonic() < until and process.poll() is None:

@@ -29,17 +29,27 @@ def test_top_lists_are_the_best_unseen_films(data):
     lists = top_lists(model, data, "test", 12, EvalSettings(), k=5)
     for person in (1, 7, 31):
         start, end = span(data, person, "test")
-        scores = model.score(history_batch([history_of(data, person, end)], data.catalogue, 12))[0].detach().numpy()
+        scores = (
+            model.score(history_batch([history_of(data, person, end)], data.catalogue, 12))[0]
+            .detach()
+            .numpy()
+        )
         unseen = [film for film in np.argsort(-scores) if film not in set(data.items[start:end])]
         assert lists[person - 1].tolist() == unseen[:5]
-    hits = [int(data.items[end] in lists[person]) for person, end in enumerate(data.split.requests["test"].ends)]
+    hits = [
+        int(data.items[end] in lists[person]) for person, end in enumerate(data.split.requests["test"].ends)
+    ]
     rank = target_ranks(model, data, "test", 12, EvalSettings())
     assert hits == per_user(rank, np.arange(data.num_users))["HR@5"].tolist()
 
 
 def test_list_quality_by_hand(data):
-    lists = np.stack([rng(person).permutation(np.arange(ITEM_ROWS, len(data.catalogue.items)))[:4]
-                      for person in data.catalogue.users.rows])
+    lists = np.stack(
+        [
+            rng(person).permutation(np.arange(ITEM_ROWS, len(data.catalogue.items)))[:4]
+            for person in data.catalogue.users.rows
+        ]
+    )
     quality, train = list_quality(lists, data, "test"), data.items[data.training_rows()]
     table = data.catalogue.items.shares("genres")
     genres = [set(np.flatnonzero(row)) for row in table]
@@ -48,23 +58,31 @@ def test_list_quality_by_hand(data):
         seen = [(train == film).sum() for film in films]
         assert quality["popularity"][person - 1] == pytest.approx(np.mean(seen))
         assert quality["popularity lift"][person - 1] == pytest.approx(
-            np.mean(seen) / np.mean([(train == film).sum() for film in history]) - 1)
+            np.mean(seen) / np.mean([(train == film).sum() for film in history]) - 1
+        )
         assert quality["novelty (bits)"][person - 1] == pytest.approx(
-            np.mean([-np.log2(max(count, 1) / data.num_users) for count in seen]))
-        pairs = [1 - len(genres[i] & genres[j]) / len(genres[i] | genres[j])
-                 for i, j in itertools.combinations(films, 2)]
+            np.mean([-np.log2(max(count, 1) / data.num_users) for count in seen])
+        )
+        pairs = [
+            1 - len(genres[i] & genres[j]) / len(genres[i] | genres[j])
+            for i, j in itertools.combinations(films, 2)
+        ]
         assert quality["diversity of genres"][person - 1] == pytest.approx(np.mean(pairs))
-        wanted, given = (np.mean([table[film] for film in part], axis=0)
-                         for part in (history, films))
+        wanted, given = (np.mean([table[film] for film in part], axis=0) for part in (history, films))
         assert quality["miscalibration of genres"][person - 1] == pytest.approx(
-            stats.entropy(wanted, 0.99 * given + 0.01 * wanted), rel=1e-4)
-    assert coverage(lists, data)["catalogue coverage"] == len(np.unique(lists)) / len(data.catalogue.items.ids)
+            stats.entropy(wanted, 0.99 * given + 0.01 * wanted), rel=1e-4
+        )
+    assert coverage(lists, data)["catalogue coverage"] == len(np.unique(lists)) / len(
+        data.catalogue.items.ids
+    )
 
 
 def test_gini_of_exposure_at_its_ends(data):
     films = np.arange(ITEM_ROWS, len(data.catalogue.items))
     assert coverage(films[:, None], data)["Gini of exposure"] == pytest.approx(0.0)
-    assert coverage(np.full((50, 1), ITEM_ROWS), data)["Gini of exposure"] == pytest.approx(1 - 1 / len(films))
+    assert coverage(np.full((50, 1), ITEM_ROWS), data)["Gini of exposure"] == pytest.approx(
+        1 - 1 / len(films)
+    )
 
 
 def test_slices_part_the_requests(data):
@@ -99,7 +117,11 @@ def test_reliability_agrees_with_scikit_learn():
 def test_tables_as_text():
     assert table_text(["a", "b"], [["1\n2", "3 %"]]) == "| a | b |\n| --- | --- |\n| 1 2 | 3 % |\n"
     latex = table_text(["a_1", "b"], [["1 ±2", "3 %"]], latex=True)
-    assert r"a\_1 & b \\" in latex and r"1 $\pm$2 & 3 \% \\" in latex and latex.startswith(r"\begin{tabular}{lr}")
+    assert (
+        r"a\_1 & b \\" in latex
+        and r"1 $\pm$2 & 3 \% \\" in latex
+        and latex.startswith(r"\begin{tabular}{lr}")
+    )
 
 
 def test_script(data, tiny, tmp_path, monkeypatch, capsys):
@@ -108,7 +130,13 @@ def test_script(data, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(model_io, "load", lambda _settings, _like=None: data)
     analyse.main(["--model_path", str(tmp_path / "model"), "--output", str(tmp_path / "tables")])
     text = (tmp_path / "tables" / "analysis.md").read_text(encoding="utf-8")
-    for part in ("## Ranking", "catalogue coverage", "gender: woman", "expected calibration error", data.split_hash):
+    for part in (
+        "## Ranking",
+        "catalogue coverage",
+        "gender: woman",
+        "expected calibration error",
+        data.split_hash,
+    ):
         assert part in text
     assert "tabular" in (tmp_path / "tables" / "analysis.tex").read_text(encoding="utf-8")
     assert "ten films" in capsys.readouterr().out

@@ -21,13 +21,18 @@ from tests.conftest import VARIANTS, fresh_model, tiny_settings
 def test_clean_models_pass_under_every_protocol(tiny, tmp_path, protocol, variant):
     data, settings = process(tiny, DataSettings(protocol=protocol)), tiny_settings(tmp_path, variant)
     model = fresh_model(data, variant)
-    assert swap_test(model.frozen(), data, settings, "validation") == 0 and swap_test(model.frozen(), data, settings, "test") == 0
+    assert (
+        swap_test(model.frozen(), data, settings, "validation") == 0
+        and swap_test(model.frozen(), data, settings, "test") == 0
+    )
     assert training_test(model, data, settings) == 0
 
 
 def test_a_history_that_holds_its_target_is_caught(data, tmp_path, monkeypatch):
     model, settings = fresh_model(data, VARIANTS["enhanced"]), tiny_settings(tmp_path, VARIANTS["enhanced"])
-    monkeypatch.setattr(protocols, "history_of", lambda data, person, end: batches.history_of(data, person, end + 1))
+    monkeypatch.setattr(
+        protocols, "history_of", lambda data, person, end: batches.history_of(data, person, end + 1)
+    )
     assert swap_test(model.frozen(), data, settings, "test") > 1e-4
 
 
@@ -60,8 +65,9 @@ def test_signs_by_hand(tiny, monkeypatch):
     known = set(data.items[rows].tolist())
     for number, end in enumerate(data.split.requests["test"].ends):
         assert signs["item unknown to training"][number] == (int(data.items[end]) not in known)
-        assert signs["target at the very time of the history's last interaction"][number] == \
-            (data.times[end] == data.times[end - 1])
+        assert signs["target at the very time of the history's last interaction"][number] == (
+            data.times[end] == data.times[end - 1]
+        )
     assert (signs["training later than the target"] == 0).all()  # that is what the protocol is for
     assert not signs["item in training only after the target"].any()
     loo = suspicious(process(tiny, DataSettings()), "test")

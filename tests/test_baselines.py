@@ -39,7 +39,9 @@ def test_item_knn_is_cosine_similarity(data, seen):
     shrunk = item_knn(data, neighbours=len(data.catalogue.items), shrinkage=10.0).matrix.numpy()
     counts = seen.sum(0)
     i, j = np.argsort(-counts)[:2]
-    assert shrunk[i, j] == pytest.approx((seen[:, i] * seen[:, j]).sum() / ((counts[i] * counts[j])**0.5 + 10))
+    assert shrunk[i, j] == pytest.approx(
+        (seen[:, i] * seen[:, j]).sum() / ((counts[i] * counts[j]) ** 0.5 + 10)
+    )
 
 
 def test_ease_solves_its_regressions(data, seen):
@@ -64,8 +66,11 @@ def test_markov_chain_counts_followers(data):
             for before, after in zip(items[:-step], items[step:], strict=True):
                 counts[before, after] += 1 / step
     expected = counts + 0.5 * popularity / popularity.sum()
-    np.testing.assert_allclose(markov_chain(data, reach=2, backoff=0.5).matrix.numpy(),
-                               expected / expected.sum(1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(
+        markov_chain(data, reach=2, backoff=0.5).matrix.numpy(),
+        expected / expected.sum(1, keepdims=True),
+        atol=1e-6,
+    )
 
 
 def test_scores_weigh_films_by_their_age(data):
@@ -94,7 +99,12 @@ def test_recent_popularity_counts_the_days_before(data):
 
 
 def test_baselines_rank_under_the_one_protocol(data):
-    for ranker in (RecentPopularity(data, 60), item_knn(data, 20, 5.0), ease(data, 20.0, 0.9), markov_chain(data)):
+    for ranker in (
+        RecentPopularity(data, 60),
+        item_knn(data, 20, 5.0),
+        ease(data, 20.0, 0.9),
+        markov_chain(data),
+    ):
         assert target_ranks(ranker, data, "test", 12, EvalSettings()).min() >= 1
 
 
@@ -107,8 +117,9 @@ def test_popularity_in_the_group_counts_users_alike(data):
     alike = np.flatnonzero(np.logical_and.reduce(same))
     expected = np.bincount(frame["item"][frame["user"].isin(alike)], minlength=len(data.catalogue.items))
     half = History(data.items[:2], user_columns={chosen[0]: columns[chosen[0]][5]})
-    known, unknown = GroupPopularity(data).score(
-        history_batch([history_of(data, 5), half], data.catalogue, 12)).numpy()
+    known, unknown = (
+        GroupPopularity(data).score(history_batch([history_of(data, 5), half], data.catalogue, 12)).numpy()
+    )
     assert (np.floor(known[ITEM_ROWS:]) == expected[ITEM_ROWS:]).all() and expected.sum()
     everybody = Popularity(data).counts.numpy()[ITEM_ROWS:]
     assert (np.argsort(-unknown[ITEM_ROWS:], kind="stable") == np.argsort(-everybody, kind="stable")).all()

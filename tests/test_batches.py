@@ -33,8 +33,9 @@ def nothing_hidden(monkeypatch):
 
 
 def same(left, right):
-    return left.pattern == right.pattern and all(torch.equal(value, right.tensors()[name])
-                                                 for name, value in left.tensors().items())
+    return left.pattern == right.pattern and all(
+        torch.equal(value, right.tensors()[name]) for name, value in left.tensors().items()
+    )
 
 
 def test_causal_positions_predict_the_following_interaction(data):
@@ -47,7 +48,10 @@ def test_causal_positions_predict_the_following_interaction(data):
             items = torch.from_numpy(data.items[window])
             assert torch.equal(batch.items[row, :length], items[:-1])
             assert torch.equal(batch.targets[row, :length], items[1:])
-            assert torch.equal(batch.target_columns["rating"][row, :length], torch.from_numpy(data.columns["rating"][window])[1:])
+            assert torch.equal(
+                batch.target_columns["rating"][row, :length],
+                torch.from_numpy(data.columns["rating"][window])[1:],
+            )
             assert torch.equal(batch.request_times[row, :length], torch.from_numpy(data.times[window])[1:])
             assert (batch.targets[row, length:] == PAD).all() and (batch.items[row, length:] == PAD).all()
             seen += 1
@@ -55,10 +59,11 @@ def test_causal_positions_predict_the_following_interaction(data):
 
 
 def test_training_never_holds_a_held_out_interaction(data):
-    held_out = {(user, int(data.items[row])) for until in ("validation", "test")
-                
-                for user, row in zip(data.split.requests[until].users, data.split.requests[until].ends,
-                                     strict=True)}
+    held_out = {
+        (user, int(data.items[row]))
+        for until in ("validation", "test")
+        for user, row in zip(data.split.requests[until].users, data.split.requests[until].ends, strict=True)
+    }
     for share in (0.0, 1.0):
         for batch in TrainingBatches(data, 12, PLAIN, share).epoch(0):
             for row, user in enumerate(batch.users.tolist()):
@@ -112,7 +117,7 @@ def test_sliding_windows_cover_everything(data):
             targets[user] |= set(batch.targets[row].tolist()) - {PAD}
     for user, films in targets.items():
         start, end = span(data, user, "validation")
-        assert films == set(data.items[start + 1:end].tolist())
+        assert films == set(data.items[start + 1 : end].tolist())
 
 
 def test_context_dropout_hides_the_stated_share(data, monkeypatch):
@@ -139,12 +144,22 @@ def test_late_starts_are_ends_of_the_same_windows(data, cloze):
             times = torch.where(batch.items == MASK, batch.request_times, batch.times)
             for row, length in enumerate(batch.lengths.tolist()):
                 told = [items[row], times[row], *([] if cloze else [batch.targets[row]])]
-                yield (tuple(zip(*(part[:length].tolist() for part in told), strict=True)), batch.users[row].item(),
-                       batch.user_columns["age"][row], bool(batch.whole[row]))
+                yield (
+                    tuple(zip(*(part[:length].tolist() for part in told), strict=True)),
+                    batch.users[row].item(),
+                    batch.user_columns["age"][row],
+                    bool(batch.whole[row]),
+                )
 
     whole = list(rows(PLAIN, 0))
-    of_end = {window[place:]: (window, user, facts) for window, user, facts, _ in whole for place in range(len(window))}
-    assert len(whole) == data.num_users and len(of_end) == sum(len(window) for window, *_ in whole)  # no two alike
+    of_end = {
+        window[place:]: (window, user, facts)
+        for window, user, facts, _ in whole
+        for place in range(len(window))
+    }
+    assert len(whole) == data.num_users and len(of_end) == sum(
+        len(window) for window, *_ in whole
+    )  # no two alike
     for epoch in range(20):
         ends = set()
         for window, user, facts, complete in rows(late_too, epoch):
@@ -205,8 +220,10 @@ def test_visible_times_hide_the_masked_moments():
 
 
 def test_append_mask_keeps_the_newest(data):
-    histories = [History(np.arange(2, 7), np.arange(10, 15), {"rating": np.arange(1, 6)}, request_time=99),
-                 History(np.array([9]), np.array([50]), {"rating": np.array([4])}, request_time=60)]
+    histories = [
+        History(np.arange(2, 7), np.arange(10, 15), {"rating": np.arange(1, 6)}, request_time=99),
+        History(np.array([9]), np.array([50]), {"rating": np.array([4])}, request_time=60),
+    ]
     catalogue = data.catalogue
     asked = append_mask(history_batch(histories, catalogue, 4), 4)
     assert asked.items.tolist() == [[4, 5, 6, MASK], [9, MASK, PAD, PAD]]
@@ -216,7 +233,10 @@ def test_append_mask_keeps_the_newest(data):
     assert asked.lengths.tolist() == [4, 2]
     assert asked.whole.tolist() == [False, True]
     short = append_mask(history_batch(histories, catalogue, 5), 5)  # room for the history, not for the mask
-    assert history_batch(histories, catalogue, 5).whole.tolist() == [True, True] and short.whole.tolist() == [False, True]
+    assert history_batch(histories, catalogue, 5).whole.tolist() == [True, True] and short.whole.tolist() == [
+        False,
+        True,
+    ]
     assert not history_batch([dataclasses.replace(histories[1], whole=False)], catalogue, 5).whole.any()
 
 
@@ -249,5 +269,6 @@ def test_predicted_positions_are_the_targets_and_a_filling_that_does_not_count(d
         predicted, targets = batch.predicted(), batch.targets.flatten()
         assert len(set(predicted.tolist())) == len(predicted)
         assert set((targets != PAD).nonzero()[:, 0].tolist()) == {
-            position for position in predicted.tolist() if targets[position] != PAD}
+            position for position in predicted.tolist() if targets[position] != PAD
+        }
         assert len(predicted) % 64 == 0 or len(predicted) == len(targets)

@@ -28,8 +28,12 @@ def small(monkeypatch):
 def test_compare_without_peers(tmp_path, capsys, small):
     """The whole of it on the synthetic data, but for the other libraries."""
     output = tmp_path / "compare.json"
-    assert compare.main(["--dataset", "synthetic", "--rounds", "1", "--models", "causal",
-                         "--output", str(output)]) == 0
+    assert (
+        compare.main(
+            ["--dataset", "synthetic", "--rounds", "1", "--models", "causal", "--output", str(output)]
+        )
+        == 0
+    )
     record = last_line(capsys)
     assert record == json.loads(output.read_text(encoding="utf-8"))
     assert set(record["results"]) == {"ours causal", "ours causal fp32"}
@@ -45,15 +49,38 @@ def test_compare_ends_when_a_worker_dies(tmp_path, small):
     """Here the peers' worker, in an environment without RecTools: its reason is told and nothing is written."""
     output = tmp_path / "compare.json"
     with pytest.raises(UserError, match=r"(?s)benchmarks.peers BERT4RecModel.*died.*pytorch_lightning"):
-        compare.main(["--dataset", "synthetic", "--models", "vanilla", "--peers", sys.executable,
-                      "--output", str(output)])
+        compare.main(
+            [
+                "--dataset",
+                "synthetic",
+                "--models",
+                "vanilla",
+                "--peers",
+                sys.executable,
+                "--output",
+                str(output),
+            ]
+        )
     assert not output.exists()
 
 
 @pytest.mark.slow
 def test_growth(tmp_path, capsys, small):
-    assert growth.main(["--steps", "1", "--scale", "0.02", "--sweeps", "items", "--output",
-                        str(tmp_path / "growth.json")]) == 0
+    assert (
+        growth.main(
+            [
+                "--steps",
+                "1",
+                "--scale",
+                "0.02",
+                "--sweeps",
+                "items",
+                "--output",
+                str(tmp_path / "growth.json"),
+            ]
+        )
+        == 0
+    )
     record = last_line(capsys)
     assert [row["items"] for row in record["points"]["items"]] == [80, 800, 8000] * 2
     assert all(row["seconds_per_step"] > 0 and row["peak_mb"] > 0 for row in record["points"]["items"])
@@ -75,7 +102,9 @@ def test_the_peers_get_our_training_part_and_the_flops_are_those_of_the_products
         for position in range(min(inputs, SHARED["seq_length"])):
             maps = 2 * width * (3 * width + width + width + width)
             attention = 2 * 2 * width * (position + 0.5)
-            total += 3 * (SHARED["num_layers"] * (maps + attention) + 2 * width * len(data.catalogue.items.ids))
+            total += 3 * (
+                SHARED["num_layers"] * (maps + attention) + 2 * width * len(data.catalogue.items.ids)
+            )
     assert compare.epoch_flops("causal", data) == pytest.approx(total, rel=1e-9)
 
 

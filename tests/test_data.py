@@ -36,8 +36,10 @@ def test_real_counts(real_data):
 def raw_sequences(data):
     """Ids of each user's items, by user id."""
     users, items = data.catalogue.users, data.catalogue.items
-    return {users.id(row): items.id_array(data.items[data.offsets[row]:data.offsets[row + 1]]).tolist()
-            for row in users.rows}
+    return {
+        users.id(row): items.id_array(data.items[data.offsets[row] : data.offsets[row + 1]]).tolist()
+        for row in users.rows
+    }
 
 
 def test_order_is_user_time_file(tiny):
@@ -133,8 +135,10 @@ def test_item_preset_equals_the_sasrec_file(real_data):
         pytest.skip(f"{SASREC.name}/ml-1m.txt is absent")
     data = load(DataSettings(min_item_count=5, data_dir=str(REAL)))
     assert len(data.catalogue.items.ids) == 3_416 and len(data.items) == 999_611
-    to_movie, to_user = (dict(np.loadtxt(SASREC / f"sas_to_original_{what}.txt", dtype=int).tolist())
-                         for what in ("items", "users"))
+    to_movie, to_user = (
+        dict(np.loadtxt(SASREC / f"sas_to_original_{what}.txt", dtype=int).tolist())
+        for what in ("items", "users")
+    )
     published = {}
     for user, item in np.loadtxt(SASREC / "ml-1m.txt", dtype=int):
         published.setdefault(to_user[user], []).append(to_movie[item])
@@ -146,8 +150,12 @@ def test_item_preset_equals_the_sasrec_file(real_data):
 
 
 # Requests and targets, and training parts, by raw ids, as they were before the tables had a schema.
-BOARDS = {"loo-3706": {}, "loo-3416": {"min_item_count": 5}, "global-time": {"protocol": "global_time"},
-          "multi-S": {"protocol": "multi5", "keep": "rating>=4", "min_user_count": 10}}
+BOARDS = {
+    "loo-3706": {},
+    "loo-3416": {"min_item_count": 5},
+    "global-time": {"protocol": "global_time"},
+    "multi-S": {"protocol": "multi5", "keep": "rating>=4", "min_user_count": 10},
+}
 HASHES = {
     "loo-3706 validation": (6040, "2150ccaac1c1cb24"),
     "loo-3706 test": (6040, "998a7331394b0301"),
@@ -179,6 +187,7 @@ def test_every_protocol_asks_for_the_very_targets_as_before(real_data, board):
         lines = [f"{user} {' '.join(map(str, row))}" for user, row in asked]
         assert hash_of(lines) == HASHES[f"{board} {until}"]
     rows = data.training_rows()
-    trained = zip(users.id_array(data.user_of[rows]).tolist(), items.id_array(data.items[rows]).tolist(),
-                  strict=True)
+    trained = zip(
+        users.id_array(data.user_of[rows]).tolist(), items.id_array(data.items[rows]).tolist(), strict=True
+    )
     assert hash_of([f"{user} {item}" for user, item in trained]) == HASHES[f"{board} training"]

@@ -45,7 +45,9 @@ def test_commit_is_known_in_a_repository():
     assert git_commit() == "unknown" or len(git_commit().removesuffix("+changes")) == 12
 
 
-@pytest.mark.parametrize(("error", "code"), [(OSError(28, "No space left on device"), 2), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(OSError(28, "No space left on device"), 2), (KeyboardInterrupt(), 130)]
+)
 def test_what_the_user_can_mend_is_one_line(capsys, error, code):
     def main(_argv):
         raise error

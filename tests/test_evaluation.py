@@ -33,16 +33,29 @@ def test_metrics_agree_with_ir_measures(data):
     ours = per_request(target_ranks(model, data, "test", 12, PLAIN))
     qrels, run = [], []
     for user in data.catalogue.users.rows:
-        scores = model.score(history_batch([history_of(data, user, span(data, user, "test")[1])], data.catalogue, 12))[0].tolist()
+        scores = model.score(
+            history_batch([history_of(data, user, span(data, user, "test")[1])], data.catalogue, 12)
+        )[0].tolist()
         start, end = span(data, user, "test")
         seen = set(data.items[start:end].tolist())
         qrels.append(ir_measures.Qrel(str(user), str(data.items[end]), 1))
-        run += [ir_measures.ScoredDoc(str(user), str(film), scores[film])
-                for film in range(ITEM_ROWS, len(data.catalogue.items)) if film not in seen]
-    wanted = {"HR@1": Success @ 1, "HR@5": Success @ 5, "HR@10": Success @ 10, "NDCG@5": nDCG @ 5,
-              "NDCG@10": nDCG @ 10, "MRR": RR}
-    theirs = {(row.measure, int(row.query_id)): row.value
-              for row in ir_measures.iter_calc(list(wanted.values()), qrels, run)}
+        run += [
+            ir_measures.ScoredDoc(str(user), str(film), scores[film])
+            for film in range(ITEM_ROWS, len(data.catalogue.items))
+            if film not in seen
+        ]
+    wanted = {
+        "HR@1": Success @ 1,
+        "HR@5": Success @ 5,
+        "HR@10": Success @ 10,
+        "NDCG@5": nDCG @ 5,
+        "NDCG@10": nDCG @ 10,
+        "MRR": RR,
+    }
+    theirs = {
+        (row.measure, int(row.query_id)): row.value
+        for row in ir_measures.iter_calc(list(wanted.values()), qrels, run)
+    }
     for name, measure in wanted.items():
         expected = [theirs[measure, user] for user in data.catalogue.users.rows]
         np.testing.assert_allclose(ours[name], expected, atol=1e-6)
@@ -71,7 +84,9 @@ def test_metrics_of_several_targets_agree_with_ir_measures(values, draw):
     finite = [film for film, value in enumerate(values) if np.isfinite(value)]
     if not finite:
         return
-    targets = draw.draw(st.lists(st.sampled_from(finite), min_size=1, max_size=min(5, len(finite)), unique=True))
+    targets = draw.draw(
+        st.lists(st.sampled_from(finite), min_size=1, max_size=min(5, len(finite)), unique=True)
+    )
     rank = ranks(torch.tensor([values]), torch.tensor([targets])).numpy()
     ours = per_request(rank)
     # ir-measures gets the same order spelled out: of equal scores, those that are no targets come first.
@@ -79,9 +94,12 @@ def test_metrics_of_several_targets_agree_with_ir_measures(values, draw):
     run = [ir_measures.ScoredDoc("1", str(film), float(-place)) for place, film in enumerate(order)]
     qrels = [ir_measures.Qrel("1", str(film), 1) for film in targets]
     for k in CUTOFFS:
-        for name, measure, scale in ((f"HR@{k}", Success @ k, 1), (f"NDCG@{k}", nDCG @ k, 1),
-                                     (f"Recall@{k}", R @ k, 1),
-                                     (f"MAP@{k}", AP @ k, len(targets) / min(len(targets), k))):  # they divide by T
+        for name, measure, scale in (
+            (f"HR@{k}", Success @ k, 1),
+            (f"NDCG@{k}", nDCG @ k, 1),
+            (f"Recall@{k}", R @ k, 1),
+            (f"MAP@{k}", AP @ k, len(targets) / min(len(targets), k)),
+        ):  # they divide by T
             theirs = ir_measures.calc_aggregate([measure], qrels, run)[measure] * scale
             assert ours[name][0] == pytest.approx(theirs, abs=1e-6), name
     assert ours["MRR"][0] == pytest.approx(ir_measures.calc_aggregate([RR], qrels, run)[RR], abs=1e-6)
@@ -132,16 +150,26 @@ def test_filter_takes_the_whole_history_out(data):
     for user in range(1, data.num_users, 9):
         start, end = span(data, user, "test")
         seen, target = set(data.items[start:end].tolist()), int(data.items[end])
-        rivals = [film for film in range(ITEM_ROWS, len(data.catalogue.items)) if film not in seen and film != target]
+        rivals = [
+            film
+            for film in range(ITEM_ROWS, len(data.catalogue.items))
+            if film not in seen and film != target
+        ]
         assert rank[user - 1, 0] == 1 + sum(popular.counts[film] >= popular.counts[target] for film in rivals)
 
 
 def test_published_candidates_may_be_seen(data):
     """Then --no-filter_seen ranks them by their scores, and the filter puts them last."""
     drawn = draw_candidates(data, "test", EvalSettings(candidates="popular_100_any"))
-    seen = [np.isin(drawn[person - 1], data.items[slice(*span(data, person, "test"))]) for person in data.catalogue.users.rows]
+    seen = [
+        np.isin(drawn[person - 1], data.items[slice(*span(data, person, "test"))])
+        for person in data.catalogue.users.rows
+    ]
     assert all(flags.any() for flags in seen)
-    assert all(data.items[span(data, person, "test")[1]] not in drawn[person - 1] for person in data.catalogue.users.rows)
+    assert all(
+        data.items[span(data, person, "test")[1]] not in drawn[person - 1]
+        for person in data.catalogue.users.rows
+    )
     scores = torch.arange(float(len(data.catalogue.items)))
 
     class ByNumber:
@@ -149,11 +177,18 @@ def test_published_candidates_may_be_seen(data):
             return scores.expand(len(batch.lengths), -1).clone()
 
     for filtered in (True, False):
-        got = target_ranks(ByNumber(), data, "test", 12, EvalSettings(candidates="popular_100_any",
-                                                                     filter_seen="yes" if filtered else "no"))
+        got = target_ranks(
+            ByNumber(),
+            data,
+            "test",
+            12,
+            EvalSettings(candidates="popular_100_any", filter_seen="yes" if filtered else "no"),
+        )
         for person in data.catalogue.users.rows:
             rivals = set(drawn[person - 1][~seen[person - 1]] if filtered else drawn[person - 1])
-            assert got[person - 1, 0] == 1 + sum(rival >= data.items[span(data, person, "test")[1]] for rival in rivals)
+            assert got[person - 1, 0] == 1 + sum(
+                rival >= data.items[span(data, person, "test")[1]] for rival in rivals
+            )
 
 
 @pytest.mark.parametrize("kind", ["uniform_100", "popular_100"])
@@ -164,10 +199,12 @@ def test_candidates_are_unseen_and_the_same_for_everybody(data, kind):
     assert drawn.shape == (data.num_users, CANDIDATES) and drawn.min() >= ITEM_ROWS
     for person in data.catalogue.users.rows:
         start, end = span(data, person, "test")
-        assert not set(drawn[person - 1]) & set(data.items[start:end + 1])
+        assert not set(drawn[person - 1]) & set(data.items[start : end + 1])
     # Few films in this world: the rank among them is what the full ranking says of these very films.
     model = fresh_model(data, VARIANTS["enhanced"]).frozen()
-    scores = model.score(history_batch([history_of(data, 3, span(data, 3, "test")[1])], data.catalogue, 12))[0]
+    scores = model.score(history_batch([history_of(data, 3, span(data, 3, "test")[1])], data.catalogue, 12))[
+        0
+    ]
     rivals = scores[torch.from_numpy(np.unique(drawn[2]))]
     target = scores[int(data.items[span(data, 3, "test")[1]])]
     assert target_ranks(model, data, "test", 12, evaluation)[2, 0] == 1 + int((rivals >= target).sum())
@@ -178,8 +215,10 @@ def test_popular_candidates_are_popular():
     sequences = [[1 + (7 * person + step) % (10 + step * 20) for step in range(30)] for person in range(200)]
     many = from_sequences([list(dict.fromkeys(sequence)) for sequence in sequences], 600)
     counts = np.bincount(many.items[many.training_rows()], minlength=602)
-    uniform, popular = (draw_candidates(many, "test", EvalSettings(candidates=kind))
-                        for kind in ("uniform_100", "popular_100"))
+    uniform, popular = (
+        draw_candidates(many, "test", EvalSettings(candidates=kind))
+        for kind in ("uniform_100", "popular_100")
+    )
     assert counts[popular].mean() > 2 * counts[uniform].mean()
 
 
@@ -219,10 +258,19 @@ def test_summary():
 
 def test_protocol_line_says_what_a_number_means(data):
     line = protocol_line(data, "test", PLAIN)
-    for part in ("leave-one-out", "full ranking of", "ties against", data.split_hash, "NOT MovieLens", "60 users"):
+    for part in (
+        "leave-one-out",
+        "full ranking of",
+        "ties against",
+        data.split_hash,
+        "NOT MovieLens",
+        "60 users",
+    ):
         assert part in line
     line = protocol_line(data, "test", EvalSettings(candidates="popular_100", filter_seen="no"))
-    assert "100 candidates beside the target, popular draw" in line and "history ranked too" in line or "kept" in line
+    assert (
+        "100 candidates beside the target, popular draw" in line and "history ranked too" in line
+    ) or "kept" in line
 
 
 def test_value_yardsticks(data):
@@ -262,6 +310,7 @@ def test_preference_yardstick_is_the_training_mean(data):
 def test_repeats_stay_in_the_ranking_where_the_schema_says_so():
     shop = other_data("shop")
     model = fresh_model(shop, VARIANTS["enhanced"]).frozen()
-    kept, asked, hidden = (target_ranks(model, shop, "test", 12, EvalSettings(filter_seen=how))
-                           for how in ("auto", "no", "yes"))
+    kept, asked, hidden = (
+        target_ranks(model, shop, "test", 12, EvalSettings(filter_seen=how)) for how in ("auto", "no", "yes")
+    )
     assert (kept == asked).all() and (hidden != kept).any()

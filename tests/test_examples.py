@@ -10,18 +10,34 @@ from tests.conftest import ROOT
 
 SMALL = dict(hidden_size=16, num_layers=1, seq_length=20, max_epochs=1, device="cpu")
 EXAMPLES = {
-    "train_and_recommend": lambda files, place: dict(SMALL, folder=str(place / "model"), data_dir=str(files / "data")),
-    "custom_item_encoder": lambda files, place: dict(SMALL, folder=str(place / "model"), data_dir=str(files / "data")),
-    "new_user_by_names": lambda files, place: dict(folder=str(files / "main" / "best"), data_dir=str(files / "data"),
-                                                    names="Synthetic Film 004; synthetic film 009"),
+    "train_and_recommend": lambda files, place: dict(
+        SMALL, folder=str(place / "model"), data_dir=str(files / "data")
+    ),
+    "custom_item_encoder": lambda files, place: dict(
+        SMALL, folder=str(place / "model"), data_dir=str(files / "data")
+    ),
+    "new_user_by_names": lambda files, place: dict(
+        folder=str(files / "main" / "best"),
+        data_dir=str(files / "data"),
+        names="Synthetic Film 004; synthetic film 009",
+    ),
     "fine_tune_on_new_data": lambda files, place: dict(
-        folder=str(files / "main" / "best"), result=str(place / "tuned"), data_dir=str(files / "data"), max_epochs=1,
-        max_steps=2, runs_dir=str(place)),
-    "read_an_explanation": lambda files, place: dict(folder=str(files / "main" / "best"), user_id=12,
-                                                     data_dir=str(files / "data")),
+        folder=str(files / "main" / "best"),
+        result=str(place / "tuned"),
+        data_dir=str(files / "data"),
+        max_epochs=1,
+        max_steps=2,
+        runs_dir=str(place),
+    ),
+    "read_an_explanation": lambda files, place: dict(
+        folder=str(files / "main" / "best"), user_id=12, data_dir=str(files / "data")
+    ),
 }
-SAYS = {"new_user_by_names": "5. Synthetic Film", "fine_tune_on_new_data": "Best model: epoch",
-        "read_an_explanation": "due to Synthetic Film"}
+SAYS = {
+    "new_user_by_names": "5. Synthetic Film",
+    "fine_tune_on_new_data": "Best model: epoch",
+    "read_an_explanation": "due to Synthetic Film",
+}
 
 
 def test_every_example_is_run_here():

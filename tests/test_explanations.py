@@ -54,7 +54,9 @@ def test_every_method_answers_for_every_model(data, variant, method):
     assert np.isfinite(found.history).all() and np.array_equal(found.history, again.history)
     if found.base is not None:
         known = sum(found.families.values(), np.zeros(2)) if method == "shapley" else 0.0
-        np.testing.assert_allclose(found.base + found.history.sum(1) + known, found.score, rtol=1e-3, atol=2e-3)
+        np.testing.assert_allclose(
+            found.base + found.history.sum(1) + known, found.score, rtol=1e-3, atol=2e-3
+        )
     assert (found.base is not None) == (method in ("shapley", "blocks", "integrated_gradients"))
 
 
@@ -66,8 +68,11 @@ class Game(Question):
     def scores(self, kept, without=frozenset()):
         told = np.array([family not in without for family in self.families], dtype=float)
         players = np.concatenate([kept.astype(float), np.tile(told, (len(kept), 1))], axis=1)  # (N, 5)
-        return (players @ rng(1).normal(size=(5, 2)) + (players @ rng(2).normal(size=(5, 2)))**2
-                * players[:, :1] + players[:, 3:4] * players[:, 1:2])
+        return (
+            players @ rng(1).normal(size=(5, 2))
+            + (players @ rng(2).normal(size=(5, 2))) ** 2 * players[:, :1]
+            + players[:, 3:4] * players[:, 1:2]
+        )
 
 
 def test_shapley_values_are_the_exact_ones_on_average():
@@ -80,42 +85,60 @@ def test_shapley_values_are_the_exact_ones_on_average():
             orders += 1
             for place, player in enumerate(order):
                 before, after = ([player in order[:end] for player in range(5)] for end in (place, place + 1))
-                exact[player] += np.subtract(*(game.scores(np.array([known[:3]]), {
-                    name for name, told in zip(game.families, known[3:], strict=True) if not told})[0]
-                    for known in (after, before)))
-    assert orders == math.factorial(3)**2
+                exact[player] += np.subtract(
+                    *(
+                        game.scores(
+                            np.array([known[:3]]),
+                            {name for name, told in zip(game.families, known[3:], strict=True) if not told},
+                        )[0]
+                        for known in (after, before)
+                    )
+                )
+    assert orders == math.factorial(3) ** 2
     found = shapley(game, rng(0), orders=3000)
     np.testing.assert_allclose(found.history.T, exact[:3] / orders, atol=0.05)
     for name, value in zip(game.families, exact[3:] / orders, strict=True):
         np.testing.assert_allclose(found.families[name], value, atol=0.05)
     everything = game.scores(np.ones((1, 3), dtype=bool))[0]
     few = shapley(game, rng(0), orders=2)
-    np.testing.assert_allclose(few.base + few.history.sum(1) + sum(few.families.values()), everything, rtol=1e-9)
+    np.testing.assert_allclose(
+        few.base + few.history.sum(1) + sum(few.families.values()), everything, rtol=1e-9
+    )
 
 
 def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
     """Shapley values by all orders, families known; and a block's value is that of all it holds. Masking does here
     2.25 times what removing does, so a fifth of the latter and four fifths of it are twice the latter."""
+
     class Known(Game):
         def scores(self, kept, _without=frozenset()):
             return super().scores(kept) * {"removed": 1, "masked": 2.25}[self.absent]
 
     game = Known(None, None, None, np.zeros(2), None)
-    monkeypatch.setattr(attribution, "integrated_gradients", lambda question, _draw: attribution.Attribution(
-        "integrated_gradients", np.zeros(2), np.array([[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]), {}))
+    monkeypatch.setattr(
+        attribution,
+        "integrated_gradients",
+        lambda question, _draw: attribution.Attribution(
+            "integrated_gradients", np.zeros(2), np.array([[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]), {}
+        ),
+    )
     monkeypatch.setattr(attribution, "attention_flow", lambda _: np.array([0.2, 0.2, 0.6]))
     monkeypatch.setattr(attribution, "BLOCK_ENDS", (1, 2))
     exact = np.zeros((3, 2))
     for order in itertools.permutations(range(3)):
         for place, player in enumerate(order):
-            before, after = (game.scores(np.isin(np.arange(3), order[:end])[None])[0] for end in (place, place + 1))
+            before, after = (
+                game.scores(np.isin(np.arange(3), order[:end])[None])[0] for end in (place, place + 1)
+            )
             exact[player] += (after - before) / 6
     found = attribution.blocks(game, rng(0))
     np.testing.assert_allclose(found.history.T, 2 * exact, rtol=1e-9)
     monkeypatch.setattr(attribution, "BLOCK_ENDS", (1,))
     wide = attribution.blocks(game, rng(0))
     np.testing.assert_allclose(wide.base + wide.history.sum(1), wide.score)
-    for row, gradients in zip(wide.history, (1, -1), strict=True):  # divided by gradients of its sign and attention
+    for row, gradients in zip(
+        wide.history, (1, -1), strict=True
+    ):  # divided by gradients of its sign and attention
         agree = np.sign(row[:2].sum()) == gradients
         assert row[1] / row[0] == pytest.approx((0.6 + 0.1) / (0.2 + 0.1) if agree else 1)
 
@@ -130,7 +153,10 @@ def test_ways_to_leave_out(data, absent):
     seen, real = question._only(kept[1]), question.read
     assert np.array_equal(question._only(kept[0]).items, real.items)
     assert len(seen.items) == question.length - (absent == "removed")
-    assert absent == "removed" or (seen.items[4], seen.columns["rating"][4]) == (MASK if absent == "masked" else films[0], 0)
+    assert absent == "removed" or (seen.items[4], seen.columns["rating"][4]) == (
+        MASK if absent == "masked" else films[0],
+        0,
+    )
     others = np.delete(np.arange(12), 4)
     assert np.array_equal(seen.items if absent == "removed" else seen.items[others], real.items[others])
     scores = question.scores(kept)
@@ -142,11 +168,14 @@ def test_nothing_known_is_the_start_or_a_mask(data):
     for settings in (VARIANTS["enhanced-known-time"], VARIANTS["enhanced"], VARIANTS["vanilla"]):
         question = question_of(data, settings)
         empty = question._only(np.zeros(question.length, dtype=bool))
-        assert empty.items.tolist() == ([MASK] if settings.model == "enhanced" and not settings.start_token else [])
+        assert empty.items.tolist() == (
+            [MASK] if settings.model == "enhanced" and not settings.start_token else []
+        )
         assert np.isfinite(question.scores(np.zeros((1, question.length), dtype=bool))).all()
 
 
 # Faithfulness ---------------------------------------------------------------------------------------------------------
+
 
 class Additive(Question):
     """Ten interactions whose contributions are known and add up."""
@@ -182,7 +211,9 @@ def test_the_film_asked_about_is_the_one_recommended_first(data):
         scores = scorer.score(question.batch([history_of(data, 2)]))[0]
     scores[torch.from_numpy(history_of(data, 2).items)] = -torch.inf
     assert question.candidates.tolist() == [int(scores.argmax())]
-    assert len(question.stand_ins) == question.length and not set(question.stand_ins) & set(question.history.items)
+    assert len(question.stand_ins) == question.length and not set(question.stand_ins) & set(
+        question.history.items
+    )
 
 
 @pytest.mark.parametrize("dataset", ["synthetic", "ml-1m"])
@@ -190,22 +221,49 @@ def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, monkeypatch, d
     """Figures of every method in every way; the planted causes where they are known."""
     monkeypatch.setattr(faithfulness, "FEWEST", 80)  # fewer cases
     place = tmp_path / "model"
-    small = ["--preset", "quick", "--dataset", dataset, "--data_dir", str(ml_1m_folder), "--hidden_size", "16",
-             "--seq_length", "12", "--max_steps", "3", "--device", "cpu"]
+    small = [
+        "--preset",
+        "quick",
+        "--dataset",
+        dataset,
+        "--data_dir",
+        str(ml_1m_folder),
+        "--hidden_size",
+        "16",
+        "--seq_length",
+        "12",
+        "--max_steps",
+        "3",
+        "--device",
+        "cpu",
+    ]
     assert run_command(trainer.main, [*small, "--checkpoint_dir", str(place), "--runs_dir", str(place)]) == 0
-    command = ["--model_path", str(place / "best"), "--users", "6", "--results", str(tmp_path / "results"),
-               "--work", str(tmp_path / "work"), "--methods", "leave_one_out", "random"]
+    command = [
+        "--model_path",
+        str(place / "best"),
+        "--users",
+        "6",
+        "--results",
+        str(tmp_path / "results"),
+        "--work",
+        str(tmp_path / "work"),
+        "--methods",
+        "leave_one_out",
+        "random",
+    ]
     assert run_command(faithfulness.main, command) == 0
     found = json.loads((tmp_path / "results" / f"{dataset}.json").read_text())
     assert set(found["measures"]) == set(faithfulness.WAYS)
     assert {name for way in found["measures"].values() for name in way} == set(faithfulness.MEASURES)
-    assert found["agreement"]["leave_one_out"]["leave_one_out"] == 1.0 > found["agreement"]["random"]["random"]
+    assert (
+        found["agreement"]["leave_one_out"]["leave_one_out"] == 1.0 > found["agreement"]["random"]["random"]
+    )
     assert ("planted causes" in found) == (dataset == "synthetic")
     text = (tmp_path / "results" / f"{dataset}.md").read_text()
     assert str(tmp_path) not in text and "| leave_one_out | 1.00 |" in text
     assert f"| random |  | {found['agreement']['random']['random']:.2f} |" in text, "each pair once"
     # Stopped after two people and in the middle of a third: goes on, by two processes, to the same figures.
-    kept, = (tmp_path / "work").iterdir()
+    (kept,) = (tmp_path / "work").iterdir()
     lines = kept.read_text().splitlines(keepends=True)
     kept.write_text("".join(lines[:2]) + lines[2][:40])
     assert run_command(faithfulness.main, [*command, "--jobs", "2"]) == 0
@@ -255,9 +313,15 @@ class Cases(Question):
         return -ranks.astype(float), ranks
 
 
-@pytest.mark.parametrize(("stays", "expected"), [
-    (lambda kept: kept[:, 4], [4]), (lambda kept: kept[:, 4] | kept[:, 1], [1, 4]),
-    (lambda kept: kept[:, [0, 2, 5]].any(1), [0, 2, 5]), (lambda kept: np.ones(len(kept), dtype=bool), None)])
+@pytest.mark.parametrize(
+    ("stays", "expected"),
+    [
+        (lambda kept: kept[:, 4], [4]),
+        (lambda kept: kept[:, 4] | kept[:, 1], [1, 4]),
+        (lambda kept: kept[:, [0, 2, 5]].any(1), [0, 2, 5]),
+        (lambda kept: np.ones(len(kept), dtype=bool), None),
+    ],
+)
 def test_the_fewest_interactions_without_which_a_film_leaves_the_list(stays, expected):
     """Whatever the contributions say, all of one and two are tried; larger sets hold nothing that they don't need."""
     for contributions in (np.arange(6.0), -np.arange(6.0), np.zeros(6)):
@@ -277,8 +341,9 @@ def test_leaving_out_is_ranking_without(data, shape):
         scores = question.of_logits(logits)[0]
         lost = [1 + int((logits > logits[0, item]).sum()) for item in question.candidates]
         assert (falls[:, place] + rank).tolist() == lost
-        np.testing.assert_allclose(found.history[:, place], found.score - scores.numpy(),
-                                   rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            found.history[:, place], found.score - scores.numpy(), rtol=1e-3, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -313,8 +378,9 @@ def test_integrated_gradients_are_captums(data, name):
     theirs = gradients.attribute(end, start, n_steps=32, method="gausslegendre")
     ours = integrated_gradients(question, rng(0), steps=32)
     places = slice(attend.prefix, attend.prefix + question.length)
-    np.testing.assert_allclose(ours.history[1], theirs[0, places].sum(-1).detach().numpy(),
-                               rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        ours.history[1], theirs[0, places].sum(-1).detach().numpy(), rtol=1e-3, atol=1e-4
+    )
 
 
 FILMS = Schema("films", noun="film", verb="watched")
@@ -327,7 +393,8 @@ def test_a_sentence_names_what_the_numbers_carry():
 
     films = [("Alien", 0.8), ("Aliens", 0.5), ("Heat", 0.4), ("Clue", -0.3)]
     assert spoken(films, {"its genres": 0.3, "its year": 0.25, "the times of your history": -1.0}) == (
-        "Because you watched Alien (+0.80) and Aliens (+0.50), and because of its genres (+0.30).")
+        "Because you watched Alien (+0.80) and Aliens (+0.50), and because of its genres (+0.30)."
+    )
     assert spoken(films, {"its genres": 0.19}) == "Because you watched Alien (+0.80) and Aliens (+0.50)."
     assert spoken([("milk", 0.6)], {}, SHOP) == "Because you bought milk (+0.60)."
     for nothing in ([], [("Alien", 0.04)], [("Alien", -2.0)]):

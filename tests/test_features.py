@@ -64,8 +64,10 @@ def test_no_edge_comes_from_what_is_held_out(data):
     assert all(torch.equal(value, graphs[1][name]) for name, value in graphs[0].items())
     torch.manual_seed(0)
     everything = new_model(swapped(data, hidden), settings, held_out=False).graph.state_dict()
-    assert any(value.shape != everything[name].shape or not torch.equal(value, everything[name])
-               for name, value in graphs[0].items())
+    assert any(
+        value.shape != everything[name].shape or not torch.equal(value, everything[name])
+        for name, value in graphs[0].items()
+    )
 
 
 def test_texts_alike_have_vectors_alike():
@@ -83,8 +85,10 @@ def test_the_start_says_whether_earlier_interactions_are_lost(data, start):
     variant = dataclasses.replace(VARIANTS["enhanced"], start_token=start)
     scorer = fresh_model(data, variant).frozen()
     history = history_of(data, 3).select(np.arange(4))
-    whole, lost = (scorer.score(history_batch([dataclasses.replace(history, whole=known)], data.catalogue, 12))
-                   for known in (True, False))
+    whole, lost = (
+        scorer.score(history_batch([dataclasses.replace(history, whole=known)], data.catalogue, 12))
+        for known in (True, False)
+    )
     assert torch.equal(whole, lost) != start
     assert scorer.starts == start
 

@@ -11,17 +11,55 @@ import pytest
 
 from tests.conftest import ROOT
 
-MODULES = sorted(path for path in ROOT.rglob("*.py")
-                 if not {".venv", ".venv-peers", "tests", ".git"} & set(path.relative_to(ROOT).parts))
+MODULES = sorted(
+    path
+    for path in ROOT.rglob("*.py")
+    if not {".venv", ".venv-peers", "tests", ".git"} & set(path.relative_to(ROOT).parts)
+)
 # Earlier rows know nothing of later ones; names in one row do not import each other.
-ORDER = [{"support"}, {"settings", "schema"}, {"presets", "splits", "answers"}, {"command_line"},
-         {"dataset", "readers"}, {"data_processor"}, {"transformer", "losses"}, {"batches"},
-         {"features", "graph", "text_vectors", "views", "outputs", "scorer"}, {"baselines"}, {"evaluation"},
-         {"objectives"}, {"training_loop"}, {"enhanced_model"}, {"bert4rec"}, {"model_io"}, {"trainer"},
-         {"bert_multi"}, {"explanations", "item_search", "profiles"}, {"engine"}, {"inference"},
-         {"serving"}, {"benchmarks", "ablations", "examples"}]
-LATE = {"wandb", "tyro", "yaml", "accelerate", "rich", "pandas", "safetensors", "pyarrow", "matplotlib", "sklearn",
-        "torch_geometric", "rectools", "ray", "uvicorn", "httpx", "psutil"}
+ORDER = [
+    {"support"},
+    {"settings", "schema"},
+    {"presets", "splits", "answers"},
+    {"command_line"},
+    {"dataset", "readers"},
+    {"data_processor"},
+    {"transformer", "losses"},
+    {"batches"},
+    {"features", "graph", "text_vectors", "views", "outputs", "scorer"},
+    {"baselines"},
+    {"evaluation"},
+    {"objectives"},
+    {"training_loop"},
+    {"enhanced_model"},
+    {"bert4rec"},
+    {"model_io"},
+    {"trainer"},
+    {"bert_multi"},
+    {"explanations", "item_search", "profiles"},
+    {"engine"},
+    {"inference"},
+    {"serving"},
+    {"benchmarks", "ablations", "examples"},
+]
+LATE = {
+    "wandb",
+    "tyro",
+    "yaml",
+    "accelerate",
+    "rich",
+    "pandas",
+    "safetensors",
+    "pyarrow",
+    "matplotlib",
+    "sklearn",
+    "torch_geometric",
+    "rectools",
+    "ray",
+    "uvicorn",
+    "httpx",
+    "psutil",
+}
 
 
 def name_of(path):
@@ -64,8 +102,11 @@ def test_modules_say_what_they_are_and_stay_small(path):
 def test_public_functions_have_docstrings_and_types():
     for path in MODULES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        public = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.Module)
-                  and not getattr(node, "name", "").startswith("_")]
+        public = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef | ast.Module) and not getattr(node, "name", "").startswith("_")
+        ]
         for node in (node for owner in public for node in owner.body):
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), f"{path.name}: {node.name}"
@@ -94,7 +135,18 @@ def test_readme_flags_exist():
     from settings import all_fields
 
     known = set(all_fields()) | {"preset", "config", "resume", "help", "nproc_per_node"}
-    known |= {"size", "until", "write_schema", "board", "jobs", "onnx", "seeds", "steps", "budget", "ray"}  # of other scripts
+    known |= {
+        "size",
+        "until",
+        "write_schema",
+        "board",
+        "jobs",
+        "onnx",
+        "seeds",
+        "steps",
+        "budget",
+        "ray",
+    }  # of other scripts
     known |= {option.lstrip("-") for action in _parser()._actions for option in action.option_strings}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z_-]+)", text):
@@ -112,8 +164,13 @@ def test_make_help_lists_every_target():
 
 def test_requirements_are_pinned_and_explained():
     """One line a package: an exact version, and in the main file why it is here."""
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-text.txt", "requirements-ray.txt",
-                 "benchmarks/requirements-peers.txt"):
+    for name in (
+        "requirements.txt",
+        "requirements-dev.txt",
+        "requirements-text.txt",
+        "requirements-ray.txt",
+        "benchmarks/requirements-peers.txt",
+    ):
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             if line and not line.startswith(("#", "-r")):
                 assert re.match(r"[A-Za-z0-9-]+==[\d.]+(\s|$)", line), line

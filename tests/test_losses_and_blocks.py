@@ -35,13 +35,19 @@ from transformer import (
 
 
 @settings(max_examples=40, deadline=None)
-@given(count=st.integers(1, 150), rows=st.integers(2, 40), width=st.integers(1, 24), ignored=st.integers(0, 149),
-       chunk=st.sampled_from([1, 64 * 40, 1 << 20]), seed=st.integers(0, 99))
+@given(
+    count=st.integers(1, 150),
+    rows=st.integers(2, 40),
+    width=st.integers(1, 24),
+    ignored=st.integers(0, 149),
+    chunk=st.sampled_from([1, 64 * 40, 1 << 20]),
+    seed=st.integers(0, 99),
+)
 def test_fused_and_plain_softmax_loss_agree(count, rows, width, ignored, chunk, seed):
     """Value and gradients over random shapes, some targets not counting, to 1e-5 in fp32."""
     torch.manual_seed(seed)
     targets = torch.randint(0, rows, (count,))
-    targets[torch.randperm(count)[:min(ignored, count - 1)]] = -100
+    targets[torch.randperm(count)[: min(ignored, count - 1)]] = -100
     inputs = [torch.randn(count, width), torch.randn(rows, width), torch.randn(rows)]
     results = []
     before = losses.CHUNK_ELEMENTS["cpu"]
@@ -49,8 +55,11 @@ def test_fused_and_plain_softmax_loss_agree(count, rows, width, ignored, chunk, 
     try:
         for fused in (True, False):
             states, table, bias = (value.clone().requires_grad_() for value in inputs)
-            loss = linear_cross_entropy(states, table, bias, targets) if fused else \
-                F.cross_entropy(states @ table.T + bias, targets)
+            loss = (
+                linear_cross_entropy(states, table, bias, targets)
+                if fused
+                else F.cross_entropy(states @ table.T + bias, targets)
+            )
             loss.backward()
             results.append((loss.detach(), states.grad, table.grad, bias.grad))
     finally:
@@ -72,8 +81,11 @@ def test_softmax_loss_over_blocks_of_items(monkeypatch, rows):
     results = []
     for ours in (True, False):
         states, table, bias = (value.clone().requires_grad_() for value in inputs)
-        loss = linear_cross_entropy(states, table, bias + excluded, targets) if ours else \
-            F.cross_entropy(states @ table.T + bias + excluded, targets)
+        loss = (
+            linear_cross_entropy(states, table, bias + excluded, targets)
+            if ours
+            else F.cross_entropy(states @ table.T + bias + excluded, targets)
+        )
         loss.backward()
         results.append((loss.detach(), states.grad, table.grad, bias.grad))
     for ours, theirs in zip(*results, strict=True):
@@ -84,13 +96,21 @@ def test_softmax_loss_over_blocks_of_items(monkeypatch, rows):
 def test_distillation_is_cross_entropy_against_the_teachers(monkeypatch, chunk):
     monkeypatch.setattr(losses, "CHECKPOINTED_POSITIONS", chunk)
     states, table, bias, targets = sampled_inputs()
-    opinions = [(torch.randn(17, 4), torch.randn(30, 4), bias), (torch.randn(17, 3), torch.randn(30, 3), bias)]
+    opinions = [
+        (torch.randn(17, 4), torch.randn(30, 4), bias),
+        (torch.randn(17, 3), torch.randn(30, 3), bias),
+    ]
     wanted = torch.stack([(said @ rows.T + offset).softmax(1) for said, rows, offset in opinions]).mean(0)
     results = []
     for ours in (True, False):
         inputs = [value.clone().requires_grad_() for value in (states, table)]
-        loss = distillation_loss(*inputs, bias, opinions, targets != -100) if ours else F.cross_entropy(
-            (inputs[0] @ inputs[1].T + bias)[targets != -100, 2:], wanted[targets != -100, 2:])
+        loss = (
+            distillation_loss(*inputs, bias, opinions, targets != -100)
+            if ours
+            else F.cross_entropy(
+                (inputs[0] @ inputs[1].T + bias)[targets != -100, 2:], wanted[targets != -100, 2:]
+            )
+        )
         loss.backward()
         results.append((loss.detach(), *(value.grad for value in inputs)))
     for ours, theirs in zip(*results, strict=True):
@@ -142,15 +162,20 @@ def test_plain_and_fused_attention_agree(pattern):
         assert float((ours - theirs).norm() / theirs.norm()) < 0.015
 
 
-@pytest.mark.parametrize(("count", "held", "chunks", "blocks"), [
-    (29, 1 << 20, 1, 1), (150, 64 * 13, 3, 1), (29, 640, 1, 13), (2100, 800, 2, 13)])
+@pytest.mark.parametrize(
+    ("count", "held", "chunks", "blocks"),
+    [(29, 1 << 20, 1, 1), (150, 64 * 13, 3, 1), (29, 640, 1, 13), (2100, 800, 2, 13)],
+)
 def test_linear_cross_entropy_is_cross_entropy(monkeypatch, count, held, chunks, blocks):
     """Value and all three gradients, whatever the tiles; rows of bias -inf are no candidates."""
     monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", held)
     assert tuple(map(len, losses._tiles(count, 13, held))) == (chunks, blocks)
     torch.manual_seed(0)
-    inputs = [torch.randn(count, 8, dtype=torch.float64), torch.randn(13, 8, dtype=torch.float64),
-              torch.randn(13, dtype=torch.float64)]
+    inputs = [
+        torch.randn(count, 8, dtype=torch.float64),
+        torch.randn(13, 8, dtype=torch.float64),
+        torch.randn(13, dtype=torch.float64),
+    ]
     targets = torch.randint(2, 13, (count,))
     excluded = torch.zeros(13).double()
     excluded[:2] = -torch.inf
@@ -178,14 +203,21 @@ def test_rating_and_preference_losses():
     logits = torch.randn(6, 5)
     ratings = torch.tensor([1, 2, 3, 4, 5, 5])
     assert float(value_loss(logits, ratings)) == pytest.approx(
-        -sum(float(logits[i].log_softmax(0)[r - 1]) for i, r in enumerate(ratings.tolist())) / 6, rel=1e-5)
+        -sum(float(logits[i].log_softmax(0)[r - 1]) for i, r in enumerate(ratings.tolist())) / 6, rel=1e-5
+    )
     target = torch.rand(6, 5).softmax(-1)
-    assert float(preference_loss(logits, target)) == pytest.approx(float(F.cross_entropy(logits, target)), rel=1e-5)
+    assert float(preference_loss(logits, target)) == pytest.approx(
+        float(F.cross_entropy(logits, target)), rel=1e-5
+    )
     # What is not known does not count.
     ratings[2], target[2] = 0, 0.0
     known = [0, 1, 3, 4, 5]
-    assert float(value_loss(logits, ratings)) == pytest.approx(float(value_loss(logits[known], ratings[known])))
-    assert float(preference_loss(logits, target)) == pytest.approx(float(preference_loss(logits[known], target[known])))
+    assert float(value_loss(logits, ratings)) == pytest.approx(
+        float(value_loss(logits[known], ratings[known]))
+    )
+    assert float(preference_loss(logits, target)) == pytest.approx(
+        float(preference_loss(logits[known], target[known]))
+    )
 
 
 @pytest.mark.parametrize("pre_norm", [True, False])
@@ -194,15 +226,29 @@ def test_block_equals_torchs_encoder_layer(pre_norm, pattern):
     torch.manual_seed(0)
     ours = Block(16, 4, 0.0, pre_norm).eval()
     theirs = nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", batch_first=True, norm_first=pre_norm).eval()
-    pairs = {"self_attn.in_proj_": ours.qkv, "self_attn.out_proj.": ours.attention_out, "linear1.": ours.expand,
-             "linear2.": ours.contract, "norm1.": ours.attention_norm, "norm2.": ours.network_norm}
-    theirs.load_state_dict({prefix + kind: getattr(module, kind) for prefix, module in pairs.items()
-                            for kind in ("weight", "bias")})
+    pairs = {
+        "self_attn.in_proj_": ours.qkv,
+        "self_attn.out_proj.": ours.attention_out,
+        "linear1.": ours.expand,
+        "linear2.": ours.contract,
+        "norm1.": ours.attention_norm,
+        "norm2.": ours.network_norm,
+    }
+    theirs.load_state_dict(
+        {
+            prefix + kind: getattr(module, kind)
+            for prefix, module in pairs.items()
+            for kind in ("weight", "bias")
+        }
+    )
     x, lengths = torch.randn(3, 7, 16), torch.tensor([7, 4, 1])
     padding = key_padding(lengths, 7)
     causal = nn.Transformer.generate_square_subsequent_mask(7) if pattern == "causal" else None
-    expected = theirs(x, src_mask=causal, src_key_padding_mask=(~padding[:, 0, 0]).float().masked_fill(
-        ~padding[:, 0, 0], -torch.inf))
+    expected = theirs(
+        x,
+        src_mask=causal,
+        src_key_padding_mask=(~padding[:, 0, 0]).float().masked_fill(~padding[:, 0, 0], -torch.inf),
+    )
     got = ours(x, Attend(pattern, padding))
     real = padding[:, 0, 0]
     torch.testing.assert_close(got[real], expected[real], rtol=1e-4, atol=1e-5)
@@ -222,7 +268,9 @@ def test_dropout_rate_scale_and_seed(rate):
     assert torch.equal(out, dropout(x))
     assert float((out == 0).float().mean()) == pytest.approx(rate, abs=0.005)
     assert float(out.mean()) == pytest.approx(1, abs=0.01)
-    assert float((out[:, 1:] * out[:, :-1] == 0).float().mean()) == pytest.approx(1 - (1 - rate) ** 2, abs=0.005)
+    assert float((out[:, 1:] * out[:, :-1] == 0).float().mean()) == pytest.approx(
+        1 - (1 - rate) ** 2, abs=0.005
+    )
     assert torch.equal(dropout.eval()(x), x)
 
 

@@ -37,8 +37,7 @@ def training_batches(data, model, settings):
     """One batch of each pattern that the model trains on."""
     share = model.cloze_share(TRAIN)
     shares = {share} if share in (0.0, 1.0) else {0.0, 1.0}
-    return [next(TrainingBatches(data, settings.seq_length, TRAIN, kind).epoch(0))
-            for kind in sorted(shares)]
+    return [next(TrainingBatches(data, settings.seq_length, TRAIN, kind).epoch(0)) for kind in sorted(shares)]
 
 
 def losses_of(model, batch, train=TRAIN):
@@ -94,6 +93,7 @@ def test_the_newest_state_alone_is_the_newest_of_all_states(case):
 
 # No leak --------------------------------------------------------------------------------------------
 
+
 def moved(data, row, query_time):
     """The data with another interaction in place of one: item, columns and, unless the time of the
     request is known, time."""
@@ -111,14 +111,21 @@ def asked_and_compared(data, settings, share, train=TRAIN, epochs=12):
     changed, model = moved(data, row, settings.query_time), fresh_model(data, settings)
     asked = 0
     for epoch in range(epochs):
-        pairs = zip(TrainingBatches(data, 12, train, share).epoch(epoch),
-                    TrainingBatches(changed, 12, train, share).epoch(epoch), strict=True)
+        pairs = zip(
+            TrainingBatches(data, 12, train, share).epoch(epoch),
+            TrainingBatches(changed, 12, train, share).epoch(epoch),
+            strict=True,
+        )
         for batch, other in pairs:
             for line, position in (other.targets != batch.targets).nonzero().tolist():
                 assert batch.users[line] == user
                 asked += 1
-                torch.testing.assert_close(outputs(model, other)[line, position],
-                                           outputs(model, batch)[line, position], rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(
+                    outputs(model, other)[line, position],
+                    outputs(model, batch)[line, position],
+                    rtol=1e-5,
+                    atol=1e-5,
+                )
     return asked
 
 
@@ -151,8 +158,9 @@ def test_what_comes_after_a_position_does_not_matter(case):
     for values in columns.values():
         values[:, 2:] = batches.unknown_like(values[:, 2:])
     other = batch.replace(items=items, times=times, columns=columns)
-    torch.testing.assert_close(outputs(model, other)[:, :2], outputs(model, batch)[:, :2],
-                               rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        outputs(model, other)[:, :2], outputs(model, batch)[:, :2], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_unknown_request_time_is_never_seen(data):
@@ -166,13 +174,15 @@ def test_unknown_request_time_is_never_seen(data):
 
 # Invariances ----------------------------------------------------------------------------------------
 
+
 def test_scores_do_not_depend_on_padding_or_company(case):
     data, variant = case
     model = fresh_model(data, variant)
     together = score(model, request(data))
     for user in range(1, 13):
-        torch.testing.assert_close(score(model, request(data, 12, [user]))[0], together[user - 1],
-                                   rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            score(model, request(data, 12, [user]))[0], together[user - 1], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_short_history_beside_a_long_one(case):
@@ -223,7 +233,10 @@ def test_save_and_load(case, tmp_path, monkeypatch):
     for name, values in ours.data.items():
         np.testing.assert_array_equal(items.data[name], values)
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
-        "checkpoint.json", "items.json", "model.safetensors"]
+        "checkpoint.json",
+        "items.json",
+        "model.safetensors",
+    ]
 
 
 def test_overfits_one_batch(case):
@@ -280,22 +293,27 @@ def test_no_gradient_is_gathered_in_an_order_of_its_own(case, loss):
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 10**6), customers=st.integers(5, 20), articles=st.integers(3, 30),
-       item_features=st.sampled_from(["all", "none", "price,picture", "shelf"]),
-       user_features=st.sampled_from(["all", "none", "club"]), times=st.sampled_from(["gap,season", "none"]),
-       keep=st.sampled_from(["", "amount>=1"]))
-def test_any_schema_trains_ranks_and_comes_back(tmp_path_factory, seed, customers, articles, item_features,
-                                                user_features, times, keep):
+@given(
+    seed=st.integers(0, 10**6),
+    customers=st.integers(5, 20),
+    articles=st.integers(3, 30),
+    item_features=st.sampled_from(["all", "none", "price,picture", "shelf"]),
+    user_features=st.sampled_from(["all", "none", "club"]),
+    times=st.sampled_from(["gap,season", "none"]),
+    keep=st.sampled_from(["", "amount>=1"]),
+)
+def test_any_schema_trains_ranks_and_comes_back(
+    tmp_path_factory, seed, customers, articles, item_features, user_features, times, keep
+):
     """Drawn data and settings: a step of each task has finite gradients, and a checkpoint ranks alike."""
-    data = process(shop(seed, customers, articles),
-                   DataSettings(dataset="shop", keep=keep, min_user_count=1))
-    variant = ModelSettings(item_features=item_features, user_features=user_features, time_features=times,
-                            **TINY_MODEL)
+    data = process(shop(seed, customers, articles), DataSettings(dataset="shop", keep=keep, min_user_count=1))
+    variant = ModelSettings(
+        item_features=item_features, user_features=user_features, time_features=times, **TINY_MODEL
+    )
     model = fresh_model(data, variant).train()
     for batch in training_batches(data, model, variant):
         sum(losses_of(model, batch).values()).backward()
-    assert all(parameter.grad is None or parameter.grad.isfinite().all()
-               for parameter in model.parameters())
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
     folder = tmp_path_factory.mktemp("any") / "model"
     save_model(folder, model, Settings(model=variant), data, {})
     batch = history_batch([history_of(data, 1)], data.catalogue, 12)
@@ -304,9 +322,17 @@ def test_any_schema_trains_ranks_and_comes_back(tmp_path_factory, seed, customer
 
 # Parts of the enhanced model ------------------------------------------------------------------------
 
-OFF = {"item_ids": False, "item_features": "none", "interaction_features": "none", "user_ids": False,
-       "user_features": "none", "time_features": "season", "relative_time": False,
-       "text_encoder": "none", "graph": False}
+OFF = {
+    "item_ids": False,
+    "item_features": "none",
+    "interaction_features": "none",
+    "user_ids": False,
+    "user_features": "none",
+    "time_features": "season",
+    "relative_time": False,
+    "text_encoder": "none",
+    "graph": False,
+}
 
 
 def copy_shared(source, target):
@@ -355,9 +381,14 @@ def test_each_family_left_out_changes_the_scores(data, shape):
     data = data if shape == "films" else other_data(shape)
     scorer = fresh_model(data, EVERYTHING).frozen()
     batch = request(data)
-    columns = [*(f"items.{name}" for name in data.catalogue.items.fields),
-               *(f"interactions.{name}" for name in data.catalogue.interaction_fields),
-               *(f"users.{name}" for name in data.catalogue.users.fields), "users.id", "times", "graph"]
+    columns = [
+        *(f"items.{name}" for name in data.catalogue.items.fields),
+        *(f"interactions.{name}" for name in data.catalogue.interaction_fields),
+        *(f"users.{name}" for name in data.catalogue.users.fields),
+        "users.id",
+        "times",
+        "graph",
+    ]
     assert sorted(scorer.families) == sorted(columns)
     for family in scorer.families:
         assert not torch.allclose(scorer.score(batch), scorer.score(batch, frozenset({family}))), family
@@ -371,14 +402,15 @@ def test_preference_target_is_the_mean_of_what_comes_later(data, monkeypatch):
     got = model.later_shares("genres", batch.targets)
     for row in range(3):
         for position in range(int(batch.lengths[row])):
-            later = [target for target in batch.targets[row, position:position + 3].tolist() if target]
+            later = [target for target in batch.targets[row, position : position + 3].tolist() if target]
             mean = sum(model.shares_genres[target] for target in later)
             torch.testing.assert_close(got[row, position], mean / mean.sum())
 
 
 def test_the_mask_is_the_average_item_where_no_cloze_task_teaches_it(data):
-    taught, untaught = (fresh_model(data, ModelSettings(masked_item_weight=weight, **TINY_MODEL))
-                        for weight in (1.0, 0.0))
+    taught, untaught = (
+        fresh_model(data, ModelSettings(masked_item_weight=weight, **TINY_MODEL)) for weight in (1.0, 0.0)
+    )
     table = untaught.item_table()
     torch.testing.assert_close(table[MASK], table[ITEM_ROWS:].mean(0))
     table = taught.item_table()  # built, and no step of the cloze task yet
@@ -432,6 +464,10 @@ def test_every_request_is_scored_once(data):
     everybody = list(range(len(data.split.requests["test"])))
     alone = [row for rows, _ in request_batches(data, "test", 12, CPU) for row in rows]
     assert sorted(alone) == everybody
-    shares = [row for rank in (0, 1, 2) for rows, _ in request_batches(data, "test", 12, CPU, rank, 3)
-              for row in rows]
+    shares = [
+        row
+        for rank in (0, 1, 2)
+        for rows, _ in request_batches(data, "test", 12, CPU, rank, 3)
+        for row in rows
+    ]
     assert sorted(shares) == everybody

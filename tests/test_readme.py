@@ -17,14 +17,34 @@ from readers.synthetic import generate
 from support.errors import run_command
 from tests.conftest import ROOT, write_ml_1m
 
-SMALL = ["--hidden_size", "16", "--num_heads", "2", "--num_layers", "1", "--seq_length", "20", "--max_epochs", "1",
-         "--device", "cpu"]
-TITLES = {260: "Star Wars: Episode IV - A New Hope (1977)", 1210: "Star Wars: Episode VI (1983)",
-          1196: "Star Wars: Episode V (1980)", 1214: "Alien (1979)"}
+SMALL = [
+    "--hidden_size",
+    "16",
+    "--num_heads",
+    "2",
+    "--num_layers",
+    "1",
+    "--seq_length",
+    "20",
+    "--max_epochs",
+    "1",
+    "--device",
+    "cpu",
+]
+TITLES = {
+    260: "Star Wars: Episode IV - A New Hope (1977)",
+    1210: "Star Wars: Episode VI (1983)",
+    1196: "Star Wars: Episode V (1980)",
+    1214: "Alien (1979)",
+}
 DATES = ["2000-09-01", "2001-01-01", "2001-03-01"]  # the tiny world is of 2000 to 2001
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line.split("#")[0].strip() for block in re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
-            for line in block.splitlines() if re.match(r"(python|torchrun|make) ", line)]
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.splitlines()
+    if re.match(r"(python|torchrun|make) ", line)
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +64,13 @@ def place(tmp_path_factory):
     write_ml_1m(folder / "ml-1m", world)
     (folder / "my_run.yaml").write_text("dropout: 0.3\n")
     shutil.copytree(ROOT / "configs", folder / "configs")
-    assert run_command(trainer.main, ["--data_dir", str(folder / "ml-1m"), "--checkpoint_dir",
-                                      str(folder / "checkpoints"), *SMALL]) == 0
+    assert (
+        run_command(
+            trainer.main,
+            ["--data_dir", str(folder / "ml-1m"), "--checkpoint_dir", str(folder / "checkpoints"), *SMALL],
+        )
+        == 0
+    )
     return folder
 
 
@@ -58,8 +83,14 @@ def slow(command: str) -> bool:
     return any(module in command for module in ("ablations.run", "serving.export"))
 
 
-@pytest.mark.parametrize("command", [pytest.param(line, marks=[pytest.mark.slow] * slow(line)) for line in COMMANDS
-                                     if line.startswith("python ")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(line, marks=[pytest.mark.slow] * slow(line))
+        for line in COMMANDS
+        if line.startswith("python ")
+    ],
+)
 def test_command(place, monkeypatch, tmp_path, command):
     script, *flags = shlex.split(command)[1:]
     monkeypatch.chdir(place)
@@ -75,20 +106,48 @@ def test_command(place, monkeypatch, tmp_path, command):
     elif script == "inference.py":
         assert run_command(inference.main, flags) == 0
     elif script == "bert_multi.py":
-        assert run_command(bert_multi.main, [*flags, *data, *SMALL, f"--checkpoint_dir={tmp_path}",
-                                             "--runs_dir", str(tmp_path)]) == 0
+        assert (
+            run_command(
+                bert_multi.main,
+                [*flags, *data, *SMALL, f"--checkpoint_dir={tmp_path}", "--runs_dir", str(tmp_path)],
+            )
+            == 0
+        )
         assert (tmp_path / "best" / "candidates.json").exists()
     elif script == "-m":
         module, *flags = flags
         results = ["--results", str(tmp_path)]
-        more = {"ablations.audit": data, "ablations.analyse": [], "ablations.rows": [
-            *data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
-                "ablations.run": [*data, *SMALL, "--num_layers", "2", "--seeds", "1", "--variants", "no item ids",
-                                  *results, "--work", str(tmp_path)],
-                "ablations.incremental": [*data, *SMALL, "--seeds", "1", "--dates", *DATES, *results, "--work",
-                                          str(tmp_path)],
-                "ablations.cold_start": [*data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
-                "serving.export": ["--onnx", str(tmp_path / "model.onnx"), *data]}[module]
+        more = {
+            "ablations.audit": data,
+            "ablations.analyse": [],
+            "ablations.rows": [*data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
+            "ablations.run": [
+                *data,
+                *SMALL,
+                "--num_layers",
+                "2",
+                "--seeds",
+                "1",
+                "--variants",
+                "four heads",
+                *results,
+                "--work",
+                str(tmp_path),
+            ],
+            "ablations.incremental": [
+                *data,
+                *SMALL,
+                "--seeds",
+                "1",
+                "--dates",
+                *DATES,
+                *results,
+                "--work",
+                str(tmp_path),
+            ],
+            "ablations.cold_start": [*data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
+            "serving.export": ["--onnx", str(tmp_path / "model.onnx"), *data],
+        }[module]
         assert run_command(importlib.import_module(module).main, [*flags, *more]) == 0
     else:
         assert script == "data_processor.py"
@@ -103,8 +162,10 @@ def test_torchrun_line_names_a_real_script():
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
 def test_python_block(place, monkeypatch, block):
     monkeypatch.chdir(place)
-    small = block.replace("vocab_size=10000, hidden_size=256, num_layers=6, num_heads=8",
-                          "vocab_size=50, hidden_size=16, num_layers=1, num_heads=2")
+    small = block.replace(
+        "vocab_size=10000, hidden_size=256, num_layers=6, num_heads=8",
+        "vocab_size=50, hidden_size=16, num_layers=1, num_heads=2",
+    )
     exec(compile(re.sub(r"epochs=\d+", "epochs=1", small), "README.md", "exec"), {})
 
 

@@ -26,13 +26,42 @@ from model_io import load_model
 from support.errors import run_command
 from tests.conftest import ROOT, films, write_ml_1m
 
-SMALL = ["--hidden_size", "16", "--seq_length", "20", "--max_epochs", "3", "--eval_every", "1", "--batch_size", "16",
-         "--learning_rate", "0.01", "--precision", "fp32", "--device", "cpu"]
+SMALL = [
+    "--hidden_size",
+    "16",
+    "--seq_length",
+    "20",
+    "--max_epochs",
+    "3",
+    "--eval_every",
+    "1",
+    "--batch_size",
+    "16",
+    "--learning_rate",
+    "0.01",
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+]
 
 
 def train(folder, data_dir, *flags):
-    return run_command(trainer.main, ["--preset", "quick", "--data_dir", str(data_dir), "--checkpoint_dir", str(folder),
-                                      "--runs_dir", str(folder / "runs"), *SMALL, *flags])
+    return run_command(
+        trainer.main,
+        [
+            "--preset",
+            "quick",
+            "--data_dir",
+            str(data_dir),
+            "--checkpoint_dir",
+            str(folder),
+            "--runs_dir",
+            str(folder / "runs"),
+            *SMALL,
+            *flags,
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +107,26 @@ def infer(capsys, *flags):
 
 # Training -------------------------------------------------------------------------------------------------------------
 
+
 def test_trainer_leaves_what_it_promises(model):
-    assert sorted(path.name for path in model.iterdir()) == \
-        ["checkpoint.json", "model.safetensors", "results.json", "test_users.parquet"]
+    assert sorted(path.name for path in model.iterdir()) == [
+        "checkpoint.json",
+        "model.safetensors",
+        "results.json",
+        "test_users.parquet",
+    ]
     info = json.loads((model / "checkpoint.json").read_text())
     assert {"settings", "split_hash", "git_commit", "versions", "item_ids", "user_ids", "schema"} <= set(info)
     results = json.loads((model / "results.json").read_text())
-    assert set(results["ranking"]) == {"popularity", "enhanced"} and results["split_hash"] == info["split_hash"]
+    assert (
+        set(results["ranking"]) == {"popularity", "enhanced"} and results["split_hash"] == info["split_hash"]
+    )
     assert set(results["values"]["rating"]) >= {"user mean", "item mean", "head"}
     assert set(results["preferences"]["genres"]) >= {"head", "constant", "own history"}
     users = pd.read_parquet(model / "test_users.parquet")
-    assert len(users) == 60 and users["HR@10"].mean() == pytest.approx(results["ranking"]["enhanced"]["HR@10"]["mean"])
+    assert len(users) == 60 and users["HR@10"].mean() == pytest.approx(
+        results["ranking"]["enhanced"]["HR@10"]["mean"]
+    )
     (record,) = (model.parent / "runs").glob("*.jsonl")
     events = [json.loads(line) for line in record.read_text().splitlines()]
     assert [row["event"] for row in events] == ["settings", "epoch", "epoch", "epoch", "fit", "test"]
@@ -99,12 +137,29 @@ def test_trainer_leaves_what_it_promises(model):
 def test_trainer_never_falls_back_on_synthetic_data(tmp_path, capsys):
     assert train(tmp_path, tmp_path / "nothing") == 2
     captured = capsys.readouterr()
-    assert "has no ratings.dat" in captured.err and captured.err.count("\n") == 1 and not list(tmp_path.glob("best*"))
+    assert (
+        "has no ratings.dat" in captured.err
+        and captured.err.count("\n") == 1
+        and not list(tmp_path.glob("best*"))
+    )
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
-    command = [sys.executable, "trainer.py", "--data_dir", str(files), "--checkpoint_dir", str(tmp_path / "c"),
-               "--runs_dir", str(tmp_path / "runs"), *SMALL, "--max_epochs", "400", "--patience", "1000"]
+    command = [
+        sys.executable,
+        "trainer.py",
+        "--data_dir",
+        str(files),
+        "--checkpoint_dir",
+        str(tmp_path / "c"),
+        "--runs_dir",
+        str(tmp_path / "runs"),
+        *SMALL,
+        "--max_epochs",
+        "400",
+        "--patience",
+        "1000",
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 300
     while not (tmp_path / "c" / "best").exists() and time.time() < deadline:
@@ -127,7 +182,11 @@ def test_a_file_where_a_folder_should_be(files, tmp_path, capsys, flag):
     (tmp_path / "file").write_text("precious")
     assert train(tmp_path / "c", files, flag, str(tmp_path / "file")) == 2
     err = capsys.readouterr().err
-    assert "choose another place" in err and err.count("\n") == 1 and (tmp_path / "file").read_text() == "precious"
+    assert (
+        "choose another place" in err
+        and err.count("\n") == 1
+        and (tmp_path / "file").read_text() == "precious"
+    )
 
 
 def test_resume_without_a_stopped_run(tmp_path, capsys):
@@ -137,6 +196,7 @@ def test_resume_without_a_stopped_run(tmp_path, capsys):
 
 # Inference ------------------------------------------------------------------------------------------------------------
 
+
 def test_ten_titled_recommendations_with_reasons(model, files, capsys):
     code, out, _ = infer(capsys, "--model_path", model, "--user_id", 12, "--k", 10)
     assert code == 0 and out.count("Synthetic Film") >= 10 and "User 12: " in out
@@ -144,8 +204,10 @@ def test_ten_titled_recommendations_with_reasons(model, files, capsys):
     assert [f"{rank:3d}. " in out for rank in range(1, 11)] == [True] * 10
 
 
-@pytest.mark.parametrize(("name", "begins"), [("why.png", b"\x89PNG"), ("why.svg", b"<?xml"), ("why.pdf", b"%PDF"),
-                                              ("why.html", b"<!doctype html>")])
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("why.png", b"\x89PNG"), ("why.svg", b"<?xml"), ("why.pdf", b"%PDF"), ("why.html", b"<!doctype html>")],
+)
 def test_reasons_as_a_figure(model, tmp_path, capsys, name, begins):
     path = tmp_path / "new" / name
     assert infer(capsys, "--model_path", model, "--user_id", 12, "--k", 2, "--plot", path)[0] == 0
@@ -163,7 +225,9 @@ def test_precision_of_batch_recommendation(engine):
     both = exact.merge(quick, on=["user_id", "item_id"])
     assert len(both) > 0.9 * len(exact) and (both["score_x"] != both["score_y"]).any()
     assert (both["score_x"] - both["score_y"]).abs().max() < 0.02 * exact["score"].abs().max()
-    exact, quick = (engine.recommend_all(k=10, until="test", precision=precision) for precision in ("fp32", "bf16"))
+    exact, quick = (
+        engine.recommend_all(k=10, until="test", precision=precision) for precision in ("fp32", "bf16")
+    )
     assert exact.equals(quick)
 
 
@@ -220,14 +284,30 @@ DAMAGE = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "incomplete"),
     "cut weights": (lambda folder: os.truncate(folder / "model.safetensors", 500), "corrupted"),
     "cut description": (lambda folder: os.truncate(folder / "checkpoint.json", 100), "corrupted"),
-    "foreign": (lambda folder: (folder / "checkpoint.json").write_text('{"format": "somebody else/3"}'), "format"),
-    "no object": (lambda folder: (folder / "checkpoint.json").write_text("[1]"), "not a file of this program"),
-    "no settings": (lambda folder: edit(folder / "checkpoint.json", lambda content: content.pop("settings")),
-                    "description is damaged"),
-    "settings of a wrong kind": (lambda folder: edit(folder / "checkpoint.json", lambda content: content[
-        "settings"].update(hidden_size="16")), "description is damaged"),
-    "settings of another version": (lambda folder: edit(folder / "checkpoint.json", lambda content: content[
-        "settings"].update(cross_attention=True)), "written by another version of this program (commit"),
+    "foreign": (
+        lambda folder: (folder / "checkpoint.json").write_text('{"format": "somebody else/3"}'),
+        "format",
+    ),
+    "no object": (
+        lambda folder: (folder / "checkpoint.json").write_text("[1]"),
+        "not a file of this program",
+    ),
+    "no settings": (
+        lambda folder: edit(folder / "checkpoint.json", lambda content: content.pop("settings")),
+        "description is damaged",
+    ),
+    "settings of a wrong kind": (
+        lambda folder: edit(
+            folder / "checkpoint.json", lambda content: content["settings"].update(hidden_size="16")
+        ),
+        "description is damaged",
+    ),
+    "settings of another version": (
+        lambda folder: edit(
+            folder / "checkpoint.json", lambda content: content["settings"].update(cross_attention=True)
+        ),
+        "written by another version of this program (commit",
+    ),
 }
 
 
@@ -293,25 +373,48 @@ def test_a_checkpoint_killed_between_its_two_moves_is_put_in_its_place(tmp_path)
 def test_scripts_run_as_scripts(model):
     """`python SCRIPT --help` and one real call, outside this process."""
     for script in ("trainer.py", "inference.py", "data_processor.py"):
-        done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         assert "--" in done.stdout
-    done = subprocess.run([sys.executable, "inference.py", "--model_path", str(model), "--history", "3,99999"],
-                          cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "inference.py", "--model_path", str(model), "--history", "3,99999"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 # Five next films at once ----------------------------------------------------------------------------------------------
 
+
 def test_bert_multi(tmp_path, capsys):
-    small = ["--dataset", "synthetic", "--hidden_size", "8", "--num_layers", "1", "--seq_length", "12", "--max_epochs",
-             "1", "--device", "cpu", "--runs_dir", str(tmp_path / "runs")]
+    small = [
+        "--dataset",
+        "synthetic",
+        "--hidden_size",
+        "8",
+        "--num_layers",
+        "1",
+        "--seq_length",
+        "12",
+        "--max_epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--runs_dir",
+        str(tmp_path / "runs"),
+    ]
     place = ["--checkpoint_dir", str(tmp_path / "multi")]
     assert run_command(bert_multi.main, ["--size", "M", *small, *place]) == 0
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "multi" / "best" / "candidates.json").read_text())
     assert set(results) == {"full", "popular_100", "uniform_100"} and "claims Recall@10 0.5978" in printed
     recall = {name: result["ranking"]["popularity"]["Recall@10"]["mean"] for name, result in results.items()}
-    assert recall["full"] < recall["popular_100"] < recall["uniform_100"]  # the more is ranked, the harder it is
+    assert (
+        recall["full"] < recall["popular_100"] < recall["uniform_100"]
+    )  # the more is ranked, the harder it is
     assert "the last 5 interactions" in results["full"]["protocol"]
     assert run_command(bert_multi.main, ["--size", "M", "--resume", *place]) == 0
     assert run_command(bert_multi.main, ["--size", "XXL"]) == 2
@@ -324,17 +427,34 @@ def without(_name, keep):
     return {**world, "interactions": dataclasses.replace(world["interactions"], frame=frame[keep(frame)])}
 
 
-@pytest.mark.parametrize("flags", [
-    ["--model", "vanilla"], ["--model", "vanilla", "--segment_embeddings", "--attention_type", "causal"],
-    ["--next_item_weight", "0", "--masked_item_weight", "1", "--value_weight", "0", "--preference_weight", "0"],
-    ["--graph", "--text_encoder", "ngrams", "--contrastive_weight", "0.1"],
-    ["--candidates", "popular_100", "--protocol", "global_time"]], ids=lambda flags: flags[1])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model", "vanilla"],
+        ["--model", "vanilla", "--segment_embeddings", "--attention_type", "causal"],
+        [
+            "--next_item_weight",
+            "0",
+            "--masked_item_weight",
+            "1",
+            "--value_weight",
+            "0",
+            "--preference_weight",
+            "0",
+        ],
+        ["--graph", "--text_encoder", "ngrams", "--contrastive_weight", "0.1"],
+        ["--candidates", "popular_100", "--protocol", "global_time"],
+    ],
+    ids=lambda flags: flags[1],
+)
 def test_trainer_with_other_flags(files, tmp_path, capsys, flags):
     assert train(tmp_path, files, *flags, "--max_epochs", "1") == 0
     assert "Ranking on the test items" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [[], ["--graph"], ["--model", "vanilla"]], ids=["plain", "graph", "vanilla"])
+@pytest.mark.parametrize(
+    "flags", [[], ["--graph"], ["--model", "vanilla"]], ids=["plain", "graph", "vanilla"]
+)
 def test_going_on_from_a_model_with_new_items_and_users(tmp_path, capsys, flags):
     """At a learning rate of nothing it is the older model for old items and users."""
     early = without("few", lambda frame: (frame.groupby("user_id").cumcount() < 8) & (frame["user_id"] <= 30))
@@ -348,14 +468,18 @@ def test_going_on_from_a_model_with_new_items_and_users(tmp_path, capsys, flags)
     assert len(older.catalogue.items.ids) < len(same.catalogue.items.ids) == 80
     assert len(same.catalogue.users.ids) == 60
     history = older.catalogue.items.ids[:3].tolist()
-    before, after = ({item.id: item.score for item in engine.get_recommendations(None, history, count)}
-                     for engine, count in ((older, 40), (same, 77)))
+    before, after = (
+        {item.id: item.score for item in engine.get_recommendations(None, history, count)}
+        for engine, count in ((older, 40), (same, 77))
+    )
     assert flags == ["--graph"] or before == pytest.approx({item: after[item] for item in before}, abs=2e-3)
     assert train(tmp_path / "new", many, *flags, *start) == 0
     capsys.readouterr()
-    for other, message in ((["--hidden_size", "32"], "--hidden_size is 16 there and 32 here"),
-                           (["--num_heads", "1"], "--num_heads is"),
-                           (["--protocol", "global_time"], "--protocol")):
+    for other, message in (
+        (["--hidden_size", "32"], "--hidden_size is 16 there and 32 here"),
+        (["--num_heads", "1"], "--num_heads is"),
+        (["--protocol", "global_time"], "--protocol"),
+    ):
         assert train(tmp_path / "wide", many, *flags, *start, *other) == 2
         assert message in capsys.readouterr().err
 
@@ -363,7 +487,10 @@ def test_going_on_from_a_model_with_new_items_and_users(tmp_path, capsys, flags)
 def test_going_on_may_not_have_seen_what_is_held_out(tmp_path, capsys):
     """Older files, in which what the model learned from is held out now; and other users under multi5."""
     newest = films()["interactions"].frame.groupby("user_id").tail(1).index
-    before = write_ml_1m(tmp_path / "before", without("newest", lambda frame: ~frame.index.isin(newest) & (frame["user_id"] < 60)))
+    before = write_ml_1m(
+        tmp_path / "before",
+        without("newest", lambda frame: ~frame.index.isin(newest) & (frame["user_id"] < 60)),
+    )
     now = write_ml_1m(tmp_path / "now", films())
     start = ["--start_from", str(tmp_path / "model" / "best"), "--max_steps", "1"]
     for protocol, grows in (("leave_one_out", True), ("multi5", False)):
@@ -432,8 +559,19 @@ def test_histories_may_be_arrays(engine):
 def test_batch_output_gives_the_trainers_metrics(which, request, files, tmp_path, capsys):
     folder = request.getfixturevalue(which)
     output = tmp_path / "recs.parquet"
-    code, _, _ = infer(capsys, "--model_path", folder, "--data_dir", files, "--users", "all",
-                       "--history_until", "test", "--output", output)
+    code, _, _ = infer(
+        capsys,
+        "--model_path",
+        folder,
+        "--data_dir",
+        files,
+        "--users",
+        "all",
+        "--history_until",
+        "test",
+        "--output",
+        output,
+    )
     assert code == 0
     table = pd.read_parquet(output)
     data = load(load_model(folder, data_dir=str(files)).settings.data)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
-import random
 import re
 import shutil
 import signal
@@ -30,7 +28,7 @@ from serving.app import Config, create_app
 from serving.batching import WAITING, Batcher, Busy
 from serving.guards import MOST_BYTES
 from support.errors import UserError, run_command
-from tests.conftest import REAL, ROOT, SERVED, start_service
+from tests.conftest import ROOT, SERVED, start_service
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +37,15 @@ def folder(service_files):
 
 
 def config(folder, **changes):
-    return Config(**{"model_path": str(folder / "main" / "best"), "vanilla_path": str(folder / "vanilla" / "best"),
-                     "data_dir": str(folder / "data"), "look_every": 0.05, **changes})
+    return Config(
+        **{
+            "model_path": str(folder / "main" / "best"),
+            "vanilla_path": str(folder / "vanilla" / "best"),
+            "data_dir": str(folder / "data"),
+            "look_every": 0.05,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +66,26 @@ def test_the_time_of_the_request_is_heeded(folder):
     with TestClient(create_app(config(folder, model_path=str(place))), base_url="http://localhost") as client:
         assert client.get("/health").json()["knows_request_time"]
         for name in ("main", "vanilla", "popularity"):
-            answers = [client.post("/recommend", json={"user_id": 12, "at": at, "model": name}).json() for at in times]
+            answers = [
+                client.post("/recommend", json={"user_id": 12, "at": at, "model": name}).json()
+                for at in times
+            ]
             found[name] = [answer["recommendations"] for answer in answers]
-        why = [client.post("/explain", json={"user_id": 12, "at": at, "item_ids": [40]}).json() for at in times]
-        notes = [client.post("/recommend", json=person).json()["note"] for person in (
-            {"user_id": 12}, {"user_id": 12, "at": times[0]}, {"history": [3]})]
-        assert all(note.startswith(said) for note, said in zip(notes, (
-            "request time assumed: ", "request time: 2000-12-31", "request time: unknown"), strict=True))
+        why = [
+            client.post("/explain", json={"user_id": 12, "at": at, "item_ids": [40]}).json() for at in times
+        ]
+        notes = [
+            client.post("/recommend", json=person).json()["note"]
+            for person in ({"user_id": 12}, {"user_id": 12, "at": times[0]}, {"history": [3]})
+        ]
+        assert all(
+            note.startswith(said)
+            for note, said in zip(
+                notes,
+                ("request time assumed: ", "request time: 2000-12-31", "request time: unknown"),
+                strict=True,
+            )
+        )
     assert found["main"] == [to_json(engine.get_recommendations(12, None, at=at)) for at in times]
     assert found["main"][0] != found["main"][1] and why[0] != why[1]
     assert found["vanilla"][0] == found["vanilla"][1] and found["popularity"][0] == found["popularity"][1]
@@ -76,10 +94,13 @@ def test_the_time_of_the_request_is_heeded(folder):
 def test_health_and_metrics(client):
     health = client.get("/health").json()
     assert health["status"] == "ok" and health["models"] == ["main", "popularity", "vanilla"]
-    assert health["users"] == [1, 60] and health["some_users"] == list(range(1, 61))
+    assert health["users"] == 60
     assert health["serves_empty_histories"] and not health["knows_request_time"]
     text = client.get("/metrics").text
-    assert 'requests_total{path="/health",status="200"}' in text and 'requests_begun_total{path="/health"}' in text
+    assert (
+        'requests_total{path="/health",status="200"}' in text
+        and 'requests_begun_total{path="/health"}' in text
+    )
     assert "batch_size_bucket" in text
 
 
@@ -88,17 +109,17 @@ HOSTILE = {
     "unknown user": ({"user_id": 999}, 400, "user 999 is not in"),
     "unknown film": ({"history": [3, 999]}, 400, "film 999"),
     "nobody": ({}, 400, "nobody to recommend for"),
-    "number as text": ({"user_id": "12"}, 422, "user_id"),
     "fraction": ({"user_id": 12.5}, 422, "user_id"),
     "huge number": ({"user_id": 10**40}, 422, "user_id"),
-    "k of 0": ({"user_id": 12, "k": 0}, 422, "k:"), "k of 1000": ({"user_id": 12, "k": 1000}, 422, "k:"),
+    "k of 0": ({"user_id": 12, "k": 0}, 422, "k:"),
+    "k of 1000": ({"user_id": 12, "k": 1000}, 422, "k:"),
     "long history": ({"history": [3] * 501}, 422, "history"),
     "genre": ({"user_id": 12, "genres": ["Dramma"]}, 422, "genres"),
     "gender": ({"user_id": 12, "gender": "X"}, 422, "gender"),
-    "occupation": ({"user_id": 12, "occupation": 77}, 400, "occupation 77"),
     "model": ({"user_id": 12, "model": "../../x"}, 422, "model"),
     "time": ({"user_id": 12, "at": 10**9}, 400, "request time unknown"),
-    "list": ([1, 2], 422, "body"), "null": (None, 422, "body"),
+    "list": ([1, 2], 422, "body"),
+    "null": (None, 422, "body"),
 }
 
 
@@ -106,37 +127,69 @@ HOSTILE = {
 def test_hostile_requests(client, case):
     body, code, message = HOSTILE[case]
     answer = client.post("/recommend", json=body)
-    assert answer.status_code == code and message in answer.json()["error"] and "\n" not in answer.json()["error"]
+    assert (
+        answer.status_code == code
+        and message in answer.json()["error"]
+        and "\n" not in answer.json()["error"]
+    )
     assert "--" not in answer.json()["error"]
 
 
-@pytest.mark.parametrize(("raw", "code"), [
-    (b"", 422), (b"{", 422), (b'{"user_id": NaN}', 422), (b'{"k": Infinity, "user_id": 1}', 422),
-    (b"[" * 30_000, 400), (b'{"a":' * 10_000, 400), (b'{"user_id": ' + b"9" * 5000 + b"}", 400), (b"\xff\xfe", 422),
-    (b'{"user_id": 12, "model": "\\ud800"}', 422), (b'{"\\ud800": 1}', 422),
-    (b'{"' + b"a" * 60_000 + b'": 1}', 422),
-    (b" " * (MOST_BYTES + 1), 413), (b'{"user_id": 1, "user_id": 12}', 200)])
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b"", 422),
+        (b"{", 422),
+        (b'{"user_id": NaN}', 422),
+        (b'{"k": Infinity, "user_id": 1}', 422),
+        (b"[" * 30_000, 400),
+        (b'{"a":' * 10_000, 400),
+        (b'{"user_id": ' + b"9" * 5000 + b"}", 400),
+        (b"\xff\xfe", 422),
+        (b'{"user_id": 12, "model": "\\ud800"}', 422),
+        (b'{"\\ud800": 1}', 422),
+        (b'{"' + b"a" * 60_000 + b'": 1}', 422),
+        (b" " * (MOST_BYTES + 1), 413),
+        (b'{"user_id": 1, "user_id": 12}', 200),
+    ],
+)
 def test_raw_bodies(client, raw, code):
     answer = client.post("/recommend", content=raw, headers={"content-type": "application/json"})
-    assert answer.status_code == code and ("error" in answer.json()) == (code != 200) and len(answer.content) < 3000
+    assert (
+        answer.status_code == code
+        and ("error" in answer.json()) == (code != 200)
+        and len(answer.content) < 3000
+    )
 
 
 def test_a_refusal_is_one_line(client):
     for body in (b'{"a\\nb": 1}', b'{"history": [' + b"9999," * 50 + b"9999]}"):
-        error = client.post("/recommend", content=body, headers={"content-type": "application/json"}).json()["error"]
+        error = client.post("/recommend", content=body, headers={"content-type": "application/json"}).json()[
+            "error"
+        ]
         assert "\n" not in error and len(error) <= 500
 
 
 def test_a_body_that_does_not_say_its_length(client):
-    answer = client.post("/recommend", content=(b" " * 1000 for _ in range(100)),
-                         headers={"content-type": "application/json"})
+    answer = client.post(
+        "/recommend", content=(b" " * 1000 for _ in range(100)), headers={"content-type": "application/json"}
+    )
     assert answer.status_code == 413
 
 
-@pytest.mark.parametrize(("method", "path", "code"), [
-    ("GET", "/nowhere", 404), ("GET", "/recommend", 405), ("GET", "/static/../app.py", 404),
-    ("GET", "/static/%2e%2e/app.py", 404), ("GET", "/static/..%2f..%2fREADME.md", 404), ("GET", "/items", 422),
-    ("GET", "/items?query=" + "x" * 101, 422), ("GET", "/docs", 404)])
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/recommend", 405),
+        ("GET", "/static/../app.py", 404),
+        ("GET", "/static/%2e%2e/app.py", 404),
+        ("GET", "/static/..%2f..%2fREADME.md", 404),
+        ("GET", "/items", 422),
+        ("GET", "/items?query=" + "x" * 101, 422),
+        ("GET", "/docs", 404),
+    ],
+)
 def test_other_paths(client, method, path, code):
     answer = client.request(method, path)
     assert answer.status_code == code and "error" in answer.json()
@@ -159,33 +212,8 @@ def test_page_and_headers(client):
     assert page.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_model_that_needs_no_data(folder, tmp_path):
-    """Without the data set's files: no people, no popularity, all else as before."""
-    with TestClient(create_app(config(folder, data_dir=str(tmp_path), vanilla_path=None)),
-                    base_url="http://localhost") as client:
-        health = client.get("/health").json()
-        assert health["users"] is None and health["some_users"] == []
-        assert client.post("/recommend", json={"history": [3]}).status_code == 200
-        answer = client.post("/recommend", json={"history": [3], "model": "popularity"})
-        assert answer.status_code == 400 and "not served here" in answer.json()["error"]
-        assert client.post("/recommend", json={"user_id": 3}).status_code == 400
-
-
-def test_a_vanilla_model_that_fits_not_the_data_is_left_out(folder, tmp_path, capsys):
-    """Without its titles, or of another data set, whose ids are other films: said, and the rest is served."""
-    bare, foreign = (shutil.copytree(folder / "vanilla" / "best", tmp_path / name) for name in ("bare", "foreign"))
-    (bare / "metadata.json").unlink()
-    for place, change, reason in ((bare, {"user_ids": [1]}, "another catalogue"),
-                                  (foreign, {"dataset": "ml-100k"}, "was trained on ml-100k")):
-        info = json.loads((place / "checkpoint.json").read_text())
-        (place / "checkpoint.json").write_text(json.dumps({**info, **change}))
-        with TestClient(create_app(config(folder, vanilla_path=str(place))), base_url="http://localhost") as client:
-            assert client.get("/health").json()["models"] == ["main", "popularity"]
-        out = capsys.readouterr().out
-        assert out.startswith("without vanilla: ") and reason in out and out.count("\n") == 1
-
-
 # Several at once ------------------------------------------------------------------------------------------------------
+
 
 def test_those_who_wait_are_ranked_together_and_get_their_own_answer(engine):
     """Also beside one whose request is wrong."""
@@ -196,7 +224,9 @@ def test_those_who_wait_are_ranked_together_and_get_their_own_answer(engine):
         batcher.start()
         queries = [Query(engine.history(user), k=5) for user in range(1, 41)]
         queries[7] = Query(engine.history(8), k=5000)
-        answers = await asyncio.gather(*(batcher.rank(engine, query) for query in queries), return_exceptions=True)
+        answers = await asyncio.gather(
+            *(batcher.rank(engine, query) for query in queries), return_exceptions=True
+        )
         await batcher.stop()
         return queries, answers
 
@@ -205,8 +235,8 @@ def test_those_who_wait_are_ranked_together_and_get_their_own_answer(engine):
     assert max(sizes) == 32 and sum(sizes) == 40
     for query, answer in zip(queries, answers, strict=True):
         (alone,) = engine.answer([query])
-        assert [row["id"] for row in answer] == [row["id"] for row in alone]
-        np.testing.assert_allclose([row["score"] for row in answer], [row["score"] for row in alone], atol=1e-3)
+        assert [row.id for row in answer] == [row.id for row in alone]
+        np.testing.assert_allclose([row.score for row in answer], [row.score for row in alone], atol=1e-3)
 
 
 def test_explanations_stand_in_nobodys_way_and_may_not_pile_up(engine):
@@ -216,7 +246,9 @@ def test_explanations_stand_in_nobodys_way_and_may_not_pile_up(engine):
     async def run():
         batcher = Batcher()
         batcher.start()
-        slow = [asyncio.create_task(batcher.compute("explain", go_on.wait)) for _ in range(WAITING["explain"])]
+        slow = [
+            asyncio.create_task(batcher.compute("explain", go_on.wait)) for _ in range(WAITING["explain"])
+        ]
         await asyncio.sleep(0)
         answer = await asyncio.wait_for(batcher.rank(engine, Query(engine.history(3))), 10)
         with pytest.raises(Busy):
@@ -233,12 +265,30 @@ def test_a_newer_checkpoint_is_served_without_a_dropped_request(folder, tmp_path
     """And one that is damaged is not."""
     place = tmp_path / "served"
     shutil.copytree(folder / "main" / "best", place)
-    assert run_command(trainer.main, [*SERVED, "--seed", "7", "--data_dir", str(folder / "data"), "--checkpoint_dir",
-                                      str(tmp_path / "new"), "--runs_dir", str(tmp_path)]) == 0
-    first, second = (RecommendationEngine(path, data_dir=str(folder / "data")).get_recommendations(12)
-                     for path in (place, tmp_path / "new" / "best"))
+    assert (
+        run_command(
+            trainer.main,
+            [
+                *SERVED,
+                "--seed",
+                "7",
+                "--data_dir",
+                str(folder / "data"),
+                "--checkpoint_dir",
+                str(tmp_path / "new"),
+                "--runs_dir",
+                str(tmp_path),
+            ],
+        )
+        == 0
+    )
+    first, second = (
+        to_json(RecommendationEngine(path, data_dir=str(folder / "data")).get_recommendations(12))
+        for path in (place, tmp_path / "new" / "best")
+    )
     assert first != second
     with TestClient(create_app(config(folder, model_path=str(place))), base_url="http://localhost") as client:
+
         def ask():
             answer = client.post("/recommend", json={"user_id": 12})
             assert answer.status_code == 200
@@ -256,25 +306,34 @@ def test_a_newer_checkpoint_is_served_without_a_dropped_request(folder, tmp_path
         (broken / "model.safetensors").write_bytes(b"nothing")
         place.rename(tmp_path / "older")
         broken.rename(place)
-        while 'reloads_total{outcome="refused"}' not in client.get("/metrics").text and time.monotonic() < until:
+        while (
+            'reloads_total{outcome="refused"}' not in client.get("/metrics").text and time.monotonic() < until
+        ):
             time.sleep(0.05)
         assert 'reloads_total{outcome="refused"} 1.0' in client.get("/metrics").text and ask() == second
 
 
 # The process ----------------------------------------------------------------------------------------------------------
 
+
 def known(body):
     """A body as the schema allows it, with ids that there are for those that there are not, with what the served model
     can be told, and not in full for several films: the schema cannot say these."""
-    dropped = {"at"} | ({"k"} if len(body.get("item_ids", "")) > 1 else set())
-    body = {name: int(value) if isinstance(value, float) else value for name, value in body.items()
-            if name not in dropped}
+    dropped = {"at", "columns", "where"} | ({"k"} if len(body.get("item_ids", "")) > 1 else set())
+    body = {
+        name: int(value) if isinstance(value, float) else value
+        for name, value in body.items()
+        if name not in dropped
+    }
     if body.get("user_id") is not None:
-        body["user_id"] = 1 + body["user_id"] % 60
+        body["user_id"] = 12
     elif body.get("history") is None:
         body["history"] = [3, 9]
-    return body | {name: [1 + int(film) % 80 for film in body[name]] for name in ("history", "item_ids")
-                   if body.get(name)}
+    return body | {
+        name: [1 + hash(str(film)) % 80 for film in body[name]]
+        for name in ("history", "item_ids")
+        if body.get(name)
+    }
 
 
 def hammered(operation, mode, url):
@@ -285,13 +344,21 @@ def hammered(operation, mode, url):
 
     codes = []
 
-    @settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=60,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(case=operation.as_strategy(schemathesis.GenerationMode[mode]))
     def hammer(case):
         bodies = [case.body, known(case.body)] if mode == "POSITIVE" and operation.body else [case.body]
         for case.body in bodies:
             answer = case.call(base_url=url)
-            too_long = [negative_data_rejection] if answer.status_code == 413 else []  # a refusal that it does not know
+            too_long = (
+                [negative_data_rejection] if answer.status_code == 413 else []
+            )  # a refusal that it does not know
             case.validate_response(answer, excluded_checks=[positive_data_acceptance, *too_long])
             codes.append(answer.status_code)
 
@@ -305,8 +372,10 @@ def test_fuzzed_from_its_own_openapi(live_service, mode):
     allows is asked as it comes, and of people and films that there are."""
     import schemathesis
 
-    operations = [result.ok() for result in
-                  schemathesis.openapi.from_url(f"{live_service}/openapi.json").get_all_operations()]
+    operations = [
+        result.ok()
+        for result in schemathesis.openapi.from_url(f"{live_service}/openapi.json").get_all_operations()
+    ]
     for operation in operations:
         if mode == "POSITIVE" or operation.body or operation.query:  # else there is nothing to get wrong
             codes = hammered(operation, mode, live_service)
@@ -325,12 +394,21 @@ def test_stops_gracefully(service_files):
 
     def figure(name):
         text = httpx.get(f"{url}/metrics", timeout=30).text
-        return sum(float(value) for value in re.findall(rf'^{name}{{path="/explain".*}} (.*)$', text, re.MULTILINE))
+        return sum(
+            float(value) for value in re.findall(rf'^{name}{{path="/explain".*}} (.*)$', text, re.MULTILINE)
+        )
 
     try:
         with ThreadPoolExecutor(MANY) as pool:
-            asked = [pool.submit(httpx.post, f"{url}/explain", timeout=120, json={
-                "user_id": user, "item_ids": [7], "k": 70, "filter_seen": False}) for user in range(1, MANY + 1)]
+            asked = [
+                pool.submit(
+                    httpx.post,
+                    f"{url}/explain",
+                    timeout=120,
+                    json={"user_id": user, "item_ids": [7], "k": 70, "filter_seen": False},
+                )
+                for user in range(1, MANY + 1)
+            ]
             until = time.monotonic() + 60
             while figure("requests_begun_total") < MANY and time.monotonic() < until:
                 time.sleep(0.01)
@@ -346,24 +424,26 @@ def test_stops_gracefully(service_files):
         process.wait()
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--model_path", "nowhere"], "nowhere/checkpoint.json does not exist"), (["--port", "0"], "--port"),
-    (["--host", "nowhere.example"], "--host"), (["--workers", "0"], "--workers")])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model_path", "nowhere"], "nowhere/checkpoint.json does not exist"),
+        (["--port", "0"], "--port"),
+        (["--host", "nowhere.example"], "--host"),
+        (["--workers", "0"], "--workers"),
+    ],
+)
 def test_wrong_flags(service_files, capsys, flags, message):
-    given = ["--model_path", str(service_files / "main" / "best"), "--data_dir", str(service_files / "data"), *flags]
+    given = [
+        "--model_path",
+        str(service_files / "main" / "best"),
+        "--data_dir",
+        str(service_files / "data"),
+        *flags,
+    ]
     assert run_command(serve, given) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
-
-
-def test_drawn_questions_are_like_no_other():
-    draw, films = random.Random(0), list(range(1, 200))
-    people = itertools.cycle(range(100, 160))
-    asked = [load.question("/recommend", people, films, draw)[2] for _ in range(100)]
-    named = [body["user_id"] for body in asked if "user_id" in body]
-    assert named == list(range(100, 100 + len(named))) and 30 < len(named) < 60
-    assert len({tuple(body.get("history", (body.get("user_id"),))) for body in asked}) == 100
-    assert all("history" in load.question("/explain", iter(()), films, draw)[2] for _ in range(20))  # nobody is known
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks for mapped files in /proc")
@@ -373,21 +453,30 @@ def test_weights_of_the_service_are_the_file_itself(folder, client):
 
     def inside(model):
         """Share of the bytes of a model's parameters that lie in the mapped file."""
-        ranges = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in
-                  Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(weights))]
-        sizes = [(one.numel(), any(low <= one.data_ptr() < high for low, high in ranges)) for one in model.parameters()]
+        ranges = [
+            tuple(int(end, 16) for end in line.split()[0].split("-"))
+            for line in Path("/proc/self/maps").read_text().splitlines()
+            if line.endswith(str(weights))
+        ]
+        sizes = [
+            (one.numel(), any(low <= one.data_ptr() < high for low, high in ranges))
+            for one in model.parameters()
+        ]
         return sum(size for size, found in sizes if found) / sum(size for size, _ in sizes)
 
     assert client.post("/recommend", json={"user_id": 1}).status_code == 200
-    assert inside(client.app.state.service.engines.main.model) == 1
-    assert inside(RecommendationEngine(folder / "main" / "best", data_dir=str(folder / "data")).model) == 0
+    assert inside(client.app.state.service.engines.main.scorer) == 1
+    alone = RecommendationEngine(folder / "main" / "best", data_dir=str(folder / "data"))
+    assert inside(alone.scorer) == 0
 
 
 def busy():
     """Whether two processes that do nothing but count get less than nine tenths of two cores for a second."""
     count = "import time; end = time.perf_counter() + 1\nwhile time.perf_counter() < end: pass\n"
-    counting = [subprocess.Popen([sys.executable, "-c", f"{count}print(time.process_time())"], stdout=subprocess.PIPE)
-                for _ in range(2)]
+    counting = [
+        subprocess.Popen([sys.executable, "-c", f"{count}print(time.process_time())"], stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
     return sum(float(process.communicate()[0]) for process in counting) < 1.8
 
 
@@ -396,13 +485,23 @@ def test_load(service_files, tmp_path, capsys):
     """Ten seconds at 50 requests a second: all answered, for half of what two cores have to give, memory at rest; as
     soon as `make load` asks for, in one of three times, unless the machine has other things to do."""
     for _ in range(3):
-        code = load.main(["--seconds", "10", "--output", str(tmp_path / "load.json"), "--data_dir",
-                          str(service_files / "data"), "--model_path", str(service_files / "main" / "best"),
-                          "--vanilla_path", str(service_files / "vanilla" / "best")])
+        code = load.main(
+            [
+                "--seconds",
+                "10",
+                "--output",
+                str(tmp_path / "load.json"),
+                "--data_dir",
+                str(service_files / "data"),
+                "--model_path",
+                str(service_files / "main" / "best"),
+                "--vanilla_path",
+                str(service_files / "vanilla" / "best"),
+            ]
+        )
         found = json.loads((tmp_path / "load.json").read_text())
         assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
         assert found["requests"] == 500 and found["errors"] == [] and found["growth"] < load.GROWTH
-        assert 0 < found["processor_seconds"] < 10
         if code == 0:
             return
     assert found["milliseconds"]["/recommend"]["p99"] > 1e3 * load.WORST
@@ -415,35 +514,31 @@ def test_the_documented_paths_exist(client):
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     paths = client.get("/openapi.json").json()["paths"]
     named = re.findall(r"`(GET|POST) (/\w+)", text)
-    assert {path for _, path in named} == set(paths) and all(method.lower() in paths[path] for method, path in named)
+    assert {path for _, path in named} == set(paths) and all(
+        method.lower() in paths[path] for method, path in named
+    )
     for body in re.findall(r"localhost:8000/recommend .* -d '(.*)'", text):
         answer = client.post("/recommend", json=json.loads(body))
         assert answer.status_code != 422, answer.text
 
 
-@pytest.mark.slow
-def test_the_documented_answers_are_those_of_the_published_model(real_data):
-    """docs/api.md and the card of the README: films, and figures to the third place (processors differ)."""
-    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    asked = re.findall(r"localhost:8000/(\w+) .* -d '(.*)'", text)
-    published = config(ROOT, model_path=str(ROOT / "models" / "enhanced"), vanilla_path=None, data_dir=str(REAL))
-    with TestClient(create_app(published), base_url="http://localhost") as client:
-        said = json.dumps([client.post(f"/{path}", json=json.loads(body)).json() for path, body in asked])
-    shown = text[text.index('{"recommendations"'):text.index("In `/recommend`")]
-    assert set(re.findall(r'"title": "[^"]*"', shown)) <= set(re.findall(r'"title": "[^"]*"', said))
-    figures = np.array([float(figure) for figure in re.findall(r"-?\d+\.\d+", said)])
-    documented = [float(figure) for figure in re.findall(r"-?\d+\.\d{3,}", shown)]
-    assert len(documented) > 8 and all(np.abs(figures - figure).min() < 2e-3 for figure in documented)
-
-
 def test_recommendations_are_the_engines(client, engine):
-    bodies = [({"user_id": 12}, {"user_id": 12}),
-              ({"user_id": 12, "k": 3, "where": ["genres=Drama"]}, {"user_id": 12, "top_k": 3, "where": ["genres=Drama"]}),
-              ({"history": [3, 9], "columns": {"gender": "F", "age": 30}},
-               {"item_sequence": [3, 9], "user_columns": {"gender": "F", "age": 30}}),
-              ({"history": []}, {"item_sequence": []}),
-              ({"user_id": 12, "history": [5], "filter_seen": False, "where": ["year>=1980"]},
-               {"user_id": 12, "item_sequence": [5], "filter_seen": False, "where": ["year>=1980"]})]
+    bodies = [
+        ({"user_id": 12}, {"user_id": 12}),
+        (
+            {"user_id": 12, "k": 3, "where": ["genres=Drama"]},
+            {"user_id": 12, "top_k": 3, "where": ["genres=Drama"]},
+        ),
+        (
+            {"history": [3, 9], "columns": {"gender": "F", "age": 30}},
+            {"item_sequence": [3, 9], "user_columns": {"gender": "F", "age": 30}},
+        ),
+        ({"history": []}, {"item_sequence": []}),
+        (
+            {"user_id": 12, "history": [5], "filter_seen": False, "where": ["year>=1980"]},
+            {"user_id": 12, "item_sequence": [5], "filter_seen": False, "where": ["year>=1980"]},
+        ),
+    ]
     for body, arguments in bodies:
         answer = client.post("/recommend", json=body)
         assert answer.status_code == 200, answer.text

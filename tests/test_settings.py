@@ -16,25 +16,70 @@ from training_loop import fit, seed_everything
 
 # A value other than the one in `tiny_settings`, for every option that changes what training arrives at.
 OTHER_VALUE = {
-    "min_item_count": 20, "keep": "rating>=4", "min_user_count": 30, "protocol": "multi5", "split_seed": 3,
-    "model": "vanilla", "hidden_size": 8, "num_heads": 1, "num_layers": 1, "seq_length": 6,
-    "ffn_multiplier": 2, "dropout": 0.5, "layer_dropout": "0.1,0.4", "attention_type": "causal",
-    "segment_embeddings": True, "positions": "sinusoidal", "item_ids": False, "item_features": "year",
-    "text_encoder": "ngrams", "graph": True, "interaction_features": "none", "user_ids": False,
-    "user_features": "age", "time_features": "gap", "relative_time": False, "query_time": "known",
-    "start_token": True, "masked_item_weight": 0.0, "next_item_weight": 0.3, "value_weight": 0.0,
-    "preference_weight": 0.0, "contrastive_weight": 0.5, "batch_size": 9, "batch_tokens": 50,
-    "learning_rate": 0.01, "weight_decay": 0.9, "max_epochs": 1, "max_steps": 7, "precision": "bf16",
-    "seed": 1, "sliding_window": True, "mask_prob": 0.6, "last_mask_share": 1.0, "masking": "late",
-    "masked_batch_share": 0.2, "loss": "sampled_softmax", "negatives": 3, "late_start_share": 1.0,
-    "filter_seen": "no", "eval_every": 2, "patience": 1,
+    "min_item_count": 20,
+    "keep": "rating>=4",
+    "min_user_count": 30,
+    "protocol": "multi5",
+    "split_seed": 3,
+    "model": "vanilla",
+    "hidden_size": 8,
+    "num_heads": 1,
+    "num_layers": 1,
+    "seq_length": 6,
+    "ffn_multiplier": 2,
+    "dropout": 0.5,
+    "layer_dropout": "0.1,0.4",
+    "attention_type": "causal",
+    "segment_embeddings": True,
+    "positions": "sinusoidal",
+    "item_ids": False,
+    "item_features": "year",
+    "text_encoder": "ngrams",
+    "graph": True,
+    "interaction_features": "none",
+    "user_ids": False,
+    "user_features": "age",
+    "time_features": "gap",
+    "relative_time": False,
+    "query_time": "known",
+    "start_token": True,
+    "masked_item_weight": 0.0,
+    "next_item_weight": 0.3,
+    "value_weight": 0.0,
+    "preference_weight": 0.0,
+    "contrastive_weight": 0.5,
+    "batch_size": 9,
+    "batch_tokens": 50,
+    "learning_rate": 0.01,
+    "weight_decay": 0.9,
+    "max_epochs": 1,
+    "max_steps": 7,
+    "precision": "bf16",
+    "seed": 1,
+    "sliding_window": True,
+    "mask_prob": 0.6,
+    "last_mask_share": 1.0,
+    "masking": "late",
+    "masked_batch_share": 0.2,
+    "loss": "sampled_softmax",
+    "negatives": 3,
+    "late_start_share": 1.0,
+    "filter_seen": "no",
+    "eval_every": 2,
+    "patience": 1,
 }
 TESTED_ELSEWHERE = {
-    "dataset": "test_readers.py", "data_dir": "test_readers.py", "columns": "test_any_data.py",
+    "dataset": "test_readers.py",
+    "data_dir": "test_readers.py",
+    "columns": "test_any_data.py",
     **dict.fromkeys(("checkpoint_dir", "runs_dir"), "test_any_data.py"),
     **dict.fromkeys(("use_wandb", "wandb_mode", "run_group", "run_name"), "test_tracking.py"),
-    "start_from": "test_scripts.py", "teacher": "test_training.py", "max_minutes": "test_training.py",
-    "candidates": "test_evaluation.py", "device": "below"}
+    "start_from": "test_scripts.py",
+    "teacher": "test_training.py",
+    "max_minutes": "test_training.py",
+    "candidates": "test_evaluation.py",
+    "device": "below",
+}
 
 
 # What an option needs to have an effect.
@@ -49,11 +94,20 @@ def arrive(tiny, tmp_path, kind="enhanced", **changes):
     seed_everything(settings.train.seed)
     model = new_model(data, settings.model)
     validations = []
-    progress = fit(model, data, settings, quiet=True,
-                   on_best=lambda _model, record, _first: validations.append(record))
+    progress = fit(
+        model, data, settings, quiet=True, on_best=lambda _model, record, _first: validations.append(record)
+    )
     total = sum(float(value.double().abs().sum()) for value in model.state_dict().values())
-    return str((total, progress.step, progress.epoch, progress.best["NDCG@10"], progress.best["MRR"],
-                [record["epoch"] for record in validations]))
+    return str(
+        (
+            total,
+            progress.step,
+            progress.epoch,
+            progress.best["NDCG@10"],
+            progress.best["MRR"],
+            [record["epoch"] for record in validations],
+        )
+    )
 
 
 def test_every_option_is_listed_here_and_has_help():
@@ -76,7 +130,9 @@ def test_each_option_has_an_effect(tiny, tmp_path, plain, name):
 
 
 def test_evaluation_rhythm_has_an_effect(tiny, tmp_path):
-    assert arrive(tiny, tmp_path, eval_every=1, max_epochs=4) != arrive(tiny, tmp_path, eval_every=3, max_epochs=4)
+    assert arrive(tiny, tmp_path, eval_every=1, max_epochs=4) != arrive(
+        tiny, tmp_path, eval_every=3, max_epochs=4
+    )
 
 
 def test_a_gpu_that_is_not_there(tiny, tmp_path):
@@ -88,10 +144,23 @@ def test_a_gpu_that_is_not_there(tiny, tmp_path):
 
 def test_precedence_is_preset_then_file_then_flags(tmp_path):
     (tmp_path / "run.yaml").write_text("hidden_size: 96\nuser_ids: false\nlearning_rate: 2e-4\n")
-    settings, resume = parse_command_line(["--preset", "original", "--config", str(tmp_path / "run.yaml"),
-                                           "--learning-rate=3e-4", "--start_token"], "")
+    settings, resume = parse_command_line(
+        [
+            "--preset",
+            "original",
+            "--config",
+            str(tmp_path / "run.yaml"),
+            "--learning-rate=3e-4",
+            "--start_token",
+        ],
+        "",
+    )
     assert not resume and settings.model.num_layers == PRESETS["original"]["num_layers"]
-    assert (settings.model.hidden_size, settings.model.user_ids, settings.train.learning_rate) == (96, False, 3e-4)
+    assert (settings.model.hidden_size, settings.model.user_ids, settings.train.learning_rate) == (
+        96,
+        False,
+        3e-4,
+    )
     assert parse_command_line([], "")[0] == preset_settings("default")
     assert parse_command_line(["--resume"], "")[1]
     for flags in ([], ["--preset=quick"], ["--config", str(tmp_path / "run.yaml")]):  # a script's own preset
@@ -105,7 +174,8 @@ def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
         return capsys.readouterr().err.splitlines()
 
     assert said("--masking", "late", "--masked_item_weight", "0") == [
-        "note: --masking does nothing without --masked_item_weight"]
+        "note: --masking does nothing without --masked_item_weight"
+    ]
     assert said("--negatives", "9") == ["note: --negatives does nothing without --loss sampled_softmax"]
     assert said("--split_seed=1") == ["note: --split_seed does nothing without --protocol multi5"]
     assert not said("--negatives", "9", "--loss", "sampled_softmax")
@@ -118,8 +188,9 @@ def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
 
 
 def test_the_row_original_is_the_preset_original():
-    assert parse_command_line(["--config", str(ROOT / "configs" / "original.yaml")], "") == \
-        parse_command_line(["--preset", "original"], "")
+    assert parse_command_line(
+        ["--config", str(ROOT / "configs" / "original.yaml")], ""
+    ) == parse_command_line(["--preset", "original"], "")
 
 
 def test_explicit_flags_are_not_cut_short_by_a_presets_limits():
@@ -133,8 +204,10 @@ def test_explicit_flags_are_not_cut_short_by_a_presets_limits():
 
 
 WRONG = [
-    (["--layer_dropout", "0.1"], "give 2 rates"), (["--layer_dropout", "0.1,1.2"], "give 2 rates"),
-    (["--layer_dropout", ".999,.1"], "give 2 rates"), (["--layer_dropout", "a,b"], "give 2 rates"),
+    (["--layer_dropout", "0.1"], "give 2 rates"),
+    (["--layer_dropout", "0.1,1.2"], "give 2 rates"),
+    (["--layer_dropout", ".999,.1"], "give 2 rates"),
+    (["--layer_dropout", "a,b"], "give 2 rates"),
     (["--layer_dropout", "0.1,0.2,"], "give 2 rates"),
     (["--hiden_size", "64"], "did you mean 'hidden_size'"),
     (["--batchsize=3"], "did you mean 'batch_size'"),
@@ -172,12 +245,20 @@ def test_wrong_flags(flags, message):
     assert message in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("seed: 1\nhiden_size: 3", "run.yaml:2: unknown key 'hiden_size'; did you mean 'hidden_size'"),
-    ("- 1\n- 2", "expected lines"), ("seed: 1\na: [", "run.yaml:2: is not YAML"),
-    ("hidden_size: many", "--hidden_size"), ("num_heads: 7", "multiple of 7"),
-    ("seed: 1\nhidden_size: 010", "run.yaml:2: 010: write a decimal"), ("seed: 1\nseed: 2", "run.yaml:2: 'seed' st"),
-    ("masking: [late]", "run.yaml:1: masking: expected one value"), ("seed: 1\n---\nseed: 2", "run.yaml:2: is not YAML")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("seed: 1\nhiden_size: 3", "run.yaml:2: unknown key 'hiden_size'; did you mean 'hidden_size'"),
+        ("- 1\n- 2", "expected lines"),
+        ("seed: 1\na: [", "run.yaml:2: is not YAML"),
+        ("hidden_size: many", "--hidden_size"),
+        ("num_heads: 7", "multiple of 7"),
+        ("seed: 1\nhidden_size: 010", "run.yaml:2: 010: write a decimal"),
+        ("seed: 1\nseed: 2", "run.yaml:2: 'seed' st"),
+        ("masking: [late]", "run.yaml:1: masking: expected one value"),
+        ("seed: 1\n---\nseed: 2", "run.yaml:2: is not YAML"),
+    ],
+)
 def test_wrong_yaml(tmp_path, content, message):
     (tmp_path / "run.yaml").write_text(content)
     with pytest.raises(UserError) as caught:
@@ -195,15 +276,24 @@ def test_presets_fit_both_models(preset, model):
 
 def test_the_config_of_the_reported_run_is_the_quick_preset():
     settings, _ = parse_command_line(["--config", str(ROOT / "configs" / "enhanced.yaml")], "")
-    assert settings == preset_settings("quick").replace(
-        max_minutes=0.0, max_epochs=72, eval_every=4)
+    assert settings == preset_settings("quick").replace(max_minutes=0.0, max_epochs=72, eval_every=4)
 
 
 def test_original_preset_is_the_documented_design():
     settings = preset_settings("original")
     model, train = settings.model, settings.train
-    assert (model.hidden_size, model.num_heads, model.num_layers, model.seq_length, model.dropout) == \
-        (256, 4, 4, 50, 0.2)
+    assert (model.hidden_size, model.num_heads, model.num_layers, model.seq_length, model.dropout) == (
+        256,
+        4,
+        4,
+        50,
+        0.2,
+    )
     assert (train.batch_size, train.learning_rate, train.max_epochs, train.patience) == (64, 1e-4, 100, 15)
-    assert model.task_weights == {"masked_item": 1.0, "next_item": 1.0, "value": 0.3, "preference": 0.2,
-                                  "contrastive": 0.0}
+    assert model.task_weights == {
+        "masked_item": 1.0,
+        "next_item": 1.0,
+        "value": 0.3,
+        "preference": 0.2,
+        "contrastive": 0.0,
+    }

@@ -16,10 +16,18 @@ def test_randomisation_test_agrees_with_scipy():
         reference = draw.random(80)
         model = reference + draw.normal(shift, 0.4, 80)
         ours = compare(model, reference, samples=20_000)
-        theirs = stats.permutation_test((model, reference), lambda x, y, axis: (x - y).mean(axis), n_resamples=20_000,
-                                        permutation_type="samples", vectorized=True, rng=seed)
+        theirs = stats.permutation_test(
+            (model, reference),
+            lambda x, y, axis: (x - y).mean(axis),
+            n_resamples=20_000,
+            permutation_type="samples",
+            vectorized=True,
+            rng=seed,
+        )
         assert ours.p_value == pytest.approx(theirs.pvalue, abs=0.015)
-        interval = stats.bootstrap((model - reference,), np.mean, method="percentile", n_resamples=20_000, rng=seed)
+        interval = stats.bootstrap(
+            (model - reference,), np.mean, method="percentile", n_resamples=20_000, rng=seed
+        )
         assert ours.low == pytest.approx(interval.confidence_interval.low, abs=0.01)
         assert ours.high == pytest.approx(interval.confidence_interval.high, abs=0.01)
 
@@ -54,8 +62,11 @@ def worlds(number, seeds, of_seed, of_person, of_pair, first=1, models=10, peopl
         draw = rng(world)
         luck = draw.normal(0, of_seed * seeds**0.5, (models, seeds, 1))
         luck[1] *= first
-        yield luck + draw.normal(0, of_person * people**0.5, (models, 1, people)) \
-            + draw.normal(0, of_pair * (seeds * people)**0.5, (models, seeds, people))
+        yield (
+            luck
+            + draw.normal(0, of_person * people**0.5, (models, 1, people))
+            + draw.normal(0, of_pair * (seeds * people) ** 0.5, (models, seeds, people))
+        )
 
 
 def told(models, pooled=True):
@@ -76,7 +87,11 @@ def test_seeds_that_agree_by_luck_prove_nothing(seeds, pooled, first):
         alone += [p < 0.05 for p in p_values]
         of_first.append(p_values[0] < 0.05)
         family.append(min(holm(p_values)) < 0.05)
-    assert np.mean(alone) <= 0.06 and np.mean(of_first) <= (0.07 if first == 1 else 0.11) and np.mean(family) <= 0.07
+    assert (
+        np.mean(alone) <= 0.06
+        and np.mean(of_first) <= (0.07 if first == 1 else 0.11)
+        and np.mean(family) <= 0.07
+    )
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
@@ -84,7 +99,7 @@ def test_a_persons_own_luck_under_a_seed_counts_once(seeds):
     """Luck as in our studies, most of it of a person under a seed: false alarms are neither more than 5 % nor far
     fewer, and a difference of four standard errors is mostly found."""
     of_seed, of_person, of_pair = 0.00075, 0.0003, 0.0011
-    error = (2 * (of_seed**2 + of_person**2 + of_pair**2))**0.5
+    error = (2 * (of_seed**2 + of_person**2 + of_pair**2)) ** 0.5
     alarms, found = [], []
     for models in worlds(200, seeds, of_seed, of_person, of_pair):
         alarms += [p < 0.05 for p in told(models)]

@@ -27,9 +27,14 @@ def split_data(request, tiny):
 
 def test_training_never_holds_what_is_asked(split_data):
     """Neither in inputs nor in targets of any batch, of either kind."""
-    asked = {(int(person), int(split_data.items[row])) for until in ("validation", "test")
-             for person, rows in zip(split_data.split.requests[until].users,
-                                     split_data.split.requests[until].target_rows, strict=True) for row in rows}
+    asked = {
+        (int(person), int(split_data.items[row]))
+        for until in ("validation", "test")
+        for person, rows in zip(
+            split_data.split.requests[until].users, split_data.split.requests[until].target_rows, strict=True
+        )
+        for row in rows
+    }
     trained = set(split_data.training_rows().tolist())
     for until in ("validation", "test"):
         assert not trained & set(split_data.split.requests[until].target_rows.ravel().tolist())
@@ -46,7 +51,7 @@ def test_histories_and_targets_are_of_one_person_and_in_order(split_data):
         requests = split_data.split.requests[until]
         assert len(requests) > 3
         for person, end, rows in zip(requests.users, requests.ends, requests.target_rows, strict=True):
-            start, last = split_data.offsets[person:person + 2]
+            start, last = split_data.offsets[person : person + 2]
             assert start < end <= rows[0] and rows[-1] < last and (np.diff(rows) == 1).all()
             history = history_of(split_data, person, end)
             assert (history.items == split_data.items[start:end]).all()
@@ -66,8 +71,10 @@ def test_every_protocol_ranks_and_says_what_it_does(split_data):
 
 def test_protocols_have_hashes_of_their_own(tiny):
     assert len({process(tiny, DataSettings(protocol=name)).split_hash for name in PROTOCOLS}) == 3
-    assert process(tiny, DataSettings(protocol="multi5", split_seed=1)).split_hash != \
-        process(tiny, DataSettings(protocol="multi5")).split_hash
+    assert (
+        process(tiny, DataSettings(protocol="multi5", split_seed=1)).split_hash
+        != process(tiny, DataSettings(protocol="multi5")).split_hash
+    )
 
 
 def test_global_time_trains_before_the_cut_and_asks_after_it(tiny, monkeypatch):
@@ -88,7 +95,10 @@ def test_global_time_spreads_a_users_targets(tiny, monkeypatch):
     everything = process(tiny, DataSettings(protocol="global_time"))
     requests, all_of_them = data.split.requests["test"], everything.split.requests["test"]
     for person in np.unique(all_of_them.users):
-        rows, possible = requests.ends[requests.users == person], all_of_them.ends[all_of_them.users == person]
+        rows, possible = (
+            requests.ends[requests.users == person],
+            all_of_them.ends[all_of_them.users == person],
+        )
         assert len(rows) == min(3, len(possible)) and rows[0] == possible[0] and rows[-1] == possible[-1]
 
 
@@ -99,7 +109,10 @@ def test_multi5_splits_people(tiny):
     assert len(validation) == len(test) == round(splits.HELD_OUT * data.num_users)
     assert not validation & test and trained == set(data.catalogue.users.rows.tolist()) - validation - test
     person = min(test)
-    assert data.split.requests["test"].ends[sorted(test).index(person)] == data.offsets[person + 1] - MULTI_TARGETS
+    assert (
+        data.split.requests["test"].ends[sorted(test).index(person)]
+        == data.offsets[person + 1] - MULTI_TARGETS
+    )
     # A stranger to training has no token of their own.
     assert history_of(data, person).user == UNKNOWN and history_of(data, min(trained)).user == min(trained)
     assert cold_shares(data, "test")[0] == 1.0

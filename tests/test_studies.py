@@ -36,8 +36,16 @@ def study_file(tmp_path):
 
 def start(study_file, tmp_path, *flags):
     """A study of tiny runs; the exit code."""
-    arguments = [str(study_file), "--seeds", "2", "--work", str(tmp_path / "work"),
-                 "--results", str(tmp_path / "results"), *flags]
+    arguments = [
+        str(study_file),
+        "--seeds",
+        "2",
+        "--work",
+        str(tmp_path / "work"),
+        "--results",
+        str(tmp_path / "results"),
+        *flags,
+    ]
     return run_command(runner.main, arguments)
 
 
@@ -54,28 +62,34 @@ def test_a_study_is_read(study_file):
     assert all(variant.settings.model.num_layers == 1 for variant in study.variants)
     assert [variant.against for variant in study.variants] == ["", "plain", "fixed"]
     assert [variant.name for variant in study.only(["fixed alone"]).variants] == [
-        "plain", "fixed", "fixed alone"]
+        "plain",
+        "fixed",
+        "fixed alone",
+    ]
     with pytest.raises(UserError, match="no variant 'fixt'"):
         study.only(["fixt"])
 
 
-@pytest.mark.parametrize(("old", "new", "line", "message"), [
-    ("positions: sinusoidal}", "pozitions: sinusoidal}", 11, "did you mean 'positions'"),
-    ("positions: sinusoidal}", "positions: sinusoidel}", 11, "sinusoidel"),
-    ("hidden_size: 8", "hidden_size: wide", 5, "hidden_size"),
-    ("hidden_size: 8", "hiden_size: 8", 5, "hidden_size"),
-    ("{positions: sinusoidal}", "{}", 11, "'plain' and 'fixed' are alike"),
-    ("{positions: sinusoidal}", "{negatives: 3}", 11, "'plain' and 'fixed' are alike"),
-    ("  fixed: {", "  plain: {", 11, "twice"),
-    ("{positions: sinusoidal}", "yes", 11, "expected"),
-    ("base: quick", "base: quik", 2, "unknown preset"),
-    ("question:", "aim:", 1, "unknown key 'aim'"),
-    ("against: fixed", "against: nobody", 12, "compared with 'nobody', which is none"),
-    ("{positions: sinusoidal}", "{teacher: elsewhere}", 11, "not for a study"),
-    ("{positions: sinusoidal}", "{seed: 7}", 11, "not for a study"),
-    ("{positions: sinusoidal}", "{positions: [sinusoidal]}", 11, "positions: expected one value"),
-    ("{positions: sinusoidal}", "{max_epochs: 040}", 11, "040: write a decimal number"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("positions: sinusoidal}", "pozitions: sinusoidal}", 11, "did you mean 'positions'"),
+        ("positions: sinusoidal}", "positions: sinusoidel}", 11, "sinusoidel"),
+        ("hidden_size: 8", "hidden_size: wide", 5, "hidden_size"),
+        ("hidden_size: 8", "hiden_size: 8", 5, "hidden_size"),
+        ("{positions: sinusoidal}", "{}", 11, "'plain' and 'fixed' are alike"),
+        ("{positions: sinusoidal}", "{negatives: 3}", 11, "'plain' and 'fixed' are alike"),
+        ("  fixed: {", "  plain: {", 11, "twice"),
+        ("{positions: sinusoidal}", "yes", 11, "expected"),
+        ("base: quick", "base: quik", 2, "unknown preset"),
+        ("question:", "aim:", 1, "unknown key 'aim'"),
+        ("against: fixed", "against: nobody", 12, "compared with 'nobody', which is none"),
+        ("{positions: sinusoidal}", "{teacher: elsewhere}", 11, "not for a study"),
+        ("{positions: sinusoidal}", "{seed: 7}", 11, "not for a study"),
+        ("{positions: sinusoidal}", "{positions: [sinusoidal]}", 11, "positions: expected one value"),
+        ("{positions: sinusoidal}", "{max_epochs: 040}", 11, "040: write a decimal number"),
+    ],
+)
 def test_a_wrong_study_is_refused_with_its_line(study_file, old, new, line, message):
     assert old in TINY
     study_file.write_text(TINY.replace(old, new, 1))
@@ -85,7 +99,7 @@ def test_a_wrong_study_is_refused_with_its_line(study_file, old, new, line, mess
 
 
 def test_a_study_without_variants_or_of_no_name_is_refused(study_file):
-    study_file.write_text(TINY[:TINY.index("  plain")])
+    study_file.write_text(TINY[: TINY.index("  plain")])
     with pytest.raises(UserError, match="needs variants"):
         load_study(str(study_file))
     with pytest.raises(UserError, match="no study 'nothing'"):
@@ -94,8 +108,12 @@ def test_a_study_without_variants_or_of_no_name_is_refused(study_file):
 
 def test_the_key_of_a_run_is_what_it_depends_on():
     settings = Settings()
-    keys = [run_key(settings, "data", "code"), run_key(settings.replace(dropout=0.1), "data", "code"),
-            run_key(settings, "others", "code"), run_key(settings, "data", "newer")]
+    keys = [
+        run_key(settings, "data", "code"),
+        run_key(settings.replace(dropout=0.1), "data", "code"),
+        run_key(settings, "others", "code"),
+        run_key(settings, "data", "newer"),
+    ]
     assert len(set(keys)) == 4
     assert run_key(settings.replace(checkpoint_dir="elsewhere"), "data", "code") == keys[0]
 
@@ -112,8 +130,9 @@ def test_the_version_of_the_code_follows_the_code(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_runs_are_done_once_compared_and_a_failing_one_stops_no_other(study_file, tmp_path, capsys,
-                                                                     monkeypatch):
+def test_runs_are_done_once_compared_and_a_failing_one_stops_no_other(
+    study_file, tmp_path, capsys, monkeypatch
+):
     assert start(study_file, tmp_path) == 0
     printed = capsys.readouterr().out
     assert "fixed alone" in printed and "Which positions?" in printed
@@ -133,9 +152,16 @@ def test_runs_are_done_once_compared_and_a_failing_one_stops_no_other(study_file
     assert finished == {path: path.stat().st_mtime_ns for path in finished}
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--jobs", "0"], "--jobs"), (["--steps", "3", "--budget", "1m"], "give one"), (["--budget", "soon"], "--budget"),
-    (["--seed", "3"], "--seeds"), (["--positions", "sideways"], "--positions")])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--jobs", "0"], "--jobs"),
+        (["--steps", "3", "--budget", "1m"], "give one"),
+        (["--budget", "soon"], "--budget"),
+        (["--seed", "3"], "--seeds"),
+        (["--positions", "sideways"], "--positions"),
+    ],
+)
 def test_wrong_flags(study_file, tmp_path, capsys, flags, message):
     assert start(study_file, tmp_path, *flags) == 2
     error = capsys.readouterr().err

@@ -17,11 +17,26 @@ from support import tracking
 from support.tracking import Tracker
 from tests.conftest import ROOT
 
-SMALL = ["--dataset", "synthetic", "--hidden_size", "8", "--num_layers", "1", "--seq_length", "20", "--max_steps", "3",
-         "--bootstrap_samples", "100", "--device", "cpu"]
+SMALL = [
+    "--dataset",
+    "synthetic",
+    "--hidden_size",
+    "8",
+    "--num_layers",
+    "1",
+    "--seq_length",
+    "20",
+    "--max_steps",
+    "3",
+    "--device",
+    "cpu",
+]
 
 
-HEADER, BLOCK = 7, 32 * 1024  # of the file, which then is a LevelDB log: blocks of (checksum, length, type, data)
+HEADER, BLOCK = (
+    7,
+    32 * 1024,
+)  # of the file, which then is a LevelDB log: blocks of (checksum, length, type, data)
 
 
 def offline_records(folder):
@@ -33,8 +48,8 @@ def offline_records(folder):
     while place + HEADER <= len(raw):
         if BLOCK - place % BLOCK < HEADER:
             place += BLOCK - place % BLOCK
-        _, length, kind = struct.unpack("<IHB", raw[place:place + HEADER])
-        pending += raw[place + HEADER:place + HEADER + length]
+        _, length, kind = struct.unpack("<IHB", raw[place : place + HEADER])
+        pending += raw[place + HEADER : place + HEADER + length]
         place += HEADER + length
         if kind in (1, 4):  # whole, or the last part
             records.append(Record.FromString(pending))
@@ -50,10 +65,29 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
     study = tmp_path / "a study.yaml"
     study.write_text("question: x\nbase: quick\nvariants:\n  a variant: {}\n")
     for _ in range(2):  # the second finds it finished, and on the dashboard
-        done = subprocess.run([sys.executable, "-m", "ablations.run", str(study), "--seeds", "1", "--work",
-                               str(tmp_path / "work"), "--results", str(tmp_path / "results"), *SMALL, "--use_wandb",
-                               "--wandb_mode", "offline"], cwd=ROOT, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, timeout=240)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "ablations.run",
+                str(study),
+                "--seeds",
+                "1",
+                "--work",
+                str(tmp_path / "work"),
+                "--results",
+                str(tmp_path / "results"),
+                *SMALL,
+                "--use_wandb",
+                "--wandb_mode",
+                "offline",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=240,
+        )
         assert done.returncode == 0, done.stderr
     (log,) = tmp_path.glob("work/*/log")
     assert len(list(log.glob("*.jsonl"))) == len(list(tmp_path.glob("work/**/*.wandb"))) == 1
@@ -61,24 +95,45 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
     (run,) = [record.run for record in records if record.HasField("run")][:1]
     assert (run.run_group, run.display_name, run.job_type) == ("a study", "a variant, seed 42", "train")
     assert run.run_id == log.parent.name
-    axes = [record.metric.glob_name for record in records if record.HasField("metric") and record.metric.step_metric]
+    axes = [
+        record.metric.glob_name
+        for record in records
+        if record.HasField("metric") and record.metric.step_metric
+    ]
     assert axes == ["epoch/*"]
     config = {entry.key: json.loads(entry.value_json) for entry in run.config.update}
     assert config["hidden_size"] == 8 and config["dataset"] == "synthetic" and len(config["split_hash"]) == 16
-    history = {"/".join(item.nested_key) or item.key: item.value_json for record in records
-               if record.HasField("history") for item in record.history.item}
+    history = {
+        "/".join(item.nested_key) or item.key: item.value_json
+        for record in records
+        if record.HasField("history")
+        for item in record.history.item
+    }
     told = " ".join(history)
-    for name in ("epoch/NDCG@10", "epoch/best", "epoch/loss_next_item", "epoch/loss_rating", "epoch/learning_rate",
-                 "test/ranking/enhanced/NDCG@10/mean", "results", "recommendations"):
+    for name in (
+        "epoch/NDCG@10",
+        "epoch/best",
+        "epoch/loss_next_item",
+        "epoch/loss_rating",
+        "epoch/learning_rate",
+        "test/ranking/enhanced/NDCG@10/mean",
+        "results",
+        "recommendations",
+    ):
         assert name in told, name
-    tables = {path.name.rpartition("_")[0].rpartition("_")[0]: json.loads(path.read_text())
-              for path in log.glob("wandb/offline-run-*/files/media/table/*.table.json")}
+    tables = {
+        path.name.rpartition("_")[0].rpartition("_")[0]: json.loads(path.read_text())
+        for path in log.glob("wandb/offline-run-*/files/media/table/*.table.json")
+    }
     assert [row[0] for row in tables["results"]["data"]] == ["popularity", "enhanced"]
     assert tables["recommendations"]["columns"] == ["user_id", "place", "film", "score"]
     assert len(tables["recommendations"]["data"]) == 50
-    logged = [record.request.log_artifact.artifact if record.HasField("request") else record.artifact
-              for record in records if record.HasField("artifact")
-              or (record.HasField("request") and record.request.HasField("log_artifact"))]
+    logged = [
+        record.request.log_artifact.artifact if record.HasField("request") else record.artifact
+        for record in records
+        if record.HasField("artifact")
+        or (record.HasField("request") and record.request.HasField("log_artifact"))
+    ]
     (model,) = [artifact for artifact in logged if artifact.type == "model"]  # a table is one too
     assert {entry.path for entry in model.manifest.contents} == {"model.safetensors", "checkpoint.json"}
     assert "test/peak_memory_mb" in told and any(record.HasField("stats") for record in records)
@@ -99,7 +154,9 @@ def test_with_the_network_down_a_run_goes_on(tmp_path, monkeypatch, capsys):
     assert time.monotonic() - began < 60
     assert "warning: wandb failed" in capsys.readouterr().err
     assert [json.loads(line)["event"] for line in (tmp_path / "run.jsonl").read_text().splitlines()] == [
-        "settings", "epoch"]
+        "settings",
+        "epoch",
+    ]
 
 
 @pytest.mark.slow
@@ -107,16 +164,42 @@ def test_with_the_network_down_a_run_goes_on(tmp_path, monkeypatch, capsys):
 def test_a_whole_training_without_a_dashboard(tmp_path, mode, warnings):
     """From the flags to the results, with W&B out of reach or switched off."""
     pytest.importorskip("wandb")
-    script = ("import sys, trainer; from support import tracking; from support.errors import run_command; "
-              "tracking.PATIENCE = 3; sys.exit(run_command(trainer.main, sys.argv[1:]))")
+    script = (
+        "import sys, trainer; from support import tracking; from support.errors import run_command; "
+        "tracking.PATIENCE = 3; sys.exit(run_command(trainer.main, sys.argv[1:]))"
+    )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    done = subprocess.run([sys.executable, "-c", script, "--checkpoint_dir", str(tmp_path), "--runs_dir",
-                           str(tmp_path / "runs"), *SMALL, "--use_wandb", "--wandb_mode", mode], cwd=ROOT,
-                          capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=240, env={
-                              **environment, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "x" * 40,
-                              "WANDB_SILENT": "true"})
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            script,
+            "--checkpoint_dir",
+            str(tmp_path),
+            "--runs_dir",
+            str(tmp_path / "runs"),
+            *SMALL,
+            "--use_wandb",
+            "--wandb_mode",
+            mode,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=240,
+        env={
+            **environment,
+            "WANDB_BASE_URL": "http://127.0.0.1:9",
+            "WANDB_API_KEY": "x" * 40,
+            "WANDB_SILENT": "true",
+        },
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("warning: wandb failed") == warnings and (tmp_path / "best" / "results.json").exists()
+    assert (
+        done.stderr.count("warning: wandb failed") == warnings
+        and (tmp_path / "best" / "results.json").exists()
+    )
     (record,) = (tmp_path / "runs").glob("*.jsonl")
     assert [json.loads(line)["event"] for line in record.read_text().splitlines()][-1] == "test"
 
@@ -136,8 +219,15 @@ tracker.close()
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     try:
-        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
-                              timeout=120, env={**environment, "HOME": str(tmp_path)})
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            timeout=120,
+            env={**environment, "HOME": str(tmp_path)},
+        )
         said = os.read(ours, 1 << 16).decode()
     finally:
         os.close(ours)
@@ -150,10 +240,18 @@ tracker.close()
 def test_a_resumed_run_goes_on_under_its_name(tmp_path, monkeypatch):
     """And a failed one says so; WANDB_MODE overrules the flag's default."""
     calls = []
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(
-        __name__="wandb", Settings=lambda **_: None, init=lambda **options: calls.append(options),
-        log=lambda _: None, define_metric=lambda *_, **__: None,
-        finish=lambda exit_code: calls.append(exit_code)))
+    monkeypatch.setitem(
+        sys.modules,
+        "wandb",
+        types.SimpleNamespace(
+            __name__="wandb",
+            Settings=lambda **_: None,
+            init=lambda **options: calls.append(options),
+            log=lambda _: None,
+            define_metric=lambda *_, **__: None,
+            finish=lambda exit_code: calls.append(exit_code),
+        ),
+    )
     monkeypatch.setenv("WANDB_MODE", "offline")
     for resume, failed in ((False, True), (True, False), (False, False)):
         identity = tracking.run_identity(tmp_path / "run_id", resume)
@@ -177,15 +275,26 @@ def test_whatever_fails_is_said_once_and_left_alone(tmp_path, monkeypatch, capsy
         return act
 
     functions = {name: call(name) for name in ("init", "log", "finish")}
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(
-        __name__="wandb", Table=lambda dataframe: dataframe, **functions))
+    monkeypatch.setitem(
+        sys.modules,
+        "wandb",
+        types.SimpleNamespace(
+            __name__="wandb",
+            Settings=lambda **values: values,
+            define_metric=lambda *_args, **_kwargs: None,
+            Table=lambda dataframe: dataframe,
+            **functions,
+        ),
+    )
     tracker = Tracker(tmp_path / "run.jsonl", {"seed": 1}, "offline", group="g", name="n")
     tracker.log("epoch", loss=0.5)
     tracker.table("results", ["model"], [["a"]])
-    tracker.artifact(tmp_path, "none")
     tracker.close()
     assert capsys.readouterr().err.count("warning: wandb failed (no answer)") == 1
-    assert calls == {"init": ["init"], "log": ["init", "log"], "finish": ["init", "log", "log", "finish"]}[failing]
+    assert (
+        calls
+        == {"init": ["init"], "log": ["init", "log"], "finish": ["init", "log", "log", "finish"]}[failing]
+    )
     assert tracker.shown is False and not tracking.was_shown(tmp_path)
 
 
@@ -197,14 +306,16 @@ def test_the_sweep_speaks_the_trainers_language():
     assert sweep["program"] == "trainer.py" and sweep["metric"]["name"] == "epoch/best"
     after = sweep["command"].index("${program}")
     fixed = [part for part in sweep["command"][after:] if not part.startswith("${")]
-    shell = [*sweep["command"][1:after - 1], "echo", *fixed, "--dropout=0.1"]
-    said = subprocess.run(shell, env={**os.environ, "WANDB_RUN_ID": "a1"}, capture_output=True, text=True, check=True)
+    shell = [*sweep["command"][1 : after - 1], "echo", *fixed, "--dropout=0.1"]
+    said = subprocess.run(
+        shell, env={**os.environ, "WANDB_RUN_ID": "a1"}, capture_output=True, text=True, check=True
+    )
     trial, _ = parse_command_line(said.stdout.split(), "")
-    assert trial.train.checkpoint_dir == "runs/sweep/a1" and trial.model.dropout == 0.1  # each trial has its own
+    assert (
+        trial.train.checkpoint_dir == "runs/sweep/a1" and trial.model.dropout == 0.1
+    )  # each trial has its own
     for name, values in sweep["parameters"].items():
         for value in values.get("values", [values.get("min"), values.get("max")]):
             settings, _ = parse_command_line([*fixed, f"--{name}={value}"], "")
             assert str(settings.to_dict()[name]) == str(value)
             assert settings.train.use_wandb and settings.train.max_steps == 1500
-
-

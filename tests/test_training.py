@@ -62,7 +62,9 @@ def test_training_is_deterministic_and_learns(data, tmp_path):
     again, _ = trained(data, settings)
     assert same_weights(model, again)
     untrained = new_model(data, settings.model).frozen()
-    assert progress.best["MRR"] > 1.2 * np.mean(1 / target_ranks(untrained, data, "validation", 12, EvalSettings()))
+    assert progress.best["MRR"] > 1.2 * np.mean(
+        1 / target_ranks(untrained, data, "validation", 12, EvalSettings())
+    )
     other, _ = trained(data, settings.replace(seed=1))
     assert not same_weights(model, other)
 
@@ -73,8 +75,12 @@ def test_the_parts_of_a_step_add_up_to_the_step(data, variant, tmp_path, monkeyp
     gradients: list[list[torch.Tensor]] = []
 
     def look(optimizer):
-        gradients[-1] += [parameter.grad.clone() for group in optimizer.param_groups for parameter in group["params"]
-                          if parameter.grad is not None]
+        gradients[-1] += [
+            parameter.grad.clone()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
 
     # Nothing hidden: a first film's rating, which a start predicts, is missing where the history's ratings are hidden.
     settings = tiny_settings(tmp_path, variant, max_epochs=1, batch_size=24)
@@ -105,14 +111,21 @@ def test_a_stopwatch_tells_work_from_waiting():
     assert progress.seconds >= 5.4 and 7.2 <= progress.processor_seconds < 7.6
 
 
-@pytest.mark.parametrize(("changes", "parts"), [
-    ({}, {}), ({"max_steps": 13}, {}),
-    ({}, {"graph": True, "text_encoder": "ngrams"}),
-    ({}, {"contrastive_weight": 0.3, "masked_item_weight": 0.0}),
-    ({"late_start_share": 0.5, "loss": "sampled_softmax"}, {"start_token": True})])
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, {}),
+        ({"max_steps": 13}, {}),
+        ({}, {"graph": True, "text_encoder": "ngrams"}),
+        ({}, {"contrastive_weight": 0.3, "masked_item_weight": 0.0}),
+        ({"late_start_share": 0.5, "loss": "sampled_softmax"}, {"start_token": True}),
+    ],
+)
 def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, changes, parts):
     """Stop in the middle of an epoch by a real Ctrl-C signal, resume: the same weights to the last bit."""
-    settings = tiny_settings(tmp_path, dataclasses.replace(DROPOUT_MODEL, **parts), **{"max_epochs": 4, **changes})
+    settings = tiny_settings(
+        tmp_path, dataclasses.replace(DROPOUT_MODEL, **parts), **{"max_epochs": 4, **changes}
+    )
     whole, progress = trained(data, settings)
     step = training_loop.Run.train_step
 
@@ -129,8 +142,11 @@ def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, changes, par
     assert signal.getsignal(signal.SIGINT) is handler
     resumed, after = trained(data, settings, state_folder=tmp_path / "last", resume=True)
     assert same_weights(whole, resumed)
-    assert (after.step, after.tokens, after.best["NDCG@10"]) == (progress.step, progress.tokens,
-                                                                 progress.best["NDCG@10"])
+    assert (after.step, after.tokens, after.best["NDCG@10"]) == (
+        progress.step,
+        progress.tokens,
+        progress.best["NDCG@10"],
+    )
 
 
 def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeypatch):
@@ -143,8 +159,11 @@ def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeyp
 
     monkeypatch.setattr(training_loop.Run, "validation_metrics", planned)
     called = []
-    model, progress = trained(data, tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=10, patience=3),
-                              on_best=lambda _model, record, first: called.append((record["epoch"], first)))
+    model, progress = trained(
+        data,
+        tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=10, patience=3),
+        on_best=lambda _model, record, first: called.append((record["epoch"], first)),
+    )
     assert called == [(1, True), (2, False)] and progress.best["epoch"] == 2 and progress.epoch == 5
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights[1].items())
 
@@ -157,14 +176,23 @@ def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(data, tmp_
         model.encoder.blocks[0].expand.weight.fill_(torch.nan)
     for validate in (True, False):
         with pytest.raises(UserError, match=r"diverged|became nan"):
-            fit(model, data, settings, quiet=True, state_folder=tmp_path / "last", on_best=pytest.fail,
-                validate=validate)
+            fit(
+                model,
+                data,
+                settings,
+                quiet=True,
+                state_folder=tmp_path / "last",
+                on_best=pytest.fail,
+                validate=validate,
+            )
         assert not (tmp_path / "last").exists()
 
 
 def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path, monkeypatch):
     monkeypatch.setattr(training_loop, "LOG_EVERY", 1)
-    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=10_000, max_minutes=0.03, eval_every=10_000)
+    settings = tiny_settings(
+        tmp_path, VARIANTS["enhanced"], max_epochs=10_000, max_minutes=0.03, eval_every=10_000
+    )
     _, progress = trained(data, settings, tracker=Tracker(tmp_path / "run.jsonl", settings.to_dict()))
     assert progress.finished and progress.seconds < 10 and progress.best
     records = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
@@ -175,15 +203,20 @@ def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path, monkeypa
 
 def test_schedule_warms_up_and_decays(data, tmp_path):
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=50)
-    run = training_loop.Run(new_model(data, settings.model), data, settings, True, None,
-                             Tracker(None, {}), None, True)
+    run = training_loop.Run(
+        new_model(data, settings.model), data, settings, True, None, Tracker(None, {}), None, True
+    )
     total = 50 * run.steps_per_epoch
     factors = []
     for step in range(total + 1):
         run.progress.step = step
         factors.append(run.schedule())
     peak = int(training_loop.WARM_UP * total)
-    assert factors[0] > 0 and factors[peak] == pytest.approx(1, abs=0.02) and factors[-1] == pytest.approx(0, abs=1e-9)
+    assert (
+        factors[0] > 0
+        and factors[peak] == pytest.approx(1, abs=0.02)
+        and factors[-1] == pytest.approx(0, abs=1e-9)
+    )
     assert factors[:peak] == sorted(factors[:peak]) and factors[peak:] == sorted(factors[peak:], reverse=True)
 
 
@@ -195,33 +228,64 @@ def test_weight_decay_spares_tables_biases_and_norms(data):
     assert {"item_ids.weight", "position", "next_bias", "encoder.final_norm.weight"} <= set(spared)
 
 
-
 @pytest.mark.slow
 def test_trainer_under_torchrun(tmp_path):
     """The README's line, shrunk: one model, one record, one table."""
-    done = run_two(ROOT / "trainer.py", "--preset", "quick", "--dataset", "synthetic", "--hidden_size", "16",
-                   "--seq_length", "20", "--max_epochs", "1", "--checkpoint_dir",
-                   str(tmp_path / "c"), "--runs_dir", str(tmp_path / "runs"))
+    done = run_two(
+        ROOT / "trainer.py",
+        "--preset",
+        "quick",
+        "--dataset",
+        "synthetic",
+        "--hidden_size",
+        "16",
+        "--seq_length",
+        "20",
+        "--max_epochs",
+        "1",
+        "--checkpoint_dir",
+        str(tmp_path / "c"),
+        "--runs_dir",
+        str(tmp_path / "runs"),
+    )
     assert done.stdout.count("Ranking on the test items") == 1
-    assert (tmp_path / "c" / "best" / "results.json").exists() and len(list((tmp_path / "runs").iterdir())) == 1
+    assert (tmp_path / "c" / "best" / "results.json").exists() and len(
+        list((tmp_path / "runs").iterdir())
+    ) == 1
 
 
 def run_two(*arguments):
     """A script in two processes."""
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                           *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            *map(str, arguments),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     return done
 
 
 # The library interface of vanilla BERT4Rec --------------------------------------------------------------------------
 
+
 def test_vanilla_interface(tmp_path):
     """The lines of the README: a cycle 1 2 3 ... 20 is learned and continued."""
     torch.manual_seed(0)
     sequences = [[1 + (start + step) % 20 for step in range(10)] for start in range(20)] * 5
-    model = BERT4Rec(vocab_size=20, hidden_size=32, num_layers=2, num_heads=2, max_seq_length=12, dropout_rate=0.0)
+    model = BERT4Rec(
+        vocab_size=20, hidden_size=32, num_layers=2, num_heads=2, max_seq_length=12, dropout_rate=0.0
+    )
     dataset = SequentialDataset(user_sequences=sequences, max_length=12, mask_prob=0.15)
     assert len(dataset) == 100
     BERT4RecTrainer(model, dataset).train(epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3)
@@ -231,9 +295,13 @@ def test_vanilla_interface(tmp_path):
     assert len(best) == 11 and not {item for item, _ in best} & set(history)
     assert [score for _, score in best] == sorted((score for _, score in best), reverse=True)
     model.save_pretrained(tmp_path / "cycle")
-    other = BERT4Rec(vocab_size=20, hidden_size=32, num_layers=2, num_heads=2, max_seq_length=12, dropout_rate=0.0)
+    other = BERT4Rec(
+        vocab_size=20, hidden_size=32, num_layers=2, num_heads=2, max_seq_length=12, dropout_rate=0.0
+    )
     assert other.load_pretrained(tmp_path / "cycle").recommend(history, top_k=11) == best
-    backwards = SequentialDataset({user: sequence[::-1] for user, sequence in enumerate(sequences)}, max_length=12)
+    backwards = SequentialDataset(
+        {user: sequence[::-1] for user, sequence in enumerate(sequences)}, max_length=12
+    )
     other.fine_tune(backwards, epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3)
     assert other.recommend(history[::-1], top_k=1)[0][0] == 2
 
@@ -244,11 +312,15 @@ def test_fine_tuning_grows_the_vocabulary(tmp_path):
     before = dict(model.recommend([1, 2, 3], top_k=17))
     model.fine_tune(SequentialDataset([[1, 2, 23]], 12), epochs=1, learning_rate=1e-12)
     after = dict(model.recommend([1, 2, 3], top_k=20))
-    assert model.vocab_size == 23 and {item: after[item] for item in before} == pytest.approx(before, abs=1e-4)
+    assert model.vocab_size == 23 and {item: after[item] for item in before} == pytest.approx(
+        before, abs=1e-4
+    )
     assert after[21] == after[22] == pytest.approx(after[23], abs=1e-4)
     torch.manual_seed(0)
     cycle = [[1 + (start + step) % 25 for step in range(10)] for start in range(25)] * 5
-    model.fine_tune(SequentialDataset(cycle, 12), epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3)
+    model.fine_tune(
+        SequentialDataset(cycle, 12), epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3
+    )
     for last in (20, 21, 22, 23, 24):  # each next one is new
         assert last + 1 in dict(model.recommend([last - 2, last - 1, last], top_k=3))
     model.save_pretrained(tmp_path / "grown")
@@ -279,9 +351,13 @@ def test_vanilla_validation_holds_out_two(tmp_path):
 
 
 HIDING = {
-    "plain": {}, "vanilla": {"model": "vanilla"}, "graph": {"graph": True, "text_encoder": "ngrams"},
-    "contrastive": {"contrastive_weight": 0.3}, "late": {"late_start_share": 0.5, "start_token": True},
-    "sampled": {"loss": "sampled_softmax"}, "windows": {"sliding_window": True, "masking": "late"},
+    "plain": {},
+    "vanilla": {"model": "vanilla"},
+    "graph": {"graph": True, "text_encoder": "ngrams"},
+    "contrastive": {"contrastive_weight": 0.3},
+    "late": {"late_start_share": 0.5, "start_token": True},
+    "sampled": {"loss": "sampled_softmax"},
+    "windows": {"sliding_window": True, "masking": "late"},
     "known time": {"query_time": "known"},
 }
 
