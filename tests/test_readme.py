@@ -129,7 +129,7 @@ def test_command(place, monkeypatch, tmp_path, command):
                 "--seeds",
                 "1",
                 "--variants",
-                "four heads",
+                "next item alone",
                 *results,
                 "--work",
                 str(tmp_path),

@@ -114,7 +114,7 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
         "epoch/NDCG@10",
         "epoch/best",
         "epoch/loss_next_item",
-        "epoch/loss_rating",
+        "epoch/loss_value",
         "epoch/learning_rate",
         "test/ranking/enhanced/NDCG@10/mean",
         "results",
