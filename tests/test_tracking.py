@@ -126,7 +126,7 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
         for path in log.glob("wandb/offline-run-*/files/media/table/*.table.json")
     }
     assert [row[0] for row in tables["results"]["data"]] == ["popularity", "enhanced"]
-    assert tables["recommendations"]["columns"] == ["user_id", "place", "film", "score"]
+    assert tables["recommendations"]["columns"] == ["user_id", "place", "item", "score"]
     assert len(tables["recommendations"]["data"]) == 50
     logged = [
         record.request.log_artifact.artifact if record.HasField("request") else record.artifact
