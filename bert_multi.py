@@ -1,11 +1,11 @@
-"""Five next films at once for people that training never saw: `python bert_multi.py --size S`.
+"""Five next items at once for users that training never saw: `python bert_multi.py --size S`.
 
 The protocol `multi5` (splits.py): ratings of 4 and 5 as implicit feedback; people with at least ten of them (5,950 of
 ML-1M; the reference had 5,955, which no such bound gives: nine leave 5,984, and six, the fewest that the split can use,
 6,028), split 70 / 15 / 15; the last five interactions of each held-out person are the targets. The reference report
 claims Recall@10 / NDCG@10 of .4102 / .3531 (S), .5978 / .5378 (M), .6369 / .5712 (L) and .6386 / .5618 (XL) without
-saying what was ranked; this prints the same model's figures among all films, among 100 drawn by popularity and among
-100 drawn uniformly, beside popularity's. Five relevant films: the best possible Recall@10 and NDCG@10 are 1.
+saying what was ranked; this prints the same model's figures among all items, among 100 drawn by popularity and among
+100 drawn uniformly, beside popularity's. Five relevant items: the best possible Recall@10 and NDCG@10 are 1.
 
 Any flag of trainer.py may follow; `--resume` goes on with a stopped run.
 """

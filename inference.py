@@ -1,7 +1,7 @@
 """Recommend items, with reasons: `python inference.py --user_id 123 --k 10`.
 
 For a user of the data the history is theirs; for anybody else give `--history "260,1210"` or names
-(`--history "The Matrix; Toy Story (1995)"`), and what is known of the user (`--set gender=F --set age=25`);
+(`--history "The Matrix; Toy Story (1995)"`), and what is known of the user (`--set COLUMN=VALUE`);
 with `--history ""` nothing but that. Everybody at once: `--users all --history_until test --output
 recs.parquet`. All ids are the data set's own.
 """
@@ -39,7 +39,7 @@ def _parser() -> ArgumentParser:
     add("--set", action="append", default=[], metavar="COLUMN=VALUE",
         help="a column of a new user, or instead of what the data say: --set age=25")
     add("--where", action="append", default=[], metavar="CONDITION",
-        help='keep items that meet a condition: --where "year>=1980" --where genres=Comedy,Drama')
+        help='keep items that meet a condition: --where "price<=20" --where colour=red,blue')
     add("--users", help="'all' or a list of ids: recommendations for many, to --output")
     add("--history_until", choices=("end", "test", "validation"), default="end",
         help="with --users: whole histories, or what comes before the held-out interaction "

@@ -72,7 +72,7 @@ def known_rows(items: Table, schema: Schema, ids: Sequence[Any], what: str) -> n
 
 
 def rows_where(items: Table, conditions: Sequence[str]) -> np.ndarray:
-    """(R,) True at the items that meet all conditions: 'genres=Comedy,Drama' (any of these), 'year>=1980'.
+    """(R,) True at the items that meet all conditions: 'colour=red,blue' (any of these), 'price<=20'.
 
     Raises `UserError` for what is no condition, an unknown column or value.
     """

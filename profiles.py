@@ -20,7 +20,7 @@ MOST_VALUES = 200  # of an item column, in a profile
 
 def user_columns_of(users: Table, facts: Mapping[str, Any],
                     known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What is known of a user, with facts such as {'gender': 'F', 'age': 25} in the place of what is
+    """What is known of a user, with facts such as {'country': 'FR', 'age': 25} in the place of what is
     `known`; None for unknown. Raises `UserError` for an unknown column or value."""
     columns = dict(known)
     for name, value in facts.items():

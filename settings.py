@@ -85,7 +85,7 @@ class ModelSettings:
     item_ids: bool = option(True, "enhanced")
     """One learned vector per item."""
     item_features: str = option("all", "enhanced")
-    """Columns of the items as input: all, none, or names as in 'genres,year'."""
+    """Columns of the items as input: all, none, or names as in 'price,brand'."""
     text_encoder: Literal["none", "auto", "sentence", "ngrams"] = option("none", "enhanced")
     """How text columns are read: sentence = MiniLM (requirements-text.txt), ngrams = hashed characters,
     auto = the better one that is installed, none = not at all."""
@@ -112,7 +112,7 @@ class ModelSettings:
     value_weight: float = option(0.3, "enhanced")
     """Weight of predicting interaction columns, such as ratings, before they are given; 0 = no such heads."""
     preference_weight: float = option(0.2, "enhanced")
-    """Weight of predicting item columns, such as genres, of what comes next; 0 = no such heads."""
+    """Weight of predicting item columns of what comes next; 0 = no such heads."""
     contrastive_weight: float = option(0.0, "enhanced", needs="next_item_weight")
     """Weight of the loss that brings two views of a history together (views.py)."""
 

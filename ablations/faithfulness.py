@@ -41,7 +41,8 @@ from evaluation.report import interval, print_table, table_text
 from evaluation.significance import compare, holm, mark
 from explanations.attribution import METHODS, Absence, Attribution, Question, explain
 from model_io import data_of, load_model
-from readers.synthetic import generate
+from readers.synthetic import FAMILY_OF_CAUSE as CAUSES
+from readers.synthetic import true_causes
 from scorer import Scorer
 from settings import Settings
 from support.arguments import ArgumentParser
@@ -58,7 +59,6 @@ CONTROLS = ("attention_rollout", "random")
 SAMPLES = 100_000  # of the randomisation test: Holm's correction of all comparisons must leave room for p < .001
 FIRST = 3  # contributions that are looked at for the true cause
 FEWEST = 20  # interactions before a planted cause
-CAUSES = {"earlier_film": "", "age_group": "users.age", "season": "times"}  # of the synthetic data -> family
 Found = dict[str, dict[str, dict[str, np.ndarray]]]  # way -> measure -> method -> (P,)
 
 
@@ -182,9 +182,7 @@ def planted_causes(scorer: Scorer, data: Dataset, methods: list[str], seed: int 
     """On the synthetic data, for the held-out interactions with FEWEST before them: share of those with an earlier item
     as their cause that have it among the FIRST contributions, and of those with the age group or the season as their
     cause that have that family first."""
-    truth = generate()["interactions"].frame
-    keys = zip(truth["user_id"], truth["movie_id"], strict=True)
-    known = dict(zip(keys, zip(truth["cause"], truth["cause_movie_id"], strict=True), strict=True))
+    known = true_causes()
     requests, catalogue = data.split.requests["test"], data.catalogue
     hits: dict[str, dict[str, list[float]]] = {method: {cause: [] for cause in CAUSES} for method in methods}
     for user, end in zip(requests.users.tolist(), requests.ends.tolist(), strict=True):

@@ -63,7 +63,7 @@ class Ours:
         return {"users": self.engine.data.num_users}
 
     def recommend(self) -> dict[str, Any]:
-        """Ten films for each of the first users, seen ones left out."""
+        """Ten items for each of the first users, seen ones left out."""
         users = self.engine.data.catalogue.users.ids[:USERS].tolist()
         began = time.perf_counter()
         table = self.engine.recommend_all(users, 10, precision=self.precision)

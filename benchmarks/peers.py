@@ -83,7 +83,7 @@ class Peer:
         return self.model.recommend(people, self.dataset, k=10, filter_viewed=True, context=context)
 
     def recommend(self) -> dict[str, Any]:
-        """Ten films for each of the first people, seen ones left out."""
+        """Ten items for each of the first users, seen ones left out."""
         began = time.perf_counter()
         table = self._recommend(self.people)
         return {"seconds": time.perf_counter() - began, "users": table[Columns.User].nunique(), "rows": len(table)}

@@ -44,7 +44,7 @@ def strongest(items: Sequence[tuple[str, float]],
 
 
 def sentence(schema: Schema, items: Pairs, families: Pairs) -> str:
-    """'Because you watched Alien (+0.8) and Aliens (+0.5), and because of its genres (+0.3).'
+    """'Because you bought milk (+0.8) and bread (+0.5), and because of its price (+0.3).'
 
     items, families: what to name (`strongest`), families by their labels.
     """

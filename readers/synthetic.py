@@ -33,6 +33,8 @@ import pandas as pd
 from readers.raw import File
 
 CAUSES = {"earlier_film": 0.35, "age_group": 0.15, "season": 0.15, "genre_taste": 0.25, "chance": 0.10}
+# What an explanation should name: the family of features, or '' for an item of the history.
+FAMILY_OF_CAUSE = {"earlier_film": "", "age_group": "users.age", "season": "times"}
 FIRST_TIME = 946_684_800  # 2000-01-01
 DAY = 86_400
 SEQUEL_MEMORY = 3
@@ -82,6 +84,13 @@ def generate(seed: int = 7, people: int = 1000, films: int = 400) -> dict[str, F
     frames = {"interactions": pd.DataFrame(rows, columns=RATINGS), "items": movies,
               "users": pd.DataFrame(users, columns=["user_id", "gender", "age", "occupation"])}
     return {table: File(frame, f"synthetic {table}") for table, frame in frames.items()}
+
+
+def true_causes() -> dict[tuple[int, int], tuple[str, int]]:
+    """(user id, item id) -> (cause, id of the earlier item that caused it, or 0) of the frozen data set."""
+    rows = generate()["interactions"].frame
+    pairs = zip(rows["user_id"], rows["movie_id"], strict=True)
+    return dict(zip(pairs, zip(rows["cause"], rows["cause_movie_id"], strict=True), strict=True))
 
 
 def season_of(timestamp: int) -> int:

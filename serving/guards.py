@@ -55,14 +55,14 @@ class Measured:
         began, status = time.perf_counter(), "gone"
         self.metrics.begun.labels(path).inc()
 
-        async def watched(message: Message) -> None:
+        async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
             await send(message)
 
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, counted)
         except Exception:
             status = "500"
             raise
