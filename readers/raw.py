@@ -77,6 +77,12 @@ def assemble(schema: Schema, files: Files, note: str = "") -> RawData:
     for table in ("items", "users"):
         if table in tables:
             tables[table] = _one_row_each(tables[table], files[table])
+    for role, table in (("item", "items"), ("user", "users")):
+        if table in tables:
+            strange = ~interactions[role].isin(tables[table]["id"])
+            if strange.any():
+                number = interactions.loc[strange, role].nunique()
+                counts.append((f"{table} without a row in their table", number))
     if "time" in interactions and (interactions["time"] < 0).any():
         row = int(np.flatnonzero(interactions["time"] < 0)[0])
         _fault(files["interactions"], row, f"time {interactions['time'].iloc[row]} is before 1970")

@@ -237,3 +237,10 @@ def test_synthetic_causes_are_true():
     in_season = ratings[ratings["cause"] == "season"]
     by_season = in_season.groupby(in_season["timestamp"].map(season_of))["movie_id"].nunique()
     assert (by_season <= 30).all()
+
+
+def test_items_without_a_row_in_their_table_are_counted(ml_1m_folder):
+    path = ml_1m_folder / "movies.dat"
+    lines = path.read_text(encoding="latin-1").splitlines()
+    path.write_text("\n".join(lines[1:]) + "\n", encoding="latin-1")
+    assert dict(read("ml-1m", str(ml_1m_folder)).counts) == {"items without a row in their table": 1}

@@ -20,10 +20,11 @@ import torch
 import bert_multi
 import inference
 import trainer
+import training_loop
 from data_processor import load
 from engine import Query, RecommendationEngine
 from model_io import load_model
-from support.errors import run_command
+from support.errors import UserError, run_command
 from tests.conftest import ROOT, films, write_ml_1m
 
 SMALL = [
@@ -590,3 +591,56 @@ def test_an_item_that_training_never_saw(starting_model, files):
     everything = engine.get_recommendations(None, [3], 80)
     assert new in {item.id for item in everything} or new in best
     assert next(item for item in everything if item.id == new).note
+
+
+def test_a_run_resumed_before_its_first_best_keeps_the_older_model(files, tmp_path):
+    """Run A finishes, run B stops before it evaluates and resumes: A's model is set aside, not overwritten."""
+    assert train(tmp_path, files, "--max_epochs", "1", "--seed", "1") == 0
+    step = training_loop.Run.train_step
+
+    def stopped(run, batch):
+        step(run, batch)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    training_loop.Run.train_step = stopped
+    try:
+        assert train(tmp_path, files, "--max_epochs", "2", "--seed", "2") == 130
+    finally:
+        training_loop.Run.train_step = step
+    assert run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]) == 0
+    seeds = [
+        json.loads((tmp_path / name / "checkpoint.json").read_text())["settings"]["seed"]
+        for name in ("best.previous", "best")
+    ]
+    assert seeds == [1, 2]
+
+
+def test_a_full_disk_while_saving_a_checkpoint(model, tmp_path, monkeypatch):
+    import safetensors.torch
+    import torch
+
+    from support.checkpoint import read_checkpoint, write_checkpoint
+
+    folder = shutil.copytree(model, tmp_path / "best")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_args):
+        raise safetensors.SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    for keep_previous in (False, True):
+        with pytest.raises(UserError, match="no space left"):
+            write_checkpoint(folder, {"x": torch.zeros(3)}, {}, keep_previous=keep_previous)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    monkeypatch.undo()
+    replace = os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda old, new: full() if str(old).endswith("new") else replace(old, new)
+    )
+    with pytest.raises(UserError, match="no space left"):  # at the very last step
+        write_checkpoint(folder, {"x": torch.zeros(3)}, {})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert read_checkpoint(folder)[1]["settings"]["seed"] == 42
