@@ -30,8 +30,8 @@ class Recommendation(Item):
 
 @dataclass(frozen=True)
 class Contribution(Item):
-    """What one item of the history contributes to a log-probability, and in full by how many ranks the
-    recommended item falls without it."""
+    """What one item of the history contributes to a log-probability, and in full by how many
+    ranks the recommended item falls without it."""
 
     effect: float = 0.0
     places: int | None = None
@@ -61,8 +61,9 @@ class Flip:
 class WhatIf:
     """What would have to be otherwise.
 
-    without: items of the history without which an item is not among the first k, none of them if it is
-    not there anyway; None if it stays without any. as_another: its rank for other values of user columns.
+    without: items of the history without which an item is not among the first k, none of them if
+    it is not there anyway; None if it stays without any. as_another: its rank for other values of
+    user columns.
     """
 
     without: tuple[Item, ...] | None
@@ -71,7 +72,9 @@ class WhatIf:
 
 @dataclass(frozen=True)
 class Feature:
-    """What a family of features contributes, and in full by how many ranks an item falls without it."""
+    """What a family of features contributes, and in full by how many ranks an item falls without
+    it.
+    """
 
     name: str
     label: str
@@ -81,7 +84,9 @@ class Feature:
 
 @dataclass(frozen=True)
 class Explanation(Item):
-    """What speaks for an item, and against it; in full also its rank and what would have to be otherwise."""
+    """What speaks for an item, and against it; in full also its rank and what would have to be
+    otherwise.
+    """
 
     log_probability: float = 0.0
     sentence: str = ""
@@ -94,8 +99,8 @@ class Explanation(Item):
 
 @dataclass(frozen=True)
 class Affinity:
-    """A value of an item column in a history: its share with a 95 % interval (Wilson), and how many times
-    that is its share of the catalogue."""
+    """A value of an item column in a history: its share with a 95 % interval (Wilson), and how
+    many times that is its share of the catalogue."""
 
     value: str
     share: float
@@ -108,9 +113,9 @@ class Affinity:
 class Profile:
     """What the data say of a user, and what the model expects next.
 
-    columns: of the user. affinities: item column -> its values, the largest share first. numbers: column
-    -> median and quartiles over the history. means: numeric interaction column -> mean. expected: item
-    column -> value -> share in what comes next.
+    columns: of the user. affinities: item column -> its values, the largest share first. numbers:
+    column -> median and quartiles over the history. means: numeric interaction column -> mean.
+    expected: item column -> value -> share in what comes next.
     """
 
     user_id: Id | None

@@ -1,7 +1,7 @@
 """`Batch`: the named tensors that a model reads, and how they are cut out of a `Dataset`.
 
-Axes: B sequences, L positions. Sequences are padded on the right. Batches gather sequences of similar
-length, so that little arithmetic is spent on padding.
+Axes: B sequences, L positions. Sequences are padded on the right. Batches gather sequences of
+similar length, so that little arithmetic is spent on padding.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from settings import TrainSettings
 from transformer import Pattern, positions_before
 
 WIDTH_STEP, ROW_STEP = 8, 64
-# Shares of the training sequences without one kind of side information, and without the user's id.
+# Shares of the training sequences without one kind of side information, and without the user's
+# id.
 CONTEXT_DROPOUT, USER_ID_DROPOUT = 0.1, 0.5
-LATE = 2**40  # stream of an epoch's noise that says which windows begin late; batches have their own
+# stream of an epoch's noise that says which windows begin late; batches have their own
+LATE = 2**40
 Columns = Mapping[str, Tensor]
 
 
@@ -31,10 +33,10 @@ Columns = Mapping[str, Tensor]
 class Batch:
     """Histories, and in training what is to be predicted from them.
 
-    Under the causal pattern position i predicts `targets[:, i]`, the interaction after i; under the
-    bidirectional one it predicts the item that MASK replaced at i. PAD in `targets`: nothing is
-    predicted there. `request_times` is the moment for which a position predicts; only a model with
-    query_time 'known' may read it. `views`: two other forms of each history, for contrastive
+    Under the causal pattern position i predicts `targets[:, i]`, the interaction after i; under
+    the bidirectional one it predicts the item that MASK replaced at i. PAD in `targets`: nothing
+    is predicted there. `request_times` is the moment for which a position predicts; only a model
+    with query_time 'known' may read it. `views`: two other forms of each history, for contrastive
     learning, or none.
     """
 
@@ -46,16 +48,25 @@ class Batch:
     columns: Columns  # (B, L) each: what is known of the interactions
     target_columns: Columns  # (B, L) each: what is known of the targets
     lengths: Tensor  # (B,)
-    whole: Tensor  # (B,) bool, False where earlier interactions of the user are not here
+    # (B,) bool, False where earlier interactions of the user are not here
+    whole: Tensor
     users: Tensor  # (B,) rows of users, 0 = unknown
     user_columns: Columns  # (B, ...) each
     views: tuple[Batch, ...] = ()
 
-    def each(self, grid: Callable[[Tensor], Tensor], row: Callable[[Tensor], Tensor]) -> Batch:
-        """Copy with one function applied to every (B, L) tensor and another to every (B, ...) one."""
+    def each(
+        self, grid: Callable[[Tensor], Tensor], row: Callable[[Tensor], Tensor]
+    ) -> Batch:
+        """Copy with one function applied to every (B, L) tensor and another to every (B, ...)
+        one.
+        """
         changes: dict[str, Any] = {name: grid(getattr(self, name)) for name in GRIDS}
         changes |= {name: row(getattr(self, name)) for name in ROWS}
-        for name, function in (("columns", grid), ("target_columns", grid), ("user_columns", row)):
+        for name, function in (
+            ("columns", grid),
+            ("target_columns", grid),
+            ("user_columns", row),
+        ):
             columns = getattr(self, name)
             changes[name] = {key: function(value) for key, value in columns.items()}
         return self.replace(**changes)
@@ -72,7 +83,9 @@ class Batch:
         """Copy on a device."""
         if device.type == "cpu":
             return self
-        moved = self.each(lambda tensor: tensor.to(device), lambda tensor: tensor.to(device))
+        moved = self.each(
+            lambda tensor: tensor.to(device), lambda tensor: tensor.to(device)
+        )
         return moved.replace(views=tuple(view.to(device) for view in self.views))
 
     def replace(self, **changes: Any) -> Batch:
@@ -90,8 +103,8 @@ class Batch:
         return self.each(lambda tensor: tensor[:, :width], lambda tensor: tensor)
 
     def parts(self, positions: int) -> list[Batch]:
-        """The batch in pieces of sequences of similar length, each of at most so many positions (and
-        at least one sequence), padding counted, and no wider than it needs to be.
+        """The batch in pieces of sequences of similar length, each of at most so many positions
+        (and at least one sequence), padding counted, and no wider than it needs to be.
 
         With views it stays whole: they are compared with those of all the others.
         """
@@ -99,7 +112,8 @@ class Batch:
         number = math.ceil(count / max(1, positions // width))
         if self.views or number == 1:
             return [self]
-        number = min(count, 2 ** math.ceil(math.log2(number)))  # few shapes, see padded_width
+        # few shapes, see padded_width
+        number = min(count, 2 ** math.ceil(math.log2(number)))
         order = self.lengths.argsort(descending=True, stable=True)
         groups = order.split(math.ceil(count / number))
         return [self.select(rows).narrowed(width) for rows in groups]
@@ -107,8 +121,8 @@ class Batch:
     def predicted(self) -> Tensor:
         """(N,) flat positions (row * L + column) at which something is predicted.
 
-        Filled up to a multiple of ROW_STEP with positions whose target is PAD, as far as there are
-        any: few shapes, see `padded_width`.
+        Filled up to a multiple of ROW_STEP with positions whose target is PAD, as far as there
+        are any: few shapes, see `padded_width`.
         """
         targets = self.targets.flatten()
         positions = targets.nonzero()[:, 0]
@@ -151,7 +165,9 @@ class History:
         """Some of the interactions."""
         times = None if self.times is None else self.times[chosen]
         columns = {name: values[chosen] for name, values in self.columns.items()}
-        return dataclasses.replace(self, items=self.items[chosen], times=times, columns=columns)
+        return dataclasses.replace(
+            self, items=self.items[chosen], times=times, columns=columns
+        )
 
 
 def history_of(data: Dataset, user: int, end: int | None = None) -> History:
@@ -164,38 +180,65 @@ def history_of(data: Dataset, user: int, end: int | None = None) -> History:
     end = last if end is None else int(end)
     trained = data.split.train_ends[user] > start
     columns = {name: values[start:end] for name, values in data.columns.items()}
-    return History(data.items[start:end], data.times[start:end], columns,
-                   user if trained else UNKNOWN, data.catalogue.users.take(user),
-                   int(data.times[end]) if end < last else NO_TIME)
+    return History(
+        data.items[start:end],
+        data.times[start:end],
+        columns,
+        user if trained else UNKNOWN,
+        data.catalogue.users.take(user),
+        int(data.times[end]) if end < last else NO_TIME,
+    )
 
 
-def history_batch(histories: Sequence[History], catalogue: Catalogue, seq_length: int) -> Batch:
+def history_batch(
+    histories: Sequence[History], catalogue: Catalogue, seq_length: int
+) -> Batch:
     """What a model needs to rank items for each history: its newest `seq_length` interactions."""
     cut = [history.items[-seq_length:] for history in histories]
     lengths = np.array([len(items) for items in cut])
     nothing = [np.zeros(len(items), dtype=np.int64) for items in cut]
-    times = [none if history.times is None else history.times[-seq_length:]
-             for history, none in zip(histories, nothing, strict=True)]
+    times = [
+        none if history.times is None else history.times[-seq_length:]
+        for history, none in zip(histories, nothing, strict=True)
+    ]
     # The moment for which a position predicts is that of the next interaction, last the request.
-    request = [np.append(moments[1:], history.request_time)
-               for history, moments in zip(histories, times, strict=True)]
+    request = [
+        np.append(moments[1:], history.request_time)
+        for history, moments in zip(histories, times, strict=True)
+    ]
     columns = {}
     for name, entry in catalogue.interaction_fields.items():
         unknown = entry.unknown
-        parts = [history.columns[name][-seq_length:] if name in history.columns
-                 else np.broadcast_to(unknown, len(items))
-                 for history, items in zip(histories, cut, strict=True)]
+        parts = [
+            history.columns[name][-seq_length:]
+            if name in history.columns
+            else np.broadcast_to(unknown, len(items))
+            for history, items in zip(histories, cut, strict=True)
+        ]
         columns[name] = _stack(parts, lengths, seq_length, unknown)
     user_columns = {}
     for name, values in catalogue.users.data.items():
-        rows = [history.user_columns.get(name, values[UNKNOWN]) for history in histories]
+        rows = [
+            history.user_columns.get(name, values[UNKNOWN]) for history in histories
+        ]
         user_columns[name] = _rows(rows)
     empty = _stack(nothing, lengths, seq_length)
-    whole = [history.whole and len(history.items) <= seq_length for history in histories]
-    return Batch("causal", _stack(cut, lengths, seq_length), _stack(times, lengths, seq_length),
-                 _stack(request, lengths.clip(1), seq_length), empty, columns, {},
-                 torch.from_numpy(lengths), torch.tensor(whole),
-                 torch.tensor([history.user for history in histories]), user_columns)
+    whole = [
+        history.whole and len(history.items) <= seq_length for history in histories
+    ]
+    return Batch(
+        "causal",
+        _stack(cut, lengths, seq_length),
+        _stack(times, lengths, seq_length),
+        _stack(request, lengths.clip(1), seq_length),
+        empty,
+        columns,
+        {},
+        torch.from_numpy(lengths),
+        torch.tensor(whole),
+        torch.tensor([history.user for history in histories]),
+        user_columns,
+    )
 
 
 def _rows(rows: Sequence[np.ndarray]) -> Tensor:
@@ -231,9 +274,14 @@ def append_mask(batch: Batch, seq_length: int) -> Batch:
     request[rows, batch.lengths] = asked
     columns = {name: extended(values) for name, values in batch.columns.items()}
     return batch.replace(
-        pattern="bidirectional", items=extended(batch.items, MASK),
-        times=extended(batch.times, last_time), request_times=request,
-        targets=extended(batch.targets), columns=columns, lengths=batch.lengths + 1)
+        pattern="bidirectional",
+        items=extended(batch.items, MASK),
+        times=extended(batch.times, last_time),
+        request_times=request,
+        targets=extended(batch.targets),
+        columns=columns,
+        lengths=batch.lengths + 1,
+    )
 
 
 def _drop_oldest(batch: Batch, keep: int) -> Batch:
@@ -257,8 +305,12 @@ def unknown_like(values: Tensor) -> Tensor:
     return torch.full_like(values, torch.nan if values.is_floating_point() else 0)
 
 
-def _stack(rows: Sequence[np.ndarray], lengths: np.ndarray, most: int,
-           unknown: np.ndarray | int = 0) -> Tensor:
+def _stack(
+    rows: Sequence[np.ndarray],
+    lengths: np.ndarray,
+    most: int,
+    unknown: np.ndarray | int = 0,
+) -> Tensor:
     """Right-padded (B, L) tensor, L a multiple of WIDTH_STEP or `most`."""
     dtype = np.asarray(unknown).dtype
     width = padded_width(lengths.max(initial=1), most)
@@ -269,21 +321,28 @@ def _stack(rows: Sequence[np.ndarray], lengths: np.ndarray, most: int,
 
 
 class TrainingBatches:
-    """The batches of each epoch, a pure function of (seed, epoch, step): a stopped run resumes exactly.
+    """The batches of each epoch, a pure function of (seed, epoch, step): a stopped run resumes
+    exactly.
 
-    A window is a run of interactions of one user: the newest `seq_length + 1` of the training part
-    or, with `sliding_window`, half-overlapping windows over all of it. Causal batches predict each
-    interaction of a window from those before it; cloze batches mask some of its newest `seq_length`.
-    The two kinds alternate: of every 1 / share batches one carries the cloze task. A share of the
-    windows begins late (`late_start_share`), others in each epoch; batches are of windows of similar
-    length after that, and as many and of as many windows in all epochs, so that `batch_tokens` is
-    kept exactly in the first one and nearly in the others.
+    A window is a run of interactions of one user: the newest `seq_length + 1` of the training
+    part or, with `sliding_window`, half-overlapping windows over all of it. Causal batches
+    predict each interaction of a window from those before it; cloze batches mask some of its
+    newest `seq_length`. The two kinds alternate: of every 1 / share batches one carries the cloze
+    task. A share of the windows begins late (`late_start_share`), others in each epoch; batches
+    are of windows of similar length after that, and as many and of as many windows in all epochs,
+    so that `batch_tokens` is kept exactly in the first one and nearly in the others.
 
     held_out: train on the training part; False = on everything.
     """
 
-    def __init__(self, data: Dataset, seq_length: int, train: TrainSettings, cloze_share: float,
-                 held_out: bool = True) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        seq_length: int,
+        train: TrainSettings,
+        cloze_share: float,
+        held_out: bool = True,
+    ) -> None:
         self.data, self.seq_length, self.train = data, seq_length, train
         self.cloze_share = cloze_share
         self.users, self.starts, self.ends = self._windows(held_out)
@@ -298,7 +357,8 @@ class TrainingBatches:
     def _windows(self, held_out: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(user, start, end) of each window."""
         size = self.seq_length + 1
-        shortest = 1 if self.cloze_share == 1 else 2  # a causal window needs an input and a target
+        # a causal window needs an input and a target
+        shortest = 1 if self.cloze_share == 1 else 2
         starts = self.data.offsets[:-1]
         ends = self.data.training_ends(held_out)
         users = np.flatnonzero(ends - starts >= shortest)
@@ -306,7 +366,9 @@ class TrainingBatches:
         if not self.train.sliding_window:
             return users, np.maximum(starts, ends - size), ends
         windows = []
-        for user, start, end in zip(users.tolist(), starts.tolist(), ends.tolist(), strict=True):
+        for user, start, end in zip(
+            users.tolist(), starts.tolist(), ends.tolist(), strict=True
+        ):
             first = max(start, end - size)
             windows.append((user, first, end))
             while first > start:
@@ -325,12 +387,15 @@ class TrainingBatches:
         draw = np.random.default_rng((self.train.seed, epoch, LATE))
         late = draw.random(len(late)) < self.train.late_start_share
         half = (self.ends - self.starts) / 2
-        left = (2 * half**draw.random(len(late))).astype(int)
+        left = (2 * half ** draw.random(len(late))).astype(int)
         return np.where(late, self.ends - left, self.starts), late
 
-    def epoch(self, epoch: int, first_step: int = 0, rank: int = 0,
-              world: int = 1) -> Iterator[Batch]:
-        """Batches of an epoch from `first_step` on; of several processes each takes every `world`-th."""
+    def epoch(
+        self, epoch: int, first_step: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """Batches of an epoch from `first_step` on; of several processes each takes every
+        `world`-th.
+        """
         draw = np.random.default_rng((self.train.seed, epoch))
         order = draw.permutation(len(self.users))
         starts, late = self._late_starts(epoch)
@@ -341,9 +406,10 @@ class TrainingBatches:
         for step in range(first_step, steps):
             number = step * world + rank
             group = groups[number]
-            rows = order[self.bounds[group]:self.bounds[group + 1]]
+            rows = order[self.bounds[group] : self.bounds[group + 1]]
             noise = np.random.default_rng((self.train.seed, epoch, number))
-            # All processes do the same kind of batch at the same step, spread evenly over the epochs.
+            # All processes do the same kind of batch at the same step, spread evenly over the
+            # epochs.
             if self._carries_cloze(epoch * steps + step):
                 batch = self._cloze(rows, starts[rows], noise)
             else:
@@ -354,7 +420,9 @@ class TrainingBatches:
     def _carries_cloze(self, count: int) -> bool:
         return int((count + 1) * self.cloze_share) > int(count * self.cloze_share)
 
-    def _gather(self, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _gather(
+        self, starts: np.ndarray, ends: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(lengths, (B, L) positions in the flat arrays, -1 on padding) of runs of interactions."""
         lengths = ends - starts
         grid = np.arange(padded_width(lengths.max(), self.seq_length))
@@ -362,33 +430,54 @@ class TrainingBatches:
 
     def _take(self, flat: np.ndarray, where: np.ndarray) -> Tensor:
         unknown = np.nan if flat.dtype == np.float32 else 0
-        return torch.from_numpy(np.where(where >= 0, flat[where], unknown).astype(flat.dtype))
+        return torch.from_numpy(
+            np.where(where >= 0, flat[where], unknown).astype(flat.dtype)
+        )
 
     def _columns(self, where: np.ndarray) -> dict[str, Tensor]:
-        return {name: self._take(flat, where) for name, flat in self.data.columns.items()}
+        return {
+            name: self._take(flat, where) for name, flat in self.data.columns.items()
+        }
 
     def _user_fields(self, rows: np.ndarray, starts: np.ndarray) -> dict[str, Any]:
         users = self.users[rows]
-        columns = {name: torch.from_numpy(values[users])
-                   for name, values in self.data.catalogue.users.data.items()
-                   if values.dtype != object}
+        columns = {
+            name: torch.from_numpy(values[users])
+            for name, values in self.data.catalogue.users.data.items()
+            if values.dtype != object
+        }
         whole = torch.from_numpy(starts == self.data.offsets[users])
-        return {"users": torch.from_numpy(users), "user_columns": columns, "whole": whole}
+        return {
+            "users": torch.from_numpy(users),
+            "user_columns": columns,
+            "whole": whole,
+        }
 
     def _causal(self, rows: np.ndarray, starts: np.ndarray) -> Batch:
         data = self.data
         lengths, inputs = self._gather(starts, self.ends[rows] - 1)
         following = np.where(inputs >= 0, inputs + 1, -1)
-        return Batch("causal", self._take(data.items, inputs), self._take(data.times, inputs),
-                     self._take(data.times, following), self._take(data.items, following),
-                     self._columns(inputs), self._columns(following), torch.from_numpy(lengths),
-                     **self._user_fields(rows, starts))
+        return Batch(
+            "causal",
+            self._take(data.items, inputs),
+            self._take(data.times, inputs),
+            self._take(data.times, following),
+            self._take(data.items, following),
+            self._columns(inputs),
+            self._columns(following),
+            torch.from_numpy(lengths),
+            **self._user_fields(rows, starts),
+        )
 
-    def _cloze(self, rows: np.ndarray, starts: np.ndarray, noise: np.random.Generator) -> Batch:
+    def _cloze(
+        self, rows: np.ndarray, starts: np.ndarray, noise: np.random.Generator
+    ) -> Batch:
         # A full window has one interaction more than the model reads: its oldest goes.
         starts = np.maximum(starts, self.ends[rows] - self.seq_length)
         lengths, where = self._gather(starts, self.ends[rows])
-        masked = torch.from_numpy(cloze_mask(lengths, where.shape[1], self.train, noise))
+        masked = torch.from_numpy(
+            cloze_mask(lengths, where.shape[1], self.train, noise)
+        )
         items = self._take(self.data.items, where)
         times = self._take(self.data.times, where)
         columns, targets = {}, {}
@@ -396,9 +485,17 @@ class TrainingBatches:
             unknown = unknown_like(values)
             columns[name] = unknown.where(masked, values)
             targets[name] = values.where(masked, unknown)
-        return Batch("bidirectional", items.masked_fill(masked, MASK), visible_times(times, masked),
-                     times * masked, items * masked, columns, targets, torch.from_numpy(lengths),
-                     **self._user_fields(rows, starts))
+        return Batch(
+            "bidirectional",
+            items.masked_fill(masked, MASK),
+            visible_times(times, masked),
+            times * masked,
+            items * masked,
+            columns,
+            targets,
+            torch.from_numpy(lengths),
+            **self._user_fields(rows, starts),
+        )
 
 
 def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:
@@ -410,21 +507,24 @@ def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:
     return np.minimum(most, -(-longest // WIDTH_STEP) * WIDTH_STEP)
 
 
-def cloze_mask(lengths: np.ndarray, width: int, train: TrainSettings,
-               noise: np.random.Generator) -> np.ndarray:
-    """(B, L) positions to mask, at least one a sequence, `train.mask_prob` of them on average (late,
-    above .5: fewer).
+def cloze_mask(
+    lengths: np.ndarray, width: int, train: TrainSettings, noise: np.random.Generator
+) -> np.ndarray:
+    """(B, L) positions to mask, at least one a sequence, `train.mask_prob` of them on average
+    (late, above .5: fewer).
 
-    `train.masking` says which: uniform = each alike; late = the chance grows linearly from the oldest
-    to the newest. In a share of the sequences the last position, which inference asks for, is masked
-    alone.
+    `train.masking` says which: uniform = each alike; late = the chance grows linearly from the
+    oldest to the newest. In a share of the sequences the last position, which inference asks for,
+    is masked alone.
     """
     place = np.arange(width)
     real, newest = place < lengths[:, None], place == lengths[:, None] - 1
     scores = np.where(real, noise.random(real.shape), 2.0)
     chance = np.full(real.shape, train.mask_prob)
     if train.masking == "late":
-        chance = np.minimum(1.0, 2 * train.mask_prob * (place + 1) / (lengths[:, None] + 1))
+        chance = np.minimum(
+            1.0, 2 * train.mask_prob * (place + 1) / (lengths[:, None] + 1)
+        )
     masked = scores < chance
     lowest = scores == scores.min(1, keepdims=True)
     masked |= lowest & ~(masked & real).any(1, keepdims=True)
@@ -452,7 +552,9 @@ def hide_context(batch: Batch, noise: np.random.Generator) -> Batch:
         users=batch.users.masked_fill(nobody, UNKNOWN),
         user_columns=hidden(batch.user_columns, no_user_columns),
         columns=hidden(batch.columns, no_columns),
-        times=batch.times * ~timeless, request_times=batch.request_times * ~timeless)
+        times=batch.times * ~timeless,
+        request_times=batch.request_times * ~timeless,
+    )
 
 
 def hidden(columns: Columns, rows: Tensor) -> dict[str, Tensor]:
@@ -465,15 +567,18 @@ def hidden(columns: Columns, rows: Tensor) -> dict[str, Tensor]:
 
 
 def visible_times(times: Tensor, masked: Tensor) -> Tensor:
-    """(B, L) times in which each masked position shows the time of the last visible one before it.
+    """(B, L) times in which each masked position shows the time of the last visible one before
+    it.
 
-    So neither a masked interaction's own moment nor the gap after it tells when it happened. Before
-    the first visible position the first visible time stands.
+    So neither a masked interaction's own moment nor the gap after it tells when it happened.
+    Before the first visible position the first visible time stands.
     """
     visible = times.masked_fill(masked, NO_TIME)
     place = torch.arange(times.shape[1]).expand_as(times)
     last_visible = place.masked_fill(masked, -1).cummax(1).values
-    first_visible = masked.long().cumprod(1).sum(1, keepdim=True).clamp(max=times.shape[1] - 1)
+    first_visible = (
+        masked.long().cumprod(1).sum(1, keepdim=True).clamp(max=times.shape[1] - 1)
+    )
     return visible.gather(1, torch.where(last_visible < 0, first_visible, last_visible))
 
 

@@ -5,13 +5,13 @@
     P(v | h) = softmax_v(GELU(h W_P + b_P) E^T + b_O)                eq. 7, E shared with the input
     loss = mean over masked positions of -log P(v_masked | h)        eq. 8
 
-Two things differ from the authors' code: initial weights are wider than BERT's 0.02, with which a model
-of this size stays at popularity's level for long; the head has no layer norm, as in eq. 7. Without one it
-learns faster at first; at full length, one seed, it was .0017 NDCG@10 lower on validation
-(ablations/LOG.md).
+Two things differ from the authors' code: initial weights are wider than BERT's 0.02, with which a
+model of this size stays at popularity's level for long; the head has no layer norm, as in eq. 7.
+Without one it learns faster at first; at full length, one seed, it was .0017 NDCG@10 lower on
+validation (ablations/LOG.md).
 
-Training masks a share of the positions at random and, in a share of the sequences, the last position
-alone; to recommend, MASK is appended to the history and its state ranks the items.
+Training masks a share of the positions at random and, in a share of the sequences, the last
+position alone; to recommend, MASK is appended to the history and its state ranks the items.
 
     from bert4rec import BERT4Rec, SequentialDataset, BERT4RecTrainer
     model = BERT4Rec(vocab_size=10000, hidden_size=256, num_layers=6, num_heads=8, max_seq_length=50)
@@ -19,8 +19,8 @@ alone; to recommend, MASK is appended to the history and its state ranks the ite
     BERT4RecTrainer(model, dataset).train(epochs=100, batch_size=256)
     model.recommend([1, 5, 3], top_k=10)
 
-Items are numbers 1 to vocab_size here. Axes: B sequences, L positions, D width, R rows of E (PAD, MASK,
-items), N masked positions.
+Items are numbers 1 to vocab_size here. Axes: B sequences, L positions, D width, R rows of E (PAD,
+MASK, items), N masked positions.
 """
 
 from __future__ import annotations
@@ -61,27 +61,42 @@ from transformer import (
 class BERT4Rec(nn.Module):
     """Bidirectional transformer trained by masking.
 
-    options: further fields of `ModelSettings`, among them attention_type ('bidirectional' as published,
-    or 'causal' to let positions see only what came before) and segment_embeddings (add a vector that
-    tells observed interactions from the appended request).
+    options: further fields of `ModelSettings`, among them attention_type ('bidirectional' as
+    published, or 'causal' to let positions see only what came before) and segment_embeddings (add
+    a vector that tells observed interactions from the appended request).
     """
 
     families = ()  # of features: it reads ids alone
     starts = True  # users without a history are the appended mask alone
     places_new_items = False  # it knows items by their own vectors alone
 
-    def __init__(self, vocab_size: int, hidden_size: int = 64, num_layers: int = 2,
-                 num_heads: int = 2, max_seq_length: int = 200, dropout_rate: float = 0.2,
-                 **options: Any) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        hidden_size: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 2,
+        max_seq_length: int = 200,
+        dropout_rate: float = 0.2,
+        **options: Any,
+    ) -> None:
         super().__init__()
         if vocab_size < 1:
             raise UserError("vocab_size must be at least 1")
-        shape = {"hidden_size": hidden_size, "num_layers": num_layers, "num_heads": num_heads,
-                 "seq_length": max_seq_length, "dropout": dropout_rate, "model": "vanilla"}
+        shape = {
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "seq_length": max_seq_length,
+            "dropout": dropout_rate,
+            "model": "vanilla",
+        }
         self.settings = ModelSettings(**{**options, **shape})
         attention_type = self.settings.attention_type
         if attention_type not in ("bidirectional", "causal"):
-            raise UserError(f"attention_type {attention_type!r}: choose 'bidirectional' or 'causal'")
+            raise UserError(
+                f"attention_type {attention_type!r}: choose 'bidirectional' or 'causal'"
+            )
         rows = vocab_size + ITEM_ROWS
         self.vocab_size = vocab_size
         self.catalogue = from_sequences([[1]], vocab_size, split=False).catalogue
@@ -102,8 +117,12 @@ class BERT4Rec(nn.Module):
     @classmethod
     def from_settings(cls, catalogue: Catalogue, settings: ModelSettings) -> BERT4Rec:
         """The model that settings describe, for the items of a catalogue."""
-        model = cls(len(catalogue.items.ids), max_seq_length=settings.seq_length,
-                    dropout_rate=settings.dropout, **dataclasses.asdict(settings))
+        model = cls(
+            len(catalogue.items.ids),
+            max_seq_length=settings.seq_length,
+            dropout_rate=settings.dropout,
+            **dataclasses.asdict(settings),
+        )
         model.catalogue = catalogue
         return model
 
@@ -115,21 +134,26 @@ class BERT4Rec(nn.Module):
     def for_catalogue(self, larger: Catalogue) -> BERT4Rec:
         """This model, in evaluation mode, for a catalogue with further items.
 
-        Those get the mean vector, and mean odds, of the items that share most of their categories and
-        tags. Raises `UserError` where items are missing.
+        Those get the mean vector, and mean odds, of the items that share most of their categories
+        and tags. Raises `UserError` where items are missing.
         """
         first = larger.items.first
         known_rows = self.catalogue.items.rows_in(larger.items)
         new_rows = np.setdiff1d(larger.items.rows, known_rows)
         weights = alike(larger.items, new_rows, known_rows)
-        place, new = torch.from_numpy(known_rows - first), torch.from_numpy(new_rows - first)
+        place, new = (
+            torch.from_numpy(known_rows - first),
+            torch.from_numpy(new_rows - first),
+        )
         vectors = self.items.weight.cpu()
         table = vectors.new_zeros(len(larger.items), vectors.shape[1])
         table[:first], table[first + place] = vectors[:first], vectors[first:]
         table[first + new] = weights @ vectors[first:]
         bias = grown_rows(self.item_bias.cpu(), place, new, weights)
         model = BERT4Rec.from_settings(larger, self.settings)
-        model.load_state_dict({**self.state_dict(), "items.weight": table, "item_bias": bias})
+        model.load_state_dict(
+            {**self.state_dict(), "items.weight": table, "item_bias": bias}
+        )
         return model.to(self.item_bias.device).eval()
 
     def cloze_share(self, _train: TrainSettings) -> float:
@@ -162,7 +186,9 @@ class BERT4Rec(nn.Module):
             newest = (from_end == 0) & positions_before(batch.lengths, length)
             x = x + self.segments(((batch.items == MASK) & newest).long())
         padding = key_padding(batch.lengths, length)
-        return self.dropout(self.input_norm(x)), Attend(self.settings.attention_type, padding)
+        return self.dropout(self.input_norm(x)), Attend(
+            self.settings.attention_type, padding
+        )
 
     def head(self, states: Tensor) -> Tensor:
         """Projection of eq. 7, (..., D) to (..., D)."""
@@ -180,32 +206,46 @@ class BERT4Rec(nn.Module):
         """Histories in the form from whose last position the next item is read: a mask appended."""
         return append_mask(batch, self.settings.seq_length)
 
-    def request_states(self, batch: Batch, table: Tensor, _without: Set[str] = NOTHING) -> Tensor:
+    def request_states(
+        self, batch: Batch, table: Tensor, _without: Set[str] = NOTHING
+    ) -> Tensor:
         """(B, D) state of the mask appended to each history."""
         asked = self.as_request(batch)
         return self.encoder.last_state(*self.embed(asked, table), asked.lengths - 1)
 
-    def rank(self, states: Tensor, table: Tensor, _batch: Batch | None = None) -> Tensor:
+    def rank(
+        self, states: Tensor, table: Tensor, _batch: Batch | None = None
+    ) -> Tensor:
         """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
         with full_precision(states.device):
-            return self.head(states.float()) @ table.T + self.item_bias + self.not_an_item
+            return (
+                self.head(states.float()) @ table.T + self.item_bias + self.not_an_item
+            )
 
     @torch.no_grad()
-    def recommend(self, user_sequence: Sequence[int], top_k: int = 10,
-                  filter_seen: bool = True) -> list[tuple[int, float]]:
-        """The `top_k` best (item, score), best first, for a history of item numbers, oldest first.
+    def recommend(
+        self, user_sequence: Sequence[int], top_k: int = 10, filter_seen: bool = True
+    ) -> list[tuple[int, float]]:
+        """The `top_k` best (item, score), best first, for a history of item numbers, oldest
+        first.
 
-        Raises `UserError` for an empty history, an item number outside 1 to vocab_size, or a top_k that
-        cannot be met.
+        Raises `UserError` for an empty history, an item number outside 1 to vocab_size, or a
+        top_k that cannot be met.
         """
-        history = from_sequences([list(user_sequence)], self.vocab_size, split=False).items
+        history = from_sequences(
+            [list(user_sequence)], self.vocab_size, split=False
+        ).items
         left = self.vocab_size - (len(set(history.tolist())) if filter_seen else 0)
         if not 1 <= top_k <= left:
-            raise UserError(f"top_k must lie in 1 to {left}, the items that can be recommended; got "
-                            f"{top_k}")
+            raise UserError(
+                f"top_k must lie in 1 to {left}, the items that can be recommended; got "
+                f"{top_k}"
+            )
         self.eval()
         device = self.item_bias.device
-        batch = history_batch([History(history)], self.catalogue, self.settings.seq_length)
+        batch = history_batch(
+            [History(history)], self.catalogue, self.settings.seq_length
+        )
         states = self.request_states(batch.to(device), self.items.weight)
         scores = self.rank(states, self.items.weight)[0]  # (R,)
         if filter_seen:
@@ -217,30 +257,40 @@ class BERT4Rec(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights and settings to a folder."""
         settings = Settings(model=self.settings).to_dict()
-        write_checkpoint(Path(folder), self.state_dict(),
-                         {"settings": settings, "num_items": self.vocab_size})
+        write_checkpoint(
+            Path(folder),
+            self.state_dict(),
+            {"settings": settings, "num_items": self.vocab_size},
+        )
 
     def load_pretrained(self, folder: str | Path) -> BERT4Rec:
-        """Take the weights of a folder that `save_pretrained` or `trainer.py --model vanilla` wrote.
+        """Take the weights of a folder that `save_pretrained` or `trainer.py --model vanilla`
+        wrote.
 
-        Raises `UserError` if they do not fit this model, in shape or in what leaves no trace in shapes.
+        Raises `UserError` if they do not fit this model, in shape or in what leaves no trace in
+        shapes.
         """
         tensors, info = read_checkpoint(Path(folder))
         for name in ("num_heads", "attention_type", "segment_embeddings"):
             theirs, ours = info["settings"][name], getattr(self.settings, name)
             if theirs != ours:
-                raise UserError(f"{folder} is of another model: {name} is {theirs} there and {ours} "
-                                f"here; build the model with the same")
+                raise UserError(
+                    f"{folder} is of another model: {name} is {theirs} there and {ours} "
+                    f"here; build the model with the same"
+                )
         load_weights(self, tensors, str(folder))
         return self
 
-    def fine_tune(self, target_dataset: SequentialDataset, epochs: int = 20,
-                  **options: float) -> Progress:
+    def fine_tune(
+        self, target_dataset: SequentialDataset, epochs: int = 20, **options: float
+    ) -> Progress:
         """Go on training on other sequences; item numbers above `vocab_size` join the vocabulary.
 
         Options as in `BERT4RecTrainer.train`.
         """
-        largest = [max(sequence, default=0) for sequence in target_dataset.user_sequences]
+        largest = [
+            max(sequence, default=0) for sequence in target_dataset.user_sequences
+        ]
         self._grow(max(largest, default=0))
         return BERT4RecTrainer(self, target_dataset).train(epochs=epochs, **options)
 
@@ -252,7 +302,9 @@ class BERT4Rec(nn.Module):
             return
         mean = known[ITEM_ROWS:].mean(0).expand(more, -1)
         odds = self.item_bias[ITEM_ROWS:].exp().mean().log()
-        self.items = nn.Embedding.from_pretrained(torch.cat([known, mean]), freeze=False)
+        self.items = nn.Embedding.from_pretrained(
+            torch.cat([known, mean]), freeze=False
+        )
         self.item_bias = nn.Parameter(torch.cat([self.item_bias, odds.expand(more)]))
         self.not_an_item = F.pad(self.not_an_item, (0, more))
         self.vocab_size = vocab_size
@@ -267,14 +319,22 @@ class SequentialDataset:
     mask_prob: share of positions masked
     """
 
-    def __init__(self, user_sequences: Sequence[Sequence[int]] | dict[object, Sequence[int]],
-                 max_length: int = 50, mask_prob: float = 0.15) -> None:
+    def __init__(
+        self,
+        user_sequences: Sequence[Sequence[int]] | dict[object, Sequence[int]],
+        max_length: int = 50,
+        mask_prob: float = 0.15,
+    ) -> None:
         if isinstance(user_sequences, dict):
             user_sequences = list(user_sequences.values())
         sequences = list(user_sequences)
         if not any(len(sequence) for sequence in sequences):
             raise UserError("user_sequences holds no interaction")
-        self.user_sequences, self.max_length, self.mask_prob = sequences, max_length, mask_prob
+        self.user_sequences, self.max_length, self.mask_prob = (
+            sequences,
+            max_length,
+            mask_prob,
+        )
 
     def __len__(self) -> int:
         return len(self.user_sequences)
@@ -285,24 +345,43 @@ class BERT4RecTrainer:
 
     def __init__(self, model: BERT4Rec, dataset: SequentialDataset) -> None:
         if dataset.max_length > model.settings.seq_length:
-            raise UserError(f"the data set's max_length {dataset.max_length} exceeds the model's "
-                            f"max_seq_length {model.settings.seq_length}")
+            raise UserError(
+                f"the data set's max_length {dataset.max_length} exceeds the model's "
+                f"max_seq_length {model.settings.seq_length}"
+            )
         self.model, self.dataset = model, dataset
 
-    def train(self, epochs: int = 100, batch_size: int = 256, learning_rate: float = 1e-3,
-              validate: bool = False, seed: int = 42, **train_settings: float) -> Progress:
+    def train(
+        self,
+        epochs: int = 100,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        validate: bool = False,
+        seed: int = 42,
+        **train_settings: float,
+    ) -> Progress:
         """Train in place and return where training ended.
 
-        validate: hold out each user's last two items, select the best epoch on the first of them and
-        stop early; otherwise all of every sequence trains for all epochs. Further keywords are fields
-        of `TrainSettings`.
+        validate: hold out each user's last two items, select the best epoch on the first of them
+        and stop early; otherwise all of every sequence trains for all epochs. Further keywords
+        are fields of `TrainSettings`.
         """
         settings = Settings(model=self.model.settings).replace(
-            max_epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            mask_prob=self.dataset.mask_prob, seq_length=self.dataset.max_length, **train_settings)
+            max_epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            mask_prob=self.dataset.mask_prob,
+            seq_length=self.dataset.max_length,
+            **train_settings,
+        )
         if validate and min(map(len, self.dataset.user_sequences)) < 3:
-            raise UserError("validate=True holds out two items of each user: every sequence needs at "
-                            "least 3")
-        data = from_sequences(self.dataset.user_sequences, self.model.vocab_size, split=validate)
+            raise UserError(
+                "validate=True holds out two items of each user: every sequence needs at "
+                "least 3"
+            )
+        data = from_sequences(
+            self.dataset.user_sequences, self.model.vocab_size, split=validate
+        )
         seed_everything(seed)
         return fit(self.model, data, settings, validate=validate, quiet=True)

@@ -1,11 +1,13 @@
 """Five next items at once for users that training never saw: `python bert_multi.py --size S`.
 
-The protocol `multi5` (splits.py): ratings of 4 and 5 as implicit feedback; people with at least ten of them (5,950 of
-ML-1M; the reference had 5,955, which no such bound gives: nine leave 5,984, and six, the fewest that the split can use,
-6,028), split 70 / 15 / 15; the last five interactions of each held-out person are the targets. The reference report
-claims Recall@10 / NDCG@10 of .4102 / .3531 (S), .5978 / .5378 (M), .6369 / .5712 (L) and .6386 / .5618 (XL) without
-saying what was ranked; this prints the same model's figures among all items, among 100 drawn by popularity and among
-100 drawn uniformly, beside popularity's. Five relevant items: the best possible Recall@10 and NDCG@10 are 1.
+The protocol `multi5` (splits.py): ratings of 4 and 5 as implicit feedback; people with at least
+ten of them (5,950 of ML-1M; the reference had 5,955, which no such bound gives: nine leave 5,984,
+and six, the fewest that the split can use, 6,028), split 70 / 15 / 15; the last five interactions
+of each held-out person are the targets. The reference report claims Recall@10 / NDCG@10 of .4102
+/ .3531 (S), .5978 / .5378 (M), .6369 / .5712 (L) and .6386 / .5618 (XL) without saying what was
+ranked; this prints the same model's figures among all items, among 100 drawn by popularity and
+among 100 drawn uniformly, beside popularity's. Five relevant items: the best possible Recall@10
+and NDCG@10 are 1.
 
 Any flag of trainer.py may follow; `--resume` goes on with a stopped run.
 """
@@ -27,11 +29,18 @@ from support.checkpoint import write_json
 from support.errors import UserError, run_command
 from trainer import stored_settings, train
 
-CLAIMED = {"S": (0.4102, 0.3531), "M": (0.5978, 0.5378), "L": (0.6369, 0.5712), "XL": (0.6386, 0.5618)}
+CLAIMED = {
+    "S": (0.4102, 0.3531),
+    "M": (0.5978, 0.5378),
+    "L": (0.6369, 0.5712),
+    "XL": (0.6386, 0.5618),
+}
 
 
 def compare_candidates(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Test metrics of the trained model and of popularity for each way of choosing what is ranked."""
+    """Test metrics of the trained model and of popularity for each way of choosing what is
+    ranked.
+    """
     ranker = load_model(Path(settings.train.checkpoint_dir) / "best").model.frozen()
     data = load(settings.data)
     users, results = data.split.requests["test"].users, {}
@@ -39,9 +48,14 @@ def compare_candidates(settings: Settings) -> dict[str, dict[str, Any]]:
         evaluation = EvalSettings(candidates=candidates)
         rows = {}
         for name, one in (("popularity", Popularity(data)), ("vanilla", ranker)):
-            rank = target_ranks(one, data, "test", settings.model.seq_length, evaluation)
+            rank = target_ranks(
+                one, data, "test", settings.model.seq_length, evaluation
+            )
             rows[name] = summarise(rank, users)
-        results[candidates] = {"protocol": protocol_line(data, "test", evaluation), "ranking": rows}
+        results[candidates] = {
+            "protocol": protocol_line(data, "test", evaluation),
+            "ranking": rows,
+        }
     return results
 
 
@@ -50,12 +64,22 @@ def main(argv: list[str]) -> None:
     size, rest = "S", list(argv)
     if "--size" in rest:
         place = rest.index("--size")
-        size, rest = " ".join(rest[place + 1:place + 2]), rest[:place] + rest[place + 2:]
+        size, rest = (
+            " ".join(rest[place + 1 : place + 2]),
+            rest[:place] + rest[place + 2 :],
+        )
     if size not in CLAIMED:
         raise UserError(f"--size {size!r}: choose {', '.join(CLAIMED)}")
-    if not any(token.partition("=")[0] in ("--checkpoint_dir", "--checkpoint-dir") for token in rest):
+    if not any(
+        token.partition("=")[0] in ("--checkpoint_dir", "--checkpoint-dir")
+        for token in rest
+    ):
         rest += ["--checkpoint_dir", f"checkpoints/multi-{size}"]
-    preset = [] if "--resume" in rest else ["--preset", f"multi-{size}", "--model", "vanilla"]
+    preset = (
+        []
+        if "--resume" in rest
+        else ["--preset", f"multi-{size}", "--model", "vanilla"]
+    )
     settings, resume = parse_command_line([*preset, *rest], __doc__)
     say_idle_flags(rest, settings)
     if resume:
@@ -64,10 +88,18 @@ def main(argv: list[str]) -> None:
     train(settings, resume)
     results = compare_candidates(settings)
     for candidates, result in results.items():
-        print_ranking(f"Size {size}, {candidates.replace('_', ' ')}", result["protocol"], result["ranking"])
+        print_ranking(
+            f"Size {size}, {candidates.replace('_', ' ')}",
+            result["protocol"],
+            result["ranking"],
+        )
     recall, ndcg = CLAIMED[size]
-    print(f"\nThe reference report claims Recall@10 {recall:.4f} and NDCG@10 {ndcg:.4f} for size {size}.")
-    write_json(Path(settings.train.checkpoint_dir) / "best" / "candidates.json", results)
+    print(
+        f"\nThe reference report claims Recall@10 {recall:.4f} and NDCG@10 {ndcg:.4f} for size {size}."
+    )
+    write_json(
+        Path(settings.train.checkpoint_dir) / "best" / "candidates.json", results
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""From flags and YAML files to `Settings`; whatever is wrong is answered with one line and the nearest
-name."""
+"""From flags and YAML files to `Settings`; whatever is wrong is answered with one line and the
+nearest name."""
 
 from __future__ import annotations
 
@@ -12,53 +12,78 @@ from pathlib import Path
 from typing import Any
 
 from presets import PRESETS, preset_settings
-from settings import SECTIONS, Settings, all_fields, idle, model_only, section_fields, unknown_name
+from settings import (
+    SECTIONS,
+    Settings,
+    all_fields,
+    idle,
+    model_only,
+    section_fields,
+    unknown_name,
+)
 from support.errors import UserError
 from support.yaml_file import read_yaml, refuse
 
-TYRO_NOISE = (r"Parsing error|Value error|Invalid choice (?=.)|Argument helptext:.*"
-              r"|For full helptext.*")
+TYRO_NOISE = (
+    r"Parsing error|Value error|Invalid choice (?=.)|Argument helptext:.*"
+    r"|For full helptext.*"
+)
 
 
-def parse_command_line(argv: list[str], description: str,
-                       preset: str = "default") -> tuple[Settings, bool]:
-    """(settings, resume) from flags: preset first, then --config FILE.yaml, then the flags themselves.
+def parse_command_line(
+    argv: list[str], description: str, preset: str = "default"
+) -> tuple[Settings, bool]:
+    """(settings, resume) from flags: preset first, then --config FILE.yaml, then the flags
+    themselves.
 
-    preset: the one to begin with where the flags name neither a preset nor a file. Raises `UserError` for
-    an unknown flag or YAML key (naming the nearest), for a value of the wrong kind, and for a flag that
-    the chosen model would ignore.
+    preset: the one to begin with where the flags name neither a preset nor a file. Raises
+    `UserError` for an unknown flag or YAML key (naming the nearest), for a value of the wrong
+    kind, and for a flag that the chosen model would ignore.
     """
     own: dict[str, Any] = {"--preset": None, "--config": None, "--resume": False}
     rest = _take_own_flags(argv, own)
     _check_flag_names(rest, [name[2:] for name in own])
     harmless = ("--checkpoint_dir", "--help")
-    given = [token for token in rest if token.startswith("--") and not token.startswith(harmless)]
+    given = [
+        token
+        for token in rest
+        if token.startswith("--") and not token.startswith(harmless)
+    ]
     if own["--resume"] and (given or own["--preset"] or own["--config"]):
-        raise UserError("--resume goes on with the settings of the stopped run; give it no flag but "
-                        "--checkpoint_dir")
+        raise UserError(
+            "--resume goes on with the settings of the stopped run; give it no flag but "
+            "--checkpoint_dir"
+        )
     arguments = _yaml_arguments(own["--config"]) + rest
     model = _last_value(arguments, "--model") or "enhanced"
     explicit = {_flag_name(token) for token in arguments if token.startswith("--")}
     for name in sorted(explicit & set(all_fields())):
         if model in ("enhanced", "vanilla") and model_only(name) not in (None, model):
-            raise UserError(f"--{name} belongs to --model {model_only(name)}; --model {model} does "
-                            f"not read it")
+            raise UserError(
+                f"--{name} belongs to --model {model_only(name)}; --model {model} does "
+                f"not read it"
+            )
     preset = own["--preset"] or ("default" if own["--config"] else preset)
     default = _defaults(preset, model, explicit)
-    description += (f"\n\nBeside the flags below: --preset {'|'.join(PRESETS)}, --config FILE.yaml "
-                    f"(flags by name), --resume.")
+    description += (
+        f"\n\nBeside the flags below: --preset {'|'.join(PRESETS)}, --config FILE.yaml "
+        f"(flags by name), --resume."
+    )
     return _tyro(arguments, default, description), bool(own["--resume"])
 
 
-def parse_sections(argv: list[str], description: str, sections: Sequence[str],
-                   own: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
-    """(settings, own flags with their values) of a program that takes flags of some sections only, and
-    flags of its `own` with a value each. Raises `UserError` for any other flag."""
+def parse_sections(
+    argv: list[str], description: str, sections: Sequence[str], own: dict[str, Any]
+) -> tuple[Settings, dict[str, Any]]:
+    """(settings, own flags with their values) of a program that takes flags of some sections
+    only, and flags of its `own` with a value each. Raises `UserError` for any other flag."""
     rest = _take_own_flags(argv, own)
     known = [name for section in sections for name in section_fields(SECTIONS[section])]
     for token in rest:
         if token.startswith("--") and _flag_name(token) not in (*known, "help"):
-            flags = ", ".join(f"--{name}" for name in (*known, *(flag[2:] for flag in own)))
+            flags = ", ".join(
+                f"--{name}" for name in (*known, *(flag[2:] for flag in own))
+            )
             raise UserError(f"unknown flag {token!r}; there are {flags}")
     return parse_command_line(rest, description)[0], own
 
@@ -73,7 +98,9 @@ def say_idle_flags(argv: list[str], settings: Settings) -> None:
 
 
 def _defaults(preset: str, model: str, explicit: set[str]) -> Settings:
-    """The preset's settings, less those limits of it that an explicit flag would silently run into."""
+    """The preset's settings, less those limits of it that an explicit flag would silently run
+    into.
+    """
     settings = preset_settings(preset, "vanilla" if model == "vanilla" else "enhanced")
     if "batch_size" in explicit:
         settings = settings.replace(batch_tokens=0)
@@ -83,7 +110,9 @@ def _defaults(preset: str, model: str, explicit: set[str]) -> Settings:
 
 
 def _take_own_flags(argv: list[str], own: dict[str, Any]) -> list[str]:
-    """Fill `own` from argv and return what is left; a flag that is False by default takes no value."""
+    """Fill `own` from argv and return what is left; a flag that is False by default takes no
+    value.
+    """
     rest, tokens = [], iter(argv)
     for token in tokens:
         name, equals, value = token.partition("=")
@@ -154,8 +183,14 @@ def _tyro(arguments: list[str], default: Settings, description: str) -> Settings
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            return tyro.cli(Settings, args=arguments, default=default, description=description,
-                            use_underscores=True, config=(tyro.conf.OmitArgPrefixes,))
+            return tyro.cli(
+                Settings,
+                args=arguments,
+                default=default,
+                description=description,
+                use_underscores=True,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
     except SystemExit as stop:
         if not stop.code:  # --help
             sys.stdout.write(output.getvalue())
@@ -163,4 +198,6 @@ def _tyro(arguments: list[str], default: Settings, description: str) -> Settings
         # tyro draws a box; keep its words on one line.
         plain = re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue())
         words = re.sub(TYRO_NOISE, " ", re.sub(r"[^\x20-\x7e]+|-{3,}", " ", plain))
-        raise UserError(f"{' '.join(words.split())}; --help lists what each flag takes") from None
+        raise UserError(
+            f"{' '.join(words.split())}; --help lists what each flag takes"
+        ) from None

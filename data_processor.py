@@ -4,8 +4,8 @@
     python data_processor.py --dataset clicks.csv --write_schema data.yaml     writes the schema too
 
 One chronological order: by user, then time, then file order (half of the neighbouring times of
-MovieLens 1M are equal, so the rule matters); without times the file order is the order. What trains
-and what is asked for is in splits.py.
+MovieLens 1M are equal, so the rule matters); without times the file order is the order. What
+trains and what is asked for is in splits.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from dataset import ITEM_ROWS, NO_TIME, UNKNOWN, USER_ROWS, Catalogue, Dataset, Field, Table
+from dataset import (
+    ITEM_ROWS,
+    NO_TIME,
+    UNKNOWN,
+    USER_ROWS,
+    Catalogue,
+    Dataset,
+    Field,
+    Table,
+)
 from readers import read
 from readers.raw import RawData, plain_number
 from schema import Column, Schema
@@ -40,23 +49,39 @@ COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": oper
 
 def load(settings: DataSettings, like: Catalogue | None = None) -> Dataset:
     """Read a data set and process it; see `process`. Raises `UserError` for missing or bad files."""
-    return process(read(settings.dataset, settings.data_dir, settings.columns), settings, like)
+    return process(
+        read(settings.dataset, settings.data_dir, settings.columns), settings, like
+    )
 
 
-def process(raw: RawData, settings: DataSettings, like: Catalogue | None = None) -> Dataset:
+def process(
+    raw: RawData, settings: DataSettings, like: Catalogue | None = None
+) -> Dataset:
     """Order, filter, index and split raw tables.
 
-    like: a catalogue whose columns keep their codes, knots and sizes, as a model that was trained on
-    it needs; values that it does not have are unknown.
+    like: a catalogue whose columns keep their codes, knots and sizes, as a model that was trained
+    on it needs; values that it does not have are unknown.
     """
     rows, counts = _kept(raw, settings)
-    items = _table(raw.items, rows["item"], raw.schema.items.columns, ITEM_ROWS,
-                   like.items.fields if like else None)
-    users = _table(raw.users, rows["user"], raw.schema.users.columns, USER_ROWS,
-                   like.users.fields if like else None)
+    items = _table(
+        raw.items,
+        rows["item"],
+        raw.schema.items.columns,
+        ITEM_ROWS,
+        like.items.fields if like else None,
+    )
+    users = _table(
+        raw.users,
+        rows["user"],
+        raw.schema.users.columns,
+        USER_ROWS,
+        like.users.fields if like else None,
+    )
     known = like.interaction_fields if like else {}
-    fields = {name: known.get(name) or _field_of(column, rows[name])
-              for name, column in raw.schema.interactions.columns.items()}
+    fields = {
+        name: known.get(name) or _field_of(column, rows[name])
+        for name, column in raw.schema.interactions.columns.items()
+    }
     catalogue = Catalogue(raw.schema, items, users, fields)
 
     user = users.index(rows["user"].to_numpy())
@@ -66,17 +91,29 @@ def process(raw: RawData, settings: DataSettings, like: Catalogue | None = None)
         time = np.full(len(rows), NO_TIME)
     order = np.lexsort((np.arange(len(rows)), time, user))
     item_rows = items.index(rows["item"].to_numpy())[order]
-    columns = {name: _stored(entry, rows[name])[order] for name, entry in fields.items()}
+    columns = {
+        name: _stored(entry, rows[name])[order] for name, entry in fields.items()
+    }
     lengths = np.bincount(user, minlength=len(users))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     time = time[order]
     split = split_interactions(settings, offsets, time)
     digest = _hash(split.description, catalogue, offsets, item_rows, time, columns)
-    return Dataset(catalogue, offsets, item_rows, time, columns, split, digest,
-                   (*raw.counts, *counts))
+    return Dataset(
+        catalogue,
+        offsets,
+        item_rows,
+        time,
+        columns,
+        split,
+        digest,
+        (*raw.counts, *counts),
+    )
 
 
-def _kept(raw: RawData, settings: DataSettings) -> tuple[pd.DataFrame, list[tuple[str, int]]]:
+def _kept(
+    raw: RawData, settings: DataSettings
+) -> tuple[pd.DataFrame, list[tuple[str, int]]]:
     """(interactions that the settings keep, what was dropped)."""
     rows = raw.interactions
     if settings.keep:
@@ -87,22 +124,35 @@ def _kept(raw: RawData, settings: DataSettings) -> tuple[pd.DataFrame, list[tupl
     per_user = rows["user"].map(rows["user"].value_counts())
     rows = rows[per_user >= fewest].reset_index(drop=True)
     if rows.empty:
-        raise UserError(f"--min_item_count {settings.min_item_count}, --min_user_count {fewest} and "
-                        f"--keep {settings.keep!r} leave no interactions; choose smaller ones")
+        raise UserError(
+            f"--min_item_count {settings.min_item_count}, --min_user_count {fewest} and "
+            f"--keep {settings.keep!r} leave no interactions; choose smaller ones"
+        )
     everything = raw.interactions
-    dropped = [(f"{role}s dropped by --min_{role}_count and --keep",
-                everything[role].nunique() - rows[role].nunique()) for role in ("user", "item")]
+    dropped = [
+        (
+            f"{role}s dropped by --min_{role}_count and --keep",
+            everything[role].nunique() - rows[role].nunique(),
+        )
+        for role in ("user", "item")
+    ]
     return rows, [(what, number) for what, number in dropped if number]
 
 
-def meets(condition: str, rows: pd.DataFrame, columns: Mapping[str, Column]) -> np.ndarray:
+def meets(
+    condition: str, rows: pd.DataFrame, columns: Mapping[str, Column]
+) -> np.ndarray:
     """Which rows meet a condition such as 'rating>=4' or 'channel=web'. Raises `UserError`."""
     match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|=|>|<)\s*(.+?)\s*", condition)
     if match is None:
-        raise UserError(f"condition {condition!r}: write column=value or column>=number")
+        raise UserError(
+            f"condition {condition!r}: write column=value or column>=number"
+        )
     name, sign, value = match.groups()
     if name not in columns:
-        raise UserError(f"condition {condition!r}: {name!r} is none of {', '.join(columns) or '-'}")
+        raise UserError(
+            f"condition {condition!r}: {name!r} is none of {', '.join(columns) or '-'}"
+        )
     if sign == "=":
         return (rows[name].astype(str) == plain_number(value)).to_numpy()
     try:
@@ -113,15 +163,22 @@ def meets(condition: str, rows: pd.DataFrame, columns: Mapping[str, Column]) -> 
     return COMPARISONS[sign](numbers, limit)
 
 
-def _table(raw: pd.DataFrame | None, used: pd.Series, columns: Mapping[str, Column], first: int,
-           known: Mapping[str, Field] | None) -> Table:
+def _table(
+    raw: pd.DataFrame | None,
+    used: pd.Series,
+    columns: Mapping[str, Column],
+    first: int,
+    known: Mapping[str, Field] | None,
+) -> Table:
     """The table of those ids that are used; ids without a row of their own have unknown columns."""
     ids = np.sort(used.unique())
     if ids.dtype != np.int64:
         ids = ids.astype(object)
     blank = np.array([""] * first, dtype=object)
     if raw is None:
-        return Table(ids, first, np.concatenate([blank, ids.astype(str).astype(object)]))
+        return Table(
+            ids, first, np.concatenate([blank, ids.astype(str).astype(object)])
+        )
     rows = raw.set_index("id").reindex(ids)
     names = ids.astype(str).astype(object)
     if "name" in rows:
@@ -144,13 +201,19 @@ def _field_of(column: Column, values: pd.Series) -> Field:
         return Field(column, values=tuple(declared + _in_order(found - set(declared))))
     if column.kind == "number":
         numbers = np.log1p(known.clip(lower=0)) if column.log else known
-        knots = np.unique(np.quantile(numbers, np.linspace(0, 1, KNOTS))) if len(known) else [0.0]
+        knots = (
+            np.unique(np.quantile(numbers, np.linspace(0, 1, KNOTS)))
+            if len(known)
+            else [0.0]
+        )
         return Field(column, knots=tuple(np.round(knots, 6).tolist()))
     if column.kind == "vector":
         sizes = set(known.map(len))
         if len(sizes) > 1:
-            raise UserError(f"{column.name}: vectors of different lengths ({min(sizes)} and "
-                            f"{max(sizes)}); give all the same")
+            raise UserError(
+                f"{column.name}: vectors of different lengths ({min(sizes)} and "
+                f"{max(sizes)}); give all the same"
+            )
         return Field(column, size=sizes.pop() if sizes else 1)
     return Field(column)
 
@@ -174,7 +237,10 @@ def _stored(entry: Field, values: pd.Series) -> np.ndarray:
     if kind == "number":
         return values.to_numpy(dtype=np.float32)
     if kind == "vector":
-        rows = [entry.unknown if row is None or isinstance(row, float) else row for row in values]
+        rows = [
+            entry.unknown if row is None or isinstance(row, float) else row
+            for row in values
+        ]
         return np.array(rows, dtype=np.float32).reshape(len(values), entry.size)
     return values.fillna("").to_numpy(dtype=object)
 
@@ -188,12 +254,18 @@ def _tag_codes(values: pd.Series, code: Mapping[str, int]) -> np.ndarray:
     width = max([1, *map(len, rows)])
     table = np.zeros((len(rows), width), dtype=np.int64)
     for number, row in enumerate(rows):
-        table[number, :len(row)] = row
+        table[number, : len(row)] = row
     return table
 
 
-def _hash(description: str, catalogue: Catalogue, offsets: np.ndarray, items: np.ndarray,
-          times: np.ndarray, columns: Mapping[str, np.ndarray]) -> str:
+def _hash(
+    description: str,
+    catalogue: Catalogue,
+    offsets: np.ndarray,
+    items: np.ndarray,
+    times: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+) -> str:
     """Of everything that a result depends on but texts and names."""
     digest = hashlib.sha256(description.encode())
     arrays = [offsets, items, times, *columns.values()]
@@ -207,25 +279,34 @@ def _hash(description: str, catalogue: Catalogue, offsets: np.ndarray, items: np
     return digest.hexdigest()[:16]
 
 
-def from_sequences(histories: Sequence[Sequence[int]], vocab_size: int,
-                   split: bool = True) -> Dataset:
+def from_sequences(
+    histories: Sequence[Sequence[int]], vocab_size: int, split: bool = True
+) -> Dataset:
     """`Dataset` of bare item numbers 1 to vocab_size, without times or columns.
 
-    split: hold interactions out, else everything trains. Raises `UserError` for an item number outside
-    that range.
+    split: hold interactions out, else everything trains. Raises `UserError` for an item number
+    outside that range.
     """
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     if lengths.sum() == 0:
         raise UserError("user_sequences holds no interaction")
-    flat = np.concatenate([np.asarray(history) for history in histories if len(history)])
+    flat = np.concatenate(
+        [np.asarray(history) for history in histories if len(history)]
+    )
     if flat.dtype.kind not in "iu" or flat.min() < 1 or flat.max() > vocab_size:
-        raise UserError(f"item numbers must be whole numbers from 1 to vocab_size = {vocab_size}")
+        raise UserError(
+            f"item numbers must be whole numbers from 1 to vocab_size = {vocab_size}"
+        )
     numbers = np.arange(1, vocab_size + 1)
     users = np.arange(1, len(lengths) + 1)
     # Without names: nothing of the size of the catalogue is made but its numbers.
     nameless = np.empty(0, dtype=object)
-    catalogue = Catalogue(Schema("sequences"), Table(numbers, ITEM_ROWS, nameless),
-                          Table(users, USER_ROWS, nameless), {})
+    catalogue = Catalogue(
+        Schema("sequences"),
+        Table(numbers, ITEM_ROWS, nameless),
+        Table(users, USER_ROWS, nameless),
+        {},
+    )
     offsets = np.concatenate([[0, 0], np.cumsum(lengths)])
     rows, times = flat + ITEM_ROWS - 1, np.zeros(len(flat), dtype=np.int64)
     parts = Split("none", offsets[1:], {}, "nothing held out")
@@ -239,39 +320,60 @@ def data_card(data: Dataset) -> list[tuple[str, str]]:
     """What a reader must know of the data before believing a number: (name, value) rows."""
     schema, items = data.catalogue.schema, data.catalogue.items
     lengths = np.diff(data.offsets)[1:]
-    shares = (0, .25, .5, .75, .95, 1)
+    shares = (0, 0.25, 0.5, 0.75, 0.95, 1)
     quantiles = [f"{share:.0%} {int(np.quantile(lengths, share))}" for share in shares]
-    pairs = np.ravel_multi_index((data.user_of, data.items), (len(data.offsets), len(items)))
+    pairs = np.ravel_multi_index(
+        (data.user_of, data.items), (len(data.offsets), len(items))
+    )
     repeats = 1 - len(np.unique(pairs)) / len(pairs)
-    rows = [("data set", data.name), ("interactions", f"{len(data.items):,}"),
-            ("users", f"{data.num_users:,}"), (schema.nouns, f"{len(items.ids):,}"),
-            ("sparsity", f"{1 - len(data.items) / (data.num_users * len(items.ids)):.4f}"),
-            ("history length, quantiles", ", ".join(quantiles)),
-            ("repeats (an item again)", f"{repeats:.1%}")]
+    rows = [
+        ("data set", data.name),
+        ("interactions", f"{len(data.items):,}"),
+        ("users", f"{data.num_users:,}"),
+        (schema.nouns, f"{len(items.ids):,}"),
+        ("sparsity", f"{1 - len(data.items) / (data.num_users * len(items.ids)):.4f}"),
+        ("history length, quantiles", ", ".join(quantiles)),
+        ("repeats (an item again)", f"{repeats:.1%}"),
+    ]
     rows += _time_rows(data)
     rows += [(what, f"{number:,}") for what, number in data.counts]
-    for table, fields, values in (("interactions", data.catalogue.interaction_fields, data.columns),
-                                  ("items", items.fields, items.data),
-                                  ("users", data.catalogue.users.fields, data.catalogue.users.data)):
+    for table, fields, values in (
+        ("interactions", data.catalogue.interaction_fields, data.columns),
+        ("items", items.fields, items.data),
+        ("users", data.catalogue.users.fields, data.catalogue.users.data),
+    ):
         first = {"interactions": 0, "items": ITEM_ROWS, "users": USER_ROWS}[table]
-        rows += [(f"column {table}.{name}", _column_line(entry, values[name][first:]))
-                 for name, entry in fields.items()]
+        rows += [
+            (f"column {table}.{name}", _column_line(entry, values[name][first:]))
+            for name, entry in fields.items()
+        ]
     requests = data.split.requests
-    rows += [("split", data.split.description),
-             ("requests, validation / test",
-              f"{len(requests['validation']):,} / {len(requests['test']):,}"),
-             ("hash of the split", data.split_hash)]
+    rows += [
+        ("split", data.split.description),
+        (
+            "requests, validation / test",
+            f"{len(requests['validation']):,} / {len(requests['test']):,}",
+        ),
+        ("hash of the split", data.split_hash),
+    ]
     return [*rows, ("note", data.note)] if data.note else rows
 
 
 def _time_rows(data: Dataset) -> list[tuple[str, str]]:
     if not data.has_times:
-        return [("times", "none: the order is that of the file; what needs times is off")]
+        return [
+            ("times", "none: the order is that of the file; what needs times is off")
+        ]
     same_user = np.diff(data.user_of) == 0
     ties = ((np.diff(data.times) == 0) & same_user).sum() / max(same_user.sum(), 1)
-    days = [str(np.datetime64(int(time), "s").astype("datetime64[D]"))
-            for time in (data.times.min(), data.times.max())]
-    return [("neighbouring times that are equal", f"{ties:.1%}"), ("from / to (UTC)", " / ".join(days))]
+    days = [
+        str(np.datetime64(int(time), "s").astype("datetime64[D]"))
+        for time in (data.times.min(), data.times.max())
+    ]
+    return [
+        ("neighbouring times that are equal", f"{ties:.1%}"),
+        ("from / to (UTC)", " / ".join(days)),
+    ]
 
 
 def _column_line(entry: Field, values: np.ndarray) -> str:
@@ -284,10 +386,16 @@ def _column_line(entry: Field, values: np.ndarray) -> str:
         missing, size = (values == "").mean(), "read by --text_encoder"
     else:
         missing = np.isnan(values.reshape(len(values), -1)).any(1).mean()
-        size = f"{entry.size} numbers" if kind == "vector" else \
-            f"from {np.nanmin(values):g} to {np.nanmax(values):g}"
-    flags = [name for name in ("ordered", "log", "predict", "counterfactual")
-             if getattr(entry.column, name)]
+        size = (
+            f"{entry.size} numbers"
+            if kind == "vector"
+            else f"from {np.nanmin(values):g} to {np.nanmax(values):g}"
+        )
+    flags = [
+        name
+        for name in ("ordered", "log", "predict", "counterfactual")
+        if getattr(entry.column, name)
+    ]
     return ", ".join([kind, size, f"{missing:.1%} missing", *flags])
 
 
@@ -298,10 +406,15 @@ def write_schema(schema: Schema, path: Path) -> None:
     content = schema.to_dict()
     for table in ("interactions", "items", "users"):
         if content.get(table, {}).get("file"):
-            content[table]["file"] = os.path.relpath(content[table]["file"], path.parent.resolve())
+            content[table]["file"] = os.path.relpath(
+                content[table]["file"], path.parent.resolve()
+            )
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    path.write_text(f"# Written by data_processor.py; datasets/README.md says what may stand "
-                    f"here.\n{text}", encoding="utf-8")
+    path.write_text(
+        f"# Written by data_processor.py; datasets/README.md says what may stand "
+        f"here.\n{text}",
+        encoding="utf-8",
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -312,7 +425,9 @@ def main(argv: list[str]) -> None:
     settings, own = parse_sections(argv, __doc__, ("data",), {"--write_schema": None})
     raw = read(settings.data.dataset, settings.data.data_dir, settings.data.columns)
     data = process(raw, settings.data)
-    print_table("Data card", data.name, ["", ""], [list(row) for row in data_card(data)])
+    print_table(
+        "Data card", data.name, ["", ""], [list(row) for row in data_card(data)]
+    )
     if own["--write_schema"]:
         write_schema(raw.schema, Path(own["--write_schema"]))
         print(f"schema: {own['--write_schema']}; edit it and give it as --dataset")

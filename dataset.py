@@ -1,8 +1,8 @@
 """What everything after the readers works on: `Table`, `Catalogue` and `Dataset`.
 
-Ids (what a user types) become rows of a table. Row 0 of every table stands for what is unknown; in
-the item table it is also the padding of sequences, and row 1 is MASK. Every array of a table has the
-same R rows, so nobody has to shift an index.
+Ids (what a user types) become rows of a table. Row 0 of every table stands for what is unknown;
+in the item table it is also the padding of sequences, and row 1 is MASK. Every array of a table
+has the same R rows, so nobody has to shift an index.
 
     category   (R,) int64 code of a value, 0 = unknown; code c stands for values[c - 1]
     tags       (R, M) int64 codes, filled up with 0
@@ -95,11 +95,14 @@ class Field:
         except (TypeError, ValueError):
             raise UserError(f"{self.name}: {value!r} is not a number") from None
         if kind == "vector" and numbers.shape != (self.size,):
-            raise UserError(f"{self.name}: expected {self.size} numbers, not {numbers.shape}")
+            raise UserError(
+                f"{self.name}: expected {self.size} numbers, not {numbers.shape}"
+            )
         return numbers
 
     def code(self, value: Any) -> int:
-        """Code of a value or of its title, whatever its case. Raises `UserError` naming the values.
+        """Code of a value or of its title, whatever its case. Raises `UserError` naming the
+        values.
 
         Of numbers the largest value that is not above it: an age in years counts as its group.
         """
@@ -116,7 +119,9 @@ class Field:
                 below = []
             if len(below) and float(text) < 1.5 * numbers.max() + 10:
                 return int(below[np.argmax(numbers[below])]) + 1
-        raise UserError(f"{self.name} {value!r}: choose one of {', '.join(self.values[:30])}")
+        raise UserError(
+            f"{self.name} {value!r}: choose one of {', '.join(self.values[:30])}"
+        )
 
     def readable(self, stored: np.ndarray) -> Any:
         """A stored row as JSON has it: values as their titles, None where unknown."""
@@ -132,7 +137,11 @@ class Field:
                 return None
             return int(number) if number == int(number) else round(number, 4)
         if kind == "vector":
-            return None if np.isnan(stored).any() else [round(float(part), 6) for part in stored]
+            return (
+                None
+                if np.isnan(stored).any()
+                else [round(float(part), 6) for part in stored]
+            )
         return str(stored) or None
 
 
@@ -172,14 +181,20 @@ class Table:
 
     def parse_id(self, text: Any) -> Id:
         """An id as this table has it. Raises `UserError` for what cannot be one."""
-        if isinstance(text, bool) or text is None or isinstance(text, float | np.floating):
+        if (
+            isinstance(text, bool)
+            or text is None
+            or isinstance(text, float | np.floating)
+        ):
             raise UserError(f"{text!r} is not an id")
         if not self.numeric:
             return str(text)
         try:
             number = int(text)
         except (TypeError, ValueError):
-            raise UserError(f"{text!r} is not an id: ids are whole numbers here") from None
+            raise UserError(
+                f"{text!r} is not an id: ids are whole numbers here"
+            ) from None
         return number
 
     def index(self, ids: Sequence[Any] | np.ndarray) -> np.ndarray:
@@ -209,8 +224,11 @@ class Table:
 
     def readable(self, row: int) -> dict[str, Any]:
         """A row's columns as people read them."""
-        return {name: self.fields[name].readable(values[row])
-                for name, values in self.data.items() if name in self.fields}
+        return {
+            name: self.fields[name].readable(values[row])
+            for name, values in self.data.items()
+            if name in self.fields
+        }
 
     def shares(self, name: str) -> np.ndarray:
         """(R, F) each row's values of a category or of tags in shares that sum to 1, or to 0."""
@@ -226,8 +244,10 @@ class Table:
         rows = larger.index(self.ids)
         if (rows == UNKNOWN).any():
             missing = self.ids[np.argmax(rows == UNKNOWN)]
-            raise UserError(f"the larger catalogue lacks {missing!r}, which the model was trained "
-                            f"on; add it")
+            raise UserError(
+                f"the larger catalogue lacks {missing!r}, which the model was trained "
+                f"on; add it"
+            )
         return rows
 
     def with_row(self, one: Id, name: str, values: Mapping[str, Any]) -> Table:
@@ -238,7 +258,9 @@ class Table:
             raise UserError(f"id {one!r} is taken")
         strange = set(values) - set(self.fields)
         if strange:
-            raise UserError(f"{min(strange)!r} is none of the columns {', '.join(self.fields)}")
+            raise UserError(
+                f"{min(strange)!r} is none of the columns {', '.join(self.fields)}"
+            )
         data = {}
         for column, known in self.data.items():
             new = self.fields[column].stored(values.get(column))
@@ -270,7 +292,9 @@ class Catalogue:
     @property
     def predicted_values(self) -> list[Field]:
         """Columns of interactions that a head learns."""
-        return [entry for entry in self.interaction_fields.values() if entry.column.predict]
+        return [
+            entry for entry in self.interaction_fields.values() if entry.column.predict
+        ]
 
     @property
     def predicted_columns(self) -> list[Field]:
@@ -342,7 +366,10 @@ class Dataset:
     def histories(self, requests: Requests) -> list[np.ndarray]:
         """Items that stand before each request, oldest first."""
         starts = self.offsets[requests.users]
-        return [self.items[start:end] for start, end in zip(starts, requests.ends, strict=True)]
+        return [
+            self.items[start:end]
+            for start, end in zip(starts, requests.ends, strict=True)
+        ]
 
     def replace(self, **changes: Any) -> Dataset:
         """Copy with some fields changed."""

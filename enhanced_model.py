@@ -1,5 +1,5 @@
-"""EnhancedBERT4Rec: one encoder over items, what is known of interactions, times and users, read by
-four heads.
+"""EnhancedBERT4Rec: one encoder over items, what is known of interactions, times and users, read
+by four heads.
 
     e_v  = id_v + sum_c encoder_c(v) (+ graph_v)            item v: its id and its columns (features.py)
     x_i  = e_{v_i} + sum_c column_c(i) + time_i + position_i                     input at position i
@@ -13,18 +13,18 @@ four heads.
     value        P(r | h_i, e_v)                            of an interaction, before it is given
     preference   P(f | h_i)                                 values of a column of the user's next items
 
-Which columns there are is what the schema says. On MovieLens: the columns of a film are its genres
-(tags, which the preference head predicts), release year (number) and title (text); that of an
-interaction is its rating, which the value head predicts; the metadata tokens of a user are the id,
-gender, age group and occupation.
+Which columns there are is what the schema says. On MovieLens: the columns of a film are its
+genres (tags, which the preference head predicts), release year (number) and title (text); that of
+an interaction is its rating, which the value head predicts; the metadata tokens of a user are the
+id, gender, age group and occupation.
 
-One weight set serves both attention patterns; a batch carries one. No state sees what it predicts: under
-the causal pattern h_i reads interactions up to i and predicts i + 1; under the bidirectional one the
-masked item's id, columns and time are replaced. The time of the request enters only with query_time
-'known'.
+One weight set serves both attention patterns; a batch carries one. No state sees what it
+predicts: under the causal pattern h_i reads interactions up to i and predicts i + 1; under the
+bidirectional one the masked item's id, columns and time are replaced. The time of the request
+enters only with query_time 'known'.
 
-Axes: B sequences, L positions, D width, R rows of the item table (PAD, MASK, items), V items, F values of
-a column, N positions that predict something.
+Axes: B sequences, L positions, D width, R rows of the item table (PAD, MASK, items), V items, F
+values of a column, N positions that predict something.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ class EnhancedBERT4Rec(nn.Module):
         self.settings, self.catalogue = settings, catalogue
         width, rows = settings.hidden_size, len(catalogue.items)
         self.special = nn.Parameter(torch.zeros(ITEM_ROWS, width))  # PAD and MASK
-        self.item_ids = nn.Embedding(len(catalogue.items.ids), width) if settings.item_ids else None
+        self.item_ids = (
+            nn.Embedding(len(catalogue.items.ids), width) if settings.item_ids else None
+        )
         self.item_columns = ItemColumns(catalogue.items, settings)
         self.graph = ItemGraph(catalogue, settings) if settings.graph else None
         self.interaction_columns = InteractionColumns(catalogue, settings)
@@ -102,7 +104,9 @@ class EnhancedBERT4Rec(nn.Module):
         self.time = TimeEncoder(settings) if timed else None
         told = settings.query_time == "known"
         if told and not timed:
-            raise UserError("--query_time known: these data have no times; drop the flag")
+            raise UserError(
+                "--query_time known: these data have no times; drop the flag"
+            )
         self.request_time = TimeEncoder(settings) if told else None
         if settings.positions == "learned":
             self.position = nn.Parameter(torch.zeros(settings.seq_length, width))
@@ -112,7 +116,8 @@ class EnhancedBERT4Rec(nn.Module):
         self.start = self.lost = None
         if settings.start_token:
             self.start = nn.Parameter(torch.zeros(1, 1, width))
-            self.lost = nn.Parameter(torch.zeros(1, 1, width))  # added where the past is not known
+            # added where the past is not known
+            self.lost = nn.Parameter(torch.zeros(1, 1, width))
         tokens = UserTokens(catalogue.users, settings)
         self.user_tokens = tokens if tokens.count else None
         self.user_context = UserContext(settings) if tokens.count else None
@@ -122,7 +127,8 @@ class EnhancedBERT4Rec(nn.Module):
         self.dropout = Dropout(settings.dropout)
         self.encoder = Encoder(settings, pre_norm=True)
         self._build_heads(catalogue, rows)
-        self.register_buffer("counts", torch.zeros(rows))  # training interactions of each item
+        # training interactions of each item
+        self.register_buffer("counts", torch.zeros(rows))
         not_an_item = torch.zeros(rows)
         not_an_item[:ITEM_ROWS] = -torch.inf
         self.register_buffer("not_an_item", not_an_item, persistent=False)
@@ -132,7 +138,9 @@ class EnhancedBERT4Rec(nn.Module):
         settings, width = self.settings, self.settings.hidden_size
         self.masked_head = self.masked_bias = self.next_bias = self.start_bias = None
         if settings.masked_item_weight:
-            self.masked_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+            self.masked_head = nn.Sequential(
+                nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)
+            )
             self.masked_bias = nn.Parameter(torch.zeros(rows))
             # Without cloze training MASK is the average item (item_table).
             self.register_buffer("mask_trained", torch.tensor(False))
@@ -166,7 +174,8 @@ class EnhancedBERT4Rec(nn.Module):
     def prepare(self, data: Dataset, held_out: bool = True) -> EnhancedBERT4Rec:
         """Let the encoders look at texts and training interactions, once, before training.
 
-        held_out: as in `Dataset.training_rows`. Not needed after loading weights: it lies in them.
+        held_out: as in `Dataset.training_rows`. Not needed after loading weights: it lies in
+        them.
         """
         rows = data.training_rows(held_out)
         counts = np.bincount(data.items[rows], minlength=len(self.counts))
@@ -176,7 +185,7 @@ class EnhancedBERT4Rec(nn.Module):
             self.graph.prepare(data, rows)
         return self
 
-    # Training -------------------------------------------------------------------------------------
+    # Training
 
     def cloze_share(self, train: TrainSettings) -> float:
         """Share of training batches that carry the cloze task."""
@@ -211,13 +220,16 @@ class EnhancedBERT4Rec(nn.Module):
         states = states.flatten(0, 1)[predicted]  # (N, D)
         targets = batch.targets.flatten()[predicted]
         bias = self.masked_bias + self.not_an_item
-        return Outputs(masked_item=ItemPrediction(self.masked_head(states), table, bias, targets))
+        return Outputs(
+            masked_item=ItemPrediction(self.masked_head(states), table, bias, targets)
+        )
 
     def _causal(self, batch: Batch, table: Tensor) -> Outputs:
         """The next-item, value and preference heads at every position that predicts something."""
         history = batch
         from_start = self.predicts_first(batch)
-        states = self.encode(batch, table, from_start)  # (B, L, D), with a start (B, 1 + L, D)
+        # (B, L, D), with a start (B, 1 + L, D)
+        states = self.encode(batch, table, from_start)
         if from_start:
             batch = _with_first_target(batch)
         predicted = batch.predicted()  # (N,)
@@ -227,8 +239,11 @@ class EnhancedBERT4Rec(nn.Module):
         if self.next_bias is not None:
             bias = self.next_bias + self.not_an_item
             if from_start:
-                oldest = (predicted % batch.targets.shape[1] == 0).nonzero()[:, 0]  # (B,)
-                first_item = self._first_item(states[oldest], table, bias, targets[oldest], history)
+                # (B,)
+                oldest = (predicted % batch.targets.shape[1] == 0).nonzero()[:, 0]
+                first_item = self._first_item(
+                    states[oldest], table, bias, targets[oldest], history
+                )
                 # Starts have a call of their own, in which two more columns hold their odds.
                 later = targets.index_fill(0, oldest, PAD)
                 next_item = ItemPrediction(states, table, bias, later)
@@ -239,49 +254,69 @@ class EnhancedBERT4Rec(nn.Module):
         views = self._views(history, table)
         return Outputs(None, next_item, first_item, values, preferences, views)
 
-    def _first_item(self, states: Tensor, table: Tensor, bias: Tensor, targets: Tensor,
-                    history: Batch) -> ItemPrediction:
+    def _first_item(
+        self,
+        states: Tensor,
+        table: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        history: Batch,
+    ) -> ItemPrediction:
         kind = F.one_hot((~history.whole).long(), 2).to(states.dtype)  # (B, 2)
         states = torch.cat([states, kind], dim=1)  # (B, D + 2)
         table = torch.cat([table, self.start_bias], dim=1)  # (R, D + 2)
         return ItemPrediction(states, table, bias, targets)
 
-    def _values(self, batch: Batch, states: Tensor, targets: Tensor, table: Tensor,
-                predicted: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def _values(
+        self,
+        batch: Batch,
+        states: Tensor,
+        targets: Tensor,
+        table: Tensor,
+        predicted: Tensor,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         found = {}
         for name, head in self.value_heads.items():
             codes = batch.target_columns[name].flatten()[predicted]  # (N,)
             if bool(codes.any()):
-                items = F.embedding(targets, table)  # unlike table[targets], adds in a fixed order
+                # unlike table[targets], adds in a fixed order
+                items = F.embedding(targets, table)
                 found[name] = head(states, items), codes
         return found
 
-    def _preferences(self, batch: Batch, states: Tensor,
-                     predicted: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def _preferences(
+        self, batch: Batch, states: Tensor, predicted: Tensor
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         found = {}
         for name, head in self.preference_heads.items():
-            wanted = self.later_shares(name, batch.targets).flatten(0, 1)[predicted]  # (N, F)
+            # (N, F)
+            wanted = self.later_shares(name, batch.targets).flatten(0, 1)[predicted]
             if bool(wanted.any()):
                 found[name] = head(states), wanted
         return found
 
-    def _views(self, batch: Batch, table: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _views(
+        self, batch: Batch, table: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
         if not batch.views:
             return None
-        first, second = (self.encoder.last_state(*self.embed(view, table), view.lengths - 1)
-                         for view in batch.views)
+        first, second = (
+            self.encoder.last_state(*self.embed(view, table), view.lengths - 1)
+            for view in batch.views
+        )
         return first, second, batch.targets.gather(1, batch.lengths[:, None] - 1)[:, 0]
 
     def later_shares(self, name: str, targets: Tensor) -> Tensor:
         """(B, L, F) mean shares of a column's values in the next PREFERENCE_HORIZON interactions."""
-        total = getattr(self, f"shares_{name}")[targets].cumsum(1)  # (B, L, F), inclusive
+        # (B, L, F), inclusive
+        total = getattr(self, f"shares_{name}")[targets].cumsum(1)
         horizon = min(PREFERENCE_HORIZON, targets.shape[1])
         end = total[:, -1:].expand(-1, horizon - 1, -1)
-        ahead = torch.cat([total[:, horizon - 1:], end], dim=1)
+        ahead = torch.cat([total[:, horizon - 1 :], end], dim=1)
         window = ahead - F.pad(total, (0, 0, 1, 0))[:, :-1]
         return window / window.sum(-1, keepdim=True).clamp_min(1e-6)
 
-    # Ranking --------------------------------------------------------------------------------------
+    # Ranking
 
     def frozen(self) -> Scorer:
         """This model as what ranks: in evaluation mode, its item table computed once."""
@@ -305,11 +340,17 @@ class EnhancedBERT4Rec(nn.Module):
         return tuple(found + (["graph"] if self.graph is not None else []))
 
     def as_request(self, batch: Batch) -> Batch:
-        """Histories in the form from whose last position the next item is read: with a mask appended
-        where the cloze head ranks."""
-        return append_mask(batch, self.settings.seq_length) if self.next_bias is None else batch
+        """Histories in the form from whose last position the next item is read: with a mask
+        appended where the cloze head ranks."""
+        return (
+            append_mask(batch, self.settings.seq_length)
+            if self.next_bias is None
+            else batch
+        )
 
-    def request_states(self, batch: Batch, table: Tensor, without: Set[str] = NOTHING) -> Tensor:
+    def request_states(
+        self, batch: Batch, table: Tensor, without: Set[str] = NOTHING
+    ) -> Tensor:
         """(B, D) state that predicts the interaction after each history."""
         batch = hide(self.as_request(batch), without)
         return self.encoder.last_state(*self.embed(batch, table), batch.lengths - 1)
@@ -328,20 +369,26 @@ class EnhancedBERT4Rec(nn.Module):
             return logits + begins.float() @ self.start_bias.T
 
     def value_logits(self, name: str, states: Tensor, items: Tensor) -> Tensor:
-        """States and item vectors, (N, D) each, to logits of an interaction column's values (N, K)."""
+        """States and item vectors, (N, D) each, to logits of an interaction column's values (N,
+        K).
+        """
         return self.value_heads[name](states, items)
 
-    # Parts ----------------------------------------------------------------------------------------
+    # Parts
 
     def item_table(self, without: Set[str] = NOTHING) -> Tensor:
-        """(R, D) representation of PAD, MASK (the average item unless the cloze task trained it) and
-        every item; without some families of features."""
-        columns = {name.partition(".")[2] for name in without if name.startswith("items.")}
+        """(R, D) representation of PAD, MASK (the average item unless the cloze task trained it)
+        and every item; without some families of features."""
+        columns = {
+            name.partition(".")[2] for name in without if name.startswith("items.")
+        }
         parts = [] if self.item_ids is None else [self.item_ids.weight]
         parts += self.item_columns(columns).values()
         if self.graph is not None and "graph" not in without:
             parts.append(self.graph())
-        nothing = self.special.new_zeros(len(self.catalogue.items.ids), self.special.shape[1])
+        nothing = self.special.new_zeros(
+            len(self.catalogue.items.ids), self.special.shape[1]
+        )
         items = sum(parts[1:], start=parts[0]) if parts else nothing
         mask = items.mean(0)
         if self.masked_head is not None and (self.training or bool(self.mask_trained)):
@@ -356,8 +403,8 @@ class EnhancedBERT4Rec(nn.Module):
         return self.encoder(x, attend)
 
     def embed(self, batch: Batch, table: Tensor) -> tuple[Tensor, Attend]:
-        """(B, L, D) what the blocks read, and what they are told beside it; with a start wider by one
-        position, which `Attend.prefix` counts."""
+        """(B, L, D) what the blocks read, and what they are told beside it; with a start wider by
+        one position, which `Attend.prefix` counts."""
         x = F.embedding(batch.items, table)  # (B, L, D)
         for column in self.interaction_columns(batch):
             x = x + column
@@ -366,8 +413,10 @@ class EnhancedBERT4Rec(nn.Module):
             x = x + self.time(batch.times, previous)
         if self.request_time is not None:
             x = x + self.request_time(batch.request_times, batch.times)
-        x = self.dropout(x + self.position[:x.shape[1]])
-        rotation = None if self.periods is None else time_rotation(batch.times, self.periods)
+        x = self.dropout(x + self.position[: x.shape[1]])
+        rotation = (
+            None if self.periods is None else time_rotation(batch.times, self.periods)
+        )
         attend = Attend(batch.pattern, key_padding(batch.lengths, x.shape[1]), rotation)
         if self.start is not None:
             x, attend = in_front(self.dropout(self._start(batch)), x, attend)
@@ -380,10 +429,12 @@ class EnhancedBERT4Rec(nn.Module):
         start = self.start + self.lost * ~batch.whole[:, None, None]
         if self.request_time is None:
             return start
-        first = batch.times[:, :1].where(batch.lengths[:, None] > 0, batch.request_times[:, :1])
+        first = batch.times[:, :1].where(
+            batch.lengths[:, None] > 0, batch.request_times[:, :1]
+        )
         return start + self.request_time(first, torch.full_like(first, NO_TIME))
 
-    # Growing --------------------------------------------------------------------------------------
+    # Growing
 
     @property
     def places_new_items(self) -> bool:
@@ -394,11 +445,11 @@ class EnhancedBERT4Rec(nn.Module):
     def for_catalogue(self, larger: Catalogue) -> EnhancedBERT4Rec:
         """This model, in evaluation mode, for a catalogue with further items and users.
 
-        An item that training never saw is what the encoders say of its columns, with the mean of what
-        experience taught, vectors and odds, of the known items whose columns are the most alike, by how
-        often training saw them (`nearest_items`); where no encoder says anything, of those that share
-        its categories and tags. A new user starts as unknown. Raises `UserError` where items are
-        missing.
+        An item that training never saw is what the encoders say of its columns, with the mean of
+        what experience taught, vectors and odds, of the known items whose columns are the most
+        alike, by how often training saw them (`nearest_items`); where no encoder says anything,
+        of those that share its categories and tags. A new user starts as unknown. Raises
+        `UserError` where items are missing.
         """
         device = self.special.device
         if device.type != "cpu":
@@ -411,15 +462,20 @@ class EnhancedBERT4Rec(nn.Module):
         if model.graph is not None:
             model.graph.take_over(self.graph, place)
         weights = model._stand_ins(self, new, place)  # (new, own)
-        own = {name: value for name, value in self.state_dict().items()
-               if not name.startswith(("item_columns.", "graph."))}
+        own = {
+            name: value
+            for name, value in self.state_dict().items()
+            if not name.startswith(("item_columns.", "graph."))
+        }
         for name in {"next_bias", "masked_bias"} & set(own):
             own[name] = grown_rows(own[name], place, new, weights)
         own["counts"] = model.counts
         own["counts"][first + place] = self.counts[first:]
         if self.start_bias is not None:
             both = self.next_bias[:, None] + self.start_bias  # (R, 2)
-            own["start_bias"] = grown_rows(both, place, new, weights) - own["next_bias"][:, None]
+            own["start_bias"] = (
+                grown_rows(both, place, new, weights) - own["next_bias"][:, None]
+            )
         if self.item_ids is not None:
             vectors = self.item_ids.weight
             table = vectors.new_zeros(len(larger.items.ids), vectors.shape[1])
@@ -427,12 +483,16 @@ class EnhancedBERT4Rec(nn.Module):
             own["item_ids.weight"] = table
         if "user_tokens.ids.weight" in own:
             rows = self.catalogue.users.index(larger.users.ids)
-            own["user_tokens.ids.weight"] = own["user_tokens.ids.weight"][np.append(UNKNOWN, rows)]
+            own["user_tokens.ids.weight"] = own["user_tokens.ids.weight"][
+                np.append(UNKNOWN, rows)
+            ]
         model.load_state_dict({**model.state_dict(), **own})
         return model
 
     def _stand_ins(self, older: EnhancedBERT4Rec, new: Tensor, place: Tensor) -> Tensor:
-        """Weights (n, V) of the `older` model's items for new ones; `place`: where they stand here."""
+        """Weights (n, V) of the `older` model's items for new ones; `place`: where they stand
+        here.
+        """
         parts = list(self.item_columns().values())
         if parts:
             vectors = sum(parts)  # (V, D)
@@ -442,7 +502,8 @@ class EnhancedBERT4Rec(nn.Module):
 
 
 def grown_rows(bias: Tensor, place: Tensor, new: Tensor, weights: Tensor) -> Tensor:
-    """Biases (R, ...) for more items: a new one has the mean odds exp(b) of those that stand in for it.
+    """Biases (R, ...) for more items: a new one has the mean odds exp(b) of those that stand in
+    for it.
 
     place, new: where known and new items stand among all; weights (new, known).
     """
@@ -477,8 +538,10 @@ def hide(batch: Batch, families: Set[str]) -> Batch:
             user_columns |= hidden({name: user_columns[name]}, everywhere)
     batch = batch.replace(columns=columns, user_columns=user_columns)
     if "times" in families:
-        batch = batch.replace(times=unknown_like(batch.times),
-                              request_times=unknown_like(batch.request_times))
+        batch = batch.replace(
+            times=unknown_like(batch.times),
+            request_times=unknown_like(batch.request_times),
+        )
     if "users.id" in families:
         batch = batch.replace(users=unknown_like(batch.users))
     return batch

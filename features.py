@@ -1,4 +1,5 @@
-"""One encoder for each kind of column, and what is built of them: items, users, interactions, times.
+"""One encoder for each kind of column, and what is built of them: items, users, interactions,
+times.
 
     category   a vector per value, row 0 for unknown
     tags       mean of the tags' vectors, row 0 where there is none
@@ -25,7 +26,8 @@ from text_vectors import SIZE, available, text_vectors
 from transformer import CrossAttention, Dropout
 
 CENTRES = 16  # bumps of a number
-BUCKET, GAP_BUCKETS = 0.301, 72  # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
+# floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
+BUCKET, GAP_BUCKETS = 0.301, 72
 MOST_SHARES = 512  # different tags up to which a product is faster than looking them up
 NEAREST = 5  # known items in whose place a new one is put (ablations/LOG.md)
 
@@ -103,7 +105,9 @@ class NumberEncoder(nn.Module):
         right = torch.searchsorted(self.knots, numbers).clamp(1, len(self.knots) - 1)
         left = right - 1
         share = (numbers - self.knots[left]) / (self.knots[right] - self.knots[left])
-        return self.places[left] + share.clamp(0, 1) * (self.places[right] - self.places[left])
+        return self.places[left] + share.clamp(0, 1) * (
+            self.places[right] - self.places[left]
+        )
 
 
 class VectorEncoder(nn.Module):
@@ -141,36 +145,50 @@ class TextEncoder(nn.Module):
         return self.project(self.vectors.to(self.project.weight.dtype))
 
 
-KINDS = {"category": CategoryEncoder, "tags": TagsEncoder, "number": NumberEncoder,
-         "vector": VectorEncoder}
+KINDS = {
+    "category": CategoryEncoder,
+    "tags": TagsEncoder,
+    "number": NumberEncoder,
+    "vector": VectorEncoder,
+}
 
 
 def chosen_columns(flag: str, wanted: str, fields: dict[str, Field]) -> list[Field]:
-    """The columns that a setting names: all, none, or some. Raises `UserError` for an unknown one."""
+    """The columns that a setting names: all, none, or some. Raises `UserError` for an unknown
+    one.
+    """
     if wanted == "all":
         return list(fields.values())
     names = names_of(wanted)
     for name in names:
         if name not in fields:
-            raise UserError(f"--{flag} {name!r} is none of this data set's columns: "
-                            f"{', '.join(fields) or 'there are none'}")
+            raise UserError(
+                f"--{flag} {name!r} is none of this data set's columns: "
+                f"{', '.join(fields) or 'there are none'}"
+            )
     return [fields[name] for name in names]
 
 
 class ItemColumns(nn.Module):
-    """What the columns of the items say, a vector each: the values lie here, none in the checkpoint."""
+    """What the columns of the items say, a vector each: the values lie here, none in the
+    checkpoint.
+    """
 
     def __init__(self, items: Table, settings: ModelSettings) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict()
         width = settings.hidden_size
-        for entry in chosen_columns("item_features", settings.item_features, dict(items.fields)):
+        for entry in chosen_columns(
+            "item_features", settings.item_features, dict(items.fields)
+        ):
             if entry.column.kind != "text":
                 self.encoders[entry.name] = KINDS[entry.column.kind](entry, width)
             elif settings.text_encoder != "none":
-                self.encoders[entry.name] = TextEncoder(len(items.ids), width, settings.text_encoder)
+                self.encoders[entry.name] = TextEncoder(
+                    len(items.ids), width, settings.text_encoder
+                )
         for name in self.encoders:
-            values = items.data[name][items.first:]
+            values = items.data[name][items.first :]
             if values.dtype != object:
                 values = torch.from_numpy(values)
                 number = len(items.fields[name].values)
@@ -182,7 +200,7 @@ class ItemColumns(nn.Module):
         """Read the texts, once, before training."""
         for name, encoder in self.encoders.items():
             if isinstance(encoder, TextEncoder):
-                encoder.read(items.data[name][items.first:].tolist())
+                encoder.read(items.data[name][items.first :].tolist())
 
     def take_over(self, older: ItemColumns, place: Tensor, items: Table) -> None:
         """Become what `older` was, for more items. place: (V,) where its items stand among these."""
@@ -196,10 +214,15 @@ class ItemColumns(nn.Module):
             else:
                 encoder.load_state_dict(before.state_dict())
 
-    def forward(self, without: set[str] | frozenset[str] = frozenset()) -> dict[str, Tensor]:
+    def forward(
+        self, without: set[str] | frozenset[str] = frozenset()
+    ) -> dict[str, Tensor]:
         """(V, D) of each column but those left out."""
-        return {name: encoder(getattr(self, f"values_{name}", None))
-                for name, encoder in self.encoders.items() if name not in without}
+        return {
+            name: encoder(getattr(self, f"values_{name}", None))
+            for name, encoder in self.encoders.items()
+            if name not in without
+        }
 
 
 class InteractionColumns(nn.Module):
@@ -207,10 +230,17 @@ class InteractionColumns(nn.Module):
 
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()
-        fields = chosen_columns("interaction_features", settings.interaction_features,
-                                dict(catalogue.interaction_fields))
-        self.encoders = nn.ModuleDict({
-            entry.name: KINDS[entry.column.kind](entry, settings.hidden_size) for entry in fields})
+        fields = chosen_columns(
+            "interaction_features",
+            settings.interaction_features,
+            dict(catalogue.interaction_fields),
+        )
+        self.encoders = nn.ModuleDict(
+            {
+                entry.name: KINDS[entry.column.kind](entry, settings.hidden_size)
+                for entry in fields
+            }
+        )
 
     def forward(self, batch: Batch) -> list[Tensor]:
         """(B, L, D) of each column."""
@@ -225,7 +255,9 @@ class UserTokens(nn.Module):
         width = settings.hidden_size
         self.ids = nn.Embedding(len(users), width) if settings.user_ids else None
         self.encoders = nn.ModuleDict()
-        for entry in chosen_columns("user_features", settings.user_features, dict(users.fields)):
+        for entry in chosen_columns(
+            "user_features", settings.user_features, dict(users.fields)
+        ):
             if entry.column.kind != "text":
                 self.encoders[entry.name] = KINDS[entry.column.kind](entry, width)
 
@@ -237,7 +269,9 @@ class UserTokens(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """(B, T, D)."""
         tokens = [] if self.ids is None else [self.ids(batch.users)]
-        tokens += [encoder(batch.user_columns[name]) for name, encoder in self.encoders.items()]
+        tokens += [
+            encoder(batch.user_columns[name]) for name, encoder in self.encoders.items()
+        ]
         return torch.stack(tokens, dim=1)
 
 
@@ -261,7 +295,8 @@ class TimeEncoder(nn.Module):
         super().__init__()
         width, parts = settings.hidden_size, settings.time_parts
         self.season = nn.Linear(4, width) if "season" in parts else None
-        self.gap = nn.Embedding(GAP_BUCKETS + 1, width) if "gap" in parts else None  # 0 = unknown
+        # 0 = unknown
+        self.gap = nn.Embedding(GAP_BUCKETS + 1, width) if "gap" in parts else None
 
     def forward(self, moments: Tensor, previous: Tensor) -> Tensor:
         """(B, L) moments and those before them, in seconds, NO_TIME where unknown, to (B, L, D)."""
@@ -279,7 +314,9 @@ class TimeEncoder(nn.Module):
 
 
 def gap_bucket(seconds: Tensor) -> Tensor:
-    """0 to GAP_BUCKETS - 1 (int32) for times between events, on a logarithmic scale; below 0 as 0."""
+    """0 to GAP_BUCKETS - 1 (int32) for times between events, on a logarithmic scale; below 0 as
+    0.
+    """
     logarithm = seconds.clamp_min(0).float().log1p_()
     return logarithm.mul_(1 / BUCKET).clamp_(max=GAP_BUCKETS - 1).int()
 
@@ -290,7 +327,8 @@ def day_of_year(times: Tensor) -> Tensor:
     Integer arithmetic on the proleptic Gregorian calendar with years that begin in March (Howard
     Hinnant, 'chrono-Compatible Low-Level Date Algorithms').
     """
-    days = times // 86_400  # div(rounding_mode="floor") would pass through fp32 in an exported model
+    # div(rounding_mode="floor") would pass through fp32 in an exported model
+    days = times // 86_400
     since_era = days + 719_468  # days since 0000-03-01
     era = since_era // 146_097
     day_of_era = since_era - era * 146_097
@@ -305,8 +343,9 @@ def day_of_year(times: Tensor) -> Tensor:
 def nearest_items(new: Tensor, known: Tensor, counts: Tensor) -> Tensor:
     """Weights (n, V) of known items for new ones, rows summing to 1.
 
-    Of the NEAREST by cosine similarity of what their columns say, and those as near as the last of
-    them, by how often they were had (one more is counted). new (n, D), known (V, D), counts (V,).
+    Of the NEAREST by cosine similarity of what their columns say, and those as near as the last
+    of them, by how often they were had (one more is counted). new (n, D), known (V, D), counts
+    (V,).
     """
     similar = F.normalize(new, dim=1) @ F.normalize(known, dim=1).T  # (n, V)
     last = similar.topk(min(NEAREST, len(known)), dim=1).values[:, -1:]
@@ -315,13 +354,17 @@ def nearest_items(new: Tensor, known: Tensor, counts: Tensor) -> Tensor:
 
 
 def alike(items: Table, new: np.ndarray, known: np.ndarray) -> Tensor:
-    """Weights (n, V) of known rows for new ones, rows summing to 1, alike for those that share most of
-    their categories and tags: what is left where no encoder can place an item."""
-    shares = [items.shares(name) for name, entry in items.fields.items()
-              if entry.column.kind in ("category", "tags") and len(entry.values) <= 1000]
-    shares = torch.from_numpy(np.concatenate([*shares, np.zeros((len(items), 1), np.float32)], axis=1))
-    similar = F.normalize(shares[new], dim=1) @ F.normalize(shares[known], dim=1).T  # (n, V)
+    """Weights (n, V) of known rows for new ones, rows summing to 1, alike for those that share
+    most of their categories and tags: what is left where no encoder can place an item."""
+    shares = [
+        items.shares(name)
+        for name, entry in items.fields.items()
+        if entry.column.kind in ("category", "tags") and len(entry.values) <= 1000
+    ]
+    shares = torch.from_numpy(
+        np.concatenate([*shares, np.zeros((len(items), 1), np.float32)], axis=1)
+    )
+    # (n, V)
+    similar = F.normalize(shares[new], dim=1) @ F.normalize(shares[known], dim=1).T
     nearest = (similar >= similar.amax(1, keepdim=True) - 1e-6).float()
     return nearest / nearest.sum(1, keepdim=True)
-
-

@@ -3,14 +3,14 @@
     h_v = ReLU(b + sum_r mean_{n in N_r(v)} W_r x_n)
     e_v = b' + W'_0 h_v + sum_r mean_{n in N_r(v)} W'_r (h_n of items, x_n of attributes)
 
-Schlichtkrull et al., arXiv:1703.06103, eq. 2, by torch-geometric's `RGCNConv`. An item has no vector
-of its own here, so that all it gets comes from its neighbours, and an item that nobody has had gets
-its share too.
+Schlichtkrull et al., arXiv:1703.06103, eq. 2, by torch-geometric's `RGCNConv`. An item has no
+vector of its own here, so that all it gets comes from its neighbours, and an item that nobody has
+had gets its share too.
 
 Relations r into an item: one for each of its columns that has values (numbers by their quantiles,
-texts by words that other items have too); items that follow it, that it follows, that the same users
-have. The last three come from the training part alone, as lists of fixed length that lie in the
-checkpoint; what a position predicts there may be an edge's reason, together with other users'
+texts by words that other items have too); items that follow it, that it follows, that the same
+users have. The last three come from the training part alone, as lists of fixed length that lie in
+the checkpoint; what a position predicts there may be an edge's reason, together with other users'
 interactions (FEWEST_TOGETHER).
 
 Axes: V items, K neighbours, D width, A attribute nodes, E edges.
@@ -44,20 +44,26 @@ class ItemGraph(nn.Module):
         try:
             from torch_geometric.nn import RGCNConv
         except ImportError as error:
-            raise UserError("--graph needs torch-geometric: pip install torch-geometric") from error
+            raise UserError(
+                "--graph needs torch-geometric: pip install torch-geometric"
+            ) from error
         items, width = catalogue.items, settings.hidden_size
         self.count = len(items.ids)
         relations, nodes = attribute_edges(items)
         self.num_attribute_relations = len(relations)
         for number, edges in enumerate(relations):
-            self.register_buffer(f"attributes_{number}", torch.from_numpy(edges), persistent=False)
+            self.register_buffer(
+                f"attributes_{number}", torch.from_numpy(edges), persistent=False
+            )
         for name in TOGETHER:
             nobody = torch.full((self.count, NEIGHBOURS), -1, dtype=torch.int32)
             self.register_buffer(name, nobody)
         self.attributes = nn.Embedding(max(1, nodes), width)
         count = len(relations) + len(TOGETHER)
         # Items have nothing to pass on in the first layer.
-        self.first = RGCNConv(width, width, max(1, len(relations)), BASES, root_weight=False)
+        self.first = RGCNConv(
+            width, width, max(1, len(relations)), BASES, root_weight=False
+        )
         self.second = RGCNConv(width, width, count, BASES)
 
     def prepare(self, data: Dataset, rows: np.ndarray) -> None:
@@ -78,18 +84,20 @@ class ItemGraph(nn.Module):
 
     def forward(self) -> Tensor:
         """(V, D)."""
-        attributes = [getattr(self, f"attributes_{number}")
-                      for number in range(self.num_attribute_relations)]
+        attributes = [
+            getattr(self, f"attributes_{number}")
+            for number in range(self.num_attribute_relations)
+        ]
         edges, kinds = _joined(attributes)
         device = self.attributes.weight.device
         nobody = torch.zeros(self.count, self.attributes.embedding_dim, device=device)
         with full_precision(device):
             nodes = torch.cat([nobody, self.attributes.weight.float()])
-            hidden = self.first(nodes, edges, kinds)[:self.count].relu()
+            hidden = self.first(nodes, edges, kinds)[: self.count].relu()
             nodes = torch.cat([hidden, self.attributes.weight.float()])
             together = [self._neighbours(name) for name in TOGETHER]
             edges, kinds = _joined([*attributes, *together])
-            return self.second(nodes, edges, kinds)[:self.count]
+            return self.second(nodes, edges, kinds)[: self.count]
 
     def _neighbours(self, name: str) -> Tensor:
         """(2, E) of a relation between items: from the neighbour to the item."""
@@ -100,8 +108,10 @@ class ItemGraph(nn.Module):
 
 def _joined(relations: list[Tensor]) -> tuple[Tensor, Tensor]:
     """(edges (2, E), relation of each (E,)) of all relations."""
-    kinds = [torch.full((edges.shape[1],), number, device=edges.device)
-             for number, edges in enumerate(relations)]
+    kinds = [
+        torch.full((edges.shape[1],), number, device=edges.device)
+        for number, edges in enumerate(relations)
+    ]
     return torch.cat(relations, dim=1), torch.cat(kinds)
 
 
@@ -112,13 +122,15 @@ def attribute_edges(items: Table) -> tuple[list[np.ndarray], int]:
     """
     relations, nodes = [], 0
     for name, entry in items.fields.items():
-        item, value, size = _attributes_of(entry, items.data[name][items.first:])
+        item, value, size = _attributes_of(entry, items.data[name][items.first :])
         relations.append(np.stack([len(items.ids) + nodes + value, item]))
         nodes += size
     return relations, nodes
 
 
-def _attributes_of(entry: Field, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def _attributes_of(
+    entry: Field, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
     """(items, their attributes, how many attributes there are) of one column."""
     kind = entry.column.kind
     if kind in ("category", "tags"):
@@ -134,10 +146,12 @@ def _attributes_of(entry: Field, values: np.ndarray) -> tuple[np.ndarray, np.nda
     if kind == "text":
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        words = HashingVectorizer(n_features=WORDS, stop_words="english",
-                                  token_pattern=r"(?u)\b[^\W\d]{3,}\b")
+        words = HashingVectorizer(
+            n_features=WORDS, stop_words="english", token_pattern=r"(?u)\b[^\W\d]{3,}\b"
+        )
         item, word = words.transform(values.tolist()).nonzero()
-        shared = np.bincount(word, minlength=WORDS) > 1  # in one text alone it joins nothing
+        # in one text alone it joins nothing
+        shared = np.bincount(word, minlength=WORDS) > 1
         return item[shared[word]], word[shared[word]].astype(np.int64), WORDS
     nothing = np.zeros(0, dtype=np.int64)
     return nothing, nothing, 0
@@ -156,16 +170,20 @@ def item_neighbours(data: Dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
     ones = np.ones(int(near.sum()))
     pairs = (items[:-1][near], items[1:][near])
     after = sparse.csr_matrix((ones, pairs), shape=(count, count))  # i, then j
-    has = sparse.csr_matrix((np.ones(len(items)), (users, items)), shape=(users.max() + 1, count))
+    has = sparse.csr_matrix(
+        (np.ones(len(items)), (users, items)), shape=(users.max() + 1, count)
+    )
     has.data[:] = 1.0  # an item twice is an item once
     relations = {"follows": after.T, "followed_by": after, "had_with": has.T @ has}
     weight = np.sqrt(np.bincount(items, minlength=count))
-    return {name: _nearest(matrix.tocsr(), weight) for name, matrix in relations.items()}
+    return {
+        name: _nearest(matrix.tocsr(), weight) for name, matrix in relations.items()
+    }
 
 
 def _nearest(matrix: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:
-    """(V, K) columns with the largest entries over their weight in each row, the row's own item left
-    out, the lower item first at ties."""
+    """(V, K) columns with the largest entries over their weight in each row, the row's own item
+    left out, the lower item first at ties."""
     matrix = matrix - sparse.diags(matrix.diagonal(), format="csr")
     found = np.full((matrix.shape[0], NEIGHBOURS), -1, dtype=np.int32)
     for row in range(matrix.shape[0]):
@@ -174,5 +192,5 @@ def _nearest(matrix: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:
         enough = counts >= FEWEST_TOGETHER
         columns, counts = columns[enough], counts[enough]
         order = np.lexsort((columns, -counts / weight[columns]))[:NEIGHBOURS]
-        found[row, :len(order)] = columns[order]
+        found[row, : len(order)] = columns[order]
     return found

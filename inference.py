@@ -1,9 +1,9 @@
 """Recommend items, with reasons: `python inference.py --user_id 123 --k 10`.
 
-For a user of the data the history is theirs; for anybody else give `--history "260,1210"` or names
-(`--history "The Matrix; Toy Story (1995)"`), and what is known of the user (`--set COLUMN=VALUE`);
-with `--history ""` nothing but that. Everybody at once: `--users all --history_until test --output
-recs.parquet`. All ids are the data set's own.
+For a user of the data the history is theirs; for anybody else give `--history "260,1210"` or
+names (`--history "The Matrix; Toy Story (1995)"`), and what is known of the user (`--set
+COLUMN=VALUE`); with `--history ""` nothing but that. Everybody at once: `--users all
+--history_until test --output recs.parquet`. All ids are the data set's own.
 """
 
 from __future__ import annotations
@@ -31,34 +31,71 @@ SHOWN = 5  # contributions of the history in JSON that is not asked to explain a
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--model_path", default="checkpoints/best",
-        help="folder of a trained model (default: %(default)s)")
+    add(
+        "--model_path",
+        default="checkpoints/best",
+        help="folder of a trained model (default: %(default)s)",
+    )
     add("--data_dir", help="folder with the data set's files (default: as in training)")
     add("--user_id", help="a user of the data")
-    add("--history", help='items a user has had, oldest first: ids with commas or names with semicolons')
-    add("--set", action="append", default=[], metavar="COLUMN=VALUE",
-        help="a column of a new user, or instead of what the data say: --set age=25")
-    add("--where", action="append", default=[], metavar="CONDITION",
-        help='keep items that meet a condition: --where "price<=20" --where colour=red,blue')
+    add(
+        "--history",
+        help="items a user has had, oldest first: ids with commas or names with semicolons",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="a column of a new user, or instead of what the data say: --set age=25",
+    )
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help='keep items that meet a condition: --where "price<=20" --where colour=red,blue',
+    )
     add("--users", help="'all' or a list of ids: recommendations for many, to --output")
-    add("--history_until", choices=("end", "test", "validation"), default="end",
+    add(
+        "--history_until",
+        choices=("end", "test", "validation"),
+        default="end",
         help="with --users: whole histories, or what comes before the held-out interaction "
-             "(default: %(default)s)")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+        "(default: %(default)s)",
+    )
+    add(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
         help="with --users: bf16 encodes whole histories faster where the processor has it "
-             "(default: %(default)s); before a held-out interaction it is always fp32")
+        "(default: %(default)s); before a held-out interaction it is always fp32",
+    )
     add("--output", help="with --users: the Parquet file to write")
     add("--k", type=int, default=10, help="how many items (default: %(default)s)")
-    add("--filter_seen", choices=("auto", "yes", "no"), default="auto",
-        help="leave out items of the history; auto = unless the schema allows repeats")
-    add("--at", help="moment of the request (ISO, UTC, or seconds), for a model trained with "
-                     "--query_time known")
-    add("--explain", action="store_true",
+    add(
+        "--filter_seen",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="leave out items of the history; auto = unless the schema allows repeats",
+    )
+    add(
+        "--at",
+        help="moment of the request (ISO, UTC, or seconds), for a model trained with "
+        "--query_time known",
+    )
+    add(
+        "--explain",
+        action="store_true",
         help="all that speaks for each item, without what it would leave the list, and how it would "
-             "rank for others")
-    add("--plot", type=drawable,
+        "rank for others",
+    )
+    add(
+        "--plot",
+        type=drawable,
         help=f"also draw what speaks for each item (the first {MOST_ITEMS}), and the attention: a .png, "
-             f".svg, .pdf or .html file")
+        f".svg, .pdf or .html file",
+    )
     add("--json", action="store_true", help="print JSON")
     return parser
 
@@ -68,18 +105,24 @@ def _many(engine: RecommendationEngine, flags: Any) -> None:
         raise UserError("--users needs --output, e.g. --output recs.parquet")
     for name in ONE_USER:
         if getattr(flags, name) not in (None, [], False):
-            raise UserError(f"--{name} does not go with --users, which takes --k, --history_until, "
-                            f"--filter_seen, --precision and --output")
+            raise UserError(
+                f"--{name} does not go with --users, which takes --k, --history_until, "
+                f"--filter_seen, --precision and --output"
+            )
     users = None
     if flags.users != "all":
         users = [part.strip() for part in flags.users.split(",") if part.strip()]
-    table = engine.recommend_all(users, flags.k, flags.history_until, _filter(flags), flags.precision)
+    table = engine.recommend_all(
+        users, flags.k, flags.history_until, _filter(flags), flags.precision
+    )
     write_parquet(Path(flags.output), table)
     per_user = table.groupby("user_id").size()
     fewer = int((per_user < flags.k).sum())
     note = f"; {fewer} of them have fewer than {flags.k} left" if fewer else ""
-    print(f"{len(table):,} recommendations for {len(per_user):,} users: {flags.output} (histories until "
-          f"{flags.history_until}, split {engine.info['split_hash']}){note}")
+    print(
+        f"{len(table):,} recommendations for {len(per_user):,} users: {flags.output} (histories until "
+        f"{flags.history_until}, split {engine.info['split_hash']}){note}"
+    )
 
 
 def _filter(flags: Any) -> bool | None:
@@ -112,7 +155,9 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     note = engine.request_time_note(flags.user_id if sequence is None else None, at)
     data_note = engine.schema.note
     if data_note.startswith("SYNTHETIC"):
-        note = f"SYNTHETIC data: these {engine.schema.nouns} do not exist. {note}".strip()
+        note = (
+            f"SYNTHETIC data: these {engine.schema.nouns} do not exist. {note}".strip()
+        )
     profile = None
     if flags.user_id is not None:
         profile = engine.get_user_profile(flags.user_id, at=at, user_columns=facts)
@@ -123,15 +168,21 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
             if not flags.explain:
                 explanation["history"] = explanation["history"][:SHOWN]
             rows.append({**to_json(item), "explanation": explanation})
-        content = {"profile": to_json(profile), "note": note, "data_note": data_note,
-                   "recommendations": rows}
+        content = {
+            "profile": to_json(profile),
+            "note": note,
+            "data_note": data_note,
+            "recommendations": rows,
+        }
         # ASCII: any terminal can show it.
         print(json.dumps(content, indent=1))
         return
     names = None
     if sequence is not None:
         names = [engine.item(row).name for row in history.items]
-    print_recommendations(engine.schema, items, reasons, profile, names, note, flags.explain)
+    print_recommendations(
+        engine.schema, items, reasons, profile, names, note, flags.explain
+    )
 
 
 def main(argv: list[str]) -> None:

@@ -16,7 +16,8 @@ from support.errors import UserError
 
 # 'Matrix, The (1999)'
 ARTICLE_LAST = re.compile(
-    r"([^()]+), (the|an?|l[ea]s?|l'|une?|el|los|il|die|der|das)(?= *[()]|$)")
+    r"([^()]+), (the|an?|l[ea]s?|l'|une?|el|los|il|die|der|das)(?= *[()]|$)"
+)
 ARTICLE = re.compile(r"^(the|an?) ")
 
 
@@ -29,7 +30,9 @@ def find_items(items: Table, schema: Schema, text: str) -> list[Any]:
     if len(parts) == 1 and "," in text:
         # Commas separate ids, and names too unless the whole is one: 'Piano, The'.
         pieces = [part.strip() for part in text.split(",") if part.strip()]
-        if all(_is_id(items, piece) for piece in pieces) or not _matches(items, parts[0]):
+        if all(_is_id(items, piece) for piece in pieces) or not _matches(
+            items, parts[0]
+        ):
             parts = pieces
     return [_id_of(items, schema, part) for part in parts]
 
@@ -50,15 +53,23 @@ def _id_of(items: Table, schema: Schema, text: str) -> Any:
     if found:
         listed = ", ".join(repr(names[row]) for row in found[:4])
         more = ", ..." if len(found) > 4 else ""
-        raise UserError(f"{text!r} fits {len(found)} {schema.nouns} ({listed}{more}); give the whole "
-                        f"name, or the id")
+        raise UserError(
+            f"{text!r} fits {len(found)} {schema.nouns} ({listed}{more}); give the whole "
+            f"name, or the id"
+        )
     plain = [folded(name) for name in names]
     near = difflib.get_close_matches(folded(text), plain, n=1, cutoff=0.4)
-    hint = f"did you mean {names[plain.index(near[0])]!r}?" if near else "give an id or a name"
+    hint = (
+        f"did you mean {names[plain.index(near[0])]!r}?"
+        if near
+        else "give an id or a name"
+    )
     raise UserError(f"no {schema.noun} in the catalogue is called {text!r}; {hint}")
 
 
-def known_rows(items: Table, schema: Schema, ids: Sequence[Any], what: str) -> np.ndarray:
+def known_rows(
+    items: Table, schema: Schema, ids: Sequence[Any], what: str
+) -> np.ndarray:
     """Rows of ids. Raises `UserError`, naming `what`, for an id that is not in the catalogue."""
     if isinstance(ids, str):
         raise UserError(f"{what}: expected a list of ids, not the text {ids!r}")
@@ -66,13 +77,16 @@ def known_rows(items: Table, schema: Schema, ids: Sequence[Any], what: str) -> n
     rows = items.index(ids)
     if (rows == UNKNOWN).any():
         unknown = ids[int(np.argmax(rows == UNKNOWN))]
-        raise UserError(f"{what}: {schema.noun} {unknown!r} is not in this model's catalogue of "
-                        f"{len(items.ids)} {schema.nouns}")
+        raise UserError(
+            f"{what}: {schema.noun} {unknown!r} is not in this model's catalogue of "
+            f"{len(items.ids)} {schema.nouns}"
+        )
     return rows
 
 
 def rows_where(items: Table, conditions: Sequence[str]) -> np.ndarray:
-    """(R,) True at the items that meet all conditions: 'colour=red,blue' (any of these), 'price<=20'.
+    """(R,) True at the items that meet all conditions: 'colour=red,blue' (any of these),
+    'price<=20'.
 
     Raises `UserError` for what is no condition, an unknown column or value.
     """
@@ -80,13 +94,17 @@ def rows_where(items: Table, conditions: Sequence[str]) -> np.ndarray:
     for condition in conditions:
         match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|=|>|<)\s*(.+?)\s*", condition)
         if match is None:
-            raise UserError(f"--where {condition!r}: write column=value or column>=number")
+            raise UserError(
+                f"--where {condition!r}: write column=value or column>=number"
+            )
         name, sign, value = match.groups()
         if name not in items.fields or items.fields[name].column.kind == "vector":
             near = difflib.get_close_matches(name, items.fields, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"--where {condition!r}: {name!r} is none of the columns "
-                            f"{', '.join(items.fields) or '(there are none)'}{hint}")
+            raise UserError(
+                f"--where {condition!r}: {name!r} is none of the columns "
+                f"{', '.join(items.fields) or '(there are none)'}{hint}"
+            )
         found &= _meets(items.fields[name], items.data[name], sign, value)
     return found
 
@@ -106,8 +124,13 @@ def _meets(entry: Field, values: np.ndarray, sign: str, wanted: str) -> np.ndarr
         limit = float(wanted)
     except ValueError:
         raise UserError(f"--where: {wanted!r} is not a number") from None
-    compare = {">=": np.greater_equal, "<=": np.less_equal, ">": np.greater, "<": np.less,
-               "=": np.equal}[sign]
+    compare = {
+        ">=": np.greater_equal,
+        "<=": np.less_equal,
+        ">": np.greater,
+        "<": np.less,
+        "=": np.equal,
+    }[sign]
     return compare(values, limit)
 
 
@@ -117,13 +140,15 @@ def _code(entry: Field, value: str) -> int:
         return folded_values.index(value.casefold()) % len(entry.values) + 1
     near = difflib.get_close_matches(value, entry.values, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"--where {entry.name}: {value!r} is none of "
-                    f"{', '.join(entry.values[:40])}{hint}")
+    raise UserError(
+        f"--where {entry.name}: {value!r} is none of "
+        f"{', '.join(entry.values[:40])}{hint}"
+    )
 
 
 def folded(name: str) -> str:
-    """A name as it is compared: small letters without accents and punctuation, an article at its end put
-    first."""
+    """A name as it is compared: small letters without accents and punctuation, an article at its
+    end put first."""
     signs = unicodedata.normalize("NFKD", str(name).lower())
     letters = "".join(sign for sign in signs if not unicodedata.combining(sign))
     plain = ARTICLE_LAST.sub(r"\2 \1", letters)
@@ -131,15 +156,16 @@ def folded(name: str) -> str:
 
 
 def _matches(items: Table, name: str) -> list[int]:
-    """Rows of the items with this name: exactly, else without the year, then without what stands in
-    parentheses and the article, else holding its words, else its letters."""
+    """Rows of the items with this name: exactly, else without the year, then without what stands
+    in parentheses and the article, else holding its words, else its letters."""
     wanted = folded(name)
     rules: list[Callable[[str], bool]] = [
         lambda other: folded(other) == wanted,
         lambda other: folded(re.sub(r" *\(\d{4}\)$", "", other)) == wanted,
         lambda other: _bare(other.partition(" (")[0]) == ARTICLE.sub("", wanted),
         lambda other: f" {wanted} " in f" {folded(other)} ",
-        lambda other: wanted in folded(other)]
+        lambda other: wanted in folded(other),
+    ]
     for rule in rules if wanted else ():
         found = [row for row in items.rows.tolist() if rule(items.names[row])]
         if found:

@@ -16,30 +16,45 @@ from torch.utils.checkpoint import checkpoint
 LOG2_E = math.log2(math.e)
 LOWEST = -1e30
 CHECKPOINTED_POSITIONS = 512
-# Logits held at once: on a CPU a chunk should stay in the caches, on a GPU it should fill the chip.
+# Logits held at once: on a CPU a chunk should stay in the caches, on a GPU it should fill the
+# chip.
 CHUNK_ELEMENTS = {"cpu": 3 << 18, "cuda": 1 << 27}
-CONTRASTIVE_TEMPERATURE = 0.2  # what the cosines of two views of a history are divided by
+# what the cosines of two views of a history are divided by
+CONTRASTIVE_TEMPERATURE = 0.2
 
 
-def linear_cross_entropy(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor,
-                         ignore_index: int = -100) -> Tensor:
+def linear_cross_entropy(
+    states: Tensor,
+    table: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    ignore_index: int = -100,
+) -> Tensor:
     """Softmax cross-entropy of `states @ table.T + bias`, without ever holding all N x R logits.
 
-    states (N, D), table (R, D), bias (R,) with -inf where a row is no candidate, targets (N,) rows of
-    the table, or `ignore_index` where nothing is predicted. Exact: the same value and gradients as
-    `F.cross_entropy` on the full logits. Each chunk's logits are made, turned into the gradient
-    (softmax minus one-hot) and dropped, so forward and backward cost three matrix products in all (Hsu
-    et al., Liger Kernel, arXiv:2410.10989, section 3.2, describes the scheme); a table of many rows is
-    taken in blocks besides, which costs a fourth. Products run in autocast's dtype where autocast is
-    on; softmax and sums are fp32.
+    states (N, D), table (R, D), bias (R,) with -inf where a row is no candidate, targets (N,)
+    rows of the table, or `ignore_index` where nothing is predicted. Exact: the same value and
+    gradients as `F.cross_entropy` on the full logits. Each chunk's logits are made, turned into
+    the gradient (softmax minus one-hot) and dropped, so forward and backward cost three matrix
+    products in all (Hsu et al., Liger Kernel, arXiv:2410.10989, section 3.2, describes the
+    scheme); a table of many rows is taken in blocks besides, which costs a fourth. Products run
+    in autocast's dtype where autocast is on; softmax and sums are fp32.
     """
-    return _ChunkedLinearCrossEntropy.apply(states, table, bias, targets, targets != ignore_index)
+    return _ChunkedLinearCrossEntropy.apply(
+        states, table, bias, targets, targets != ignore_index
+    )
 
 
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states: Tensor, table: Tensor, bias: Tensor, targets: Tensor,
-                counted: Tensor) -> Tensor:
+    def forward(
+        ctx,
+        states: Tensor,
+        table: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        counted: Tensor,
+    ) -> Tensor:
         device, dtype = states.device.type, states.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -62,7 +77,9 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                     logits = (x_bits[chunk] @ weight[block].T).float()
                     return logits.add_(offset[block])  # (C, R or less)
 
-                top, normaliser, own, powers = _streaming_softmax(logits_of, blocks, target)
+                top, normaliser, own, powers = _streaming_softmax(
+                    logits_of, blocks, target
+                )
                 total += (normaliser.log2() + top - own).where(counts, 0.0).sum()
                 if not needs_gradient:
                     continue
@@ -81,9 +98,11 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                     grad_table[block] += gradient.T @ x[chunk]
             number = counted.sum()
         if needs_gradient:
-            ctx.save_for_backward(grad_x.to(states.dtype).div_(number),
-                                  grad_table.to(table.dtype).div_(number),
-                                  grad_bias.to(bias.dtype).div_(number))
+            ctx.save_for_backward(
+                grad_x.to(states.dtype).div_(number),
+                grad_table.to(table.dtype).div_(number),
+                grad_bias.to(bias.dtype).div_(number),
+            )
         return total / (number * LOG2_E)
 
     @staticmethod
@@ -94,22 +113,25 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
 def _tiles(states: int, rows: int, held: int) -> tuple[list[slice], list[slice]]:
     """Chunks of states and blocks of rows, such that a tile of logits holds about `held` numbers.
 
-    Few rows: some states against all of them, in one block. Many: many states against some rows, or
-    the sum of the table's gradient would be fetched anew for every few states.
+    Few rows: some states against all of them, in one block. Many: many states against some rows,
+    or the sum of the table's gradient would be fetched anew for every few states.
     """
     if rows <= held // 64:
         size, width = math.ceil(held // rows / 64) * 64, rows
     else:
         size, width = 2048, max(1, held // 2048)
-    chunks = [slice(start, min(start + size, states)) for start in range(0, states, size)]
+    chunks = [
+        slice(start, min(start + size, states)) for start in range(0, states, size)
+    ]
     blocks = [slice(start, min(start + width, rows)) for start in range(0, rows, width)]
     return chunks, blocks
 
 
-def _streaming_softmax(logits_of: Callable[[slice], Tensor], blocks: list[slice],
-                       target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Largest logit, sum of the powers 2^(logit - largest) and the target's logit, each (C, 1), over
-    all blocks; and the last block's powers."""
+def _streaming_softmax(
+    logits_of: Callable[[slice], Tensor], blocks: list[slice], target: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Largest logit, sum of the powers 2^(logit - largest) and the target's logit, each (C, 1),
+    over all blocks; and the last block's powers."""
     top = torch.full_like(target, LOWEST, dtype=torch.float32)
     normaliser = own = 0.0
     for block in blocks:
@@ -129,20 +151,30 @@ def _column_in(block: slice, target: Tensor) -> tuple[Tensor, Tensor]:
     return column.clamp(0, last), (column >= 0) & (column <= last)
 
 
-def distillation_loss(states: Tensor, table: Tensor, bias: Tensor,
-                      teachers: Sequence[tuple[Tensor, Tensor, Tensor]],
-                      counted: Tensor) -> Tensor:
-    """Cross-entropy against the mean of the teachers' distributions over the catalogue (Hinton et al.,
-    2015, arXiv:1503.02531, section 2, at temperature 1).
+def distillation_loss(
+    states: Tensor,
+    table: Tensor,
+    bias: Tensor,
+    teachers: Sequence[tuple[Tensor, Tensor, Tensor]],
+    counted: Tensor,
+) -> Tensor:
+    """Cross-entropy against the mean of the teachers' distributions over the catalogue (Hinton et
+    al., 2015, arXiv:1503.02531, section 2, at temperature 1).
 
-    teachers: (states, table, bias) of each for the same N positions; counted (N,): which of them count.
-    A chunk of positions at a time, computed again in the backward pass, so that N x R logits are never
-    held.
+    teachers: (states, table, bias) of each for the same N positions; counted (N,): which of them
+    count. A chunk of positions at a time, computed again in the backward pass, so that N x R
+    logits are never held.
     """
-    def chunk_loss(states: Tensor, table: Tensor, bias: Tensor, counted: Tensor,
-                   *parts: Tensor) -> Tensor:
-        wanted = [((theirs @ rows.T).float() + offset).softmax(1)
-                  for theirs, rows, offset in zip(parts[::3], parts[1::3], parts[2::3], strict=True)]
+
+    def chunk_loss(
+        states: Tensor, table: Tensor, bias: Tensor, counted: Tensor, *parts: Tensor
+    ) -> Tensor:
+        wanted = [
+            ((theirs @ rows.T).float() + offset).softmax(1)
+            for theirs, rows, offset in zip(
+                parts[::3], parts[1::3], parts[2::3], strict=True
+            )
+        ]
         logits = (states @ table.T).float() + bias
         logarithms = logits.log_softmax(1).masked_fill(bias == -torch.inf, 0.0)
         each = -(torch.stack(wanted).mean(0) * logarithms).sum(1)
@@ -154,18 +186,31 @@ def distillation_loss(states: Tensor, table: Tensor, bias: Tensor,
         parts = []
         for theirs, rows, offset in teachers:
             parts += [theirs[chunk], rows, offset]
-        total = total + checkpoint(chunk_loss, states[chunk], table, bias, counted[chunk], *parts,
-                                   use_reentrant=False)
+        total = total + checkpoint(
+            chunk_loss,
+            states[chunk],
+            table,
+            bias,
+            counted[chunk],
+            *parts,
+            use_reentrant=False,
+        )
     return total / counted.sum()
 
 
-def sampled_softmax_loss(states: Tensor, table: Tensor, bias: Tensor, targets: Tensor,
-                         negatives: Tensor, ignore_index: int = -100) -> Tensor:
+def sampled_softmax_loss(
+    states: Tensor,
+    table: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    ignore_index: int = -100,
+) -> Tensor:
     """Softmax cross-entropy of each target against K rows that all positions share.
 
-    negatives (K,) rows, drawn uniformly with repetition: as each row is as likely, no correction of the
-    logits is needed (Bengio & Senecal, 2008; Yi et al., RecSys 2019, section 3). A negative that is
-    the target does not count.
+    negatives (K,) rows, drawn uniformly with repetition: as each row is as likely, no correction
+    of the logits is needed (Bengio & Senecal, 2008; Yi et al., RecSys 2019, section 3). A
+    negative that is the target does not count.
     """
     counted = targets != ignore_index
     # Looked up as embeddings: the gradient of plain indexing adds rows in no fixed order.
@@ -180,24 +225,27 @@ def sampled_softmax_loss(states: Tensor, table: Tensor, bias: Tensor, targets: T
 
 
 def value_loss(logits: Tensor, codes: Tensor) -> Tensor:
-    """Cross-entropy of a column's values. logits (N, K), codes (N,) from 1 to K, or 0 where unknown."""
+    """Cross-entropy of a column's values. logits (N, K), codes (N,) from 1 to K, or 0 where
+    unknown.
+    """
     return F.cross_entropy(logits.float(), codes - 1, ignore_index=-1)
 
 
 def preference_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy against a distribution. logits and target (N, F); rows of the target sum to 1, or
-    to 0 where nothing is known."""
+    """Cross-entropy against a distribution. logits and target (N, F); rows of the target sum to
+    1, or to 0 where nothing is known."""
     known = (target.sum(1) > 0).sum()
     return -(target * logits.float().log_softmax(-1)).sum() / known
 
 
 def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
-    """Each view must find the other one of its history among the batch's, by cosine, and back (InfoNCE;
-    Oord et al., 2018, arXiv:1807.03748, eq. 4).
+    """Each view must find the other one of its history among the batch's, by cosine, and back
+    (InfoNCE; Oord et al., 2018, arXiv:1807.03748, eq. 4).
 
     first and second (B, D); of groups (B,) equal ones are not told apart.
     """
-    cosines = F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T  # (B, B)
+    # (B, B)
+    cosines = F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T
     own = torch.arange(len(cosines), device=cosines.device)
     same = (groups[:, None] == groups) & (own[:, None] != own)
     logits = (cosines / CONTRASTIVE_TEMPERATURE).masked_fill(same, -torch.inf)

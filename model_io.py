@@ -1,8 +1,9 @@
 """Models from settings, and to and from checkpoint folders.
 
-A folder holds the weights, `checkpoint.json` (settings, schema, ids and what was found in the columns,
-figures) and `items.json` (names and columns of the items), unless the data's licence forbids to publish
-these (`publish_items` of the schema): then they are read from the data. Columns of users are never kept.
+A folder holds the weights, `checkpoint.json` (settings, schema, ids and what was found in the
+columns, figures) and `items.json` (names and columns of the items), unless the data's licence
+forbids to publish these (`publish_items` of the schema): then they are read from the data.
+Columns of users are never kept.
 """
 
 from __future__ import annotations
@@ -23,16 +24,33 @@ from data_processor import load
 from dataset import ITEM_ROWS, UNKNOWN, USER_ROWS, Catalogue, Dataset, Field, Table
 from enhanced_model import EnhancedBERT4Rec
 from schema import Column, schema_of
-from settings import DataSettings, ModelSettings, Settings, idle, model_only, section_fields
-from support.checkpoint import load_weights, read_checkpoint, read_json, write_checkpoint
+from settings import (
+    DataSettings,
+    ModelSettings,
+    Settings,
+    idle,
+    model_only,
+    section_fields,
+)
+from support.checkpoint import (
+    load_weights,
+    read_checkpoint,
+    read_json,
+    write_checkpoint,
+)
 from support.errors import UserError
 from support.tracking import git_commit
 
 ITEMS = "items.json"
 # What --start_from may change: it leaves no trace in what the weights mean.
 MAY_CHANGE = {"dropout", "layer_dropout"}
-WEIGHTS_OF_TASKS = ("masked_item_weight", "next_item_weight", "value_weight", "preference_weight",
-                    "contrastive_weight")
+WEIGHTS_OF_TASKS = (
+    "masked_item_weight",
+    "next_item_weight",
+    "value_weight",
+    "preference_weight",
+    "contrastive_weight",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +70,16 @@ def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
     return EnhancedBERT4Rec(catalogue, settings)
 
 
-def new_model(data: Dataset, settings: ModelSettings, held_out: bool = True) -> nn.Module:
+def new_model(
+    data: Dataset, settings: ModelSettings, held_out: bool = True
+) -> nn.Module:
     """A model about to be trained on the training part of these data, or (held_out=False) on all."""
     return build_model(data.catalogue, settings).prepare(data, held_out)
 
 
-def starting_model(data: Dataset, settings: Settings, held_out: bool = True) -> nn.Module:
+def starting_model(
+    data: Dataset, settings: Settings, held_out: bool = True
+) -> nn.Module:
     """What a training on these data begins with: a new model, or one grown from a checkpoint
     (`--start_from`). held_out: as in `new_model`."""
     start = settings.train.start_from
@@ -66,12 +88,15 @@ def starting_model(data: Dataset, settings: Settings, held_out: bool = True) -> 
     return new_model(data, settings.model, held_out)
 
 
-def _grown_model(folder: Path, data: Dataset, settings: Settings, held_out: bool) -> nn.Module:
-    """The model of a checkpoint folder, about to be trained further on data that may hold new items and
-    users.
+def _grown_model(
+    folder: Path, data: Dataset, settings: Settings, held_out: bool
+) -> nn.Module:
+    """The model of a checkpoint folder, about to be trained further on data that may hold new
+    items and users.
 
-    Weights are the checkpoint's; what is kept of the data (the edges of a graph, counts) is that of these
-    data. Raises `UserError` where the settings are of another model, or items are missing in the data.
+    Weights are the checkpoint's; what is kept of the data (the edges of a graph, counts) is that
+    of these data. Raises `UserError` where the settings are of another model, or items are
+    missing in the data.
     """
     older = load_model(folder, data_dir=settings.data.data_dir).model
     ours = settings.model
@@ -79,24 +104,34 @@ def _grown_model(folder: Path, data: Dataset, settings: Settings, held_out: bool
         before, now = getattr(older.settings, name), getattr(ours, name)
         if name in WEIGHTS_OF_TASKS:
             before, now = before > 0, now > 0
-        unread = model_only(name) not in (None, ours.model) or idle(name, settings) is not None
+        unread = (
+            model_only(name) not in (None, ours.model)
+            or idle(name, settings) is not None
+        )
         if before != now and not unread:
-            raise UserError(f"--start_from {folder} is of another model: --{name} is "
-                            f"{getattr(older.settings, name)} there and {getattr(ours, name)} here; "
-                            f"give the same, or train without --start_from")
+            raise UserError(
+                f"--start_from {folder} is of another model: --{name} is "
+                f"{getattr(older.settings, name)} there and {getattr(ours, name)} here; "
+                f"give the same, or train without --start_from"
+            )
     try:
         grown = older.for_catalogue(data.catalogue).state_dict()
     except UserError as error:
         raise UserError(f"--start_from {folder}: {error}") from error
     model = new_model(data, ours, held_out)
     parameters = dict(model.named_parameters())
-    of_these_data = {name: value for name, value in model.state_dict().items()
-                     if name.startswith(("graph.", "counts")) and name not in parameters}
+    of_these_data = {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.startswith(("graph.", "counts")) and name not in parameters
+    }
     load_weights(model, {**grown, **of_these_data}, f"--start_from {folder}")
     return model
 
 
-def training_hashes(data: Dataset, ends: np.ndarray | None = None) -> dict[str, list[Any]]:
+def training_hashes(
+    data: Dataset, ends: np.ndarray | None = None
+) -> dict[str, list[Any]]:
     """Of each user with a training part: id, its length, and a hash of its items and times.
 
     ends: where the parts end instead, as other data may have longer ones.
@@ -113,32 +148,51 @@ def training_hashes(data: Dataset, ends: np.ndarray | None = None) -> dict[str, 
     return {"users": ids, "lengths": lengths, "hashes": hashes}
 
 
-def save_model(folder: Path, model: nn.Module, settings: Settings, data: Dataset,
-               record: dict[str, Any], keep_previous: bool = False) -> None:
+def save_model(
+    folder: Path,
+    model: nn.Module,
+    settings: Settings,
+    data: Dataset,
+    record: dict[str, Any],
+    keep_previous: bool = False,
+) -> None:
     """Write a checkpoint folder (module's head)."""
     catalogue = data.catalogue
     versions = {name: version(name) for name in ("torch", "numpy")}
     info = {
-        "settings": settings.to_dict(), "schema": catalogue.schema.to_dict(),
-        "fields": _fields_json(catalogue), "validation": record, "split_hash": data.split_hash,
-        "git_commit": git_commit(), "versions": {"python": platform.python_version(), **versions},
-        "item_ids": catalogue.items.ids.tolist(), "user_ids": catalogue.users.ids.tolist(),
-        "trained_on": training_hashes(data)}
-    files = {ITEMS: _items_json(catalogue.items)} if catalogue.schema.publish_items else {}
+        "settings": settings.to_dict(),
+        "schema": catalogue.schema.to_dict(),
+        "fields": _fields_json(catalogue),
+        "validation": record,
+        "split_hash": data.split_hash,
+        "git_commit": git_commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "item_ids": catalogue.items.ids.tolist(),
+        "user_ids": catalogue.users.ids.tolist(),
+        "trained_on": training_hashes(data),
+    }
+    files = (
+        {ITEMS: _items_json(catalogue.items)} if catalogue.schema.publish_items else {}
+    )
     write_checkpoint(folder, model.state_dict(), info, files, keep_previous)
 
 
-def load_model(folder: Path, mapped: bool = False, data_dir: str | None = None) -> Checkpoint:
+def load_model(
+    folder: Path, mapped: bool = False, data_dir: str | None = None
+) -> Checkpoint:
     """The model of a checkpoint folder.
 
-    Names and columns of the items come from items.json in the folder, else from the files of the data set
-    that the model was trained on, in `data_dir` or where they lay then. mapped: as in `read_checkpoint`.
-    Raises `UserError` if the folder is missing, corrupted or foreign, or the items are others.
+    Names and columns of the items come from items.json in the folder, else from the files of the
+    data set that the model was trained on, in `data_dir` or where they lay then. mapped: as in
+    `read_checkpoint`. Raises `UserError` if the folder is missing, corrupted or foreign, or the
+    items are others.
     """
     tensors, info = read_checkpoint(folder, mapped)
     if "item_ids" not in info:
-        raise UserError(f"{folder} holds no catalogue: it is the state of a training run or a library "
-                        f"model, not a model for recommendation; give checkpoints/best")
+        raise UserError(
+            f"{folder} holds no catalogue: it is the state of a training run or a library "
+            f"model, not a model for recommendation; give checkpoints/best"
+        )
     settings = _stored_settings(folder, info)
     catalogue = _stored_catalogue(folder, info, settings.data, data_dir)
     try:
@@ -156,20 +210,27 @@ def _stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
         raise _damaged(folder, error) from error
     except UserError as error:
         commit = info.get("git_commit", "unknown")
-        raise UserError(f"{folder} was written by another version of this program (commit {commit}): "
-                        f"{error}; use that version, or train again") from error
+        raise UserError(
+            f"{folder} was written by another version of this program (commit {commit}): "
+            f"{error}; use that version, or train again"
+        ) from error
 
 
-def _stored_catalogue(folder: Path, info: dict[str, Any], settings: DataSettings,
-                      data_dir: str | None) -> Catalogue:
+def _stored_catalogue(
+    folder: Path, info: dict[str, Any], settings: DataSettings, data_dir: str | None
+) -> Catalogue:
     """The catalogue that a model was trained on."""
     try:
         schema = schema_of(info["schema"], folder / "checkpoint.json", {})
-        fields = {table: _fields(info["fields"][table]) for table in ("interactions", "items", "users")}
+        fields = {
+            table: _fields(info["fields"][table])
+            for table in ("interactions", "items", "users")
+        }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(folder, error) from error
-    bare_items = Table(_ids(info["item_ids"]), ITEM_ROWS, np.empty(0, dtype=object),
-                       fields["items"])
+    bare_items = Table(
+        _ids(info["item_ids"]), ITEM_ROWS, np.empty(0, dtype=object), fields["items"]
+    )
     users = _unknown_users(_ids(info["user_ids"]), fields["users"])
     catalogue = Catalogue(schema, bare_items, users, fields["interactions"])
     path = folder / ITEMS
@@ -181,16 +242,22 @@ def _stored_catalogue(folder: Path, info: dict[str, Any], settings: DataSettings
     return dataclasses.replace(catalogue, items=items)
 
 
-def data_of(checkpoint: Checkpoint, folder: Path | str, data_dir: str | None = None,
-            same_split: bool = True) -> Dataset:
+def data_of(
+    checkpoint: Checkpoint,
+    folder: Path | str,
+    data_dir: str | None = None,
+    same_split: bool = True,
+) -> Dataset:
     """The data that a model was trained on, read again, its columns coded as then.
 
-    Raises `UserError` if the files hold other items or users, or (same_split) other interactions, so that
-    what was held out then may not be what is held out now.
+    Raises `UserError` if the files hold other items or users, or (same_split) other interactions,
+    so that what was held out then may not be what is held out now.
     """
     settings, info = checkpoint.settings.data, checkpoint.info
-    data = load(dataclasses.replace(settings, data_dir=data_dir or settings.data_dir),
-                checkpoint.catalogue)
+    data = load(
+        dataclasses.replace(settings, data_dir=data_dir or settings.data_dir),
+        checkpoint.catalogue,
+    )
     ours = data.catalogue
     differs = ""
     if same_split and data.split_hash != info["split_hash"]:
@@ -199,9 +266,11 @@ def data_of(checkpoint: Checkpoint, folder: Path | str, data_dir: str | None = N
         if table.ids.tolist() != info[name]:
             differs = "another catalogue"
     if differs:
-        raise UserError(f"{folder} was trained on split {info['split_hash']} of {data.name}, the files "
-                        f"at hand give split {data.split_hash}: {differs}; give the right --data_dir "
-                        f"or train again")
+        raise UserError(
+            f"{folder} was trained on split {info['split_hash']} of {data.name}, the files "
+            f"at hand give split {data.split_hash}: {differs}; give the right --data_dir "
+            f"or train again"
+        )
     return data
 
 
@@ -210,15 +279,19 @@ def _rows_of(bare: Table, found: Table, folder: Path) -> Table:
     rows = found.index(bare.ids)
     if (rows == UNKNOWN).any():
         missing = bare.ids[np.argmax(rows == UNKNOWN)]
-        raise UserError(f"{folder}: the files at hand lack item {missing!r}, which it was trained on; "
-                        f"give the right --data_dir or train again")
+        raise UserError(
+            f"{folder}: the files at hand lack item {missing!r}, which it was trained on; "
+            f"give the right --data_dir or train again"
+        )
     rows = np.concatenate([np.arange(bare.first), rows])
     data = {name: values[rows] for name, values in found.data.items()}
     return dataclasses.replace(bare, names=found.names[rows], data=data)
 
 
 def _damaged(folder: Path, error: Exception) -> UserError:
-    return UserError(f"{folder}: its description is damaged ({error!r}); copy it again or train again")
+    return UserError(
+        f"{folder}: its description is damaged ({error!r}); copy it again or train again"
+    )
 
 
 def _ids(values: list[Any]) -> np.ndarray:
@@ -231,48 +304,75 @@ def _unknown_users(ids: np.ndarray, fields: Mapping[str, Field]) -> Table:
     count = len(ids) + USER_ROWS
     data = {}
     for name, entry in fields.items():
-        unknown = np.atleast_1d(entry.unknown) if entry.column.kind == "tags" else entry.unknown
+        unknown = (
+            np.atleast_1d(entry.unknown)
+            if entry.column.kind == "tags"
+            else entry.unknown
+        )
         data[name] = np.broadcast_to(unknown, (count, *unknown.shape))
     return Table(ids, USER_ROWS, np.empty(0, dtype=object), fields, data)
 
 
 def _fields_json(catalogue: Catalogue) -> dict[str, dict[str, Any]]:
-    tables = {"interactions": catalogue.interaction_fields, "items": catalogue.items.fields,
-              "users": catalogue.users.fields}
+    tables = {
+        "interactions": catalogue.interaction_fields,
+        "items": catalogue.items.fields,
+        "users": catalogue.users.fields,
+    }
     content: dict[str, dict[str, Any]] = {}
     for table, fields in tables.items():
-        content[table] = {name: dataclasses.asdict(entry) for name, entry in fields.items()}
+        content[table] = {
+            name: dataclasses.asdict(entry) for name, entry in fields.items()
+        }
     return content
 
 
 def _fields(content: dict[str, Any]) -> dict[str, Field]:
-    return {name: Field(Column(**entry["column"]), tuple(entry["values"]), tuple(entry["knots"]),
-                        entry["size"]) for name, entry in content.items()}
+    return {
+        name: Field(
+            Column(**entry["column"]),
+            tuple(entry["values"]),
+            tuple(entry["knots"]),
+            entry["size"],
+        )
+        for name, entry in content.items()
+    }
 
 
 def _items_json(items: Table) -> dict[str, Any]:
     """Names, and columns as they are stored."""
-    columns = {name: values[items.first:].tolist() for name, values in items.data.items()}
-    return {"ids": items.ids.tolist(), "names": items.names[items.first:].tolist(),
-            "columns": columns}
+    columns = {
+        name: values[items.first :].tolist() for name, values in items.data.items()
+    }
+    return {
+        "ids": items.ids.tolist(),
+        "names": items.names[items.first :].tolist(),
+        "columns": columns,
+    }
 
 
 def _items(bare: Table, content: dict[str, Any], path: Path) -> Table:
     """The item table of a checkpoint with what `_items_json` wrote."""
     try:
         if content["ids"] != bare.ids.tolist():
-            raise UserError(f"{path} does not list the {len(bare.ids)} items of this checkpoint; give "
-                            f"the {ITEMS} that was written beside it")
+            raise UserError(
+                f"{path} does not list the {len(bare.ids)} items of this checkpoint; give "
+                f"the {ITEMS} that was written beside it"
+            )
         names = np.array([""] * bare.first + content["names"], dtype=object)
         data = {}
         for name, entry in bare.fields.items():
             rows = content["columns"][name]
             unknown = entry.unknown
             stored = np.array(rows, dtype=unknown.dtype)
-            head = np.broadcast_to(unknown, (bare.first, *stored.shape[1:])).astype(stored.dtype)
+            head = np.broadcast_to(unknown, (bare.first, *stored.shape[1:])).astype(
+                stored.dtype
+            )
             data[name] = np.concatenate([head, stored])
             if len(rows) != len(bare.ids):
                 raise ValueError(f"{name} has {len(rows)} rows")
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error!r}); copy it again from beside its model") from error
+        raise UserError(
+            f"{path} is damaged ({error!r}); copy it again from beside its model"
+        ) from error
     return dataclasses.replace(bare, names=names, data=data)

@@ -22,7 +22,8 @@ from outputs import ItemPrediction, Outputs
 from settings import TrainSettings
 
 ItemLoss = Callable[..., Tensor]
-TEACHER_SHARE = 0.5  # of the item losses that follows teachers; the rest follows the interactions
+# of the item losses that follows teachers; the rest follows the interactions
+TEACHER_SHARE = 0.5
 
 
 class Objective:
@@ -31,7 +32,9 @@ class Objective:
     teachers: frozen models of the same kind whose distributions the item heads follow.
     """
 
-    def __init__(self, train: TrainSettings, teachers: Sequence[nn.Module] = ()) -> None:
+    def __init__(
+        self, train: TrainSettings, teachers: Sequence[nn.Module] = ()
+    ) -> None:
         self.teachers = teachers
         self.item_loss: ItemLoss = linear_cross_entropy
         if train.loss == "sampled_softmax":
@@ -76,11 +79,19 @@ class Objective:
         """Mean over all positions; starts are few, and teachers say nothing of them."""
         first = len(outputs.first_item.targets)
         others = (outputs.next_item.targets != PAD).sum()
-        return torch.lerp(later, self._plain(outputs.first_item), first / (others + first))
+        return torch.lerp(
+            later, self._plain(outputs.first_item), first / (others + first)
+        )
 
 
-def _with_negatives(count: int, states: Tensor, table: Tensor, bias: Tensor, targets: Tensor,
-                    ignore_index: int) -> Tensor:
+def _with_negatives(
+    count: int,
+    states: Tensor,
+    table: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    ignore_index: int,
+) -> Tensor:
     """`sampled_softmax_loss` with fresh negatives, which follow torch's global stream."""
     negatives = torch.randint(ITEM_ROWS, len(table), (count,), device=table.device)
     return sampled_softmax_loss(states, table, bias, targets, negatives, ignore_index)

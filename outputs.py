@@ -19,11 +19,16 @@ class ItemPrediction:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the heads say of a training batch, one field a head; None or empty where it says nothing."""
+    """What the heads say of a training batch, one field a head; None or empty where it says
+    nothing.
+    """
 
     masked_item: ItemPrediction | None = None
     next_item: ItemPrediction | None = None
     first_item: ItemPrediction | None = None  # of the starts, with odds of their own
-    values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # logits (N, K), codes (N,)
-    preferences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # logits, shares (N, F)
-    views: tuple[Tensor, Tensor, Tensor] | None = None  # states (B, D) of two views, last targets (B,)
+    # logits (N, K), codes (N,)
+    values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    # logits, shares (N, F)
+    preferences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    # states (B, D) of two views, last targets (B,)
+    views: tuple[Tensor, Tensor, Tensor] | None = None

@@ -18,10 +18,11 @@ SESSION = 6 * 3600  # seconds; a longer pause begins another visit
 MOST_VALUES = 200  # of an item column, in a profile
 
 
-def user_columns_of(users: Table, facts: Mapping[str, Any],
-                    known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What is known of a user, with facts such as {'country': 'FR', 'age': 25} in the place of what is
-    `known`; None for unknown. Raises `UserError` for an unknown column or value."""
+def user_columns_of(
+    users: Table, facts: Mapping[str, Any], known: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What is known of a user, with facts such as {'country': 'FR', 'age': 25} in the place of
+    what is `known`; None for unknown. Raises `UserError` for an unknown column or value."""
     columns = dict(known)
     for name, value in facts.items():
         if name not in users.fields:
@@ -34,8 +35,10 @@ def user_columns_of(users: Table, facts: Mapping[str, Any],
 def profile(catalogue: Catalogue, user_id: Id | None, history: History) -> Profile:
     """What a history says of a user, beside the user's own columns."""
     users, items = catalogue.users, catalogue.items
-    columns = {name: entry.readable(history.user_columns.get(name, entry.unknown))
-               for name, entry in users.fields.items()}
+    columns = {
+        name: entry.readable(history.user_columns.get(name, entry.unknown))
+        for name, entry in users.fields.items()
+    }
     found = Profile(user_id, columns, len(history.items))
     if not len(history.items):
         return found
@@ -56,9 +59,11 @@ def profile(catalogue: Catalogue, user_id: Id | None, history: History) -> Profi
     if history.times is not None and history.times.any():
         gaps = np.diff(history.times)
         found.activity.update(
-            first=iso(int(history.times[0])), last=iso(int(history.times[-1])),
+            first=iso(int(history.times[0])),
+            last=iso(int(history.times[-1])),
             visits=1 + int((gaps > SESSION).sum()),
-            median_gap_seconds=float(np.median(gaps)) if len(gaps) else None)
+            median_gap_seconds=float(np.median(gaps)) if len(gaps) else None,
+        )
     return found
 
 
@@ -82,10 +87,15 @@ def _affinities(items: Table, name: str, history: np.ndarray) -> tuple[Affinity,
         if not had[place]:
             break
         share = had[place] / len(history)
-        interval = stats.binomtest(int(had[place]), len(history)).proportion_ci(0.95, "wilson")
+        interval = stats.binomtest(int(had[place]), len(history)).proportion_ci(
+            0.95, "wilson"
+        )
         lift = share / everywhere[place] * len(items.ids)
         title = items.fields[name].titles[place]
-        numbers = [round(float(value), 3) for value in (share, interval.low, interval.high, lift)]
+        numbers = [
+            round(float(value), 3)
+            for value in (share, interval.low, interval.high, lift)
+        ]
         found.append(Affinity(title, *numbers))
     return tuple(found)
 
@@ -97,7 +107,9 @@ def typical_next_time(times: np.ndarray) -> int:
 
 
 def parse_time(text: str) -> int:
-    """Seconds since 1970 of '978300760' or an ISO date such as '2001-01-31' or '2001-01-31T20:00' (UTC)."""
+    """Seconds since 1970 of '978300760' or an ISO date such as '2001-01-31' or '2001-01-31T20:00'
+    (UTC).
+    """
     try:
         if text.isdecimal():
             moment = datetime.fromtimestamp(int(text), UTC)
@@ -107,8 +119,10 @@ def parse_time(text: str) -> int:
         if not 1970 <= moment.year < 2200:
             raise ValueError
     except (ValueError, OverflowError, OSError):
-        raise UserError(f"--at {text!r}: give seconds since 1970 or an ISO time such as "
-                        f"2001-01-31T20:00") from None
+        raise UserError(
+            f"--at {text!r}: give seconds since 1970 or an ISO time such as "
+            f"2001-01-31T20:00"
+        ) from None
     return int(moment.timestamp())
 
 

@@ -1,7 +1,8 @@
 """The schema of a data set: which columns its tables have, of which kind, and the words for them.
 
 A data set is up to three tables: interactions (who had what, when), items and users. Each column
-besides the ids is of one of five kinds, and everything after the readers speaks of columns by name:
+besides the ids is of one of five kinds, and everything after the readers speaks of columns by
+name:
 
     category   one value of a list: text, whole numbers, booleans; `ordered` for a scale such as stars
     tags       any number of values of a list, as in 'a|b|c'
@@ -9,8 +10,8 @@ besides the ids is of one of five kinds, and everything after the readers speaks
     text       free text
     vector     a list of numbers of one length
 
-A schema is a YAML file (`datasets/` has examples and a page about them) or is inferred from the data
-(readers/infer.py). This module knows nothing of arrays or models.
+A schema is a YAML file (`datasets/` has examples and a page about them) or is inferred from the
+data (readers/infer.py). This module knows nothing of arrays or models.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ Kind = Literal["category", "tags", "number", "text", "vector"]
 KINDS: tuple[str, ...] = get_args(Kind)
 TABLES = ("interactions", "items", "users")
 # What a table may say of its columns beside `columns`: the field of the file that plays a role.
-ROLES = {"interactions": ("user", "item", "time"), "items": ("id", "name"), "users": ("id",)}
+ROLES = {
+    "interactions": ("user", "item", "time"),
+    "items": ("id", "name"),
+    "users": ("id",),
+}
 REQUIRED = {"interactions": ("user", "item"), "items": ("id",), "users": ("id",)}
 WORDS = ("name", "noun", "plural", "verb", "note", "reader")
 Lines = Mapping[tuple[str, ...], int]
@@ -38,9 +43,10 @@ Lines = Mapping[tuple[str, ...], int]
 class Column:
     """One column beside the ids.
 
-    label: how sentences and the page call it. values: declared values (as text) and their names, in
-    order; without them the values that occur. predict: a head learns it, of an interaction before it
-    is given, of items for what comes next. counterfactual: 'how would it rank for another ...?'.
+    label: how sentences and the page call it. values: declared values (as text) and their names,
+    in order; without them the values that occur. predict: a head learns it, of an interaction
+    before it is given, of items for what comes next. counterfactual: 'how would it rank for
+    another ...?'.
     """
 
     name: str
@@ -78,9 +84,10 @@ class TableSchema:
 class Schema:
     """See the module's head.
 
-    verb: in the past tense, as in 'because you watched A'. repeats: may a user have an item twice.
-    note: what must stand beside every number measured on these data. publish_items: whether a
-    checkpoint may hold names and columns of the items; False where the data's licence forbids it.
+    verb: in the past tense, as in 'because you watched A'. repeats: may a user have an item
+    twice. note: what must stand beside every number measured on these data. publish_items:
+    whether a checkpoint may hold names and columns of the items; False where the data's licence
+    forbids it.
     """
 
     name: str
@@ -133,7 +140,9 @@ def schema_of(content: Mapping[str, Any], path: Path, lines: Lines) -> Schema:
     known = {entry.name for entry in dataclasses.fields(Schema)}
     _refuse_unknown(path, lines, (), content, known)
     if not isinstance(content.get("name"), str):
-        refuse(path, lines.get(("name",), 1), "a schema needs a name, as in name: my-shop")
+        refuse(
+            path, lines.get(("name",), 1), "a schema needs a name, as in name: my-shop"
+        )
     for word in WORDS:
         if not isinstance(content.get(word, ""), str):
             refuse(path, lines.get((word,), 1), f"{word}: expected text; quote it")
@@ -149,21 +158,35 @@ def schema_of(content: Mapping[str, Any], path: Path, lines: Lines) -> Schema:
 
 def _table_of(table: str, content: Any, path: Path, lines: Lines) -> TableSchema:
     if not isinstance(content, Mapping):
-        refuse(path, lines.get((table,), 1), f"{table}: expected lines of 'name: value'")
+        refuse(
+            path, lines.get((table,), 1), f"{table}: expected lines of 'name: value'"
+        )
     _refuse_unknown(path, lines, (table,), content, {"file", "columns", *ROLES[table]})
     for name, value in content.items():
         if name != "columns" and not isinstance(value, str):
-            refuse(path, lines.get((table, name), 1), f"{table}.{name}: expected text; quote it")
+            refuse(
+                path,
+                lines.get((table, name), 1),
+                f"{table}.{name}: expected text; quote it",
+            )
     columns = content.get("columns") or {}
     if not isinstance(columns, Mapping):
-        refuse(path, lines.get((table, "columns"), 1), f"{table}.columns: expected 'name: kind'")
+        refuse(
+            path,
+            lines.get((table, "columns"), 1),
+            f"{table}.columns: expected 'name: kind'",
+        )
     roles = {role: content[role] for role in ROLES[table] if role in content}
-    found = {name: _column_of((table, "columns", name), value, path, lines)
-             for name, value in columns.items()}
+    found = {
+        name: _column_of((table, "columns", name), value, path, lines)
+        for name, value in columns.items()
+    }
     return TableSchema(content.get("file", ""), roles, found)
 
 
-def _column_of(place: tuple[str, ...], content: Any, path: Path, lines: Lines) -> Column:
+def _column_of(
+    place: tuple[str, ...], content: Any, path: Path, lines: Lines
+) -> Column:
     line, name = lines.get(place, 1), place[-1]
     if isinstance(content, str):
         content = {"kind": content}
@@ -175,12 +198,24 @@ def _column_of(place: tuple[str, ...], content: Any, path: Path, lines: Lines) -
     if kind not in KINDS:
         refuse(path, line, f"{name}: kind {kind!r} is none of {', '.join(KINDS)}")
     if place[0] == "interactions" and kind not in ("category", "number"):
-        refuse(path, line, f"{name}: an interaction's column is a category or a number; put {kind} "
-                           f"into the table of items or users")
-    predictable = {"interactions": ("category",), "items": ("category", "tags"), "users": ()}
+        refuse(
+            path,
+            line,
+            f"{name}: an interaction's column is a category or a number; put {kind} "
+            f"into the table of items or users",
+        )
+    predictable = {
+        "interactions": ("category",),
+        "items": ("category", "tags"),
+        "users": (),
+    }
     if content.get("predict") and kind not in predictable[place[0]]:
-        refuse(path, line, f"{name}: a {kind} of {place[0]} cannot be predicted; drop predict, or "
-                           f"declare it as a category")
+        refuse(
+            path,
+            line,
+            f"{name}: a {kind} of {place[0]} cannot be predicted; drop predict, or "
+            f"declare it as a category",
+        )
     if content.get("counterfactual") and (place[0], kind) != ("users", "category"):
         refuse(path, line, f"{name}: counterfactual is for categories of users")
     for flag in ("ordered", "log", "predict", "counterfactual"):
@@ -215,13 +250,21 @@ def _table_dict(table: TableSchema) -> dict[str, Any]:
     return content
 
 
-def _refuse_unknown(path: Path, lines: Lines, place: tuple[str, ...], content: Mapping[str, Any],
-                    known: set[str]) -> None:
+def _refuse_unknown(
+    path: Path,
+    lines: Lines,
+    place: tuple[str, ...],
+    content: Mapping[str, Any],
+    known: set[str],
+) -> None:
     for name in content:
         if name not in known:
             where = ".".join(place) or "a schema"
-            refuse(path, lines.get((*place, name), 1),
-                   f"unknown key {name!r}; {where} has {', '.join(sorted(known))}")
+            refuse(
+                path,
+                lines.get((*place, name), 1),
+                f"unknown key {name!r}; {where} has {', '.join(sorted(known))}",
+            )
 
 
 def check_roles(schema: Schema) -> None:
@@ -232,5 +275,7 @@ def check_roles(schema: Schema) -> None:
             continue
         for role in REQUIRED[table]:
             if role not in given.roles:
-                raise UserError(f"schema {schema.name}: {table} lacks its {role}: say which field of "
-                                f"the file it is, as in {table}: {{{role}: ...}}")
+                raise UserError(
+                    f"schema {schema.name}: {table} lacks its {role}: say which field of "
+                    f"the file it is, as in {table}: {{{role}: ...}}"
+                )

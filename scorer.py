@@ -1,4 +1,6 @@
-"""`Scorer`: a trained model with its item table computed once, as whatever ranks or explains uses it."""
+"""`Scorer`: a trained model with its item table computed once, as whatever ranks or explains uses
+it.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ NOTHING: frozenset[str] = frozenset()
 class Scorer(nn.Module):
     """What `model.frozen()` gives. It follows no later change of the model's weights.
 
-    A family of features is 'items.NAME', 'interactions.NAME', 'users.NAME', 'users.id', 'times' or
-    'graph'; `without` leaves some of them out, for explanations.
+    A family of features is 'items.NAME', 'interactions.NAME', 'users.NAME', 'users.id', 'times'
+    or 'graph'; `without` leaves some of them out, for explanations.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -53,8 +55,9 @@ class Scorer(nn.Module):
         """(B, D) state that predicts the interaction after each history."""
         return self.model.request_states(batch, self.items(without), without)
 
-    def scores(self, states: Tensor, batch: Batch | None = None,
-               without: Set[str] = NOTHING) -> Tensor:
+    def scores(
+        self, states: Tensor, batch: Batch | None = None, without: Set[str] = NOTHING
+    ) -> Tensor:
         """States (B, D) to logits (B, R), -inf for PAD and MASK, in fp32 even under autocast.
 
         batch: the requests, among which may be empty histories.
@@ -66,10 +69,12 @@ class Scorer(nn.Module):
         return self.scores(self.states(batch, without), batch, without)
 
     def value_probabilities(self, name: str, states: Tensor, items: Tensor) -> Tensor:
-        """States (N, D) and rows of items (N,) to the probabilities of an interaction column's values,
-        (N, K)."""
+        """States (N, D) and rows of items (N,) to the probabilities of an interaction column's
+        values, (N, K)."""
         return self.model.value_logits(name, states, self.table[items]).softmax(-1)
 
     def preferences(self, name: str, states: Tensor) -> Tensor:
-        """States (B, D) to the distribution of an item column's values in what comes next, (B, F)."""
+        """States (B, D) to the distribution of an item column's values in what comes next, (B,
+        F).
+        """
         return self.model.preference_heads[name](states).softmax(-1)

@@ -1,9 +1,9 @@
 """Every option of the project, written once.
 
 Four frozen dataclasses (data, model, train, eval) make up `Settings`. The command line of
-`trainer.py`, the YAML files (command_line.py) and the checkpoints all follow from their fields; the
-text under a field is its `--help`. What a setting belongs to, or needs to have an effect, stands in
-its metadata (`option`). This module knows nothing of models or data.
+`trainer.py`, the YAML files (command_line.py) and the checkpoints all follow from their fields;
+the text under a field is its `--help`. What a setting belongs to, or needs to have an effect,
+stands in its metadata (`option`). This module knows nothing of models or data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from support.errors import UserError
 def option(default: Any, model: str | None = None, needs: str | None = None) -> Any:
     """A setting that only one `model` reads, or that does nothing without another one.
 
-    needs: the name of the other setting, as in 'teacher', or with its value, 'loss=sampled_softmax'.
+    needs: the name of the other setting, as in 'teacher', or with its value,
+    'loss=sampled_softmax'.
     """
     return field(default=default, metadata={"model": model, "needs": needs})
 
@@ -75,7 +76,9 @@ class ModelSettings:
     layer_dropout: str = ""
     """Rates of the blocks one by one, as in '0.1,0.3', instead of --dropout, which the embeddings keep."""
 
-    attention_type: Literal["bidirectional", "causal"] = option("bidirectional", "vanilla")
+    attention_type: Literal["bidirectional", "causal"] = option(
+        "bidirectional", "vanilla"
+    )
     """What a position may attend to (vanilla)."""
     segment_embeddings: bool = option(False, "vanilla")
     """Add a learned embedding that tells the observed history from the appended request (vanilla)."""
@@ -86,7 +89,9 @@ class ModelSettings:
     """One learned vector per item."""
     item_features: str = option("all", "enhanced")
     """Columns of the items as input: all, none, or names as in 'price,brand'."""
-    text_encoder: Literal["none", "auto", "sentence", "ngrams"] = option("none", "enhanced")
+    text_encoder: Literal["none", "auto", "sentence", "ngrams"] = option(
+        "none", "enhanced"
+    )
     """How text columns are read: sentence = MiniLM (requirements-text.txt), ngrams = hashed characters,
     auto = the better one that is installed, none = not at all."""
     graph: bool = option(False, "enhanced")
@@ -119,11 +124,15 @@ class ModelSettings:
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_heads", "num_layers", "ffn_multiplier"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1")
-        require(self.seq_length >= 2,
-                "--seq_length must be at least 2: an item and the request that follows it")
-        require(self.hidden_size % self.num_heads == 0,
-                f"--hidden_size {self.hidden_size} cannot be divided among --num_heads "
-                f"{self.num_heads}; choose a multiple of {self.num_heads}")
+        require(
+            self.seq_length >= 2,
+            "--seq_length must be at least 2: an item and the request that follows it",
+        )
+        require(
+            self.hidden_size % self.num_heads == 0,
+            f"--hidden_size {self.hidden_size} cannot be divided among --num_heads "
+            f"{self.num_heads}; choose a multiple of {self.num_heads}",
+        )
         require(0 <= self.dropout <= 0.95, "--dropout must lie in [0, 0.95]")
         self._check_layer_dropout()
         if self.model == "enhanced":
@@ -131,33 +140,57 @@ class ModelSettings:
 
     def _check_layer_dropout(self) -> None:
         example = ",".join(["0.1"] * self.num_layers)
-        message = (f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates in "
-                   f"[0, 0.95], as in {example!r}")
-        require(bool(re.fullmatch(r"((0|0?\.\d+)(,(?!$)|$))*", self.layer_dropout)), message)
+        message = (
+            f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates in "
+            f"[0, 0.95], as in {example!r}"
+        )
+        require(
+            bool(re.fullmatch(r"((0|0?\.\d+)(,(?!$)|$))*", self.layer_dropout)), message
+        )
         rates = self.block_dropouts
         require(len(rates) == self.num_layers and max(rates) <= 0.95, message)
 
     def _check_enhanced(self) -> None:
         head_size = self.hidden_size // self.num_heads
-        require(not self.relative_time or head_size % 2 == 0,
-                "--relative_time rotates pairs of numbers: --hidden_size / --num_heads must be "
-                f"even, not {head_size}")
-        require(self.positions == "learned" or self.hidden_size % 2 == 0,
-                "--positions sinusoidal needs an even --hidden_size")
-        require(self.item_ids or self.item_features != "none" or self.graph,
-                "an item needs a representation: switch on --item_ids, --item_features or --graph")
-        require(set(self.time_parts) <= {"gap", "season"},
-                f"--time_features {self.time_features!r}: give none, gap, season or gap,season")
-        require(self.query_time == "unknown" or bool(self.time_parts),
-                "--query_time known needs a way to tell it: give --time_features gap or season")
-        for name in ("masked_item_weight", "next_item_weight", "value_weight", "preference_weight",
-                     "contrastive_weight"):
+        require(
+            not self.relative_time or head_size % 2 == 0,
+            "--relative_time rotates pairs of numbers: --hidden_size / --num_heads must be "
+            f"even, not {head_size}",
+        )
+        require(
+            self.positions == "learned" or self.hidden_size % 2 == 0,
+            "--positions sinusoidal needs an even --hidden_size",
+        )
+        require(
+            self.item_ids or self.item_features != "none" or self.graph,
+            "an item needs a representation: switch on --item_ids, --item_features or --graph",
+        )
+        require(
+            set(self.time_parts) <= {"gap", "season"},
+            f"--time_features {self.time_features!r}: give none, gap, season or gap,season",
+        )
+        require(
+            self.query_time == "unknown" or bool(self.time_parts),
+            "--query_time known needs a way to tell it: give --time_features gap or season",
+        )
+        for name in (
+            "masked_item_weight",
+            "next_item_weight",
+            "value_weight",
+            "preference_weight",
+            "contrastive_weight",
+        ):
             require(getattr(self, name) >= 0, f"--{name} must not be negative")
-        require(self.next_item_weight > 0 or self.masked_item_weight > 0,
-                "nothing ranks items: give --next_item_weight or --masked_item_weight above 0")
-        require(self.next_item_weight > 0 or not (self.value_weight or self.preference_weight),
-                "the value and preference heads read the causal states: with --next_item_weight 0 "
-                "give --value_weight 0 --preference_weight 0 too")
+        require(
+            self.next_item_weight > 0 or self.masked_item_weight > 0,
+            "nothing ranks items: give --next_item_weight or --masked_item_weight above 0",
+        )
+        require(
+            self.next_item_weight > 0
+            or not (self.value_weight or self.preference_weight),
+            "the value and preference heads read the causal states: with --next_item_weight 0 "
+            "give --value_weight 0 --preference_weight 0 too",
+        )
 
     @property
     def rotated_pairs(self) -> int:
@@ -179,9 +212,13 @@ class ModelSettings:
     @property
     def task_weights(self) -> dict[str, float]:
         """Loss weight by task name."""
-        return {"masked_item": self.masked_item_weight, "next_item": self.next_item_weight,
-                "value": self.value_weight, "preference": self.preference_weight,
-                "contrastive": self.contrastive_weight}
+        return {
+            "masked_item": self.masked_item_weight,
+            "next_item": self.next_item_weight,
+            "value": self.value_weight,
+            "preference": self.preference_weight,
+            "contrastive": self.contrastive_weight,
+        }
 
 
 @dataclass(frozen=True)
@@ -244,7 +281,9 @@ class TrainSettings:
     """Folder for the JSONL record of each run."""
     use_wandb: bool = False
     """Log to Weights & Biases beside the JSONL record."""
-    wandb_mode: Literal["online", "offline", "disabled"] = option("online", needs="use_wandb")
+    wandb_mode: Literal["online", "offline", "disabled"] = option(
+        "online", needs="use_wandb"
+    )
     """offline needs no account; `wandb sync` uploads later."""
     run_group: str = option("", needs="use_wandb")
     """What W&B files the run under; a study gives its name."""
@@ -254,7 +293,13 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_epochs", "patience", "eval_every", "negatives"):
             require(getattr(self, name) >= 1, f"--{name} must be at least 1")
-        for name in ("batch_tokens", "weight_decay", "max_minutes", "max_steps", "seed"):
+        for name in (
+            "batch_tokens",
+            "weight_decay",
+            "max_minutes",
+            "max_steps",
+            "seed",
+        ):
             require(getattr(self, name) >= 0, f"--{name} must not be negative")
         require(self.learning_rate > 0, "--learning_rate must be above 0")
         require(0 < self.mask_prob < 1, "--mask_prob must lie between 0 and 1")
@@ -269,7 +314,9 @@ class EvalSettings:
     filter_seen: Literal["auto", "yes", "no"] = "auto"
     """Take the items of the user's history out of the ranking; auto = yes, unless the schema says that
     users have items repeatedly."""
-    candidates: Literal["full", "uniform_100", "popular_100", "popular_100_any"] = "full"
+    candidates: Literal["full", "uniform_100", "popular_100", "popular_100_any"] = (
+        "full"
+    )
     """What the targets are ranked among: all items, or 100 drawn uniformly or by popularity from those
     that the user has not had, or (popular_100_any, as in the published tables) from all but the target,
     of which those in the history are then left out."""
@@ -290,9 +337,11 @@ class Settings:
             require(finite, f"--{name} must be a finite number")
         both_item_heads = self.model.next_item_weight and self.model.masked_item_weight
         if self.model.model == "enhanced" and both_item_heads:
-            require(self.train.masked_batch_share < 1,
-                    "nothing trains what ranks items: give a --masked_batch_share below 1, or "
-                    "--next_item_weight 0")
+            require(
+                self.train.masked_batch_share < 1,
+                "nothing trains what ranks items: give a --masked_batch_share below 1, or "
+                "--next_item_weight 0",
+            )
 
     def replace(self, **values: Any) -> Settings:
         """Copy with some fields changed, named without their section."""
@@ -313,12 +362,23 @@ class Settings:
         return flat
 
 
-SECTIONS = {"data": DataSettings, "model": ModelSettings, "train": TrainSettings,
-            "eval": EvalSettings}
+SECTIONS = {
+    "data": DataSettings,
+    "model": ModelSettings,
+    "train": TrainSettings,
+    "eval": EvalSettings,
+}
 
 # Where things lie and who follows the run: never changes a result.
-BOOKKEEPING = ("checkpoint_dir", "runs_dir", "data_dir", "use_wandb", "wandb_mode", "run_group",
-               "run_name")
+BOOKKEEPING = (
+    "checkpoint_dir",
+    "runs_dir",
+    "data_dir",
+    "use_wandb",
+    "wandb_mode",
+    "run_group",
+    "run_name",
+)
 
 
 def require(condition: bool, message: str) -> None:

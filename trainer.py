@@ -1,8 +1,10 @@
-"""Train a model and measure it: `python trainer.py --batch_size 128 --learning_rate 5e-4 --max_epochs 50`.
+"""Train a model and measure it: `python trainer.py --batch_size 128 --learning_rate 5e-4
+--max_epochs 50`.
 
-Selection is on the validation items alone; the test items are read once, at the end. Several processes:
-`torchrun --nproc_per_node 2 trainer.py ...`. Ctrl-C saves; `--resume` goes on. All flags: --help, or
-settings.py. Own data: `--dataset clicks.csv`, or a YAML file with a schema (datasets/README.md).
+Selection is on the validation items alone; the test items are read once, at the end. Several
+processes: `torchrun --nproc_per_node 2 trainer.py ...`. Ctrl-C saves; `--resume` goes on. All
+flags: --help, or settings.py. Own data: `--dataset clicks.csv`, or a YAML file with a schema
+(datasets/README.md).
 """
 
 from __future__ import annotations
@@ -31,8 +33,18 @@ from evaluation.protocols import (
     protocol_line,
     target_ranks,
 )
-from evaluation.report import print_ranking, print_table, summarise, write_request_results
-from evaluation.side_tasks import expected, head_outputs, preference_quality, value_quality
+from evaluation.report import (
+    print_ranking,
+    print_table,
+    summarise,
+    write_request_results,
+)
+from evaluation.side_tasks import (
+    expected,
+    head_outputs,
+    preference_quality,
+    value_quality,
+)
 from model_io import Checkpoint, load_model, save_model, starting_model, training_hashes
 from settings import BOOKKEEPING, DataSettings, Settings, idle, section_fields
 from support.checkpoint import read_json, settled, write_json
@@ -52,18 +64,22 @@ from training_loop import (
 STOPPED = 130  # the shell's code for Ctrl-C
 
 
-def train(settings: Settings, resume: bool = False, identity: str = "") -> dict[str, Any] | None:
+def train(
+    settings: Settings, resume: bool = False, identity: str = ""
+) -> dict[str, Any] | None:
     """Train, test, report; returns the results (None on processes other than the main one).
 
-    identity: by which W&B knows the run; '' for a new one, or with `resume` that of the stopped run.
-    Leaves `<checkpoint_dir>/best` with the model, results.json and a row of results per request. Raises
-    `Stopped` or `UserError`.
+    identity: by which W&B knows the run; '' for a new one, or with `resume` that of the stopped
+    run. Leaves `<checkpoint_dir>/best` with the model, results.json and a row of results per
+    request. Raises `Stopped` or `UserError`.
     """
     main_process = int(os.environ.get("RANK", "0")) == 0
     settings = settings.replace(text_encoder=available(settings.model.text_encoder))
     start = None
     if settings.train.start_from:
-        start = load_model(Path(settings.train.start_from), data_dir=settings.data.data_dir)
+        start = load_model(
+            Path(settings.train.start_from), data_dir=settings.data.data_dir
+        )
     data = load(settings.data, start.catalogue if start else None)
     if start:
         _check_start(start, data, settings)
@@ -73,19 +89,32 @@ def train(settings: Settings, resume: bool = False, identity: str = "") -> dict[
     teachers = _teachers(data, settings)
     record = None
     if main_process:
-        folder.mkdir(parents=True, exist_ok=True)  # find out now that it cannot be written
-        record = run_path(settings.train.runs_dir, f"{data.name}-{settings.model.model}")
+        # find out now that it cannot be written
+        folder.mkdir(parents=True, exist_ok=True)
+        record = run_path(
+            settings.train.runs_dir, f"{data.name}-{settings.model.model}"
+        )
         identity = identity or run_identity(folder / "run_id", resume)
     tracker = open_tracker(record, settings, data.split_hash, git_commit(), identity)
     if main_process:
         _announce(settings, data, model)
 
     def keep(best: nn.Module, validation: dict[str, Any], first: bool) -> None:
-        save_model(folder / "best", best, settings, data, validation, keep_previous=first)
+        save_model(
+            folder / "best", best, settings, data, validation, keep_previous=first
+        )
 
     try:
-        progress = fit(model, data, settings, state_folder=folder / "last", resume=resume,
-                       tracker=tracker, on_best=keep, teachers=teachers)
+        progress = fit(
+            model,
+            data,
+            settings,
+            state_folder=folder / "last",
+            resume=resume,
+            tracker=tracker,
+            on_best=keep,
+            teachers=teachers,
+        )
         if not main_process:
             return None
         results = measure(model, data, settings, progress, folder / "best")
@@ -99,23 +128,38 @@ def train(settings: Settings, resume: bool = False, identity: str = "") -> dict[
     finally:
         leave_process_group()
     report(results, progress, settings)
-    print(f"\nModel, results and ranks of each request: {folder / 'best'}   record of the run: {record}")
+    print(
+        f"\nModel, results and ranks of each request: {folder / 'best'}   record of the run: {record}"
+    )
     return results
 
 
-def open_tracker(record: Path | None, settings: Settings, split_hash: str, commit: str,
-                 identity: str) -> Tracker:
+def open_tracker(
+    record: Path | None, settings: Settings, split_hash: str, commit: str, identity: str
+) -> Tracker:
     """The record that these settings ask for, on W&B if they say so."""
     train = settings.train
     description = {**settings.to_dict(), "split_hash": split_hash, "git_commit": commit}
-    return Tracker(record, description, train.use_wandb, train.wandb_mode, train.run_group,
-                   train.run_name, identity)
+    return Tracker(
+        record,
+        description,
+        train.use_wandb,
+        train.wandb_mode,
+        train.run_group,
+        train.run_name,
+        identity,
+    )
 
 
-def measure(model: nn.Module, data: Dataset, settings: Settings, progress: Progress,
-            folder: Path) -> dict[str, Any]:
-    """Read the test items once: ranking, values, preferences, each beside its baselines; written to
-    `folder`."""
+def measure(
+    model: nn.Module,
+    data: Dataset,
+    settings: Settings,
+    progress: Progress,
+    folder: Path,
+) -> dict[str, Any]:
+    """Read the test items once: ranking, values, preferences, each beside its baselines; written
+    to `folder`."""
     scorer = model.frozen()
     device = next(model.parameters()).device
     length, name = settings.model.seq_length, settings.model.model
@@ -131,12 +175,18 @@ def measure(model: nn.Module, data: Dataset, settings: Settings, progress: Progr
     columns |= per_request(columns["rank"])
     results: dict[str, Any] = {
         "protocol": protocol_line(data, "test", settings.eval, query_time(settings)),
-        "seed": settings.train.seed, "split_hash": data.split_hash, "git_commit": git_commit(),
-        "ranking": ranking, "best": progress.best,
+        "seed": settings.train.seed,
+        "split_hash": data.split_hash,
+        "git_commit": git_commit(),
+        "ranking": ranking,
+        "best": progress.best,
         "training_seconds": round(progress.seconds, 1),
-        "processor_seconds": round(progress.processor_seconds, 1), "epochs": progress.epoch,
-        "steps": progress.step, "peak_memory_mb": peak_memory_mb(),
-        "parameters": sum(parameter.numel() for parameter in model.parameters())}
+        "processor_seconds": round(progress.processor_seconds, 1),
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "peak_memory_mb": peak_memory_mb(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
     heads = head_outputs(scorer, data, "test", length, device)
     results["values"] = {}
     for column, probabilities in heads.values.items():
@@ -145,8 +195,10 @@ def measure(model: nn.Module, data: Dataset, settings: Settings, progress: Progr
         guess = expected(entry, probabilities)
         if guess is not None:
             columns[f"predicted_{column}"] = guess
-    results["preferences"] = {column: preference_quality(column, shares, data, "test")
-                              for column, shares in heads.preferences.items()}
+    results["preferences"] = {
+        column: preference_quality(column, shares, data, "test")
+        for column, shares in heads.preferences.items()
+    }
     candidates = draw_candidates(data, "test", settings.eval)
     if candidates is not None:  # what each target was ranked among
         columns["candidate"] = data.catalogue.items.id_array(candidates)
@@ -157,33 +209,51 @@ def measure(model: nn.Module, data: Dataset, settings: Settings, progress: Progr
 
 def query_time(settings: Settings) -> str:
     """Whether the model is told the time of the request."""
-    return settings.model.query_time if settings.model.model == "enhanced" else "unknown"
+    return (
+        settings.model.query_time if settings.model.model == "enhanced" else "unknown"
+    )
 
 
 def report(results: dict[str, Any], progress: Progress, settings: Settings) -> None:
     """The tables a run ends with."""
     if "SYNTHETIC" in results["protocol"]:
         _banner("SYNTHETIC DATA: the numbers below are not those of real data")
-    print_ranking("Ranking on the test items (95 % bootstrap intervals over users, one seed)",
-                  results["protocol"], results["ranking"])
+    print_ranking(
+        "Ranking on the test items (95 % bootstrap intervals over users, one seed)",
+        results["protocol"],
+        results["ranking"],
+    )
     same = f"the same users, histories and split {results['split_hash']}"
     for column, rows in results["values"].items():
         names = list(next(iter(rows.values())))
-        cells = [[name, *(f"{row[measure]:.4f}" for measure in names)] for name, row in rows.items()]
+        cells = [
+            [name, *(f"{row[measure]:.4f}" for measure in names)]
+            for name, row in rows.items()
+        ]
         print_table(f"{column} of the test item", same, ["predictor", *names], cells)
     for column, row in results["preferences"].items():
         cells = [[name, f"{value:.4f}"] for name, value in row.items()]
-        print_table(f"{column} of the next item: cross-entropy in nats, lower is better", same,
-                    ["predictor", "nats"], cells)
+        print_table(
+            f"{column} of the next item: cross-entropy in nats, lower is better",
+            same,
+            ["predictor", "nats"],
+            cells,
+        )
     best = progress.best
-    print(f"\nBest model: epoch {best['epoch']}, step {best['step']}, {best['tokens']:,} interactions, "
-          f"after {best['seconds']:.0f} s of {results['training_seconds']:.0f} s; validation HR@10 "
-          f"{best['HR@10']:.4f}, NDCG@10 {best['NDCG@10']:.4f}; peak memory "
-          f"{results['peak_memory_mb']:,} MB")
+    print(
+        f"\nBest model: epoch {best['epoch']}, step {best['step']}, {best['tokens']:,} interactions, "
+        f"after {best['seconds']:.0f} s of {results['training_seconds']:.0f} s; validation HR@10 "
+        f"{best['HR@10']:.4f}, NDCG@10 {best['NDCG@10']:.4f}; peak memory "
+        f"{results['peak_memory_mb']:,} MB"
+    )
     if best["epoch"] == progress.epoch:
-        print("The last evaluation was the best: more epochs may help (--max_epochs, --max_minutes).")
-    print(f"Seed {settings.train.seed}, preset and flags in the record below; selection on validation "
-          f"only.")
+        print(
+            "The last evaluation was the best: more epochs may help (--max_epochs, --max_minutes)."
+        )
+    print(
+        f"Seed {settings.train.seed}, preset and flags in the record below; selection on validation "
+        f"only."
+    )
 
 
 def show_results(tracker: Tracker, results: dict[str, Any]) -> None:
@@ -191,12 +261,16 @@ def show_results(tracker: Tracker, results: dict[str, Any]) -> None:
     tracker.log("test", **results)
     ranking = results["ranking"]
     metrics = list(next(iter(ranking.values())))
-    rows = [[name, *(row[metric]["mean"] for metric in metrics)] for name, row in ranking.items()]
+    rows = [
+        [name, *(row[metric]["mean"] for metric in metrics)]
+        for name, row in ranking.items()
+    ]
     tracker.table("results", ["model", *metrics], rows)
 
 
-def _show_model(tracker: Tracker, model: nn.Module, data: Dataset, settings: Settings,
-                folder: Path) -> None:
+def _show_model(
+    tracker: Tracker, model: nn.Module, data: Dataset, settings: Settings, folder: Path
+) -> None:
     """What W&B shows beside: recommendations for a few users, the checkpoint."""
     number = min(5, data.num_users)
     users = np.linspace(1, data.num_users, num=number, dtype=np.int64)
@@ -213,7 +287,9 @@ def _show_model(tracker: Tracker, model: nn.Module, data: Dataset, settings: Set
             name = data.catalogue.items.names[int(item)]
             rows.append([str(data.catalogue.users.id(user)), place, name, float(value)])
     tracker.table("recommendations", ["user_id", "place", "item", "score"], rows)
-    tracker.artifact(folder, f"{data.name}-{settings.model.model}-{settings.train.seed}")
+    tracker.artifact(
+        folder, f"{data.name}-{settings.model.model}-{settings.train.seed}"
+    )
 
 
 def _teachers(data: Dataset, settings: Settings) -> Sequence[nn.Module]:
@@ -225,30 +301,40 @@ def _teachers(data: Dataset, settings: Settings) -> Sequence[nn.Module]:
 def _teacher(folder: Path, data: Dataset, settings: Settings) -> nn.Module:
     own = Path(settings.train.checkpoint_dir) / "best"
     if folder.resolve() == own.resolve():
-        raise UserError(f"--teacher {folder} is where this run keeps its own model; give another "
-                        f"--checkpoint_dir")
+        raise UserError(
+            f"--teacher {folder} is where this run keeps its own model; give another "
+            f"--checkpoint_dir"
+        )
     checkpoint = load_model(folder, data_dir=settings.data.data_dir)
     hash_there = checkpoint.info["split_hash"]
     if hash_there != data.split_hash:
-        raise UserError(f"--teacher {folder} was trained on split {hash_there}, this run on "
-                        f"{data.split_hash}: other items, or interactions that are held out here; "
-                        f"train it on the same data")
+        raise UserError(
+            f"--teacher {folder} was trained on split {hash_there}, this run on "
+            f"{data.split_hash}: other items, or interactions that are held out here; "
+            f"train it on the same data"
+        )
     _refuse_other_data(f"--teacher {folder}", checkpoint.info, settings)
     ours, theirs = settings.model, checkpoint.settings.model
-    same = all(getattr(theirs, name) == getattr(ours, name)
-               for name in ("model", "start_token", "query_time"))
-    heads = all(bool(theirs.task_weights[task]) == bool(ours.task_weights[task])
-                for task in ("next_item", "masked_item"))
+    same = all(
+        getattr(theirs, name) == getattr(ours, name)
+        for name in ("model", "start_token", "query_time")
+    )
+    heads = all(
+        bool(theirs.task_weights[task]) == bool(ours.task_weights[task])
+        for task in ("next_item", "masked_item")
+    )
     if not same or not heads or theirs.seq_length < ours.seq_length:
-        raise UserError(f"--teacher {folder} must be a model of the same kind (--model {ours.model}) "
-                        f"with the same item heads, start and --query_time that reads at least "
-                        f"{ours.seq_length} interactions")
+        raise UserError(
+            f"--teacher {folder} must be a model of the same kind (--model {ours.model}) "
+            f"with the same item heads, start and --query_time that reads at least "
+            f"{ours.seq_length} interactions"
+        )
     return checkpoint.model
 
 
 def _check_start(start: Checkpoint, data: Dataset, settings: Settings) -> None:
-    """Raises `UserError` if a model to go on from may have learned from what is held out here: what
-    trained it must be what each user's training part begins with, which may be longer."""
+    """Raises `UserError` if a model to go on from may have learned from what is held out here:
+    what trained it must be what each user's training part begins with, which may be longer."""
     folder = settings.train.start_from
     _refuse_other_data(f"--start_from {folder}", start.info, settings)
     theirs = start.info["trained_on"]
@@ -260,10 +346,12 @@ def _check_start(start: Checkpoint, data: Dataset, settings: Settings) -> None:
     hashes = dict(zip(here["users"], here["hashes"], strict=True))
     for user, digest in zip(theirs["users"], theirs["hashes"], strict=True):
         if hashes.get(user) != digest:
-            raise UserError(f"--start_from {folder} may have been trained on what is held out here: "
-                            f"what trained it of user {user} is not what this user's training part "
-                            f"begins with; give the files that trained it, or such with later "
-                            f"interactions")
+            raise UserError(
+                f"--start_from {folder} may have been trained on what is held out here: "
+                f"what trained it of user {user} is not what this user's training part "
+                f"begins with; give the files that trained it, or such with later "
+                f"interactions"
+            )
 
 
 def _as_ids(data: Dataset, ids: list[Any]) -> np.ndarray:
@@ -271,7 +359,8 @@ def _as_ids(data: Dataset, ids: list[Any]) -> np.ndarray:
 
 
 def _refuse_other_data(origin: str, info: dict[str, Any], settings: Settings) -> None:
-    """Raises `UserError` if a checkpoint with this info may have learned from what this run holds out.
+    """Raises `UserError` if a checkpoint with this info may have learned from what this run holds
+    out.
 
     origin: the flag and folder that brought it here.
     """
@@ -281,11 +370,15 @@ def _refuse_other_data(origin: str, info: dict[str, Any], settings: Settings) ->
         if name in (*BOOKKEEPING, "dataset") or idle(name, settings) is not None:
             continue
         if theirs[name] != ours[name]:
-            raise UserError(f"{origin} was trained with another choice of data: --{name} is "
-                            f"{theirs[name]} there and {ours[name]} here; train one with the same")
+            raise UserError(
+                f"{origin} was trained with another choice of data: --{name} is "
+                f"{theirs[name]} there and {ours[name]} here; train one with the same"
+            )
     if SELECTION_METRIC not in info.get("validation", {}):
-        raise UserError(f"{origin} was not selected on validation: what this run holds out may have "
-                        f"trained it; train one with trainer.py")
+        raise UserError(
+            f"{origin} was not selected on validation: what this run holds out may have "
+            f"trained it; train one with trainer.py"
+        )
 
 
 def _announce(settings: Settings, data: Dataset, model: nn.Module) -> None:
@@ -293,13 +386,18 @@ def _announce(settings: Settings, data: Dataset, model: nn.Module) -> None:
         _banner("SYNTHETIC DATA: nothing measured here is a number of real data")
     count = sum(parameter.numel() for parameter in model.parameters())
     note = f" ({data.note})" if data.note else ""
-    print(f"{data.name}: {len(data.items):,} interactions of {data.num_users:,} users with "
-          f"{len(data.catalogue.items.ids):,} {data.catalogue.schema.nouns}, split "
-          f"{data.split_hash}{note}")
+    print(
+        f"{data.name}: {len(data.items):,} interactions of {data.num_users:,} users with "
+        f"{len(data.catalogue.items.ids):,} {data.catalogue.schema.nouns}, split "
+        f"{data.split_hash}{note}"
+    )
     for what, number in data.counts:
         print(f"  {what}: {number:,}")
-    print(f"{settings.model.model} model, {count:,} parameters; selection on validation NDCG@10; "
-          f"Ctrl-C saves and --resume goes on", flush=True)
+    print(
+        f"{settings.model.model} model, {count:,} parameters; selection on validation NDCG@10; "
+        f"Ctrl-C saves and --resume goes on",
+        flush=True,
+    )
 
 
 def _banner(text: str) -> None:
@@ -310,17 +408,22 @@ def _banner(text: str) -> None:
 def stored_settings(folder: Path) -> Settings:
     """Settings of the stopped run in `folder`."""
     if not settled(folder / "last"):
-        raise UserError(f"--resume: {folder / 'last'} does not exist; there is no stopped run to go on "
-                        f"with")
+        raise UserError(
+            f"--resume: {folder / 'last'} does not exist; there is no stopped run to go on "
+            f"with"
+        )
     path = folder / "last" / "checkpoint.json"
     try:
         return Settings().replace(**read_json(path)["settings"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"--resume: {path} is damaged ({error!r}); start again without --resume"
-                        ) from error
+        raise UserError(
+            f"--resume: {path} is damaged ({error!r}); start again without --resume"
+        ) from error
     except UserError as error:
-        raise UserError(f"--resume: {path} was written by another version of this program ({error}); "
-                        f"use that version, or start again without --resume") from error
+        raise UserError(
+            f"--resume: {path} was written by another version of this program ({error}); "
+            f"use that version, or start again without --resume"
+        ) from error
 
 
 def main(argv: list[str]) -> int:
@@ -334,7 +437,10 @@ def main(argv: list[str]) -> int:
         train(settings, resume)
     except Stopped:
         extra = "" if folder == "checkpoints" else f" --checkpoint_dir {folder}"
-        print(f"\nstopped and saved; go on with: python trainer.py --resume{extra}", file=sys.stderr)
+        print(
+            f"\nstopped and saved; go on with: python trainer.py --resume{extra}",
+            file=sys.stderr,
+        )
         return STOPPED
     return 0
 

@@ -1,8 +1,8 @@
 """The one training loop: `fit(model, data, settings)`. It knows no particular model.
 
-A model offers `forward(batch) -> Outputs`, `num_targets(batch)`, `cloze_share(train)` and `frozen()`,
-which ranks. One process or several (`torchrun`) through accelerate; the state of a stopped run is a folder
-that `resume` reads.
+A model offers `forward(batch) -> Outputs`, `num_targets(batch)`, `cloze_share(train)` and
+`frozen()`, which ranks. One process or several (`torchrun`) through accelerate; the state of a
+stopped run is a folder that `resume` reads.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from views import two_views
 
 SELECTION_METRIC = "NDCG@10"
 IMPATIENCE = 3.0  # seconds
-PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}  # what one forward and backward pass holds
+# what one forward and backward pass holds
+PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}
 LOG_EVERY = 25  # steps between two looks at the losses; a look waits for the device
 VIEWS = 2**41  # stream of noise of a batch's views; batches have their own numbers
 LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
@@ -51,17 +52,21 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass
 class Progress:
-    """Where a run stands: all that must survive a stop besides weights, optimizer and random state."""
+    """Where a run stands: all that must survive a stop besides weights, optimizer and random
+    state.
+    """
 
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    processor_seconds: float = 0.0  # of all cores together, whatever else the machine does
+    # of all cores together, whatever else the machine does
+    processor_seconds: float = 0.0
     evaluations_without_gain: int = 0
     finished: bool = False
-    best: dict[str, Any] = field(default_factory=dict)  # metrics, epoch, step, ... of the best model
+    # metrics, epoch, step, ... of the best model
+    best: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best_score(self) -> float:
@@ -80,21 +85,40 @@ class Progress:
         return count
 
 
-def fit(model: nn.Module, data: Dataset, settings: Settings, *, validate: bool = True,
-        state_folder: Path | None = None, resume: bool = False, tracker: Tracker | None = None,
-        on_best: OnBest | None = None, quiet: bool = False,
-        teachers: Sequence[nn.Module] = ()) -> Progress:
+def fit(
+    model: nn.Module,
+    data: Dataset,
+    settings: Settings,
+    *,
+    validate: bool = True,
+    state_folder: Path | None = None,
+    resume: bool = False,
+    tracker: Tracker | None = None,
+    on_best: OnBest | None = None,
+    quiet: bool = False,
+    teachers: Sequence[nn.Module] = (),
+) -> Progress:
     """Train a model and leave the best weights in it.
 
-    validate: select on the validation targets and stop early; False trains on everything for all epochs.
-    state_folder: where the state for `resume` is kept (written at each evaluation and when the run is
-    stopped). on_best(model, record, first): called on the main process whenever the validation score
-    improves; first is True for the first time in a run, resumed or not. teachers: models of the same kind
-    and catalogue whose distributions the item heads follow. Raises `Stopped` after Ctrl-C or SIGTERM once
-    the state is saved, `UserError` if the loss is not finite.
+    validate: select on the validation targets and stop early; False trains on everything for all
+    epochs. state_folder: where the state for `resume` is kept (written at each evaluation and
+    when the run is stopped). on_best(model, record, first): called on the main process whenever
+    the validation score improves; first is True for the first time in a run, resumed or not.
+    teachers: models of the same kind and catalogue whose distributions the item heads follow.
+    Raises `Stopped` after Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is
+    not finite.
     """
-    run = Run(model, data, settings, validate, state_folder, tracker or Tracker(None, {}), on_best,
-              quiet, teachers)
+    run = Run(
+        model,
+        data,
+        settings,
+        validate,
+        state_folder,
+        tracker or Tracker(None, {}),
+        on_best,
+        quiet,
+        teachers,
+    )
     if resume:
         run.load_state()
     with _stop_signals() as stop, run.bar:
@@ -108,9 +132,18 @@ def fit(model: nn.Module, data: Dataset, settings: Settings, *, validate: bool =
 class Run:
     """The parts of one run and its phases."""
 
-    def __init__(self, model: nn.Module, data: Dataset, settings: Settings, validate: bool,
-                 state_folder: Path | None, tracker: Tracker, on_best: OnBest | None, quiet: bool,
-                 teachers: Sequence[nn.Module] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        settings: Settings,
+        validate: bool,
+        state_folder: Path | None,
+        tracker: Tracker,
+        on_best: OnBest | None,
+        quiet: bool,
+        teachers: Sequence[nn.Module] = (),
+    ) -> None:
         self.model, self.data, self.settings = model, data, settings
         self.train, self.weights = settings.train, settings.model.task_weights
         self.validate, self.state_folder = validate, state_folder
@@ -121,13 +154,22 @@ class Run:
         self.device = self.accelerator.device
         # Our own autocast: accelerate keeps its precision for the whole life of the process.
         self.bf16 = uses_bf16(self.train.precision, self.device)
-        self.batches = TrainingBatches(data, settings.model.seq_length, self.train,
-                                       model.cloze_share(self.train), held_out=validate)
+        self.batches = TrainingBatches(
+            data,
+            settings.model.seq_length,
+            self.train,
+            model.cloze_share(self.train),
+            held_out=validate,
+        )
         self.steps_per_epoch = len(self.batches) // self.world
         if self.steps_per_epoch == 0:
-            raise UserError(f"no full step for {self.world} processes: lower --batch_size "
-                            f"{self.train.batch_size}, or give histories of two interactions and more")
-        self.steps = self.train.max_steps or self.train.max_epochs * self.steps_per_epoch
+            raise UserError(
+                f"no full step for {self.world} processes: lower --batch_size "
+                f"{self.train.batch_size}, or give histories of two interactions and more"
+            )
+        self.steps = (
+            self.train.max_steps or self.train.max_epochs * self.steps_per_epoch
+        )
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
         frozen = [teacher.to(self.device).eval() for teacher in teachers]
         self.objective = Objective(self.train, frozen)
@@ -142,13 +184,15 @@ class Run:
         hidden = quiet or not self.accelerator.is_main_process
         self.bar = ProgressBar(self.steps, hidden=hidden)
 
-    # Phases ---------------------------------------------------------------------------------------
+    # Phases
 
     def train_epoch(self, stop: Callable[[], bool]) -> None:
         """One pass over the batches, from where the run stands. Raises `Stopped`."""
         progress, count_time = self.progress, self.progress.stopwatch()
         self.wrapped.train()
-        batches = self.batches.epoch(progress.epoch, progress.step_in_epoch, self.rank, self.world)
+        batches = self.batches.epoch(
+            progress.epoch, progress.step_in_epoch, self.rank, self.world
+        )
         for batch in batches:
             self.train_step(self.with_views(batch))
             progress.step += 1
@@ -157,14 +201,17 @@ class Run:
             count_time()
             if progress.step % LOG_EVERY == 0:
                 self.bar.update(progress, self.mean_losses())
-            if self.schedule_position() >= 1:  # --max_steps are taken or --max_minutes are over
+            # --max_steps are taken or --max_minutes are over
+            if self.schedule_position() >= 1:
                 progress.finished = True
                 break
             if self._any(stop()):  # all processes at the same step
                 self.mean_losses()
                 self.save_state()
-                raise Stopped("stopped and saved; the same command goes on, trainer.py and "
-                              "bert_multi.py with --resume")
+                raise Stopped(
+                    "stopped and saved; the same command goes on, trainer.py and "
+                    "bert_multi.py with --resume"
+                )
         progress.epoch += 1
         progress.step_in_epoch = 0
 
@@ -179,17 +226,22 @@ class Run:
     def train_step(self, batch: Batch) -> None:
         """Forward, backward and one optimizer step.
 
-        A batch passes in parts whose gradients add up to those of the whole: what a part holds stays in
-        the caches, memory does not grow with the batch, and histories of different length need no
-        common padding. (Parts weigh by their targets; where values are missing here and there, the
-        means of the heads that predict them differ by that much. A batch with views is one part.)
+        A batch passes in parts whose gradients add up to those of the whole: what a part holds
+        stays in the caches, memory does not grow with the batch, and histories of different
+        length need no common padding. (Parts weigh by their targets; where values are missing
+        here and there, the means of the heads that predict them differ by that much. A batch with
+        views is one part.)
         """
         parts = batch.parts(PART_POSITIONS[self.device.type])
         targets = self.model.num_targets(batch)
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             # Gradients travel between processes once, with the last part.
-            alone = contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)
+            alone = (
+                contextlib.nullcontext()
+                if last
+                else self.accelerator.no_sync(self.wrapped)
+            )
             with alone:
                 self.add_gradients(part, self.model.num_targets(part) / targets)
         self.accelerator.clip_grad_norm_(self.wrapped.parameters(), LARGEST_GRADIENT)
@@ -217,7 +269,8 @@ class Run:
         last = progress.epoch >= self.epochs or progress.finished
         due = last or progress.epoch % train.eval_every == 0
         if not self.validate:
-            self.mean_losses(reset=last)  # nobody else would notice a loss that is not finite
+            # nobody else would notice a loss that is not finite
+            self.mean_losses(reset=last)
         if due and self.validate:
             self._evaluate(last)
         if due:
@@ -227,14 +280,20 @@ class Run:
         progress, count_time = self.progress, self.progress.stopwatch()
         metrics = self.validation_metrics()
         count_time()
-        record = {"epoch": progress.epoch, "step": progress.step,
-                  "tokens": progress.tokens * self.world, "seconds": round(progress.seconds, 2),
-                  **metrics}
+        record = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "tokens": progress.tokens * self.world,
+            "seconds": round(progress.seconds, 2),
+            **metrics,
+        }
         if metrics[SELECTION_METRIC] > progress.best_score:
             first, progress.best = not progress.best, record
             progress.evaluations_without_gain = 0
             state = self.model.state_dict()
-            self.best_weights = {name: value.detach().clone() for name, value in state.items()}
+            self.best_weights = {
+                name: value.detach().clone() for name, value in state.items()
+            }
             if self.on_best is not None and self.accelerator.is_main_process:
                 self.on_best(self.model, record, first)
         else:
@@ -243,8 +302,13 @@ class Run:
         progress.finished |= last or tired
         losses = self.mean_losses(reset=True)
         named = {f"loss_{task}": value for task, value in losses.items()}
-        self.tracker.log("epoch", **record, **named, best=progress.best_score,
-                         learning_rate=self.optimizer.param_groups[0]["lr"])
+        self.tracker.log(
+            "epoch",
+            **record,
+            **named,
+            best=progress.best_score,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+        )
         self.bar.report(record, losses, progress.best)
 
     def finish(self) -> None:
@@ -252,19 +316,31 @@ class Run:
         self.model.load_state_dict(self.best_weights or self.model.state_dict())
         progress = self.progress
         improving = progress.best.get("epoch") == progress.epoch == self.epochs
-        self.tracker.log("fit", epochs=progress.epoch, steps=progress.step,
-                         tokens=progress.tokens * self.world,
-                         training_seconds=round(progress.seconds, 2), best=progress.best,
-                         still_improving_at_the_end=self.validate and improving)
+        self.tracker.log(
+            "fit",
+            epochs=progress.epoch,
+            steps=progress.step,
+            tokens=progress.tokens * self.world,
+            training_seconds=round(progress.seconds, 2),
+            best=progress.best,
+            still_improving_at_the_end=self.validate and improving,
+        )
         self.model.eval()
 
-    # Parts ----------------------------------------------------------------------------------------
+    # Parts
 
     def validation_metrics(self) -> dict[str, float]:
         """Mean metrics over users on the validation targets, each request ranked by one process."""
-        mine = target_ranks(self.model.frozen(), self.data, "validation",
-                            self.settings.model.seq_length, self.settings.eval, self.device,
-                            self.rank, self.world)
+        mine = target_ranks(
+            self.model.frozen(),
+            self.data,
+            "validation",
+            self.settings.model.seq_length,
+            self.settings.eval,
+            self.device,
+            self.rank,
+            self.world,
+        )
         ranks = self.accelerator.reduce(torch.from_numpy(mine).to(self.device), "sum")
         users = self.data.split.requests["validation"].users
         metrics = per_user(ranks.cpu().numpy(), users)
@@ -286,7 +362,9 @@ class Run:
         return float(shared)
 
     def _any(self, flag: bool) -> bool:
-        """Whether any process says so: all must stop at the same step, or the others wait for ever."""
+        """Whether any process says so: all must stop at the same step, or the others wait for
+        ever.
+        """
         if self.world == 1:
             return flag
         count = torch.tensor(float(flag), device=self.device)
@@ -301,24 +379,30 @@ class Run:
 
     def mean_losses(self, reset: bool = False) -> dict[str, float]:
         """Mean of each task's loss since the last evaluation. Raises `UserError` if not finite."""
-        means = {task: float(total) / self.loss_counts[task]
-                 for task, total in self.loss_sums.items()}
+        means = {
+            task: float(total) / self.loss_counts[task]
+            for task, total in self.loss_sums.items()
+        }
         for task, value in means.items():
             if not math.isfinite(value):
-                raise UserError(f"the {task} loss became {value} by step {self.progress.step}; lower "
-                                f"--learning_rate or give --precision fp32 (the best checkpoint so far "
-                                f"is kept)")
+                raise UserError(
+                    f"the {task} loss became {value} by step {self.progress.step}; lower "
+                    f"--learning_rate or give --precision fp32 (the best checkpoint so far "
+                    f"is kept)"
+                )
         if reset:
             self.loss_sums, self.loss_counts = {}, {}
         return means
 
-    # State ----------------------------------------------------------------------------------------
+    # State
 
     def save_state(self) -> None:
         """Write all that `resume` needs; main process only."""
         if self.state_folder is None or not self.accelerator.is_main_process:
             return
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors = {
+            f"model.{name}": value for name, value in self.model.state_dict().items()
+        }
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
         names = _ordered_names(self.model)
         for index, values in self.optimizer.state_dict()["state"].items():
@@ -329,17 +413,23 @@ class Run:
             tensors["random_cuda"] = torch.cuda.get_rng_state()
         for task, total in self.loss_sums.items():
             tensors[f"loss.{task}"] = total.float().cpu()
-        info = {"settings": self.settings.to_dict(), "split_hash": self.data.split_hash,
-                "progress": dataclasses.asdict(self.progress), "loss_counts": self.loss_counts}
+        info = {
+            "settings": self.settings.to_dict(),
+            "split_hash": self.data.split_hash,
+            "progress": dataclasses.asdict(self.progress),
+            "loss_counts": self.loss_counts,
+        }
         write_checkpoint(self.state_folder, tensors, info)
 
     def load_state(self) -> None:
-        """Go back to where a stopped run was; exact in one process (of several, only the main one's
-        random state is kept, so the others' dropout goes on differently)."""
+        """Go back to where a stopped run was; exact in one process (of several, only the main
+        one's random state is kept, so the others' dropout goes on differently)."""
         tensors, info = read_checkpoint(self.state_folder)
         if info["split_hash"] != self.data.split_hash:
-            raise UserError(f"{self.state_folder} was trained on split {info['split_hash']}, the data "
-                            f"at hand are split {self.data.split_hash}; give the same data")
+            raise UserError(
+                f"{self.state_folder} was trained on split {info['split_hash']}, the data "
+                f"at hand are split {self.data.split_hash}; give the same data"
+            )
         load_weights(self.model, _part(tensors, "model."), str(self.state_folder))
         self.best_weights = _part(tensors, "best.")
         state = {}
@@ -362,15 +452,21 @@ class Run:
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The tensors whose name begins so, without the prefix."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items()
-            if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def parameter_group_names(model: nn.Module) -> tuple[list[str], list[str]]:
-    """Names of parameters (with weight decay, without): matrices of linear maps decay; biases, norms,
-    positions and embedding tables do not."""
-    decayed = {f"{prefix}.weight".lstrip(".") for prefix, module in model.named_modules()
-               if isinstance(module, nn.Linear)}
+    """Names of parameters (with weight decay, without): matrices of linear maps decay; biases,
+    norms, positions and embedding tables do not."""
+    decayed = {
+        f"{prefix}.weight".lstrip(".")
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
     names = [name for name, _ in model.named_parameters()]
     with_decay = [name for name in names if name in decayed]
     return with_decay, [name for name in names if name not in decayed]
@@ -386,8 +482,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """AdamW's parameter groups."""
     parameters = dict(model.named_parameters())
     groups = zip(parameter_group_names(model), (weight_decay, 0.0), strict=True)
-    return [{"params": [parameters[name] for name in names], "weight_decay": decay}
-            for names, decay in groups]
+    return [
+        {"params": [parameters[name] for name in names], "weight_decay": decay}
+        for names, decay in groups
+    ]
 
 
 def seed_everything(seed: int) -> None:
@@ -397,8 +495,8 @@ def seed_everything(seed: int) -> None:
 
 
 def leave_process_group() -> None:
-    """To be called at the end of a program that may run under torchrun: a process that ends with its
-    group's threads still alive now and then aborts."""
+    """To be called at the end of a program that may run under torchrun: a process that ends with
+    its group's threads still alive now and then aborts."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gc.collect()  # what still holds the group would keep its threads
         torch.distributed.destroy_process_group()
@@ -408,14 +506,16 @@ def _accelerator(train: TrainSettings) -> Any:
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     device = choose_device(train.device)
-    # A batch uses the heads of its own pattern only. cpu=True is what joins the ranks of torchrun.
+    # A batch uses the heads of its own pattern only. cpu=True is what joins the ranks of
+    # torchrun.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused])
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C or SIGTERM into a flag; another one after IMPATIENCE seconds interrupts at once.
+    """Turn Ctrl-C or SIGTERM into a flag; another one after IMPATIENCE seconds interrupts at
+    once.
 
     Before that a repeat is ignored: a terminal and torchrun both send the signal to each process.
     """
@@ -427,7 +527,8 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
         asked.append(time.monotonic())
 
     before = {}
-    with contextlib.suppress(ValueError):  # outside the main thread signals are others' business
+    # outside the main thread signals are others' business
+    with contextlib.suppress(ValueError):
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, ask)
     try:

@@ -4,7 +4,8 @@
     FFN(x) = GELU(x W1 + b1) W2 + b2                              (Sun et al., arXiv:1904.06690, eq. 4)
 
 Axes: B sequences, L positions, D width, H heads, P pairs of numbers in a head (P = D / H / 2).
-Sequences are padded on the right: under the causal pattern no real position can then see the padding.
+Sequences are padded on the right: under the causal pattern no real position can then see the
+padding.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from settings import ModelSettings
 
 Pattern = Literal["bidirectional", "causal"]
-SHORTEST_PERIOD, LONGEST_PERIOD = 60.0, 4 * 365.25 * 86_400.0  # seconds: a minute to four years
+# seconds: a minute to four years
+SHORTEST_PERIOD, LONGEST_PERIOD = 60.0, 4 * 365.25 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,10 @@ class Attend:
     """Who may attend to whom in a batch, and what else the blocks are told."""
 
     pattern: Pattern
-    padding: Tensor | None  # (B, 1, 1, L) True where a key may be seen; None when every key may
-    rotation: tuple[Tensor, Tensor] | None = None  # cosines and sines, each (B, 1, L, P / 2)
+    # (B, 1, 1, L) True where a key may be seen; None when every key may
+    padding: Tensor | None
+    # cosines and sines, each (B, 1, L, P / 2)
+    rotation: tuple[Tensor, Tensor] | None = None
     prefix: int = 0  # leading positions that are no interactions; L counts them here
 
     def of_the_newest(self, last: Tensor) -> Attend:
@@ -42,15 +46,19 @@ class Attend:
         rotation = self.rotation
         if rotation is not None:
             cosine, sine = rotation
-            rotation = pick(cosine[:, 0], last)[:, None], pick(sine[:, 0], last)[:, None]
+            rotation = (
+                pick(cosine[:, 0], last)[:, None],
+                pick(sine[:, 0], last)[:, None],
+            )
         return dataclasses.replace(self, pattern="bidirectional", rotation=rotation)
 
 
 class Dropout(nn.Module):
     """Inverted dropout whose rate is rounded to 1/256.
 
-    On a CPU the mask comes from raw random bytes, eight from each draw, which takes about a fifth of
-    the time of `F.dropout`'s one Bernoulli draw a number; it follows torch's seed like any other draw.
+    On a CPU the mask comes from raw random bytes, eight from each draw, which takes about a fifth
+    of the time of `F.dropout`'s one Bernoulli draw a number; it follows torch's seed like any
+    other draw.
     """
 
     def __init__(self, rate: float) -> None:
@@ -63,23 +71,33 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.threshold / 256)
-        draws = torch.empty(math.ceil(x.numel() / 8), dtype=torch.int64).random_(-2**63, None)
-        draws = draws.view(torch.uint8)[:x.numel()].view(x.shape)
-        # Compared as numbers of x's type (0 to 255 are exact in bf16): many times faster than by way
-        # of booleans.
+        draws = torch.empty(math.ceil(x.numel() / 8), dtype=torch.int64).random_(
+            -(2**63), None
+        )
+        draws = draws.view(torch.uint8)[: x.numel()].view(x.shape)
+        # Compared as numbers of x's type (0 to 255 are exact in bf16): many times faster than by
+        # way of booleans.
         kept = draws.to(x.dtype).ge_(self.threshold)
         return x * kept.mul_(256 / (256 - self.threshold))
 
 
 class Block(nn.Module):
-    """Multi-head attention, then a position-wise network, each with dropout, residual, layer norm.
+    """Multi-head attention, then a position-wise network, each with dropout, residual, layer
+    norm.
 
-    pre_norm: normalise each sub-layer's input (trains faster) instead of the sum after it (BERT4Rec as
-    published). ffn_multiplier: inner width of the position-wise network in multiples of the width.
+    pre_norm: normalise each sub-layer's input (trains faster) instead of the sum after it
+    (BERT4Rec as published). ffn_multiplier: inner width of the position-wise network in multiples
+    of the width.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, pre_norm: bool,
-                 ffn_multiplier: int = 4) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        pre_norm: bool,
+        ffn_multiplier: int = 4,
+    ) -> None:
         super().__init__()
         self.heads, self.pre_norm = heads, pre_norm
         self.qkv = nn.Linear(width, 3 * width)
@@ -93,8 +111,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, attend: Attend, last: Tensor | None = None) -> Tensor:
         """(B, L, D) to (B, L, D).
 
-        With `last` (B,), the newest real position of each sequence, to (B, 1, D): its state alone, at
-        the cost of one position and of everybody's keys and values.
+        With `last` (B,), the newest real position of each sequence, to (B, 1, D): its state
+        alone, at the cost of one position and of everybody's keys and values.
         """
         queries = x if last is None else pick(x, last)  # (B, L or 1, D)
         if self.pre_norm:
@@ -112,7 +130,7 @@ class Block(nn.Module):
             q, k, v = self._maps(x, 0, 3)
         else:
             attend = attend.of_the_newest(last)
-            q, = self._maps(pick(x, last), 0, 1)
+            (q,) = self._maps(pick(x, last), 0, 1)
             k, v = self._maps(x, 1, 3)
         if key_rotation is not None:
             q, k = rotate(q, *attend.rotation), rotate(k, *key_rotation)
@@ -120,12 +138,14 @@ class Block(nn.Module):
         return self.attention_out(rearrange(mixed, "b h l d -> b l (h d)"))
 
     def attention_map(self, x: Tensor, attend: Attend) -> Tensor:
-        """(B, L, D) to the weights of the block's self-attention, (B, H, L, L), as `forward` uses."""
+        """(B, L, D) to the weights of the block's self-attention, (B, H, L, L), as `forward`
+        uses.
+        """
         x = self.attention_norm(x) if self.pre_norm else x
         q, k = self._maps(x, 0, 2)
         if attend.rotation is not None:
             q, k = rotate(q, *attend.rotation), rotate(k, *attend.rotation)
-        scores = q @ k.mT * q.shape[-1]**-0.5  # (B, H, L, L)
+        scores = q @ k.mT * q.shape[-1] ** -0.5  # (B, H, L, L)
         if attend.pattern == "causal":
             later = torch.full(scores.shape[-2:], -torch.inf, device=x.device).triu(1)
             scores = scores + later
@@ -138,7 +158,9 @@ class Block(nn.Module):
         width = x.shape[-1]
         rows = slice(first * width, end * width)
         mapped = F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
-        return rearrange(mapped, "b l (n h d) -> n b h l d", h=self.heads, n=end - first)
+        return rearrange(
+            mapped, "b l (n h d) -> n b h l d", h=self.heads, n=end - first
+        )
 
     def network(self, x: Tensor) -> Tensor:
         """Position-wise feed-forward network."""
@@ -148,20 +170,23 @@ class Block(nn.Module):
 def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
     """Equation 1 for q, k and v (B, H, L, D / H) under a pattern.
 
-    torch's fused kernel, except in bf16 on a CPU, where the weights as a whole, (B, H, L, L), take a
-    quarter of its time: two batched products run at the processor's bf16 speed, which the fused kernel
-    does not reach (benchmarks/LOG.md).
+    torch's fused kernel, except in bf16 on a CPU, where the weights as a whole, (B, H, L, L),
+    take a quarter of its time: two batched products run at the processor's bf16 speed, which the
+    fused kernel does not reach (benchmarks/LOG.md).
     """
     causal = attend.pattern == "causal"
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         mask = None if causal else attend.padding
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    with torch.autocast("cpu", enabled=False):  # it would widen the weights; softmax sums in fp32
+    # it would widen the weights; softmax sums in fp32
+    with torch.autocast("cpu", enabled=False):
         # One copy each; the products would make slower ones.
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        scores = (q * q.shape[-1]**-0.5) @ k.mT  # (B, H, L, L)
+        scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, H, L, L)
         if causal:
-            scores += torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
+            scores += torch.full(
+                scores.shape[-2:], -torch.inf, dtype=scores.dtype
+            ).triu(1)
         elif attend.padding is not None:
             hidden = torch.zeros_like(attend.padding, dtype=scores.dtype)
             scores += hidden.masked_fill_(~attend.padding, -torch.inf)
@@ -176,14 +201,15 @@ class Encoder(nn.Module):
         width, heads = settings.hidden_size, settings.num_heads
         self.blocks = nn.ModuleList(
             Block(width, heads, dropout, pre_norm, settings.ffn_multiplier)
-            for dropout in settings.block_dropouts)
+            for dropout in settings.block_dropouts
+        )
         self.final_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """(B, prefix + L, D) to (B, L, D)."""
         for block in self.blocks:
             x = block(x, attend)
-        return self.final_norm(x[:, attend.prefix:] if attend.prefix else x)
+        return self.final_norm(x[:, attend.prefix :] if attend.prefix else x)
 
     def attention_maps(self, x: Tensor, attend: Attend) -> list[Tensor]:
         """Each block's attention weights, (B, H, prefix + L, prefix + L)."""
@@ -194,8 +220,8 @@ class Encoder(nn.Module):
         return maps
 
     def last_state(self, x: Tensor, attend: Attend, last: Tensor) -> Tensor:
-        """(B, prefix + L, D) to (B, D): what `forward` gives at position `last` (B,), the newest real
-        one, without the work that no other position's state is needed for."""
+        """(B, prefix + L, D) to (B, D): what `forward` gives at position `last` (B,), the newest
+        real one, without the work that no other position's state is needed for."""
         for block in self.blocks[:-1]:
             x = block(x, attend)
         return self.final_norm(self.blocks[-1](x, attend, last + attend.prefix))[:, 0]
@@ -215,15 +241,19 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """x (B, L, D), tokens (B, T, D) to (B, L, D)."""
         q = rearrange(self.query(self.norm(x)), "b l (h d) -> b h l d", h=self.heads)
-        k, v = rearrange(self.key_value(tokens), "b t (two h d) -> two b h t d", two=2, h=self.heads)
-        # With few tokens the plain product takes less than a tenth of the fused kernel's time on a CPU
-        # in bf16.
-        weights = (q @ k.mT * q.shape[-1]**-0.5).softmax(-1)  # (B, H, L, T)
+        k, v = rearrange(
+            self.key_value(tokens), "b t (two h d) -> two b h t d", two=2, h=self.heads
+        )
+        # With few tokens the plain product takes less than a tenth of the fused kernel's time on
+        # a CPU in bf16.
+        weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (B, H, L, T)
         return self.out(rearrange(weights.to(v.dtype) @ v, "b h l d -> b l (h d)"))
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Context that turns autocast off: in bf16 thousands of items would share a few hundred scores."""
+    """Context that turns autocast off: in bf16 thousands of items would share a few hundred
+    scores.
+    """
     return torch.autocast(device.type, enabled=False)
 
 
@@ -233,17 +263,20 @@ def pick(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def in_front(first: Tensor, x: Tensor, attend: Attend) -> tuple[Tensor, Attend]:
-    """x (B, L, D) with a position (B, 1, D) before it that is no interaction, and what the blocks are
-    told of the whole. It stands at the time of the first interaction."""
+    """x (B, L, D) with a position (B, 1, D) before it that is no interaction, and what the blocks
+    are told of the whole. It stands at the time of the first interaction."""
     padding, rotation = attend.padding, attend.rotation
     if padding is not None:
         padding = F.pad(padding, (1, 0), value=True)
     if rotation is not None:
         cosine, sine = rotation
-        rotation = (torch.cat([cosine[:, :, :1], cosine], dim=2),
-                    torch.cat([sine[:, :, :1], sine], dim=2))
-    attend = dataclasses.replace(attend, padding=padding, rotation=rotation,
-                                 prefix=attend.prefix + 1)
+        rotation = (
+            torch.cat([cosine[:, :, :1], cosine], dim=2),
+            torch.cat([sine[:, :, :1], sine], dim=2),
+        )
+    attend = dataclasses.replace(
+        attend, padding=padding, rotation=rotation, prefix=attend.prefix + 1
+    )
     return torch.cat([first.to(x.dtype), x], dim=1), attend
 
 
@@ -269,7 +302,8 @@ def positions_from_end(lengths: Tensor, width: int) -> Tensor:
 
 def sinusoids(length: int, width: int) -> Tensor:
     """(length, width) fixed position signal (Vaswani et al., section 3.5)."""
-    frequency = torch.exp(-math.log(10_000.0) * torch.arange(0, width, 2) / width)  # (D / 2,)
+    # (D / 2,)
+    frequency = torch.exp(-math.log(10_000.0) * torch.arange(0, width, 2) / width)
     angle = torch.arange(length)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
@@ -283,13 +317,13 @@ def rotation_periods(pairs: int) -> Tensor:
 def time_rotation(times: Tensor, periods: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines, (B, 1, L, P / 2), that rotate half of the P pairs of queries and keys.
 
-    A query at t and a key at s then meet under the angle w (t - s): attention sees the time between two
-    events and never the date, and stays within the fused kernels. The rotation is RoFormer's
-    (arXiv:2104.09864, eq. 34) with seconds for positions and periods 2 pi / w spread evenly on a
-    logarithmic scale; half of the pairs stay unrotated for content.
+    A query at t and a key at s then meet under the angle w (t - s): attention sees the time
+    between two events and never the date, and stays within the fused kernels. The rotation is
+    RoFormer's (arXiv:2104.09864, eq. 34) with seconds for positions and periods 2 pi / w spread
+    evenly on a logarithmic scale; half of the pairs stay unrotated for content.
     """
-    # Counted from the oldest event, so that not even rounding depends on later ones; in double: 1e8 s
-    # over a minute.
+    # Counted from the oldest event, so that not even rounding depends on later ones; in double:
+    # 1e8 s over a minute.
     elapsed = (times - times[:, :1]).double()
     turns = (elapsed[:, :, None] / periods).remainder(1.0)  # (B, L, P / 2)
     angle = turns.mul(2 * math.pi).float()
@@ -297,11 +331,13 @@ def time_rotation(times: Tensor, periods: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate as many pairs (of first half, second half) of each head of x (B, H, L, D / H) as there are
-    angles."""
+    """Rotate as many pairs (of first half, second half) of each head of x (B, H, L, D / H) as
+    there are angles."""
     turned = cosine.shape[-1]
     still = x.shape[-1] // 2 - turned
-    first, first_still, second, second_still = x.split([turned, still, turned, still], dim=-1)
+    first, first_still, second, second_still = x.split(
+        [turned, still, turned, still], dim=-1
+    )
     cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
     new_first = first * cosine - second * sine
     new_second = first * sine + second * cosine

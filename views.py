@@ -1,8 +1,8 @@
 """Two views of each history for contrastive learning: what they share should be the user's taste.
 
-A view is the history with a run of its interactions in another order, as in Xie et al. (CL4SRec, ICDE
-2022, arXiv:2010.14395, section 3.2). It tells nothing of the user: with a token of its own each history
-would be found by that alone.
+A view is the history with a run of its interactions in another order, as in Xie et al. (CL4SRec,
+ICDE 2022, arXiv:2010.14395, section 3.2). It tells nothing of the user: with a token of its own
+each history would be found by that alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ SHUFFLED = 0.6  # share of a history, as in CL4SRec's experiments
 
 def two_views(batch: Batch, noise: np.random.Generator) -> tuple[Batch, Batch]:
     """Two views of each history of a causal training batch."""
-    nothing = {name: unknown_like(values) for name, values in batch.user_columns.items()}
+    nothing = {
+        name: unknown_like(values) for name, values in batch.user_columns.items()
+    }
     anonymous = batch.replace(users=unknown_like(batch.users), user_columns=nothing)
     return reorder(anonymous, noise), reorder(anonymous, noise)
 

@@ -2,10 +2,11 @@
 
     python -m ablations.analyse --model_path checkpoints/best [--until validation] [--output FOLDER]
 
-Ranking with every metric; lists of ten: coverage, novelty, popularity, diversity, calibration; the metric by each column
-of users and of the target, by length of history, popularity and time since the last interaction; the reliability of the
-value heads. --output writes the tables as Markdown and LaTeX. Choose models by what `--until validation` says; reading
-the test set is for the report.
+Ranking with every metric; lists of ten: coverage, novelty, popularity, diversity, calibration;
+the metric by each column of users and of the target, by length of history, popularity and time
+since the last interaction; the reliability of the value heads. --output writes the tables as
+Markdown and LaTeX. Choose models by what `--until validation` says; reading the test set is for
+the report.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from trainer import query_time
 Table = tuple[str, list[str], list[list[str]]]
 
 
-def analyse(scorer: Scorer, data: Dataset, settings: Settings, until: str) -> list[Table]:
+def analyse(
+    scorer: Scorer, data: Dataset, settings: Settings, until: str
+) -> list[Table]:
     """(title, header, rows) of every table; each beside popularity where that says something."""
     length, name = settings.model.seq_length, settings.model.model
     rankers = {"popularity": Popularity(data), name: scorer}
@@ -43,35 +46,62 @@ def analyse(scorer: Scorer, data: Dataset, settings: Settings, until: str) -> li
     tables: list[Table] = []
     own = None
     for suffix, evaluation in both_filters(settings.eval, data).items():
-        ranks = {label: target_ranks(ranker, data, until, length, evaluation) for label, ranker in rankers.items()}
+        ranks = {
+            label: target_ranks(ranker, data, until, length, evaluation)
+            for label, ranker in rankers.items()
+        }
         own = ranks[name] if own is None else own
         metrics = {label: per_user(rank, users) for label, rank in ranks.items()}
-        rows = [[metric, *(_interval(values[metric]) for values in metrics.values())] for metric in metrics[name]]
+        rows = [
+            [metric, *(_interval(values[metric]) for values in metrics.values())]
+            for metric in metrics[name]
+        ]
         tables.append((f"Ranking{suffix}", ["metric", *rankers], rows))
     tables.append(_lists(rankers, data, settings, until))
-    rows = [[f"{family}: {part}", f"{number:,}", f"{mean:.4f} ({low:.3f}-{high:.3f})"]
-            for family, part, number, mean, low, high in slice_table(own, data, until)]
-    tables.append(("NDCG@10 by slice, 95 % intervals over users", ["slice", "users", name], rows))
+    rows = [
+        [f"{family}: {part}", f"{number:,}", f"{mean:.4f} ({low:.3f}-{high:.3f})"]
+        for family, part, number, mean, low, high in slice_table(own, data, until)
+    ]
+    tables.append(
+        ("NDCG@10 by slice, 95 % intervals over users", ["slice", "users", name], rows)
+    )
     heads = head_outputs(scorer, data, until, length, torch.device("cpu"))
     for column, shares in heads.values.items():
         codes = data.columns[column][data.split.requests[until].ends]
         known = codes > 0
         found = reliability(shares[known], codes[known])
-        rows = [[f"{stated:.3f}", f"{observed:.3f}", f"{number:,}"] for stated, observed, number in
-                zip(found.stated, found.observed, found.number, strict=True)]
-        tables.append((f"Reliability of the head for {column}: expected calibration error {found.error:.4f}",
-                       ["stated probability", "observed share", "statements"], rows))
+        rows = [
+            [f"{stated:.3f}", f"{observed:.3f}", f"{number:,}"]
+            for stated, observed, number in zip(
+                found.stated, found.observed, found.number, strict=True
+            )
+        ]
+        tables.append(
+            (
+                f"Reliability of the head for {column}: expected calibration error {found.error:.4f}",
+                ["stated probability", "observed share", "statements"],
+                rows,
+            )
+        )
     return tables
 
 
 def _lists(rankers: dict, data: Dataset, settings: Settings, until: str) -> Table:
     columns = {}
     for name, ranker in rankers.items():
-        chosen = top_lists(ranker, data, until, settings.model.seq_length, settings.eval)
-        means = {measure: float(np.nanmean(values)) for measure, values in list_quality(chosen, data, until).items()}
+        chosen = top_lists(
+            ranker, data, until, settings.model.seq_length, settings.eval
+        )
+        means = {
+            measure: float(np.nanmean(values))
+            for measure, values in list_quality(chosen, data, until).items()
+        }
         columns[name] = coverage(chosen, data) | means
     measures = next(iter(columns.values()))
-    rows = [[measure, *(f"{values[measure]:.3f}" for values in columns.values())] for measure in measures]
+    rows = [
+        [measure, *(f"{values[measure]:.3f}" for values in columns.values())]
+        for measure in measures
+    ]
     return f"Lists of ten {data.catalogue.schema.nouns}", ["measure", *rankers], rows
 
 
@@ -84,13 +114,25 @@ def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--model_path", default="checkpoints/best", help="folder of a trained model (default: %(default)s)")
+    add(
+        "--model_path",
+        default="checkpoints/best",
+        help="folder of a trained model (default: %(default)s)",
+    )
     add("--data_dir", help="folder with the data set's files (default: as in training)")
-    add("--until", choices=("validation", "test"), default="test", help="(default: %(default)s)")
+    add(
+        "--until",
+        choices=("validation", "test"),
+        default="test",
+        help="(default: %(default)s)",
+    )
     add("--output", type=Path, help="folder for the tables as .md and .tex")
     flags = parser.parse_args(argv)
     checkpoint = load_model(Path(flags.model_path), data_dir=flags.data_dir)
-    data, settings = data_of(checkpoint, flags.model_path, flags.data_dir), checkpoint.settings
+    data, settings = (
+        data_of(checkpoint, flags.model_path, flags.data_dir),
+        checkpoint.settings,
+    )
     line = protocol_line(data, flags.until, settings.eval, query_time(settings))
     tables = analyse(checkpoint.model.frozen(), data, settings, flags.until)
     for title, header, rows in tables:
@@ -101,7 +143,10 @@ def main(argv: list[str]) -> None:
     for suffix, latex in ((".md", False), (".tex", True)):
         sign = "%" if latex else "#"
         below = "%" if latex else "##"
-        parts = [f"{below} {title}\n\n{table_text(header, rows, latex)}" for title, header, rows in tables]
+        parts = [
+            f"{below} {title}\n\n{table_text(header, rows, latex)}"
+            for title, header, rows in tables
+        ]
         text = "\n".join([f"{sign} {line}\n", *parts])
         (flags.output / f"analysis{suffix}").write_text(text, encoding="utf-8")
 

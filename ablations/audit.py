@@ -3,10 +3,11 @@
     python -m ablations.audit --dataset ml-1m                      a split (any data flag of trainer.py)
     python -m ablations.audit --model_path checkpoints/best        a model too, on the split it was trained on
 
-Of the split: targets whose item training does not have, or has only later; training interactions that are later than a
-target; targets with the time of the history's last interaction (their order is the file's); and the ranking on the
-requests that none of this touches. Of the model: swap every target for another item, other columns and another time,
-and score again; not one score may change, nor one training batch.
+Of the split: targets whose item training does not have, or has only later; training interactions
+that are later than a target; targets with the time of the history's last interaction (their order
+is the file's); and the ranking on the requests that none of this touches. Of the model: swap
+every target for another item, other columns and another time, and score again; not one score may
+change, nor one training batch.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ SHIFT = 10**6  # seconds, at most, by which a swapped interaction moves
 
 
 def suspicious(data: Dataset, until: str) -> dict[str, np.ndarray]:
-    """What to know of each request: name -> (Q,) flags, or shares for 'training later than the target'."""
+    """What to know of each request: name -> (Q,) flags, or shares for 'training later than the
+    target'.
+    """
     requests, rows = data.split.requests[until], data.training_rows()
     known = data.item_counts() > 0
     targets = data.items[requests.target_rows]
@@ -48,13 +51,19 @@ def suspicious(data: Dataset, until: str) -> dict[str, np.ndarray]:
     only_later = known[targets] & (first[targets] > data.times[requests.target_rows])
     now, before = data.times[requests.ends], data.times[requests.ends - 1]
     later = 1 - np.searchsorted(np.sort(data.times[rows]), now, "right") / len(rows)
-    return signs | {"item in training only after the target": only_later.any(1),
-                    "target at the very time of the history's last interaction": now == before,
-                    "training later than the target": later}
+    return signs | {
+        "item in training only after the target": only_later.any(1),
+        "target at the very time of the history's last interaction": now == before,
+        "training later than the target": later,
+    }
 
 
-def swapped(data: Dataset, rows: np.ndarray, times: bool = True, seed: int = 0) -> Dataset:
-    """The same data with other items, columns and, if asked, times at these positions of the flat arrays."""
+def swapped(
+    data: Dataset, rows: np.ndarray, times: bool = True, seed: int = 0
+) -> Dataset:
+    """The same data with other items, columns and, if asked, times at these positions of the flat
+    arrays.
+    """
     draw = np.random.default_rng(seed)
     table = data.catalogue.items
     items, moments = data.items.copy(), data.times.copy()
@@ -75,16 +84,22 @@ def swapped(data: Dataset, rows: np.ndarray, times: bool = True, seed: int = 0) 
 
 @torch.no_grad()
 def swap_test(ranker: Ranker, data: Dataset, settings: Settings, until: str) -> float:
-    """Largest change of any score when each user's last target, and all that comes after it, is swapped; 0 for a model
-    without a leak. A model that knows request times keeps the times."""
+    """Largest change of any score when each user's last target, and all that comes after it, is
+    swapped; 0 for a model without a leak. A model that knows request times keeps the times."""
     requests = data.split.requests[until]
-    last = np.flatnonzero(np.r_[np.diff(requests.users) > 0, True])  # requests lie by user, in order of time
-    parts = [np.arange(end, data.offsets[user + 1])
-             for user, end in zip(requests.users[last], requests.ends[last], strict=True)]
+    # requests lie by user, in order of time
+    last = np.flatnonzero(np.r_[np.diff(requests.users) > 0, True])
+    parts = [
+        np.arange(end, data.offsets[user + 1])
+        for user, end in zip(requests.users[last], requests.ends[last], strict=True)
+    ]
     blind = query_time(settings) == "unknown"
     other = swapped(data, np.concatenate(parts), times=blind)
     largest, device, first = 0.0, torch.device("cpu"), data.catalogue.items.first
-    batches = [request_batches(part, until, settings.model.seq_length, device) for part in (data, other)]
+    batches = [
+        request_batches(part, until, settings.model.seq_length, device)
+        for part in (data, other)
+    ]
     for (_, before), (_, after) in zip(*batches, strict=True):
         ours, theirs = (ranker.score(batch)[:, first:] for batch in (before, after))
         largest = max(largest, float((ours - theirs).abs().max()))
@@ -92,25 +107,38 @@ def swap_test(ranker: Ranker, data: Dataset, settings: Settings, until: str) -> 
 
 
 def training_test(model: nn.Module, data: Dataset, settings: Settings) -> int:
-    """Training batches of one epoch that change when all that is not the training part is swapped; 0 without a leak."""
+    """Training batches of one epoch that change when all that is not the training part is
+    swapped; 0 without a leak.
+    """
     held_out = np.setdiff1d(np.arange(len(data.items)), data.training_rows())
     share = model.cloze_share(settings.train)
-    epochs = [TrainingBatches(part, settings.model.seq_length, settings.train, share).epoch(0)
-              for part in (data, swapped(data, held_out))]
+    epochs = [
+        TrainingBatches(part, settings.model.seq_length, settings.train, share).epoch(0)
+        for part in (data, swapped(data, held_out))
+    ]
     changed = 0
     for before, after in zip(*epochs, strict=True):
         others = after.tensors()
-        same = [torch.equal(value.nan_to_num(), others[name].nan_to_num()) for name, value in before.tensors().items()]
+        same = [
+            torch.equal(value.nan_to_num(), others[name].nan_to_num())
+            for name, value in before.tensors().items()
+        ]
         changed += not all(same)
     return changed
 
 
-def audit_split(data: Dataset, settings: Settings, ranker: Ranker, name: str, until: str) -> None:
+def audit_split(
+    data: Dataset, settings: Settings, ranker: Ranker, name: str, until: str
+) -> None:
     """Print shares of suspicious requests, and the ranking on all of them and on the clean ones."""
     signs, requests = suspicious(data, until), data.split.requests[until]
     line = protocol_line(data, until, settings.eval)
-    print_table(f"Requests of {until}", line, ["", "mean over requests"],
-                [[sign, f"{values.mean():.2%}"] for sign, values in signs.items()])
+    print_table(
+        f"Requests of {until}",
+        line,
+        ["", "mean over requests"],
+        [[sign, f"{values.mean():.2%}"] for sign, values in signs.items()],
+    )
     rank = target_ranks(ranker, data, until, settings.model.seq_length, settings.eval)
     flags = {sign: values for sign, values in signs.items() if values.dtype == bool}
     parts = {"all": np.ones(len(requests), dtype=bool)}
@@ -121,16 +149,31 @@ def audit_split(data: Dataset, settings: Settings, ranker: Ranker, name: str, un
         figures = ["", ""]
         if chosen.any():
             metrics = per_user(rank[chosen], requests.users[chosen])
-            figures = [f"{metrics[metric].mean():.4f}" for metric in ("HR@10", "NDCG@10")]
+            figures = [
+                f"{metrics[metric].mean():.4f}" for metric in ("HR@10", "NDCG@10")
+            ]
         rows.append([part, f"{int(chosen.sum()):,}", *figures])
-    print_table(f"Ranking by {name} on the clean part", line, ["requests", "number", "HR@10", "NDCG@10"], rows)
+    print_table(
+        f"Ranking by {name} on the clean part",
+        line,
+        ["requests", "number", "HR@10", "NDCG@10"],
+        rows,
+    )
 
 
 def main(argv: list[str]) -> int:
     """Exit code 1 if a model or a split leaks."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--model_path", help="folder of a trained model; without it the split alone is audited")
-    parser.add_argument("--until", choices=("validation", "test"), default="test", help="(default: %(default)s)")
+    parser.add_argument(
+        "--model_path",
+        help="folder of a trained model; without it the split alone is audited",
+    )
+    parser.add_argument(
+        "--until",
+        choices=("validation", "test"),
+        default="test",
+        help="(default: %(default)s)",
+    )
     flags, rest = parser.parse_known_args(argv)
     if not flags.model_path:
         settings, _ = parse_command_line(rest, __doc__)
@@ -138,16 +181,23 @@ def main(argv: list[str]) -> int:
         audit_split(data, settings, Popularity(data), "popularity", flags.until)
         return 0
     if rest:
-        raise UserError(f"unknown flag {rest[0]!r}: with --model_path the data are those of the model")
+        raise UserError(
+            f"unknown flag {rest[0]!r}: with --model_path the data are those of the model"
+        )
     checkpoint = load_model(Path(flags.model_path))
     settings, scorer = checkpoint.settings, checkpoint.model.frozen()
     data = data_of(checkpoint, flags.model_path)
     audit_split(data, settings, scorer, settings.model.model, flags.until)
-    changes = {until: swap_test(scorer, data, settings, until) for until in ("validation", "test")}
+    changes = {
+        until: swap_test(scorer, data, settings, until)
+        for until in ("validation", "test")
+    }
     batches = training_test(checkpoint.model, data, settings)
     told = ", ".join(f"{value:g} ({until})" for until, value in changes.items())
-    print(f"Targets swapped for other items, columns and times: largest change of a score {told}; training batches "
-          f"changed: {batches}")
+    print(
+        f"Targets swapped for other items, columns and times: largest change of a score {told}; training batches "
+        f"changed: {batches}"
+    )
     return int(max(changes.values()) > 0 or batches > 0)
 
 

@@ -1,10 +1,12 @@
 """Going on with a model, or training it again? `python -m ablations.incremental --seeds 3`
 
-At each date but the first, the model of the date before has three futures: it stays as it was; it goes on for a few
-epochs with all that is known by now, new items and users included (as `trainer.py --start_from` does); or a new one is
-trained from nothing. All are asked for what users had until the next date, histories growing up to each target, items
-and users that a model does not know in it by what is known beside them. `warm` are the users whom the oldest of the
-three knows: does it forget them? Nothing is selected in these trainings, so no interaction is held out of them.
+At each date but the first, the model of the date before has three futures: it stays as it was; it
+goes on for a few epochs with all that is known by now, new items and users included (as
+`trainer.py --start_from` does); or a new one is trained from nothing. All are asked for what
+users had until the next date, histories growing up to each target, items and users that a model
+does not know in it by what is known beside them. `warm` are the users whom the oldest of the
+three knows: does it forget them? Nothing is selected in these trainings, so no interaction is
+held out of them.
 
 Any flag of trainer.py may follow and holds for all trainings.
 """
@@ -40,7 +42,12 @@ from support.tracking import git_commit
 
 DATES = ("2000-10-01", "2000-11-01", "2000-12-01", "2001-01-01", "2001-02-01")
 TOGETHER = "all dates"
-POPULARITY, OLDER, TUNED, AGAIN = "popularity", "as it was", "fine-tuned", "trained again"
+POPULARITY, OLDER, TUNED, AGAIN = (
+    "popularity",
+    "as it was",
+    "fine-tuned",
+    "trained again",
+)
 ROWS = (POPULARITY, OLDER, TUNED, AGAIN)
 METRIC = "NDCG@10"
 Values = dict[str, np.ndarray]  # group of users -> (P,) metric of each
@@ -49,7 +56,9 @@ Found = dict[str, dict[str, dict[str, np.ndarray]]]  # date -> group -> row -> (
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """What was known at the date before and at this one, and who is asked for what until the next one."""
+    """What was known at the date before and at this one, and who is asked for what until the next
+    one.
+    """
 
     date: str
     older: Dataset
@@ -59,59 +68,99 @@ class Round:
 
 
 def rounds(raw: RawData, settings: Settings, dates: list[str]) -> list[Round]:
-    """A round for each three dates in a row. Raises `UserError` where nothing trains or nobody is asked."""
+    """A round for each three dates in a row. Raises `UserError` where nothing trains or nobody is
+    asked.
+    """
     if "time" not in raw.interactions:
         raise UserError("incremental needs times, which these data lack")
     whole = process(raw, settings.data)
     ends = [seconds_of(date) for date in dates]
     times = raw.interactions["time"]
-    data = [process(raw.replace(raw.interactions[times < end]), settings.data, whole.catalogue) for end in ends]
+    data = [
+        process(
+            raw.replace(raw.interactions[times < end]), settings.data, whole.catalogue
+        )
+        for end in ends
+    ]
     result = []
     for place, date in enumerate(dates[1:-1], start=1):
-        older, newer = (_split_at(data[part], ends[part]) for part in (place - 1, place))
+        older, newer = (
+            _split_at(data[part], ends[part]) for part in (place - 1, place)
+        )
         asked = _split_at(data[place + 1], ends[place])
-        users = asked.catalogue.users.id_array(np.unique(asked.split.requests["test"].users))
+        users = asked.catalogue.users.id_array(
+            np.unique(asked.split.requests["test"].users)
+        )
         if not len(users):
-            raise UserError(f"--dates: nobody has a history and an interaction between {date} and {dates[place + 1]}")
-        known, joined = (part.catalogue.users.index(users) > 0 for part in (older, newer))
-        groups = {"all": users, "warm": users[known], "joined between": users[joined & ~known],
-                  "joined since": users[~joined]}
+            raise UserError(
+                f"--dates: nobody has a history and an interaction between {date} and {dates[place + 1]}"
+            )
+        known, joined = (
+            part.catalogue.users.index(users) > 0 for part in (older, newer)
+        )
+        groups = {
+            "all": users,
+            "warm": users[known],
+            "joined between": users[joined & ~known],
+            "joined since": users[~joined],
+        }
         groups = {name: ids for name, ids in groups.items() if len(ids)}
         result.append(Round(date, older, newer, asked, groups))
     return result
 
 
 def seconds_of(date: str) -> int:
-    """Midnight UTC of a day such as 2000-11-01, in seconds since 1970. Raises `UserError` for anything else."""
+    """Midnight UTC of a day such as 2000-11-01, in seconds since 1970. Raises `UserError` for
+    anything else.
+    """
     try:
         day = datetime.date.fromisoformat(date)
     except ValueError as error:
         raise UserError(f"--dates: {error}; write 2000-11-01") from error
-    return int(datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp())
+    return int(
+        datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp()
+    )
 
 
 def _split_at(data: Dataset, time: int) -> Dataset:
-    """The same data: what is before `time` (s) trains, what is not is asked for, at most MOST_TARGETS of a user."""
+    """The same data: what is before `time` (s) trains, what is not is asked for, at most
+    MOST_TARGETS of a user.
+    """
     user_of = data.user_of
     later = data.times >= time
-    rows = spread(np.flatnonzero(later & (np.arange(len(user_of)) > data.offsets[user_of])), user_of)
+    rows = spread(
+        np.flatnonzero(later & (np.arange(len(user_of)) > data.offsets[user_of])),
+        user_of,
+    )
     count = len(data.offsets) - 1
     ends = data.offsets[:-1] + np.bincount(user_of, ~later, count).astype(np.int64)
-    split = Split("global_time", ends, {"test": Requests(user_of[rows], rows)}, "a round of ablations/incremental.py")
+    split = Split(
+        "global_time",
+        ends,
+        {"test": Requests(user_of[rows], rows)},
+        "a round of ablations/incremental.py",
+    )
     return data.replace(split=split)
 
 
 def quality(ranker: Ranker, here: Round, settings: Settings) -> Values:
     """METRIC of those who are asked, in each group."""
     requests = here.asked.split.requests["test"]
-    rank = target_ranks(ranker, here.asked, "test", settings.model.seq_length, settings.eval)
+    rank = target_ranks(
+        ranker, here.asked, "test", settings.model.seq_length, settings.eval
+    )
     values = per_user(rank, requests.users)[METRIC]
     ids = here.asked.catalogue.users.id_array(np.unique(requests.users))
     return {name: values[np.isin(ids, group)] for name, group in here.groups.items()}
 
 
-def measured(chain: list[Round], settings: Settings, tuning: dict[str, Any], numbers: list[int],
-             work: Path) -> tuple[Found, dict[str, dict[str, float]]]:
+def measured(
+    chain: list[Round],
+    settings: Settings,
+    tuning: dict[str, Any],
+    numbers: list[int],
+    work: Path,
+) -> tuple[Found, dict[str, dict[str, float]]]:
     """(metric of each date, group and row; date -> row -> seconds of training, mean over seeds)."""
     found: Found = {}
     seconds: dict[str, dict[str, float]] = {}
@@ -123,22 +172,41 @@ def measured(chain: list[Round], settings: Settings, tuning: dict[str, Any], num
             print(f"{here.date}, seed {seed}", flush=True)
             own = settings.replace(seed=seed)
             older = trained(own, here.older, work, validate=False)
-            tuned = trained(own.replace(start_from=str(older[-1]), **tuning), here.newer, work, validate=False)
+            tuned = trained(
+                own.replace(start_from=str(older[-1]), **tuning),
+                here.newer,
+                work,
+                validate=False,
+            )
             again = trained(own, here.newer, work, validate=False)
-            for name, (model, record, _) in ((OLDER, older), (TUNED, tuned), (AGAIN, again)):
+            for name, (model, record, _) in (
+                (OLDER, older),
+                (TUNED, tuned),
+                (AGAIN, again),
+            ):
                 grown = model.for_catalogue(here.asked.catalogue)
                 runs[name].append(quality(grown.frozen(), here, own))
                 if name in spent:
                     spent[name] += record["seconds"] / len(numbers)
-        found[here.date] = {group: {name: np.stack([run[group] for run in of_row]) for name, of_row in runs.items()}
-                            for group in here.groups}
+        found[here.date] = {
+            group: {
+                name: np.stack([run[group] for run in of_row])
+                for name, of_row in runs.items()
+            }
+            for group in here.groups
+        }
         seconds[here.date] = spent
     if len(chain) > 1:
         found[TOGETHER], dates = {}, list(found)
         for group in dict.fromkeys(group for date in dates for group in found[date]):
             there = [found[date][group] for date in dates if group in found[date]]
-            found[TOGETHER][group] = {row: np.concatenate([part[row] for part in there], axis=1) for row in ROWS}
-        seconds[TOGETHER] = {name: sum(seconds[date][name] for date in dates) for name in (TUNED, AGAIN)}
+            found[TOGETHER][group] = {
+                row: np.concatenate([part[row] for part in there], axis=1)
+                for row in ROWS
+            }
+        seconds[TOGETHER] = {
+            name: sum(seconds[date][name] for date in dates) for name in (TUNED, AGAIN)
+        }
     return found, seconds
 
 
@@ -146,44 +214,105 @@ def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--seeds", type=seeds, default=[42], metavar="N", help="how many: 42, 43, ... (default: 1)")
-    add("--dates", nargs="+", default=list(DATES), metavar="DATE",
-        help="UTC; three or more, a round for each three in a row (default: %(default)s)")
+    add(
+        "--seeds",
+        type=seeds,
+        default=[42],
+        metavar="N",
+        help="how many: 42, 43, ... (default: 1)",
+    )
+    add(
+        "--dates",
+        nargs="+",
+        default=list(DATES),
+        metavar="DATE",
+        help="UTC; three or more, a round for each three in a row (default: %(default)s)",
+    )
     add("--tuning_epochs", type=int, default=24, help="(default: %(default)s)")
-    add("--tuning_learning_rate", type=float, default=5e-3, help="(default: %(default)s)")
-    add("--work", type=Path, default=Path("runs/incremental"), help="trained models (default: %(default)s)")
-    add("--results", type=Path, default=Path("runs/results/incremental"), help="(default: %(default)s)")
+    add(
+        "--tuning_learning_rate",
+        type=float,
+        default=5e-3,
+        help="(default: %(default)s)",
+    )
+    add(
+        "--work",
+        type=Path,
+        default=Path("runs/incremental"),
+        help="trained models (default: %(default)s)",
+    )
+    add(
+        "--results",
+        type=Path,
+        default=Path("runs/results/incremental"),
+        help="(default: %(default)s)",
+    )
     flags, rest = parser.parse_known_args(argv)
     settings, _ = parse_command_line(rest, "", preset="quick")
     settings = settings.replace(protocol="global_time", max_minutes=0.0)
     moments = [seconds_of(date) for date in flags.dates]
-    if len(moments) < 3 or any(later <= date for date, later in itertools.pairwise(moments)):
-        raise UserError("--dates needs three dates or more, each later than the one before it")
+    if len(moments) < 3 or any(
+        later <= date for date, later in itertools.pairwise(moments)
+    ):
+        raise UserError(
+            "--dates needs three dates or more, each later than the one before it"
+        )
     raw = read(settings.data.dataset, settings.data.data_dir, settings.data.columns)
     chain = rounds(raw, settings, flags.dates)
     full_ranking_alone(settings, chain[0].asked)
-    tuning = {"max_epochs": flags.tuning_epochs, "learning_rate": flags.tuning_learning_rate}
+    tuning = {
+        "max_epochs": flags.tuning_epochs,
+        "learning_rate": flags.tuning_learning_rate,
+    }
     found, seconds = measured(chain, settings, tuning, flags.seeds, flags.work)
     over = ", over users and seeds" if len(flags.seeds) > 1 else ""
-    note = (f"{raw.schema.name}: at each date all that is before it trains, for {settings.train.max_epochs} epochs or, "
-            f"from the weights of the date before, for {flags.tuning_epochs}; asked for up to {MOST_TARGETS} interactions "
-            f"of each user until the next date (last: {flags.dates[-1]}), {METRIC}, means over each user's first, full "
-            f"ranking, history left out, ties against the target, request time unknown; 95 % bootstrap intervals over "
-            f"users, mean of {len(flags.seeds)} seeds; difference to the fine-tuned model: paired, Holm, * .05 ** .01 *** "
-            f".001{over}; {TOGETHER}: who is asked at two counts twice; {raw.schema.note}")
-    flat = {f"{date} {group}": rows for date, groups in found.items() for group, rows in groups.items()}
+    note = (
+        f"{raw.schema.name}: at each date all that is before it trains, for {settings.train.max_epochs} epochs or, "
+        f"from the weights of the date before, for {flags.tuning_epochs}; asked for up to {MOST_TARGETS} interactions "
+        f"of each user until the next date (last: {flags.dates[-1]}), {METRIC}, means over each user's first, full "
+        f"ranking, history left out, ties against the target, request time unknown; 95 % bootstrap intervals over "
+        f"users, mean of {len(flags.seeds)} seeds; difference to the fine-tuned model: paired, Holm, * .05 ** .01 *** "
+        f".001{over}; {TOGETHER}: who is asked at two counts twice; {raw.schema.note}"
+    )
+    flat = {
+        f"{date} {group}": rows
+        for date, groups in found.items()
+        for group, rows in groups.items()
+    }
     result = summary(flat, TUNED)
     cells = []
     for date, groups in found.items():
         for group in groups:
             rows = result[f"{date} {group}"]
-            cells.append([date, f"{group}\n{rows[TUNED]['users']:,} users", *(marked_cell(rows[name]) for name in ROWS)])
-        cells.append([date, "seconds of training", "", "", *(f"{seconds[date][name]:.0f}" for name in (TUNED, AGAIN))])
+            cells.append(
+                [
+                    date,
+                    f"{group}\n{rows[TUNED]['users']:,} users",
+                    *(marked_cell(rows[name]) for name in ROWS),
+                ]
+            )
+        cells.append(
+            [
+                date,
+                "seconds of training",
+                "",
+                "",
+                *(f"{seconds[date][name]:.0f}" for name in (TUNED, AGAIN)),
+            ]
+        )
     header = ["renewed on", "asked", *ROWS]
     print_table("Going on, or training again", note, header, cells)
     write_tables(flags.results / "table.md", note, header, cells)
-    write_json(flags.results / "results.json", {"note": note, "results": result, "seconds": seconds,
-                                                "git_commit": git_commit(), "settings": recorded(settings)})
+    write_json(
+        flags.results / "results.json",
+        {
+            "note": note,
+            "results": result,
+            "seconds": seconds,
+            "git_commit": git_commit(),
+            "settings": recorded(settings),
+        },
+    )
 
 
 if __name__ == "__main__":

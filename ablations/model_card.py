@@ -1,9 +1,10 @@
-"""Publish a trained row of the results tables: `python -m ablations.model_card vanilla --board loo-3416`.
+"""Publish a trained row of the results tables: `python -m ablations.model_card vanilla --board
+loo-3416`.
 
-Takes the run with the best validation score of those that `python -m ablations.rows` left in its work folder and writes
-`models/ROW/`: the weights, their description and a card, whose figures are those of `results/BOARD/ROW.json`. Names
-and columns of the items stay out where the licence of the data asks for it; whoever loads the model reads them from
-the data set.
+Takes the run with the best validation score of those that `python -m ablations.rows` left in its
+work folder and writes `models/ROW/`: the weights, their description and a card, whose figures are
+those of `results/BOARD/ROW.json`. Names and columns of the items stay out where the licence of
+the data asks for it; whoever loads the model reads them from the data set.
 """
 
 from __future__ import annotations
@@ -59,28 +60,54 @@ Trained in {minutes:.0f} minutes on one CPU core ({memory:,} MB), {parameters:,}
 """
 
 
-def card(row: str, board: str, record: dict[str, Any], run: dict[str, Any], info: dict[str, Any],
-         parameters: int) -> str:
+def card(
+    row: str,
+    board: str,
+    record: dict[str, Any],
+    run: dict[str, Any],
+    info: dict[str, Any],
+    parameters: int,
+) -> str:
     """The text of a model card, all figures from the row's record."""
     shown = [record["test"][name] for name in SHOWN]
     settings, schema = info["settings"], info["schema"]
-    columns = [name for table in ("interactions", "items", "users") for name in info["fields"][table]]
+    columns = [
+        name
+        for table in ("interactions", "items", "users")
+        for name in info["fields"][table]
+    ]
     ids_alone = row in KINDS
     means = ""
     if len(record["runs"]) > 1:
         cells = [f"{entry['mean']:.4f} ±{entry['sd_of_seeds']:.4f}" for entry in shown]
         means = f"\n| mean of {len(record['runs'])} seeds | {' | '.join(cells)} |"
     return CARD.format(
-        row=row, kind=KINDS.get(row, "EnhancedBERT4Rec"), dataset=schema["name"], board=board, seed=run["seed"],
+        row=row,
+        kind=KINDS.get(row, "EnhancedBERT4Rec"),
+        dataset=schema["name"],
+        board=board,
+        seed=run["seed"],
         known="item ids alone" if ids_alone else f"ids, times and {', '.join(columns)}",
-        number=len(record["runs"]), protocol=record["protocol"], length=settings["seq_length"],
-        names=" | ".join(SHOWN), rule="---|" * len(SHOWN),
+        number=len(record["runs"]),
+        protocol=record["protocol"],
+        length=settings["seq_length"],
+        names=" | ".join(SHOWN),
+        rule="---|" * len(SHOWN),
         fewest=max(settings["min_user_count"], FEWEST[settings["protocol"]]),
-        own=" | ".join(f"{run['test'][name]:.4f}" for name in SHOWN), means=means,
-        intervals=" | ".join(f"{entry['low']:.3f}-{entry['high']:.3f}" for entry in shown),
-        validation=run["validation"], epoch=run["best_epoch"], minutes=run["seconds"] / 60,
-        memory=run["peak_memory_mb"], parameters=parameters, commit=run["git_commit"], items=len(info["item_ids"]),
-        note=(schema.get("note") or "All times are as published").capitalize())
+        own=" | ".join(f"{run['test'][name]:.4f}" for name in SHOWN),
+        means=means,
+        intervals=" | ".join(
+            f"{entry['low']:.3f}-{entry['high']:.3f}" for entry in shown
+        ),
+        validation=run["validation"],
+        epoch=run["best_epoch"],
+        minutes=run["seconds"] / 60,
+        memory=run["peak_memory_mb"],
+        parameters=parameters,
+        commit=run["git_commit"],
+        items=len(info["item_ids"]),
+        note=(schema.get("note") or "All times are as published").capitalize(),
+    )
 
 
 def publish(row: str, board: str, work: Path, results: Path, models: Path) -> Path:
@@ -90,14 +117,27 @@ def publish(row: str, board: str, work: Path, results: Path, models: Path) -> Pa
     source = work / board / run.get("folder", f"{row}-{run['seed']}") / "best"
     tensors, info = read_checkpoint(source)
     if abs(info["validation"][SELECTION] - run["validation"]) > 1e-9:
-        raise UserError(f"{source} is not the run that {results / board / row}.json reports; "
-                        f"run python -m ablations.rows {row} --board {board} --write first")
-    kept = {name: value for name, value in info["settings"].items() if name not in BOOKKEEPING}
+        raise UserError(
+            f"{source} is not the run that {results / board / row}.json reports; "
+            f"run python -m ablations.rows {row} --board {board} --write first"
+        )
+    kept = {
+        name: value
+        for name, value in info["settings"].items()
+        if name not in BOOKKEEPING
+    }
     info["settings"] = kept
     model = load_model(source).model
     folder = models / row
     write_checkpoint(folder, tensors, info)
-    text = card(row, board, record, run, info, sum(parameter.numel() for parameter in model.parameters()))
+    text = card(
+        row,
+        board,
+        record,
+        run,
+        info,
+        sum(parameter.numel() for parameter in model.parameters()),
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
     return folder
 
@@ -107,7 +147,9 @@ def main(argv: list[str]) -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("row", choices=TRAINED)
     parser.add_argument("--board", choices=BOARDS, default="loo-3416")
-    parser.add_argument("--work", type=Path, default=Path("runs/rows"), help="where the runs lie")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/rows"), help="where the runs lie"
+    )
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--models", type=Path, default=Path("models"))
     flags = parser.parse_args(argv)

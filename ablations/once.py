@@ -18,12 +18,14 @@ from text_vectors import available
 from training_loop import fit, seed_everything
 
 
-def trained(settings: Settings, data: Dataset, work: Path,
-            validate: bool = True) -> tuple[nn.Module, dict[str, Any], Path]:
-    """(model, record of its best epoch and `seconds` of training, its folder in `work`) of settings; trained once, and
-    gone on with where it was stopped.
+def trained(
+    settings: Settings, data: Dataset, work: Path, validate: bool = True
+) -> tuple[nn.Module, dict[str, Any], Path]:
+    """(model, record of its best epoch and `seconds` of training, its folder in `work`) of
+    settings; trained once, and gone on with where it was stopped.
 
-    validate: select on the validation targets, as `fit` does; else all interactions train for all epochs.
+    validate: select on the validation targets, as `fit` does; else all interactions train for all
+    epochs.
     """
     settings = settings.replace(text_encoder=available(settings.model.text_encoder))
     folder = work / run_key(settings, f"{data_hash(data)}{validate}", code_version())
@@ -35,7 +37,14 @@ def trained(settings: Settings, data: Dataset, work: Path,
             return checkpoint.model, checkpoint.info["validation"], folder
         seed_everything(settings.train.seed)
         model = starting_model(data, settings, validate)
-        progress = fit(model, data, settings, validate=validate, state_folder=state, resume=settled(state))
+        progress = fit(
+            model,
+            data,
+            settings,
+            validate=validate,
+            state_folder=state,
+            resume=settled(state),
+        )
         record = {**progress.best, "seconds": progress.seconds}
         save_model(folder, model, settings, data, record)
         shutil.rmtree(state)

@@ -1,12 +1,13 @@
-"""The rows of the results tables: train or tune them, rank, compare, and say whether they come out as reported.
+"""The rows of the results tables: train or tune them, rank, compare, and say whether they come
+out as reported.
 
     python -m ablations.rows vanilla --board loo-3416 --seeds 3     (or: make reproduce ROW=vanilla)
     python -m ablations.rows --board loo-3706                              all rows (or: make baselines)
 
-A trained row is a file of `configs/` and one run a seed; the others are tuned on validation, at most TRIALS settings.
-A run that is finished under the same settings, data and code is not trained again, a stopped one goes on. Results lie
-in `results/BOARD/`; what lies there already is compared with what comes out, within the spread of seeds, and replaced
-only with `--write`.
+A trained row is a file of `configs/` and one run a seed; the others are tuned on validation, at
+most TRIALS settings. A run that is finished under the same settings, data and code is not trained
+again, a stopped one goes on. Results lie in `results/BOARD/`; what lies there already is compared
+with what comes out, within the spread of seeds, and replaced only with `--write`.
 """
 
 from __future__ import annotations
@@ -42,26 +43,52 @@ from support.tracking import git_commit
 from trainer import train
 
 BOARDS: dict[str, dict[str, Any]] = {
-    "loo-3416": {"min_item_count": 5}, "loo-3706": {}, "global-time": {"protocol": "global_time"}}
+    "loo-3416": {"min_item_count": 5},
+    "loo-3706": {},
+    "global-time": {"protocol": "global_time"},
+}
 CONFIGS = ROOT / "configs"
 TRIALS = 24
-WHOLE_HISTORY = 10_000  # baselines read all of a history; models as much as their length
+# baselines read all of a history; models as much as their length
+WHOLE_HISTORY = 10_000
 Grid = dict[str, list[Any]]
 GRIDS: dict[str, tuple[Callable[..., Ranker], Grid]] = {
     "popularity": (Popularity, {}),
-    "recent_popularity": (RecentPopularity,
-                          {"days": [1, 2, 3, 5, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180, 240, 365]}),
-    "markov_chain": (markov_chain, {"reach": [1, 10, 30, 100], "backoff": [3.0, 30.0], "decay": [0.0, 0.7, 0.85]}),
-    "item_knn": (item_knn, {"neighbours": [15, 50, 200], "shrinkage": [0.0, 10.0], "decay": [1.0, 0.8, 0.6, 0.4]}),
-    "ease": (ease, {"regularisation": [200.0, 500.0, 1000.0, 3000.0], "decay": [1.0, 0.9, 0.8, 0.7, 0.6, 0.4]}),
+    "recent_popularity": (
+        RecentPopularity,
+        {"days": [1, 2, 3, 5, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180, 240, 365]},
+    ),
+    "markov_chain": (
+        markov_chain,
+        {"reach": [1, 10, 30, 100], "backoff": [3.0, 30.0], "decay": [0.0, 0.7, 0.85]},
+    ),
+    "item_knn": (
+        item_knn,
+        {
+            "neighbours": [15, 50, 200],
+            "shrinkage": [0.0, 10.0],
+            "decay": [1.0, 0.8, 0.6, 0.4],
+        },
+    ),
+    "ease": (
+        ease,
+        {
+            "regularisation": [200.0, 500.0, 1000.0, 3000.0],
+            "decay": [1.0, 0.9, 0.8, 0.7, 0.6, 0.4],
+        },
+    ),
 }
 TRAINED = ("sasrec", "vanilla", "enhanced", "original")
 NAMES = (*GRIDS, *TRAINED)
-ALL = (*GRIDS, "sasrec", "vanilla")  # a board: ids alone; `enhanced` knows more, `original` takes hours: by name
+# a board: ids alone; `enhanced` knows more, `original` takes hours: by name
+ALL = (*GRIDS, "sasrec", "vanilla")
 SAMPLED = "pop-100 "
 # The last as in the published tables.
-RANKINGS = {"": EvalSettings(), "pop-100-unseen ": EvalSettings(candidates="popular_100"),
-            SAMPLED: EvalSettings(candidates="popular_100_any")}
+RANKINGS = {
+    "": EvalSettings(),
+    "pop-100-unseen ": EvalSettings(candidates="popular_100"),
+    SAMPLED: EvalSettings(candidates="popular_100_any"),
+}
 SHOWN = ("HR@1", "HR@10", "NDCG@10", "MRR", SAMPLED + "HR@10", SAMPLED + "NDCG@10")
 SELECTION = "NDCG@10"
 
@@ -70,27 +97,53 @@ def tuned(name: str, data: Dataset) -> tuple[dict[str, Any], list[Ranker]]:
     """Record and ranker of the setting of a baseline that is best on validation."""
     build, grid = GRIDS[name]
     began = time.perf_counter()
-    trials = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    trials = [
+        dict(zip(grid, values, strict=True))
+        for values in itertools.product(*grid.values())
+    ]
     users, scores = data.split.requests["validation"].users, []
     for trial in trials:
-        rank = target_ranks(build(data, **trial), data, "validation", WHOLE_HISTORY, EvalSettings())
+        rank = target_ranks(
+            build(data, **trial), data, "validation", WHOLE_HISTORY, EvalSettings()
+        )
         scores.append(float(per_user(rank, users)[SELECTION].mean()))
     best = trials[int(np.argmax(scores))]
     pairs = zip(trials, scores, strict=True)
-    record = {"settings": best, "trials": [{**trial, "validation": score} for trial, score in pairs],
-              "runs": [{"validation": max(scores), "seconds": round(time.perf_counter() - began, 1)}]}
+    record = {
+        "settings": best,
+        "trials": [{**trial, "validation": score} for trial, score in pairs],
+        "runs": [
+            {
+                "validation": max(scores),
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+        ],
+    }
     return record, [build(data, **best)]
 
 
-def trained(name: str, board: str, numbers: list[int], folder: Path, extra: list[str],
-            data: Dataset) -> tuple[dict[str, Any], list[Ranker]]:
+def trained(
+    name: str,
+    board: str,
+    numbers: list[int],
+    folder: Path,
+    extra: list[str],
+    data: Dataset,
+) -> tuple[dict[str, Any], list[Ranker]]:
     """Record and models of a file of `configs/`, one run a seed."""
     runs, models = [], []
     for seed in numbers:
-        settings, _ = parse_command_line(["--config", str(CONFIGS / f"{name}.yaml"), *extra], "")
+        settings, _ = parse_command_line(
+            ["--config", str(CONFIGS / f"{name}.yaml"), *extra], ""
+        )
         settings = settings.replace(**BOARDS[board], seed=seed)
-        place = folder / f"{name}-{seed}-{run_key(settings, data_hash(data), code_version())}"
-        settings = settings.replace(checkpoint_dir=str(place), runs_dir=str(folder / "log"))
+        place = (
+            folder
+            / f"{name}-{seed}-{run_key(settings, data_hash(data), code_version())}"
+        )
+        settings = settings.replace(
+            checkpoint_dir=str(place), runs_dir=str(folder / "log")
+        )
         place.mkdir(parents=True, exist_ok=True)
         path = place / "best" / "results.json"
         with alone(place / "lock"):
@@ -99,18 +152,37 @@ def trained(name: str, board: str, numbers: list[int], folder: Path, extra: list
             else:
                 results = train(settings, resume=settled(place / "last"))
         best = results["best"]
-        runs.append({"seed": seed, "folder": place.name, "validation": best[SELECTION],
-                     "best_epoch": best["epoch"], "steps": best["step"], "tokens": best["tokens"],
-                     "seconds_to_best": best["seconds"], "git_commit": results["git_commit"],
-                     "seconds": results["training_seconds"], "peak_memory_mb": results["peak_memory_mb"],
-                     "values": results["values"], "preferences": results["preferences"]})
+        runs.append(
+            {
+                "seed": seed,
+                "folder": place.name,
+                "validation": best[SELECTION],
+                "best_epoch": best["epoch"],
+                "steps": best["step"],
+                "tokens": best["tokens"],
+                "seconds_to_best": best["seconds"],
+                "git_commit": results["git_commit"],
+                "seconds": results["training_seconds"],
+                "peak_memory_mb": results["peak_memory_mb"],
+                "values": results["values"],
+                "preferences": results["preferences"],
+            }
+        )
         models.append(load_model(place / "best").model.frozen())
     return {"settings": recorded(settings) | {"seed": numbers}, "runs": runs}, models
 
 
-def measure(name: str, board: str, numbers: list[int], folder: Path, extra: list[str],
-            data: Dataset) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A row's record, and its metrics as (S, P) values over seeds and users, with a prefix for each way to rank."""
+def measure(
+    name: str,
+    board: str,
+    numbers: list[int],
+    folder: Path,
+    extra: list[str],
+    data: Dataset,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A row's record, and its metrics as (S, P) values over seeds and users, with a prefix for
+    each way to rank.
+    """
     if name in TRAINED:
         record, rankers = trained(name, board, numbers, folder, extra, data)
     else:
@@ -122,61 +194,99 @@ def measure(name: str, board: str, numbers: list[int], folder: Path, extra: list
         found = {}
         for kind, evaluation in RANKINGS.items():
             wanted = ("HR@10", "NDCG@10") if kind else ONE_TARGET
-            values = per_user(target_ranks(ranker, data, "test", length, evaluation), users)
+            values = per_user(
+                target_ranks(ranker, data, "test", length, evaluation), users
+            )
             found |= {kind + metric: values[metric] for metric in wanted}
         run["test"] = {metric: float(value.mean()) for metric, value in found.items()}
         metrics.append(found)
-    values = {metric: np.stack([run[metric] for run in metrics]) for metric in metrics[0]}
+    values = {
+        metric: np.stack([run[metric] for run in metrics]) for metric in metrics[0]
+    }
     test = {}
     for metric, value in values.items():
         spread = float(value.mean(1).std(ddof=1)) if len(value) > 1 else None
         test[metric] = {**interval(value.mean(0)), "sd_of_seeds": spread}
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return {"row": name, "board": board, "protocol": protocol_line(data, "test", EvalSettings()), "test": test,
-            "split_hash": data.split_hash, "git_commit": git_commit(), "date": date, **record}, values
+    return {
+        "row": name,
+        "board": board,
+        "protocol": protocol_line(data, "test", EvalSettings()),
+        "test": test,
+        "split_hash": data.split_hash,
+        "git_commit": git_commit(),
+        "date": date,
+        **record,
+    }, values
 
 
 def verdict(record: dict[str, Any], reported: dict[str, Any]) -> tuple[bool, str]:
-    """Whether a row came out as reported: its mean within three standard errors of the seeds' spread, or, where there
-    are no seeds, equal to the third digit."""
+    """Whether a row came out as reported: its mean within three standard errors of the seeds'
+    spread, or, where there are no seeds, equal to the third digit."""
     ours, theirs = (entry["test"][SELECTION] for entry in (record, reported))
     spread = max(ours["sd_of_seeds"] or 0.0, theirs["sd_of_seeds"] or 0.0)
     runs = 1 / len(record["runs"]) + 1 / len(reported["runs"])
     room = 3 * spread * runs**0.5 or 0.001
     same = abs(ours["mean"] - theirs["mean"]) <= room
     said = "as reported" if same else "NOT AS REPORTED"
-    return same, (f"{record['row']}: {SELECTION} {ours['mean']:.4f}, reported {theirs['mean']:.4f} on "
-                  f"{reported['date']}, room {room:.4f}: {said}")
+    return same, (
+        f"{record['row']}: {SELECTION} {ours['mean']:.4f}, reported {theirs['mean']:.4f} on "
+        f"{reported['date']}, room {room:.4f}: {said}"
+    )
 
 
-def table(records: dict[str, dict[str, Any]], values: dict[str, dict[str, np.ndarray]],
-          against: str) -> tuple[str, list[str], list[list[str]]]:
-    """(what it means, header, rows): means over seeds, intervals over users, paired tests against one row."""
+def table(
+    records: dict[str, dict[str, Any]],
+    values: dict[str, dict[str, np.ndarray]],
+    against: str,
+) -> tuple[str, list[str], list[list[str]]]:
+    """(what it means, header, rows): means over seeds, intervals over users, paired tests against
+    one row.
+    """
     tests = {}
     if against in records:
-        tests = {name: compare(values[name][SELECTION], values[against][SELECTION])
-                 for name in records if name != against}
-    corrected = dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
+        tests = {
+            name: compare(values[name][SELECTION], values[against][SELECTION])
+            for name in records
+            if name != against
+        }
+    corrected = dict(
+        zip(tests, holm([test.p_value for test in tests.values()]), strict=True)
+    )
     rows = []
     for name, record in records.items():
         cells = []
         for metric in SHOWN:
             entry = record["test"][metric]
-            spread = "" if entry["sd_of_seeds"] is None else f"\n±{entry['sd_of_seeds']:.4f}"
-            cells.append(f"{entry['mean']:.4f}{spread}\n{entry['low']:.3f}-{entry['high']:.3f}")
+            spread = (
+                "" if entry["sd_of_seeds"] is None else f"\n±{entry['sd_of_seeds']:.4f}"
+            )
+            cells.append(
+                f"{entry['mean']:.4f}{spread}\n{entry['low']:.3f}-{entry['high']:.3f}"
+            )
         test = tests.get(name)
         if test is None:
             cells.append("")
         else:
-            cells.append(f"{test.difference:+.4f}{mark(corrected[name])}\n{test.wins}/{test.ties}/{test.losses}")
+            cells.append(
+                f"{test.difference:+.4f}{mark(corrected[name])}\n{test.wins}/{test.ties}/{test.losses}"
+            )
         spent = np.mean([run["seconds"] for run in record["runs"]])
         rows.append([name, str(len(record["runs"])), *cells, f"{spent:,.0f} s"])
     protocol = next(iter(records.values()))["protocol"]
-    note = (f"{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users; {SAMPLED.strip()}: among "
-            f"100 items drawn by popularity, of which the seen ones are left out (so fewer than 100), as in the published "
-            f"tables; difference in {SELECTION} against {against}: randomisation test over users, Holm, * .05 ** .01 *** "
-            f".001; users won/tied/lost; time: of training, or of all trials")
-    header = ["row", "runs", *(name.replace(" ", "\n") for name in SHOWN), f"vs\n{against}", "time"]
+    note = (
+        f"{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users; {SAMPLED.strip()}: among "
+        f"100 items drawn by popularity, of which the seen ones are left out (so fewer than 100), as in the published "
+        f"tables; difference in {SELECTION} against {against}: randomisation test over users, Holm, * .05 ** .01 *** "
+        f".001; users won/tied/lost; time: of training, or of all trials"
+    )
+    header = [
+        "row",
+        "runs",
+        *(name.replace(" ", "\n") for name in SHOWN),
+        f"vs\n{against}",
+        "time",
+    ]
     return note, header, rows
 
 
@@ -185,12 +295,22 @@ def main(argv: list[str]) -> int:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("rows", nargs="*", help=f"of {', '.join(NAMES)} (default: {', '.join(ALL)})")
-    add("--board", choices=BOARDS, default="loo-3416", help="data and protocol (default: %(default)s)")
+    add(
+        "--board",
+        choices=BOARDS,
+        default="loo-3416",
+        help="data and protocol (default: %(default)s)",
+    )
     add("--seeds", type=seeds, default="3", help="how many: 42, 43, ...")
     add("--against", default="vanilla", help="row that the others are tested against")
     add("--write", action="store_true", help="replace what results/ reports")
     add("--results", type=Path, default=Path("results"))
-    add("--work", type=Path, default=Path("runs/rows"), help="models and states of the runs")
+    add(
+        "--work",
+        type=Path,
+        default=Path("runs/rows"),
+        help="models and states of the runs",
+    )
     flags, extra = parser.parse_known_args(argv)
     names = flags.rows or ALL
     for name in (*names, flags.against):
@@ -201,7 +321,9 @@ def main(argv: list[str]) -> int:
     records, values, failed = {}, {}, False
     place = flags.results / flags.board
     for name in names:
-        records[name], values[name] = measure(name, flags.board, flags.seeds, flags.work / flags.board, extra, data)
+        records[name], values[name] = measure(
+            name, flags.board, flags.seeds, flags.work / flags.board, extra, data
+        )
         path = place / f"{name}.json"
         if path.exists():
             same, line = verdict(records[name], read_json(path))

@@ -1,8 +1,9 @@
 """Run a study and end in a page: `python -m ablations.run heads --seeds 2 --steps 1500 --jobs 2`.
 
-Every run is a folder named by its settings, data and code: a finished one is never run twice, whichever study asks for
-it, a stopped one goes on, a failing one is recorded and the others go on. Any flag of trainer.py may follow and holds
-for all variants. Two runs are equal to the last digit where each had as many threads: `--jobs` on as many cores.
+Every run is a folder named by its settings, data and code: a finished one is never run twice,
+whichever study asks for it, a stopped one goes on, a failing one is recorded and the others go
+on. Any flag of trainer.py may follow and holds for all variants. Two runs are equal to the last
+digit where each had as many threads: `--jobs` on as many cores.
 """
 
 from __future__ import annotations
@@ -72,7 +73,11 @@ class Run:
         if self.error.exists():
             return self.error.read_text(encoding="utf-8").strip()
         begun = (self.folder / LOCK).exists()
-        return "did not come to its end; the same command goes on with it" if begun else "has not begun"
+        return (
+            "did not come to its end; the same command goes on with it"
+            if begun
+            else "has not begun"
+        )
 
 
 def plan(study: Study, numbers: list[int], work: Path) -> list[Run]:
@@ -88,14 +93,20 @@ def plan(study: Study, numbers: list[int], work: Path) -> list[Run]:
             key = run_key(variant.settings.replace(seed=seed), hashes[data], code)
             folder = work / key
             settings = variant.settings.replace(
-                seed=seed, checkpoint_dir=str(folder), runs_dir=str(folder / "log"), run_group=study.name,
-                run_name=f"{variant.name}, seed {seed}")
+                seed=seed,
+                checkpoint_dir=str(folder),
+                runs_dir=str(folder / "log"),
+                run_group=study.name,
+                run_name=f"{variant.name}, seed {seed}",
+            )
             runs.append(Run(variant.name, seed, key, code, folder, settings))
     return runs
 
 
 def execute(runs: list[Run], jobs: int) -> None:
-    """Take the runs that are not finished, up to `jobs` at a time, each in a process with its share of the cores."""
+    """Take the runs that are not finished, up to `jobs` at a time, each in a process with its
+    share of the cores.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     context = multiprocessing.get_context("spawn")
     waiting = _unfinished(runs)
@@ -110,12 +121,21 @@ def execute(runs: list[Run], jobs: int) -> None:
             time.sleep(0.2)
             for process in [process for process in active if not process.is_alive()]:
                 run = active.pop(process)
-                if process.exitcode and not run.results.exists() and not run.error.exists():
-                    run.fail(f"its process ended with {process.exitcode} (-9: killed, perhaps for want of memory); the "
-                             f"same command goes on with it")
+                if (
+                    process.exitcode
+                    and not run.results.exists()
+                    and not run.error.exists()
+                ):
+                    run.fail(
+                        f"its process ended with {process.exitcode} (-9: killed, perhaps for want of memory); the "
+                        f"same command goes on with it"
+                    )
                 _report_end(run, len(waiting), len(active))
     except KeyboardInterrupt:
-        print("\nstopping: the runs save where they stand; the same command goes on", file=sys.stderr)
+        print(
+            "\nstopping: the runs save where they stand; the same command goes on",
+            file=sys.stderr,
+        )
         for process in active:
             process.terminate()
         for process in active:
@@ -126,7 +146,10 @@ def execute(runs: list[Run], jobs: int) -> None:
 def _unfinished(runs: list[Run]) -> list[Run]:
     waiting = [run for run in runs if not run.results.exists()]
     if len(waiting) < len(runs):
-        print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already", flush=True)
+        print(
+            f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already",
+            flush=True,
+        )
     return waiting
 
 
@@ -135,28 +158,41 @@ def _report_end(run: Run, waiting: int, active: int) -> None:
     if run.results.exists():
         results = read_json(run.results)
         said = f"validation NDCG@10 {results['best']['NDCG@10']:.4f}, {results['training_seconds']:.0f} s"
-    print(f"{time.strftime('%H:%M')}  {run.name}: {said}; {active} running, {waiting} waiting", flush=True)
+    print(
+        f"{time.strftime('%H:%M')}  {run.name}: {said}; {active} running, {waiting} waiting",
+        flush=True,
+    )
     log = run.folder / LOG
     text = log.read_text(encoding="utf-8") if log.exists() else ""
-    for warning in dict.fromkeys(re.findall(r"^warning: .*", text, re.MULTILINE)):  # of W&B out of reach, say
+    # of W&B out of reach, say
+    for warning in dict.fromkeys(re.findall(r"^warning: .*", text, re.MULTILINE)):
         print(f"       {warning}", flush=True)
 
 
 def execute_on_ray(runs: list[Run], address: str, jobs: int) -> None:
-    """The same on a Ray cluster whose machines share the work folder: a task a run, which Ray gives to another worker
-    when its own dies. address: 'auto' or host:port; 'local' starts one of `jobs` workers here."""
+    """The same on a Ray cluster whose machines share the work folder: a task a run, which Ray
+    gives to another worker when its own dies. address: 'auto' or host:port; 'local' starts one of
+    `jobs` workers here."""
     try:
         import ray
     except ImportError as error:
-        raise UserError("--ray needs the package ray: pip install -r requirements-ray.txt") from error
+        raise UserError(
+            "--ray needs the package ray: pip install -r requirements-ray.txt"
+        ) from error
     try:
-        ray.init(address=address, num_cpus=jobs if address == "local" else None, log_to_driver=False,
-                 include_dashboard=False)
+        ray.init(
+            address=address,
+            num_cpus=jobs if address == "local" else None,
+            log_to_driver=False,
+            include_dashboard=False,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"--ray {address}: {error}; start a cluster with `ray start --head`, or give --ray local"
-                        ) from error
+        raise UserError(
+            f"--ray {address}: {error}; start a cluster with `ray start --head`, or give --ray local"
+        ) from error
     # A new process a run: the peak memory of a process would be that of its largest run so far.
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0  # a run takes one where there are any
+    # a run takes one where there are any
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3, max_calls=1)(_on_ray)
     pending = {task.remote(run, str(ROOT)): run for run in _unfinished(runs)}
     while pending:
@@ -185,19 +221,27 @@ def _work(run: Run, parent: int) -> None:
 
 
 def _train(run: Run) -> None:
-    """Train, after whoever is at this run already, output in the run's log; whatever fails is recorded."""
+    """Train, after whoever is at this run already, output in the run's log; whatever fails is
+    recorded.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
-    with alone(run.folder / LOCK):  # after another study's, or a killed command that still saves
+    # after another study's, or a killed command that still saves
+    with alone(run.folder / LOCK):
         if run.results.exists():  # another command came first
             return
         if code_version() != run.code:
             run.fail("the code has changed since the study began; start it again")
             return
         run.error.unlink(missing_ok=True)
-        with (run.folder / LOG).open("a", buffering=1, encoding="utf-8") as log, \
-                contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        with (
+            (run.folder / LOG).open("a", buffering=1, encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
             try:
-                train(run.settings, resume=settled(run.folder / "last"), identity=run.key)
+                train(
+                    run.settings, resume=settled(run.folder / "last"), identity=run.key
+                )
             except Stopped:
                 run.fail("was stopped; the same command goes on with it")
             except UserError as error:
@@ -208,7 +252,9 @@ def _train(run: Run) -> None:
 
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
-    """What each evaluation of a run recorded, stopped and resumed or not; a line half-written is left out."""
+    """What each evaluation of a run recorded, stopped and resumed or not; a line half-written is
+    left out.
+    """
     epochs = {}
     for path in sorted((folder / "log").glob("*.jsonl")):
         for text in path.read_text(encoding="utf-8").splitlines():
@@ -220,17 +266,23 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
 
 
 def show_again(run: Run) -> None:
-    """File a finished run that did not go to W&B under this study, because another study made it or it was killed on
-    the way there, there too: curves and results, once. Its model lies with the run that trained it."""
+    """File a finished run that did not go to W&B under this study, because another study made it
+    or it was killed on the way there, there too: curves and results, once. Its model lies with
+    the run that trained it."""
     settings = run.settings
     stored = read_json(run.results.parent / INFO)["settings"]
     record = run.folder / "shown" / settings.train.run_group / "record.jsonl"
-    own = all(stored.get(name) == getattr(settings.train, name) for name in ("run_group", "use_wandb"))
+    own = all(
+        stored.get(name) == getattr(settings.train, name)
+        for name in ("run_group", "use_wandb")
+    )
     if was_shown(record.parent) or (own and was_shown(run.folder / "log")):
         return
     results = read_json(run.results)
     identity = run.key if own else f"{run.key}-{settings.train.run_group}"
-    tracker = open_tracker(record, settings, results["split_hash"], results["git_commit"], identity)
+    tracker = open_tracker(
+        record, settings, results["split_hash"], results["git_commit"], identity
+    )
     for evaluation in evaluations(run.folder):
         tracker.log(**evaluation)
     show_results(tracker, results)
@@ -249,16 +301,38 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("study", help="a file of ablations/studies/, by name or path")
-    add("--variants", nargs="+", help="only these, and those that they are compared with (default: all)")
+    add(
+        "--variants",
+        nargs="+",
+        help="only these, and those that they are compared with (default: all)",
+    )
     add("--seeds", type=seeds, default="2", help="how many: 42, 43, ...")
-    add("--steps", type=int, default=0, help="of every run, instead of what the study says")
+    add(
+        "--steps",
+        type=int,
+        default=0,
+        help="of every run, instead of what the study says",
+    )
     add("--budget", type=minutes, help="time of every run instead, as in 20m or 1h")
     add("--jobs", type=int, default=1, help="runs at a time; they share the cores")
-    add("--ray", metavar="ADDRESS", help="spread the runs over a Ray cluster: auto or host:port, or local for one of "
-                                         "--jobs workers here")
-    add("--work", type=Path, default=Path("runs/studies"), help="models and states of the runs")
-    add("--results", type=Path, default=Path("runs/results"), help="where the page goes (default: %(default)s; what is "
-                                                                   "reported: results)")
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="spread the runs over a Ray cluster: auto or host:port, or local for one of "
+        "--jobs workers here",
+    )
+    add(
+        "--work",
+        type=Path,
+        default=Path("runs/studies"),
+        help="models and states of the runs",
+    )
+    add(
+        "--results",
+        type=Path,
+        default=Path("runs/results"),
+        help="where the page goes (default: %(default)s; what is reported: results)",
+    )
     return parser
 
 
@@ -268,15 +342,26 @@ def main(argv: list[str]) -> int:
     if flags.jobs < 1:
         raise UserError("--jobs must be at least 1")
     if flags.steps and flags.budget:
-        raise UserError("--steps and --budget are two ways to say when a run ends: give one")
+        raise UserError(
+            "--steps and --budget are two ways to say when a run ends: give one"
+        )
     if flags.ray not in (None, "local") and flags.jobs > 1:
-        raise UserError("--jobs shares the cores of this machine; a Ray cluster shares its own: drop one of the flags")
+        raise UserError(
+            "--jobs shares the cores of this machine; a Ray cluster shares its own: drop one of the flags"
+        )
     if any(token.partition("=")[0] == "--seed" for token in rest):
         raise UserError("seeds are given by --seeds")
     if flags.steps:
         rest += ["--max_steps", str(flags.steps), "--max_minutes", "0"]
     if flags.budget:
-        rest += ["--max_minutes", str(flags.budget), "--max_steps", "0", "--max_epochs", "100000"]
+        rest += [
+            "--max_minutes",
+            str(flags.budget),
+            "--max_steps",
+            "0",
+            "--max_epochs",
+            "100000",
+        ]
     study = load_study(flags.study, rest)
     if flags.variants:
         study = study.only(flags.variants)

@@ -1,4 +1,5 @@
-"""A study: one question, asked of several variants of one preset. Studies are data: `ablations/studies/*.yaml`.
+"""A study: one question, asked of several variants of one preset. Studies are data:
+`ablations/studies/*.yaml`.
 
     question: How deep should the model be?
     base: quick                      # a preset
@@ -32,7 +33,8 @@ from text_vectors import available
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "ablations" / "studies"
 KEYS = ("question", "base", "settings", "variants")
-# What a result depends on beside settings and data; what explains, serves and shows results does not count.
+# What a result depends on beside settings and data; what explains, serves and shows results does
+# not count.
 CODE = ("*.py", "baselines/*.py", "evaluation/*.py", "readers/*.py", "support/*.py")
 Lines = dict[tuple[str, ...], int]
 
@@ -80,27 +82,43 @@ class Study:
 def load_study(name: str, flags: Sequence[str] = ()) -> Study:
     """A study by name or by file, with trainer flags that hold for all its variants.
 
-    Raises `UserError` naming file and line for an unknown setting, a wrong value, no variants, or two variants alike.
+    Raises `UserError` naming file and line for an unknown setting, a wrong value, no variants, or
+    two variants alike.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-        raise UserError(f"there is no study {name!r}; there are {known}, or give a .yaml file")
+        raise UserError(
+            f"there is no study {name!r}; there are {known}, or give a .yaml file"
+        )
     content, lines = read_yaml(path)
     for key in content:
         if key not in KEYS:
-            refuse(path, lines[(key,)], f"unknown key {key!r}; a study has {', '.join(KEYS)}")
+            refuse(
+                path,
+                lines[(key,)],
+                f"unknown key {key!r}; a study has {', '.join(KEYS)}",
+            )
     question, variants = content.get("question", ""), content.get("variants")
     base, common = content.get("base", "default"), content.get("settings") or {}
     if not isinstance(question, str):
         refuse(path, lines[("question",)], "question: expected a sentence; quote it")
     if base not in PRESETS:
-        refuse(path, lines[("base",)], f"unknown preset {base!r}; there are {', '.join(PRESETS)}")
+        refuse(
+            path,
+            lines[("base",)],
+            f"unknown preset {base!r}; there are {', '.join(PRESETS)}",
+        )
     if not isinstance(common, dict):
         refuse(path, lines[("settings",)], "settings: expected lines of 'name: value'")
     if not isinstance(variants, dict) or not variants:
-        refuse(path, lines.get(("variants",), 1), "a study needs variants: lines of 'name: {setting: value}'")
-    parse_command_line(["--preset", base, *flags], "")  # wrong flags are not the file's fault
+        refuse(
+            path,
+            lines.get(("variants",), 1),
+            "a study needs variants: lines of 'name: {setting: value}'",
+        )
+    # wrong flags are not the file's fault
+    parse_command_line(["--preset", base, *flags], "")
     found: list[Variant] = []
     for variant, changes in variants.items():
         line = lines[("variants", variant)]
@@ -110,8 +128,14 @@ def load_study(name: str, flags: Sequence[str] = ()) -> Study:
         names = [other.name for other in found]
         against = str(own.pop("against", names[0] if names else ""))
         if against and against not in names:
-            refuse(path, line, f"variant {variant!r} is compared with {against!r}, which is none of the variants above it")
-        settings = _checked(path, lines, base, ("variants", variant), {**common, **own}, flags)
+            refuse(
+                path,
+                line,
+                f"variant {variant!r} is compared with {against!r}, which is none of the variants above it",
+            )
+        settings = _checked(
+            path, lines, base, ("variants", variant), {**common, **own}, flags
+        )
         for other in found:
             if _in_use(other.settings) == _in_use(settings):
                 refuse(path, line, f"variants {other.name!r} and {variant!r} are alike")
@@ -121,26 +145,47 @@ def load_study(name: str, flags: Sequence[str] = ()) -> Study:
 
 @functools.cache
 def _in_use(settings: Settings) -> dict[str, Any]:
-    """The settings that tell two variants apart: those that the model and the other settings leave in use."""
+    """The settings that tell two variants apart: those that the model and the other settings
+    leave in use.
+    """
     values = settings.to_dict()
-    unused = {name for name in values if name in BOOKKEEPING or idle(name, settings) is not None
-              or model_only(name) not in (None, values["model"])}
+    unused = {
+        name
+        for name in values
+        if name in BOOKKEEPING
+        or idle(name, settings) is not None
+        or model_only(name) not in (None, values["model"])
+    }
     if values["max_steps"]:
         unused.add("max_epochs")
     return {name: value for name, value in values.items() if name not in unused}
 
 
-def _checked(path: Path, lines: Lines, base: str, place: tuple[str, ...], changes: dict[str, Any],
-             flags: Sequence[str]) -> Settings:
+def _checked(
+    path: Path,
+    lines: Lines,
+    base: str,
+    place: tuple[str, ...],
+    changes: dict[str, Any],
+    flags: Sequence[str],
+) -> Settings:
     """The settings that changes to a preset make, checked as the command line checks them."""
     arguments: dict[str, list[str]] = {}
     at = {}
     for name, value in changes.items():
-        at[name] = lines.get((*place, name)) or lines.get(("settings", name)) or lines.get(place, 1)
+        at[name] = (
+            lines.get((*place, name))
+            or lines.get(("settings", name))
+            or lines.get(place, 1)
+        )
         if name not in all_fields():
             refuse(path, at[name], unknown_name("setting", name))
         if name in BOOKKEEPING or name in ("seed", "teacher", "start_from"):
-            refuse(path, at[name], f"{name} is not for a study to change: give it as a flag, or --seeds")
+            refuse(
+                path,
+                at[name],
+                f"{name} is not for a study to change: give it as a flag, or --seeds",
+            )
         if isinstance(value, list | dict | None):
             refuse(path, at[name], f"{name}: expected one value")
         arguments[name] = as_flags(name, value)
@@ -168,20 +213,32 @@ def code_version() -> str:
 
 
 def run_key(settings: Settings, data: str, code: str) -> str:
-    """What makes two runs the same: settings, data, code, the weights that it starts from or follows, and where it
-    computes."""
+    """What makes two runs the same: settings, data, code, the weights that it starts from or
+    follows, and where it computes."""
     device = choose_device(settings.train.device)
-    values = {**settings.to_dict(), "device": device.type, "precision": uses_bf16(settings.train.precision, device)}
+    values = {
+        **settings.to_dict(),
+        "device": device.type,
+        "precision": uses_bf16(settings.train.precision, device),
+    }
     for name in ("start_from", "teacher"):
         for folder in values[name].split(","):
             weights = Path(folder) / WEIGHTS
             if folder and weights.exists():
                 values[name] += hashlib.sha256(weights.read_bytes()).hexdigest()
-    told = [(name, value) for name, value in sorted(values.items()) if name not in BOOKKEEPING]
+    told = [
+        (name, value)
+        for name, value in sorted(values.items())
+        if name not in BOOKKEEPING
+    ]
     return hashlib.sha256(repr((told, data, code)).encode()).hexdigest()[:16]
 
 
 def data_hash(data: Dataset) -> str:
     """Of the split, and of the texts, which it does not hold."""
-    texts = [str(values.tolist()) for values in data.catalogue.items.data.values() if values.dtype == object]
+    texts = [
+        str(values.tolist())
+        for values in data.catalogue.items.data.values()
+        if values.dtype == object
+    ]
     return data.split_hash + hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]

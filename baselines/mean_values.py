@@ -1,4 +1,6 @@
-"""Predictors of an interaction's value that know no sequence: means of the user, of the item, of both."""
+"""Predictors of an interaction's value that know no sequence: means of the user, of the item, of
+both.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ DAMPING = 10.0  # pseudo-values at the global mean; keeps rarely had items near 
 def mean_predictors(entry: Field, data: Dataset, until: str) -> dict[str, np.ndarray]:
     """Predicted value (Q,) of the item that follows each request's history, by predictor.
 
-    User means use the history before the target, item means the training part of all users; unknown
-    values do not count.
+    User means use the history before the target, item means the training part of all users;
+    unknown values do not count.
     """
     codes = data.columns[entry.name]
     numbers = np.append(np.nan, entry.numbers)[codes]  # (N,) NaN where unknown
@@ -23,8 +25,10 @@ def mean_predictors(entry: Field, data: Dataset, until: str) -> dict[str, np.nda
     requests = data.split.requests[until]
     targets = data.items[requests.ends]
     user_mean = np.full(len(requests), overall)
-    for number, (user, end) in enumerate(zip(requests.users, requests.ends, strict=True)):
-        own = numbers[data.offsets[user]:end]
+    for number, (user, end) in enumerate(
+        zip(requests.users, requests.ends, strict=True)
+    ):
+        own = numbers[data.offsets[user] : end]
         own = own[~np.isnan(own)]
         if len(own):
             user_mean[number] = own.mean()
@@ -34,5 +38,9 @@ def mean_predictors(entry: Field, data: Dataset, until: str) -> dict[str, np.nda
     item_mean = overall + (sums / np.maximum(counts, 1))[targets]
     item_effect = (sums / (counts + DAMPING))[targets]
     both = np.clip(user_mean + item_effect, entry.numbers.min(), entry.numbers.max())
-    return {"global mean": np.full(len(requests), overall), "user mean": user_mean,
-            "item mean": item_mean, "user mean + item effect": both}
+    return {
+        "global mean": np.full(len(requests), overall),
+        "user mean": user_mean,
+        "item mean": item_mean,
+        "user mean + item effect": both,
+    }

@@ -37,17 +37,22 @@ class ItemToItem:
 
 
 class ColumnNeighbours:
-    """Scores an item by the mean cosine similarity of its categories and tags to those of the history.
+    """Scores an item by the mean cosine similarity of its categories and tags to those of the
+    history.
 
-    Items at par, and all items where there is no history, follow in the order of their popularity.
+    Items at par, and all items where there is no history, follow in the order of their
+    popularity.
     """
 
     starts = True
 
     def __init__(self, data: Dataset) -> None:
         items = data.catalogue.items
-        flags = [items.shares(name) > 0 for name, entry in items.fields.items()
-                 if entry.column.kind in ("category", "tags") and len(entry.values) <= 1000]
+        flags = [
+            items.shares(name) > 0
+            for name, entry in items.fields.items()
+            if entry.column.kind in ("category", "tags") and len(entry.values) <= 1000
+        ]
         nothing = np.zeros((len(items), 1), dtype=bool)
         joined = np.concatenate([*flags, nothing], axis=1).astype(np.float32)
         self.columns = F.normalize(torch.from_numpy(joined), dim=1)  # (R, F)
@@ -62,10 +67,12 @@ class ColumnNeighbours:
         return taste @ self.columns.double().T + self.order
 
 
-def item_knn(data: Dataset, neighbours: int, shrinkage: float, decay: float = 1.0) -> ItemToItem:
-    """Nearest neighbours by shrunken cosine, |i and j| / (sqrt(|i| |j|) + shrinkage), of who has both in
-    training (Deshpande & Karypis, TOIS 2004; the shrinkage as in Dacrema et al., RecSys 2019, section
-    3.2)."""
+def item_knn(
+    data: Dataset, neighbours: int, shrinkage: float, decay: float = 1.0
+) -> ItemToItem:
+    """Nearest neighbours by shrunken cosine, |i and j| / (sqrt(|i| |j|) + shrinkage), of who has
+    both in training (Deshpande & Karypis, TOIS 2004; the shrinkage as in Dacrema et al., RecSys
+    2019, section 3.2)."""
     together = _co_occurrence(data)
     counts = together.diagonal()
     cosine = together / (np.sqrt(np.outer(counts, counts)) + shrinkage + 1e-12)
@@ -86,13 +93,14 @@ def ease(data: Dataset, regularisation: float, decay: float = 1.0) -> ItemToItem
     return ItemToItem(matrix, decay)
 
 
-def markov_chain(data: Dataset, reach: int = 1, backoff: float = 0.1,
-                 decay: float = 0.0) -> ItemToItem:
+def markov_chain(
+    data: Dataset, reach: int = 1, backoff: float = 0.1, decay: float = 0.0
+) -> ItemToItem:
     """Share of each item among those that follow item i in training, mixed with its popularity.
 
     reach: an item up to so many steps later counts as a follower, with weight 1 / steps. backoff:
-    pseudo-followers that every item gets, spread by popularity, so that unseen pairs are ranked. decay 0:
-    the first-order chain; above it older items speak too.
+    pseudo-followers that every item gets, spread by popularity, so that unseen pairs are ranked.
+    decay 0: the first-order chain; above it older items speak too.
     """
     rows = data.training_rows()
     users, items, size = data.user_of[rows], data.items[rows], len(data.catalogue.items)

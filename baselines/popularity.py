@@ -39,8 +39,8 @@ class Popularity:
 
 
 class GroupPopularity:
-    """Scores an item by how many training interactions of users with the same values of one or two
-    columns (the first that are counterfactual categories) are with it.
+    """Scores an item by how many training interactions of users with the same values of one or
+    two columns (the first that are counterfactual categories) are with it.
 
     Items at par, and all items for users whose values are not known, follow in the order of their
     popularity among all.
@@ -60,7 +60,8 @@ class GroupPopularity:
         for axis in range(len(sizes)):  # code 0 is no group
             counts[(slice(None),) * axis + (0,)] = 0
         ever = Popularity(data).counts
-        self.table = torch.from_numpy(counts).float() + ever / (ever.max() + 1)  # (..., R)
+        # (..., R)
+        self.table = torch.from_numpy(counts).float() + ever / (ever.max() + 1)
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) counts in the group, plus less than 1 by popularity among all."""
@@ -74,8 +75,8 @@ def group_columns(data: Dataset) -> list[str]:
 
 
 class AlikePopularity:
-    """Scores an item by how often training has the items that share most of its categories and tags, in
-    the mean: what the popularity of a new item might become."""
+    """Scores an item by how often training has the items that share most of its categories and
+    tags, in the mean: what the popularity of a new item might become."""
 
     starts = True
 
@@ -92,11 +93,11 @@ class AlikePopularity:
 
 
 class RecentPopularity:
-    """Scores an item by how often the training part has it in the `days` before the newest event of a
-    history.
+    """Scores an item by how often the training part has it in the `days` before the newest event
+    of a history.
 
-    What came later does not count, though a leave-one-out training part has it; items without an event
-    in the window follow in the order of their popularity at any time. Runs on a CPU.
+    What came later does not count, though a leave-one-out training part has it; items without an
+    event in the window follow in the order of their popularity at any time. Runs on a CPU.
     """
 
     starts = True
@@ -114,6 +115,8 @@ class RecentPopularity:
         now = pick(batch.times, batch.lengths - 1)[:, 0].numpy()
         first = np.searchsorted(self.times, now - self.window)
         last = np.searchsorted(self.times, now)
-        counts = [np.bincount(self.items[start:end], minlength=self.rows)
-                  for start, end in zip(first, last, strict=True)]
+        counts = [
+            np.bincount(self.items[start:end], minlength=self.rows)
+            for start, end in zip(first, last, strict=True)
+        ]
         return torch.from_numpy(np.stack(counts)).float() + self.fallback

@@ -1,4 +1,5 @@
-"""Our side of `benchmarks.compare`: one model, told when to train an epoch, recommend, or answer one user.
+"""Our side of `benchmarks.compare`: one model, told when to train an epoch, recommend, or answer
+one user.
 
     python -m benchmarks.ours vanilla|causal|enhanced auto|fp32 [synthetic]
 """
@@ -23,15 +24,35 @@ from settings import Settings
 from support.devices import choose_device, peak_memory_mb, uses_bf16
 from training_loop import fit, seed_everything
 
-# What all sides share: width, depth, heads, length, sequences a step, share of masked positions, dropout, full softmax.
-SHARED = dict(hidden_size=128, num_layers=2, num_heads=2, seq_length=200, batch_size=128, mask_prob=0.15, dropout=0.2,
-              learning_rate=1e-3, max_epochs=1)
+# What all sides share: width, depth, heads, length, sequences a step, share of masked positions,
+# dropout, full softmax.
+SHARED = dict(
+    hidden_size=128,
+    num_layers=2,
+    num_heads=2,
+    seq_length=200,
+    batch_size=128,
+    mask_prob=0.15,
+    dropout=0.2,
+    learning_rate=1e-3,
+    max_epochs=1,
+)
 MODELS: dict[str, dict[str, Any]] = {
     "vanilla": dict(model="vanilla", last_mask_share=0.0),
-    # SASRec's shape on our blocks: ids, positions, an inner width of one and the next-item head, nothing else.
-    "causal": dict(ffn_multiplier=1, item_features="none", interaction_features="none", user_features="none",
-                   user_ids=False, time_features="none", relative_time=False, masked_item_weight=0.0,
-                   value_weight=0.0, preference_weight=0.0),
+    # SASRec's shape on our blocks: ids, positions, an inner width of one and the next-item head,
+    # nothing else.
+    "causal": dict(
+        ffn_multiplier=1,
+        item_features="none",
+        interaction_features="none",
+        user_features="none",
+        user_ids=False,
+        time_features="none",
+        relative_time=False,
+        masked_item_weight=0.0,
+        value_weight=0.0,
+        preference_weight=0.0,
+    ),
     "enhanced": dict(masked_batch_share=0.1),  # four heads, all side information
 }
 USERS = 2000  # of the batch recommendation
@@ -41,7 +62,9 @@ class Ours:
     """A model of ours on a data set."""
 
     def __init__(self, kind: str, precision: str, dataset: str) -> None:
-        self.settings = Settings().replace(dataset=dataset, precision=precision, **SHARED, **MODELS[kind])
+        self.settings = Settings().replace(
+            dataset=dataset, precision=precision, **SHARED, **MODELS[kind]
+        )
         self.precision = precision
         self.data = load(self.settings.data)
         seed_everything(self.settings.train.seed)
@@ -52,11 +75,18 @@ class Ours:
         """Train one epoch."""
         progress = fit(self.model, self.data, self.settings, validate=False, quiet=True)
         bf16 = uses_bf16(self.precision, choose_device(self.settings.train.device))
-        return {"seconds": progress.seconds, "steps": progress.step, "precision": "bf16" if bf16 else "fp32",
-                "threads": torch.get_num_threads(), "peak_mb": peak_memory_mb()}
+        return {
+            "seconds": progress.seconds,
+            "steps": progress.step,
+            "precision": "bf16" if bf16 else "fp32",
+            "threads": torch.get_num_threads(),
+            "peak_mb": peak_memory_mb(),
+        }
 
     def prepare(self) -> dict[str, Any]:
-        """Write the model and open it again as a user would; from then on data and item table are in memory."""
+        """Write the model and open it again as a user would; from then on data and item table are
+        in memory.
+        """
         with tempfile.TemporaryDirectory() as folder:
             save_model(Path(folder), self.model, self.settings, self.data, {})
             self.engine = RecommendationEngine(folder)
@@ -68,7 +98,11 @@ class Ours:
         began = time.perf_counter()
         table = self.engine.recommend_all(users, 10, precision=self.precision)
         seconds = time.perf_counter() - began
-        return {"seconds": seconds, "users": table["user_id"].nunique(), "rows": len(table)}
+        return {
+            "seconds": seconds,
+            "users": table["user_id"].nunique(),
+            "rows": len(table),
+        }
 
     def latency(self) -> dict[str, Any]:
         """One user at a time."""
@@ -78,8 +112,11 @@ class Ours:
             began = time.perf_counter()
             self.engine.get_recommendations(user, None, 10)
             times.append(time.perf_counter() - began)
-        return {"p50_ms": 1e3 * float(np.percentile(times, 50)), "p99_ms": 1e3 * float(np.percentile(times, 99)),
-                "requests": REQUESTS}
+        return {
+            "p50_ms": 1e3 * float(np.percentile(times, 50)),
+            "p99_ms": 1e3 * float(np.percentile(times, 99)),
+            "requests": REQUESTS,
+        }
 
 
 def matrix_peak(dtype: torch.dtype) -> float:
@@ -97,7 +134,9 @@ def training_part(data: Dataset, folder: Path) -> Path:
     """The training interactions as arrays, oldest first for each user, for the peers."""
     rows = data.training_rows()
     path = folder / "train.npz"
-    np.savez(path, user=data.user_of[rows], item=data.items[rows], time=data.times[rows])
+    np.savez(
+        path, user=data.user_of[rows], item=data.items[rows], time=data.times[rows]
+    )
     return path
 
 
@@ -105,8 +144,19 @@ def main(argv: list[str]) -> None:
     """See the module's head."""
     answers = claim_stdout()
     ours = Ours(*argv[:2], *(argv[2:] or ["ml-1m"]))
-    serve({"epoch": ours.epoch, "prepare": ours.prepare, "recommend": ours.recommend, "latency": ours.latency,
-           "peak": lambda: {"fp32": matrix_peak(torch.float32), "bf16": matrix_peak(torch.bfloat16)}}, answers)
+    serve(
+        {
+            "epoch": ours.epoch,
+            "prepare": ours.prepare,
+            "recommend": ours.recommend,
+            "latency": ours.latency,
+            "peak": lambda: {
+                "fp32": matrix_peak(torch.float32),
+                "bf16": matrix_peak(torch.bfloat16),
+            },
+        },
+        answers,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""A worker of a benchmark: it does one thing at a time when told to, so that several can be timed in turns.
+"""A worker of a benchmark: it does one thing at a time when told to, so that several can be timed
+in turns.
 
-Standard library only: it runs in the peers' environment as well. One request a line on standard input, one JSON object
-a line on standard output; whatever else prints goes to standard error.
+Standard library only: it runs in the peers' environment as well. One request a line on standard
+input, one JSON object a line on standard output; whatever else prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ REQUESTS = 500  # of single people, for the latency
 
 
 def serve(actions: dict[str, Callable[[], dict[str, Any]]], answers: Any) -> None:
-    """Answer requests until standard input ends; 'ready' is answered as soon as everything has loaded."""
+    """Answer requests until standard input ends; 'ready' is answered as soon as everything has
+    loaded.
+    """
     actions = {"ready": dict} | actions
     for line in sys.stdin:
         print(json.dumps(actions[line.strip()]()), file=answers, flush=True)
 
 
 def claim_stdout() -> Any:
-    """The real standard output as a file; from now on everybody else's prints go to standard error."""
+    """The real standard output as a file; from now on everybody else's prints go to standard
+    error.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
@@ -45,8 +50,14 @@ class Worker:
     def __init__(self, python: str, arguments: list[str], log: Path) -> None:
         self.name, self.log = " ".join(arguments), log
         with log.open("w") as errors:
-            self.process = subprocess.Popen([python, "-m", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                            stderr=errors, text=True, cwd=Path(__file__).parent.parent)
+            self.process = subprocess.Popen(
+                [python, "-m", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=Path(__file__).parent.parent,
+            )
 
     def ask(self, action: str) -> dict[str, Any]:
         """Have it do something and wait for the answer. Raises RuntimeError if it died."""
@@ -55,7 +66,9 @@ class Worker:
             return json.loads(self.process.stdout.readline())
         except (BrokenPipeError, json.JSONDecodeError):
             tail = "\n".join(self.log.read_text().splitlines()[-15:])
-            raise RuntimeError(f"{self.name} died on {action!r}; its log ends:\n{tail}") from None
+            raise RuntimeError(
+                f"{self.name} died on {action!r}; its log ends:\n{tail}"
+            ) from None
 
     def close(self) -> None:
         """End it."""
@@ -64,5 +77,6 @@ class Worker:
         self.process.stdout.close()
         try:
             self.process.wait(timeout=60)
-        except subprocess.TimeoutExpired:  # still at work when the benchmark was interrupted
+        # still at work when the benchmark was interrupted
+        except subprocess.TimeoutExpired:
             self.process.kill()

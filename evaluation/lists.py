@@ -1,4 +1,5 @@
-"""What lists of K items are like beyond hits: how much of the catalogue, how new, popular, varied, typical.
+"""What lists of K items are like beyond hits: how much of the catalogue, how new, popular,
+varied, typical.
 
 Q requests, K places, F values of a column.
 """
@@ -14,9 +15,18 @@ from settings import EvalSettings
 
 
 @torch.no_grad()
-def top_lists(ranker: Ranker, data: Dataset, until: str, seq_length: int, settings: EvalSettings,
-              k: int = 10, device: torch.device | None = None) -> np.ndarray:
-    """(Q, K) best items of each request from the whole catalogue, best first; 0 where none is left."""
+def top_lists(
+    ranker: Ranker,
+    data: Dataset,
+    until: str,
+    seq_length: int,
+    settings: EvalSettings,
+    k: int = 10,
+    device: torch.device | None = None,
+) -> np.ndarray:
+    """(Q, K) best items of each request from the whole catalogue, best first; 0 where none is
+    left.
+    """
     requests, device = data.split.requests[until], device or torch.device("cpu")
     result = np.zeros((len(requests), k), dtype=np.int64)
     hides = filters_seen(settings, data)
@@ -26,28 +36,34 @@ def top_lists(ranker: Ranker, data: Dataset, until: str, seq_length: int, settin
             hide_seen(scores, data, requests.users[chosen], requests.ends[chosen])
         best = scores.topk(min(k, scores.shape[1]))
         items = best.indices.where(best.values > -torch.inf, 0)
-        result[chosen, :items.shape[1]] = items.cpu().numpy()
+        result[chosen, : items.shape[1]] = items.cpu().numpy()
     return result
 
 
 def list_quality(lists: np.ndarray, data: Dataset, until: str) -> dict[str, np.ndarray]:
     """Each measure as a vector over requests.
 
-    novelty: mean of -log2 of the share of users who have the item in training (Vargas & Castells, RecSys
-    2011); an item that nobody has counts as one that one user has. popularity: mean number of training
-    interactions. popularity lift: that over the same mean of the user's history, minus 1 (Abdollahpouri
-    et al., RecSys 2020). For each tags column besides, diversity: mean over pairs of 1 - Jaccard
-    similarity (Ziegler et al., WWW 2005), and miscalibration: KL divergence of the list's distribution,
-    smoothed with 1 % of the history's, from the history's (Steck, RecSys 2018, eq. 7).
+    novelty: mean of -log2 of the share of users who have the item in training (Vargas & Castells,
+    RecSys 2011); an item that nobody has counts as one that one user has. popularity: mean number
+    of training interactions. popularity lift: that over the same mean of the user's history,
+    minus 1 (Abdollahpouri et al., RecSys 2020). For each tags column besides, diversity: mean
+    over pairs of 1 - Jaccard similarity (Ziegler et al., WWW 2005), and miscalibration: KL
+    divergence of the list's distribution, smoothed with 1 % of the history's, from the history's
+    (Steck, RecSys 2018, eq. 7).
     """
     counts = data.item_counts().astype(float)
     trained = max(1, int((data.train_lengths > 0).sum()))
     history = data.histories(data.split.requests[until])
-    own = np.array([counts[items].mean() if len(items) else np.nan for items in history])
+    own = np.array(
+        [counts[items].mean() if len(items) else np.nan for items in history]
+    )
     popularity = counts[lists].mean(1)
     novelty = -np.log2(np.maximum(counts[lists], 1) / trained).mean(1)
-    found = {"novelty (bits)": novelty, "popularity": popularity,
-             "popularity lift": popularity / np.maximum(own, 1e-9) - 1}
+    found = {
+        "novelty (bits)": novelty,
+        "popularity": popularity,
+        "popularity lift": popularity / np.maximum(own, 1e-9) - 1,
+    }
     for entry in data.catalogue.items.fields.values():
         if entry.column.kind == "tags" and entry.column.predict:
             shares = data.catalogue.items.shares(entry.name)
@@ -68,20 +84,27 @@ def _diversity(flags: np.ndarray) -> np.ndarray:
     return apart[:, pairs].mean(1) if pairs.any() else np.zeros(len(flags))
 
 
-def _miscalibration(shares: np.ndarray, lists: np.ndarray, history: list[np.ndarray]) -> np.ndarray:
+def _miscalibration(
+    shares: np.ndarray, lists: np.ndarray, history: list[np.ndarray]
+) -> np.ndarray:
     """(Q,) from shares (R, F)."""
     nothing = np.zeros(shares.shape[1])
-    wanted = np.array([shares[items].mean(0) if len(items) else nothing for items in history])
+    wanted = np.array(
+        [shares[items].mean(0) if len(items) else nothing for items in history]
+    )
     given = 0.99 * shares[lists].mean(1) + 0.01 * wanted
     ratio = np.divide(wanted, given, out=np.ones_like(wanted), where=wanted > 0)
     return (wanted * np.log(ratio)).sum(1)
 
 
 def coverage(lists: np.ndarray, data: Dataset) -> dict[str, float]:
-    """Of all lists together: the share of items that anybody gets, and the Gini coefficient of how often
-    items are given (0 = all alike, near 1 = the same few)."""
+    """Of all lists together: the share of items that anybody gets, and the Gini coefficient of
+    how often items are given (0 = all alike, near 1 = the same few)."""
     counts = np.bincount(lists.ravel(), minlength=len(data.catalogue.items))[ITEM_ROWS:]
     exposure, number = np.sort(counts), len(counts)
     weights = 2 * np.arange(1, number + 1) - number - 1
     gini = float(weights @ exposure / (number * exposure.sum()))
-    return {"catalogue coverage": float((exposure > 0).mean()), "Gini of exposure": gini}
+    return {
+        "catalogue coverage": float((exposure > 0).mean()),
+        "Gini of exposure": gini,
+    }

@@ -1,6 +1,8 @@
-"""Ranking metrics from the ranks of the targets: one value a request, then a user's mean, then the mean.
+"""Ranking metrics from the ranks of the targets: one value a request, then a user's mean, then
+the mean.
 
-With ranks r_1 < ... < r_T (1 = first) of the T targets among all that is ranked, and N = min(T, K)
+With ranks r_1 < ... < r_T (1 = first) of the T targets among all that is ranked, and N = min(T,
+K)
     HR@K = [r_1 <= K]                             Recall@K = |{r_j <= K}| / T   (equal to HR@K where T = 1)
     NDCG@K = sum over r_j <= K of 1 / log2(1 + r_j), divided by sum over i <= N of 1 / log2(1 + i)
     MAP@K = sum over r_j <= K of j / r_j, divided by N            MRR = 1 / r_1 (no cut-off)
@@ -15,24 +17,34 @@ from torch import Tensor
 CUTOFFS = (1, 5, 10, 20)
 # What tables show.
 ONE_TARGET = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR")
-SEVERAL_TARGETS = ("HR@10", "Recall@5", "Recall@10", "NDCG@5", "NDCG@10", "MAP@10", "MRR")
+SEVERAL_TARGETS = (
+    "HR@10",
+    "Recall@5",
+    "Recall@10",
+    "NDCG@5",
+    "NDCG@10",
+    "MAP@10",
+    "MRR",
+)
 
 
 def ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """(B, T) ranks of each row's targets (B, T) among its scores (B, R), best first; ties are broken
-    against targets.
+    """(B, T) ranks of each row's targets (B, T) among its scores (B, R), best first; ties are
+    broken against targets.
 
-    Items left out of the ranking have score -inf. Raises `ValueError` if a target's own score is not
-    finite.
+    Items left out of the ranking have score -inf. Raises `ValueError` if a target's own score is
+    not finite.
     """
     own = scores.gather(1, targets).sort(1, descending=True).values  # (B, T)
     if not bool(own.isfinite().all()) or bool(scores.isnan().any()):
         raise ValueError("a score is NaN, or a target's score is not finite")
     at_least = [(scores >= score[:, None]).sum(1) for score in own.T]
     targets_at_least = (own[:, None, :] >= own[:, :, None]).sum(-1)
-    others = torch.stack(at_least, dim=1) - targets_at_least  # items at least as good, no targets
+    # items at least as good, no targets
+    others = torch.stack(at_least, dim=1) - targets_at_least
     places = torch.arange(1, targets.shape[1] + 1, device=scores.device)
-    return others.clamp_min(0) + places  # fewer than none only where an item is a target twice
+    # fewer than none only where an item is a target twice
+    return others.clamp_min(0) + places
 
 
 def per_request(rank: np.ndarray) -> dict[str, np.ndarray]:
@@ -56,13 +68,19 @@ def per_user(rank: np.ndarray, users: np.ndarray) -> dict[str, np.ndarray]:
     user's requests."""
     _, place, counts = np.unique(users, return_inverse=True, return_counts=True)
     metrics = per_request(rank)
-    return {name: np.bincount(place, values) / counts for name, values in metrics.items()}
+    return {
+        name: np.bincount(place, values) / counts for name, values in metrics.items()
+    }
 
 
-def bootstrap_interval(values: np.ndarray, samples: int = 1000,
-                       seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    values: np.ndarray, samples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """95 % percentile interval of the mean over users (Efron's bootstrap)."""
     draw = np.random.default_rng(seed)
-    means = [values[draw.integers(0, len(values), len(values))].mean() for _ in range(samples)]
+    means = [
+        values[draw.integers(0, len(values), len(values))].mean()
+        for _ in range(samples)
+    ]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

@@ -1,11 +1,12 @@
 """How models are ranked: who is asked, what they choose among, and the line that says so.
 
-Who is asked, and from which history, is the split's business (splits.py); for validation and test alike:
-same filter, same tie rule. The items of the history are taken out of the ranking, unless the data allow
-that users have an item again: then a repeat is a target like any other, and tables give both figures. With
-the filter on, a target that is a repeat cannot be recommended and counts as last. The whole catalogue is
-ranked unless `--candidates` asks for a sample, drawn once for each request, so that all models meet the
-same one. Q requests, T targets of a request, C candidates, R rows of the item table.
+Who is asked, and from which history, is the split's business (splits.py); for validation and test
+alike: same filter, same tie rule. The items of the history are taken out of the ranking, unless
+the data allow that users have an item again: then a repeat is a target like any other, and tables
+give both figures. With the filter on, a target that is a repeat cannot be recommended and counts
+as last. The whole catalogue is ranked unless `--candidates` asks for a sample, drawn once for
+each request, so that all models meet the same one. Q requests, T targets of a request, C
+candidates, R rows of the item table.
 """
 
 from __future__ import annotations
@@ -54,11 +55,15 @@ def both_filters(settings: EvalSettings, data: Dataset) -> dict[str, EvalSetting
         return {"": settings}
     other = "no" if filters_seen(settings, data) else "yes"
     suffix = {"yes": ", history left out", "no": ", history ranked too"}
-    return {"": settings, suffix[other]: dataclasses.replace(settings, filter_seen=other)}
+    return {
+        "": settings,
+        suffix[other]: dataclasses.replace(settings, filter_seen=other),
+    }
 
 
-def protocol_line(data: Dataset, until: str, settings: EvalSettings,
-                  query_time: str = "unknown") -> str:
+def protocol_line(
+    data: Dataset, until: str, settings: EvalSettings, query_time: str = "unknown"
+) -> str:
     """What a number means: stands above every table."""
     requests, schema = data.split.requests[until], data.catalogue.schema
     users = len(np.unique(requests.users))
@@ -70,11 +75,19 @@ def protocol_line(data: Dataset, until: str, settings: EvalSettings,
     seen = f"{schema.nouns} of the whole history left out"
     if not filters_seen(settings, data):
         seen = f"{schema.nouns} of the history kept in the ranking"
-    parts = [f"{data.name}, {until} of {data.split.description}", asked,
-             _candidates_line(data, requests.count, settings), seen, "ties against the target",
-             f"request time {query_time}", f"split {data.split_hash}"]
+    parts = [
+        f"{data.name}, {until} of {data.split.description}",
+        asked,
+        _candidates_line(data, requests.count, settings),
+        seen,
+        "ties against the target",
+        f"request time {query_time}",
+        f"split {data.split_hash}",
+    ]
     line = ", ".join(parts)
-    for share, what in zip(cold_shares(data, until), ("requests by users", "targets"), strict=True):
+    for share, what in zip(
+        cold_shares(data, until), ("requests by users", "targets"), strict=True
+    ):
         if share:
             line += f"; {share:.1%} of the {what} unknown to training"
     return f"{line}; {data.note}" if data.note else line
@@ -96,13 +109,22 @@ def cold_shares(data: Dataset, until: str) -> tuple[float, float]:
     known_items = data.item_counts() > 0
     known_users = data.train_lengths > 0
     targets = data.items[requests.target_rows]
-    return float((~known_users[requests.users]).mean()), float((~known_items[targets]).mean())
+    return float((~known_users[requests.users]).mean()), float(
+        (~known_items[targets]).mean()
+    )
 
 
 @torch.no_grad()
-def target_ranks(ranker: Ranker, data: Dataset, until: str, seq_length: int,
-                 settings: EvalSettings, device: torch.device | None = None, rank: int = 0,
-                 world: int = 1) -> np.ndarray:
+def target_ranks(
+    ranker: Ranker,
+    data: Dataset,
+    until: str,
+    seq_length: int,
+    settings: EvalSettings,
+    device: torch.device | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> np.ndarray:
     """(Q, T) ranks of each request's targets, best first; 0 for requests of another process."""
     requests, device = data.split.requests[until], device or torch.device("cpu")
     result = np.zeros((len(requests), requests.count), dtype=np.int64)
@@ -110,7 +132,9 @@ def target_ranks(ranker: Ranker, data: Dataset, until: str, seq_length: int,
     hides = filters_seen(settings, data)
     for chosen, batch in request_batches(data, until, seq_length, device, rank, world):
         scores = ranker.score(batch.to(device)).float()
-        targets = torch.from_numpy(data.items[requests.target_rows[chosen]]).to(scores.device)
+        targets = torch.from_numpy(data.items[requests.target_rows[chosen]]).to(
+            scores.device
+        )
         own = scores.gather(1, targets)  # (B, T)
         if hides:
             hide_seen(scores, data, requests.users[chosen], requests.ends[chosen])
@@ -123,16 +147,24 @@ def target_ranks(ranker: Ranker, data: Dataset, until: str, seq_length: int,
         try:
             found = ranks(scores, targets)
         except ValueError as error:
-            raise UserError(f"cannot rank: {error}; the model has diverged, train again with a "
-                            f"smaller --learning_rate") from error
+            raise UserError(
+                f"cannot rank: {error}; the model has diverged, train again with a "
+                f"smaller --learning_rate"
+            ) from error
         last = torch.full_like(found, scores.shape[1] - ITEM_ROWS)
         found = last.where(repeated, found).sort(1).values
         result[chosen] = found.cpu().numpy()
     return result
 
 
-def request_batches(data: Dataset, until: str, seq_length: int, device: torch.device,
-                    rank: int = 0, world: int = 1) -> Iterator[tuple[np.ndarray, Batch]]:
+def request_batches(
+    data: Dataset,
+    until: str,
+    seq_length: int,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[tuple[np.ndarray, Batch]]:
     """(indices of requests, their histories) for all requests once, those of similar length
     together."""
     requests = data.split.requests[until]
@@ -144,12 +176,13 @@ def request_batches(data: Dataset, until: str, seq_length: int, device: torch.de
         yield chosen, history_batch(histories, data.catalogue, seq_length)
 
 
-def length_groups(lengths: np.ndarray, rows: int, seq_length: int,
-                  device: torch.device) -> list[np.ndarray]:
+def length_groups(
+    lengths: np.ndarray, rows: int, seq_length: int, device: torch.device
+) -> list[np.ndarray]:
     """Indices of histories in groups of similar length, longest first.
 
-    A group holds at most GROUP_POSITIONS positions and GROUP_SCORES scores of `rows` items: on a CPU what
-    is computed stays in the caches.
+    A group holds at most GROUP_POSITIONS positions and GROUP_SCORES scores of `rows` items: on a
+    CPU what is computed stays in the caches.
     """
     read = np.minimum(lengths, seq_length)
     order = np.argsort(-read, kind="stable")
@@ -159,7 +192,9 @@ def length_groups(lengths: np.ndarray, rows: int, seq_length: int,
     return [order[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-def hide_seen(scores: Tensor, data: Dataset, users: np.ndarray, ends: np.ndarray) -> None:
+def hide_seen(
+    scores: Tensor, data: Dataset, users: np.ndarray, ends: np.ndarray
+) -> None:
     """Set the scores (B, R) of items that B users have before these positions to -inf, in place."""
     starts = data.offsets[users]
     seen = [data.items[start:end] for start, end in zip(starts, ends, strict=True)]
@@ -167,31 +202,40 @@ def hide_seen(scores: Tensor, data: Dataset, users: np.ndarray, ends: np.ndarray
     scores[torch.from_numpy(rows), torch.from_numpy(np.concatenate(seen))] = -torch.inf
 
 
-def draw_candidates(data: Dataset, until: str, settings: EvalSettings) -> np.ndarray | None:
-    """(Q, C) items to rank the targets among, none of them a target or (but for popular_100_any) in the
-    history; None = the whole catalogue.
+def draw_candidates(
+    data: Dataset, until: str, settings: EvalSettings
+) -> np.ndarray | None:
+    """(Q, C) items to rank the targets among, none of them a target or (but for popular_100_any)
+    in the history; None = the whole catalogue.
 
-    Uniform or by popularity in the training part, without repetition (Efraimidis & Spirakis, 2006: the
-    largest of log(u) / weight are such a sample). The same for everybody who gives the same split and
-    kind. Where fewer items are left, one of them stands several times. Raises `UserError` where none is
-    left.
+    Uniform or by popularity in the training part, without repetition (Efraimidis & Spirakis,
+    2006: the largest of log(u) / weight are such a sample). The same for everybody who gives the
+    same split and kind. Where fewer items are left, one of them stands several times. Raises
+    `UserError` where none is left.
     """
     if settings.candidates == "full":
         return None
     counts = data.item_counts()
-    weights = counts.astype(float) if settings.candidates.startswith("popular") else \
-        np.ones(len(counts))
+    weights = (
+        counts.astype(float)
+        if settings.candidates.startswith("popular")
+        else np.ones(len(counts))
+    )
     weights[:ITEM_ROWS] = 0
     requests = data.split.requests[until]
     draw = np.random.default_rng((0, until == "test", int(data.split_hash, 16)))
     result = np.empty((len(requests), CANDIDATES), dtype=np.int64)
-    for number, (user, end) in enumerate(zip(requests.users, requests.ends, strict=True)):
+    for number, (user, end) in enumerate(
+        zip(requests.users, requests.ends, strict=True)
+    ):
         possible = weights > 0
         start = end if settings.candidates.endswith("_any") else data.offsets[user]
-        possible[data.items[start:end + requests.count]] = False
+        possible[data.items[start : end + requests.count]] = False
         if not possible.any():
-            raise UserError(f"--candidates {settings.candidates}: nothing is left to draw for user "
-                            f"{data.catalogue.users.id(user)}; use --candidates full")
+            raise UserError(
+                f"--candidates {settings.candidates}: nothing is left to draw for user "
+                f"{data.catalogue.users.id(user)}; use --candidates full"
+            )
         keys = np.full(len(weights), -np.inf)
         keys[possible] = np.log(draw.random(int(possible.sum()))) / weights[possible]
         best = np.argsort(-keys)[:CANDIDATES]

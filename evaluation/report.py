@@ -1,4 +1,6 @@
-"""Results of one run: computed once, kept a request a row, shown as tables under their protocol line."""
+"""Results of one run: computed once, kept a request a row, shown as tables under their protocol
+line.
+"""
 
 from __future__ import annotations
 
@@ -35,21 +37,37 @@ def cell(summary: dict[str, float], mark: str = "") -> str:
 
 
 def table_text(header: list[str], rows: list[list[str]], latex: bool = False) -> str:
-    """A table as Markdown, or as a LaTeX tabular (booktabs); a line break in a cell becomes a space."""
+    """A table as Markdown, or as a LaTeX tabular (booktabs); a line break in a cell becomes a
+    space.
+    """
     lines = [[part.replace("\n", " ") for part in row] for row in [header, *rows]]
     if not latex:
         lines = [[part.replace("|", "\\|") for part in row] for row in lines]
         lines.insert(1, ["---"] * len(header))
         return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
     special = str.maketrans({char: f"\\{char}" for char in "%_&#"} | {"±": r"$\pm$"})
-    texts = [" & ".join(part.translate(special) for part in row) + r" \\" for row in lines]
+    texts = [
+        " & ".join(part.translate(special) for part in row) + r" \\" for row in lines
+    ]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
     body = "\n".join(texts[1:])
-    return "\n".join([begin, r"\toprule", texts[0], r"\midrule", body, r"\bottomrule",
-                      r"\end{tabular}", ""])
+    return "\n".join(
+        [
+            begin,
+            r"\toprule",
+            texts[0],
+            r"\midrule",
+            body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
 
 
-def print_table(title: str, protocol: str, header: list[str], rows: list[list[str]]) -> None:
+def print_table(
+    title: str, protocol: str, header: list[str], rows: list[list[str]]
+) -> None:
     """A table on the terminal under its protocol line."""
     from rich.console import Console
     from rich.markup import escape
@@ -60,7 +78,9 @@ def print_table(title: str, protocol: str, header: list[str], rows: list[list[st
     console.print(escape(protocol), style="dim", highlight=False)
     table = Table(show_header=any(header))
     for number, name in enumerate(header):
-        table.add_column(escape(name), justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(
+            escape(name), justify="left" if number == 0 else "right", no_wrap=True
+        )
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)
@@ -69,17 +89,24 @@ def print_table(title: str, protocol: str, header: list[str], rows: list[list[st
 def print_ranking(title: str, protocol: str, rows: dict[str, Summary]) -> None:
     """The ranking table, the interval under each mean."""
     names = list(next(iter(rows.values())))
-    cells = [[model, *(cell(summary[name]) for name in names)] for model, summary in rows.items()]
+    cells = [
+        [model, *(cell(summary[name]) for name in names)]
+        for model, summary in rows.items()
+    ]
     print_table(title, protocol, ["model", *names], cells)
 
 
-def write_tables(path: Path, note: str, header: list[str], rows: list[list[str]]) -> None:
+def write_tables(
+    path: Path, note: str, header: list[str], rows: list[list[str]]
+) -> None:
     """A table under its note as Markdown, at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{note}\n\n{table_text(header, rows)}", encoding="utf-8")
 
 
-def write_request_results(path: Path, data: Dataset, until: str, columns: dict[str, Any]) -> None:
+def write_request_results(
+    path: Path, data: Dataset, until: str, columns: dict[str, Any]
+) -> None:
     """Parquet with a row a request, written whole or not at all.
 
     A column of several numbers a request gets several names: rank, rank_2, ...
@@ -104,5 +131,7 @@ def write_parquet(path: Path, table: Any) -> None:
             table.to_parquet(part, index=False)
             part.replace(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place "
-                        f"or free some space") from error
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; choose another place "
+            f"or free some space"
+        ) from error

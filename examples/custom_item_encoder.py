@@ -1,7 +1,8 @@
 """Another encoder of a kind of column in the place of the shipped one: numbers by their decades.
 
-`python -m examples.custom_item_encoder`. An encoder turns a column's values into vectors; whatever is registered in
-`features.KINDS` is built, trained and saved like the others, and explained under the names of its columns.
+`python -m examples.custom_item_encoder`. An encoder turns a column's values into vectors;
+whatever is registered in `features.KINDS` is built, trained and saved like the others, and
+explained under the names of its columns.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class DecadeEncoder(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """(n,) numbers, NaN where unknown, to (n, D)."""
         decade = 1 + ((values - self.oldest) // 10).nan_to_num(-1.0)
-        return self.table(decade.clamp(0, self.table.num_embeddings - 1).to(torch.int64))
+        return self.table(
+            decade.clamp(0, self.table.num_embeddings - 1).to(torch.int64)
+        )
 
 
 def main(**changes: Any) -> None:

@@ -16,7 +16,9 @@ def main(
     data_dir: str | None = None,
     **user_columns: Any,
 ) -> None:
-    """names: separated by semicolons; user_columns: what else is known, {'gender': 'F', 'age': 30} by default."""
+    """names: separated by semicolons; user_columns: what else is known, {'gender': 'F', 'age':
+    30} by default.
+    """
     engine = RecommendationEngine(folder, data_dir=data_dir)
     watched = find_items(engine.catalogue.items, engine.schema, names)
     columns = user_columns or {"gender": "F", "age": 30}

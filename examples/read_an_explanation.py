@@ -11,7 +11,9 @@ from engine import Query, RecommendationEngine
 from support.errors import run_command
 
 
-def main(folder: str = "checkpoints/best", user_id: int = 123, data_dir: str | None = None) -> None:
+def main(
+    folder: str = "checkpoints/best", user_id: int = 123, data_dir: str | None = None
+) -> None:
     """Explain the first item that is recommended to a user."""
     engine = RecommendationEngine(folder, data_dir=data_dir)
     query = Query(engine.history(user_id), k=10)
@@ -39,10 +41,14 @@ def main(folder: str = "checkpoints/best", user_id: int = 123, data_dir: str | N
         kept[: -engine.seq_length] = False  # what the model had not read stays unread
         whole = history.whole and len(history.items) <= engine.seq_length
         shorter = dataclasses.replace(history.select(kept), whole=whole)
-        again = engine.answer([dataclasses.replace(query, k=10 + len(gone), history=shorter)])[0]
+        again = engine.answer(
+            [dataclasses.replace(query, k=10 + len(gone), history=shorter)]
+        )[0]
         left_out = {item.id for item in gone}
         names = [item.name for item in again if item.id not in left_out][:10]
-        print(f"  asked again without them, {'it is still there' if first.name in names else 'it is gone'}")
+        print(
+            f"  asked again without them, {'it is still there' if first.name in names else 'it is gone'}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Why an item is recommended: what each interaction, and each family of features, contributes.
 
-An item's score here is its logit with what all logits share taken out: its log-probability among the items
-that may be recommended. (A constant added to every logit changes no ranking, and so must not show in an
-explanation.)
+An item's score here is its logit with what all logits share taken out: its log-probability among
+the items that may be recommended. (A constant added to every logit changes no ranking, and so
+must not show in an explanation.)
 
-What the model is told is a *coalition*: some of the history's interactions and some of the families of
-features. v(coalition) is the item's score then. Methods, all of which answer with an `Attribution`:
+What the model is told is a *coalition*: some of the history's interactions and some of the
+families of features. v(coalition) is the item's score then. Methods, all of which answer with an
+`Attribution`:
 
     leave_one_out         v(everything) - v(everything but i): exact, and need not add up, as the model is
                           not additive
@@ -26,7 +27,8 @@ features. v(coalition) is the item's score then. Methods, all of which answer wi
                           for every item
     random                numbers without meaning, the control
 
-Axes: C items asked about, L interactions that the model reads, N coalitions, R rows of the item table.
+Axes: C items asked about, L interactions that the model reads, N coalitions, R rows of the item
+table.
 """
 
 from __future__ import annotations
@@ -48,14 +50,15 @@ from scorer import NOTHING, Scorer
 from transformer import Attend
 
 BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64)  # interactions from the newest, where blocks end
-TRIED = 4  # interactions of the strongest contributions that `carried` leaves out for good measure
+# interactions of the strongest contributions that `carried` leaves out for good measure
+TRIED = 4
 ATTENTION = 0.5  # how much it counts beside gradients where a block's value is divided
 TOKENS = 6_400  # interactions in one pass: more, and they leave the caches
 # Chosen, as the numbers around it were, on other users than ablations/faithfulness.py reports.
 DEFAULT = "blocks"
 Absence = Literal["removed", "masked", "replaced"]
-# How much each game counts: by masking alone it loses to attention roll-out where interactions are
-# removed, by removal alone where they are masked or replaced (ablations/LOG.md).
+# How much each game counts: by masking alone it loses to attention roll-out where interactions
+# are removed, by removal alone where they are masked or replaced (ablations/LOG.md).
 BLOCK_WAYS: dict[Absence, float] = {"removed": 0.2, "masked": 0.8}
 
 
@@ -63,9 +66,9 @@ BLOCK_WAYS: dict[Absence, float] = {"removed": 0.2, "masked": 0.8}
 class Question:
     """Why these items for this history? Also plays the game of leaving things out.
 
-    candidates: (C,) rows of items; allowed: (R,) True at the items among which probabilities are formed.
-    absent: how an interaction is left out: removed from the sequence, its item and columns masked, or
-    replaced by another item.
+    candidates: (C,) rows of items; allowed: (R,) True at the items among which probabilities are
+    formed. absent: how an interaction is left out: removed from the sequence, its item and
+    columns masked, or replaced by another item.
     """
 
     scorer: Scorer
@@ -74,7 +77,8 @@ class Question:
     candidates: np.ndarray
     allowed: Tensor
     absent: Absence = "removed"
-    stand_ins: np.ndarray | None = field(default=None, compare=False)  # (L,) items for 'replaced'
+    # (L,) items for 'replaced'
+    stand_ins: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def seq_length(self) -> int:
@@ -93,10 +97,13 @@ class Question:
     def read(self) -> History:
         """The newest interactions of the history, those that the model reads."""
         nothing = self.history.select(np.zeros(0, dtype=int))
-        room = self.seq_length - int(self.request(nothing).lengths[0])  # it may append a mask
+        # it may append a mask
+        room = self.seq_length - int(self.request(nothing).lengths[0])
         length = len(self.history.items)
         read = self.history.select(np.arange(length)[-room:])
-        return dataclasses.replace(read, whole=self.history.whole and len(read.items) == length)
+        return dataclasses.replace(
+            read, whole=self.history.whole and len(read.items) == length
+        )
 
     @property
     def length(self) -> int:
@@ -114,12 +121,13 @@ class Question:
         return self.scorer.families
 
     def scores(self, known: np.ndarray, without: Set[str] = NOTHING) -> np.ndarray:
-        """(N, C) score of each item when only the interactions in `known` (N, L) are, and not these
-        families."""
+        """(N, C) score of each item when only the interactions in `known` (N, L) are, and not
+        these families."""
         return self.outcomes(known, without)[0]
 
-    def outcomes(self, known: np.ndarray,
-                 without: Set[str] = NOTHING) -> tuple[np.ndarray, np.ndarray]:
+    def outcomes(
+        self, known: np.ndarray, without: Set[str] = NOTHING
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(scores, ranks from 1), (N, C) each, as in `scores`."""
         return self.of_histories([self._only(row) for row in known], without)
 
@@ -139,8 +147,9 @@ class Question:
         return found
 
     @torch.no_grad()
-    def of_histories(self, histories: list[History],
-                     without: Set[str] = NOTHING) -> tuple[np.ndarray, np.ndarray]:
+    def of_histories(
+        self, histories: list[History], without: Set[str] = NOTHING
+    ) -> tuple[np.ndarray, np.ndarray]:
         """`outcomes` of N other histories."""
         lengths = np.array([len(history.items) for history in histories])
         order = np.argsort(lengths, kind="stable")  # little padding
@@ -149,13 +158,19 @@ class Question:
         columns = torch.from_numpy(self.candidates)
         while start < len(order):
             end = start + 1
-            while end < len(order) and (end + 1 - start) * max(1, lengths[order[end]]) <= TOKENS:
+            while (
+                end < len(order)
+                and (end + 1 - start) * max(1, lengths[order[end]]) <= TOKENS
+            ):
                 end += 1
             chosen = order[start:end]
             batch = self.batch([histories[row] for row in chosen])
             logits = self.scorer.score(batch, without)
             scores[chosen] = self.of_logits(logits).double().numpy()
-            rivals, own = logits.masked_fill(~self.allowed, -torch.inf), logits[:, columns]
+            rivals, own = (
+                logits.masked_fill(~self.allowed, -torch.inf),
+                logits[:, columns],
+            )
             better = [(rivals > one[:, None]).sum(1) for one in own.T]
             ranks[chosen] = 1 + torch.stack(better, dim=1).numpy()
             start = end
@@ -175,18 +190,24 @@ class Question:
                 return left
             # Nothing known of one interaction stands for no history.
             return unknown_items(history, MASK).select(np.array([-1]))
-        others = unknown_items(history, MASK if self.absent == "masked" else self.stand_ins)
-        columns = {name: np.where(known, values, _unknown_of(values))
-                   for name, values in history.columns.items()}
+        others = unknown_items(
+            history, MASK if self.absent == "masked" else self.stand_ins
+        )
+        columns = {
+            name: np.where(known, values, _unknown_of(values))
+            for name, values in history.columns.items()
+        }
         items = np.where(known, history.items, others.items)
         return dataclasses.replace(history, items=items, columns=columns)
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Contributions to the scores (C,): `history` (C, L), oldest first, and `families`, name -> (C,).
+    """Contributions to the scores (C,): `history` (C, L), oldest first, and `families`, name ->
+    (C,).
 
-    base: (C,) the score with nothing known, where base and contributions add up to the score; else None.
+    base: (C,) the score with nothing known, where base and contributions add up to the score;
+    else None.
     """
 
     method: str
@@ -200,26 +221,31 @@ def leave_one_out(question: Question, _draw: np.random.Generator) -> Attribution
     """See the module's head."""
     rows, _ = question.one_by_one
     history = (rows[0] - rows[1:]).T
-    return Attribution("leave_one_out", rows[0], history, family_effects(question, rows[0]))
+    return Attribution(
+        "leave_one_out", rows[0], history, family_effects(question, rows[0])
+    )
 
 
 def places_lost(question: Question) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """By how many ranks each item falls, among those that may be recommended, without each interaction,
-    (C, L), and without each family, (C,)."""
+    """By how many ranks each item falls, among those that may be recommended, without each
+    interaction, (C, L), and without each family, (C,)."""
     _, ranks = question.one_by_one
-    families = {family: without - ranks[0]
-                for family, (_, without) in question.without_families.items()}
+    families = {
+        family: without - ranks[0]
+        for family, (_, without) in question.without_families.items()
+    }
     return (ranks[1:] - ranks[0]).T, families
 
 
 def carried(question: Question, found: Attribution) -> np.ndarray:
-    """(C, L) whether an interaction is among the TRIED that contribute most to an item, and the item's
-    score falls without it alone.
+    """(C, L) whether an interaction is among the TRIED that contribute most to an item, and the
+    item's score falls without it alone.
 
-    A share in what several interactions do together is no reason where the item would be the better off
-    without this one.
+    A share in what several interactions do together is no reason where the item would be the
+    better off without this one.
     """
-    strongest = np.argsort(-found.history, axis=1, kind="stable")[:, :TRIED]  # (C, TRIED)
+    # (C, TRIED)
+    strongest = np.argsort(-found.history, axis=1, kind="stable")[:, :TRIED]
     places = np.unique(strongest)
     falls = np.zeros(found.history.shape, dtype=bool)
     if len(places):
@@ -231,13 +257,21 @@ def carried(question: Question, found: Attribution) -> np.ndarray:
 
 def family_effects(question: Question, score: np.ndarray) -> dict[str, np.ndarray]:
     """Score (C,) minus the score without each family, one at a time."""
-    return {family: score - without
-            for family, (without, _) in question.without_families.items()}
+    return {
+        family: score - without
+        for family, (without, _) in question.without_families.items()
+    }
 
 
-def shapley(question: Question, draw: np.random.Generator, orders: int = 8) -> Attribution:
+def shapley(
+    question: Question, draw: np.random.Generator, orders: int = 8
+) -> Attribution:
     """See the module's head. orders: how many, half of them the others backwards."""
-    length, families, count = question.length, question.families, len(question.candidates)
+    length, families, count = (
+        question.length,
+        question.families,
+        len(question.candidates),
+    )
     history = np.zeros((count, length))
     effects = {family: np.zeros(count) for family in families}
     nothing = ~question.everything
@@ -247,7 +281,10 @@ def shapley(question: Question, draw: np.random.Generator, orders: int = 8) -> A
         if number % 2:
             unions, steps = unions[::-1], steps[::-1]
         else:
-            unions, steps = list(draw.permutation(["history", *families])), draw.permutation(length)
+            unions, steps = (
+                list(draw.permutation(["history", *families])),
+                draw.permutation(length),
+            )
         before, missing, known = base, set(families), nothing
         for union in unions:
             if union == "history":
@@ -277,10 +314,14 @@ def blocks(question: Question, draw: np.random.Generator) -> Attribution:
     coalitions = (np.arange(2**count)[:, None] >> np.arange(count) & 1).astype(bool)
     known = np.zeros((len(coalitions), length), dtype=bool)
     for number, span in enumerate(spans):
-        known[:, span] = coalitions[:, number:number + 1]
-    values = sum(share * dataclasses.replace(question, absent=way).scores(known)
-                 for way, share in BLOCK_WAYS.items())  # (2^n, C)
-    weight = np.array([1 / (count * math.comb(count - 1, size)) for size in range(count)])
+        known[:, span] = coalitions[:, number : number + 1]
+    values = sum(
+        share * dataclasses.replace(question, absent=way).scores(known)
+        for way, share in BLOCK_WAYS.items()
+    )  # (2^n, C)
+    weight = np.array(
+        [1 / (count * math.comb(count - 1, size)) for size in range(count)]
+    )
     gradients = integrated_gradients(question, draw)
     size = np.abs(gradients.history).sum(1, keepdims=True)
     steep = gradients.history / (size + 1e-9)  # (C, L)
@@ -296,9 +337,12 @@ def blocks(question: Question, draw: np.random.Generator) -> Attribution:
     return Attribution("blocks", values[-1], history, gradients.families, values[0])
 
 
-def integrated_gradients(question: Question, _draw: np.random.Generator,
-                         steps: int = 32) -> Attribution:
-    """See the module's head; the integral by Gauss and Legendre's rule. Families by leaving them out."""
+def integrated_gradients(
+    question: Question, _draw: np.random.Generator, steps: int = 32
+) -> Attribution:
+    """See the module's head; the integral by Gauss and Legendre's rule. Families by leaving them
+    out.
+    """
     model, table, length = question.scorer.model, question.scorer.table, question.length
     real = question.request(question.read)
     unknown = question.request(unknown_items(question.read, MASK))
@@ -318,14 +362,21 @@ def integrated_gradients(question: Question, _draw: np.random.Generator,
     sums = (score(way) * share).sum(0)  # (C,)
     contributions = []
     for item in range(len(sums)):
-        (gradient,) = torch.autograd.grad(sums[item], way, retain_graph=item + 1 < len(sums))
+        (gradient,) = torch.autograd.grad(
+            sums[item], way, retain_graph=item + 1 < len(sums)
+        )
         each = (gradient.sum(0) * (end - start)[0]).sum(-1)
-        contributions.append(each[attend.prefix:attend.prefix + length])
+        contributions.append(each[attend.prefix : attend.prefix + length])
     with torch.no_grad():
         ends = score(torch.cat([start, end])).double().numpy()
     history = torch.stack(contributions).double().numpy()
-    return Attribution("integrated_gradients", ends[1], history,
-                       family_effects(question, ends[1]), ends[0])
+    return Attribution(
+        "integrated_gradients",
+        ends[1],
+        history,
+        family_effects(question, ends[1]),
+        ends[0],
+    )
 
 
 def _expanded(attend: Attend, count: int) -> Attend:
@@ -341,32 +392,38 @@ def _expanded(attend: Attend, count: int) -> Attend:
 
 @torch.no_grad()
 def attention(question: Question) -> tuple[list[Tensor], int, int]:
-    """(each layer's weights (H, P, P), where the history begins among the P positions, from where the item
-    is read)."""
+    """(each layer's weights (H, P, P), where the history begins among the P positions, from where
+    the item is read)."""
     model = question.scorer.model
     batch = question.request(question.read)
     x, attend = model.embed(batch, question.scorer.table)
     last = int(batch.lengths[0]) - 1 + attend.prefix
     maps = model.encoder.attention_maps(x, attend)
-    return [weights[0, :, :last + 1, :last + 1] for weights in maps], attend.prefix, last
+    return (
+        [weights[0, :, : last + 1, : last + 1] for weights in maps],
+        attend.prefix,
+        last,
+    )
 
 
 def attention_flow(question: Question) -> np.ndarray:
-    """(L,) attention of all layers multiplied, from the position that the item is read from to each
-    interaction."""
+    """(L,) attention of all layers multiplied, from the position that the item is read from to
+    each interaction."""
     maps, first, last = attention(question)
     own = torch.eye(len(maps[0][0]))
     flow = own
     for weights in maps:
         flow = (weights.mean(0) + own) / 2 @ flow
-    return flow[last, first:first + question.length].double().numpy()
+    return flow[last, first : first + question.length].double().numpy()
 
 
 def attention_rollout(question: Question, _draw: np.random.Generator) -> Attribution:
     """See the module's head. Families by leaving them out."""
     score = question.scores(question.everything)[0]
     history = np.tile(attention_flow(question), (len(question.candidates), 1))
-    return Attribution("attention_rollout", score, history, family_effects(question, score))
+    return Attribution(
+        "attention_rollout", score, history, family_effects(question, score)
+    )
 
 
 def random(question: Question, draw: np.random.Generator) -> Attribution:
@@ -379,8 +436,16 @@ def random(question: Question, draw: np.random.Generator) -> Attribution:
 
 
 METHODS: dict[str, Callable[[Question, np.random.Generator], Attribution]] = {
-    method.__name__: method for method in (leave_one_out, shapley, blocks, integrated_gradients,
-                                           attention_rollout, random)}
+    method.__name__: method
+    for method in (
+        leave_one_out,
+        shapley,
+        blocks,
+        integrated_gradients,
+        attention_rollout,
+        random,
+    )
+}
 
 
 def explain(question: Question, method: str = DEFAULT, seed: int = 0) -> Attribution:

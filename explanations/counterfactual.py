@@ -1,5 +1,5 @@
-"""What would have to be otherwise: the fewest interactions without which an item leaves the list, and
-another user.
+"""What would have to be otherwise: the fewest interactions without which an item leaves the list,
+and another user.
 
 Axes as in attribution.py.
 """
@@ -18,7 +18,9 @@ from explanations.attribution import Question
 PAIRS_OF = 16  # of the most important interactions all pairs are tried
 
 
-def what_if(question: Question, number: int, k: int, item: Callable[[int], Item]) -> WhatIf:
+def what_if(
+    question: Question, number: int, k: int, item: Callable[[int], Item]
+) -> WhatIf:
     """What would have to be otherwise for an item of the question.
 
     item: what is said of an item by its row.
@@ -32,14 +34,15 @@ def what_if(question: Question, number: int, k: int, item: Callable[[int], Item]
     return WhatIf(without, tuple(other_users(question, number)))
 
 
-def smallest_set(question: Question, contributions: np.ndarray, k: int,
-                 number: int = 0) -> list[int] | None:
-    """Interactions (places in 0..L - 1) without which an item of the question is not among the first k;
-    none of them if it is not there anyway, None if it stays without any history.
+def smallest_set(
+    question: Question, contributions: np.ndarray, k: int, number: int = 0
+) -> list[int] | None:
+    """Interactions (places in 0..L - 1) without which an item of the question is not among the
+    first k; none of them if it is not there anyway, None if it stays without any history.
 
-    contributions: (L,), which interactions to try first. Sets of one are all tried, sets of two among the
-    PAIRS_OF most important; a larger one is found step by step and freed of what it does not need, so a
-    smaller one may exist.
+    contributions: (L,), which interactions to try first. Sets of one are all tried, sets of two
+    among the PAIRS_OF most important; a larger one is found step by step and freed of what it
+    does not need, so a smaller one may exist.
     """
     length, order = question.length, np.argsort(-contributions, kind="stable")
     ranks = question.one_by_one[1][:, number]
@@ -55,7 +58,9 @@ def smallest_set(question: Question, contributions: np.ndarray, k: int,
     single = ranks[1:][order] > k
     if single.any():
         return [int(order[single.argmax()])]
-    pairs = [list(map(int, pair)) for pair in itertools.combinations(order[:PAIRS_OF], 2)]
+    pairs = [
+        list(map(int, pair)) for pair in itertools.combinations(order[:PAIRS_OF], 2)
+    ]
     gone = leaves(pairs) if pairs else np.zeros(0, dtype=bool)
     if gone.any():
         return sorted(pairs[int(gone.argmax())])
@@ -66,24 +71,35 @@ def smallest_set(question: Question, contributions: np.ndarray, k: int,
     return sorted(_freed(growing[int(gone.argmax())], leaves))
 
 
-def _freed(found: list[int], leaves: Callable[[list[list[int]]], np.ndarray]) -> list[int]:
-    """The set without what it does not need: the least important first, as many at once as can be."""
+def _freed(
+    found: list[int], leaves: Callable[[list[list[int]]], np.ndarray]
+) -> list[int]:
+    """The set without what it does not need: the least important first, as many at once as can
+    be.
+    """
     while True:
         smaller = [[other for other in found if other != place] for place in found]
-        spare = [place for place, enough in zip(found, leaves(smaller), strict=True) if enough]
+        spare = [
+            place
+            for place, enough in zip(found, leaves(smaller), strict=True)
+            if enough
+        ]
         if not spare:
             return found
         spare.reverse()
-        fewer = [[place for place in found if place not in spare[:count]]
-                 for count in range(1, len(spare) + 1)]
+        fewer = [
+            [place for place in found if place not in spare[:count]]
+            for count in range(1, len(spare) + 1)
+        ]
         found = fewer[max(np.flatnonzero(leaves(fewer)))]
 
 
 def other_users(question: Question, number: int) -> list[Flip]:
-    """The item's rank and score were a counterfactual column of the user another value, all else as it is.
+    """The item's rank and score were a counterfactual column of the user another value, all else
+    as it is.
 
-    What the model learned of the user beside (the id, the history) stays. Of a user of whom nothing is
-    known, each value alone.
+    What the model learned of the user beside (the id, the history) stays. Of a user of whom
+    nothing is known, each value alone.
     """
     history, users = question.read, question.catalogue.users
     others, places = [], []
@@ -91,7 +107,9 @@ def other_users(question: Question, number: int) -> list[Flip]:
         if not entry.column.counterfactual or f"users.{name}" not in question.families:
             continue
         own = int(history.user_columns.get(name, entry.unknown))
-        for code, (value, title) in enumerate(zip(entry.values, entry.titles, strict=True), start=1):
+        for code, (value, title) in enumerate(
+            zip(entry.values, entry.titles, strict=True), start=1
+        ):
             if code != own:
                 columns = {**history.user_columns, name: np.array(code)}
                 others.append(dataclasses.replace(history, user_columns=columns))
@@ -99,5 +117,7 @@ def other_users(question: Question, number: int) -> list[Flip]:
     if not others:
         return []
     scores, ranks = question.of_histories(others)
-    return [Flip(*place, int(ranks[row, number]), round(float(scores[row, number]), 4))
-            for row, place in enumerate(places)]
+    return [
+        Flip(*place, int(ranks[row, number]), round(float(scores[row, number]), 4))
+        for row, place in enumerate(places)
+    ]

@@ -1,4 +1,6 @@
-"""Contributions and attention as a figure: PNG, SVG, PDF, or one HTML file that needs nothing beside it."""
+"""Contributions and attention as a figure: PNG, SVG, PDF, or one HTML file that needs nothing
+beside it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import numpy as np
 from answers import Explanation
 from support.errors import UserError
 
-FOR, AGAINST = "#0072B2", "#D55E00"  # Okabe and Ito's, told apart with any colour vision
+# Okabe and Ito's, told apart with any colour vision
+FOR, AGAINST = "#0072B2", "#D55E00"
 BARS = 12  # interactions in a chart
 MOST_ITEMS = 20  # charts in a figure
 NEWEST = 40  # positions in a map of attention
@@ -27,11 +30,13 @@ def drawable(path: str | Path) -> Path:
     return Path(path)
 
 
-def draw(path: Path, reasons: Sequence[Explanation], maps: Sequence[np.ndarray]) -> None:
+def draw(
+    path: Path, reasons: Sequence[Explanation], maps: Sequence[np.ndarray]
+) -> None:
     """Write a chart an item, of the first MOST_ITEMS, and a map a layer and head.
 
-    maps: (H, L, L) attention weights of each layer, over the same positions. Raises `UserError` where
-    `drawable` does, or for a file that cannot be written.
+    maps: (H, L, L) attention weights of each layer, over the same positions. Raises `UserError`
+    where `drawable` does, or for a file that cannot be written.
     """
     import matplotlib
 
@@ -46,18 +51,21 @@ def draw(path: Path, reasons: Sequence[Explanation], maps: Sequence[np.ndarray])
         else:
             figure.savefig(path, dpi=110)
     except OSError as error:
-        raise UserError(f"--plot {path} cannot be written: {error.strerror}; choose another place"
-                        ) from error
+        raise UserError(
+            f"--plot {path} cannot be written: {error.strerror}; choose another place"
+        ) from error
 
 
 def _page(figure: Any, reasons: Sequence[Explanation]) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg")
     svg = text.getvalue()
-    lines = [f"<p><b>{html.escape(why.name)}</b>: {html.escape(why.sentence)}</p>\n"
-             for why in reasons]
+    lines = [
+        f"<p><b>{html.escape(why.name)}</b>: {html.escape(why.sentence)}</p>\n"
+        for why in reasons
+    ]
     head = '<!doctype html>\n<meta charset="utf-8">\n<title>Why these</title>\n'
-    return head + "".join(lines) + svg[svg.index("<svg"):]
+    return head + "".join(lines) + svg[svg.index("<svg") :]
 
 
 def _figure(reasons: Sequence[Explanation], maps: Sequence[np.ndarray]) -> Any:
@@ -66,14 +74,24 @@ def _figure(reasons: Sequence[Explanation], maps: Sequence[np.ndarray]) -> Any:
     charts = [_bars(why) for why in reasons]
     heights = [0.6 + 0.19 * len(bars) for bars in charts] + [3.4] * len(maps)
     figure = Figure(figsize=(9, sum(heights)), layout="constrained")
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[
+        :, 0
+    ]
     for part, why, bars in zip(parts, reasons, charts, strict=False):
-        _chart(part.subplots(), f"{why.name}: change of the log-probability", bars[::-1])
+        _chart(
+            part.subplots(), f"{why.name}: change of the log-probability", bars[::-1]
+        )
     heads = max((len(layer) for layer in maps), default=0)
-    for number, (part, layer) in enumerate(zip(parts[len(reasons):], maps, strict=True), start=1):
+    for number, (part, layer) in enumerate(
+        zip(parts[len(reasons) :], maps, strict=True), start=1
+    ):
         row = part.subplots(1, heads, squeeze=False)[0]
         for head, (axes, weights) in enumerate(zip(row, layer, strict=False), start=1):
-            _map(axes, f"attention, layer {number}, head {head}", weights[-NEWEST:, -NEWEST:])
+            _map(
+                axes,
+                f"attention, layer {number}, head {head}",
+                weights[-NEWEST:, -NEWEST:],
+            )
     return figure
 
 
@@ -97,6 +115,8 @@ def _map(axes: Any, title: str, weights: np.ndarray) -> None:
 
 def _bars(why: Explanation) -> list[tuple[str, float]]:
     """The largest contributions of the history by size, then those of the families."""
-    items = sorted(((entry.name, entry.effect) for entry in why.history),
-                   key=lambda pair: -abs(pair[1]))
+    items = sorted(
+        ((entry.name, entry.effect) for entry in why.history),
+        key=lambda pair: -abs(pair[1]),
+    )
     return items[:BARS] + [(feature.label, feature.effect) for feature in why.features]

@@ -9,35 +9,61 @@ from typing import Any
 from answers import Explanation, Item, Profile, Recommendation
 from schema import Schema
 
-UNIT = ("A number in parentheses is the part of the {noun}'s log-probability that is due to that one thing: "
-        "of the history its share, of the rest what is lost without it.")
-EXPLANATION = (UNIT + " Shares of the history add up; what is lost need not. After the semicolon: by how many "
-               "ranks the {noun} falls without it alone. Without: the fewest {nouns} found whose absence takes "
-               "the {noun} off the list. As another: its rank were the user's column that value, history and "
-               "all else as it is.")
+UNIT = (
+    "A number in parentheses is the part of the {noun}'s log-probability that is due to that one thing: "
+    "of the history its share, of the rest what is lost without it."
+)
+EXPLANATION = (
+    UNIT
+    + " Shares of the history add up; what is lost need not. After the semicolon: by how many "
+    "ranks the {noun} falls without it alone. Without: the fewest {nouns} found whose absence takes "
+    "the {noun} off the list. As another: its rank were the user's column that value, history and "
+    "all else as it is."
+)
 MOST = 6  # items in a cell
 SHOWN = 3  # best and worst flips of a user's columns
 
 
-def explanation_table(schema: Schema, items: Sequence[Recommendation],
-                      reasons: Sequence[Explanation]) -> Any:
+def explanation_table(
+    schema: Schema, items: Sequence[Recommendation], reasons: Sequence[Explanation]
+) -> Any:
     """A rich table of recommendations and what speaks for each, explained in full."""
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_lines=True)
-    for name in ("", schema.noun, "score", "expected", "because of", "what else is known", "without",
-                 "as another"):
+    for name in (
+        "",
+        schema.noun,
+        "score",
+        "expected",
+        "because of",
+        "what else is known",
+        "without",
+        "as another",
+    ):
         table.add_column(name)
     for item, why in zip(items, reasons, strict=True):
         named = {reason.name for reason in why.reasons if reason.of == "history"}
-        history = [f"{entry.name} ({entry.effect:+.2f}; {entry.places:+d})"
-                   for entry in why.history if entry.name in named]
-        features = [f"{entry.label} ({entry.effect:+.2f}; {entry.places:+d})"
-                    for entry in why.features]
-        cells = [str(item.rank), f"{item.name}\n{columns_text(item)}", f"{item.score:.2f}",
-                 _values_text(item.values), "\n".join(history), "\n".join(features),
-                 _without_text(why), _flips_text(why)]
+        history = [
+            f"{entry.name} ({entry.effect:+.2f}; {entry.places:+d})"
+            for entry in why.history
+            if entry.name in named
+        ]
+        features = [
+            f"{entry.label} ({entry.effect:+.2f}; {entry.places:+d})"
+            for entry in why.features
+        ]
+        cells = [
+            str(item.rank),
+            f"{item.name}\n{columns_text(item)}",
+            f"{item.score:.2f}",
+            _values_text(item.values),
+            "\n".join(history),
+            "\n".join(features),
+            _without_text(why),
+            _flips_text(why),
+        ]
         table.add_row(*map(escape, cells))
     return table
 
@@ -77,14 +103,18 @@ def columns_text(item: Item) -> str:
 
 
 def _values_text(values: dict[str, float | str]) -> str:
-    parts = [f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
-             for name, value in values.items()]
+    parts = [
+        f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    ]
     return ", ".join(parts)
 
 
 def profile_line(schema: Schema, profile: Profile) -> str:
     """A user in a line."""
-    parts = [str(value) for value in profile.columns.values() if value not in (None, [])]
+    parts = [
+        str(value) for value in profile.columns.values() if value not in (None, [])
+    ]
     parts.append(f"{profile.interactions} {schema.nouns}")
     parts += [f"mean {name} {value}" for name, value in profile.means.items()]
     for affinities in profile.affinities.values():
@@ -93,11 +123,17 @@ def profile_line(schema: Schema, profile: Profile) -> str:
     return f"User {profile.user_id}: {', '.join(parts)}"
 
 
-def print_recommendations(schema: Schema, items: Sequence[Recommendation],
-                          reasons: Sequence[Explanation], profile: Profile | None,
-                          history: list[str] | None, note: str, explained: bool) -> None:
-    """Print who asked (a profile, or the names of a history), a note, and recommendations with a sentence
-    each or, if `explained`, all that `explanation_table` holds."""
+def print_recommendations(
+    schema: Schema,
+    items: Sequence[Recommendation],
+    reasons: Sequence[Explanation],
+    profile: Profile | None,
+    history: list[str] | None,
+    note: str,
+    explained: bool,
+) -> None:
+    """Print who asked (a profile, or the names of a history), a note, and recommendations with a
+    sentence each or, if `explained`, all that `explanation_table` holds."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 180
@@ -118,7 +154,9 @@ def print_recommendations(schema: Schema, items: Sequence[Recommendation],
         told = f"  [{columns}]" if columns else ""
         values = _values_text(item.values)
         expected = f"  {values} expected" if values else ""
-        console.print(f"{item.rank:3d}. {item.name}{told}{expected}", markup=False, style="bold")
+        console.print(
+            f"{item.rank:3d}. {item.name}{told}{expected}", markup=False, style="bold"
+        )
         note = f" ({item.note})" if item.note else ""
         console.print(f"     {why.sentence}{note}", markup=False)
     console.print(f"\n{UNIT.format(**words)}", style="dim")

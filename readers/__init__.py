@@ -20,9 +20,9 @@ DATASETS = ROOT / "datasets"
 def read(dataset: str, data_dir: str | None = None, columns: str = "") -> RawData:
     """The raw tables of a data set.
 
-    dataset: a name from datasets/, a YAML file with a schema, or a file or folder with data, whose
-    schema is then inferred. columns: roles of the fields of such a file, as in 'user=A,item=B'.
-    Raises `UserError` naming file, line and remedy.
+    dataset: a name from datasets/, a YAML file with a schema, or a file or folder with data,
+    whose schema is then inferred. columns: roles of the fields of such a file, as in
+    'user=A,item=B'. Raises `UserError` naming file, line and remedy.
     """
     path = Path(dataset)
     known = DATASETS / f"{dataset}.yaml"
@@ -32,8 +32,10 @@ def read(dataset: str, data_dir: str | None = None, columns: str = "") -> RawDat
         return _by_schema(read_schema(path), path.parent, data_dir)
     if not path.exists():
         names = ", ".join(sorted(file.stem for file in DATASETS.glob("*.yaml")))
-        raise UserError(f"--dataset {dataset}: no such file or folder ({path.absolute()}), and none "
-                        f"of the data sets {names}")
+        raise UserError(
+            f"--dataset {dataset}: no such file or folder ({path.absolute()}), and none "
+            f"of the data sets {names}"
+        )
     from readers.infer import inferred
 
     schema, files = inferred(path, columns)
@@ -55,10 +57,14 @@ def _by_schema(schema: Schema, folder: Path, data_dir: str | None) -> RawData:
     if schema.reader == "tables":
         from readers.tables import read_tables
 
-        return assemble(schema, read_tables(schema, Path(data_dir) if data_dir else folder))
+        return assemble(
+            schema, read_tables(schema, Path(data_dir) if data_dir else folder)
+        )
     if schema.reader == "sequences":
         from readers.sequences import read_sequences
 
         return assemble(schema, read_sequences(folder / schema.interactions.file))
-    raise UserError(f"schema {schema.name}: unknown reader {schema.reader!r}; there are tables, "
-                    f"sequences, movielens, synthetic")
+    raise UserError(
+        f"schema {schema.name}: unknown reader {schema.reader!r}; there are tables, "
+        f"sequences, movielens, synthetic"
+    )

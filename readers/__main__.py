@@ -1,6 +1,8 @@
-"""`python -m readers ml-1m` makes sure that a data set is there, for scripts that must know before they start.
+"""`python -m readers ml-1m` makes sure that a data set is there, for scripts that must know
+before they start.
 
-Exit code 0: it is there, downloaded if need be. 3: it can be neither found nor downloaded. 2: the download is unusable.
+Exit code 0: it is there, downloaded if need be. 3: it can be neither found nor downloaded. 2: the
+download is unusable.
 """
 
 from __future__ import annotations

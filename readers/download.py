@@ -20,7 +20,9 @@ TIMEOUT_SECONDS = 20
 
 @dataclass(frozen=True)
 class Archive:
-    """A data set's zip file: address, published checksum, and one of the files in it that the reader needs."""
+    """A data set's zip file: address, published checksum, and one of the files in it that the
+    reader needs.
+    """
 
     url: str
     md5: str
@@ -28,15 +30,23 @@ class Archive:
 
 
 ARCHIVES = {
-    "ml-1m": Archive("https://files.grouplens.org/datasets/movielens/ml-1m.zip",
-                     "c4d9eecfca2ab87c1945afe126590906", "ratings.dat"),
-    "ml-100k": Archive("https://files.grouplens.org/datasets/movielens/ml-100k.zip",
-                       "0e33842e24a9c977be4e0107933c0723", "u.data"),
+    "ml-1m": Archive(
+        "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+        "c4d9eecfca2ab87c1945afe126590906",
+        "ratings.dat",
+    ),
+    "ml-100k": Archive(
+        "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+        "0e33842e24a9c977be4e0107933c0723",
+        "u.data",
+    ),
 }
 
-LICENCE = ("MovieLens data: (c) GroupLens, University of Minnesota. For research use; no redistribution without "
-           "permission, no commercial use. Cite F. M. Harper and J. A. Konstan, The MovieLens Datasets: History and "
-           "Context, ACM TiiS 5(4), 2015. The README in the data folder has the full terms.")
+LICENCE = (
+    "MovieLens data: (c) GroupLens, University of Minnesota. For research use; no redistribution without "
+    "permission, no commercial use. Cite F. M. Harper and J. A. Konstan, The MovieLens Datasets: History and "
+    "Context, ACM TiiS 5(4), 2015. The README in the data folder has the full terms."
+)
 
 
 class DataUnavailable(UserError):
@@ -50,19 +60,24 @@ class _BadArchive(Exception):
 def data_folder(dataset: str, data_dir: str | None = None) -> Path:
     """Folder with the raw files of a data set, downloaded first if need be.
 
-    Raises `DataUnavailable` with the three ways to get the data, or `UserError` if --data_dir lacks them.
+    Raises `DataUnavailable` with the three ways to get the data, or `UserError` if --data_dir
+    lacks them.
     """
     if dataset not in ARCHIVES:
         if data_dir is None:
-            raise UserError(f"--dataset {dataset} is not downloaded: give --data_dir with its folder")
+            raise UserError(
+                f"--dataset {dataset} is not downloaded: give --data_dir with its folder"
+            )
         return Path(data_dir)
     archive = ARCHIVES[dataset]
     folder = Path(data_dir) if data_dir else ROOT / dataset
     if (folder / archive.needed).exists():
         return folder
     if data_dir:
-        raise UserError(f"--data_dir {data_dir} has no {archive.needed}; "
-                        f"point it at the folder with the original files of {dataset}")
+        raise UserError(
+            f"--data_dir {data_dir} has no {archive.needed}; "
+            f"point it at the folder with the original files of {dataset}"
+        )
     try:
         _download(archive, folder)
     except (OSError, http.client.HTTPException, _BadArchive) as error:
@@ -73,29 +88,39 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
             f"Three ways to get it: (1) connect to the internet and run again, it downloads {archive.url}; "
             f"(2) unpack that file yourself so that {folder.name}/{archive.needed} exists; "
             f"(3) give --data_dir with the folder that has {archive.needed}. "
-            f"To try the code without MovieLens: --dataset synthetic") from error
+            f"To try the code without MovieLens: --dataset synthetic"
+        ) from error
     return folder
 
 
 def _download(archive: Archive, folder: Path) -> None:
     """Download, check, unpack beside the target, then move each file into place."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=f".{folder.name}-"
+    ) as scratch:
         zip_path = Path(scratch) / "archive.zip"
         _fetch(archive.url, zip_path)
         digest = hashlib.md5(zip_path.read_bytes()).hexdigest()
         if digest != archive.md5:
-            raise _BadArchive(f"md5 {digest} instead of {archive.md5}: what came is truncated or altered, and "
-                              f"nothing of it was kept")
+            raise _BadArchive(
+                f"md5 {digest} instead of {archive.md5}: what came is truncated or altered, and "
+                f"nothing of it was kept"
+            )
         try:
             with zipfile.ZipFile(zip_path) as opened:
                 opened.extractall(scratch)
         except zipfile.BadZipFile as error:
-            raise _BadArchive(f"not a zip file: {error}; nothing of it was kept") from error
+            raise _BadArchive(
+                f"not a zip file: {error}; nothing of it was kept"
+            ) from error
         print(LICENCE, file=sys.stderr)
         source = next(Path(scratch).rglob(archive.needed)).parent
         folder.mkdir(exist_ok=True)
-        # The file that marks the data set as present comes last, so that an interruption is seen as absence.
-        for path in sorted(source.iterdir(), key=lambda path: path.name == archive.needed):
+        # The file that marks the data set as present comes last, so that an interruption is seen
+        # as absence.
+        for path in sorted(
+            source.iterdir(), key=lambda path: path.name == archive.needed
+        ):
             if path.is_file():
                 os.replace(path, folder / path.name)
 
@@ -104,8 +129,13 @@ def _fetch(url: str, path: Path) -> None:
     """Stream a URL into a file under a progress bar."""
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, path.open("wb") as file, \
-            Progress(*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn()) as progress:
+    with (
+        urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response,
+        path.open("wb") as file,
+        Progress(
+            *Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn()
+        ) as progress,
+    ):
         size = int(response.headers.get("Content-Length") or 0) or None
         task = progress.add_task(url.rsplit("/", 1)[-1], total=size)
         while block := response.read(1 << 16):

@@ -18,19 +18,68 @@ from support.errors import UserError
 
 # Compared without case and punctuation; the first that is there plays the role.
 ROLE_NAMES = {
-    "user": ("user", "userid", "customer", "customerid", "member", "membernumber", "visitor",
-             "visitorid", "reviewerid", "session", "sessionid"),
-    "item": ("item", "itemid", "movieid", "product", "productid", "sku", "asin", "parentasin",
-             "articleid", "isbn", "trackid", "artistid", "itemdescription"),
-    "time": ("timestamp", "time", "datetime", "date", "unixreviewtime", "ts", "createdat"),
+    "user": (
+        "user",
+        "userid",
+        "customer",
+        "customerid",
+        "member",
+        "membernumber",
+        "visitor",
+        "visitorid",
+        "reviewerid",
+        "session",
+        "sessionid",
+    ),
+    "item": (
+        "item",
+        "itemid",
+        "movieid",
+        "product",
+        "productid",
+        "sku",
+        "asin",
+        "parentasin",
+        "articleid",
+        "isbn",
+        "trackid",
+        "artistid",
+        "itemdescription",
+    ),
+    "time": (
+        "timestamp",
+        "time",
+        "datetime",
+        "date",
+        "unixreviewtime",
+        "ts",
+        "createdat",
+    ),
     "name": ("name", "title", "productname", "itemname", "movietitle"),
 }
 SCALES = ("rating", "ratings", "stars", "overall", "score")
-QUANTITIES = ("age", "year", "price", "count", "quantity", "amount", "weight", "plays", "length")
-RECBOLE: dict[str, Kind] = {"token": "category", "token_seq": "tags", "float": "number",
-                            "float_seq": "vector"}
-FILES = {"interactions": ("interactions", "ratings"), "items": ("items", "movies"),
-         "users": ("users",)}
+QUANTITIES = (
+    "age",
+    "year",
+    "price",
+    "count",
+    "quantity",
+    "amount",
+    "weight",
+    "plays",
+    "length",
+)
+RECBOLE: dict[str, Kind] = {
+    "token": "category",
+    "token_seq": "tags",
+    "float": "number",
+    "float_seq": "vector",
+}
+FILES = {
+    "interactions": ("interactions", "ratings"),
+    "items": ("items", "movies"),
+    "users": ("users",),
+}
 FEW = 20  # different whole numbers that still look like a list of values
 MOST_VALUES = 1000  # of a category
 MOST_PREDICTED = 200  # values of tags that a head learns
@@ -58,7 +107,9 @@ def inferred(path: Path, columns: str) -> tuple[Schema, Files]:
     pair = [interactions.roles["user"], interactions.roles["item"]]
     share = frame.duplicated(pair).mean()
     reader = "sequences" if is_sequences(path) else "tables"
-    return Schema(path.stem, verb="chose", repeats=bool(share > 0.01), reader=reader, **tables), files
+    return Schema(
+        path.stem, verb="chose", repeats=bool(share > 0.01), reader=reader, **tables
+    ), files
 
 
 def _given_roles(columns: str) -> dict[str, str]:
@@ -66,8 +117,10 @@ def _given_roles(columns: str) -> dict[str, str]:
     for part in names_of(columns):
         role, equals, field = part.partition("=")
         if not equals or role not in ROLE_NAMES:
-            raise UserError(f"--columns {part!r}: write role=field, with the roles "
-                            f"{', '.join(ROLE_NAMES)}")
+            raise UserError(
+                f"--columns {part!r}: write role=field, with the roles "
+                f"{', '.join(ROLE_NAMES)}"
+            )
         roles[role] = field
     return roles
 
@@ -79,16 +132,24 @@ def _files_of(path: Path) -> dict[str, File]:
     files = {}
     for table in TABLES:
         endings = {"interactions": ".inter", "items": ".item", "users": ".user"}
-        found = sorted(file for file in path.iterdir() if file.suffix == endings[table]
-                       or file.name.partition(".")[0] in FILES[table])
+        found = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix == endings[table]
+            or file.name.partition(".")[0] in FILES[table]
+        )
         if len(found) > 1:
-            raise UserError(f"{path} has several files of {table}: {found[0].name} and "
-                            f"{found[1].name}; keep one, or give a YAML file that names it")
+            raise UserError(
+                f"{path} has several files of {table}: {found[0].name} and "
+                f"{found[1].name}; keep one, or give a YAML file that names it"
+            )
         if found:
             files[table] = read_file(found[0])
     if "interactions" not in files:
-        raise UserError(f"{path} has no interactions.csv, ratings.csv or NAME.inter; name the file "
-                        f"itself, or write a schema (datasets/README.md)")
+        raise UserError(
+            f"{path} has no interactions.csv, ratings.csv or NAME.inter; name the file "
+            f"itself, or write a schema (datasets/README.md)"
+        )
     return files
 
 
@@ -104,20 +165,31 @@ def _typed(file: File) -> tuple[File, dict[str, Kind]]:
     return File(file.frame.rename(columns=names), file.name, file.first_line), kinds
 
 
-def _table(table: str, file: File, kinds: Mapping[str, Kind], given: Mapping[str, str],
-           ids: tuple[str, ...]) -> TableSchema:
+def _table(
+    table: str,
+    file: File,
+    kinds: Mapping[str, Kind],
+    given: Mapping[str, str],
+    ids: tuple[str, ...],
+) -> TableSchema:
     """Roles and columns of one table."""
     fields = [str(field) for field in file.frame.columns]
     roles = {}
     for role in ids:
         found = given[role] if given.get(role) in fields else _field_named(fields, role)
         if found is None:
-            raise UserError(f"{file.name}: which of {', '.join(fields)} is the {role}? "
-                            f"Give --columns {role}=FIELD")
+            raise UserError(
+                f"{file.name}: which of {', '.join(fields)} is the {role}? "
+                f"Give --columns {role}=FIELD"
+            )
         roles[role if table == "interactions" else "id"] = found
     optional = {"interactions": "time", "items": "name"}.get(table)
     if optional:
-        found = given[optional] if given.get(optional) in fields else _field_named(fields, optional)
+        found = (
+            given[optional]
+            if given.get(optional) in fields
+            else _field_named(fields, optional)
+        )
         if found is not None:
             roles[optional] = found
     columns = {}

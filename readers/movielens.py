@@ -23,9 +23,26 @@ ESTIMATED_COPY_MD5 = "1853567acfd2080deafecd8b5380fd58"
 ESTIMATED_COPY_NOTE = "timestamps of 12.4 % of the rows estimated, median bracket 113 s"
 RATINGS = ["user_id", "movie_id", "rating", "timestamp"]
 # Of u.item; before them a flag for 'unknown'.
-GENRES_100K = ("Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
-               "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi",
-               "Thriller", "War", "Western")
+GENRES_100K = (
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
 
 
 def read_movielens(folder: Path) -> tuple[dict[str, File], str]:
@@ -39,34 +56,51 @@ def read_movielens(folder: Path) -> tuple[dict[str, File], str]:
         return _read_100k(folder), ""
     if (folder / "ratings.csv").exists():
         return _read_csv(folder), ""
-    raise UserError(f"{folder} has no ratings.dat, u.data or ratings.csv; give --data_dir with the "
-                    f"folder that has the files of MovieLens")
+    raise UserError(
+        f"{folder} has no ratings.dat, u.data or ratings.csv; give --data_dir with the "
+        f"folder that has the files of MovieLens"
+    )
 
 
 def _read_1m(folder: Path) -> tuple[dict[str, File], str]:
-    ratings, movies, users = (folder / f"{name}.dat" for name in ("ratings", "movies", "users"))
+    ratings, movies, users = (
+        folder / f"{name}.dat" for name in ("ratings", "movies", "users")
+    )
     frames = {
         "interactions": _read_ratings(ratings, "::"),
         "items": _read_lines(movies, "::", ["movie_id", "title", "genres"]),
-        "users": _read_lines(users, "::", ["user_id", "gender", "age", "occupation", "zip_code"])}
+        "users": _read_lines(
+            users, "::", ["user_id", "gender", "age", "occupation", "zip_code"]
+        ),
+    }
     frames["items"]["year"] = frames["items"]["title"].map(release_year)
     estimated = hashlib.md5(ratings.read_bytes()).hexdigest() == ESTIMATED_COPY_MD5
-    files = {table: File(frame, str(path))
-             for (table, frame), path in zip(frames.items(), (ratings, movies, users), strict=True)}
+    files = {
+        table: File(frame, str(path))
+        for (table, frame), path in zip(
+            frames.items(), (ratings, movies, users), strict=True
+        )
+    }
     return files, ESTIMATED_COPY_NOTE if estimated else ""
 
 
 def _read_100k(folder: Path) -> dict[str, File]:
     ratings, movies, users = folder / "u.data", folder / "u.item", folder / "u.user"
     unnamed = [f"flag {number}" for number in range(19)]
-    items = _read_lines(movies, "|", ["movie_id", "title", "date", "video", "url", *unnamed])
+    items = _read_lines(
+        movies, "|", ["movie_id", "title", "date", "video", "url", *unnamed]
+    )
     flags = items[unnamed[1:]].to_numpy() == "1"
     items["genres"] = ["|".join(np.array(GENRES_100K)[row]) for row in flags]
     items["year"] = items["title"].map(release_year)
-    people = _read_lines(users, "|", ["user_id", "age", "gender", "occupation", "zip_code"])
-    return {"interactions": File(_read_ratings(ratings, "\t"), str(ratings)),
-            "items": File(items[["movie_id", "title", "genres", "year"]], str(movies)),
-            "users": File(people, str(users))}
+    people = _read_lines(
+        users, "|", ["user_id", "age", "gender", "occupation", "zip_code"]
+    )
+    return {
+        "interactions": File(_read_ratings(ratings, "\t"), str(ratings)),
+        "items": File(items[["movie_id", "title", "genres", "year"]], str(movies)),
+        "users": File(people, str(users)),
+    }
 
 
 def _read_csv(folder: Path) -> dict[str, File]:
@@ -89,8 +123,10 @@ def _read_bytes(path: Path) -> bytes:
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; put the file in its place") from None
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; fetch the data set again, or give --data_dir with the "
-                        f"folder that has it") from None
+        raise UserError(
+            f"{path} is missing; fetch the data set again, or give --data_dir with the "
+            f"folder that has it"
+        ) from None
 
 
 def _read_ratings(path: Path, separator: str) -> pd.DataFrame:
@@ -99,9 +135,16 @@ def _read_ratings(path: Path, separator: str) -> pd.DataFrame:
     single = content.replace(separator.encode(), b"\t")
     mixed = separator != "\t" and b"\t" in content
     try:
-        frame = pd.read_csv(io.BytesIO(single), sep="\t", names=RATINGS, dtype=np.int64,
-                            encoding=ENCODING, on_bad_lines="error", index_col=False,
-                            skip_blank_lines=False)
+        frame = pd.read_csv(
+            io.BytesIO(single),
+            sep="\t",
+            names=RATINGS,
+            dtype=np.int64,
+            encoding=ENCODING,
+            on_bad_lines="error",
+            index_col=False,
+            skip_blank_lines=False,
+        )
         if not mixed and not frame.empty and not frame.isna().to_numpy().any():
             return frame
     except (ValueError, OverflowError):
@@ -117,8 +160,10 @@ def _whole_numbers(path: Path, values: pd.Series) -> None:
     wrong = ~values.str.fullmatch(r"-?\d{1,18}")
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise UserError(f"{path}:{row + 1}: {values.name} {values.iloc[row]!r} is not a whole number; "
-                        f"correct the line")
+        raise UserError(
+            f"{path}:{row + 1}: {values.name} {values.iloc[row]!r} is not a whole number; "
+            f"correct the line"
+        )
 
 
 def _read_lines(path: Path, separator: str, fields: list[str]) -> pd.DataFrame:
@@ -127,8 +172,10 @@ def _read_lines(path: Path, separator: str, fields: list[str]) -> pd.DataFrame:
     rows = [line.split(separator) for line in lines]
     for number, row in enumerate(rows, start=1):
         if len(row) != len(fields):
-            raise UserError(f"{path}:{number}: {len(row)} fields instead of {len(fields)}; correct "
-                            f"the line")
+            raise UserError(
+                f"{path}:{number}: {len(row)} fields instead of {len(fields)}; correct "
+                f"the line"
+            )
     frame = pd.DataFrame(rows, columns=fields)
     _whole_numbers(path, frame[fields[0]])
     return frame

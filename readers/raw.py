@@ -34,11 +34,11 @@ Files = Mapping[str, File]  # table -> file
 class RawData:
     """Tables under the names of the schema, rows in file order.
 
-    interactions: user, item, time (seconds since 1970, if known) and the columns; items, users: id,
-    name (items) and the columns, or None where there is no such table. Ids are whole numbers if all
-    of them are, else text. Categories and text are text, None where unknown; tags are lists of text;
-    numbers are floats, NaN where unknown; vectors are lists of floats. counts: what was changed in
-    reading, as (what, how many), for the data card.
+    interactions: user, item, time (seconds since 1970, if known) and the columns; items, users:
+    id, name (items) and the columns, or None where there is no such table. Ids are whole numbers
+    if all of them are, else text. Categories and text are text, None where unknown; tags are
+    lists of text; numbers are floats, NaN where unknown; vectors are lists of floats. counts:
+    what was changed in reading, as (what, how many), for the data card.
     """
 
     schema: Schema
@@ -67,7 +67,9 @@ def assemble(schema: Schema, files: Files, note: str = "") -> RawData:
     for table in ("interactions", "items", "users"):
         described = schema.table(table)
         if table in files and described.roles:
-            files[table] = _without_missing_ids(table, files[table], described.roles, counts)
+            files[table] = _without_missing_ids(
+                table, files[table], described.roles, counts
+            )
             tables[table] = _named(files[table], described.roles, described.columns)
     if "interactions" not in tables:
         raise UserError(f"data set {schema.name} has no interactions")
@@ -85,13 +87,20 @@ def assemble(schema: Schema, files: Files, note: str = "") -> RawData:
                 counts.append((f"{table} without a row in their table", number))
     if "time" in interactions and (interactions["time"] < 0).any():
         row = int(np.flatnonzero(interactions["time"] < 0)[0])
-        _fault(files["interactions"], row, f"time {interactions['time'].iloc[row]} is before 1970")
+        _fault(
+            files["interactions"],
+            row,
+            f"time {interactions['time'].iloc[row]} is before 1970",
+        )
     interactions = _without_duplicates(interactions, schema.repeats, counts)
-    return RawData(schema, interactions, tables.get("items"), tables.get("users"), tuple(counts))
+    return RawData(
+        schema, interactions, tables.get("items"), tables.get("users"), tuple(counts)
+    )
 
 
-def _without_missing_ids(table: str, file: File, roles: Mapping[str, str],
-                         counts: list[tuple[str, int]]) -> File:
+def _without_missing_ids(
+    table: str, file: File, roles: Mapping[str, str], counts: list[tuple[str, int]]
+) -> File:
     """The file without the rows that lack an id or a time; the others keep their line numbers."""
     missing = np.zeros(len(file.frame), dtype=bool)
     needed = [role for role in ("user", "item", "time", "id") if role in roles]
@@ -105,7 +114,9 @@ def _without_missing_ids(table: str, file: File, roles: Mapping[str, str],
     return dataclasses.replace(file, frame=file.frame[~missing])
 
 
-def _named(file: File, roles: Mapping[str, str], columns: Mapping[str, Column]) -> pd.DataFrame:
+def _named(
+    file: File, roles: Mapping[str, str], columns: Mapping[str, Column]
+) -> pd.DataFrame:
     """One table under the names of the schema."""
     if file.frame.empty:
         raise UserError(f"{file.name} is empty; give a file with data")
@@ -113,7 +124,9 @@ def _named(file: File, roles: Mapping[str, str], columns: Mapping[str, Column]) 
     for role, field in roles.items():
         values = _field(file, field)
         if role == "time":
-            named[role] = seconds_of(values, f"{file.name}, field {field}", file.first_line)
+            named[role] = seconds_of(
+                values, f"{file.name}, field {field}", file.first_line
+            )
         elif role == "name":
             named[role] = _text(values)
         else:
@@ -125,8 +138,10 @@ def _named(file: File, roles: Mapping[str, str], columns: Mapping[str, Column]) 
 
 def _field(file: File, field: str) -> pd.Series:
     if field not in file.frame:
-        raise UserError(f"{file.name} has no field {field!r}; it has "
-                        f"{', '.join(map(str, file.frame.columns))}: correct the schema")
+        raise UserError(
+            f"{file.name} has no field {field!r}; it has "
+            f"{', '.join(map(str, file.frame.columns))}: correct the schema"
+        )
     return file.frame[field].reset_index(drop=True)
 
 
@@ -145,7 +160,10 @@ def _values(file: File, column: Column, values: pd.Series) -> pd.Series:
         return values.map(_vector)
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
     if numbers.isna().all():  # dates: days since 1970
-        return seconds_of(values, f"{file.name}, field {column.field}", file.first_line) / 86_400
+        return (
+            seconds_of(values, f"{file.name}, field {column.field}", file.first_line)
+            / 86_400
+        )
     wrong = numbers.isna() & ~_missing(values)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
@@ -161,8 +179,12 @@ def _category(file: File, column: Column, values: pd.Series) -> pd.Series:
         wrong = text.notna() & ~text.isin(list(column.values))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            _fault(file, row, f"{column.field} {text.iloc[row]!r} is none of the declared values "
-                              f"{', '.join(column.values)}")
+            _fault(
+                file,
+                row,
+                f"{column.field} {text.iloc[row]!r} is none of the declared values "
+                f"{', '.join(column.values)}",
+            )
     return text
 
 
@@ -171,8 +193,12 @@ def _only_declared(file: File, column: Column, tags: pd.Series) -> None:
     for row, found in enumerate(tags):
         for tag in found:
             if tag not in column.values:
-                _fault(file, row, f"{column.field} {tag!r} is none of the declared values "
-                                  f"{', '.join(column.values)}")
+                _fault(
+                    file,
+                    row,
+                    f"{column.field} {tag!r} is none of the declared values "
+                    f"{', '.join(column.values)}",
+                )
 
 
 def plain_number(text: str) -> str:
@@ -224,7 +250,9 @@ def _ids(values: pd.Series) -> pd.Series:
     return text.astype(object)
 
 
-def _same_ids(interactions: pd.DataFrame, role: str, table: pd.DataFrame | None) -> None:
+def _same_ids(
+    interactions: pd.DataFrame, role: str, table: pd.DataFrame | None
+) -> None:
     """Text on both sides where one side has ids that are no whole numbers."""
     if table is None or interactions[role].dtype == table["id"].dtype:
         return
@@ -240,8 +268,9 @@ def _one_row_each(table: pd.DataFrame, file: File) -> pd.DataFrame:
     return table
 
 
-def _without_duplicates(interactions: pd.DataFrame, repeats: bool,
-                        counts: list[tuple[str, int]]) -> pd.DataFrame:
+def _without_duplicates(
+    interactions: pd.DataFrame, repeats: bool, counts: list[tuple[str, int]]
+) -> pd.DataFrame:
     """Each item once a user, or with `repeats` once at each time; the first row stays."""
     key = ["user", "item"]
     if repeats and "time" in interactions:
@@ -251,7 +280,9 @@ def _without_duplicates(interactions: pd.DataFrame, repeats: bool,
     twice = interactions.duplicated(key)
     if twice.any():
         again = "at the same time" if repeats else "(the schema allows no repeats)"
-        counts.append((f"rows dropped: the same user and item {again}", int(twice.sum())))
+        counts.append(
+            (f"rows dropped: the same user and item {again}", int(twice.sum()))
+        )
     return interactions[~twice].reset_index(drop=True)
 
 

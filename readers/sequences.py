@@ -33,7 +33,9 @@ def read_sequences(path: Path) -> dict[str, File]:
         for number, line in enumerate(file, start=1):
             user, *history = line.split() or [""]
             if user and not history:
-                raise UserError(f"{path}:{number}: user {user} has no item; drop the line")
+                raise UserError(
+                    f"{path}:{number}: user {user} has no item; drop the line"
+                )
             users += [user] * len(history)
             items += history
     frame = pd.DataFrame({"user_id": users, "item_id": items})
@@ -44,6 +46,8 @@ def read_sequences(path: Path) -> dict[str, File]:
             attributes = json.loads(beside.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{beside} is not JSON ({error})") from error
-        table = pd.DataFrame({"item_id": list(attributes), "attributes": list(attributes.values())})
+        table = pd.DataFrame(
+            {"item_id": list(attributes), "attributes": list(attributes.values())}
+        )
         files["items"] = File(table, str(beside))
     return files

@@ -2,10 +2,12 @@
 
 The truth it is built on (all draws from one seeded stream of uniform numbers):
 
-- 400 films. Each has one to three genres, a year, a popularity, and exactly one *sequel*: another film that people
+- 400 films. Each has one to three genres, a year, a popularity, and exactly one *sequel*: another
+  film that people
   tend to watch soon after it. The sequels form one cycle through a random order of the films.
 - 1,000 people with gender, age group and occupation; each has two favourite genres.
-- Each age group has 25 favourite films of its own, and each of the four seasons of the year has 30.
+- Each age group has 25 favourite films of its own, and each of the four seasons of the year has
+  30.
 - A person's next film is chosen by one of five causes, tried with the probabilities in CAUSES:
     earlier_film  the sequel of one of the last three films watched  (cause_movie_id holds that film)
     age_group     a favourite film of the person's age group
@@ -13,12 +15,14 @@ The truth it is built on (all draws from one seeded stream of uniform numbers):
     genre_taste   a film with one of the person's favourite genres, drawn by popularity
     chance        any film, drawn by popularity
   Nobody watches a film twice; a cause that has nothing unseen to offer gives way to `chance`.
-- The rating depends on taste: 3 for a film without a favourite genre, 4 for one with, plus 1 for the cause
+- The rating depends on taste: 3 for a film without a favourite genre, 4 for one with, plus 1 for
+  the cause
   `earlier_film`, plus noise of -1, 0 or +1, kept within 1 to 5.
-- Sessions: two of three gaps between interactions are under ten minutes, the others one to sixty days.
+- Sessions: two of three gaps between interactions are under ten minutes, the others one to sixty
+  days.
 
-Columns `cause` and `cause_movie_id` (0 = none) of `ratings` hold the truth. The generator is frozen: a test holds the
-hash of its output, so that numbers measured on it stay comparable.
+Columns `cause` and `cause_movie_id` (0 = none) of `ratings` hold the truth. The generator is
+frozen: a test holds the hash of its output, so that numbers measured on it stay comparable.
 """
 
 from __future__ import annotations
@@ -32,15 +36,38 @@ import pandas as pd
 
 from readers.raw import File
 
-CAUSES = {"earlier_film": 0.35, "age_group": 0.15, "season": 0.15, "genre_taste": 0.25, "chance": 0.10}
+CAUSES = {
+    "earlier_film": 0.35,
+    "age_group": 0.15,
+    "season": 0.15,
+    "genre_taste": 0.25,
+    "chance": 0.10,
+}
 # What an explanation should name: the family of features, or '' for an item of the history.
 FAMILY_OF_CAUSE = {"earlier_film": "", "age_group": "users.age", "season": "times"}
 FIRST_TIME = 946_684_800  # 2000-01-01
 DAY = 86_400
 SEQUEL_MEMORY = 3
-GENRES = ("Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
-          "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller",
-          "War", "Western")
+GENRES = (
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
 AGES = (1, 18, 25, 35, 45, 50, 56)  # lower bounds of age groups
 RATINGS = ["user_id", "movie_id", "rating", "timestamp", "cause", "cause_movie_id"]
 
@@ -49,7 +76,8 @@ class _World:
     """What holds before anybody watches anything."""
 
     def __init__(self, draw: np.random.Generator, films: int) -> None:
-        # Only `draw.random` is used: its stream is the part of numpy that stays the same across versions.
+        # Only `draw.random` is used: its stream is the part of numpy that stays the same across
+        # versions.
         self.genres = np.zeros((films, len(GENRES)), dtype=bool)
         for film in range(films):
             chosen = (draw.random(1 + int(draw.random() * 3)) * len(GENRES)).astype(int)
@@ -76,30 +104,48 @@ def generate(seed: int = 7, people: int = 1000, films: int = 400) -> dict[str, F
         taste = (draw.random(2) * len(GENRES)).astype(int)
         tasty = world.genres[:, taste].any(axis=1)
         rows += _one_user(draw, world, person + 1, age, tasty)
-    movies = pd.DataFrame({
-        "movie_id": np.arange(1, films + 1),
-        "title": [f"Synthetic Film {film + 1:03d} ({world.year[film]})" for film in range(films)],
-        "year": world.year.astype(np.int64),
-        "genres": ["|".join(np.array(GENRES)[flags]) for flags in world.genres]})
-    frames = {"interactions": pd.DataFrame(rows, columns=RATINGS), "items": movies,
-              "users": pd.DataFrame(users, columns=["user_id", "gender", "age", "occupation"])}
+    movies = pd.DataFrame(
+        {
+            "movie_id": np.arange(1, films + 1),
+            "title": [
+                f"Synthetic Film {film + 1:03d} ({world.year[film]})"
+                for film in range(films)
+            ],
+            "year": world.year.astype(np.int64),
+            "genres": ["|".join(np.array(GENRES)[flags]) for flags in world.genres],
+        }
+    )
+    frames = {
+        "interactions": pd.DataFrame(rows, columns=RATINGS),
+        "items": movies,
+        "users": pd.DataFrame(
+            users, columns=["user_id", "gender", "age", "occupation"]
+        ),
+    }
     return {table: File(frame, f"synthetic {table}") for table, frame in frames.items()}
 
 
 def true_causes() -> dict[tuple[int, int], tuple[str, int]]:
-    """(user id, item id) -> (cause, id of the earlier item that caused it, or 0) of the frozen data set."""
+    """(user id, item id) -> (cause, id of the earlier item that caused it, or 0) of the frozen
+    data set.
+    """
     rows = generate()["interactions"].frame
     pairs = zip(rows["user_id"], rows["movie_id"], strict=True)
-    return dict(zip(pairs, zip(rows["cause"], rows["cause_movie_id"], strict=True), strict=True))
+    return dict(
+        zip(pairs, zip(rows["cause"], rows["cause_movie_id"], strict=True), strict=True)
+    )
 
 
 def season_of(timestamp: int) -> int:
-    """0 = December to February, 1 = March to May, 2 = June to August, 3 = September to November (UTC)."""
+    """0 = December to February, 1 = March to May, 2 = June to August, 3 = September to November
+    (UTC).
+    """
     return datetime.datetime.fromtimestamp(timestamp, datetime.UTC).month % 12 // 3
 
 
-def _one_user(draw: np.random.Generator, world: _World, user_id: int, age: int,
-              tasty: np.ndarray) -> list[tuple]:
+def _one_user(
+    draw: np.random.Generator, world: _World, user_id: int, age: int, tasty: np.ndarray
+) -> list[tuple]:
     seen: list[int] = []
     unseen = np.ones(len(world.year), dtype=bool)
     time = FIRST_TIME + int(draw.random() * 365 * DAY)
@@ -119,7 +165,9 @@ def _one_user(draw: np.random.Generator, world: _World, user_id: int, age: int,
         if not (candidates & unseen).any():
             name, candidates = "chance", np.ones_like(unseen)
         by_popularity = name in ("genre_taste", "chance")
-        weight = np.where(candidates & unseen, world.popularity if by_popularity else 1.0, 0.0)
+        weight = np.where(
+            candidates & unseen, world.popularity if by_popularity else 1.0, 0.0
+        )
         film = _pick(draw, weight)
         recent = reversed(seen[-SEQUEL_MEMORY:])
         source = next((old for old in recent if world.sequel[old] == film), None)
@@ -144,5 +192,7 @@ def _pick(draw: np.random.Generator, weight: np.ndarray) -> int:
 
 def content_hash(files: Mapping[str, File]) -> str:
     """Hash of all rows of all tables, causes included."""
-    texts = [file.frame.to_csv(index=False, lineterminator="\n") for file in files.values()]
+    texts = [
+        file.frame.to_csv(index=False, lineterminator="\n") for file in files.values()
+    ]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

@@ -1,4 +1,6 @@
-"""Tables in files: CSV and TSV (any separator, gzip), Parquet, JSON lines, RecBole's atomic files."""
+"""Tables in files: CSV and TSV (any separator, gzip), Parquet, JSON lines, RecBole's atomic
+files.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,10 @@ def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
             continue
         found = sorted(folder.glob(pattern)) if "*" in pattern else [folder / pattern]
         if not found or not found[0].exists():
-            raise UserError(f"{folder / pattern} is missing: schema {schema.name} names it as the "
-                            f"file of {table}; correct the schema or give --data_dir")
+            raise UserError(
+                f"{folder / pattern} is missing: schema {schema.name} names it as the "
+                f"file of {table}; correct the schema or give --data_dir"
+            )
         files[table] = _together([read_file(path) for path in found])
     return files
 
@@ -41,15 +45,22 @@ def read_file(path: Path) -> File:
         if kind in PARQUET:
             return File(pd.read_parquet(path), str(path))
         if kind in JSON_LINES:
-            return File(pd.read_json(path, lines=True, dtype=False, convert_dates=False), str(path))
+            return File(
+                pd.read_json(path, lines=True, dtype=False, convert_dates=False),
+                str(path),
+            )
         return _read_csv(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+        raise UserError(
+            f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8"
+        ) from error
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as {kind or 'CSV'}: {reason}") from error
+        raise UserError(
+            f"{path} cannot be read as {kind or 'CSV'}: {reason}"
+        ) from error
 
 
 def _read_csv(path: Path) -> File:
@@ -58,10 +69,20 @@ def _read_csv(path: Path) -> File:
     header = sample.partition("\n")[0]
     separator = max(SEPARATORS, key=header.count)
     # RecBole's atomic files are tab-separated with typed names and without quotes.
-    quoting = csv.QUOTE_NONE if path.suffix in (".inter", ".item", ".user") else csv.QUOTE_MINIMAL
+    quoting = (
+        csv.QUOTE_NONE
+        if path.suffix in (".inter", ".item", ".user")
+        else csv.QUOTE_MINIMAL
+    )
     with open_text(path) as file:
-        frame = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, quoting=quoting,
-                            index_col=False)
+        frame = pd.read_csv(
+            file,
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            quoting=quoting,
+            index_col=False,
+        )
     return File(frame, str(path), first_line=2)
 
 

@@ -1,4 +1,6 @@
-"""Times as people write them, to seconds since 1970: epochs, ISO 8601, and dates day or month first."""
+"""Times as people write them, to seconds since 1970: epochs, ISO 8601, and dates day or month
+first.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ import pandas as pd
 
 from support.errors import UserError
 
-LATEST = 4_102_444_800  # 2100-01-01: a larger number of seconds is one of milliseconds or less
+# 2100-01-01: a larger number of seconds is one of milliseconds or less
+LATEST = 4_102_444_800
 UNITS = (1, 1_000, 1_000_000, 1_000_000_000)  # of epochs, in a second
 NUMERIC_DATE = r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(.*)"
 
@@ -32,8 +35,10 @@ def seconds_of(values: pd.Series, where: str, first_line: int) -> pd.Series:
         moments = pd.to_datetime(text, format="ISO8601", utc=True)
     except ValueError:
         row = _first_unreadable(text)
-        raise UserError(f"{where}: {values.iloc[row]!r} in line {first_line + row} is not a time; "
-                        f"write seconds since 1970 or ISO dates such as 2015-01-31") from None
+        raise UserError(
+            f"{where}: {values.iloc[row]!r} in line {first_line + row} is not a time; "
+            f"write seconds since 1970 or ISO dates such as 2015-01-31"
+        ) from None
     return _of_datetimes(moments)
 
 
@@ -49,7 +54,9 @@ def _of_epochs(numbers: pd.Series, where: str) -> pd.Series:
     for unit in UNITS:
         if largest / unit < LATEST:
             return (numbers // unit).astype(np.int64)
-    raise UserError(f"{where}: {largest:g} is no time since 1970 in seconds or smaller units")
+    raise UserError(
+        f"{where}: {largest:g} is no time since 1970 in seconds or smaller units"
+    )
 
 
 def _ordered(parts: pd.DataFrame, where: str) -> pd.Series:
@@ -57,14 +64,25 @@ def _ordered(parts: pd.DataFrame, where: str) -> pd.Series:
     first, second = parts[0].astype(int), parts[1].astype(int)
     day_first, month_first = (first > 12).any(), (second > 12).any()
     if day_first and month_first:
-        raise UserError(f"{where}: some dates have the day first and some the month; write them as "
-                        f"2015-01-31")
+        raise UserError(
+            f"{where}: some dates have the day first and some the month; write them as "
+            f"2015-01-31"
+        )
     if not day_first and not month_first:
         example = "-".join(parts.iloc[0, :3])
-        raise UserError(f"{where}: {example!r} may be day-month or month-day, and no date of the "
-                        f"column tells which; write them as 2015-01-31")
+        raise UserError(
+            f"{where}: {example!r} may be day-month or month-day, and no date of the "
+            f"column tells which; write them as 2015-01-31"
+        )
     day, month = (first, second) if day_first else (second, first)
-    return parts[2] + "-" + month.map("{:02d}".format) + "-" + day.map("{:02d}".format) + parts[3]
+    return (
+        parts[2]
+        + "-"
+        + month.map("{:02d}".format)
+        + "-"
+        + day.map("{:02d}".format)
+        + parts[3]
+    )
 
 
 def _first_unreadable(text: pd.Series) -> int:

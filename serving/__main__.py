@@ -1,7 +1,8 @@
-"""Serve a trained model: `python -m serving --model_path checkpoints/best`, then open http://127.0.0.1:8000
+"""Serve a trained model: `python -m serving --model_path checkpoints/best`, then open
+http://127.0.0.1:8000
 
-Several workers share one copy of the weights in memory. A new checkpoint in the folder is served as soon as it is
-there; Ctrl-C answers what has been asked and ends.
+Several workers share one copy of the weights in memory. A new checkpoint in the folder is served
+as soon as it is there; Ctrl-C answers what has been asked and ends.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from serving.engines import load_engines
 from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
 
-# oneDNN keeps a kernel for each shape of a product, a thousand by default, and requests have many shapes:
-# workers would grow for minutes (serving/load.py).
+# oneDNN keeps a kernel for each shape of a product, a thousand by default, and requests have many
+# shapes: workers would grow for minutes (serving/load.py).
 KERNELS = "16"
 
 
@@ -27,15 +28,29 @@ def main(argv: list[str]) -> None:
     cores = os.cpu_count() or 1
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--model_path", default="checkpoints/best",
-        help="folder of a trained model (default: %(default)s)")
-    add("--vanilla_path", default="models/vanilla",
-        help="the model to compare with where it fits the data, '' for none (default: %(default)s)")
+    add(
+        "--model_path",
+        default="checkpoints/best",
+        help="folder of a trained model (default: %(default)s)",
+    )
+    add(
+        "--vanilla_path",
+        default="models/vanilla",
+        help="the model to compare with where it fits the data, '' for none (default: %(default)s)",
+    )
     add("--data_dir", help="folder with the data set's files (default: as in training)")
-    add("--host", default="127.0.0.1",
-        help="address to listen on (default: %(default)s, this machine alone)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine alone)",
+    )
     add("--port", type=int, default=8000, help="(default: %(default)s)")
-    add("--workers", type=int, default=cores, help="processes (default: one a core, %(default)s)")
+    add(
+        "--workers",
+        type=int,
+        default=cores,
+        help="processes (default: one a core, %(default)s)",
+    )
     flags = parser.parse_args(argv)
     if flags.workers < 1 or not 0 < flags.port < 65536:
         raise UserError("--workers must be at least 1 and --port lie in 1 to 65535")
@@ -43,7 +58,9 @@ def main(argv: list[str]) -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     vanilla = flags.vanilla_path or None
     # What is wrong with them is said here, once, and not by each worker.
-    load_engines(Path(flags.model_path), Path(vanilla) if vanilla else None, flags.data_dir)
+    load_engines(
+        Path(flags.model_path), Path(vanilla) if vanilla else None, flags.data_dir
+    )
     to_environment(Config(flags.model_path, vanilla, flags.data_dir, hosts))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // flags.workers)))
     with tempfile.TemporaryDirectory() as counters:
@@ -52,9 +69,18 @@ def main(argv: list[str]) -> None:
         import uvicorn
 
         print(f"http://{flags.host}:{flags.port}", flush=True)
-        uvicorn.run("serving.app:from_environment", factory=True, host=flags.host, port=flags.port,
-                    workers=flags.workers, log_level="warning", access_log=False,
-                    timeout_graceful_shutdown=30, limit_concurrency=1000, server_header=False)
+        uvicorn.run(
+            "serving.app:from_environment",
+            factory=True,
+            host=flags.host,
+            port=flags.port,
+            workers=flags.workers,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=30,
+            limit_concurrency=1000,
+            server_header=False,
+        )
 
 
 def _names(host: str) -> tuple[str, ...]:

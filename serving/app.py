@@ -1,7 +1,8 @@
 """The HTTP service: /recommend, /explain, /profile, /items, /health, /metrics, and the page at /.
 
-Requests are JSON of serving/schemas.py and nothing else: no file, pickle or address that a request names is
-ever opened. Every refusal is {"error": "one line"} with a 4xx code, 503 when too many wait.
+Requests are JSON of serving/schemas.py and nothing else: no file, pickle or address that a
+request names is ever opened. Every refusal is {"error": "one line"} with a 4xx code, 503 when too
+many wait.
 """
 
 from __future__ import annotations
@@ -37,14 +38,21 @@ from serving.schemas import Error, Explanations, Items, Recommendations, User, W
 from support.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
-TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
 M_ARENA_MAX = -8  # malloc.h
 LONGEST = 500  # characters of a refusal
 SOME_USERS = 200  # at least, that /health names where there are so many
 MOST_VALUES = 1000  # of a column, that /health names
 EXACT = 2**53  # beyond, JSON rounds whole numbers
 ENVIRONMENT = "ENHANCED_BERT4REC_SERVICE"  # how the configuration reaches workers
-REFUSALS: dict[int | str, dict[str, Any]] = {code: {"model": Error} for code in (400, 413, 422, 503)}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Error} for code in (400, 413, 422, 503)
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ class Config:
     model_path: str = "checkpoints/best"
     vanilla_path: str | None = "models/vanilla"
     data_dir: str | None = None
-    hosts: tuple[str, ...] = ("localhost", "127.0.0.1")  # names by which it may be asked for
+    # names by which it may be asked for
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
     look_every: float = 2.0  # seconds between looks for a newer checkpoint
 
 
@@ -69,11 +78,13 @@ class Service:
 
     def _load(self, older: Engines | None) -> Engines:
         vanilla = Path(self.config.vanilla_path) if self.config.vanilla_path else None
-        return load_engines(Path(self.config.model_path), vanilla, self.config.data_dir, older)
+        return load_engines(
+            Path(self.config.model_path), vanilla, self.config.data_dir, older
+        )
 
     async def look_for_newer(self) -> None:
-        """Serve a checkpoint that takes the place of the old one as soon as it is read. One that cannot be
-        read is reported and looked at again when it changes; the old one stays."""
+        """Serve a checkpoint that takes the place of the old one as soon as it is read. One that
+        cannot be read is reported and looked at again when it changes; the old one stays."""
         while True:
             await asyncio.sleep(self.config.look_every)
             version = version_of(Path(self.config.model_path))
@@ -85,45 +96,58 @@ class Service:
                 self.metrics.reloads.labels("loaded").inc()
             except Exception as error:
                 self.metrics.reloads.labels("refused").inc()
-                print(f"the newer checkpoint in {self.config.model_path} is not served: {error}",
-                      flush=True)
+                print(
+                    f"the newer checkpoint in {self.config.model_path} is not served: {error}",
+                    flush=True,
+                )
 
     def engine(self, name: str) -> RecommendationEngine:
         """By its name in requests. Raises `UserError` if it is not served."""
         if name == "main":
             return self.engines.main
         if name not in self.engines.others:
-            raise UserError(f"model {name!r} is not served here: it needs its checkpoint and the data "
-                            f"set's files")
+            raise UserError(
+                f"model {name!r} is not served here: it needs its checkpoint and the data "
+                f"set's files"
+            )
         return self.engines.others[name]
 
     def must_have(self, user: User) -> None:
         """Raises `UserError` for a user of data that are not here."""
         if user.user_id is not None and not self.engines.has_data:
-            raise UserError("users of the data cannot be asked for here: its files are absent, or are not "
-                            "those that the model was trained on; give a history")
+            raise UserError(
+                "users of the data cannot be asked for here: its files are absent, or are not "
+                "those that the model was trained on; give a history"
+            )
 
     def history(self, user: User, engine: RecommendationEngine) -> tuple[History, str]:
         """What is known of a user, for an engine, and what must be said of it.
 
-        A history speaks of the main model's items; those that another one does not know are left out.
+        A history speaks of the main model's items; those that another one does not know are left
+        out.
         """
         self.must_have(user)
         main, items, columns, note = self.engines.main, user.history, user.columns, ""
         at = user.at if engine.knows_request_time or engine is main else None
         if engine.catalogue.items is main.catalogue.items:
             history = engine.history(user.user_id, items, at, columns)
-            return history, engine.request_time_note(user.user_id if items is None else None, at)
+            return history, engine.request_time_note(
+                user.user_id if items is None else None, at
+            )
         if items is None and user.user_id is not None:
             rows = main.history(user.user_id).items
             items = main.catalogue.items.id_array(rows).tolist()
         if items is not None:
             known = [one for one in items if engine.catalogue.items.index([one])[0]]
             if len(known) < len(items):
-                note = (f"without {len(items) - len(known)} {main.schema.nouns} that this model does not "
-                        f"know")
+                note = (
+                    f"without {len(items) - len(known)} {main.schema.nouns} that this model does not "
+                    f"know"
+                )
             items = known
-        return engine.history(None, items, at, columns or ({} if not items else None)), note
+        return engine.history(
+            None, items, at, columns or ({} if not items else None)
+        ), note
 
 
 def create_app(config: Config) -> FastAPI:
@@ -138,15 +162,24 @@ def create_app(config: Config) -> FastAPI:
         looking.cancel()
         await service.batcher.stop()
 
-    app = FastAPI(title="Enhanced BERT4Rec", version="2", docs_url=None, redoc_url=None,
-                  lifespan=lifespan,
-                  description="Recommends items and says why. All ids are the data set's own.")
+    app = FastAPI(
+        title="Enhanced BERT4Rec",
+        version="2",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        description="Recommends items and says why. All ids are the data set's own.",
+    )
     app.state.service = service
     _add_refusals(app)
     _add_questions(app, service)
     _add_surroundings(app, service)
-    middlewares = ((TrustedHostMiddleware, {"allowed_hosts": list(config.hosts)}), (BodyLimit, {}),
-                   (Measured, {"metrics": service.metrics}), (SecurityHeaders, {}))
+    middlewares = (
+        (TrustedHostMiddleware, {"allowed_hosts": list(config.hosts)}),
+        (BodyLimit, {}),
+        (Measured, {"metrics": service.metrics}),
+        (SecurityHeaders, {}),
+    )
     for middleware, options in middlewares:
         app.add_middleware(middleware, **options)
     return app
@@ -172,7 +205,9 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """The k best items for a user, fewer if fewer are left."""
         engine = service.engine(wish.model)
         history, note = service.history(wish, engine)
-        query = engines_of.Query(history, wish.k, wish.filter_seen, wish.where, or_fewer=True)
+        query = engines_of.Query(
+            history, wish.k, wish.filter_seen, wish.where, or_fewer=True
+        )
         rows = await service.batcher.rank(engine, query)
         return answer({"recommendations": rows, "note": note})
 
@@ -182,8 +217,10 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         engine = service.engines.main
         history, _ = service.history(why, engine)
         query = engines_of.Query(history, why.k or 10, why.filter_seen, why.where)
-        work = service.batcher.compute("explain", lambda: engine.explain(
-            query, why.item_ids, in_full=why.k is not None))
+        work = service.batcher.compute(
+            "explain",
+            lambda: engine.explain(query, why.item_ids, in_full=why.k is not None),
+        )
         return answer({"explanations": await _while_there(request, work)})
 
     @app.post("/profile", response_model=Profile, responses=REFUSALS)
@@ -191,15 +228,26 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """What is known of a user, what the history says, and what the model expects."""
         engine = service.engines.main
         service.must_have(user)
-        return answer(await service.batcher.compute("rank", lambda: engine.get_user_profile(
-            user.user_id, user.history, at=user.at, user_columns=user.columns)))
+        return answer(
+            await service.batcher.compute(
+                "rank",
+                lambda: engine.get_user_profile(
+                    user.user_id, user.history, at=user.at, user_columns=user.columns
+                ),
+            )
+        )
 
     @app.get("/items", response_model=Items, responses=REFUSALS)
-    async def items(query: Annotated[str, Query(min_length=1, max_length=100,
-                                                description="words of a name")]) -> Response:
+    async def items(
+        query: Annotated[
+            str, Query(min_length=1, max_length=100, description="words of a name")
+        ],
+    ) -> Response:
         """Items whose names hold all words of a query, the most popular first."""
         engines = service.engines
-        return answer({"items": [engines.main.item(row) for row in engines.search(query)]})
+        return answer(
+            {"items": [engines.main.item(row) for row in engines.search(query)]}
+        )
 
 
 def answer(content: Any) -> Response:
@@ -218,7 +266,9 @@ def _exact(content: Any) -> Any:
 
 
 async def _while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
-    """The result of slow work, which is dropped, if it has not begun, when nobody waits for it any more."""
+    """The result of slow work, which is dropped, if it has not begun, when nobody waits for it
+    any more.
+    """
     task = asyncio.ensure_future(work)
     while not task.done():
         await asyncio.wait({task}, timeout=0.5)
@@ -236,24 +286,38 @@ def health_of(engines: Engines) -> dict[str, Any]:
     users = catalogue.users
     ids = users.ids.tolist() if engines.has_data else []
     return {
-        "status": "ok", "dataset": schema.name, "data_note": schema.note, "noun": schema.noun,
-        "nouns": schema.nouns, "verb": schema.verb, "repeats": schema.repeats,
-        "items": len(catalogue.items.ids), "validation": main.info["validation"],
-        "git_commit": main.info["git_commit"], "models": ["main", *sorted(engines.others)],
-        "users": len(ids), "numeric_ids": users.numeric,
-        "some_users": ids[::max(1, len(ids) // SOME_USERS)],
-        "serves_empty_histories": main.scorer.starts, "knows_request_time": main.knows_request_time,
+        "status": "ok",
+        "dataset": schema.name,
+        "data_note": schema.note,
+        "noun": schema.noun,
+        "nouns": schema.nouns,
+        "verb": schema.verb,
+        "repeats": schema.repeats,
+        "items": len(catalogue.items.ids),
+        "validation": main.info["validation"],
+        "git_commit": main.info["git_commit"],
+        "models": ["main", *sorted(engines.others)],
+        "users": len(ids),
+        "numeric_ids": users.numeric,
+        "some_users": ids[:: max(1, len(ids) // SOME_USERS)],
+        "serves_empty_histories": main.scorer.starts,
+        "knows_request_time": main.knows_request_time,
         "item_columns": _described(catalogue.items.fields, catalogue.items),
         "user_columns": _described(users.fields, users),
-        "interaction_columns": _described(catalogue.interaction_fields, None)}
+        "interaction_columns": _described(catalogue.interaction_fields, None),
+    }
 
 
 def _described(fields: dict[str, Field], table: Table | None) -> list[dict[str, Any]]:
     """Columns as the page needs them for its widgets."""
     columns = []
     for name, entry in fields.items():
-        column = {"name": name, "label": entry.column.title, "kind": entry.column.kind,
-                  "ordered": entry.column.ordered}
+        column = {
+            "name": name,
+            "label": entry.column.title,
+            "kind": entry.column.kind,
+            "ordered": entry.column.ordered,
+        }
         if entry.values:
             pairs = zip(entry.values, entry.titles, strict=True)
             column["values"] = [list(pair) for pair in pairs][:MOST_VALUES]
@@ -277,15 +341,21 @@ def _add_surroundings(app: FastAPI, service: Service) -> None:
         content, kind = service.metrics.exposition()
         return Response(content, media_type=kind)
 
-    files = {path.relative_to(STATIC).as_posix(): path.read_bytes() for path in STATIC.rglob("*")
-             if path.suffix in TYPES}
+    files = {
+        path.relative_to(STATIC).as_posix(): path.read_bytes()
+        for path in STATIC.rglob("*")
+        if path.suffix in TYPES
+    }
 
     @app.get("/static/{name:path}", include_in_schema=False)
     async def static(name: str) -> Response:
         if name not in files:
             raise HTTPException(404, "no such file")
-        return Response(files[name], media_type=TYPES[Path(name).suffix],
-                        headers={"cache-control": "max-age=300"})
+        return Response(
+            files[name],
+            media_type=TYPES[Path(name).suffix],
+            headers={"cache-control": "max-age=300"},
+        )
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -296,6 +366,7 @@ def _add_refusals(app: FastAPI) -> None:
     def refusal(code: int) -> Callable[[Request, Exception], Any]:
         async def refuse(_request: Request, error: Exception) -> Response:
             return JSONResponse({"error": _plain(error)}, code)
+
         return refuse
 
     app.exception_handler(UserError)(refusal(400))
@@ -303,16 +374,23 @@ def _add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(Busy)
     async def busy(_request: Request, _error: Busy) -> Response:
-        return JSONResponse({"error": "too many requests wait; try again in a moment"}, 503,
-                            {"retry-after": "1"})
+        return JSONResponse(
+            {"error": "too many requests wait; try again in a moment"},
+            503,
+            {"retry-after": "1"},
+        )
 
     @app.exception_handler(HTTPException)
     async def other(_request: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+        return JSONResponse(
+            {"error": str(error.detail)}, error.status_code, error.headers
+        )
 
 
 def _plain(error: Exception) -> str:
-    """One short line, without the dashes of command-line flags and without the values of the request."""
+    """One short line, without the dashes of command-line flags and without the values of the
+    request.
+    """
     if isinstance(error, RequestValidationError):
         faults = []
         for fault in error.errors()[:3]:

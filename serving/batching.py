@@ -1,4 +1,6 @@
-"""Who computes when: queries that wait together are ranked together; explanations never stand in their way."""
+"""Who computes when: queries that wait together are ranked together; explanations never stand in
+their way.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class Busy(Exception):
 
 
 class Batcher:
-    """Ranks for many callers. While one batch is computed the next one gathers, so nobody waits for company.
+    """Ranks for many callers. While one batch is computed the next one gathers, so nobody waits
+    for company.
 
     Explanations run in a thread of their own at a lower priority (on Linux), one at a time.
     """
@@ -32,8 +35,10 @@ class Batcher:
     def __init__(self, observe: Callable[[int], None] = lambda size: None) -> None:
         self.observe = observe  # told the size of each batch
         self.waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING["rank"])
-        self.threads = {"rank": ThreadPoolExecutor(1, "rank"),
-                        "explain": ThreadPoolExecutor(1, "explain", _step_back)}
+        self.threads = {
+            "rank": ThreadPoolExecutor(1, "rank"),
+            "explain": ThreadPoolExecutor(1, "explain", _step_back),
+        }
         self.running = dict.fromkeys(self.threads, 0)
         self.task: asyncio.Task | None = None
 
@@ -49,7 +54,9 @@ class Batcher:
         for thread in self.threads.values():
             thread.shutdown()
 
-    async def rank(self, engine: RecommendationEngine, query: Query) -> list[Recommendation]:
+    async def rank(
+        self, engine: RecommendationEngine, query: Query
+    ) -> list[Recommendation]:
         """`engine.answer` of one query. Raises `Busy`, or what that raises."""
         future = asyncio.get_running_loop().create_future()
         try:
@@ -59,7 +66,8 @@ class Batcher:
         return await future
 
     async def compute(self, thread: str, work: Callable[[], Answer]) -> Answer:
-        """The result of something else, computed in the thread 'rank', if it is quick, or 'explain'.
+        """The result of something else, computed in the thread 'rank', if it is quick, or
+        'explain'.
 
         Raises `Busy`, or what that raises.
         """
@@ -80,10 +88,13 @@ class Batcher:
                 batch.append(self.waiting.get_nowait())
             self.observe(len(batch))
             for engine in {id(engine): engine for engine, _, _ in batch}.values():
-                part = [(query, future) for own, query, future in batch if own is engine]
+                part = [
+                    (query, future) for own, query, future in batch if own is engine
+                ]
                 queries = [query for query, _ in part]
-                answers = await loop.run_in_executor(self.threads["rank"], answers_of, engine,
-                                                     queries)
+                answers = await loop.run_in_executor(
+                    self.threads["rank"], answers_of, engine, queries
+                )
                 for (_, future), answer in zip(part, answers, strict=True):
                     _give(future, answer)
             for _ in batch:
@@ -99,9 +110,12 @@ def _give(future: asyncio.Future, answer: Any) -> None:
         future.set_result(answer)
 
 
-def answers_of(engine: RecommendationEngine,
-               queries: list[Query]) -> list[list[Recommendation] | Exception]:
-    """The answer to each query, or what was wrong with it: one bad query spoils no other's answer."""
+def answers_of(
+    engine: RecommendationEngine, queries: list[Query]
+) -> list[list[Recommendation] | Exception]:
+    """The answer to each query, or what was wrong with it: one bad query spoils no other's
+    answer.
+    """
     try:
         return list(engine.answer(queries))
     except Exception as error:

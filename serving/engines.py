@@ -1,5 +1,5 @@
-"""The models behind the service: the one served, those it is compared with, a newer checkpoint when there is
-one."""
+"""The models behind the service: the one served, those it is compared with, a newer checkpoint
+when there is one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ SHOWN = 20  # items that a search lists
 
 @dataclass(frozen=True)
 class Engines:
-    """`main` answers; `others` by name, for comparison. has_data: whether users of the data can be asked
-    for."""
+    """`main` answers; `others` by name, for comparison. has_data: whether users of the data can
+    be asked for."""
 
     main: RecommendationEngine
     others: dict[str, RecommendationEngine]
     has_data: bool
-    names: tuple[tuple[int, str], ...]  # row and folded name, the most popular first where known
+    # row and folded name, the most popular first where known
+    names: tuple[tuple[int, str], ...]
 
     def search(self, query: str) -> list[int]:
         """Rows of at most SHOWN items whose names hold all words of a query."""
@@ -36,18 +37,27 @@ class Engines:
         return [row for row, _ in zip(found, range(SHOWN), strict=False)]
 
 
-def load_engines(model_path: Path, vanilla_path: Path | None, data_dir: str | None,
-                 older: Engines | None = None) -> Engines:
-    """Read the checkpoints and, where it is to be had, the data; what `older` has of the same is kept.
+def load_engines(
+    model_path: Path,
+    vanilla_path: Path | None,
+    data_dir: str | None,
+    older: Engines | None = None,
+) -> Engines:
+    """Read the checkpoints and, where it is to be had, the data; what `older` has of the same is
+    kept.
 
-    Raises `UserError` if the served checkpoint cannot be used. Without data there are no users and no
-    popularity, and without its names or with those of another data set no vanilla model: said in a line
-    each.
+    Raises `UserError` if the served checkpoint cannot be used. Without data there are no users
+    and no popularity, and without its names or with those of another data set no vanilla model:
+    said in a line each.
     """
     main = RecommendationEngine(model_path, data_dir=data_dir, mapped=True)
     items = main.catalogue.items
     counts, others, has_data = np.zeros(len(items)), {}, True
-    if older and older.has_data and older.main.info["split_hash"] == main.info["split_hash"]:
+    if (
+        older
+        and older.has_data
+        and older.main.info["split_hash"] == main.info["split_hash"]
+    ):
         main.catalogue, main.data = older.main.catalogue, older.main.data
     try:
         popularity = Popularity(main.data)
@@ -62,20 +72,23 @@ def load_engines(model_path: Path, vanilla_path: Path | None, data_dir: str | No
         vanilla = _vanilla(vanilla_path, data_dir, main)
         if vanilla is not None:
             others["vanilla"] = vanilla
-    order = items.first + np.argsort(-counts[items.first:], kind="stable")
+    order = items.first + np.argsort(-counts[items.first :], kind="stable")
     names = tuple((int(row), folded(items.names[row])) for row in order)
     return Engines(main, others, has_data, names)
 
 
-def _vanilla(path: Path, data_dir: str | None,
-             main: RecommendationEngine) -> RecommendationEngine | None:
+def _vanilla(
+    path: Path, data_dir: str | None, main: RecommendationEngine
+) -> RecommendationEngine | None:
     """The model to compare with, None with a line that says why not."""
     try:
         if not path.exists():
             raise UserError(f"{path} does not exist")
         vanilla = RecommendationEngine(path, data_dir=data_dir, mapped=True)
         if vanilla.schema.name != main.schema.name:
-            raise UserError(f"{path} was trained on {vanilla.schema.name}, where ids are others")
+            raise UserError(
+                f"{path} was trained on {vanilla.schema.name}, where ids are others"
+            )
         return vanilla
     except UserError as error:
         print(f"without vanilla: {error}", flush=True)
@@ -83,7 +96,9 @@ def _vanilla(path: Path, data_dir: str | None,
 
 
 def version_of(model_path: Path) -> tuple[tuple[int, int, int], ...] | None:
-    """What changes when a checkpoint folder is replaced, or a file in it; None while a part is missing."""
+    """What changes when a checkpoint folder is replaced, or a file in it; None while a part is
+    missing.
+    """
     try:
         found = [(model_path / name).stat() for name in (INFO, WEIGHTS)]
     except OSError:

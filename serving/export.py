@@ -1,9 +1,11 @@
-"""Write a model as ONNX and check it: `python -m serving.export --model_path checkpoints/best --onnx m.onnx`
+"""Write a model as ONNX and check it: `python -m serving.export --model_path checkpoints/best
+--onnx m.onnx`
 
-The file maps what is known of a batch of users to a score of every row of the item table (rows 0 and 1,
-padding and mask, score -inf; row 2 is the first item of checkpoint.json). Its inputs are the tensors of `Batch`
-that a ranking reads, by name. It is run under onnxruntime beside the model: the same ten items for 200 users and
-scores within 1e-3, or the command fails and leaves no file.
+The file maps what is known of a batch of users to a score of every row of the item table (rows 0
+and 1, padding and mask, score -inf; row 2 is the first item of checkpoint.json). Its inputs are
+the tensors of `Batch` that a ranking reads, by name. It is run under onnxruntime beside the
+model: the same ten items for 200 users and scores within 1e-3, or the command fails and leaves no
+file.
 """
 
 from __future__ import annotations
@@ -49,21 +51,33 @@ class Exported(nn.Module):
             else:
                 fields[name] = tensor
         targets = torch.zeros_like(fields["items"])
-        return self.scorer.score(Batch("causal", targets=targets, columns=columns, target_columns={},
-                                       user_columns=user_columns, **fields))
+        return self.scorer.score(
+            Batch(
+                "causal",
+                targets=targets,
+                columns=columns,
+                target_columns={},
+                user_columns=user_columns,
+                **fields,
+            )
+        )
 
 
 def inputs_of(batch: Batch) -> dict[str, Tensor]:
     """The tensors that a ranking reads, by name."""
-    return {name: tensor for name, tensor in batch.tensors().items() if name not in UNREAD}
+    return {
+        name: tensor for name, tensor in batch.tensors().items() if name not in UNREAD
+    }
 
 
 def export(engine: RecommendationEngine, path: Path) -> None:
     """Write the engine's model. Raises `UserError` for one that ranks by an appended mask."""
     settings = engine.settings.model
     if settings.model == "vanilla" or not settings.next_item_weight:
-        raise UserError("only models that predict the next item can be exported (--next_item_weight); this "
-                        "one ranks by an appended mask")
+        raise UserError(
+            "only models that predict the next item can be exported (--next_item_weight); this "
+            "one ranks by an appended mask"
+        )
     first = engine.catalogue.items.first
     examples = [History(np.arange(first, first + count)) for count in (3, 5, 9)]
     inputs = inputs_of(history_batch(examples, engine.catalogue, engine.seq_length))
@@ -75,19 +89,27 @@ def export(engine: RecommendationEngine, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            Exported(engine.scorer, names), tuple(inputs.values()), dynamo=True, input_names=names,
-            output_names=["scores"], dynamic_shapes=(tuple(axes),), verbose=False)
+            Exported(engine.scorer, names),
+            tuple(inputs.values()),
+            dynamo=True,
+            input_names=names,
+            output_names=["scores"],
+            dynamic_shapes=(tuple(axes),),
+            verbose=False,
+        )
     program.save(path)
 
 
 def histories(engine: RecommendationEngine) -> list[History]:
-    """USERS of the data, spread evenly, or where there is none as many drawn histories; one empty, if
-    served."""
+    """USERS of the data, spread evenly, or where there is none as many drawn histories; one
+    empty, if served."""
     try:
         ids = engine.data.catalogue.users.ids
         chosen = np.unique(np.linspace(0, len(ids) - 1, USERS).round().astype(int))
-        asked = [engine.history(ids[row].item() if hasattr(ids[row], "item") else ids[row])
-                 for row in chosen]
+        asked = [
+            engine.history(ids[row].item() if hasattr(ids[row], "item") else ids[row])
+            for row in chosen
+        ]
     except UserError:
         draw, rows = np.random.default_rng(0), engine.catalogue.items.rows
         asked = []
@@ -100,7 +122,9 @@ def histories(engine: RecommendationEngine) -> list[History]:
 
 
 def difference(engine: RecommendationEngine, path: Path) -> tuple[int, float, float]:
-    """(users, share of them with the same TOP items in the same order, largest difference of a score)."""
+    """(users, share of them with the same TOP items in the same order, largest difference of a
+    score).
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -108,8 +132,14 @@ def difference(engine: RecommendationEngine, path: Path) -> tuple[int, float, fl
     asked, same, largest, start = histories(engine), 0, 0.0, 0
     first = engine.catalogue.items.first
     for size in itertools.cycle(BATCHES):
-        batch = history_batch(asked[start:start + size], engine.catalogue, engine.seq_length)
-        inputs = {name: tensor.numpy() for name, tensor in inputs_of(batch).items() if name in wanted}
+        batch = history_batch(
+            asked[start : start + size], engine.catalogue, engine.seq_length
+        )
+        inputs = {
+            name: tensor.numpy()
+            for name, tensor in inputs_of(batch).items()
+            if name in wanted
+        }
         (theirs,) = session.run(None, inputs)
         with torch.no_grad():
             ours = engine.scorer.score(batch).numpy()
@@ -126,25 +156,35 @@ def difference(engine: RecommendationEngine, path: Path) -> tuple[int, float, fl
 def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--model_path", default="checkpoints/best", help="(default: %(default)s)")
-    parser.add_argument("--data_dir", help="folder with the data set's files (default: as in training)")
+    parser.add_argument(
+        "--model_path", default="checkpoints/best", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data_dir", help="folder with the data set's files (default: as in training)"
+    )
     parser.add_argument("--onnx", type=Path, required=True, help="the file to write")
     flags = parser.parse_args(argv)
     engine = RecommendationEngine(flags.model_path, flags.data_dir)
     if not flags.onnx.parent.is_dir():
-        raise UserError(f"--onnx {flags.onnx}: there is no such folder; make it or choose another place")
+        raise UserError(
+            f"--onnx {flags.onnx}: there is no such folder; make it or choose another place"
+        )
     with tempfile.TemporaryDirectory(dir=flags.onnx.parent) as scratch:
         draft = Path(scratch) / flags.onnx.name
         export(engine, draft)
         users, same, largest = difference(engine, draft)
         if same < 1 or largest > NEAR:
-            raise UserError(f"{flags.onnx} was not written: onnxruntime gives {same:.1%} of {users} users "
-                            f"the same {TOP} items, scores differ by up to {largest:.1e}; please report "
-                            f"this")
+            raise UserError(
+                f"{flags.onnx} was not written: onnxruntime gives {same:.1%} of {users} users "
+                f"the same {TOP} items, scores differ by up to {largest:.1e}; please report "
+                f"this"
+            )
         for part in Path(scratch).iterdir():
             part.replace(flags.onnx.parent / part.name)
-    print(f"{flags.onnx}: under onnxruntime the same {TOP} items for {users} users, scores within "
-          f"{largest:.1e}")
+    print(
+        f"{flags.onnx}: under onnxruntime the same {TOP} items for {users} users, scores within "
+        f"{largest:.1e}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""What stands around every request: a bound on its size, headers that keep browsers safe, figures."""
+"""What stands around every request: a bound on its size, headers that keep browsers safe,
+figures.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +14,73 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 64 * 1024
 PATHS = ("/recommend", "/explain", "/profile", "/items", "/health", "/metrics", "/")
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " \
-         "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-HEADERS = [(name.encode(), value.encode()) for name, value in {
-    "content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin"}.items()]
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = [
+    (name.encode(), value.encode())
+    for name, value in {
+        "content-security-policy": POLICY,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-resource-policy": "same-origin",
+    }.items()
+]
 
 
 class Metrics:
-    """Counters of one worker; with PROMETHEUS_MULTIPROC_DIR set, /metrics adds up those of all workers."""
+    """Counters of one worker; with PROMETHEUS_MULTIPROC_DIR set, /metrics adds up those of all
+    workers.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter("requests", "requests by path and status", ["path", "status"], registry=self.registry)
-        self.begun = Counter("requests_begun", "requests by path, answered or not", ["path"], registry=self.registry)
-        self.seconds = Histogram("request_seconds", "time to answer", ["path"], registry=self.registry,
-                                 buckets=(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10))
-        self.batch_size = Histogram("batch_size", "queries ranked together", registry=self.registry,
-                                    buckets=(1, 2, 4, 8, 16, 32))
-        self.reloads = Counter("reloads", "newer checkpoints, loaded or refused", ["outcome"], registry=self.registry)
+        self.requests = Counter(
+            "requests",
+            "requests by path and status",
+            ["path", "status"],
+            registry=self.registry,
+        )
+        self.begun = Counter(
+            "requests_begun",
+            "requests by path, answered or not",
+            ["path"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "request_seconds",
+            "time to answer",
+            ["path"],
+            registry=self.registry,
+            buckets=(
+                0.001,
+                0.0025,
+                0.005,
+                0.01,
+                0.025,
+                0.05,
+                0.1,
+                0.25,
+                0.5,
+                1,
+                2.5,
+                5,
+                10,
+            ),
+        )
+        self.batch_size = Histogram(
+            "batch_size",
+            "queries ranked together",
+            registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32),
+        )
+        self.reloads = Counter(
+            "reloads",
+            "newer checkpoints, loaded or refused",
+            ["outcome"],
+            registry=self.registry,
+        )
 
     def exposition(self) -> tuple[bytes, str]:
         """(text, content type) for Prometheus."""
@@ -80,7 +130,10 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def extended(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+                message = {
+                    **message,
+                    "headers": [*message.get("headers", []), *HEADERS],
+                }
             await send(message)
 
         await self.app(scope, receive, extended if scope["type"] == "http" else send)
@@ -110,8 +163,16 @@ class BodyLimit:
                 refused, more = True, False
         if refused:
             content = b'{"error":"the body is longer than %d bytes"}' % MOST_BYTES
-            await send({"type": "http.response.start", "status": 413, "headers": [
-                (b"content-type", b"application/json"), (b"connection", b"close")]})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 413,
+                    "headers": [
+                        (b"content-type", b"application/json"),
+                        (b"connection", b"close"),
+                    ],
+                }
+            )
             await send({"type": "http.response.body", "body": content})
             return
         given = False

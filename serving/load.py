@@ -1,10 +1,11 @@
 """Does the service hold? `python -m serving.load --seconds 60 --rate 50`
 
-Starts the service, asks it at a steady rate for which nobody waits (a late answer delays no later question, and
-counts as late from the moment the question was due), and ends in one JSON line. 90 % of the requests are
-/recommend, for users of the data or for histories that nobody has had before, 5 % are /explain, the rest /items,
-/profile and /health. Exit 1 unless every request was answered with 200, 99 % of /recommend within 100 ms, and the
-memory of the service grew by less than 5 % after the first tenth of the time.
+Starts the service, asks it at a steady rate for which nobody waits (a late answer delays no later
+question, and counts as late from the moment the question was due), and ends in one JSON line. 90
+% of the requests are /recommend, for users of the data or for histories that nobody has had
+before, 5 % are /explain, the rest /items, /profile and /health. Exit 1 unless every request was
+answered with 200, 99 % of /recommend within 100 ms, and the memory of the service grew by less
+than 5 % after the first tenth of the time.
 """
 
 from __future__ import annotations
@@ -24,19 +25,29 @@ import numpy as np
 from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
 
-SHARES = {"/recommend": 0.9, "/explain": 0.05, "/items": 0.02, "/profile": 0.02, "/health": 0.01}
-WORST, GROWTH = 0.1, 0.05  # seconds of the 99th percentile of /recommend; share of the memory
+SHARES = {
+    "/recommend": 0.9,
+    "/explain": 0.05,
+    "/items": 0.02,
+    "/profile": 0.02,
+    "/health": 0.01,
+}
+# seconds of the 99th percentile of /recommend; share of the memory
+WORST, GROWTH = 0.1, 0.05
 WORDS = ("a", "e", "i", "o", "an", "er", "the")
 
 
-def question(path: str, users: list[Any], items: list[Any],
-             draw: random.Random) -> tuple[str, str, Any]:
+def question(
+    path: str, users: list[Any], items: list[Any], draw: random.Random
+) -> tuple[str, str, Any]:
     """(method, path, body) of a request."""
     if path == "/health":
         return "GET", path, None
     if path == "/items":
         return "GET", f"{path}?query={draw.choice(WORDS)}", None
-    body: dict[str, Any] = {"history": draw.sample(items, draw.randint(1, min(100, len(items) // 2)))}
+    body: dict[str, Any] = {
+        "history": draw.sample(items, draw.randint(1, min(100, len(items) // 2)))
+    }
     if users and draw.random() < 0.5:
         body = {"user_id": draw.choice(users)}
     if path == "/explain":
@@ -44,7 +55,9 @@ def question(path: str, users: list[Any], items: list[Any],
     return "POST", path, body
 
 
-async def ask_all(url: str, rate: float, seconds: float, process: int) -> dict[str, Any]:
+async def ask_all(
+    url: str, rate: float, seconds: float, process: int
+) -> dict[str, Any]:
     """Ask for so long and measure."""
     import httpx
 
@@ -78,11 +91,17 @@ async def ask_all(url: str, rate: float, seconds: float, process: int) -> dict[s
             path = draw.choices(list(SHARES), list(SHARES.values()))[0]
             tasks.append(asyncio.create_task(ask(due, path)))
         await asyncio.gather(*tasks)
-    settled = memory[len(memory) // 10:]
-    return {"requests": len(answers), "seconds": round(time.perf_counter() - began, 1),
-            "errors": sorted(f"{path} {status}" for path, status, _ in answers if status != 200),
-            "memory_mb": [round(settled[0] / 2**20), round(settled[-1] / 2**20)],
-            "growth": round(settled[-1] / settled[0] - 1, 4), "milliseconds": times_of(answers)}
+    settled = memory[len(memory) // 10 :]
+    return {
+        "requests": len(answers),
+        "seconds": round(time.perf_counter() - began, 1),
+        "errors": sorted(
+            f"{path} {status}" for path, status, _ in answers if status != 200
+        ),
+        "memory_mb": [round(settled[0] / 2**20), round(settled[-1] / 2**20)],
+        "growth": round(settled[-1] / settled[0] - 1, 4),
+        "milliseconds": times_of(answers),
+    }
 
 
 def times_of(answers: list[tuple[str, Any, float]]) -> dict[str, dict[str, float]]:
@@ -92,13 +111,18 @@ def times_of(answers: list[tuple[str, Any, float]]) -> dict[str, dict[str, float
         spent = [1e3 * seconds for one, _, seconds in answers if one == path]
         if spent:
             low, high = np.percentile(spent, [50, 99])
-            found[path] = {"p50": round(float(low), 1), "p99": round(float(high), 1),
-                           "max": round(max(spent), 1)}
+            found[path] = {
+                "p50": round(float(low), 1),
+                "p99": round(float(high), 1),
+                "max": round(max(spent), 1),
+            }
     return found
 
 
 def resident(process: int) -> int:
-    """Bytes of memory of a process and all its children (their proportional share of what they share)."""
+    """Bytes of memory of a process and all its children (their proportional share of what they
+    share).
+    """
     import psutil
 
     own = psutil.Process(process)
@@ -111,9 +135,15 @@ def resident(process: int) -> int:
 def main(argv: list[str]) -> int:
     """See the module's head."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="(default: %(default)s)")
-    parser.add_argument("--rate", type=float, default=50.0,
-                        help="requests a second (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=50.0,
+        help="requests a second (default: %(default)s)",
+    )
     parser.add_argument("--output", type=Path, help="write the figures there too")
     flags, rest = parser.parse_known_args(argv)
     if flags.seconds <= 0 or flags.rate <= 0:

@@ -13,7 +13,7 @@ from answers import Explanation, Item, Recommendation
 
 LONGEST_HISTORY, MOST_ITEMS, MOST_EXPLAINED, MOST_CONDITIONS = 500, 100, 10, 20
 # Whole numbers beyond 2^53 travel as text, where JSON would round them.
-Number = Annotated[int, Field(ge=-2**53, le=2**53, strict=True)]
+Number = Annotated[int, Field(ge=-(2**53), le=2**53, strict=True)]
 Text = Annotated[str, Field(max_length=200, strict=True)]
 Id = Number | Text
 Fact = Annotated[float, Field(strict=True)] | Number | Text | list[Text] | None
@@ -26,47 +26,64 @@ class _Strict(BaseModel):
 
 
 class User(_Strict):
-    """A user of the data (user_id), or a new one: a history of item ids, oldest first, and columns of the
-    user. What is given beside a user_id stands instead of what the data say."""
+    """A user of the data (user_id), or a new one: a history of item ids, oldest first, and
+    columns of the user. What is given beside a user_id stands instead of what the data say."""
 
     user_id: Id | None = Field(None, description="a user of the data", examples=[123])
     history: Annotated[list[Id], Field(max_length=LONGEST_HISTORY)] | None = Field(
-        None, description="item ids, oldest first", examples=[[260, 1210]])
+        None, description="item ids, oldest first", examples=[[260, 1210]]
+    )
     columns: Annotated[dict[str, Fact], Field(max_length=50)] | None = Field(
-        None, description="columns of the user by name; /health lists them", examples=[{}])
+        None,
+        description="columns of the user by name; /health lists them",
+        examples=[{}],
+    )
     at: Annotated[int, Field(ge=0, le=2**33, strict=True)] | None = Field(
-        None, description="moment of the request in seconds since 1970, for a model that knows request "
-                          "times")
+        None,
+        description="moment of the request in seconds since 1970, for a model that knows request "
+        "times",
+    )
 
 
 class Choice(User):
     """Which items may be recommended."""
 
     where: Annotated[list[Condition], Field(max_length=MOST_CONDITIONS)] = Field(
-        default=[], description="keep items that meet all conditions on their columns",
-        examples=[[]])
+        default=[],
+        description="keep items that meet all conditions on their columns",
+        examples=[[]],
+    )
     filter_seen: bool | None = Field(
-        None, description="leave out items of the history; null = unless the data allow repeats",
-        strict=True)
+        None,
+        description="leave out items of the history; null = unless the data allow repeats",
+        strict=True,
+    )
 
 
 class Wish(Choice):
     """What to recommend."""
 
-    k: Annotated[int, Field(ge=1, le=MOST_ITEMS, strict=True)] = Field(10, description="how many")
+    k: Annotated[int, Field(ge=1, le=MOST_ITEMS, strict=True)] = Field(
+        10, description="how many"
+    )
     model: ModelName = Field(
-        "main", description="the served model, vanilla BERT4Rec, or the most popular items")
+        "main",
+        description="the served model, vanilla BERT4Rec, or the most popular items",
+    )
 
 
 class Why(Choice):
     """Which items to explain, among those that may be recommended."""
 
-    item_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_EXPLAINED)] = Field(
-        examples=[[1196]])
+    item_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_EXPLAINED)] = (
+        Field(examples=[[1196]])
+    )
     k: Annotated[int, Field(ge=1, le=MOST_ITEMS, strict=True)] | None = Field(
-        None, examples=[10],
+        None,
+        examples=[10],
         description="of one item: also in ranks, and what would have to be otherwise: without which items "
-                    "of the history it is not among the first k, and its rank for other users")
+        "of the history it is not among the first k, and its rank for other users",
+    )
 
     @model_validator(mode="after")
     def one_in_full(self) -> Why:

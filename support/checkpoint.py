@@ -20,17 +20,24 @@ FORMAT = "enhanced-bert4rec/1"
 STALE = 3600  # seconds after which nobody still writes
 
 
-def write_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict[str, Any],
-                     files: dict[str, Any] | None = None, keep_previous: bool = False) -> None:
+def write_checkpoint(
+    folder: Path,
+    tensors: dict[str, Tensor],
+    info: dict[str, Any],
+    files: dict[str, Any] | None = None,
+    keep_previous: bool = False,
+) -> None:
     """Write tensors, their description and further JSON files into a folder, atomically.
 
-    Everything is written to a folder beside it first; only then does what stood there make way, and it comes back if
-    the last step fails. keep_previous: it moves to `<folder>.previous` (replacing an older one) instead of going.
+    Everything is written to a folder beside it first; only then does what stood there make way,
+    and it comes back if the last step fails. keep_previous: it moves to `<folder>.previous`
+    (replacing an older one) instead of going.
     """
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed as it wrote here
+    # by a process that was killed as it wrote here
+    for left in folder.parent.glob(f".{folder.name}-*"):
         if time.time() - left.stat().st_mtime > STALE:
             shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
@@ -38,10 +45,20 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict[str, A
     try:
         new.mkdir()
         # Tied or sliced tensors must not share memory in the file.
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-                  new / WEIGHTS)
-        for name, content in {INFO: {"format": FORMAT, **info}, **(files or {})}.items():
-            (new / name).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        save_file(
+            {
+                name: tensor.detach().cpu().contiguous().clone()
+                for name, tensor in tensors.items()
+            },
+            new / WEIGHTS,
+        )
+        for name, content in {
+            INFO: {"format": FORMAT, **info},
+            **(files or {}),
+        }.items():
+            (new / name).write_text(
+                json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8"
+            )
         (new / WEIGHTS).chmod(0o644)  # safetensors makes a private one
         if folder.exists():
             os.replace(folder, old)
@@ -55,15 +72,17 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict[str, A
             os.replace(old, folder)
         # safetensors wraps a full disk in an error of its own.
         if "No space left" in str(error):
-            raise UserError(f"{folder}: no space left on the disk; free some and run again") from error
+            raise UserError(
+                f"{folder}: no space left on the disk; free some and run again"
+            ) from error
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def settled(folder: Path) -> bool:
-    """Whether a checkpoint is there. What a killed process had all written, and what stood there had made way for, is
-    put in its place first; nobody may be writing there."""
+    """Whether a checkpoint is there. What a killed process had all written, and what stood there
+    had made way for, is put in its place first; nobody may be writing there."""
     if not folder.exists():
         for left in folder.parent.glob(f".{folder.name}-*"):
             if (left / "old").exists() and (left / "new").exists():
@@ -75,33 +94,47 @@ def settled(folder: Path) -> bool:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")  # its own, should another process write it too
+    # its own, should another process write it too
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        scratch.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8"
+        )
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
 
 
-def read_checkpoint(folder: Path, mapped: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, info) of a checkpoint folder. Raises `UserError` if it is missing, corrupted or of another program.
+def read_checkpoint(
+    folder: Path, mapped: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, info) of a checkpoint folder. Raises `UserError` if it is missing, corrupted or
+    of another program.
 
-    mapped: tensors that are the file itself, so that several processes share one copy in memory; they stay valid while
-    the folder is replaced, but not if the file is written in place.
+    mapped: tensors that are the file itself, so that several processes share one copy in memory;
+    they stay valid while the folder is replaced, but not if the file is written in place.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load, load_file
 
     info = read_json(folder / INFO)
     if info.get("format") != FORMAT:
-        raise UserError(f"{folder / INFO} says format {info.get('format')!r}, this program reads {FORMAT!r}; "
-                        f"train again or use the version that wrote it ({info.get('git_commit', 'unknown')})")
+        raise UserError(
+            f"{folder / INFO} says format {info.get('format')!r}, this program reads {FORMAT!r}; "
+            f"train again or use the version that wrote it ({info.get('git_commit', 'unknown')})"
+        )
     try:
-        return load_file(folder / WEIGHTS) if mapped else load((folder / WEIGHTS).read_bytes()), info
+        return load_file(folder / WEIGHTS) if mapped else load(
+            (folder / WEIGHTS).read_bytes()
+        ), info
     except FileNotFoundError:
-        raise UserError(f"{folder / WEIGHTS} is missing; the checkpoint is incomplete, train again") from None
+        raise UserError(
+            f"{folder / WEIGHTS} is missing; the checkpoint is incomplete, train again"
+        ) from None
     except (SafetensorError, ValueError) as error:
-        raise UserError(f"{folder / WEIGHTS} is corrupted ({error}); copy it again or train again") from error
+        raise UserError(
+            f"{folder / WEIGHTS} is corrupted ({error}); copy it again or train again"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -109,27 +142,42 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} does not exist; give the folder of a trained model "
-                        f"(python trainer.py writes checkpoints/best; models/enhanced is a published one)") from None
+        raise UserError(
+            f"{path} does not exist; give the folder of a trained model "
+            f"(python trainer.py writes checkpoints/best; models/enhanced is a published one)"
+        ) from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give the file of a trained model") from error
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; give the file of a trained model"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is corrupted ({error}); copy it again or train again") from error
+        raise UserError(
+            f"{path} is corrupted ({error}); copy it again or train again"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a file of this program")
     return content
 
 
-def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str, assign: bool = False) -> None:
-    """Copy tensors into a model, or make them its own. Raises `UserError` naming the first that is missing, foreign or
-    of another shape."""
+def load_weights(
+    model: torch.nn.Module,
+    tensors: dict[str, Tensor],
+    source: str,
+    assign: bool = False,
+) -> None:
+    """Copy tensors into a model, or make them its own. Raises `UserError` naming the first that
+    is missing, foreign or of another shape."""
     expected = model.state_dict()
     for name in [*expected, *tensors]:
         if name not in tensors or name not in expected:
             fault = "missing" if name in expected else "foreign"
-            raise UserError(f"{source} does not fit this model: {name!r} is {fault}; was it trained by another "
-                            f"version?")
+            raise UserError(
+                f"{source} does not fit this model: {name!r} is {fault}; was it trained by another "
+                f"version?"
+            )
         if tensors[name].shape != expected[name].shape:
-            raise UserError(f"{source} does not fit this model: {name!r} is {tuple(tensors[name].shape)}, "
-                            f"expected {tuple(expected[name].shape)}; was it trained on another catalogue?")
+            raise UserError(
+                f"{source} does not fit this model: {name!r} is {tuple(tensors[name].shape)}, "
+                f"expected {tuple(expected[name].shape)}; was it trained on another catalogue?"
+            )
     model.load_state_dict(tensors, assign=assign)

@@ -7,16 +7,29 @@ import sys
 from collections.abc import Callable
 
 # A full or read-only disk, or a file where a folder should be.
-DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
-               getattr(errno, "EDQUOT", errno.ENOSPC)}
+DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EACCES,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    getattr(errno, "EDQUOT", errno.ENOSPC),
+}
 
 
 class UserError(Exception):
-    """Something outside the program is wrong. The message is one line: which file, line or flag, and the remedy."""
+    """Something outside the program is wrong. The message is one line: which file, line or flag,
+    and the remedy.
+    """
 
 
-def run_command(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
-    """Run a script's `main` and return its exit code: 2 with one line on stderr for what the user can mend."""
+def run_command(
+    main: Callable[[list[str]], int | None], argv: list[str] | None = None
+) -> int:
+    """Run a script's `main` and return its exit code: 2 with one line on stderr for what the user
+    can mend.
+    """
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except UserError as error:

@@ -21,7 +21,9 @@ def die_with(parent: int) -> None:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is in here with this file, which stays; killed or not, who was is gone then."""
+    """Wait until no other process is in here with this file, which stays; killed or not, who was
+    is gone then.
+    """
     import fcntl
 
     with path.open("w") as lock:

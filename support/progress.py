@@ -16,10 +16,21 @@ class ProgressBar:
         if self.hidden:
             return
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        self.progress = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-                                 TimeRemainingColumn(), console=Console(width=None if os.isatty(1) else 120))
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(width=None if os.isatty(1) else 120),
+        )
         self.progress.start()
         self.task = self.progress.add_task("training", total=self.total)
 
@@ -32,13 +43,21 @@ class ProgressBar:
         if self.progress is None:
             return
         text = " ".join(f"{task} {value:.3f}" for task, value in losses.items())
-        self.progress.update(self.task, completed=progress.step, description=f"epoch {progress.epoch + 1} {text}")
+        self.progress.update(
+            self.task,
+            completed=progress.step,
+            description=f"epoch {progress.epoch + 1} {text}",
+        )
 
-    def report(self, record: dict[str, Any], losses: dict[str, float], best: dict[str, Any]) -> None:
+    def report(
+        self, record: dict[str, Any], losses: dict[str, float], best: dict[str, Any]
+    ) -> None:
         """Print what an evaluation found."""
         if self.progress is None:
             return
         text = " ".join(f"{task} {value:.3f}" for task, value in losses.items())
         mark = " *" if best["epoch"] == record["epoch"] else ""
-        self.progress.print(f"epoch {record['epoch']:3d}  {record['seconds']:6.0f} s  losses: {text}  validation: "
-                            f"HR@10 {record['HR@10']:.4f} NDCG@10 {record['NDCG@10']:.4f}{mark}")
+        self.progress.print(
+            f"epoch {record['epoch']:3d}  {record['seconds']:6.0f} s  losses: {text}  validation: "
+            f"HR@10 {record['HR@10']:.4f} NDCG@10 {record['NDCG@10']:.4f}{mark}"
+        )

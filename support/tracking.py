@@ -1,7 +1,7 @@
 """The record of a run: always a JSONL file; Weights & Biases besides on request.
 
-A dashboard that cannot be reached, or fails on the way, is warned of once and then left alone: it never stops a
-training.
+A dashboard that cannot be reached, or fails on the way, is warned of once and then left alone: it
+never stops a training.
 """
 
 from __future__ import annotations
@@ -21,22 +21,40 @@ from typing import Any
 from support.errors import UserError
 
 PROJECT = "enhanced-bert4rec"
-SHOWN = ".shown"  # ends the name of the mark beside a record that a dashboard has to its last line
-PATIENCE = 30  # seconds that a dashboard may take to answer, and somebody at the terminal to log in
-UPLOAD_PATIENCE = 300  # seconds that it may take at the end to get what is still on its way
+# ends the name of the mark beside a record that a dashboard has to its last line
+SHOWN = ".shown"
+# seconds that a dashboard may take to answer, and somebody at the terminal to log in
+PATIENCE = 30
+# seconds that it may take at the end to get what is still on its way
+UPLOAD_PATIENCE = 300
 
 
 class Tracker:
-    """Writes one JSON object a line: first the settings, then whatever `log` is given, last the summary.
+    """Writes one JSON object a line: first the settings, then whatever `log` is given, last the
+    summary.
 
-    path: None = keep no record (library use, secondary processes). wandb: on W&B besides; mode: 'online' (which the
-    environment's WANDB_MODE overrules), 'offline' or 'disabled'; group and name: under which it files the run;
-    identity: by which it goes on with a resumed one (a sweep's WANDB_RUN_ID overrules it).
+    path: None = keep no record (library use, secondary processes). wandb: on W&B besides; mode:
+    'online' (which the environment's WANDB_MODE overrules), 'offline' or 'disabled'; group and
+    name: under which it files the run; identity: by which it goes on with a resumed one (a
+    sweep's WANDB_RUN_ID overrules it).
     """
 
-    def __init__(self, path: Path | None, settings: dict[str, Any], wandb: bool = False, mode: str = "online",
-                 group: str = "", name: str = "", identity: str = "") -> None:
-        self.path, self._started, self._library, self._kept = path, time.time(), None, mode != "disabled"
+    def __init__(
+        self,
+        path: Path | None,
+        settings: dict[str, Any],
+        wandb: bool = False,
+        mode: str = "online",
+        group: str = "",
+        name: str = "",
+        identity: str = "",
+    ) -> None:
+        self.path, self._started, self._library, self._kept = (
+            path,
+            time.time(),
+            None,
+            mode != "disabled",
+        )
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,11 +65,23 @@ class Tracker:
         mode = os.environ.get("WANDB_MODE", mode) if mode == "online" else mode
         if mode == "online":
             self._try(lambda: _log_in(library))
-        patience = library.Settings(init_timeout=PATIENCE, finish_timeout=UPLOAD_PATIENCE)
-        self._try(lambda: library.init(
-            project=PROJECT, config=settings, name=name or path.stem, group=group or None, resume="allow", mode=mode,
-            job_type="train", dir=str(path.parent), id=os.environ.get("WANDB_RUN_ID", identity) or None,
-            settings=patience))
+        patience = library.Settings(
+            init_timeout=PATIENCE, finish_timeout=UPLOAD_PATIENCE
+        )
+        self._try(
+            lambda: library.init(
+                project=PROJECT,
+                config=settings,
+                name=name or path.stem,
+                group=group or None,
+                resume="allow",
+                mode=mode,
+                job_type="train",
+                dir=str(path.parent),
+                id=os.environ.get("WANDB_RUN_ID", identity) or None,
+                settings=patience,
+            )
+        )
         # Curves over training's steps, however often each run is evaluated.
         self._try(lambda: library.define_metric("epoch/*", step_metric="epoch/step"))
 
@@ -71,10 +101,19 @@ class Tracker:
         """Show a table on the dashboard."""
         import pandas as pd
 
-        self._try(lambda: self._library.log({name: self._library.Table(dataframe=pd.DataFrame(rows, columns=columns))}))
+        self._try(
+            lambda: self._library.log(
+                {
+                    name: self._library.Table(
+                        dataframe=pd.DataFrame(rows, columns=columns)
+                    )
+                }
+            )
+        )
 
     def artifact(self, folder: Path, name: str) -> None:
         """Keep the files of a checkpoint with the run."""
+
         def keep() -> None:
             artifact = self._library.Artifact(name, type="model")
             for file in ("model.safetensors", "checkpoint.json"):
@@ -85,7 +124,9 @@ class Tracker:
             self._try(keep)
 
     def close(self, failed: bool = False) -> None:
-        """Finish the run on the dashboard, if there is one; where all of it went there, `was_shown` says so."""
+        """Finish the run on the dashboard, if there is one; where all of it went there,
+        `was_shown` says so.
+        """
         self._try(lambda: self._library.finish(exit_code=int(failed)))
         if self.shown and self._kept and not failed:
             self.path.with_suffix(SHOWN).touch()
@@ -97,13 +138,19 @@ class Tracker:
         try:
             action()
         except Exception as error:
-            print(f"warning: wandb failed ({' '.join(str(error).split())[:200]}); the run goes on "
-                  f"and is recorded in {self.path} alone. For W&B: `wandb login`, or --wandb_mode offline",
-                  file=sys.stderr)
+            print(
+                f"warning: wandb failed ({' '.join(str(error).split())[:200]}); the run goes on "
+                f"and is recorded in {self.path} alone. For W&B: `wandb login`, or --wandb_mode offline",
+                file=sys.stderr,
+            )
             self._library = None
 
     def _write(self, event: str, values: dict[str, Any]) -> None:
-        record = {"event": event, "seconds": round(time.time() - self._started, 2), **values}
+        record = {
+            "event": event,
+            "seconds": round(time.time() - self._started, 2),
+            **values,
+        }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -114,7 +161,9 @@ def was_shown(folder: Path) -> bool:
 
 
 def _log_in(wandb: Any) -> None:
-    """Find the key, or ask for it at a terminal, for a while. Raises `RuntimeError` if there is none."""
+    """Find the key, or ask for it at a terminal, for a while. Raises `RuntimeError` if there is
+    none.
+    """
     if not wandb.login(timeout=PATIENCE):
         raise RuntimeError("nobody is logged in")
 
@@ -123,15 +172,20 @@ def _import_wandb() -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise UserError("--use_wandb needs the package wandb: pip install wandb") from error
+        raise UserError(
+            "--use_wandb needs the package wandb: pip install wandb"
+        ) from error
     return wandb
 
 
 def _numbers(name: str, value: Any) -> dict[str, float]:
     """The numbers in nested dictionaries: {'test/ranking/enhanced/HR@10/mean': 0.3, ...}."""
     if isinstance(value, dict):
-        return {key: number for part, inner in value.items()
-                for key, number in _numbers(f"{name}/{part}", inner).items()}
+        return {
+            key: number
+            for part, inner in value.items()
+            for key, number in _numbers(f"{name}/{part}", inner).items()
+        }
     return {name: value} if isinstance(value, int | float) else {}
 
 
@@ -154,14 +208,26 @@ def run_identity(path: Path, resume: bool) -> str:
 
 @functools.cache
 def git_commit() -> str:
-    """Commit of the code that runs, '+changes' where the tree differs from it, 'unknown' outside a repository; as it
-    was when this process first asked."""
+    """Commit of the code that runs, '+changes' where the tree differs from it, 'unknown' outside
+    a repository; as it was when this process first asked."""
     root = Path(__file__).resolve().parent.parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True,
-                                check=True, timeout=10).stdout.strip()
-        changes = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=root,
-                                 capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return commit + ("+changes" if changes else "")

@@ -1,4 +1,6 @@
-"""Data for the tests: a tiny synthetic world, data of other shapes, and the real files where they are."""
+"""Data for the tests: a tiny synthetic world, data of other shapes, and the real files where they
+are.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ def without_times() -> RawData:
         "verb": "had",
         "interactions": {"user": "user_id", "item": "movie_id"},
     }
-    return assemble(schema_of(schema, Path("ids.yaml"), {}), {"interactions": File(frame, "ids")})
+    return assemble(
+        schema_of(schema, Path("ids.yaml"), {}), {"interactions": File(frame, "ids")}
+    )
 
 
 SHOP = {
@@ -98,7 +102,10 @@ SHOP = {
         "user": "customer",
         "item": "sku",
         "time": "day",
-        "columns": {"amount": "number", "channel": {"kind": "category", "predict": True}},
+        "columns": {
+            "amount": "number",
+            "channel": {"kind": "category", "predict": True},
+        },
     },
     "items": {
         "id": "sku",
@@ -112,7 +119,11 @@ SHOP = {
     },
     "users": {
         "id": "customer",
-        "columns": {"club": {"kind": "tags", "separator": ";"}, "income": "number", "taste": "vector"},
+        "columns": {
+            "club": {"kind": "tags", "separator": ";"},
+            "income": "number",
+            "taste": "vector",
+        },
     },
 }
 
@@ -127,27 +138,46 @@ def shop(seed: int = 0, customers: int = 40, articles: int = 30) -> RawData:
             day += int(draw.integers(0, 3)) * 86_400
             article = int(draw.integers(articles) * draw.random())
             amount = draw.choice(["", "1", "2.5"])
-            rows.append((f"c {customer}", f"sku-{article}", day, amount, draw.choice(["", "web", "till"])))
+            rows.append(
+                (
+                    f"c {customer}",
+                    f"sku-{article}",
+                    day,
+                    amount,
+                    draw.choice(["", "web", "till"]),
+                )
+            )
     fields = ["customer", "sku", "day", "amount", "channel"]
     vector = ["[0.1, 0.2, 0.3]", "[1, 0, -1]", None]
     items = pd.DataFrame(
         {
             "sku": [f"sku-{number}" for number in range(articles)],
             "label": [f"Article {number}" for number in range(articles)],
-            "price": [np.nan if number % 4 == 0 else number / 2 for number in range(articles)],
+            "price": [
+                np.nan if number % 4 == 0 else number / 2 for number in range(articles)
+            ],
             "picture": [vector[number % 3] for number in range(articles)],
-            "shelf": ["" if number % 5 == 0 else f"food;row {number % 3}" for number in range(articles)],
+            "shelf": [
+                "" if number % 5 == 0 else f"food;row {number % 3}"
+                for number in range(articles)
+            ],
         }
     )
     users = pd.DataFrame(
         {
             "customer": [f"c {number}" for number in range(customers)],
             "club": ["gold;new" if number % 3 else "" for number in range(customers)],
-            "income": [np.nan if number % 2 else float(number) for number in range(customers)],
+            "income": [
+                np.nan if number % 2 else float(number) for number in range(customers)
+            ],
             "taste": [vector[number % 3] for number in range(customers)],
         }
     )
-    frames = {"interactions": pd.DataFrame(rows, columns=fields), "items": items, "users": users}
+    frames = {
+        "interactions": pd.DataFrame(rows, columns=fields),
+        "items": items,
+        "users": users,
+    }
     files = {name: File(frame, f"shop {name}") for name, frame in frames.items()}
     return assemble(schema_of(SHOP, Path("shop.yaml"), {}), files)
 
@@ -161,20 +191,26 @@ def data(tiny: RawData) -> Dataset:
 @functools.cache
 def other_data(name: str) -> Dataset:
     """Data of another shape: 'ids' or 'shop'."""
-    return process({"ids": without_times, "shop": shop}[name](), DataSettings(dataset=name))
+    return process(
+        {"ids": without_times, "shop": shop}[name](), DataSettings(dataset=name)
+    )
 
 
 def write_ml_1m(folder: Path, files: dict[str, File]) -> Path:
     """Write the tiny world as the three files of ML-1M."""
     folder.mkdir()
-    ratings, movies, users = (files[name].frame for name in ("interactions", "items", "users"))
+    ratings, movies, users = (
+        files[name].frame for name in ("interactions", "items", "users")
+    )
     tables = {
         "ratings": ratings[["user_id", "movie_id", "rating", "timestamp"]],
         "movies": movies[["movie_id", "title", "genres"]],
         "users": users.assign(zip_code="0"),
     }
     for name, table in tables.items():
-        text = "".join("::".join(map(str, row)) + "\n" for row in table.itertuples(index=False))
+        text = "".join(
+            "::".join(map(str, row)) + "\n" for row in table.itertuples(index=False)
+        )
         (folder / f"{name}.dat").write_text(text, encoding="latin-1")
     return folder
 
@@ -235,7 +271,9 @@ def variant(request: pytest.FixtureRequest) -> ModelSettings:
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
-def case(request: pytest.FixtureRequest, data: Dataset) -> tuple[Dataset, ModelSettings]:
+def case(
+    request: pytest.FixtureRequest, data: Dataset
+) -> tuple[Dataset, ModelSettings]:
     """Each kind of model and of data in turn."""
     shape, name = request.param
     return data if shape == "films" else other_data(shape), VARIANTS[name]
@@ -291,8 +329,8 @@ SERVED = [
 
 @pytest.fixture(scope="session")
 def service_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny world as files (data), a model that serves empty histories (main), one that is told the
-    time of the request (timed), a vanilla one of fewer films."""
+    """The tiny world as files (data), a model that serves empty histories (main), one that is
+    told the time of the request (timed), a vanilla one of fewer films."""
     import trainer
 
     place = tmp_path_factory.mktemp("service")
@@ -304,7 +342,14 @@ def service_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, flags in runs.items():
         kept = [flag for flag in SERVED if name != "vanilla" or flag != "--start_token"]
-        folders = ["--data_dir", str(data), "--checkpoint_dir", str(place / name), "--runs_dir", str(place)]
+        folders = [
+            "--data_dir",
+            str(data),
+            "--checkpoint_dir",
+            str(place / name),
+            "--runs_dir",
+            str(place),
+        ]
         assert run_command(trainer.main, [*kept, *folders, *flags]) == 0
     return place
 
@@ -316,7 +361,12 @@ def start_service(files: Path, *flags: str) -> tuple[subprocess.Popen[str], str]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    models = ["--model_path", str(files / "main" / "best"), "--vanilla_path", str(files / "vanilla" / "best")]
+    models = [
+        "--model_path",
+        str(files / "main" / "best"),
+        "--vanilla_path",
+        str(files / "vanilla" / "best"),
+    ]
     command = [
         sys.executable,
         "-m",

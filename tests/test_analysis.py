@@ -30,14 +30,21 @@ def test_top_lists_are_the_best_unseen_films(data):
     for person in (1, 7, 31):
         start, end = span(data, person, "test")
         scores = (
-            model.score(history_batch([history_of(data, person, end)], data.catalogue, 12))[0]
+            model.score(
+                history_batch([history_of(data, person, end)], data.catalogue, 12)
+            )[0]
             .detach()
             .numpy()
         )
-        unseen = [film for film in np.argsort(-scores) if film not in set(data.items[start:end])]
+        unseen = [
+            film
+            for film in np.argsort(-scores)
+            if film not in set(data.items[start:end])
+        ]
         assert lists[person - 1].tolist() == unseen[:5]
     hits = [
-        int(data.items[end] in lists[person]) for person, end in enumerate(data.split.requests["test"].ends)
+        int(data.items[end] in lists[person])
+        for person, end in enumerate(data.split.requests["test"].ends)
     ]
     rank = target_ranks(model, data, "test", 12, EvalSettings())
     assert hits == per_user(rank, np.arange(data.num_users))["HR@5"].tolist()
@@ -54,7 +61,10 @@ def test_list_quality_by_hand(data):
     table = data.catalogue.items.shares("genres")
     genres = [set(np.flatnonzero(row)) for row in table]
     for person in (1, 9):
-        films, history = lists[person - 1], data.items[slice(*span(data, person, "test"))]
+        films, history = (
+            lists[person - 1],
+            data.items[slice(*span(data, person, "test"))],
+        )
         seen = [(train == film).sum() for film in films]
         assert quality["popularity"][person - 1] == pytest.approx(np.mean(seen))
         assert quality["popularity lift"][person - 1] == pytest.approx(
@@ -67,8 +77,12 @@ def test_list_quality_by_hand(data):
             1 - len(genres[i] & genres[j]) / len(genres[i] | genres[j])
             for i, j in itertools.combinations(films, 2)
         ]
-        assert quality["diversity of genres"][person - 1] == pytest.approx(np.mean(pairs))
-        wanted, given = (np.mean([table[film] for film in part], axis=0) for part in (history, films))
+        assert quality["diversity of genres"][person - 1] == pytest.approx(
+            np.mean(pairs)
+        )
+        wanted, given = (
+            np.mean([table[film] for film in part], axis=0) for part in (history, films)
+        )
         assert quality["miscalibration of genres"][person - 1] == pytest.approx(
             stats.entropy(wanted, 0.99 * given + 0.01 * wanted), rel=1e-4
         )
@@ -80,9 +94,9 @@ def test_list_quality_by_hand(data):
 def test_gini_of_exposure_at_its_ends(data):
     films = np.arange(ITEM_ROWS, len(data.catalogue.items))
     assert coverage(films[:, None], data)["Gini of exposure"] == pytest.approx(0.0)
-    assert coverage(np.full((50, 1), ITEM_ROWS), data)["Gini of exposure"] == pytest.approx(
-        1 - 1 / len(films)
-    )
+    assert coverage(np.full((50, 1), ITEM_ROWS), data)[
+        "Gini of exposure"
+    ] == pytest.approx(1 - 1 / len(films))
 
 
 def test_slices_part_the_requests(data):
@@ -96,9 +110,14 @@ def test_slices_part_the_requests(data):
     assert (users.data["gender"][1:][women] == code).all()
     rank = np.arange(1, data.num_users + 1)[:, None]
     rows = slice_table(rank, data, "test")
-    assert sum(number for family, _, number, *_ in rows if family == "history") == data.num_users
+    assert (
+        sum(number for family, _, number, *_ in rows if family == "history")
+        == data.num_users
+    )
     (row,) = [row for row in rows if row[:2] == ("user's gender", "woman")]
-    assert row[3] == pytest.approx(per_user(rank[women], np.flatnonzero(women))["NDCG@10"].mean())
+    assert row[3] == pytest.approx(
+        per_user(rank[women], np.flatnonzero(women))["NDCG@10"].mean()
+    )
 
 
 def test_reliability_agrees_with_scikit_learn():
@@ -111,11 +130,16 @@ def test_reliability_agrees_with_scikit_learn():
     np.testing.assert_allclose(ours.observed, observed)
     np.testing.assert_allclose(ours.stated, stated)
     assert ours.error < 0.02  # drawn from the very probabilities
-    assert reliability(np.tile([0, 0, 0, 0, 1.0], (9, 1)), np.ones(9, dtype=int)).error == pytest.approx(0.4)
+    assert reliability(
+        np.tile([0, 0, 0, 0, 1.0], (9, 1)), np.ones(9, dtype=int)
+    ).error == pytest.approx(0.4)
 
 
 def test_tables_as_text():
-    assert table_text(["a", "b"], [["1\n2", "3 %"]]) == "| a | b |\n| --- | --- |\n| 1 2 | 3 % |\n"
+    assert (
+        table_text(["a", "b"], [["1\n2", "3 %"]])
+        == "| a | b |\n| --- | --- |\n| 1 2 | 3 % |\n"
+    )
     latex = table_text(["a_1", "b"], [["1 ±2", "3 %"]], latex=True)
     assert (
         r"a\_1 & b \\" in latex
@@ -126,9 +150,13 @@ def test_tables_as_text():
 
 def test_script(data, tiny, tmp_path, monkeypatch, capsys):
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"])
-    save_model(tmp_path / "model", fresh_model(data, VARIANTS["enhanced"]), settings, data, {})
+    save_model(
+        tmp_path / "model", fresh_model(data, VARIANTS["enhanced"]), settings, data, {}
+    )
     monkeypatch.setattr(model_io, "load", lambda _settings, _like=None: data)
-    analyse.main(["--model_path", str(tmp_path / "model"), "--output", str(tmp_path / "tables")])
+    analyse.main(
+        ["--model_path", str(tmp_path / "model"), "--output", str(tmp_path / "tables")]
+    )
     text = (tmp_path / "tables" / "analysis.md").read_text(encoding="utf-8")
     for part in (
         "## Ranking",
@@ -138,5 +166,7 @@ def test_script(data, tiny, tmp_path, monkeypatch, capsys):
         data.split_hash,
     ):
         assert part in text
-    assert "tabular" in (tmp_path / "tables" / "analysis.tex").read_text(encoding="utf-8")
+    assert "tabular" in (tmp_path / "tables" / "analysis.tex").read_text(
+        encoding="utf-8"
+    )
     assert "ten films" in capsys.readouterr().out

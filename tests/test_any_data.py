@@ -47,7 +47,14 @@ def present(*parts):
 
 def trained(folder, *flags):
     """Metrics of a tiny training on the test items."""
-    arguments = [*TINY, "--checkpoint_dir", str(folder), "--runs_dir", str(folder), *flags]
+    arguments = [
+        *TINY,
+        "--checkpoint_dir",
+        str(folder),
+        "--runs_dir",
+        str(folder),
+        *flags,
+    ]
     assert run_command(trainer.main, arguments) == 0
     return json.loads((folder / "best" / "results.json").read_text())
 
@@ -67,29 +74,51 @@ def test_a_file_is_trained_measured_and_explained(name, tmp_path, capsys):
     text = json.dumps(to_json(reasons))
     assert len(reasons) == 1 and "sentence" in text
     if name == "groceries":
-        assert not re.search(r"\b(films?|movies?|watched|seen|rating)\b", text, flags=re.I), text
-        assert any("left out" in row for row in results["ranking"]), "both readings are reported"
+        assert not re.search(
+            r"\b(films?|movies?|watched|seen|rating)\b", text, flags=re.I
+        ), text
+        assert any("left out" in row for row in results["ranking"]), (
+            "both readings are reported"
+        )
     assert (
         run_command(
             inference.main,
-            ["--model_path", str(tmp_path / "best"), "--user_id", str(user), "--k", "3", "--explain"],
+            [
+                "--model_path",
+                str(tmp_path / "best"),
+                "--user_id",
+                str(user),
+                "--k",
+                "3",
+                "--explain",
+            ],
         )
         == 0
     )
     shown = capsys.readouterr().out
-    assert name != "groceries" or not re.search(r"\b(film|movie|watched)", shown, flags=re.I), shown
+    assert name != "groceries" or not re.search(
+        r"\b(film|movie|watched)", shown, flags=re.I
+    ), shown
 
 
 def test_ml_100k_three_ways_gives_the_same_figures(tmp_path, capsys):
-    """Its own files without columns, RecBole's atomic file, and that as CSV with a schema written and read
-    again."""
+    """Its own files without columns, RecBole's atomic file, and that as CSV with a schema written
+    and read again."""
     atomic = present("recbole-ml-100k", "ml-100k.inter")
     lines = atomic.read_text().splitlines()
     table = tmp_path / "interactions.csv"
     rows = [line.split("\t") for line in lines[1:]]
-    table.write_text("user,item,rating,time\n" + "".join(",".join(row) + "\n" for row in rows))
+    table.write_text(
+        "user,item,rating,time\n" + "".join(",".join(row) + "\n" for row in rows)
+    )
     written = tmp_path / "mine.yaml"
-    assert run_command(data_processor.main, ["--dataset", str(table), "--write_schema", str(written)]) == 0
+    assert (
+        run_command(
+            data_processor.main,
+            ["--dataset", str(table), "--write_schema", str(written)],
+        )
+        == 0
+    )
     plain = [
         "--item_features",
         "none",
@@ -107,6 +136,9 @@ def test_ml_100k_three_ways_gives_the_same_figures(tmp_path, capsys):
         "atomic": ["--dataset", str(atomic)],
         "schema": ["--dataset", str(written)],
     }
-    figures = {name: trained(tmp_path / name, *flags, *plain)["ranking"] for name, flags in ways.items()}
+    figures = {
+        name: trained(tmp_path / name, *flags, *plain)["ranking"]
+        for name, flags in ways.items()
+    }
     capsys.readouterr()
     assert figures["own"] == figures["atomic"] == figures["schema"]

@@ -19,7 +19,10 @@ from tests.conftest import VARIANTS, fresh_model, tiny_settings
 
 @pytest.mark.parametrize("protocol", ["leave_one_out", "global_time", "multi5"])
 def test_clean_models_pass_under_every_protocol(tiny, tmp_path, protocol, variant):
-    data, settings = process(tiny, DataSettings(protocol=protocol)), tiny_settings(tmp_path, variant)
+    data, settings = (
+        process(tiny, DataSettings(protocol=protocol)),
+        tiny_settings(tmp_path, variant),
+    )
     model = fresh_model(data, variant)
     assert (
         swap_test(model.frozen(), data, settings, "validation") == 0
@@ -29,9 +32,14 @@ def test_clean_models_pass_under_every_protocol(tiny, tmp_path, protocol, varian
 
 
 def test_a_history_that_holds_its_target_is_caught(data, tmp_path, monkeypatch):
-    model, settings = fresh_model(data, VARIANTS["enhanced"]), tiny_settings(tmp_path, VARIANTS["enhanced"])
+    model, settings = (
+        fresh_model(data, VARIANTS["enhanced"]),
+        tiny_settings(tmp_path, VARIANTS["enhanced"]),
+    )
     monkeypatch.setattr(
-        protocols, "history_of", lambda data, person, end: batches.history_of(data, person, end + 1)
+        protocols,
+        "history_of",
+        lambda data, person, end: batches.history_of(data, person, end + 1),
     )
     assert swap_test(model.frozen(), data, settings, "test") > 1e-4
 
@@ -39,13 +47,23 @@ def test_a_history_that_holds_its_target_is_caught(data, tmp_path, monkeypatch):
 def test_a_request_time_that_should_be_unknown_is_caught(data, tmp_path):
     """A model that reads it, audited as one that does not."""
     model = fresh_model(data, VARIANTS["enhanced-known-time"])
-    assert swap_test(model.frozen(), data, tiny_settings(tmp_path, VARIANTS["enhanced"]), "test") > 1e-4
+    assert (
+        swap_test(
+            model.frozen(), data, tiny_settings(tmp_path, VARIANTS["enhanced"]), "test"
+        )
+        > 1e-4
+    )
 
 
 def test_a_split_that_trains_on_targets_is_caught(data, tmp_path, monkeypatch):
-    model, settings = fresh_model(data, VARIANTS["enhanced"]), tiny_settings(tmp_path, VARIANTS["enhanced"])
+    model, settings = (
+        fresh_model(data, VARIANTS["enhanced"]),
+        tiny_settings(tmp_path, VARIANTS["enhanced"]),
+    )
     whole = batches.TrainingBatches._windows
-    monkeypatch.setattr(batches.TrainingBatches, "_windows", lambda self, _held_out: whole(self, False))
+    monkeypatch.setattr(
+        batches.TrainingBatches, "_windows", lambda self, _held_out: whole(self, False)
+    )
     assert training_test(model, data, settings) > 0
 
 
@@ -64,18 +82,26 @@ def test_signs_by_hand(tiny, monkeypatch):
     signs, rows = suspicious(data, "test"), data.training_rows()
     known = set(data.items[rows].tolist())
     for number, end in enumerate(data.split.requests["test"].ends):
-        assert signs["item unknown to training"][number] == (int(data.items[end]) not in known)
-        assert signs["target at the very time of the history's last interaction"][number] == (
-            data.times[end] == data.times[end - 1]
+        assert signs["item unknown to training"][number] == (
+            int(data.items[end]) not in known
         )
-    assert (signs["training later than the target"] == 0).all()  # that is what the protocol is for
+        assert signs["target at the very time of the history's last interaction"][
+            number
+        ] == (data.times[end] == data.times[end - 1])
+    # that is what the protocol is for
+    assert (signs["training later than the target"] == 0).all()
     assert not signs["item in training only after the target"].any()
     loo = suspicious(process(tiny, DataSettings()), "test")
     assert 0 < loo["training later than the target"].mean() < 1
 
 
 def test_script(tmp_path, capsys, data):
-    assert run_command(audit.main, ["--dataset", "synthetic", "--until", "validation"]) == 0
+    assert (
+        run_command(audit.main, ["--dataset", "synthetic", "--until", "validation"])
+        == 0
+    )
     assert "none of these" in capsys.readouterr().out
     assert run_command(audit.main, ["--model_path", str(tmp_path / "nowhere")]) == 2
-    audit_split(data, Settings().replace(seq_length=12), Popularity(data), "popularity", "test")
+    audit_split(
+        data, Settings().replace(seq_length=12), Popularity(data), "popularity", "test"
+    )

@@ -8,8 +8,20 @@ import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
-from baselines.neighbours import ColumnNeighbours, ItemToItem, ease, item_knn, markov_chain
-from baselines.popularity import DAY, GroupPopularity, Popularity, RecentPopularity, group_columns
+from baselines.neighbours import (
+    ColumnNeighbours,
+    ItemToItem,
+    ease,
+    item_knn,
+    markov_chain,
+)
+from baselines.popularity import (
+    DAY,
+    GroupPopularity,
+    Popularity,
+    RecentPopularity,
+    group_columns,
+)
 from batches import History, history_batch, history_of
 from dataset import ITEM_ROWS
 from evaluation.protocols import target_ranks
@@ -35,8 +47,13 @@ def test_item_knn_is_cosine_similarity(data, seen):
     nearest = item_knn(data, neighbours=3, shrinkage=0.0).matrix.numpy()
     for film in range(ITEM_ROWS, len(data.catalogue.items)):
         kept = nearest[:, film] > 0
-        assert expected[kept, film].min(initial=2.0) >= np.sort(expected[:, film])[-3] - 1e-6
-    shrunk = item_knn(data, neighbours=len(data.catalogue.items), shrinkage=10.0).matrix.numpy()
+        assert (
+            expected[kept, film].min(initial=2.0)
+            >= np.sort(expected[:, film])[-3] - 1e-6
+        )
+    shrunk = item_knn(
+        data, neighbours=len(data.catalogue.items), shrinkage=10.0
+    ).matrix.numpy()
     counts = seen.sum(0)
     i, j = np.argsort(-counts)[:2]
     assert shrunk[i, j] == pytest.approx(
@@ -76,14 +93,20 @@ def test_markov_chain_counts_followers(data):
 def test_scores_weigh_films_by_their_age(data):
     matrix = np.random.default_rng(0).random((len(data.catalogue.items),) * 2)
     histories = [history_of(data, person) for person in (1, 2, 3)]
-    scores = ItemToItem(matrix, decay=0.5).score(history_batch(histories, data.catalogue, 12))
+    scores = ItemToItem(matrix, decay=0.5).score(
+        history_batch(histories, data.catalogue, 12)
+    )
     for row, history in zip(scores, histories, strict=True):
         newest = history.items[-12:][::-1]
         expected = sum(0.5**age * matrix[film] for age, film in enumerate(newest))
         np.testing.assert_allclose(row[ITEM_ROWS:], expected[ITEM_ROWS:], rtol=1e-4)
         assert (row[:ITEM_ROWS] == -torch.inf).all()
-    newest = ItemToItem(matrix, decay=0.0).score(history_batch(histories, data.catalogue, 12))
-    np.testing.assert_allclose(newest[0, ITEM_ROWS:], matrix[histories[0].items[-1], ITEM_ROWS:], rtol=1e-5)
+    newest = ItemToItem(matrix, decay=0.0).score(
+        history_batch(histories, data.catalogue, 12)
+    )
+    np.testing.assert_allclose(
+        newest[0, ITEM_ROWS:], matrix[histories[0].items[-1], ITEM_ROWS:], rtol=1e-5
+    )
 
 
 def test_recent_popularity_counts_the_days_before(data):
@@ -94,8 +117,12 @@ def test_recent_popularity_counts_the_days_before(data):
     inside = rows[(data.times[rows] < now) & (data.times[rows] >= now - 30 * DAY)]
     expected = np.bincount(data.items[inside], minlength=len(data.catalogue.items))
     assert (scores[ITEM_ROWS:].floor().numpy() == expected[ITEM_ROWS:]).all()
-    empty = RecentPopularity(data, days=0).score(history_batch([history], data.catalogue, 12))[0]
-    assert (empty[ITEM_ROWS:].argsort() == Popularity(data).counts[ITEM_ROWS:].argsort()).all()
+    empty = RecentPopularity(data, days=0).score(
+        history_batch([history], data.catalogue, 12)
+    )[0]
+    assert (
+        empty[ITEM_ROWS:].argsort() == Popularity(data).counts[ITEM_ROWS:].argsort()
+    ).all()
 
 
 def test_baselines_rank_under_the_one_protocol(data):
@@ -109,28 +136,46 @@ def test_baselines_rank_under_the_one_protocol(data):
 
 
 def test_popularity_in_the_group_counts_users_alike(data):
-    """Against pandas; where a column of the user is unknown, popularity among all orders the items."""
+    """Against pandas; where a column of the user is unknown, popularity among all orders the
+    items.
+    """
     rows, columns = data.training_rows(), data.catalogue.users.data
     frame = pd.DataFrame({"user": data.user_of[rows], "item": data.items[rows]})
     chosen = group_columns(data)
     same = [columns[name] == columns[name][5] for name in chosen]
     alike = np.flatnonzero(np.logical_and.reduce(same))
-    expected = np.bincount(frame["item"][frame["user"].isin(alike)], minlength=len(data.catalogue.items))
+    expected = np.bincount(
+        frame["item"][frame["user"].isin(alike)], minlength=len(data.catalogue.items)
+    )
     half = History(data.items[:2], user_columns={chosen[0]: columns[chosen[0]][5]})
     known, unknown = (
-        GroupPopularity(data).score(history_batch([history_of(data, 5), half], data.catalogue, 12)).numpy()
+        GroupPopularity(data)
+        .score(history_batch([history_of(data, 5), half], data.catalogue, 12))
+        .numpy()
     )
-    assert (np.floor(known[ITEM_ROWS:]) == expected[ITEM_ROWS:]).all() and expected.sum()
+    assert (
+        np.floor(known[ITEM_ROWS:]) == expected[ITEM_ROWS:]
+    ).all() and expected.sum()
     everybody = Popularity(data).counts.numpy()[ITEM_ROWS:]
-    assert (np.argsort(-unknown[ITEM_ROWS:], kind="stable") == np.argsort(-everybody, kind="stable")).all()
+    assert (
+        np.argsort(-unknown[ITEM_ROWS:], kind="stable")
+        == np.argsort(-everybody, kind="stable")
+    ).all()
 
 
 def test_neighbours_by_columns_are_mean_cosine_similarities(data):
     history = history_of(data, 3)
-    similar = cosine_similarity(data.catalogue.items.shares("genres"))[history.items[-12:]]
+    similar = cosine_similarity(data.catalogue.items.shares("genres"))[
+        history.items[-12:]
+    ]
     nobody = History(np.zeros(0, dtype=int))
     batch = history_batch([history, nobody], data.catalogue, 12)
     found, popular = ColumnNeighbours(data).score(batch).numpy()
-    np.testing.assert_allclose(found[ITEM_ROWS:], similar.mean(0)[ITEM_ROWS:], atol=2e-6)
+    np.testing.assert_allclose(
+        found[ITEM_ROWS:], similar.mean(0)[ITEM_ROWS:], atol=2e-6
+    )
     everybody = Popularity(data).counts.numpy()[ITEM_ROWS:]
-    assert (np.argsort(-popular[ITEM_ROWS:], kind="stable") == np.argsort(-everybody, kind="stable")).all()
+    assert (
+        np.argsort(-popular[ITEM_ROWS:], kind="stable")
+        == np.argsort(-everybody, kind="stable")
+    ).all()

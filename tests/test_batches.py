@@ -34,7 +34,8 @@ def nothing_hidden(monkeypatch):
 
 def same(left, right):
     return left.pattern == right.pattern and all(
-        torch.equal(value, right.tensors()[name]) for name, value in left.tensors().items()
+        torch.equal(value, right.tensors()[name])
+        for name, value in left.tensors().items()
     )
 
 
@@ -52,8 +53,13 @@ def test_causal_positions_predict_the_following_interaction(data):
                 batch.target_columns["rating"][row, :length],
                 torch.from_numpy(data.columns["rating"][window])[1:],
             )
-            assert torch.equal(batch.request_times[row, :length], torch.from_numpy(data.times[window])[1:])
-            assert (batch.targets[row, length:] == PAD).all() and (batch.items[row, length:] == PAD).all()
+            assert torch.equal(
+                batch.request_times[row, :length],
+                torch.from_numpy(data.times[window])[1:],
+            )
+            assert (batch.targets[row, length:] == PAD).all() and (
+                batch.items[row, length:] == PAD
+            ).all()
             seen += 1
     assert seen == data.num_users
 
@@ -62,18 +68,26 @@ def test_training_never_holds_a_held_out_interaction(data):
     held_out = {
         (user, int(data.items[row]))
         for until in ("validation", "test")
-        for user, row in zip(data.split.requests[until].users, data.split.requests[until].ends, strict=True)
+        for user, row in zip(
+            data.split.requests[until].users,
+            data.split.requests[until].ends,
+            strict=True,
+        )
     }
     for share in (0.0, 1.0):
         for batch in TrainingBatches(data, 12, PLAIN, share).epoch(0):
             for row, user in enumerate(batch.users.tolist()):
-                shown = set(batch.items[row].tolist()) | set(batch.targets[row].tolist())
+                shown = set(batch.items[row].tolist()) | set(
+                    batch.targets[row].tolist()
+                )
                 assert not {(user, item) for item in shown} & held_out
 
 
 @pytest.mark.parametrize("masking", [{}, {"masking": "late"}, {"last_mask_share": 0.8}])
 def test_cloze_replaces_item_rating_and_time(data, masking):
-    for batch in TrainingBatches(data, 12, dataclasses.replace(PLAIN, **masking), 1.0).epoch(0):
+    for batch in TrainingBatches(
+        data, 12, dataclasses.replace(PLAIN, **masking), 1.0
+    ).epoch(0):
         masked = batch.items == MASK
         assert batch.pattern == "bidirectional" and batch.items.shape[1] <= 12
         assert torch.equal(masked, batch.targets != PAD) and masked.any(1).all()
@@ -126,15 +140,18 @@ def test_context_dropout_hides_the_stated_share(data, monkeypatch):
     made = TrainingBatches(data, 12, TrainSettings(batch_size=64), 0.0)
     found = [batch for epoch in range(20) for batch in made.epoch(epoch)]
     for name in ("columns.rating", "times", "user_columns.age"):
-        parts = [(batch.tensors()[name].reshape(len(batch.users), -1) == 0).all(1) for batch in found]
+        parts = [
+            (batch.tensors()[name].reshape(len(batch.users), -1) == 0).all(1)
+            for batch in found
+        ]
         assert 0.4 < torch.cat(parts).float().mean() < 0.6
     assert all((batch.users == 0).all() for batch in found)
 
 
 @pytest.mark.parametrize("cloze", [0.0, 1.0])
 def test_late_starts_are_ends_of_the_same_windows(data, cloze):
-    """The stated share begins later, by somebody unknown; each still ends where it did, and the others are as they
-    were. Short ends are as frequent as long ones."""
+    """The stated share begins later, by somebody unknown; each still ends where it did, and the
+    others are as they were. Short ends are as frequent as long ones."""
     late_too, left, share = dataclasses.replace(PLAIN, late_start_share=0.5), [], []
     trained = data.train_lengths
 
@@ -143,7 +160,11 @@ def test_late_starts_are_ends_of_the_same_windows(data, cloze):
             items = torch.where(batch.items == MASK, batch.targets, batch.items)
             times = torch.where(batch.items == MASK, batch.request_times, batch.times)
             for row, length in enumerate(batch.lengths.tolist()):
-                told = [items[row], times[row], *([] if cloze else [batch.targets[row]])]
+                told = [
+                    items[row],
+                    times[row],
+                    *([] if cloze else [batch.targets[row]]),
+                ]
                 yield (
                     tuple(zip(*(part[:length].tolist() for part in told), strict=True)),
                     batch.users[row].item(),
@@ -165,8 +186,11 @@ def test_late_starts_are_ends_of_the_same_windows(data, cloze):
         for window, user, facts, complete in rows(late_too, epoch):
             full, person, known = of_end[window]
             late = user == 0
-            assert torch.equal(facts, known) and (late or (user == person and window == full))
-            fits = trained[person] <= (12 if cloze else 13)  # causal: one film more than the model reads
+            assert torch.equal(facts, known) and (
+                late or (user == person and window == full)
+            )
+            # causal: one film more than the model reads
+            fits = trained[person] <= (12 if cloze else 13)
             assert complete == (fits and window == full)
             ends.add(person)
             share.append(late)
@@ -175,8 +199,11 @@ def test_late_starts_are_ends_of_the_same_windows(data, cloze):
     assert 0.47 < np.mean(share) < 0.53
     if not cloze:
         assert 400 < len(left) < 800 and min(left) == 2
-        chance = np.log(np.arange(3, 14) / np.arange(2, 13)) / np.log(13 / 2)  # of 2, 3, ... 12 left of 13
-        np.testing.assert_allclose(np.bincount(left, minlength=13)[2:] / len(left), chance, atol=0.06)
+        # of 2, 3, ... 12 left of 13
+        chance = np.log(np.arange(3, 14) / np.arange(2, 13)) / np.log(13 / 2)
+        np.testing.assert_allclose(
+            np.bincount(left, minlength=13)[2:] / len(left), chance, atol=0.06
+        )
 
 
 def test_batches_are_of_windows_of_similar_length_after_late_starts(real_data):
@@ -185,9 +212,17 @@ def test_batches_are_of_windows_of_similar_length_after_late_starts(real_data):
     made = TrainingBatches(real_data, 200, train, 0.0)
     for epoch in (0, 1, 17):
         found = list(made.epoch(epoch))
-        assert len(found) == len(made) and sum(len(batch.users) for batch in found) == real_data.num_users
-        assert max(batch.items.numel() if epoch == 0 else batch.tokens for batch in found) <= 6400
-        assert sum(batch.tokens for batch in found) > 0.91 * sum(batch.items.numel() for batch in found)
+        assert (
+            len(found) == len(made)
+            and sum(len(batch.users) for batch in found) == real_data.num_users
+        )
+        assert (
+            max(batch.items.numel() if epoch == 0 else batch.tokens for batch in found)
+            <= 6400
+        )
+        assert sum(batch.tokens for batch in found) > 0.91 * sum(
+            batch.items.numel() for batch in found
+        )
         assert max(len(batch.users) for batch in found) <= 512
 
 
@@ -201,28 +236,50 @@ def test_cloze_mask_shares(masking):
     masked = mask([20] * 4000, 25, masking=masking)
     assert not masked[:, 20:].any() and masked.any(1).all()
     assert abs(masked[:, :20].mean() - 0.3) < 0.02
-    assert mask([1, 2, 3] * 200, 5, masking=masking, mask_prob=1e-9).sum(1).tolist() == [1] * 600
+    assert (
+        mask([1, 2, 3] * 200, 5, masking=masking, mask_prob=1e-9).sum(1).tolist()
+        == [1] * 600
+    )
     last = mask([20] * 4000, 25, masking=masking, last_mask_share=1.0)
     assert (last.sum(1) == 1).all() and last[:, 19].all()
 
 
 def test_which_positions_are_masked():
     """Alike, or in proportion to the place."""
-    uniform, late = (mask([40] * 4000, 40, masking=masking) for masking in ("uniform", "late"))
+    uniform, late = (
+        mask([40] * 4000, 40, masking=masking) for masking in ("uniform", "late")
+    )
     assert uniform.mean(0).min() > 0.27 and uniform.mean(0).max() < 0.33
     np.testing.assert_allclose(late.mean(0), 2 * 0.3 * np.arange(1, 41) / 41, atol=0.03)
 
 
 def test_visible_times_hide_the_masked_moments():
     times = torch.tensor([[10, 20, 30, 40], [10, 20, 30, 0], [5, 6, 7, 8]])
-    masked = torch.tensor([[False, True, True, False], [True, False, False, False], [True, True, True, True]])
-    assert visible_times(times, masked).tolist() == [[10, 10, 10, 40], [20, 20, 30, 0], [0, 0, 0, 0]]
+    masked = torch.tensor(
+        [
+            [False, True, True, False],
+            [True, False, False, False],
+            [True, True, True, True],
+        ]
+    )
+    assert visible_times(times, masked).tolist() == [
+        [10, 10, 10, 40],
+        [20, 20, 30, 0],
+        [0, 0, 0, 0],
+    ]
 
 
 def test_append_mask_keeps_the_newest(data):
     histories = [
-        History(np.arange(2, 7), np.arange(10, 15), {"rating": np.arange(1, 6)}, request_time=99),
-        History(np.array([9]), np.array([50]), {"rating": np.array([4])}, request_time=60),
+        History(
+            np.arange(2, 7),
+            np.arange(10, 15),
+            {"rating": np.arange(1, 6)},
+            request_time=99,
+        ),
+        History(
+            np.array([9]), np.array([50]), {"rating": np.array([4])}, request_time=60
+        ),
     ]
     catalogue = data.catalogue
     asked = append_mask(history_batch(histories, catalogue, 4), 4)
@@ -232,36 +289,60 @@ def test_append_mask_keeps_the_newest(data):
     assert asked.request_times.tolist() == [[0, 0, 0, 99], [0, 60, 0, 0]]
     assert asked.lengths.tolist() == [4, 2]
     assert asked.whole.tolist() == [False, True]
-    short = append_mask(history_batch(histories, catalogue, 5), 5)  # room for the history, not for the mask
-    assert history_batch(histories, catalogue, 5).whole.tolist() == [True, True] and short.whole.tolist() == [
+    # room for the history, not for the mask
+    short = append_mask(history_batch(histories, catalogue, 5), 5)
+    assert history_batch(histories, catalogue, 5).whole.tolist() == [
+        True,
+        True,
+    ] and short.whole.tolist() == [
         False,
         True,
     ]
-    assert not history_batch([dataclasses.replace(histories[1], whole=False)], catalogue, 5).whole.any()
+    assert not history_batch(
+        [dataclasses.replace(histories[1], whole=False)], catalogue, 5
+    ).whole.any()
 
 
 def test_history_ends_before_its_target(data):
     for until in ("validation", "test"):
         history = history_of(data, 7, span(data, 7, until)[1])
         row = span(data, 7, until)[1]
-        assert history.items[-1] == data.items[row - 1] and history.request_time == data.times[row]
+        assert (
+            history.items[-1] == data.items[row - 1]
+            and history.request_time == data.times[row]
+        )
     assert history_of(data, 7).request_time == 0
 
 
 @pytest.mark.parametrize("positions", [1, 30, 64, 10_000])
 def test_parts_hold_everybody_once_and_respect_their_size(data, positions):
     for cloze in (0.0, 1.0):
-        batch = next(TrainingBatches(data, 12, dataclasses.replace(PLAIN, batch_size=24), cloze).epoch(0))
+        batch = next(
+            TrainingBatches(
+                data, 12, dataclasses.replace(PLAIN, batch_size=24), cloze
+            ).epoch(0)
+        )
         parts = batch.parts(positions)
-        assert sorted(int(user) for part in parts for user in part.users) == sorted(batch.users.tolist())
+        assert sorted(int(user) for part in parts for user in part.users) == sorted(
+            batch.users.tolist()
+        )
         for part in parts:
-            assert part.items.numel() <= max(positions, part.items.shape[1]) and int(part.lengths.max()) > 0
+            assert (
+                part.items.numel() <= max(positions, part.items.shape[1])
+                and int(part.lengths.max()) > 0
+            )
             rows = [batch.users.tolist().index(user) for user in part.users.tolist()]
             width = part.items.shape[1]
             for name, value in part.tensors().items():
                 whole = batch.tensors()[name][rows]
-                kept = whole if name.startswith("user") or whole.dim() == 1 else whole[:, :width]
-                assert torch.equal(value, kept) and (kept is whole or not whole[:, width:].any())
+                kept = (
+                    whole
+                    if name.startswith("user") or whole.dim() == 1
+                    else whole[:, :width]
+                )
+                assert torch.equal(value, kept) and (
+                    kept is whole or not whole[:, width:].any()
+                )
 
 
 def test_predicted_positions_are_the_targets_and_a_filling_that_does_not_count(data):

@@ -30,7 +30,16 @@ def test_compare_without_peers(tmp_path, capsys, small):
     output = tmp_path / "compare.json"
     assert (
         compare.main(
-            ["--dataset", "synthetic", "--rounds", "1", "--models", "causal", "--output", str(output)]
+            [
+                "--dataset",
+                "synthetic",
+                "--rounds",
+                "1",
+                "--models",
+                "causal",
+                "--output",
+                str(output),
+            ]
         )
         == 0
     )
@@ -38,7 +47,11 @@ def test_compare_without_peers(tmp_path, capsys, small):
     assert record == json.loads(output.read_text(encoding="utf-8"))
     assert set(record["results"]) == {"ours causal", "ours causal fp32"}
     for result in record["results"].values():
-        assert result["steps"] == 8 and 0 < result["peak_share"] < 1 and result["seconds"] > 0
+        assert (
+            result["steps"] == 8
+            and 0 < result["peak_share"] < 1
+            and result["seconds"] > 0
+        )
         assert result["users_per_second"] > 0 and result["p50_ms"] <= result["p99_ms"]
     with pytest.raises(UserError, match="make bench"):
         compare.main(["--peers", "/nowhere/python"])
@@ -46,9 +59,13 @@ def test_compare_without_peers(tmp_path, capsys, small):
 
 @pytest.mark.slow
 def test_compare_ends_when_a_worker_dies(tmp_path, small):
-    """Here the peers' worker, in an environment without RecTools: its reason is told and nothing is written."""
+    """Here the peers' worker, in an environment without RecTools: its reason is told and nothing
+    is written.
+    """
     output = tmp_path / "compare.json"
-    with pytest.raises(UserError, match=r"(?s)benchmarks.peers BERT4RecModel.*died.*pytorch_lightning"):
+    with pytest.raises(
+        UserError, match=r"(?s)benchmarks.peers BERT4RecModel.*died.*pytorch_lightning"
+    ):
         compare.main(
             [
                 "--dataset",
@@ -83,14 +100,21 @@ def test_growth(tmp_path, capsys, small):
     )
     record = last_line(capsys)
     assert [row["items"] for row in record["points"]["items"]] == [80, 800, 8000] * 2
-    assert all(row["seconds_per_step"] > 0 and row["peak_mb"] > 0 for row in record["points"]["items"])
+    assert all(
+        row["seconds_per_step"] > 0 and row["peak_mb"] > 0
+        for row in record["points"]["items"]
+    )
     assert record["protocol"].endswith("every size times 0.02")
     with pytest.raises(UserError, match="--output"):
         growth.main(["--sweeps", "items"])
-    assert (tmp_path / "growth.svg").exists() and (tmp_path / "growth.png").stat().st_size > 5000
+    assert (tmp_path / "growth.svg").exists() and (
+        tmp_path / "growth.png"
+    ).stat().st_size > 5000
 
 
-def test_the_peers_get_our_training_part_and_the_flops_are_those_of_the_products(data, tmp_path):
+def test_the_peers_get_our_training_part_and_the_flops_are_those_of_the_products(
+    data, tmp_path
+):
     arrays = np.load(training_part(data, tmp_path))
     counts = np.bincount(arrays["user"], minlength=data.num_users)
     assert (counts[1:] == np.diff(data.offsets)[1:] - 2).all()
@@ -103,13 +127,18 @@ def test_the_peers_get_our_training_part_and_the_flops_are_those_of_the_products
             maps = 2 * width * (3 * width + width + width + width)
             attention = 2 * 2 * width * (position + 0.5)
             total += 3 * (
-                SHARED["num_layers"] * (maps + attention) + 2 * width * len(data.catalogue.items.ids)
+                SHARED["num_layers"] * (maps + attention)
+                + 2 * width * len(data.catalogue.items.ids)
             )
     assert compare.epoch_flops("causal", data) == pytest.approx(total, rel=1e-9)
 
 
 def test_a_worker_that_dies_says_why(tmp_path):
-    worker = Worker(sys.executable, ["benchmarks.ours", "vanilla", "fp32", "nonsense"], tmp_path / "log")
+    worker = Worker(
+        sys.executable,
+        ["benchmarks.ours", "vanilla", "fp32", "nonsense"],
+        tmp_path / "log",
+    )
     with pytest.raises(RuntimeError, match="nonsense"):
         worker.ask("epoch")
     worker.close()

@@ -37,7 +37,9 @@ def raw_sequences(data):
     """Ids of each user's items, by user id."""
     users, items = data.catalogue.users, data.catalogue.items
     return {
-        users.id(row): items.id_array(data.items[data.offsets[row] : data.offsets[row + 1]]).tolist()
+        users.id(row): items.id_array(
+            data.items[data.offsets[row] : data.offsets[row + 1]]
+        ).tolist()
         for row in users.rows
     }
 
@@ -59,14 +61,19 @@ def test_ids_round_trip(data):
     assert users.index([10**30, 0, int(users.ids[4])]).tolist() == [UNKNOWN, UNKNOWN, 5]
     assert data.items.min() >= ITEM_ROWS and data.items.max() < len(items)
     text = other_data("shop").catalogue.users
-    assert [text.id(row) for row in text.index(["c 3", "nobody", "c 11"])[[0, 2]]] == ["c 3", "c 11"]
+    assert [text.id(row) for row in text.index(["c 3", "nobody", "c 11"])[[0, 2]]] == [
+        "c 3",
+        "c 11",
+    ]
 
 
 def test_columns_follow_the_raw_tables(data, tiny):
     raw, items = tiny.items.set_index("id"), data.catalogue.items
     for row in items.rows:
         found, wanted = items.readable(row), raw.loc[items.id(row)]
-        assert found["year"] == wanted["year"] and sorted(found["genres"]) == sorted(wanted["genres"])
+        assert found["year"] == wanted["year"] and sorted(found["genres"]) == sorted(
+            wanted["genres"]
+        )
     users = data.catalogue.users
     genders = [users.readable(row)["gender"] for row in users.rows]
     raw_genders = tiny.users.set_index("id").loc[users.ids, "gender"]
@@ -87,8 +94,12 @@ def test_repeats_are_kept_only_where_the_schema_says_so(tiny):
     again = tiny.interactions.iloc[:3]
     import pandas as pd
 
-    twice = tiny.replace(pd.concat([tiny.interactions, again.assign(time=again["time"] + 9)]))
-    assert len(process(twice, DataSettings()).items) >= len(process(tiny, DataSettings()).items)
+    twice = tiny.replace(
+        pd.concat([tiny.interactions, again.assign(time=again["time"] + 9)])
+    )
+    assert len(process(twice, DataSettings()).items) >= len(
+        process(tiny, DataSettings()).items
+    )
     shop = other_data("shop")
     assert any(len(set(items)) < len(items) for items in raw_sequences(shop).values())
 
@@ -118,7 +129,9 @@ def test_hash_sees_every_part(tiny, data):
         changed = tiny.interactions.copy()
         assert changed.loc[5, column] != value
         changed.loc[5, column] = value
-        assert process(tiny.replace(changed), DataSettings()).split_hash != data.split_hash
+        assert (
+            process(tiny.replace(changed), DataSettings()).split_hash != data.split_hash
+        )
 
 
 def test_from_sequences():
@@ -149,7 +162,8 @@ def test_item_preset_equals_the_sasrec_file(real_data):
     assert all(published[user_id] == ours[user_id] for user_id in compared)
 
 
-# Requests and targets, and training parts, by raw ids, as they were before the tables had a schema.
+# Requests and targets, and training parts, by raw ids, as they were before the tables had a
+# schema.
 BOARDS = {
     "loo-3706": {},
     "loo-3416": {"min_item_count": 5},
@@ -188,6 +202,11 @@ def test_every_protocol_asks_for_the_very_targets_as_before(real_data, board):
         assert hash_of(lines) == HASHES[f"{board} {until}"]
     rows = data.training_rows()
     trained = zip(
-        users.id_array(data.user_of[rows]).tolist(), items.id_array(data.items[rows]).tolist(), strict=True
+        users.id_array(data.user_of[rows]).tolist(),
+        items.id_array(data.items[rows]).tolist(),
+        strict=True,
     )
-    assert hash_of([f"{user} {item}" for user, item in trained]) == HASHES[f"{board} training"]
+    assert (
+        hash_of([f"{user} {item}" for user, item in trained])
+        == HASHES[f"{board} training"]
+    )

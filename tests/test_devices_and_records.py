@@ -16,7 +16,9 @@ from support.tracking import Tracker, _numbers, git_commit, run_path
 def test_auto_precision_follows_the_processor(monkeypatch):
     cpu = torch.device("cpu")
     for has_it in (True, False):
-        monkeypatch.setattr(devices.torch.cpu, "_is_avx512_bf16_supported", lambda answer=has_it: answer)
+        monkeypatch.setattr(
+            devices.torch.cpu, "_is_avx512_bf16_supported", lambda answer=has_it: answer
+        )
         assert uses_bf16("auto", cpu) is has_it
     assert uses_bf16("bf16", cpu) and not uses_bf16("fp32", cpu)
     assert choose_device("cpu") == cpu
@@ -28,13 +30,22 @@ def test_a_record_is_one_json_object_a_line(tmp_path):
     tracker.log("epoch", loss=0.5)
     tracker.close()
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [row["event"] for row in rows] == ["settings", "epoch"] and rows[1]["loss"] == 0.5
+    assert [row["event"] for row in rows] == ["settings", "epoch"] and rows[1][
+        "loss"
+    ] == 0.5
     assert run_path(str(tmp_path / "runs"), "x") != path or not path.exists()
 
 
 def test_nested_results_reach_wandb_by_name():
-    results = {"ranking": {"enhanced": {"HR@10": {"mean": 0.3}}}, "protocol": "full", "seed": 1}
-    assert _numbers("test", results) == {"test/ranking/enhanced/HR@10/mean": 0.3, "test/seed": 1}
+    results = {
+        "ranking": {"enhanced": {"HR@10": {"mean": 0.3}}},
+        "protocol": "full",
+        "seed": 1,
+    }
+    assert _numbers("test", results) == {
+        "test/ranking/enhanced/HR@10/mean": 0.3,
+        "test/seed": 1,
+    }
 
 
 def test_no_record_without_a_path():
@@ -46,7 +57,8 @@ def test_commit_is_known_in_a_repository():
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(OSError(28, "No space left on device"), 2), (KeyboardInterrupt(), 130)]
+    ("error", "code"),
+    [(OSError(28, "No space left on device"), 2), (KeyboardInterrupt(), 130)],
 )
 def test_what_the_user_can_mend_is_one_line(capsys, error, code):
     def main(_argv):

@@ -17,7 +17,12 @@ from batches import history_batch, history_of
 from data_processor import from_sequences
 from dataset import ITEM_ROWS
 from evaluation.metrics import CUTOFFS, bootstrap_interval, per_request, per_user, ranks
-from evaluation.protocols import CANDIDATES, draw_candidates, protocol_line, target_ranks
+from evaluation.protocols import (
+    CANDIDATES,
+    draw_candidates,
+    protocol_line,
+    target_ranks,
+)
 from evaluation.report import summarise
 from evaluation.side_tasks import preference_quality, value_quality
 from settings import EvalSettings
@@ -28,13 +33,19 @@ PLAIN = EvalSettings()
 
 
 def test_metrics_agree_with_ir_measures(data):
-    """On a random model's scores: ir-measures ranks the unseen films of each user itself, one list a user."""
+    """On a random model's scores: ir-measures ranks the unseen films of each user itself, one
+    list a user.
+    """
     model = fresh_model(data, VARIANTS["enhanced"]).frozen()
     ours = per_request(target_ranks(model, data, "test", 12, PLAIN))
     qrels, run = [], []
     for user in data.catalogue.users.rows:
         scores = model.score(
-            history_batch([history_of(data, user, span(data, user, "test")[1])], data.catalogue, 12)
+            history_batch(
+                [history_of(data, user, span(data, user, "test")[1])],
+                data.catalogue,
+                12,
+            )
         )[0].tolist()
         start, end = span(data, user, "test")
         seen = set(data.items[start:end].tolist())
@@ -67,31 +78,49 @@ def test_ndcg_agrees_with_scikit_learn():
     relevance = np.zeros((40, 50))
     relevance[np.arange(40), target] = 1
     rank = ranks(torch.from_numpy(scores), torch.from_numpy(target)[:, None]).numpy()
-    assert per_request(rank)["NDCG@10"].mean() == pytest.approx(ndcg_score(relevance, scores, k=10), abs=1e-9)
+    assert per_request(rank)["NDCG@10"].mean() == pytest.approx(
+        ndcg_score(relevance, scores, k=10), abs=1e-9
+    )
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.data())
 def test_ties_are_broken_against_the_target(values, draw):
     target = draw.draw(st.integers(0, len(values) - 1))
     rank = int(ranks(torch.tensor([values]).float(), torch.tensor([[target]]))[0])
-    assert rank == sum(value > values[target] for value in values) + values.count(values[target])
+    assert rank == sum(value > values[target] for value in values) + values.count(
+        values[target]
+    )
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, -np.inf]), min_size=1, max_size=25), st.data())
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, -np.inf]), min_size=1, max_size=25),
+    st.data(),
+)
 def test_metrics_of_several_targets_agree_with_ir_measures(values, draw):
-    """Random rankings with ties, films left out, fewer candidates than K; a second person without any ranked film."""
+    """Random rankings with ties, films left out, fewer candidates than K; a second person without
+    any ranked film.
+    """
     finite = [film for film, value in enumerate(values) if np.isfinite(value)]
     if not finite:
         return
     targets = draw.draw(
-        st.lists(st.sampled_from(finite), min_size=1, max_size=min(5, len(finite)), unique=True)
+        st.lists(
+            st.sampled_from(finite),
+            min_size=1,
+            max_size=min(5, len(finite)),
+            unique=True,
+        )
     )
     rank = ranks(torch.tensor([values]), torch.tensor([targets])).numpy()
     ours = per_request(rank)
-    # ir-measures gets the same order spelled out: of equal scores, those that are no targets come first.
+    # ir-measures gets the same order spelled out: of equal scores, those that are no targets come
+    # first.
     order = sorted(finite, key=lambda film: (-values[film], film in targets))
-    run = [ir_measures.ScoredDoc("1", str(film), float(-place)) for place, film in enumerate(order)]
+    run = [
+        ir_measures.ScoredDoc("1", str(film), float(-place))
+        for place, film in enumerate(order)
+    ]
     qrels = [ir_measures.Qrel("1", str(film), 1) for film in targets]
     for k in CUTOFFS:
         for name, measure, scale in (
@@ -102,12 +131,16 @@ def test_metrics_of_several_targets_agree_with_ir_measures(values, draw):
         ):  # they divide by T
             theirs = ir_measures.calc_aggregate([measure], qrels, run)[measure] * scale
             assert ours[name][0] == pytest.approx(theirs, abs=1e-6), name
-    assert ours["MRR"][0] == pytest.approx(ir_measures.calc_aggregate([RR], qrels, run)[RR], abs=1e-6)
+    assert ours["MRR"][0] == pytest.approx(
+        ir_measures.calc_aggregate([RR], qrels, run)[RR], abs=1e-6
+    )
     assert (np.diff(rank[0]) > 0).all()
 
 
 def test_a_film_that_is_a_target_twice_has_no_rank_before_the_first():
-    assert ranks(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0, 0]])).tolist() == [[1, 2]]
+    assert ranks(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0, 0]])).tolist() == [
+        [1, 2]
+    ]
 
 
 def test_means_are_over_each_persons_requests_first():
@@ -155,7 +188,9 @@ def test_filter_takes_the_whole_history_out(data):
             for film in range(ITEM_ROWS, len(data.catalogue.items))
             if film not in seen and film != target
         ]
-        assert rank[user - 1, 0] == 1 + sum(popular.counts[film] >= popular.counts[target] for film in rivals)
+        assert rank[user - 1, 0] == 1 + sum(
+            popular.counts[film] >= popular.counts[target] for film in rivals
+        )
 
 
 def test_published_candidates_may_be_seen(data):
@@ -182,10 +217,14 @@ def test_published_candidates_may_be_seen(data):
             data,
             "test",
             12,
-            EvalSettings(candidates="popular_100_any", filter_seen="yes" if filtered else "no"),
+            EvalSettings(
+                candidates="popular_100_any", filter_seen="yes" if filtered else "no"
+            ),
         )
         for person in data.catalogue.users.rows:
-            rivals = set(drawn[person - 1][~seen[person - 1]] if filtered else drawn[person - 1])
+            rivals = set(
+                drawn[person - 1][~seen[person - 1]] if filtered else drawn[person - 1]
+            )
             assert got[person - 1, 0] == 1 + sum(
                 rival >= data.items[span(data, person, "test")[1]] for rival in rivals
             )
@@ -200,20 +239,30 @@ def test_candidates_are_unseen_and_the_same_for_everybody(data, kind):
     for person in data.catalogue.users.rows:
         start, end = span(data, person, "test")
         assert not set(drawn[person - 1]) & set(data.items[start : end + 1])
-    # Few films in this world: the rank among them is what the full ranking says of these very films.
+    # Few films in this world: the rank among them is what the full ranking says of these very
+    # films.
     model = fresh_model(data, VARIANTS["enhanced"]).frozen()
-    scores = model.score(history_batch([history_of(data, 3, span(data, 3, "test")[1])], data.catalogue, 12))[
-        0
-    ]
+    scores = model.score(
+        history_batch(
+            [history_of(data, 3, span(data, 3, "test")[1])], data.catalogue, 12
+        )
+    )[0]
     rivals = scores[torch.from_numpy(np.unique(drawn[2]))]
     target = scores[int(data.items[span(data, 3, "test")[1]])]
-    assert target_ranks(model, data, "test", 12, evaluation)[2, 0] == 1 + int((rivals >= target).sum())
+    assert target_ranks(model, data, "test", 12, evaluation)[2, 0] == 1 + int(
+        (rivals >= target).sum()
+    )
 
 
 def test_popular_candidates_are_popular():
     """With many films to choose from, a film is drawn more often the more often training has it."""
-    sequences = [[1 + (7 * person + step) % (10 + step * 20) for step in range(30)] for person in range(200)]
-    many = from_sequences([list(dict.fromkeys(sequence)) for sequence in sequences], 600)
+    sequences = [
+        [1 + (7 * person + step) % (10 + step * 20) for step in range(30)]
+        for person in range(200)
+    ]
+    many = from_sequences(
+        [list(dict.fromkeys(sequence)) for sequence in sequences], 600
+    )
     counts = np.bincount(many.items[many.training_rows()], minlength=602)
     uniform, popular = (
         draw_candidates(many, "test", EvalSettings(candidates=kind))
@@ -225,7 +274,9 @@ def test_popular_candidates_are_popular():
 def test_diverged_scores_are_an_error(data):
     class Broken:
         def score(self, batch):
-            return torch.full((len(batch.lengths), len(data.catalogue.items)), torch.nan)
+            return torch.full(
+                (len(batch.lengths), len(data.catalogue.items)), torch.nan
+            )
 
     with pytest.raises(UserError, match="diverged"):
         target_ranks(Broken(), data, "test", 12, PLAIN)
@@ -237,7 +288,9 @@ def test_popularity_counts_training_interactions(data):
 
 
 def test_bootstrap_interval_covers_the_mean():
-    """95 % intervals of many samples hold the true mean about 95 % of the time, and match the normal width."""
+    """95 % intervals of many samples hold the true mean about 95 % of the time, and match the
+    normal width.
+    """
     inside = []
     for seed in range(200):
         values = (rng(seed).random(300) < 0.3).astype(float)
@@ -252,7 +305,9 @@ def test_summary():
     summary = summarise(rank, np.arange(4))
     assert summary["HR@1"]["mean"] == 1 / 4
     assert summary["HR@10"]["mean"] == 3 / 4
-    assert summary["NDCG@10"]["mean"] == pytest.approx((1 + 1 / np.log2(3) + 1 / np.log2(7) + 0) / 4)
+    assert summary["NDCG@10"]["mean"] == pytest.approx(
+        (1 + 1 / np.log2(3) + 1 / np.log2(7) + 0) / 4
+    )
     assert summary["MRR"]["mean"] == pytest.approx((1 + 1 / 2 + 1 / 6 + 1 / 11) / 4)
 
 
@@ -267,35 +322,52 @@ def test_protocol_line_says_what_a_number_means(data):
         "60 users",
     ):
         assert part in line
-    line = protocol_line(data, "test", EvalSettings(candidates="popular_100", filter_seen="no"))
+    line = protocol_line(
+        data, "test", EvalSettings(candidates="popular_100", filter_seen="no")
+    )
     assert (
-        "100 candidates beside the target, popular draw" in line and "history ranked too" in line
+        "100 candidates beside the target, popular draw" in line
+        and "history ranked too" in line
     ) or "kept" in line
 
 
 def test_value_yardsticks(data):
-    entry, ends = data.catalogue.interaction_fields["rating"], data.split.requests["test"].ends
+    entry, ends = (
+        data.catalogue.interaction_fields["rating"],
+        data.split.requests["test"].ends,
+    )
     ratings = entry.numbers[data.columns["rating"] - 1]
     guesses = mean_predictors(entry, data, "test")
     chances = rng().dirichlet(np.ones(5), len(ends))
     found = value_quality(entry, chances, data, "test")
     for name, guess in {**guesses, "head": chances @ entry.numbers}.items():
-        assert found[name]["RMSE"] == pytest.approx(root_mean_squared_error(ratings[ends], guess))
-        assert found[name]["MAE"] == pytest.approx(mean_absolute_error(ratings[ends], guess))
+        assert found[name]["RMSE"] == pytest.approx(
+            root_mean_squared_error(ratings[ends], guess)
+        )
+        assert found[name]["MAE"] == pytest.approx(
+            mean_absolute_error(ratings[ends], guess)
+        )
     start, end = span(data, 4, "test")
     assert guesses["user mean"][3] == pytest.approx(ratings[start:end].mean())
     train, item = data.training_rows(), data.items[end]
-    assert guesses["item mean"][3] == pytest.approx(ratings[train][data.items[train] == item].mean())
+    assert guesses["item mean"][3] == pytest.approx(
+        ratings[train][data.items[train] == item].mean()
+    )
 
 
 def test_values_that_are_no_numbers_are_judged_by_cross_entropy():
     shop = other_data("shop")
-    entry, requests = shop.catalogue.interaction_fields["channel"], shop.split.requests["test"]
+    entry, requests = (
+        shop.catalogue.interaction_fields["channel"],
+        shop.split.requests["test"],
+    )
     codes = shop.columns["channel"][requests.ends]
     chances = rng().dirichlet(np.ones(len(entry.values)), len(requests))
     known = codes > 0
     expected = -np.log(chances[known, codes[known] - 1]).mean()
-    assert value_quality(entry, chances, shop, "test")["head"]["cross-entropy"] == pytest.approx(expected)
+    assert value_quality(entry, chances, shop, "test")["head"][
+        "cross-entropy"
+    ] == pytest.approx(expected)
 
 
 def test_preference_yardstick_is_the_training_mean(data):
@@ -311,6 +383,7 @@ def test_repeats_stay_in_the_ranking_where_the_schema_says_so():
     shop = other_data("shop")
     model = fresh_model(shop, VARIANTS["enhanced"]).frozen()
     kept, asked, hidden = (
-        target_ranks(model, shop, "test", 12, EvalSettings(filter_seen=how)) for how in ("auto", "no", "yes")
+        target_ranks(model, shop, "test", 12, EvalSettings(filter_seen=how))
+        for how in ("auto", "no", "yes")
     )
     assert (kept == asked).all() and (hidden != kept).any()

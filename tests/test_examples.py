@@ -41,10 +41,14 @@ SAYS = {
 
 
 def test_every_example_is_run_here():
-    assert set(EXAMPLES) == {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"}
+    assert set(EXAMPLES) == {path.stem for path in (ROOT / "examples").glob("*.py")} - {
+        "__init__"
+    }
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(service_files, tmp_path, capsys, name):
-    importlib.import_module(f"examples.{name}").main(**EXAMPLES[name](service_files, tmp_path))
+    importlib.import_module(f"examples.{name}").main(
+        **EXAMPLES[name](service_files, tmp_path)
+    )
     assert SAYS.get(name, "5. Synthetic Film") in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""Contributions to a score: against exact enumeration, against captum, and against what each method promises."""
+"""Contributions to a score: against exact enumeration, against captum, and against what each
+method promises.
+"""
 
 from __future__ import annotations
 
@@ -37,27 +39,41 @@ def question_of(data, settings, user=4, items=(0, 5), **options):
     scorer = fresh_model(data, settings).frozen()
     allowed = torch.arange(len(data.catalogue.items)) >= ITEM_ROWS
     rows = np.array(items) + ITEM_ROWS
-    return Question(scorer, data.catalogue, history_of(data, user), rows, allowed, **options)
+    return Question(
+        scorer, data.catalogue, history_of(data, user), rows, allowed, **options
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_answers_for_every_model(data, variant, method):
     """Shapes, the score itself, sums where promised; the same again with the same seed."""
     question = question_of(data, variant)
-    room = TINY_MODEL["seq_length"] - (variant.model == "vanilla" or not variant.next_item_weight)
+    room = TINY_MODEL["seq_length"] - (
+        variant.model == "vanilla" or not variant.next_item_weight
+    )
     assert question.length == room < len(question.history.items)
     found, again = (explain(question, method, seed=2) for _ in range(2))
     with torch.no_grad():
         logits = question.scorer.score(question.batch([question.read]))[0, ITEM_ROWS:]
-    np.testing.assert_allclose(found.score, logits.log_softmax(0)[[0, 5]].numpy(), rtol=1e-4, atol=1e-4)
-    assert found.history.shape == (2, room) and set(found.families) == set(question.families)
-    assert np.isfinite(found.history).all() and np.array_equal(found.history, again.history)
+    np.testing.assert_allclose(
+        found.score, logits.log_softmax(0)[[0, 5]].numpy(), rtol=1e-4, atol=1e-4
+    )
+    assert found.history.shape == (2, room) and set(found.families) == set(
+        question.families
+    )
+    assert np.isfinite(found.history).all() and np.array_equal(
+        found.history, again.history
+    )
     if found.base is not None:
-        known = sum(found.families.values(), np.zeros(2)) if method == "shapley" else 0.0
+        known = (
+            sum(found.families.values(), np.zeros(2)) if method == "shapley" else 0.0
+        )
         np.testing.assert_allclose(
             found.base + found.history.sum(1) + known, found.score, rtol=1e-3, atol=2e-3
         )
-    assert (found.base is not None) == (method in ("shapley", "blocks", "integrated_gradients"))
+    assert (found.base is not None) == (
+        method in ("shapley", "blocks", "integrated_gradients")
+    )
 
 
 class Game(Question):
@@ -66,8 +82,13 @@ class Game(Question):
     length, families = 3, ("items.genres", "times")
 
     def scores(self, kept, without=frozenset()):
-        told = np.array([family not in without for family in self.families], dtype=float)
-        players = np.concatenate([kept.astype(float), np.tile(told, (len(kept), 1))], axis=1)  # (N, 5)
+        told = np.array(
+            [family not in without for family in self.families], dtype=float
+        )
+        # (N, 5)
+        players = np.concatenate(
+            [kept.astype(float), np.tile(told, (len(kept), 1))], axis=1
+        )
         return (
             players @ rng(1).normal(size=(5, 2))
             + (players @ rng(2).normal(size=(5, 2))) ** 2 * players[:, :1]
@@ -81,15 +102,28 @@ def test_shapley_values_are_the_exact_ones_on_average():
     exact, orders = np.zeros((5, 2)), 0
     for unions in itertools.permutations(["history", 3, 4]):
         for steps in itertools.permutations(range(3)):
-            order = [player for union in unions for player in (steps if union == "history" else [union])]
+            order = [
+                player
+                for union in unions
+                for player in (steps if union == "history" else [union])
+            ]
             orders += 1
             for place, player in enumerate(order):
-                before, after = ([player in order[:end] for player in range(5)] for end in (place, place + 1))
+                before, after = (
+                    [player in order[:end] for player in range(5)]
+                    for end in (place, place + 1)
+                )
                 exact[player] += np.subtract(
                     *(
                         game.scores(
                             np.array([known[:3]]),
-                            {name for name, told in zip(game.families, known[3:], strict=True) if not told},
+                            {
+                                name
+                                for name, told in zip(
+                                    game.families, known[3:], strict=True
+                                )
+                                if not told
+                            },
                         )[0]
                         for known in (after, before)
                     )
@@ -102,13 +136,16 @@ def test_shapley_values_are_the_exact_ones_on_average():
     everything = game.scores(np.ones((1, 3), dtype=bool))[0]
     few = shapley(game, rng(0), orders=2)
     np.testing.assert_allclose(
-        few.base + few.history.sum(1) + sum(few.families.values()), everything, rtol=1e-9
+        few.base + few.history.sum(1) + sum(few.families.values()),
+        everything,
+        rtol=1e-9,
     )
 
 
 def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
-    """Shapley values by all orders, families known; and a block's value is that of all it holds. Masking does here
-    2.25 times what removing does, so a fifth of the latter and four fifths of it are twice the latter."""
+    """Shapley values by all orders, families known; and a block's value is that of all it holds.
+    Masking does here 2.25 times what removing does, so a fifth of the latter and four fifths of
+    it are twice the latter."""
 
     class Known(Game):
         def scores(self, kept, _without=frozenset()):
@@ -119,16 +156,22 @@ def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
         attribution,
         "integrated_gradients",
         lambda question, _draw: attribution.Attribution(
-            "integrated_gradients", np.zeros(2), np.array([[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]), {}
+            "integrated_gradients",
+            np.zeros(2),
+            np.array([[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]),
+            {},
         ),
     )
-    monkeypatch.setattr(attribution, "attention_flow", lambda _: np.array([0.2, 0.2, 0.6]))
+    monkeypatch.setattr(
+        attribution, "attention_flow", lambda _: np.array([0.2, 0.2, 0.6])
+    )
     monkeypatch.setattr(attribution, "BLOCK_ENDS", (1, 2))
     exact = np.zeros((3, 2))
     for order in itertools.permutations(range(3)):
         for place, player in enumerate(order):
             before, after = (
-                game.scores(np.isin(np.arange(3), order[:end])[None])[0] for end in (place, place + 1)
+                game.scores(np.isin(np.arange(3), order[:end])[None])[0]
+                for end in (place, place + 1)
             )
             exact[player] += (after - before) / 6
     found = attribution.blocks(game, rng(0))
@@ -140,14 +183,18 @@ def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
         wide.history, (1, -1), strict=True
     ):  # divided by gradients of its sign and attention
         agree = np.sign(row[:2].sum()) == gradients
-        assert row[1] / row[0] == pytest.approx((0.6 + 0.1) / (0.2 + 0.1) if agree else 1)
+        assert row[1] / row[0] == pytest.approx(
+            (0.6 + 0.1) / (0.2 + 0.1) if agree else 1
+        )
 
 
 @pytest.mark.parametrize("absent", ["removed", "masked", "replaced"])
 def test_ways_to_leave_out(data, absent):
     """All of them agree on the whole, and each hides what is left out from the model."""
     films = np.full(12, ITEM_ROWS + 7)
-    question = question_of(data, ModelSettings(**TINY_MODEL), absent=absent, stand_ins=films)
+    question = question_of(
+        data, ModelSettings(**TINY_MODEL), absent=absent, stand_ins=films
+    )
     kept = np.ones((2, question.length), dtype=bool)
     kept[1, 4] = False
     seen, real = question._only(kept[1]), question.read
@@ -158,23 +205,33 @@ def test_ways_to_leave_out(data, absent):
         0,
     )
     others = np.delete(np.arange(12), 4)
-    assert np.array_equal(seen.items if absent == "removed" else seen.items[others], real.items[others])
+    assert np.array_equal(
+        seen.items if absent == "removed" else seen.items[others], real.items[others]
+    )
     scores = question.scores(kept)
-    np.testing.assert_allclose(scores[1], question.scores(kept[1:])[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        scores[1], question.scores(kept[1:])[0], rtol=1e-5, atol=1e-5
+    )
     assert not np.allclose(scores[0], scores[1])
 
 
 def test_nothing_known_is_the_start_or_a_mask(data):
-    for settings in (VARIANTS["enhanced-known-time"], VARIANTS["enhanced"], VARIANTS["vanilla"]):
+    for settings in (
+        VARIANTS["enhanced-known-time"],
+        VARIANTS["enhanced"],
+        VARIANTS["vanilla"],
+    ):
         question = question_of(data, settings)
         empty = question._only(np.zeros(question.length, dtype=bool))
         assert empty.items.tolist() == (
             [MASK] if settings.model == "enhanced" and not settings.start_token else []
         )
-        assert np.isfinite(question.scores(np.zeros((1, question.length), dtype=bool))).all()
+        assert np.isfinite(
+            question.scores(np.zeros((1, question.length), dtype=bool))
+        ).all()
 
 
-# Faithfulness ---------------------------------------------------------------------------------------------------------
+# Faithfulness
 
 
 class Additive(Question):
@@ -201,7 +258,10 @@ def test_faithfulness_of_a_game_whose_answer_is_known():
     for name, sign in faithfulness.MEASURES.items():
         assert sign * true[name] > sign * wrong[name]
         for seed in range(5):
-            assert sign * true[name] >= sign * faithfulness.measures(game, rng(seed).normal(size=10))[name]
+            assert (
+                sign * true[name]
+                >= sign * faithfulness.measures(game, rng(seed).normal(size=10))[name]
+            )
 
 
 def test_the_film_asked_about_is_the_one_recommended_first(data):
@@ -211,9 +271,9 @@ def test_the_film_asked_about_is_the_one_recommended_first(data):
         scores = scorer.score(question.batch([history_of(data, 2)]))[0]
     scores[torch.from_numpy(history_of(data, 2).items)] = -torch.inf
     assert question.candidates.tolist() == [int(scores.argmax())]
-    assert len(question.stand_ins) == question.length and not set(question.stand_ins) & set(
-        question.history.items
-    )
+    assert len(question.stand_ins) == question.length and not set(
+        question.stand_ins
+    ) & set(question.history.items)
 
 
 @pytest.mark.parametrize("dataset", ["synthetic", "ml-1m"])
@@ -237,7 +297,13 @@ def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, monkeypatch, d
         "--device",
         "cpu",
     ]
-    assert run_command(trainer.main, [*small, "--checkpoint_dir", str(place), "--runs_dir", str(place)]) == 0
+    assert (
+        run_command(
+            trainer.main,
+            [*small, "--checkpoint_dir", str(place), "--runs_dir", str(place)],
+        )
+        == 0
+    )
     command = [
         "--model_path",
         str(place / "best"),
@@ -254,39 +320,60 @@ def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, monkeypatch, d
     assert run_command(faithfulness.main, command) == 0
     found = json.loads((tmp_path / "results" / f"{dataset}.json").read_text())
     assert set(found["measures"]) == set(faithfulness.WAYS)
-    assert {name for way in found["measures"].values() for name in way} == set(faithfulness.MEASURES)
+    assert {name for way in found["measures"].values() for name in way} == set(
+        faithfulness.MEASURES
+    )
     assert (
-        found["agreement"]["leave_one_out"]["leave_one_out"] == 1.0 > found["agreement"]["random"]["random"]
+        found["agreement"]["leave_one_out"]["leave_one_out"]
+        == 1.0
+        > found["agreement"]["random"]["random"]
     )
     assert ("planted causes" in found) == (dataset == "synthetic")
     text = (tmp_path / "results" / f"{dataset}.md").read_text()
     assert str(tmp_path) not in text and "| leave_one_out | 1.00 |" in text
-    assert f"| random |  | {found['agreement']['random']['random']:.2f} |" in text, "each pair once"
-    # Stopped after two people and in the middle of a third: goes on, by two processes, to the same figures.
+    assert f"| random |  | {found['agreement']['random']['random']:.2f} |" in text, (
+        "each pair once"
+    )
+    # Stopped after two people and in the middle of a third: goes on, by two processes, to the
+    # same figures.
     (kept,) = (tmp_path / "work").iterdir()
     lines = kept.read_text().splitlines(keepends=True)
     kept.write_text("".join(lines[:2]) + lines[2][:40])
     assert run_command(faithfulness.main, [*command, "--jobs", "2"]) == 0
-    assert kept.read_text().startswith("".join(lines[:2])) and len(kept.read_text().splitlines()) == 6
+    assert (
+        kept.read_text().startswith("".join(lines[:2]))
+        and len(kept.read_text().splitlines()) == 6
+    )
     again = json.loads((tmp_path / "results" / f"{dataset}.json").read_text())
-    assert again["measures"] == found["measures"] and again["agreement"] == found["agreement"]
+    assert (
+        again["measures"] == found["measures"]
+        and again["agreement"] == found["agreement"]
+    )
     kept.write_text("no JSON\n" + "".join(lines))
-    assert run_command(faithfulness.main, command) == 2 and "is damaged" in capsys.readouterr().err
+    assert (
+        run_command(faithfulness.main, command) == 2
+        and "is damaged" in capsys.readouterr().err
+    )
     assert kept.read_text() == "no JSON\n" + "".join(lines), "nothing is lost"
     assert run_command(faithfulness.main, [*command, "--users", "0"]) == 2
     assert "--users and --jobs must be at least 1" in capsys.readouterr().err
 
 
-# Words, and what would have to be otherwise ---------------------------------------------------------------------------
+# Words, and what would have to be otherwise
 
 
 def test_a_share_is_no_reason_where_the_film_is_better_off_without_it():
     """Of the TRIED strongest, those without which alone the score falls, to the last one."""
     game = Additive(None, None, None, np.zeros(1), None)
     shares = np.array([[1.0, 5, 4, 1.5, 0, 0, 3, 0, 0, 0]])
-    found = attribution.Attribution("blocks", game.scores(np.ones((1, 10), dtype=bool))[0], shares, {})
-    assert np.flatnonzero(carried(game, found)[0]).tolist() == [1, 3, 6]  # not 2: nothing falls without it
-    both = attribution.Attribution("blocks", np.repeat(found.score, 2), np.concatenate([shares, -shares]), {})
+    found = attribution.Attribution(
+        "blocks", game.scores(np.ones((1, 10), dtype=bool))[0], shares, {}
+    )
+    # not 2: nothing falls without it
+    assert np.flatnonzero(carried(game, found)[0]).tolist() == [1, 3, 6]
+    both = attribution.Attribution(
+        "blocks", np.repeat(found.score, 2), np.concatenate([shares, -shares]), {}
+    )
     assert carried(game, both).any(1).tolist() == [True, False]
 
 
@@ -296,7 +383,10 @@ def test_ranks_lost_are_those_of_the_model_without_it(data):
     everything = np.ones((1, question.length), dtype=bool)
     _, ranks = question.outcomes(everything)
     for family in question.families:
-        assert (of_families[family] == question.outcomes(everything, {family})[1][0] - ranks[0]).all()
+        assert (
+            of_families[family]
+            == question.outcomes(everything, {family})[1][0] - ranks[0]
+        ).all()
     without = everything.copy()
     without[0, 1] = False
     assert (of_films[:, 1] == question.outcomes(without)[1][0] - ranks[0]).all()
@@ -323,9 +413,14 @@ class Cases(Question):
     ],
 )
 def test_the_fewest_interactions_without_which_a_film_leaves_the_list(stays, expected):
-    """Whatever the contributions say, all of one and two are tried; larger sets hold nothing that they don't need."""
+    """Whatever the contributions say, all of one and two are tried; larger sets hold nothing that
+    they don't need.
+    """
     for contributions in (np.arange(6.0), -np.arange(6.0), np.zeros(6)):
-        assert smallest_set(Cases(None, None, None, stays, None), contributions, 10) == expected
+        assert (
+            smallest_set(Cases(None, None, None, stays, None), contributions, 10)
+            == expected
+        )
 
 
 @pytest.mark.parametrize("shape", ["films", "shop", "ids"])
@@ -339,7 +434,9 @@ def test_leaving_out_is_ranking_without(data, shape):
         with torch.no_grad():
             logits = question.scorer.score(question.batch([history]))
         scores = question.of_logits(logits)[0]
-        lost = [1 + int((logits > logits[0, item]).sum()) for item in question.candidates]
+        lost = [
+            1 + int((logits > logits[0, item]).sum()) for item in question.candidates
+        ]
         assert (falls[:, place] + rank).tolist() == lost
         np.testing.assert_allclose(
             found.history[:, place], found.score - scores.numpy(), rtol=1e-3, atol=1e-4
@@ -347,7 +444,9 @@ def test_leaving_out_is_ranking_without(data, shape):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["vanilla", "enhanced-ids-only", "enhanced-cloze-only"])
+@pytest.mark.parametrize(
+    "name", ["vanilla", "enhanced-ids-only", "enhanced-cloze-only"]
+)
 def test_a_user_without_a_history_is_explained(data, name, method):
     question = question_of(data, VARIANTS[name])
     columns = data.catalogue.users.take(3)
@@ -356,7 +455,8 @@ def test_a_user_without_a_history_is_explained(data, name, method):
     assert found.history.shape == (2, 0) and np.isfinite(found.score).all()
     for family in {"interactions.rating", "times", "users.id"} & set(found.families):
         if method != "random":
-            np.testing.assert_allclose(found.families[family], 0.0, atol=1e-4)  # nothing of it is known
+            # nothing of it is known
+            np.testing.assert_allclose(found.families[family], 0.0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["vanilla", "enhanced", "enhanced-graph"])
@@ -371,7 +471,9 @@ def test_integrated_gradients_are_captums(data, name):
 
     def score(x):
         context = attribution._expanded(attend, len(x))
-        states = model.encoder(x, context)[torch.arange(len(x)), int(batch.lengths[0]) - 1]
+        states = model.encoder(x, context)[
+            torch.arange(len(x)), int(batch.lengths[0]) - 1
+        ]
         return question.of_logits(model.rank(states, table, batch))[:, 1]
 
     gradients = captum.IntegratedGradients(score)
@@ -379,7 +481,10 @@ def test_integrated_gradients_are_captums(data, name):
     ours = integrated_gradients(question, rng(0), steps=32)
     places = slice(attend.prefix, attend.prefix + question.length)
     np.testing.assert_allclose(
-        ours.history[1], theirs[0, places].sum(-1).detach().numpy(), rtol=1e-3, atol=1e-4
+        ours.history[1],
+        theirs[0, places].sum(-1).detach().numpy(),
+        rtol=1e-3,
+        atol=1e-4,
     )
 
 
@@ -392,10 +497,15 @@ def test_a_sentence_names_what_the_numbers_carry():
         return sentence(schema, *strongest(items, families))
 
     films = [("Alien", 0.8), ("Aliens", 0.5), ("Heat", 0.4), ("Clue", -0.3)]
-    assert spoken(films, {"its genres": 0.3, "its year": 0.25, "the times of your history": -1.0}) == (
+    assert spoken(
+        films, {"its genres": 0.3, "its year": 0.25, "the times of your history": -1.0}
+    ) == (
         "Because you watched Alien (+0.80) and Aliens (+0.50), and because of its genres (+0.30)."
     )
-    assert spoken(films, {"its genres": 0.19}) == "Because you watched Alien (+0.80) and Aliens (+0.50)."
+    assert (
+        spoken(films, {"its genres": 0.19})
+        == "Because you watched Alien (+0.80) and Aliens (+0.50)."
+    )
     assert spoken([("milk", 0.6)], {}, SHOP) == "Because you bought milk (+0.60)."
     for nothing in ([], [("Alien", 0.04)], [("Alien", -2.0)]):
         assert spoken(nothing, {"its year": -0.2}).startswith("No single film")
@@ -413,9 +523,14 @@ def test_another_users_rank_is_what_the_model_says_of_them(data):
     question = question_of(data, VARIANTS["enhanced"])
     flips = {(flip.column, flip.value): flip for flip in other_users(question, 0)}
     assert len(flips) == 1 + 6
-    columns, field = dict(question.read.user_columns), data.catalogue.users.fields["gender"]
+    columns, field = (
+        dict(question.read.user_columns),
+        data.catalogue.users.fields["gender"],
+    )
     other = 3 - int(columns["gender"])
-    history = dataclasses.replace(question.read, user_columns={**columns, "gender": np.array(other)})
+    history = dataclasses.replace(
+        question.read, user_columns={**columns, "gender": np.array(other)}
+    )
     with torch.no_grad():
         logits = question.scorer.score(question.batch([history]))[0]
     flip = flips["gender", field.values[other - 1]]

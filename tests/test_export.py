@@ -13,7 +13,9 @@ from tests.conftest import REAL, ROOT
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 @pytest.mark.parametrize("model", ["main", "vanilla"])
 def test_the_export_command(service_files, tmp_path, capsys, model):
-    """Sixty people, batches of several sizes; a model that ranks by a mask is refused and leaves nothing behind."""
+    """Sixty people, batches of several sizes; a model that ranks by a mask is refused and leaves
+    nothing behind.
+    """
     place = tmp_path / "out" / "model.onnx"
     command = [
         "--model_path",
@@ -23,12 +25,19 @@ def test_the_export_command(service_files, tmp_path, capsys, model):
         "--onnx",
         str(place),
     ]
-    assert run_command(export.main, command) == 2 and "no such folder" in capsys.readouterr().err
+    assert (
+        run_command(export.main, command) == 2
+        and "no such folder" in capsys.readouterr().err
+    )
     place.parent.mkdir()
     code = run_command(export.main, command)
     out, err = capsys.readouterr()
     if model == "vanilla":
-        assert code == 2 and "ranks by an appended mask" in err and not list(place.parent.iterdir())
+        assert (
+            code == 2
+            and "ranks by an appended mask" in err
+            and not list(place.parent.iterdir())
+        )
     else:
         assert code == 0 and "the same 10 items for 60 users" in out and place.exists()
 
@@ -60,8 +69,15 @@ def test_a_file_that_is_off_is_not_kept(service_files, tmp_path, capsys, monkeyp
     assert (
         run_command(
             export.main,
-            ["--model_path", str(service_files / "main" / "best"), "--onnx", str(tmp_path / "model.onnx")],
+            [
+                "--model_path",
+                str(service_files / "main" / "best"),
+                "--onnx",
+                str(tmp_path / "model.onnx"),
+            ],
         )
         == 2
     )
-    assert "99.0% of 200 users" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "99.0% of 200 users" in capsys.readouterr().err and not list(
+        tmp_path.iterdir()
+    )

@@ -1,4 +1,6 @@
-"""Encoders of columns and times, the graph, and views of a history, each against something independent."""
+"""Encoders of columns and times, the graph, and views of a history, each against something
+independent.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,16 @@ def test_tags_are_the_mean_of_their_vectors():
     found = encoder(torch.tensor([[1, 3], [2, 0], [0, 0]]))
     torch.testing.assert_close(found[0], (table[1] + table[3]) / 2)
     torch.testing.assert_close(found[1], table[2])
-    assert tag_shares(torch.tensor([[1, 3], [0, 0]]), 3).tolist() == [[0, 0.5, 0, 0.5], [1, 0, 0, 0]]
+    assert tag_shares(torch.tensor([[1, 3], [0, 0]]), 3).tolist() == [
+        [0, 0.5, 0, 0.5],
+        [1, 0, 0, 0],
+    ]
 
 
 def test_numbers_near_each_other_are_alike_and_unknown_is_finite():
-    entry = Field(Column("price", "items", "number"), knots=tuple(np.linspace(0, 10, 9).tolist()))
+    entry = Field(
+        Column("price", "items", "number"), knots=tuple(np.linspace(0, 10, 9).tolist())
+    )
     torch.manual_seed(0)
     encoder = NumberEncoder(entry, 8)
     for parameter in encoder.parameters():
@@ -45,7 +52,9 @@ def test_numbers_near_each_other_are_alike_and_unknown_is_finite():
 
 def test_a_new_item_stands_where_the_most_alike_are():
     known = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    weights = nearest_items(torch.tensor([[2.0, 0.1]]), known, torch.tensor([5.0, 5.0, 5.0]))
+    weights = nearest_items(
+        torch.tensor([[2.0, 0.1]]), known, torch.tensor([5.0, 5.0, 5.0])
+    )
     assert weights.argmax() == 0
     torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
 
@@ -63,15 +72,20 @@ def test_no_edge_comes_from_what_is_held_out(data):
         graphs.append(new_model(which, settings).graph.state_dict())
     assert all(torch.equal(value, graphs[1][name]) for name, value in graphs[0].items())
     torch.manual_seed(0)
-    everything = new_model(swapped(data, hidden), settings, held_out=False).graph.state_dict()
+    everything = new_model(
+        swapped(data, hidden), settings, held_out=False
+    ).graph.state_dict()
     assert any(
-        value.shape != everything[name].shape or not torch.equal(value, everything[name])
+        value.shape != everything[name].shape
+        or not torch.equal(value, everything[name])
         for name, value in graphs[0].items()
     )
 
 
 def test_texts_alike_have_vectors_alike():
-    one, other, far = vectors_of(["The Matrix", "The Matrix Reloaded", "Bambi"], "ngrams")
+    one, other, far = vectors_of(
+        ["The Matrix", "The Matrix Reloaded", "Bambi"], "ngrams"
+    )
     assert one @ other > one @ far
 
 
@@ -86,7 +100,11 @@ def test_the_start_says_whether_earlier_interactions_are_lost(data, start):
     scorer = fresh_model(data, variant).frozen()
     history = history_of(data, 3).select(np.arange(4))
     whole, lost = (
-        scorer.score(history_batch([dataclasses.replace(history, whole=known)], data.catalogue, 12))
+        scorer.score(
+            history_batch(
+                [dataclasses.replace(history, whole=known)], data.catalogue, 12
+            )
+        )
         for known in (True, False)
     )
     assert torch.equal(whole, lost) != start
@@ -96,7 +114,10 @@ def test_the_start_says_whether_earlier_interactions_are_lost(data, start):
 def test_contrastive_loss_is_cross_entropy_of_cosines():
     torch.manual_seed(0)
     first, second = torch.randn(5, 8), torch.randn(5, 8)
-    cosines = torch.cosine_similarity(first[:, None], second[None], dim=-1) / CONTRASTIVE_TEMPERATURE
+    cosines = (
+        torch.cosine_similarity(first[:, None], second[None], dim=-1)
+        / CONTRASTIVE_TEMPERATURE
+    )
     own = torch.arange(5)
     expected = (F.cross_entropy(cosines, own) + F.cross_entropy(cosines.T, own)) / 2
     torch.testing.assert_close(contrastive_loss(first, second, own), expected)
@@ -121,5 +142,8 @@ def test_views_hold_the_same_interactions_in_another_order(data):
 def test_items_without_any_column_still_have_rows():
     data = other_data("ids")
     model = fresh_model(data, ModelSettings(**TINY_MODEL))
-    assert model.item_table().shape == (len(data.catalogue.items), 16) and not model.places_new_items
+    assert (
+        model.item_table().shape == (len(data.catalogue.items), 16)
+        and not model.places_new_items
+    )
     assert (data.items >= ITEM_ROWS).all()

@@ -83,7 +83,9 @@ def test_imports_point_one_way(path):
     # These are scripts too: their main reads flags and models.
     scripts = {"data_processor.py": {"evaluation"}}
     allowed = scripts.get(path.name, set())
-    upward = {name for name in imports(path) if level.get(name, -1) > level[own]} - allowed
+    upward = {
+        name for name in imports(path) if level.get(name, -1) > level[own]
+    } - allowed
     assert not upward
 
 
@@ -93,7 +95,9 @@ def test_modules_say_what_they_are_and_stay_small(path):
     if not text.strip():
         return
     assert ast.get_docstring(ast.parse(text))
-    assert text.count("\n") <= (490 if path.name in ("batches.py", "enhanced_model.py") else 450)
+    assert text.count("\n") <= (
+        490 if path.name in ("batches.py", "enhanced_model.py") else 450
+    )
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 62, f"{node.name} is too long"
@@ -105,12 +109,15 @@ def test_public_functions_have_docstrings_and_types():
         public = [
             node
             for node in ast.walk(tree)
-            if isinstance(node, ast.ClassDef | ast.Module) and not getattr(node, "name", "").startswith("_")
+            if isinstance(node, ast.ClassDef | ast.Module)
+            and not getattr(node, "name", "").startswith("_")
         ]
         for node in (node for owner in public for node in owner.body):
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), f"{path.name}: {node.name}"
-                assert node.returns is not None, f"{path.name}: {node.name} has no return type"
+                assert node.returns is not None, (
+                    f"{path.name}: {node.name} has no return type"
+                )
 
 
 def test_heavy_packages_are_imported_late():
@@ -126,7 +133,9 @@ def test_readme_map_names_every_root_module_and_folder():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in MODULES:
         first = path.relative_to(ROOT).parts[0]
-        assert (first if first.endswith(".py") else first + "/") in readme, f"{first} is missing from the map"
+        assert (first if first.endswith(".py") else first + "/") in readme, (
+            f"{first} is missing from the map"
+        )
 
 
 def test_readme_flags_exist():
@@ -147,18 +156,30 @@ def test_readme_flags_exist():
         "budget",
         "ray",
     }  # of other scripts
-    known |= {option.lstrip("-") for action in _parser()._actions for option in action.option_strings}
+    known |= {
+        option.lstrip("-")
+        for action in _parser()._actions
+        for option in action.option_strings
+    }
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z_-]+)", text):
-        assert flag in known or flag.removeprefix("no-") in known or flag.removeprefix("no_") in known, flag
+        assert (
+            flag in known
+            or flag.removeprefix("no-") in known
+            or flag.removeprefix("no_") in known
+        ), flag
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is absent")
 def test_make_help_lists_every_target():
     """And no target runs anything just to be looked at."""
-    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE).group(1).split()
+    targets = (
+        re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE).group(1).split()
+    )
     assert all(f"make {target}" in text for target in targets)
 
 
@@ -178,7 +199,8 @@ def test_requirements_are_pinned_and_explained():
 
 
 FILM_WORDS = re.compile(
-    r"(?<![a-z])(films?|movies?|genres?|gender|occupations?|watched)(?![a-z])", re.IGNORECASE
+    r"(?<![a-z])(films?|movies?|genres?|gender|occupations?|watched)(?![a-z])",
+    re.IGNORECASE,
 )
 # The one set of films whose truth is known, and the download of MovieLens by its name.
 ABOUT_FILMS = {"readers", "datasets", "examples"}
@@ -195,7 +217,11 @@ def words_of(path):
             yield node.lineno, node.attr
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.lineno, node.name
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in texts
+        ):
             yield node.lineno, node.value
 
 
@@ -204,5 +230,9 @@ def test_code_knows_no_films(path):
     """What a data set is about is said by its schema alone."""
     if name_of(path) in ABOUT_FILMS:
         return
-    found = [(line, text) for line, text in words_of(path) if FILM_WORDS.search(text.replace("_", " "))]
+    found = [
+        (line, text)
+        for line, text in words_of(path)
+        if FILM_WORDS.search(text.replace("_", " "))
+    ]
     assert not found, found

@@ -1,4 +1,6 @@
-"""Going on with a model against training it again: who is asked for what, and that nothing later trains."""
+"""Going on with a model against training it again: who is asked for what, and that nothing later
+trains.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ from tests.conftest import TINY_MODEL, films, write_ml_1m
 def dates(tiny):
     """Four dates that cut the tiny world's interactions into fifths."""
     times = np.quantile(tiny.interactions["time"], [0.2, 0.4, 0.6, 0.8])
-    found = [datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d") for time in times]
+    found = [
+        datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d")
+        for time in times
+    ]
     assert len(set(found)) == 4
     return found
 
@@ -28,7 +33,9 @@ def seconds(date: str) -> int:
     return int(datetime.datetime.fromisoformat(date + "T00:00+00:00").timestamp())
 
 
-def test_each_round_trains_on_the_past_and_asks_for_what_follows(tiny, dates, monkeypatch):
+def test_each_round_trains_on_the_past_and_asks_for_what_follows(
+    tiny, dates, monkeypatch
+):
     """By hand, from the table of ratings."""
     monkeypatch.setattr("splits.MOST_TARGETS", 10**6)
     settings = Settings().replace(
@@ -40,12 +47,17 @@ def test_each_round_trains_on_the_past_and_asks_for_what_follows(tiny, dates, mo
     for number, here in enumerate(found):
         before, now, until = (seconds(date) for date in dates[number : number + 3])
         for data, end in ((here.older, before), (here.newer, now)):
-            assert len(data.training_rows()) == len(data.items) == (table["time"] < end).sum()
+            assert (
+                len(data.training_rows())
+                == len(data.items)
+                == (table["time"] < end).sum()
+            )
             assert data.times.max() < end
         requests = here.asked.split.requests["test"]
         month = table[(table["time"] >= now) & (table["time"] < until)]
         starts = table.groupby("user")["time"].min()
-        firsts = (starts[starts >= now] < until).sum()  # nobody can be asked for the first interaction of all
+        # nobody can be asked for the first interaction of all
+        firsts = (starts[starts >= now] < until).sum()
         assert len(requests) == len(month) - firsts
         assert here.asked.times[requests.target_rows].min() >= now
         assert here.asked.times.max() < until
@@ -56,13 +68,17 @@ def test_each_round_trains_on_the_past_and_asks_for_what_follows(tiny, dates, mo
             ("joined since", now, until),
         ):
             people = starts[(starts >= low) & (starts < high)].index
-            assert set(here.groups.get(name, [])) == set(here.groups["all"]) & set(people)
+            assert set(here.groups.get(name, [])) == set(here.groups["all"]) & set(
+                people
+            )
 
 
 def test_quality_is_each_groups_mean_of_its_users(tiny, dates, monkeypatch):
     """Popularity before the date, ranked by hand in pandas for everybody who is asked."""
     monkeypatch.setattr("splits.MOST_TARGETS", 10**6)
-    settings = Settings().replace(dataset="synthetic", protocol="global_time", min_user_count=1)
+    settings = Settings().replace(
+        dataset="synthetic", protocol="global_time", min_user_count=1
+    )
     here = incremental.rounds(tiny, settings, dates)[0]
     found = incremental.quality(Popularity(here.asked), here, settings)
     table = tiny.interactions.sort_values(["user", "time"], kind="stable")
@@ -78,11 +94,16 @@ def test_quality_is_each_groups_mean_of_its_users(tiny, dates, monkeypatch):
         for place in range(1, len(films)):
             if times[place] >= seconds(dates[1]):
                 rivals = counts.drop(films[:place])
-                rank = int((rivals >= counts[films[place]]).sum())  # ties against it, itself counted
-                of_people.setdefault(user, []).append(1 / np.log2(1 + rank) if rank <= 10 else 0.0)
+                # ties against it, itself counted
+                rank = int((rivals >= counts[films[place]]).sum())
+                of_people.setdefault(user, []).append(
+                    1 / np.log2(1 + rank) if rank <= 10 else 0.0
+                )
     assert set(found) == set(here.groups)
     for name, people in here.groups.items():
-        assert found[name] == pytest.approx([np.mean(of_people[user]) for user in sorted(people)])
+        assert found[name] == pytest.approx(
+            [np.mean(of_people[user]) for user in sorted(people)]
+        )
 
 
 def test_the_command_measures_each_row_and_trains_nothing_twice(tiny, dates, tmp_path):
@@ -113,11 +134,16 @@ def test_the_command_measures_each_row_and_trains_nothing_twice(tiny, dates, tmp
     assert run_command(incremental.main, command) == 0
     found = json.loads((tmp_path / "results" / "results.json").read_text())
     assert found["results"]
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/checkpoint.json")}
-    assert len(written) == 2 * (3 + 2)  # three dates trained, two of them gone on to as well
+    written = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "work").glob("*/checkpoint.json")
+    }
+    # three dates trained, two of them gone on to as well
+    assert len(written) == 2 * (3 + 2)
     assert run_command(incremental.main, command) == 0
     assert written == {
-        path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/checkpoint.json")
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "work").glob("*/checkpoint.json")
     }
     assert json.loads((tmp_path / "results" / "results.json").read_text()) == found
     # Another base is another chain: no fine-tuned model of the older one is taken for its own.
@@ -141,7 +167,9 @@ def test_dates_that_make_no_round_are_refused(wrong, capsys):
 
 def test_a_span_without_interactions_is_refused(tiny):
     settings = Settings().replace(dataset="synthetic", protocol="global_time")
-    last = datetime.datetime.fromtimestamp(int(tiny.interactions["time"].max()) + 10**7, datetime.UTC)
+    last = datetime.datetime.fromtimestamp(
+        int(tiny.interactions["time"].max()) + 10**7, datetime.UTC
+    )
     dates = ["2001-01-01", last.strftime("%Y-%m-%d"), "2100-01-01"]
     with pytest.raises(UserError, match="nobody has a history"):
         incremental.rounds(tiny, settings, dates)

@@ -70,7 +70,9 @@ def test_fused_and_plain_softmax_loss_agree(count, rows, width, ignored, chunk, 
 
 @pytest.mark.parametrize("rows", [224, 230, 231])
 def test_softmax_loss_over_blocks_of_items(monkeypatch, rows):
-    """A table of many rows passes in blocks of 7 here; the last may be short, the first hold no candidate."""
+    """A table of many rows passes in blocks of 7 here; the last may be short, the first hold no
+    candidate.
+    """
     monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", 7 * 2048)
     torch.manual_seed(0)
     targets = torch.randint(9, rows, (50,))
@@ -100,7 +102,9 @@ def test_distillation_is_cross_entropy_against_the_teachers(monkeypatch, chunk):
         (torch.randn(17, 4), torch.randn(30, 4), bias),
         (torch.randn(17, 3), torch.randn(30, 3), bias),
     ]
-    wanted = torch.stack([(said @ rows.T + offset).softmax(1) for said, rows, offset in opinions]).mean(0)
+    wanted = torch.stack(
+        [(said @ rows.T + offset).softmax(1) for said, rows, offset in opinions]
+    ).mean(0)
     results = []
     for ours in (True, False):
         inputs = [value.clone().requires_grad_() for value in (states, table)]
@@ -108,7 +112,8 @@ def test_distillation_is_cross_entropy_against_the_teachers(monkeypatch, chunk):
             distillation_loss(*inputs, bias, opinions, targets != -100)
             if ours
             else F.cross_entropy(
-                (inputs[0] @ inputs[1].T + bias)[targets != -100, 2:], wanted[targets != -100, 2:]
+                (inputs[0] @ inputs[1].T + bias)[targets != -100, 2:],
+                wanted[targets != -100, 2:],
             )
         )
         loss.backward()
@@ -129,7 +134,9 @@ def sampled_inputs(rows=30, count=17):
 def test_sampling_every_item_once_is_the_full_softmax():
     states, table, bias, targets = sampled_inputs()
     loss = sampled_softmax_loss(states, table, bias, targets, torch.arange(2, 30))
-    assert float(loss) == pytest.approx(float(F.cross_entropy(states @ table.T + bias, targets)), rel=1e-5)
+    assert float(loss) == pytest.approx(
+        float(F.cross_entropy(states @ table.T + bias, targets)), rel=1e-5
+    )
 
 
 def test_the_sampled_loss_equals_its_formula_position_by_position():
@@ -140,7 +147,9 @@ def test_the_sampled_loss_equals_its_formula_position_by_position():
         if target == -100:
             continue
         others = [row for row in negatives.tolist() if row != target]
-        logits = torch.stack([state @ table[row] + bias[row] for row in [target, *others]])
+        logits = torch.stack(
+            [state @ table[row] + bias[row] for row in [target, *others]]
+        )
         softmax.append(-logits.log_softmax(0)[0])
     loss = sampled_softmax_loss(states, table, bias, targets, negatives)
     assert float(loss) == pytest.approx(float(torch.stack(softmax).mean()), rel=1e-5)
@@ -148,16 +157,23 @@ def test_the_sampled_loss_equals_its_formula_position_by_position():
 
 @pytest.mark.parametrize("pattern", ["bidirectional", "causal"])
 def test_plain_and_fused_attention_agree(pattern):
-    """The bf16 products against torch's fused kernel in fp32, forward and backward, within bf16's rounding."""
+    """The bf16 products against torch's fused kernel in fp32, forward and backward, within bf16's
+    rounding.
+    """
     torch.manual_seed(0)
     inputs = [torch.randn(3, 2, 21, 16) for _ in range(3)]
-    attend = Attend(pattern, None if pattern == "causal" else key_padding(torch.tensor([21, 9, 4]), 21))
+    attend = Attend(
+        pattern,
+        None if pattern == "causal" else key_padding(torch.tensor([21, 9, 4]), 21),
+    )
     results = []
     for dtype in (torch.bfloat16, torch.float32):
         q, k, v = (value.to(dtype).requires_grad_() for value in inputs)
         mixed = attention(q, k, v, attend)
         mixed.float().square().sum().backward()
-        results.append([mixed.detach().float(), *(value.grad.float() for value in (q, k, v))])
+        results.append(
+            [mixed.detach().float(), *(value.grad.float() for value in (q, k, v))]
+        )
     for ours, theirs in zip(*results, strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) < 0.015
 
@@ -166,7 +182,9 @@ def test_plain_and_fused_attention_agree(pattern):
     ("count", "held", "chunks", "blocks"),
     [(29, 1 << 20, 1, 1), (150, 64 * 13, 3, 1), (29, 640, 1, 13), (2100, 800, 2, 13)],
 )
-def test_linear_cross_entropy_is_cross_entropy(monkeypatch, count, held, chunks, blocks):
+def test_linear_cross_entropy_is_cross_entropy(
+    monkeypatch, count, held, chunks, blocks
+):
     """Value and all three gradients, whatever the tiles; rows of bias -inf are no candidates."""
     monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", held)
     assert tuple(map(len, losses._tiles(count, 13, held))) == (chunks, blocks)
@@ -195,7 +213,9 @@ def test_linear_cross_entropy_is_cross_entropy(monkeypatch, count, held, chunks,
 def test_linear_cross_entropy_of_a_certain_answer():
     """A position predicted perfectly still counts in the mean."""
     states = torch.tensor([[100.0], [0.0]])
-    loss = linear_cross_entropy(states, torch.tensor([[1.0], [-1.0]]), torch.zeros(2), torch.tensor([0, 0]))
+    loss = linear_cross_entropy(
+        states, torch.tensor([[1.0], [-1.0]]), torch.zeros(2), torch.tensor([0, 0])
+    )
     assert float(loss) == pytest.approx((0 + math.log(2)) / 2)
 
 
@@ -203,7 +223,12 @@ def test_rating_and_preference_losses():
     logits = torch.randn(6, 5)
     ratings = torch.tensor([1, 2, 3, 4, 5, 5])
     assert float(value_loss(logits, ratings)) == pytest.approx(
-        -sum(float(logits[i].log_softmax(0)[r - 1]) for i, r in enumerate(ratings.tolist())) / 6, rel=1e-5
+        -sum(
+            float(logits[i].log_softmax(0)[r - 1])
+            for i, r in enumerate(ratings.tolist())
+        )
+        / 6,
+        rel=1e-5,
     )
     target = torch.rand(6, 5).softmax(-1)
     assert float(preference_loss(logits, target)) == pytest.approx(
@@ -225,7 +250,9 @@ def test_rating_and_preference_losses():
 def test_block_equals_torchs_encoder_layer(pre_norm, pattern):
     torch.manual_seed(0)
     ours = Block(16, 4, 0.0, pre_norm).eval()
-    theirs = nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", batch_first=True, norm_first=pre_norm).eval()
+    theirs = nn.TransformerEncoderLayer(
+        16, 4, 64, 0.0, "gelu", batch_first=True, norm_first=pre_norm
+    ).eval()
     pairs = {
         "self_attn.in_proj_": ours.qkv,
         "self_attn.out_proj.": ours.attention_out,
@@ -243,11 +270,17 @@ def test_block_equals_torchs_encoder_layer(pre_norm, pattern):
     )
     x, lengths = torch.randn(3, 7, 16), torch.tensor([7, 4, 1])
     padding = key_padding(lengths, 7)
-    causal = nn.Transformer.generate_square_subsequent_mask(7) if pattern == "causal" else None
+    causal = (
+        nn.Transformer.generate_square_subsequent_mask(7)
+        if pattern == "causal"
+        else None
+    )
     expected = theirs(
         x,
         src_mask=causal,
-        src_key_padding_mask=(~padding[:, 0, 0]).float().masked_fill(~padding[:, 0, 0], -torch.inf),
+        src_key_padding_mask=(~padding[:, 0, 0])
+        .float()
+        .masked_fill(~padding[:, 0, 0], -torch.inf),
     )
     got = ours(x, Attend(pattern, padding))
     real = padding[:, 0, 0]
@@ -255,7 +288,9 @@ def test_block_equals_torchs_encoder_layer(pre_norm, pattern):
 
 
 def test_each_block_may_have_a_dropout_of_its_own():
-    encoder = Encoder(ModelSettings(hidden_size=16, layer_dropout="0.25,.5"), pre_norm=True)
+    encoder = Encoder(
+        ModelSettings(hidden_size=16, layer_dropout="0.25,.5"), pre_norm=True
+    )
     assert [block.dropout.threshold for block in encoder.blocks] == [64, 128]
 
 
@@ -283,10 +318,15 @@ def test_time_rotation_sees_differences_only():
         return rotate(query, *rotation) @ rotate(key, *rotation).transpose(-1, -2)
 
     base = logits([10**9, 10**9 + 3600])
-    torch.testing.assert_close(base, logits([5 * 10**8, 5 * 10**8 + 3600]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        base, logits([5 * 10**8, 5 * 10**8 + 3600]), rtol=1e-4, atol=1e-4
+    )
     assert not torch.allclose(base, logits([10**9, 10**9 + 7200]), atol=1e-3)
     torch.testing.assert_close(logits([7, 7]), query @ key.transpose(-1, -2))
 
 
 def test_positions_count_from_the_newest():
-    assert positions_from_end(torch.tensor([3, 1]), 4).tolist() == [[2, 1, 0, 0], [0, 0, 0, 0]]
+    assert positions_from_end(torch.tensor([3, 1]), 4).tolist() == [
+        [2, 1, 0, 0],
+        [0, 0, 0, 0],
+    ]

@@ -1,4 +1,6 @@
-"""Properties that hold for every model on every kind of data, and for each part of the enhanced one."""
+"""Properties that hold for every model on every kind of data, and for each part of the enhanced
+one.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ def training_batches(data, model, settings):
     """One batch of each pattern that the model trains on."""
     share = model.cloze_share(TRAIN)
     shares = {share} if share in (0.0, 1.0) else {0.0, 1.0}
-    return [next(TrainingBatches(data, settings.seq_length, TRAIN, kind).epoch(0)) for kind in sorted(shares)]
+    return [
+        next(TrainingBatches(data, settings.seq_length, TRAIN, kind).epoch(0))
+        for kind in sorted(shares)
+    ]
 
 
 def losses_of(model, batch, train=TRAIN):
@@ -74,7 +79,9 @@ def changed_columns(columns, rows):
     """Other values of every column in some places."""
     changed = {name: values.copy() for name, values in columns.items()}
     for values in changed.values():
-        values[rows] = values[rows] + 1 if values.dtype.kind == "f" else (values[rows] + 1) % 3
+        values[rows] = (
+            values[rows] + 1 if values.dtype.kind == "f" else (values[rows] + 1) % 3
+        )
     return changed
 
 
@@ -85,23 +92,27 @@ def test_the_newest_state_alone_is_the_newest_of_all_states(case):
     for batch in training_batches(data, model, variant):
         table = model.item_table()
         arguments = (batch,) if variant.model == "vanilla" else (batch, table)
-        whole = model.encode(*arguments)[torch.arange(len(batch.lengths)), batch.lengths - 1]
+        whole = model.encode(*arguments)[
+            torch.arange(len(batch.lengths)), batch.lengths - 1
+        ]
         x, attend = model.embed(batch, table)
         short = model.encoder.last_state(x, attend, batch.lengths - 1)
         torch.testing.assert_close(short, whole, rtol=1e-5, atol=1e-5)
 
 
-# No leak --------------------------------------------------------------------------------------------
+# No leak
 
 
 def moved(data, row, query_time):
-    """The data with another interaction in place of one: item, columns and, unless the time of the
-    request is known, time."""
+    """The data with another interaction in place of one: item, columns and, unless the time of
+    the request is known, time."""
     items, times = data.items.copy(), data.times.copy()
     items[row] = ITEM_ROWS if items[row] != ITEM_ROWS else ITEM_ROWS + 1
     if query_time == "unknown" and data.has_times:
         times[row] += min(1000, (times[row + 1] - times[row]) // 2)
-    return data.replace(items=items, times=times, columns=changed_columns(data.columns, [row]))
+    return data.replace(
+        items=items, times=times, columns=changed_columns(data.columns, [row])
+    )
 
 
 def asked_and_compared(data, settings, share, train=TRAIN, epochs=12):
@@ -131,8 +142,8 @@ def asked_and_compared(data, settings, share, train=TRAIN, epochs=12):
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_no_head_sees_what_it_predicts(case, share):
-    """End to end: change a training interaction in the data. Wherever a batch asks for it, every head
-    says the same."""
+    """End to end: change a training interaction in the data. Wherever a batch asks for it, every
+    head says the same."""
     data, variant = case
     if variant.model == "vanilla" and share == 0.0:
         return  # it never trains on causal batches
@@ -141,14 +152,20 @@ def test_no_head_sees_what_it_predicts(case, share):
 
 @pytest.mark.parametrize("masking", [{"masking": "late"}, {"last_mask_share": 0.8}])
 def test_no_kind_of_mask_leaks(data, masking):
-    assert asked_and_compared(data, VARIANTS["enhanced"], 1.0, dataclasses.replace(TRAIN, **masking))
+    assert asked_and_compared(
+        data, VARIANTS["enhanced"], 1.0, dataclasses.replace(TRAIN, **masking)
+    )
 
 
 def test_what_comes_after_a_position_does_not_matter(case):
     """Causal: interactions after the predicted one may be anything."""
     data, variant = case
     model = fresh_model(data, variant)
-    if variant.model == "vanilla" or not variant.next_item_weight or variant.query_time == "known":
+    if (
+        variant.model == "vanilla"
+        or not variant.next_item_weight
+        or variant.query_time == "known"
+    ):
         return
     batch = next(TrainingBatches(data, 12, TRAIN, 0.0).epoch(0))
     items, times = batch.items.clone(), batch.times.clone()
@@ -172,7 +189,7 @@ def test_unknown_request_time_is_never_seen(data):
         assert equal == (variant.query_time == "unknown"), name
 
 
-# Invariances ----------------------------------------------------------------------------------------
+# Invariances
 
 
 def test_scores_do_not_depend_on_padding_or_company(case):
@@ -181,14 +198,19 @@ def test_scores_do_not_depend_on_padding_or_company(case):
     together = score(model, request(data))
     for user in range(1, 13):
         torch.testing.assert_close(
-            score(model, request(data, 12, [user]))[0], together[user - 1], rtol=1e-4, atol=1e-4
+            score(model, request(data, 12, [user]))[0],
+            together[user - 1],
+            rtol=1e-4,
+            atol=1e-4,
         )
 
 
 def test_short_history_beside_a_long_one(case):
     data, variant = case
     model = fresh_model(data, variant)
-    long, short = (history_of(data, user, span(data, user, "test")[1]) for user in (1, 2))
+    long, short = (
+        history_of(data, user, span(data, user, "test")[1]) for user in (1, 2)
+    )
     short = short.select(np.arange(2))
     both = score(model, history_batch([long, short], data.catalogue, 12))
     alone = score(model, history_batch([short], data.catalogue, 12))
@@ -199,7 +221,9 @@ def test_only_items_are_ranked(case):
     data, variant = case
     scores = score(fresh_model(data, variant), request(data))
     assert scores.shape == (12, len(data.catalogue.items))
-    assert (scores[:, :ITEM_ROWS] == -torch.inf).all() and scores[:, ITEM_ROWS:].isfinite().all()
+    assert (scores[:, :ITEM_ROWS] == -torch.inf).all() and scores[
+        :, ITEM_ROWS:
+    ].isfinite().all()
 
 
 def test_same_seed_same_model(case):
@@ -208,7 +232,9 @@ def test_same_seed_same_model(case):
     first = new_model(data, variant)
     torch.manual_seed(5)
     again = new_model(data, variant).state_dict()
-    assert all(torch.equal(value, again[name]) for name, value in first.state_dict().items())
+    assert all(
+        torch.equal(value, again[name]) for name, value in first.state_dict().items()
+    )
 
 
 def test_order_of_the_history_matters(case):
@@ -216,7 +242,10 @@ def test_order_of_the_history_matters(case):
     model = fresh_model(data, variant)
     history = history_of(data, 3, span(data, 3, "test")[1])
     turned = dataclasses.replace(history, items=history.items[::-1].copy())
-    one, other = (score(model, history_batch([either], data.catalogue, 12)) for either in (history, turned))
+    one, other = (
+        score(model, history_batch([either], data.catalogue, 12))
+        for either in (history, turned)
+    )
     assert not torch.allclose(one, other)
 
 
@@ -227,9 +256,15 @@ def test_save_and_load(case, tmp_path, monkeypatch):
     loaded = load_model(tmp_path / "model")
     batch = request(data)
     assert torch.equal(score(loaded.model, batch), score(model, batch))
-    assert loaded.settings.model == variant and loaded.info["split_hash"] == data.split_hash
+    assert (
+        loaded.settings.model == variant
+        and loaded.info["split_hash"] == data.split_hash
+    )
     items, ours = loaded.catalogue.items, data.catalogue.items
-    assert items.ids.tolist() == ours.ids.tolist() and items.names.tolist() == ours.names.tolist()
+    assert (
+        items.ids.tolist() == ours.ids.tolist()
+        and items.names.tolist() == ours.names.tolist()
+    )
     for name, values in ours.data.items():
         np.testing.assert_array_equal(items.data[name], values)
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
@@ -244,7 +279,9 @@ def test_overfits_one_batch(case):
     data, variant = case
     torch.manual_seed(0)
     model = new_model(data, dataclasses.replace(variant, hidden_size=32)).train()
-    chosen = [batch.select(range(8)) for batch in training_batches(data, model, variant)]
+    chosen = [
+        batch.select(range(8)) for batch in training_batches(data, model, variant)
+    ]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(150):
         for batch in chosen:
@@ -272,8 +309,8 @@ def test_bf16_training_step_is_close_to_fp32(case):
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
 def test_no_gradient_is_gathered_in_an_order_of_its_own(case, loss):
-    """The gradient of indexing adds rows that stand twice in whatever order the threads come; embeddings
-    do not."""
+    """The gradient of indexing adds rows that stand twice in whatever order the threads come;
+    embeddings do not."""
     data, variant = case
     model = fresh_model(data, variant).train()
     for batch in training_batches(data, model, variant):
@@ -303,24 +340,42 @@ def test_no_gradient_is_gathered_in_an_order_of_its_own(case, loss):
     keep=st.sampled_from(["", "amount>=1"]),
 )
 def test_any_schema_trains_ranks_and_comes_back(
-    tmp_path_factory, seed, customers, articles, item_features, user_features, times, keep
+    tmp_path_factory,
+    seed,
+    customers,
+    articles,
+    item_features,
+    user_features,
+    times,
+    keep,
 ):
-    """Drawn data and settings: a step of each task has finite gradients, and a checkpoint ranks alike."""
-    data = process(shop(seed, customers, articles), DataSettings(dataset="shop", keep=keep, min_user_count=1))
+    """Drawn data and settings: a step of each task has finite gradients, and a checkpoint ranks
+    alike.
+    """
+    data = process(
+        shop(seed, customers, articles),
+        DataSettings(dataset="shop", keep=keep, min_user_count=1),
+    )
     variant = ModelSettings(
-        item_features=item_features, user_features=user_features, time_features=times, **TINY_MODEL
+        item_features=item_features,
+        user_features=user_features,
+        time_features=times,
+        **TINY_MODEL,
     )
     model = fresh_model(data, variant).train()
     for batch in training_batches(data, model, variant):
         sum(losses_of(model, batch).values()).backward()
-    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(
+        parameter.grad is None or parameter.grad.isfinite().all()
+        for parameter in model.parameters()
+    )
     folder = tmp_path_factory.mktemp("any") / "model"
     save_model(folder, model, Settings(model=variant), data, {})
     batch = history_batch([history_of(data, 1)], data.catalogue, 12)
     assert torch.equal(score(load_model(folder).model, batch), score(model, batch))
 
 
-# Parts of the enhanced model ------------------------------------------------------------------------
+# Parts of the enhanced model
 
 OFF = {
     "item_ids": False,
@@ -353,11 +408,14 @@ def size(model):
 def test_each_input_counts_when_on_and_is_absent_when_off(data, switch, shape):
     data = data if shape == "films" else other_data(shape)
     with_it = fresh_model(data, EVERYTHING)
-    without = fresh_model(data, dataclasses.replace(EVERYTHING, **{switch: OFF[switch]}), seed=1)
+    without = fresh_model(
+        data, dataclasses.replace(EVERYTHING, **{switch: OFF[switch]}), seed=1
+    )
     copy_shared(with_it, without)
     batch = request(data)
     assert not torch.allclose(score(with_it, batch), score(without, batch))
-    assert size(without) < size(with_it) or switch == "relative_time"  # the rotation has no parameters
+    # the rotation has no parameters
+    assert size(without) < size(with_it) or switch == "relative_time"
 
 
 @pytest.mark.parametrize("task", ["masked_item", "next_item", "value", "preference"])
@@ -366,10 +424,15 @@ def test_each_head_trains_when_on_and_is_absent_when_off(data, task):
     off = {f"{task}_weight": 0.0}
     if task == "next_item":
         off |= {"value_weight": 0.0, "preference_weight": 0.0}
-    with_it, without = fresh_model(data, base), fresh_model(data, dataclasses.replace(base, **off))
+    with_it, without = (
+        fresh_model(data, base),
+        fresh_model(data, dataclasses.replace(base, **off)),
+    )
 
     def tasks(model):
-        patterns = [next(TrainingBatches(data, 12, TRAIN, kind).epoch(0)) for kind in (0.0, 1.0)]
+        patterns = [
+            next(TrainingBatches(data, 12, TRAIN, kind).epoch(0)) for kind in (0.0, 1.0)
+        ]
         return set().union(*(losses_of(model, batch) for batch in patterns))
 
     assert task in tasks(with_it) and task not in tasks(without)
@@ -391,7 +454,9 @@ def test_each_family_left_out_changes_the_scores(data, shape):
     ]
     assert sorted(scorer.families) == sorted(columns)
     for family in scorer.families:
-        assert not torch.allclose(scorer.score(batch), scorer.score(batch, frozenset({family}))), family
+        assert not torch.allclose(
+            scorer.score(batch), scorer.score(batch, frozenset({family}))
+        ), family
 
 
 def test_preference_target_is_the_mean_of_what_comes_later(data, monkeypatch):
@@ -402,14 +467,19 @@ def test_preference_target_is_the_mean_of_what_comes_later(data, monkeypatch):
     got = model.later_shares("genres", batch.targets)
     for row in range(3):
         for position in range(int(batch.lengths[row])):
-            later = [target for target in batch.targets[row, position : position + 3].tolist() if target]
+            later = [
+                target
+                for target in batch.targets[row, position : position + 3].tolist()
+                if target
+            ]
             mean = sum(model.shares_genres[target] for target in later)
             torch.testing.assert_close(got[row, position], mean / mean.sum())
 
 
 def test_the_mask_is_the_average_item_where_no_cloze_task_teaches_it(data):
     taught, untaught = (
-        fresh_model(data, ModelSettings(masked_item_weight=weight, **TINY_MODEL)) for weight in (1.0, 0.0)
+        fresh_model(data, ModelSettings(masked_item_weight=weight, **TINY_MODEL))
+        for weight in (1.0, 0.0)
     )
     table = untaught.item_table()
     torch.testing.assert_close(table[MASK], table[ITEM_ROWS:].mean(0))
@@ -425,7 +495,10 @@ def test_value_head_reads_the_candidate(data):
     scorer = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
     states = scorer.states(request(data))
     rows = torch.arange(ITEM_ROWS, ITEM_ROWS + 12)
-    first, second = (scorer.value_probabilities("rating", states, items) for items in (rows, rows + 1))
+    first, second = (
+        scorer.value_probabilities("rating", states, items)
+        for items in (rows, rows + 1)
+    )
     torch.testing.assert_close(first.sum(1), torch.ones(12))
     assert first.shape == (12, 5) and not torch.allclose(first, second)
 
@@ -435,8 +508,12 @@ def test_value_loss_counts_known_values_only(data):
     batch = next(TrainingBatches(data, 12, TRAIN, 0.0).epoch(0))
     table, codes = model.item_table(), batch.target_columns["rating"]
     known = codes > 0
-    logits = model.value_logits("rating", model.encode(batch, table)[known], table[batch.targets[known]])
-    torch.testing.assert_close(losses_of(model, batch)["value"], value_loss(logits, codes[known]))
+    logits = model.value_logits(
+        "rating", model.encode(batch, table)[known], table[batch.targets[known]]
+    )
+    torch.testing.assert_close(
+        losses_of(model, batch)["value"], value_loss(logits, codes[known])
+    )
 
 
 def test_a_larger_catalogue_keeps_what_was_learned_and_ranks_new_items(case):
@@ -444,19 +521,26 @@ def test_a_larger_catalogue_keeps_what_was_learned_and_ranks_new_items(case):
     data, variant = case
     model = fresh_model(data, variant)
     batch = request(data)
-    new = data.catalogue.items.with_row(10**6 if data.catalogue.items.numeric else "zz", "New", {})
+    new = data.catalogue.items.with_row(
+        10**6 if data.catalogue.items.numeric else "zz", "New", {}
+    )
     larger = dataclasses.replace(data.catalogue, items=new)
     grown = score(model.for_catalogue(larger), batch)
     assert grown.shape[1] == len(new) and grown[:, -1].isfinite().all()
-    averages = variant.graph or not variant.next_item_weight  # over neighbours; the untrained mask
+    # over neighbours; the untrained mask
+    averages = variant.graph or not variant.next_item_weight
     if variant.model == "vanilla" or not averages:
-        torch.testing.assert_close(grown[:, :-1], score(model, batch), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            grown[:, :-1], score(model, batch), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_times_that_are_not_known_are_not_read():
     """Data without times: no part of the model is about time."""
     model = fresh_model(other_data("ids"), ModelSettings(**TINY_MODEL))
-    assert model.time is None and model.periods is None and "times" not in model.families
+    assert (
+        model.time is None and model.periods is None and "times" not in model.families
+    )
     assert (other_data("ids").times == NO_TIME).all()
 
 

@@ -1,4 +1,6 @@
-"""The page in a real browser: a user, a history of one's own, reasons, keyboard, phone, light and dark."""
+"""The page in a real browser: a user, a history of one's own, reasons, keyboard, phone, light and
+dark.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ import pytest
 
 from tests.conftest import start_service
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+    None,
+)
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="test_page.py: no Chromium found; install it to run these"
 )
@@ -39,19 +44,32 @@ def browser():
 
 @pytest.fixture()
 def page(browser, live_service, request):
-    """The page, opened; a message on its console, a failed request or one to another host fails the test."""
-    options = {"viewport": {"width": 1280, "height": 900}, **getattr(request, "param", {})}
+    """The page, opened; a message on its console, a failed request or one to another host fails
+    the test.
+    """
+    options = {
+        "viewport": {"width": 1280, "height": 900},
+        **getattr(request, "param", {}),
+    }
     context = browser.new_context(**options)
     page, faults = context.new_page(), []
     page.on(
         "console",
-        lambda message: faults.append(message.text) if message.type in ("error", "warning") else None,
+        lambda message: (
+            faults.append(message.text)
+            if message.type in ("error", "warning")
+            else None
+        ),
     )
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.asked = []
     page.on(
         "request",
-        lambda asked: page.asked.append(asked.post_data_json) if asked.url.endswith("/recommend") else None,
+        lambda asked: (
+            page.asked.append(asked.post_data_json)
+            if asked.url.endswith("/recommend")
+            else None
+        ),
     )
     page.on(
         "request",
@@ -65,7 +83,8 @@ def page(browser, live_service, request):
     page.wait_for_selector("article .because")
     yield page
     context.close()
-    refused = "wrong" in request.node.name  # the browser notes each refusal on its console
+    # the browser notes each refusal on its console
+    refused = "wrong" in request.node.name
     assert not [fault for fault in faults if not (refused and "status of 400" in fault)]
 
 
@@ -74,7 +93,9 @@ def titles(page, name="main"):
 
 
 def until(page, expression):
-    """Wait for JavaScript to be true; Playwright's own way needs eval, which the page's policy forbids."""
+    """Wait for JavaScript to be true; Playwright's own way needs eval, which the page's policy
+    forbids.
+    """
     for _ in range(300):
         if page.evaluate(expression):
             return
@@ -96,19 +117,29 @@ def test_a_user_has_ten_films_with_reasons(page, live_service):
     page.keyboard.press("Enter")
     until(page, "document.querySelector('[data-testid=profile]').innerText.length > 10")
     settled(page)
-    expected = httpx.post(f"{live_service}/recommend", json={"user_id": 12}).json()["recommendations"]
+    expected = httpx.post(f"{live_service}/recommend", json={"user_id": 12}).json()[
+        "recommendations"
+    ]
     assert titles(page) == [item["name"] for item in expected]
     assert page.locator("article .because").count() == 10
-    assert re.search(r"films, mean rating", page.locator("[data-testid=profile]").inner_text())
+    assert re.search(
+        r"films, mean rating", page.locator("[data-testid=profile]").inner_text()
+    )
     before = page.locator("#user").input_value()
     page.get_by_role("button", name="somebody else").click()
     until(page, f"document.querySelector('#user').value !== '{before}'")
 
 
 def test_the_time_of_the_request(browser, service_files):
-    """Where the served model knows it: other films at another time, those of the models beside it as they were."""
+    """Where the served model knows it: other films at another time, those of the models beside it
+    as they were.
+    """
     process, url = start_service(
-        service_files, "--workers", "1", "--model_path", str(service_files / "timed" / "best")
+        service_files,
+        "--workers",
+        "1",
+        "--model_path",
+        str(service_files / "timed" / "best"),
     )
     context = browser.new_context()
     try:
@@ -121,7 +152,9 @@ def test_the_time_of_the_request(browser, service_files):
             page.locator("#at").fill(moment)
             settled(page)
             assert "never sees the time" not in page.inner_text("form")
-            found[moment] = [titles(page, name) for name in ("main", "vanilla", "popularity")]
+            found[moment] = [
+                titles(page, name) for name in ("main", "vanilla", "popularity")
+            ]
         (main, *others), (later, *same) = found.values()
         assert len(main) == 10 and main != later and others == same and all(others)
     finally:
@@ -136,7 +169,9 @@ def test_the_time_of_the_request(browser, service_files):
     indirect=["page"],
 )
 def test_side_by_side(page, live_service):
-    """Each column its own model's answer; reasons are readable at any width, and nothing is wider than the page."""
+    """Each column its own model's answer; reasons are readable at any width, and nothing is wider
+    than the page.
+    """
     page.get_by_label("Side by side").check()
     settled(page)
     page.wait_for_selector("article .because")
@@ -144,11 +179,15 @@ def test_side_by_side(page, live_service):
     for films in columns.values():
         assert len(films) == 10
     assert len({tuple(films) for films in columns.values()}) == 3
-    widths = page.evaluate("[...document.querySelectorAll('.because .name')].map((name) => name.clientWidth)")
+    widths = page.evaluate(
+        "[...document.querySelectorAll('.because .name')].map((name) => name.clientWidth)"
+    )
     assert widths and min(widths) > 150
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     ARTEFACTS.mkdir(exist_ok=True)
-    page.screenshot(path=ARTEFACTS / f"beside-{page.viewport_size['width']}.png", full_page=True)
+    page.screenshot(
+        path=ARTEFACTS / f"beside-{page.viewport_size['width']}.png", full_page=True
+    )
 
 
 def test_a_wrong_user_is_said_and_mended(page):
@@ -165,10 +204,22 @@ def test_a_wrong_user_is_said_and_mended(page):
 @pytest.mark.parametrize(
     ("page", "name"),
     [
-        ({"viewport": {"width": 390, "height": 844}, "color_scheme": "light"}, "phone-light"),
-        ({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, "phone-dark"),
-        ({"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}, "wide-light"),
-        ({"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"}, "wide-dark"),
+        (
+            {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
+            "phone-light",
+        ),
+        (
+            {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
+            "phone-dark",
+        ),
+        (
+            {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
+            "wide-light",
+        ),
+        (
+            {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+            "wide-dark",
+        ),
     ],
     indirect=["page"],
 )

@@ -40,12 +40,24 @@ BAD_LINES = {  # file, what replaces its third line, what the message must say
     "too many fields": ("ratings", "1::5::3::4::5", "ratings.dat:3"),
     "not a number": ("ratings", "1::5::three::978300760", "ratings.dat:3"),
     "a fraction": ("ratings", "1::5::3.5::978300760", "ratings.dat:3"),
-    "a number too large": ("ratings", "1::5::3::99999999999999999999999", "ratings.dat:3"),
+    "a number too large": (
+        "ratings",
+        "1::5::3::99999999999999999999999",
+        "ratings.dat:3",
+    ),
     "other separator": ("ratings", "1,5,3,978300760", "ratings.dat:3"),
     "tab inside": ("ratings", "1\t5::3::978300760", "ratings.dat:3"),
     "blank line": ("ratings", "", "ratings.dat:3"),
-    "rating out of range": ("ratings", "1::5::6::978300760", "ratings.dat:3: rating '6'"),
-    "film listed twice": ("movies", "1::Again (1990)::Drama", "movies.dat:3: 1 is listed twice"),
+    "rating out of range": (
+        "ratings",
+        "1::5::6::978300760",
+        "ratings.dat:3: rating '6'",
+    ),
+    "film listed twice": (
+        "movies",
+        "1::Again (1990)::Drama",
+        "movies.dat:3: 1 is listed twice",
+    ),
     "unknown genre": ("movies", "3::X (1990)::Dramma", "movies.dat:3: genres 'Dramma'"),
     "film fields": ("movies", "3::X (1990)", "movies.dat:3"),
     "film id": ("movies", "three::X (1990)::Drama", "movies.dat:3: movie_id 'three'"),
@@ -74,7 +86,9 @@ def test_a_second_rating_is_dropped_and_counted(ml_1m_folder):
     path.write_text("\n".join([*lines, lines[0]]) + "\n")
     raw = read("ml-1m", str(ml_1m_folder))
     assert len(raw.interactions) == len(lines)
-    assert dict(raw.counts) == {"rows dropped: the same user and item (the schema allows no repeats)": 1}
+    assert dict(raw.counts) == {
+        "rows dropped: the same user and item (the schema allows no repeats)": 1
+    }
 
 
 @pytest.mark.parametrize("name", ["ratings", "movies", "users"])
@@ -117,15 +131,24 @@ def archive(server, ml_1m_folder, tmp_path, monkeypatch):
     root = tmp_path / "root"
     root.mkdir()
     monkeypatch.setattr(download, "ROOT", root)
-    monkeypatch.setitem(download.ARCHIVES, "ml-1m", Archive(f"{address}/ml-1m.zip", digest, "ratings.dat"))
+    monkeypatch.setitem(
+        download.ARCHIVES,
+        "ml-1m",
+        Archive(f"{address}/ml-1m.zip", digest, "ratings.dat"),
+    )
     return site / "ml-1m.zip"
 
 
 def test_download_checks_unpacks_and_is_not_repeated(archive, tmp_path, capsys):
     folder = data_folder("ml-1m")
     assert "no redistribution" in capsys.readouterr().err
-    assert sorted(path.name for path in folder.iterdir()) == ["movies.dat", "ratings.dat", "users.dat"]
-    assert [path.name for path in (tmp_path / "root").iterdir()] == ["ml-1m"]  # no scratch left
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "movies.dat",
+        "ratings.dat",
+        "users.dat",
+    ]
+    # no scratch left
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["ml-1m"]
     archive.unlink()
     assert data_folder("ml-1m") == folder
     assert capsys.readouterr().err == ""
@@ -144,7 +167,9 @@ def test_a_file_that_is_no_zip_is_refused(archive, tmp_path, monkeypatch):
     archive.write_bytes(b"not a zip")
     known = download.ARCHIVES["ml-1m"]
     monkeypatch.setitem(
-        download.ARCHIVES, "ml-1m", Archive(known.url, hashlib.md5(b"not a zip").hexdigest(), "ratings.dat")
+        download.ARCHIVES,
+        "ml-1m",
+        Archive(known.url, hashlib.md5(b"not a zip").hexdigest(), "ratings.dat"),
     )
     with pytest.raises(UserError, match="not a zip"):
         data_folder("ml-1m")
@@ -188,15 +213,25 @@ def test_real_ml_1m_is_read_and_validated_in_under_4_seconds(real_data):
     started = time.perf_counter()
     raw = read("ml-1m", str(REAL))
     assert time.perf_counter() - started < 4
-    assert (len(raw.interactions), len(raw.users), len(raw.items)) == (1_000_209, 6_040, 3_883)
-    assert raw.interactions.iloc[0][["user", "item", "rating"]].tolist() == [1, 1193, "5"]
+    assert (len(raw.interactions), len(raw.users), len(raw.items)) == (
+        1_000_209,
+        6_040,
+        3_883,
+    )
+    assert raw.interactions.iloc[0][["user", "item", "rating"]].tolist() == [
+        1,
+        1193,
+        "5",
+    ]
     assert raw.items.set_index("id").loc[73, "name"] == "Misérables, Les (1995)"
 
 
 def test_ml_1m_round_trip(ml_1m_folder, tiny):
     raw = read("ml-1m", str(ml_1m_folder))
     columns = ["user", "item", "rating", "time"]
-    assert (raw.interactions[columns].to_numpy() == tiny.interactions[columns].to_numpy()).all()
+    assert (
+        raw.interactions[columns].to_numpy() == tiny.interactions[columns].to_numpy()
+    ).all()
     assert raw.items["year"].tolist() == tiny.items["year"].tolist()
     assert raw.users["age"].tolist() == tiny.users["age"].tolist()
 
@@ -235,7 +270,9 @@ def test_synthetic_causes_are_true():
             assert row.cause_movie_id in films[max(0, place - 3) : place]
             assert sequel.setdefault(row.cause_movie_id, row.movie_id) == row.movie_id
     in_season = ratings[ratings["cause"] == "season"]
-    by_season = in_season.groupby(in_season["timestamp"].map(season_of))["movie_id"].nunique()
+    by_season = in_season.groupby(in_season["timestamp"].map(season_of))[
+        "movie_id"
+    ].nunique()
     assert (by_season <= 30).all()
 
 
@@ -243,4 +280,6 @@ def test_items_without_a_row_in_their_table_are_counted(ml_1m_folder):
     path = ml_1m_folder / "movies.dat"
     lines = path.read_text(encoding="latin-1").splitlines()
     path.write_text("\n".join(lines[1:]) + "\n", encoding="latin-1")
-    assert dict(read("ml-1m", str(ml_1m_folder)).counts) == {"items without a row in their table": 1}
+    assert dict(read("ml-1m", str(ml_1m_folder)).counts) == {
+        "items without a row in their table": 1
+    }

@@ -49,10 +49,14 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with tiny ML-1M files in which user 123 and the README's films exist, and a model trained on them."""
+    """A folder with tiny ML-1M files in which user 123 and the README's films exist, and a model
+    trained on them.
+    """
     folder = tmp_path_factory.mktemp("readme")
     world = generate(seed=3, people=60, films=200)
-    new_id = dict(zip(range(1, 5), TITLES, strict=True)) | {film: film + 2000 for film in range(5, 201)}
+    new_id = dict(zip(range(1, 5), TITLES, strict=True)) | {
+        film: film + 2000 for film in range(5, 201)
+    }
     for name in ("interactions", "items"):
         frame = world[name].frame
         frame["movie_id"] = frame["movie_id"].map(new_id)
@@ -67,7 +71,13 @@ def place(tmp_path_factory):
     assert (
         run_command(
             trainer.main,
-            ["--data_dir", str(folder / "ml-1m"), "--checkpoint_dir", str(folder / "checkpoints"), *SMALL],
+            [
+                "--data_dir",
+                str(folder / "ml-1m"),
+                "--checkpoint_dir",
+                str(folder / "checkpoints"),
+                *SMALL,
+            ],
         )
         == 0
     )
@@ -97,11 +107,20 @@ def test_command(place, monkeypatch, tmp_path, command):
     data = ["--data_dir", str(place / "ml-1m")]
     if script == "trainer.py":
         if "--resume" in flags:
-            assert run_command(trainer.main, flags) == 0  # a finished run: it measures again
+            # a finished run: it measures again
+            assert run_command(trainer.main, flags) == 0
             return
         if "--use_wandb" in flags:
             pytest.skip("runs in test_tracking.py")
-        shrunk = [*flags, *data, *SMALL, "--checkpoint_dir", str(tmp_path), "--runs_dir", str(tmp_path)]
+        shrunk = [
+            *flags,
+            *data,
+            *SMALL,
+            "--checkpoint_dir",
+            str(tmp_path),
+            "--runs_dir",
+            str(tmp_path),
+        ]
         assert run_command(trainer.main, shrunk) == 0
     elif script == "inference.py":
         assert run_command(inference.main, flags) == 0
@@ -109,7 +128,14 @@ def test_command(place, monkeypatch, tmp_path, command):
         assert (
             run_command(
                 bert_multi.main,
-                [*flags, *data, *SMALL, f"--checkpoint_dir={tmp_path}", "--runs_dir", str(tmp_path)],
+                [
+                    *flags,
+                    *data,
+                    *SMALL,
+                    f"--checkpoint_dir={tmp_path}",
+                    "--runs_dir",
+                    str(tmp_path),
+                ],
             )
             == 0
         )
@@ -120,7 +146,15 @@ def test_command(place, monkeypatch, tmp_path, command):
         more = {
             "ablations.audit": data,
             "ablations.analyse": [],
-            "ablations.rows": [*data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
+            "ablations.rows": [
+                *data,
+                *SMALL,
+                "--seeds",
+                "1",
+                *results,
+                "--work",
+                str(tmp_path),
+            ],
             "ablations.run": [
                 *data,
                 *SMALL,
@@ -145,21 +179,35 @@ def test_command(place, monkeypatch, tmp_path, command):
                 "--work",
                 str(tmp_path),
             ],
-            "ablations.cold_start": [*data, *SMALL, "--seeds", "1", *results, "--work", str(tmp_path)],
+            "ablations.cold_start": [
+                *data,
+                *SMALL,
+                "--seeds",
+                "1",
+                *results,
+                "--work",
+                str(tmp_path),
+            ],
             "serving.export": ["--onnx", str(tmp_path / "model.onnx"), *data],
         }[module]
         assert run_command(importlib.import_module(module).main, [*flags, *more]) == 0
     else:
         assert script == "data_processor.py"
-        assert run_command(data_card, ["--min_item_count", "2", *data]) == 0 and "--min_item_count" in flags
+        assert (
+            run_command(data_card, ["--min_item_count", "2", *data]) == 0
+            and "--min_item_count" in flags
+        )
 
 
 def test_torchrun_line_names_a_real_script():
-    (line,) = [line for line in COMMANDS if line.startswith("torchrun")]  # run in test_training.py with gloo
+    # run in test_training.py with gloo
+    (line,) = [line for line in COMMANDS if line.startswith("torchrun")]
     assert "trainer.py --preset quick" in line
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
+@pytest.mark.parametrize(
+    "block", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+)
 def test_python_block(place, monkeypatch, block):
     monkeypatch.chdir(place)
     small = block.replace(

@@ -61,8 +61,14 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     assert record["test"]["NDCG@10"]["mean"] == pytest.approx(
         sum(entry["test"]["NDCG@10"] for entry in record["runs"]) / 2
     )
-    assert record["split_hash"] == popularity["split_hash"] and "SYNTHETIC" in record["protocol"]
-    assert "randomisation test" in capsys.readouterr().out and "pop-100 HR@10" in record["test"]
+    assert (
+        record["split_hash"] == popularity["split_hash"]
+        and "SYNTHETIC" in record["protocol"]
+    )
+    assert (
+        "randomisation test" in capsys.readouterr().out
+        and "pop-100 HR@10" in record["test"]
+    )
     # Again: nothing is trained, and all is as reported.
     monkeypatch.setattr(rows, "train", None)
     assert run(tmp_path, "vanilla", "--seeds", "2") == 0
@@ -80,7 +86,10 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     record["test"]["NDCG@10"]["mean"] += 0.2
     path.write_text(json.dumps(record))
     assert run(tmp_path, "vanilla", "--seeds", "2") == 1
-    assert "NOT AS REPORTED" in capsys.readouterr().out and read(tmp_path, "vanilla") == record
+    assert (
+        "NOT AS REPORTED" in capsys.readouterr().out
+        and read(tmp_path, "vanilla") == record
+    )
     assert run(tmp_path, "vanilla", "--seeds", "2", "--write") == 0
     assert read(tmp_path, "vanilla")["test"] != record["test"]
 
@@ -99,15 +108,23 @@ def test_a_row_is_published_without_titles(row, tmp_path, capsys):
     ]
     best = max(record["runs"], key=lambda entry: entry["validation"])
     text = (folder / "README.md").read_text()
-    assert f"{best['test']['NDCG@10']:.4f}" in text and f"{record['test']['NDCG@10']['mean']:.4f}" in text
+    assert (
+        f"{best['test']['NDCG@10']:.4f}" in text
+        and f"{record['test']['NDCG@10']['mean']:.4f}" in text
+    )
     assert str(tmp_path) not in (folder / "checkpoint.json").read_text() + text
     trained = tmp_path / "work" / "loo-3706" / best["folder"] / "best"
     ours, theirs = load_model(folder), load_model(trained)
     assert ours.catalogue.items.names.tolist() == theirs.catalogue.items.names.tolist()
     weights = theirs.model.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in ours.model.state_dict().items())
+    assert all(
+        torch.equal(value, weights[name])
+        for name, value in ours.model.state_dict().items()
+    )
     # Runs of another report are not published.
-    record["runs"] = [{**entry, "validation": entry["validation"] / 2} for entry in record["runs"]]
+    record["runs"] = [
+        {**entry, "validation": entry["validation"] / 2} for entry in record["runs"]
+    ]
     (tmp_path / "results" / "loo-3706" / f"{row}.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="is not the run"):
         model_card.main([row, "--board", "loo-3706", *places])
@@ -117,7 +134,10 @@ def test_baselines_are_tuned_on_validation(tmp_path, monkeypatch):
     monkeypatch.setitem(
         rows.GRIDS,
         "item_knn",
-        (rows.item_knn, {"neighbours": [5, 400], "shrinkage": [0.0], "decay": [1.0, 0.5]}),
+        (
+            rows.item_knn,
+            {"neighbours": [5, 400], "shrinkage": [0.0], "decay": [1.0, 0.5]},
+        ),
     )
     assert run(tmp_path, "item_knn") == 0
     record = read(tmp_path, "item_knn")
@@ -140,7 +160,9 @@ def test_an_unknown_row_is_named(tmp_path):
         run(tmp_path, "popularty")
 
 
-@pytest.mark.parametrize("row", sorted(path.name for path in (ROOT / "models").iterdir()))
+@pytest.mark.parametrize(
+    "row", sorted(path.name for path in (ROOT / "models").iterdir())
+)
 def test_a_published_model_ranks_as_reported(row, real_data):
     """The very weights that lie in models/, on the data at hand."""
     checkpoint = load_model(ROOT / "models" / row)
@@ -149,7 +171,10 @@ def test_a_published_model_ranks_as_reported(row, real_data):
     scorer, length = checkpoint.model.frozen(), settings.model.seq_length
     rank = target_ranks(scorer, data, "test", length, EvalSettings())
     measured = per_user(rank, data.split.requests["test"].users)["NDCG@10"].mean()
-    records = [json.loads(path.read_text()) for path in (ROOT / "results").glob(f"loo-*/{row}.json")]
+    records = [
+        json.loads(path.read_text())
+        for path in (ROOT / "results").glob(f"loo-*/{row}.json")
+    ]
     board = {3706: "3,706", 3416: "3,416"}[len(data.catalogue.items.ids)]
     (record,) = [record for record in records if board in record["protocol"]]
     (run,) = [run for run in record["runs"] if run["seed"] == settings.train.seed]

@@ -106,7 +106,7 @@ def infer(capsys, *flags):
     return code, captured.out, captured.err
 
 
-# Training -------------------------------------------------------------------------------------------------------------
+# Training
 
 
 def test_trainer_leaves_what_it_promises(model):
@@ -117,10 +117,19 @@ def test_trainer_leaves_what_it_promises(model):
         "test_users.parquet",
     ]
     info = json.loads((model / "checkpoint.json").read_text())
-    assert {"settings", "split_hash", "git_commit", "versions", "item_ids", "user_ids", "schema"} <= set(info)
+    assert {
+        "settings",
+        "split_hash",
+        "git_commit",
+        "versions",
+        "item_ids",
+        "user_ids",
+        "schema",
+    } <= set(info)
     results = json.loads((model / "results.json").read_text())
     assert (
-        set(results["ranking"]) == {"popularity", "enhanced"} and results["split_hash"] == info["split_hash"]
+        set(results["ranking"]) == {"popularity", "enhanced"}
+        and results["split_hash"] == info["split_hash"]
     )
     assert set(results["values"]["rating"]) >= {"user mean", "item mean", "head"}
     assert set(results["preferences"]["genres"]) >= {"head", "constant", "own history"}
@@ -130,7 +139,14 @@ def test_trainer_leaves_what_it_promises(model):
     )
     (record,) = (model.parent / "runs").glob("*.jsonl")
     events = [json.loads(line) for line in record.read_text().splitlines()]
-    assert [row["event"] for row in events] == ["settings", "epoch", "epoch", "epoch", "fit", "test"]
+    assert [row["event"] for row in events] == [
+        "settings",
+        "epoch",
+        "epoch",
+        "epoch",
+        "fit",
+        "test",
+    ]
     assert {"loss_next_item", "loss_value", "loss_preference"} <= set(events[3])
     assert {"seconds", "step", "tokens"} <= set(events[4]["best"])
 
@@ -161,21 +177,35 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
         "--patience",
         "1000",
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.time() + 300
     while not (tmp_path / "c" / "best").exists() and time.time() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 130 and "--resume --checkpoint_dir" in err and "Traceback" not in err
+    assert (
+        process.returncode == 130
+        and "--resume --checkpoint_dir" in err
+        and "Traceback" not in err
+    )
     stopped = json.loads((tmp_path / "c" / "last" / "checkpoint.json").read_text())
     done_steps = stopped["progress"]["step"]
     # Shorten what is left, then go on through the command line.
     stopped["settings"]["max_epochs"] = stopped["progress"]["epoch"] + 2
     (tmp_path / "c" / "last" / "checkpoint.json").write_text(json.dumps(stopped))
-    assert run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path / "c")]) == 0
-    after = json.loads((tmp_path / "c" / "last" / "checkpoint.json").read_text())["progress"]
-    assert after["step"] > done_steps and after["epoch"] == stopped["progress"]["epoch"] + 2
+    assert (
+        run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path / "c")])
+        == 0
+    )
+    after = json.loads((tmp_path / "c" / "last" / "checkpoint.json").read_text())[
+        "progress"
+    ]
+    assert (
+        after["step"] > done_steps
+        and after["epoch"] == stopped["progress"]["epoch"] + 2
+    )
 
 
 @pytest.mark.parametrize("flag", ["--runs_dir", "--checkpoint_dir"])
@@ -191,11 +221,13 @@ def test_a_file_where_a_folder_should_be(files, tmp_path, capsys, flag):
 
 
 def test_resume_without_a_stopped_run(tmp_path, capsys):
-    assert run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]) == 2
+    assert (
+        run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]) == 2
+    )
     assert "no stopped run" in capsys.readouterr().err
 
 
-# Inference ------------------------------------------------------------------------------------------------------------
+# Inference
 
 
 def test_ten_titled_recommendations_with_reasons(model, files, capsys):
@@ -207,27 +239,51 @@ def test_ten_titled_recommendations_with_reasons(model, files, capsys):
 
 @pytest.mark.parametrize(
     ("name", "begins"),
-    [("why.png", b"\x89PNG"), ("why.svg", b"<?xml"), ("why.pdf", b"%PDF"), ("why.html", b"<!doctype html>")],
+    [
+        ("why.png", b"\x89PNG"),
+        ("why.svg", b"<?xml"),
+        ("why.pdf", b"%PDF"),
+        ("why.html", b"<!doctype html>"),
+    ],
 )
 def test_reasons_as_a_figure(model, tmp_path, capsys, name, begins):
     path = tmp_path / "new" / name
-    assert infer(capsys, "--model_path", model, "--user_id", 12, "--k", 2, "--plot", path)[0] == 0
+    assert (
+        infer(capsys, "--model_path", model, "--user_id", 12, "--k", 2, "--plot", path)[
+            0
+        ]
+        == 0
+    )
     content = path.read_bytes()
     assert content.startswith(begins)
     if name.endswith(".html"):
-        assert content.count(b"layer 2, head") == 2 and b"Because" in content and b"http-equiv" not in content
-    code, _, err = infer(capsys, "--model_path", model, "--user_id", 12, "--plot", tmp_path / "why.gif")
+        assert (
+            content.count(b"layer 2, head") == 2
+            and b"Because" in content
+            and b"http-equiv" not in content
+        )
+    code, _, err = infer(
+        capsys, "--model_path", model, "--user_id", 12, "--plot", tmp_path / "why.gif"
+    )
     assert code == 2 and ".png" in err and not (tmp_path / "why.gif").exists()
 
 
 def test_precision_of_batch_recommendation(engine):
-    """bf16 changes scores a little for whole histories, and nothing before a held-out interaction."""
-    exact, quick = (engine.recommend_all(k=10, precision=precision) for precision in ("fp32", "bf16"))
+    """bf16 changes scores a little for whole histories, and nothing before a held-out
+    interaction.
+    """
+    exact, quick = (
+        engine.recommend_all(k=10, precision=precision)
+        for precision in ("fp32", "bf16")
+    )
     both = exact.merge(quick, on=["user_id", "item_id"])
     assert len(both) > 0.9 * len(exact) and (both["score_x"] != both["score_y"]).any()
-    assert (both["score_x"] - both["score_y"]).abs().max() < 0.02 * exact["score"].abs().max()
+    assert (both["score_x"] - both["score_y"]).abs().max() < 0.02 * exact[
+        "score"
+    ].abs().max()
     exact, quick = (
-        engine.recommend_all(k=10, until="test", precision=precision) for precision in ("fp32", "bf16")
+        engine.recommend_all(k=10, until="test", precision=precision)
+        for precision in ("fp32", "bf16")
     )
     assert exact.equals(quick)
 
@@ -235,14 +291,26 @@ def test_precision_of_batch_recommendation(engine):
 WRONG = {
     "unknown user": (["--user_id", "99999"], "user 99999 is not in"),
     "unknown film": (["--history", "3,99999"], "film 99999"),
-    "huge film id": (["--history", "99999999999999999999"], "film 99999999999999999999"),
-    "huge user id": (["--user_id", "99999999999999999999"], "user 99999999999999999999 is not in"),
+    "huge film id": (
+        ["--history", "99999999999999999999"],
+        "film 99999999999999999999",
+    ),
+    "huge user id": (
+        ["--user_id", "99999999999999999999"],
+        "user 99999999999999999999 is not in",
+    ),
     "unknown films only": (["--history", "88888,99999"], "film 88888"),
     "unknown title": (["--history", "Synthetic Film 004 (1066)"], "did you mean"),
     "ambiguous title": (["--history", "Synthetic Film"], "fits 80 films"),
     "nobody": ([], "--user_id"),
-    "unknown value": (["--history", "3", "--set", "gender=X"], "gender 'X': choose one of F, M"),
-    "no such age": (["--history", "3", "--set", "age=200"], "age '200': choose one of 1, 18"),
+    "unknown value": (
+        ["--history", "3", "--set", "gender=X"],
+        "gender 'X': choose one of F, M",
+    ),
+    "no such age": (
+        ["--history", "3", "--set", "age=200"],
+        "age '200': choose one of 1, 18",
+    ),
     "unknown column": (["--history", "3", "--set", "shoes=41"], "shoes"),
     "unknown tag": (["--user_id", "12", "--where", "genres=Dramma"], "Dramma"),
     "nothing left": (["--user_id", "12", "--where", "year>=2990"], "between 1 and 0"),
@@ -250,11 +318,17 @@ WRONG = {
     "k of 0": (["--user_id", "12", "--k", "0"], "--k 0"),
     "k too large": (["--user_id", "12", "--k", "5000"], "--k 5000: between 1 and"),
     "k no number": (["--user_id", "12", "--k", "ten"], "--k"),
-    "time unknown to it": (["--user_id", "12", "--at", "2001-01-01"], "request time unknown"),
+    "time unknown to it": (
+        ["--user_id", "12", "--at", "2001-01-01"],
+        "request time unknown",
+    ),
     "bad time": (["--user_id", "12", "--at", "yesterday"], "--at 'yesterday'"),
     "unknown flag": (["--user", "12"], "did you mean --user"),
     "users without output": (["--users", "all"], "--output"),
-    "unknown user in list": (["--users", "1,99999", "--output", "x.parquet"], "user 99999"),
+    "unknown user in list": (
+        ["--users", "1,99999", "--output", "x.parquet"],
+        "user 99999",
+    ),
     "output without users": (["--user_id", "12", "--output", "x.parquet"], "--users"),
 }
 
@@ -264,7 +338,13 @@ def test_wrong_requests(model, capsys, monkeypatch, tmp_path, case):
     flags, message = WRONG[case]
     monkeypatch.chdir(tmp_path)
     code, out, err = infer(capsys, "--model_path", model, *flags)
-    assert code == 2 and message in err and err.count("\n") == 1 and err.startswith("error: ") and out == ""
+    assert (
+        code == 2
+        and message in err
+        and err.count("\n") == 1
+        and err.startswith("error: ")
+        and out == ""
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -282,11 +362,22 @@ def edit(path, change):
 
 DAMAGE = {
     "missing": (lambda folder: shutil.rmtree(folder), "does not exist"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "incomplete"),
-    "cut weights": (lambda folder: os.truncate(folder / "model.safetensors", 500), "corrupted"),
-    "cut description": (lambda folder: os.truncate(folder / "checkpoint.json", 100), "corrupted"),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        "incomplete",
+    ),
+    "cut weights": (
+        lambda folder: os.truncate(folder / "model.safetensors", 500),
+        "corrupted",
+    ),
+    "cut description": (
+        lambda folder: os.truncate(folder / "checkpoint.json", 100),
+        "corrupted",
+    ),
     "foreign": (
-        lambda folder: (folder / "checkpoint.json").write_text('{"format": "somebody else/3"}'),
+        lambda folder: (folder / "checkpoint.json").write_text(
+            '{"format": "somebody else/3"}'
+        ),
         "format",
     ),
     "no object": (
@@ -294,18 +385,22 @@ DAMAGE = {
         "not a file of this program",
     ),
     "no settings": (
-        lambda folder: edit(folder / "checkpoint.json", lambda content: content.pop("settings")),
+        lambda folder: edit(
+            folder / "checkpoint.json", lambda content: content.pop("settings")
+        ),
         "description is damaged",
     ),
     "settings of a wrong kind": (
         lambda folder: edit(
-            folder / "checkpoint.json", lambda content: content["settings"].update(hidden_size="16")
+            folder / "checkpoint.json",
+            lambda content: content["settings"].update(hidden_size="16"),
         ),
         "description is damaged",
     ),
     "settings of another version": (
         lambda folder: edit(
-            folder / "checkpoint.json", lambda content: content["settings"].update(cross_attention=True)
+            folder / "checkpoint.json",
+            lambda content: content["settings"].update(cross_attention=True),
         ),
         "written by another version of this program (commit",
     ),
@@ -315,7 +410,9 @@ DAMAGE = {
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damaged_checkpoints(model, tmp_path, capsys, case):
     change, message = DAMAGE[case]
-    code, _, err = infer(capsys, "--model_path", damaged(model, tmp_path, change), "--history", "3,5")
+    code, _, err = infer(
+        capsys, "--model_path", damaged(model, tmp_path, change), "--history", "3,5"
+    )
     assert code == 2 and message in err and err.count("\n") == 1
 
 
@@ -325,7 +422,9 @@ def test_weights_of_another_shape(model, tmp_path, capsys):
         info["settings"]["hidden_size"] = 32
         (folder / "checkpoint.json").write_text(json.dumps(info))
 
-    code, _, err = infer(capsys, "--model_path", damaged(model, tmp_path, widen), "--history", "3,5")
+    code, _, err = infer(
+        capsys, "--model_path", damaged(model, tmp_path, widen), "--history", "3,5"
+    )
     assert code == 2 and "does not fit this model" in err
 
 
@@ -337,7 +436,9 @@ def test_a_full_disk_keeps_what_was_there(model, engine, tmp_path, capsys, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
-    code, _, err = infer(capsys, "--model_path", model, "--users", "all", "--output", output)
+    code, _, err = infer(
+        capsys, "--model_path", model, "--users", "all", "--output", output
+    )
     assert code == 2 and "No space left" in err and output.read_bytes() == b"precious"
     assert [path.name for path in tmp_path.iterdir()] == ["recs.parquet"]
 
@@ -347,15 +448,25 @@ def test_what_a_killed_process_left_of_a_checkpoint_goes(tmp_path):
 
     from support.checkpoint import STALE, write_checkpoint
 
-    for name, age in ((".best-old", STALE + 60), (".best-new", 5), (".last-old", STALE + 60)):
+    for name, age in (
+        (".best-old", STALE + 60),
+        (".best-new", 5),
+        (".last-old", STALE + 60),
+    ):
         (tmp_path / name / "new").mkdir(parents=True)
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     write_checkpoint(tmp_path / "best", {"x": torch.zeros(3)}, {})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".best-new", ".last-old", "best"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".best-new",
+        ".last-old",
+        "best",
+    ]
 
 
 def test_a_checkpoint_killed_between_its_two_moves_is_put_in_its_place(tmp_path):
-    """The old one had made way and the new one was not there yet; one that was still being written stays away."""
+    """The old one had made way and the new one was not there yet; one that was still being
+    written stays away.
+    """
 
     from support.checkpoint import read_checkpoint, settled, write_checkpoint
 
@@ -363,7 +474,8 @@ def test_a_checkpoint_killed_between_its_two_moves_is_put_in_its_place(tmp_path)
     assert not settled(folder)
     write_checkpoint(folder, {"x": torch.zeros(3)}, {"step": 2})
     write_checkpoint(scratch / "new", {"x": torch.ones(3)}, {"step": 3})
-    assert settled(folder) and read_checkpoint(folder)[1]["step"] == 2  # nothing had been moved
+    # nothing had been moved
+    assert settled(folder) and read_checkpoint(folder)[1]["step"] == 2
     os.replace(folder, tmp_path / "elsewhere")
     assert not settled(folder)
     os.replace(tmp_path / "elsewhere", scratch / "old")
@@ -375,19 +487,34 @@ def test_scripts_run_as_scripts(model):
     """`python SCRIPT --help` and one real call, outside this process."""
     for script in ("trainer.py", "inference.py", "data_processor.py"):
         done = subprocess.run(
-            [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, script, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert "--" in done.stdout
     done = subprocess.run(
-        [sys.executable, "inference.py", "--model_path", str(model), "--history", "3,99999"],
+        [
+            sys.executable,
+            "inference.py",
+            "--model_path",
+            str(model),
+            "--history",
+            "3,99999",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: ")
+        and done.stderr.count("\n") == 1
+    )
 
 
-# Five next films at once ----------------------------------------------------------------------------------------------
+# Five next films at once
 
 
 def test_bert_multi(tmp_path, capsys):
@@ -411,8 +538,14 @@ def test_bert_multi(tmp_path, capsys):
     assert run_command(bert_multi.main, ["--size", "M", *small, *place]) == 0
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "multi" / "best" / "candidates.json").read_text())
-    assert set(results) == {"full", "popular_100", "uniform_100"} and "claims Recall@10 0.5978" in printed
-    recall = {name: result["ranking"]["popularity"]["Recall@10"]["mean"] for name, result in results.items()}
+    assert (
+        set(results) == {"full", "popular_100", "uniform_100"}
+        and "claims Recall@10 0.5978" in printed
+    )
+    recall = {
+        name: result["ranking"]["popularity"]["Recall@10"]["mean"]
+        for name, result in results.items()
+    }
     assert (
         recall["full"] < recall["popular_100"] < recall["uniform_100"]
     )  # the more is ranked, the harder it is
@@ -425,7 +558,12 @@ def without(_name, keep):
     """The tiny world with some interactions only."""
     world = films()
     frame = world["interactions"].frame
-    return {**world, "interactions": dataclasses.replace(world["interactions"], frame=frame[keep(frame)])}
+    return {
+        **world,
+        "interactions": dataclasses.replace(
+            world["interactions"], frame=frame[keep(frame)]
+        ),
+    }
 
 
 @pytest.mark.parametrize(
@@ -454,26 +592,50 @@ def test_trainer_with_other_flags(files, tmp_path, capsys, flags):
 
 
 @pytest.mark.parametrize(
-    "flags", [[], ["--graph"], ["--model", "vanilla"]], ids=["plain", "graph", "vanilla"]
+    "flags",
+    [[], ["--graph"], ["--model", "vanilla"]],
+    ids=["plain", "graph", "vanilla"],
 )
 def test_going_on_from_a_model_with_new_items_and_users(tmp_path, capsys, flags):
     """At a learning rate of nothing it is the older model for old items and users."""
-    early = without("few", lambda frame: (frame.groupby("user_id").cumcount() < 8) & (frame["user_id"] <= 30))
+    early = without(
+        "few",
+        lambda frame: (
+            (frame.groupby("user_id").cumcount() < 8) & (frame["user_id"] <= 30)
+        ),
+    )
     few = write_ml_1m(tmp_path / "few", early)
     many = write_ml_1m(tmp_path / "many", films())
     assert train(tmp_path / "old", few, *flags) == 0
     start = ["--start_from", str(tmp_path / "old" / "best")]
-    assert train(tmp_path / "same", many, *flags, *start, "--learning_rate", "1e-12", "--max_steps", "1") == 0
+    assert (
+        train(
+            tmp_path / "same",
+            many,
+            *flags,
+            *start,
+            "--learning_rate",
+            "1e-12",
+            "--max_steps",
+            "1",
+        )
+        == 0
+    )
     older = RecommendationEngine(tmp_path / "old" / "best", data_dir=str(few))
     same = RecommendationEngine(tmp_path / "same" / "best", data_dir=str(many))
     assert len(older.catalogue.items.ids) < len(same.catalogue.items.ids) == 80
     assert len(same.catalogue.users.ids) == 60
     history = older.catalogue.items.ids[:3].tolist()
     before, after = (
-        {item.id: item.score for item in engine.get_recommendations(None, history, count)}
+        {
+            item.id: item.score
+            for item in engine.get_recommendations(None, history, count)
+        }
         for engine, count in ((older, 40), (same, 77))
     )
-    assert flags == ["--graph"] or before == pytest.approx({item: after[item] for item in before}, abs=2e-3)
+    assert flags == ["--graph"] or before == pytest.approx(
+        {item: after[item] for item in before}, abs=2e-3
+    )
     assert train(tmp_path / "new", many, *flags, *start) == 0
     capsys.readouterr()
     for other, message in (
@@ -486,11 +648,15 @@ def test_going_on_from_a_model_with_new_items_and_users(tmp_path, capsys, flags)
 
 
 def test_going_on_may_not_have_seen_what_is_held_out(tmp_path, capsys):
-    """Older files, in which what the model learned from is held out now; and other users under multi5."""
+    """Older files, in which what the model learned from is held out now; and other users under
+    multi5.
+    """
     newest = films()["interactions"].frame.groupby("user_id").tail(1).index
     before = write_ml_1m(
         tmp_path / "before",
-        without("newest", lambda frame: ~frame.index.isin(newest) & (frame["user_id"] < 60)),
+        without(
+            "newest", lambda frame: ~frame.index.isin(newest) & (frame["user_id"] < 60)
+        ),
     )
     now = write_ml_1m(tmp_path / "now", films())
     start = ["--start_from", str(tmp_path / "model" / "best"), "--max_steps", "1"]
@@ -500,17 +666,26 @@ def test_going_on_may_not_have_seen_what_is_held_out(tmp_path, capsys):
             assert train(tmp_path / "model", first, *flags, "--max_steps", "1") == 0
             capsys.readouterr()
             allowed = first == second or (second == now and grows)
-            assert train(tmp_path / "later", second, *flags, *start) == (0 if allowed else 2)
+            assert train(tmp_path / "later", second, *flags, *start) == (
+                0 if allowed else 2
+            )
 
 
 def test_trainer_with_teachers(files, model, tmp_path, capsys):
     assert train(tmp_path, files, "--teacher", str(model)) == 0
     assert train(tmp_path / "plain", files) == 0
     folders = (tmp_path / "best", tmp_path / "plain" / "best")
-    taught, plain = (load_model(folder, data_dir=str(files)).model.state_dict() for folder in folders)
+    taught, plain = (
+        load_model(folder, data_dir=str(files)).model.state_dict() for folder in folders
+    )
     assert any(not torch.equal(value, plain[name]) for name, value in taught.items())
     capsys.readouterr()
-    assert train(tmp_path / "no", files, "--teacher", str(model), "--masked_item_weight", "1") == 2
+    assert (
+        train(
+            tmp_path / "no", files, "--teacher", str(model), "--masked_item_weight", "1"
+        )
+        == 2
+    )
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -518,15 +693,25 @@ def test_an_earlier_best_is_set_aside_not_lost(files, tmp_path):
     assert train(tmp_path, files, "--max_epochs", "1") == 0
     first = (tmp_path / "best" / "model.safetensors").read_bytes()
     assert train(tmp_path, files, "--max_epochs", "1", "--seed", "9") == 0
-    assert any(path.read_bytes() == first for path in tmp_path.glob("*/model.safetensors"))
+    assert any(
+        path.read_bytes() == first for path in tmp_path.glob("*/model.safetensors")
+    )
 
 
-def test_a_published_model_reads_its_names_from_the_data(model, files, tmp_path, capsys):
-    """MovieLens may not be published: no names in the folder, and without the data a clear refusal."""
+def test_a_published_model_reads_its_names_from_the_data(
+    model, files, tmp_path, capsys
+):
+    """MovieLens may not be published: no names in the folder, and without the data a clear
+    refusal.
+    """
     assert not (model / "items.json").exists()
-    code, out, _ = infer(capsys, "--model_path", model, "--history", "3,9", "--data_dir", files)
+    code, out, _ = infer(
+        capsys, "--model_path", model, "--history", "3,9", "--data_dir", files
+    )
     assert code == 0 and "Synthetic Film" in out
-    code, _, err = infer(capsys, "--model_path", model, "--history", "3,9", "--data_dir", tmp_path)
+    code, _, err = infer(
+        capsys, "--model_path", model, "--history", "3,9", "--data_dir", tmp_path
+    )
     assert code == 2 and "has no ratings.dat" in err
 
 
@@ -537,17 +722,28 @@ def test_a_model_of_ones_own_data_needs_no_data(tmp_path, capsys):
     assert train(tmp_path, tmp_path, "--dataset", str(table)) == 0
     table.unlink()
     capsys.readouterr()
-    code, out, _ = infer(capsys, "--model_path", tmp_path / "best", "--history", "3,9", "--json")
+    code, out, _ = infer(
+        capsys, "--model_path", tmp_path / "best", "--history", "3,9", "--json"
+    )
     assert code == 0 and out.isascii() and len(json.loads(out)["recommendations"]) == 10
 
 
 def test_recommendations_are_unseen_and_ordered(engine):
     best = engine.get_recommendations(12, k=20)
     seen = set(engine.catalogue.items.id_array(engine.history(12).items).tolist())
-    assert len({item.id for item in best}) == 20 and not seen & {item.id for item in best}
-    assert [item.score for item in best] == sorted((item.score for item in best), reverse=True)
-    chosen = engine.answer([Query(engine.history(12), 3, None, ["genres=Drama", "year>=1960"])])[0]
-    assert all("Drama" in item.columns["genres"] and item.columns["year"] >= 1960 for item in chosen)
+    assert len({item.id for item in best}) == 20 and not seen & {
+        item.id for item in best
+    }
+    assert [item.score for item in best] == sorted(
+        (item.score for item in best), reverse=True
+    )
+    chosen = engine.answer(
+        [Query(engine.history(12), 3, None, ["genres=Drama", "year>=1960"])]
+    )[0]
+    assert all(
+        "Drama" in item.columns["genres"] and item.columns["year"] >= 1960
+        for item in chosen
+    )
 
 
 def test_histories_may_be_arrays(engine):
@@ -557,7 +753,9 @@ def test_histories_may_be_arrays(engine):
 
 
 @pytest.mark.parametrize("which", ["model", "timed_model"])
-def test_batch_output_gives_the_trainers_metrics(which, request, files, tmp_path, capsys):
+def test_batch_output_gives_the_trainers_metrics(
+    which, request, files, tmp_path, capsys
+):
     folder = request.getfixturevalue(which)
     output = tmp_path / "recs.parquet"
     code, _, _ = infer(
@@ -578,15 +776,28 @@ def test_batch_output_gives_the_trainers_metrics(which, request, files, tmp_path
     data = load(load_model(folder, data_dir=str(files)).settings.data)
     requests = data.split.requests["test"]
     users = data.catalogue.users.id_array(requests.users).tolist()
-    targets = dict(zip(users, data.catalogue.items.id_array(data.items[requests.ends]).tolist(), strict=True))
-    hits = [targets[user] == item for user, item in zip(table["user_id"], table["item_id"], strict=True)]
+    targets = dict(
+        zip(
+            users,
+            data.catalogue.items.id_array(data.items[requests.ends]).tolist(),
+            strict=True,
+        )
+    )
+    hits = [
+        targets[user] == item
+        for user, item in zip(table["user_id"], table["item_id"], strict=True)
+    ]
     results = json.loads((folder / "results.json").read_text())
-    assert sum(hits) / len(targets) == pytest.approx(results["ranking"]["enhanced"]["HR@10"]["mean"])
+    assert sum(hits) / len(targets) == pytest.approx(
+        results["ranking"]["enhanced"]["HR@10"]["mean"]
+    )
 
 
 def test_an_item_that_training_never_saw(starting_model, files):
     engine = RecommendationEngine(starting_model, data_dir=str(files))
-    new = engine.add_item(None, "A New Film (2001)", {"genres": ["Drama"], "year": 2001})
+    new = engine.add_item(
+        None, "A New Film (2001)", {"genres": ["Drama"], "year": 2001}
+    )
     best = {item.id: item for item in engine.get_recommendations(12, k=40)}
     everything = engine.get_recommendations(None, [3], 80)
     assert new in {item.id for item in everything} or new in best
@@ -594,7 +805,9 @@ def test_an_item_that_training_never_saw(starting_model, files):
 
 
 def test_a_run_resumed_before_its_first_best_keeps_the_older_model(files, tmp_path):
-    """Run A finishes, run B stops before it evaluates and resumes: A's model is set aside, not overwritten."""
+    """Run A finishes, run B stops before it evaluates and resumes: A's model is set aside, not
+    overwritten.
+    """
     assert train(tmp_path, files, "--max_epochs", "1", "--seed", "1") == 0
     step = training_loop.Run.train_step
 
@@ -607,9 +820,13 @@ def test_a_run_resumed_before_its_first_best_keeps_the_older_model(files, tmp_pa
         assert train(tmp_path, files, "--max_epochs", "2", "--seed", "2") == 130
     finally:
         training_loop.Run.train_step = step
-    assert run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]) == 0
+    assert (
+        run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]) == 0
+    )
     seeds = [
-        json.loads((tmp_path / name / "checkpoint.json").read_text())["settings"]["seed"]
+        json.loads((tmp_path / name / "checkpoint.json").read_text())["settings"][
+            "seed"
+        ]
         for name in ("best.previous", "best")
     ]
     assert seeds == [1, 2]
@@ -632,13 +849,17 @@ def test_a_full_disk_while_saving_a_checkpoint(model, tmp_path, monkeypatch):
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     for keep_previous in (False, True):
         with pytest.raises(UserError, match="no space left"):
-            write_checkpoint(folder, {"x": torch.zeros(3)}, {}, keep_previous=keep_previous)
+            write_checkpoint(
+                folder, {"x": torch.zeros(3)}, {}, keep_previous=keep_previous
+            )
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
         assert [path.name for path in tmp_path.iterdir()] == ["best"]
     monkeypatch.undo()
     replace = os.replace
     monkeypatch.setattr(
-        os, "replace", lambda old, new: full() if str(old).endswith("new") else replace(old, new)
+        os,
+        "replace",
+        lambda old, new: full() if str(old).endswith("new") else replace(old, new),
     )
     with pytest.raises(UserError, match="no space left"):  # at the very last step
         write_checkpoint(folder, {"x": torch.zeros(3)}, {})

@@ -1,4 +1,6 @@
-"""The service: the engine's own answers, hostile requests, several at once, a newer checkpoint, a bounded stop."""
+"""The service: the engine's own answers, hostile requests, several at once, a newer checkpoint, a
+bounded stop.
+"""
 
 from __future__ import annotations
 
@@ -63,37 +65,61 @@ def test_the_time_of_the_request_is_heeded(folder):
     """By a model that knows it; those beside it answer the same at any time."""
     place, times = folder / "timed" / "best", [978_300_000, 978_300_000 + 200 * 86_400]
     engine, found = RecommendationEngine(place, data_dir=str(folder / "data")), {}
-    with TestClient(create_app(config(folder, model_path=str(place))), base_url="http://localhost") as client:
+    with TestClient(
+        create_app(config(folder, model_path=str(place))), base_url="http://localhost"
+    ) as client:
         assert client.get("/health").json()["knows_request_time"]
         for name in ("main", "vanilla", "popularity"):
             answers = [
-                client.post("/recommend", json={"user_id": 12, "at": at, "model": name}).json()
+                client.post(
+                    "/recommend", json={"user_id": 12, "at": at, "model": name}
+                ).json()
                 for at in times
             ]
             found[name] = [answer["recommendations"] for answer in answers]
         why = [
-            client.post("/explain", json={"user_id": 12, "at": at, "item_ids": [40]}).json() for at in times
+            client.post(
+                "/explain", json={"user_id": 12, "at": at, "item_ids": [40]}
+            ).json()
+            for at in times
         ]
         notes = [
             client.post("/recommend", json=person).json()["note"]
-            for person in ({"user_id": 12}, {"user_id": 12, "at": times[0]}, {"history": [3]})
+            for person in (
+                {"user_id": 12},
+                {"user_id": 12, "at": times[0]},
+                {"history": [3]},
+            )
         ]
         assert all(
             note.startswith(said)
             for note, said in zip(
                 notes,
-                ("request time assumed: ", "request time: 2000-12-31", "request time: unknown"),
+                (
+                    "request time assumed: ",
+                    "request time: 2000-12-31",
+                    "request time: unknown",
+                ),
                 strict=True,
             )
         )
-    assert found["main"] == [to_json(engine.get_recommendations(12, None, at=at)) for at in times]
+    assert found["main"] == [
+        to_json(engine.get_recommendations(12, None, at=at)) for at in times
+    ]
     assert found["main"][0] != found["main"][1] and why[0] != why[1]
-    assert found["vanilla"][0] == found["vanilla"][1] and found["popularity"][0] == found["popularity"][1]
+    assert (
+        found["vanilla"][0] == found["vanilla"][1]
+        and found["popularity"][0] == found["popularity"][1]
+    )
 
 
 def test_health_and_metrics(client):
     health = client.get("/health").json()
-    assert health["status"] == "ok" and health["models"] == ["main", "popularity", "vanilla"]
+    assert health["status"] == "ok" and health["models"] == [
+        "main",
+        "popularity",
+        "vanilla",
+    ]
     assert health["users"] == 60
     assert health["serves_empty_histories"] and not health["knows_request_time"]
     text = client.get("/metrics").text
@@ -105,7 +131,11 @@ def test_health_and_metrics(client):
 
 
 HOSTILE = {
-    "unknown field": ({"user_id": 12, "path": "/etc/passwd"}, 422, "path: Extra inputs"),
+    "unknown field": (
+        {"user_id": 12, "path": "/etc/passwd"},
+        422,
+        "path: Extra inputs",
+    ),
     "unknown user": ({"user_id": 999}, 400, "user 999 is not in"),
     "unknown film": ({"history": [3, 999]}, 400, "film 999"),
     "nobody": ({}, 400, "nobody to recommend for"),
@@ -154,7 +184,9 @@ def test_hostile_requests(client, case):
     ],
 )
 def test_raw_bodies(client, raw, code):
-    answer = client.post("/recommend", content=raw, headers={"content-type": "application/json"})
+    answer = client.post(
+        "/recommend", content=raw, headers={"content-type": "application/json"}
+    )
     assert (
         answer.status_code == code
         and ("error" in answer.json()) == (code != 200)
@@ -164,15 +196,17 @@ def test_raw_bodies(client, raw, code):
 
 def test_a_refusal_is_one_line(client):
     for body in (b'{"a\\nb": 1}', b'{"history": [' + b"9999," * 50 + b"9999]}"):
-        error = client.post("/recommend", content=body, headers={"content-type": "application/json"}).json()[
-            "error"
-        ]
+        error = client.post(
+            "/recommend", content=body, headers={"content-type": "application/json"}
+        ).json()["error"]
         assert "\n" not in error and len(error) <= 500
 
 
 def test_a_body_that_does_not_say_its_length(client):
     answer = client.post(
-        "/recommend", content=(b" " * 1000 for _ in range(100)), headers={"content-type": "application/json"}
+        "/recommend",
+        content=(b" " * 1000 for _ in range(100)),
+        headers={"content-type": "application/json"},
     )
     assert answer.status_code == 413
 
@@ -198,7 +232,12 @@ def test_other_paths(client, method, path, code):
 def test_a_form_of_another_site_is_no_request(client):
     """What a browser sends across sites without asking first: no JSON type, or another host name."""
     body = json.dumps({"user_id": 12})
-    assert client.post("/recommend", content=body, headers={"content-type": "text/plain"}).status_code == 422
+    assert (
+        client.post(
+            "/recommend", content=body, headers={"content-type": "text/plain"}
+        ).status_code
+        == 422
+    )
     assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
 
 
@@ -206,13 +245,18 @@ def test_page_and_headers(client):
     page = client.get("/")
     assert "text/html" in page.headers["content-type"]
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    for name in ("page.js", "page.css", "vendor/bootstrap.min.css", "vendor/preact-htm.module.js"):
+    for name in (
+        "page.js",
+        "page.css",
+        "vendor/bootstrap.min.css",
+        "vendor/preact-htm.module.js",
+    ):
         assert f"/static/{name}" in page.text + client.get("/static/page.js").text
         assert client.get(f"/static/{name}").status_code == 200
     assert page.headers["x-content-type-options"] == "nosniff"
 
 
-# Several at once ------------------------------------------------------------------------------------------------------
+# Several at once
 
 
 def test_those_who_wait_are_ranked_together_and_get_their_own_answer(engine):
@@ -236,7 +280,9 @@ def test_those_who_wait_are_ranked_together_and_get_their_own_answer(engine):
     for query, answer in zip(queries, answers, strict=True):
         (alone,) = engine.answer([query])
         assert [row.id for row in answer] == [row.id for row in alone]
-        np.testing.assert_allclose([row.score for row in answer], [row.score for row in alone], atol=1e-3)
+        np.testing.assert_allclose(
+            [row.score for row in answer], [row.score for row in alone], atol=1e-3
+        )
 
 
 def test_explanations_stand_in_nobodys_way_and_may_not_pile_up(engine):
@@ -247,10 +293,13 @@ def test_explanations_stand_in_nobodys_way_and_may_not_pile_up(engine):
         batcher = Batcher()
         batcher.start()
         slow = [
-            asyncio.create_task(batcher.compute("explain", go_on.wait)) for _ in range(WAITING["explain"])
+            asyncio.create_task(batcher.compute("explain", go_on.wait))
+            for _ in range(WAITING["explain"])
         ]
         await asyncio.sleep(0)
-        answer = await asyncio.wait_for(batcher.rank(engine, Query(engine.history(3))), 10)
+        answer = await asyncio.wait_for(
+            batcher.rank(engine, Query(engine.history(3))), 10
+        )
         with pytest.raises(Busy):
             await batcher.compute("explain", go_on.wait)
         go_on.set()
@@ -283,11 +332,17 @@ def test_a_newer_checkpoint_is_served_without_a_dropped_request(folder, tmp_path
         == 0
     )
     first, second = (
-        to_json(RecommendationEngine(path, data_dir=str(folder / "data")).get_recommendations(12))
+        to_json(
+            RecommendationEngine(
+                path, data_dir=str(folder / "data")
+            ).get_recommendations(12)
+        )
         for path in (place, tmp_path / "new" / "best")
     )
     assert first != second
-    with TestClient(create_app(config(folder, model_path=str(place))), base_url="http://localhost") as client:
+    with TestClient(
+        create_app(config(folder, model_path=str(place))), base_url="http://localhost"
+    ) as client:
 
         def ask():
             answer = client.post("/recommend", json={"user_id": 12})
@@ -307,19 +362,26 @@ def test_a_newer_checkpoint_is_served_without_a_dropped_request(folder, tmp_path
         place.rename(tmp_path / "older")
         broken.rename(place)
         while (
-            'reloads_total{outcome="refused"}' not in client.get("/metrics").text and time.monotonic() < until
+            'reloads_total{outcome="refused"}' not in client.get("/metrics").text
+            and time.monotonic() < until
         ):
             time.sleep(0.05)
-        assert 'reloads_total{outcome="refused"} 1.0' in client.get("/metrics").text and ask() == second
+        assert (
+            'reloads_total{outcome="refused"} 1.0' in client.get("/metrics").text
+            and ask() == second
+        )
 
 
-# The process ----------------------------------------------------------------------------------------------------------
+# The process
 
 
 def known(body):
-    """A body as the schema allows it, with ids that there are for those that there are not, with what the served model
-    can be told, and not in full for several films: the schema cannot say these."""
-    dropped = {"at", "columns", "where"} | ({"k"} if len(body.get("item_ids", "")) > 1 else set())
+    """A body as the schema allows it, with ids that there are for those that there are not, with
+    what the served model can be told, and not in full for several films: the schema cannot say
+    these."""
+    dropped = {"at", "columns", "where"} | (
+        {"k"} if len(body.get("item_ids", "")) > 1 else set()
+    )
     body = {
         name: int(value) if isinstance(value, float) else value
         for name, value in body.items()
@@ -340,7 +402,10 @@ def hammered(operation, mode, url):
     """The codes of what an operation answers to what schemathesis thinks of."""
     import schemathesis
     from hypothesis import HealthCheck, given, settings
-    from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+    from schemathesis.specs.openapi.checks import (
+        negative_data_rejection,
+        positive_data_acceptance,
+    )
 
     codes = []
 
@@ -353,13 +418,19 @@ def hammered(operation, mode, url):
     )
     @given(case=operation.as_strategy(schemathesis.GenerationMode[mode]))
     def hammer(case):
-        bodies = [case.body, known(case.body)] if mode == "POSITIVE" and operation.body else [case.body]
+        bodies = (
+            [case.body, known(case.body)]
+            if mode == "POSITIVE" and operation.body
+            else [case.body]
+        )
         for case.body in bodies:
             answer = case.call(base_url=url)
             too_long = (
                 [negative_data_rejection] if answer.status_code == 413 else []
             )  # a refusal that it does not know
-            case.validate_response(answer, excluded_checks=[positive_data_acceptance, *too_long])
+            case.validate_response(
+                answer, excluded_checks=[positive_data_acceptance, *too_long]
+            )
             codes.append(answer.status_code)
 
     hammer()
@@ -368,19 +439,26 @@ def hammered(operation, mode, url):
 
 @pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
 def test_fuzzed_from_its_own_openapi(live_service, mode):
-    """schemathesis: what the schema allows, and what it forbids, is answered as the schema says; never a 5xx. What it
-    allows is asked as it comes, and of people and films that there are."""
+    """schemathesis: what the schema allows, and what it forbids, is answered as the schema says;
+    never a 5xx. What it allows is asked as it comes, and of people and films that there are."""
     import schemathesis
 
     operations = [
         result.ok()
-        for result in schemathesis.openapi.from_url(f"{live_service}/openapi.json").get_all_operations()
+        for result in schemathesis.openapi.from_url(
+            f"{live_service}/openapi.json"
+        ).get_all_operations()
     ]
     for operation in operations:
-        if mode == "POSITIVE" or operation.body or operation.query:  # else there is nothing to get wrong
+        # else there is nothing to get wrong
+        if mode == "POSITIVE" or operation.body or operation.query:
             codes = hammered(operation, mode, live_service)
             counts = {code: codes.count(code) for code in set(codes)}
-            said = counts.get(200, 0) > len(codes) / 3 if mode == "POSITIVE" else 422 in counts
+            said = (
+                counts.get(200, 0) > len(codes) / 3
+                if mode == "POSITIVE"
+                else 422 in counts
+            )
             assert max(counts) < 500 and said, (operation.path, counts)
 
 
@@ -395,7 +473,10 @@ def test_stops_gracefully(service_files):
     def figure(name):
         text = httpx.get(f"{url}/metrics", timeout=30).text
         return sum(
-            float(value) for value in re.findall(rf'^{name}{{path="/explain".*}} (.*)$', text, re.MULTILINE)
+            float(value)
+            for value in re.findall(
+                rf'^{name}{{path="/explain".*}} (.*)$', text, re.MULTILINE
+            )
         )
 
     try:
@@ -405,7 +486,12 @@ def test_stops_gracefully(service_files):
                     httpx.post,
                     f"{url}/explain",
                     timeout=120,
-                    json={"user_id": user, "item_ids": [7], "k": 70, "filter_seen": False},
+                    json={
+                        "user_id": user,
+                        "item_ids": [7],
+                        "k": 70,
+                        "filter_seen": False,
+                    },
                 )
                 for user in range(1, MANY + 1)
             ]
@@ -446,7 +532,9 @@ def test_wrong_flags(service_files, capsys, flags, message):
     assert message in err and err.count("\n") == 1
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks for mapped files in /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(), reason="looks for mapped files in /proc"
+)
 def test_weights_of_the_service_are_the_file_itself(folder, client):
     """So that workers share them; and what they share stays unwritten after a request."""
     weights = (folder / "main" / "best" / "model.safetensors").resolve()
@@ -462,19 +550,28 @@ def test_weights_of_the_service_are_the_file_itself(folder, client):
             (one.numel(), any(low <= one.data_ptr() < high for low, high in ranges))
             for one in model.parameters()
         ]
-        return sum(size for size, found in sizes if found) / sum(size for size, _ in sizes)
+        return sum(size for size, found in sizes if found) / sum(
+            size for size, _ in sizes
+        )
 
     assert client.post("/recommend", json={"user_id": 1}).status_code == 200
     assert inside(client.app.state.service.engines.main.scorer) == 1
-    alone = RecommendationEngine(folder / "main" / "best", data_dir=str(folder / "data"))
+    alone = RecommendationEngine(
+        folder / "main" / "best", data_dir=str(folder / "data")
+    )
     assert inside(alone.scorer) == 0
 
 
 def busy():
-    """Whether two processes that do nothing but count get less than nine tenths of two cores for a second."""
+    """Whether two processes that do nothing but count get less than nine tenths of two cores for
+    a second.
+    """
     count = "import time; end = time.perf_counter() + 1\nwhile time.perf_counter() < end: pass\n"
     counting = [
-        subprocess.Popen([sys.executable, "-c", f"{count}print(time.process_time())"], stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", f"{count}print(time.process_time())"],
+            stdout=subprocess.PIPE,
+        )
         for _ in range(2)
     ]
     return sum(float(process.communicate()[0]) for process in counting) < 1.8
@@ -482,8 +579,9 @@ def busy():
 
 @pytest.mark.slow
 def test_load(service_files, tmp_path, capsys):
-    """Ten seconds at 50 requests a second: all answered, for half of what two cores have to give, memory at rest; as
-    soon as `make load` asks for, in one of three times, unless the machine has other things to do."""
+    """Ten seconds at 50 requests a second: all answered, for half of what two cores have to give,
+    memory at rest; as soon as `make load` asks for, in one of three times, unless the machine has
+    other things to do."""
     for _ in range(3):
         code = load.main(
             [
@@ -501,12 +599,18 @@ def test_load(service_files, tmp_path, capsys):
         )
         found = json.loads((tmp_path / "load.json").read_text())
         assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
-        assert found["requests"] == 500 and found["errors"] == [] and found["growth"] < load.GROWTH
+        assert (
+            found["requests"] == 500
+            and found["errors"] == []
+            and found["growth"] < load.GROWTH
+        )
         if code == 0:
             return
     assert found["milliseconds"]["/recommend"]["p99"] > 1e3 * load.WORST
     if busy():
-        pytest.skip(f"test_load: the machine is busy, p99 {found['milliseconds']['/recommend']['p99']} ms")
+        pytest.skip(
+            f"test_load: the machine is busy, p99 {found['milliseconds']['/recommend']['p99']} ms"
+        )
     raise AssertionError(found)
 
 
@@ -535,8 +639,18 @@ def test_recommendations_are_the_engines(client, engine):
         ),
         ({"history": []}, {"item_sequence": []}),
         (
-            {"user_id": 12, "history": [5], "filter_seen": False, "where": ["year>=1980"]},
-            {"user_id": 12, "item_sequence": [5], "filter_seen": False, "where": ["year>=1980"]},
+            {
+                "user_id": 12,
+                "history": [5],
+                "filter_seen": False,
+                "where": ["year>=1980"],
+            },
+            {
+                "user_id": 12,
+                "item_sequence": [5],
+                "filter_seen": False,
+                "where": ["year>=1980"],
+            },
         ),
     ]
     for body, arguments in bodies:
@@ -546,7 +660,9 @@ def test_recommendations_are_the_engines(client, engine):
         assert answer.json() == {"recommendations": expected, "note": ""}
 
 
-def recommended(engine, user_id=None, item_sequence=None, top_k=10, user_columns=None, **options):
+def recommended(
+    engine, user_id=None, item_sequence=None, top_k=10, user_columns=None, **options
+):
     history = engine.history(user_id, item_sequence, None, user_columns)
     return engine.answer([Query(history, top_k, or_fewer=True, **options)])[0]
 
@@ -560,26 +676,40 @@ def test_explanations_and_profiles_are_the_engines(client, engine):
         assert answer == {"explanations": to_json(reasons)}
     many = client.post("/explain", json={"user_id": 12, "item_ids": [40, 41], "k": 5})
     assert many.status_code == 422 and "one item at a time" in many.json()["error"]
-    assert client.post("/profile", json={"user_id": 12}).json() == to_json(engine.get_user_profile(12))
+    assert client.post("/profile", json={"user_id": 12}).json() == to_json(
+        engine.get_user_profile(12)
+    )
 
 
 def test_models_side_by_side(client, folder, tiny):
-    """Popularity against pandas; vanilla against its own engine, without the items that it does not know."""
+    """Popularity against pandas; vanilla against its own engine, without the items that it does
+    not know.
+    """
     train = tiny.interactions.sort_values(["user", "time"], kind="stable")
     train = train[train.groupby("user").cumcount(ascending=False) >= 2]
     body = {"history": [], "model": "popularity", "k": 5}
     rows = client.post("/recommend", json=body).json()["recommendations"]
-    assert [row["score"] for row in rows] == train["item"].value_counts().iloc[:5].tolist()
-    vanilla = RecommendationEngine(folder / "vanilla" / "best", data_dir=str(folder / "data"))
+    assert [row["score"] for row in rows] == train["item"].value_counts().iloc[
+        :5
+    ].tolist()
+    vanilla = RecommendationEngine(
+        folder / "vanilla" / "best", data_dir=str(folder / "data")
+    )
     unknown = np.setdiff1d(tiny.items["id"], vanilla.catalogue.items.ids)
     known = vanilla.catalogue.items.ids[:4].tolist()
     assert len(unknown)
-    answer = client.post("/recommend", json={"history": [*known, int(unknown[0])], "model": "vanilla"}).json()
-    assert answer["recommendations"] == to_json(vanilla.get_recommendations(None, known))
+    answer = client.post(
+        "/recommend", json={"history": [*known, int(unknown[0])], "model": "vanilla"}
+    ).json()
+    assert answer["recommendations"] == to_json(
+        vanilla.get_recommendations(None, known)
+    )
     assert answer["note"].startswith("without 1 ")
 
 
 def test_search(client):
     items = client.get("/items", params={"query": "FILM synthetic 004"}).json()["items"]
     assert [item["id"] for item in items] == [4]
-    assert len(client.get("/items", params={"query": "synthetic"}).json()["items"]) == 20
+    assert (
+        len(client.get("/items", params={"query": "synthetic"}).json()["items"]) == 20
+    )

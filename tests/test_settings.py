@@ -1,4 +1,6 @@
-"""Settings and command line: each option has an effect, wrong ones are named with their nearest neighbour."""
+"""Settings and command line: each option has an effect, wrong ones are named with their nearest
+neighbour.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from support.errors import UserError
 from tests.conftest import ROOT, VARIANTS, tiny_settings
 from training_loop import fit, seed_everything
 
-# A value other than the one in `tiny_settings`, for every option that changes what training arrives at.
+# A value other than the one in `tiny_settings`, for every option that changes what training
+# arrives at.
 OTHER_VALUE = {
     "min_item_count": 20,
     "keep": "rating>=4",
@@ -73,7 +76,9 @@ TESTED_ELSEWHERE = {
     "data_dir": "test_readers.py",
     "columns": "test_any_data.py",
     **dict.fromkeys(("checkpoint_dir", "runs_dir"), "test_any_data.py"),
-    **dict.fromkeys(("use_wandb", "wandb_mode", "run_group", "run_name"), "test_tracking.py"),
+    **dict.fromkeys(
+        ("use_wandb", "wandb_mode", "run_group", "run_name"), "test_tracking.py"
+    ),
     "start_from": "test_scripts.py",
     "teacher": "test_training.py",
     "max_minutes": "test_training.py",
@@ -88,16 +93,26 @@ BASES = {"split_seed": {"protocol": "multi5"}, "negatives": {"loss": "sampled_so
 
 def arrive(tiny, tmp_path, kind="enhanced", **changes):
     """What a tiny training run arrives at, as one comparable string."""
-    settings = tiny_settings(tmp_path, VARIANTS[kind]).replace(**{"max_epochs": 3, **changes})
-    coarse = tiny.replace(tiny.interactions.assign(time=tiny.interactions["time"] // 100_000 * 100_000))
+    settings = tiny_settings(tmp_path, VARIANTS[kind]).replace(
+        **{"max_epochs": 3, **changes}
+    )
+    coarse = tiny.replace(
+        tiny.interactions.assign(time=tiny.interactions["time"] // 100_000 * 100_000)
+    )
     data = process(coarse, settings.data)
     seed_everything(settings.train.seed)
     model = new_model(data, settings.model)
     validations = []
     progress = fit(
-        model, data, settings, quiet=True, on_best=lambda _model, record, _first: validations.append(record)
+        model,
+        data,
+        settings,
+        quiet=True,
+        on_best=lambda _model, record, _first: validations.append(record),
     )
-    total = sum(float(value.double().abs().sum()) for value in model.state_dict().values())
+    total = sum(
+        float(value.double().abs().sum()) for value in model.state_dict().values()
+    )
     return str(
         (
             total,
@@ -122,7 +137,9 @@ def plain(tiny, tmp_path_factory):
     return found | {name: arrive(tiny, folder, **base) for name, base in BASES.items()}
 
 
-@pytest.mark.parametrize("name", [name for name in OTHER_VALUE if name not in ("patience", "eval_every")])
+@pytest.mark.parametrize(
+    "name", [name for name in OTHER_VALUE if name not in ("patience", "eval_every")]
+)
 def test_each_option_has_an_effect(tiny, tmp_path, plain, name):
     kind = "vanilla" if model_only(name) == "vanilla" else "enhanced"
     changes = {**BASES.get(name, {}), name: OTHER_VALUE[name]}
@@ -143,7 +160,9 @@ def test_a_gpu_that_is_not_there(tiny, tmp_path):
 
 
 def test_precedence_is_preset_then_file_then_flags(tmp_path):
-    (tmp_path / "run.yaml").write_text("hidden_size: 96\nuser_ids: false\nlearning_rate: 2e-4\n")
+    (tmp_path / "run.yaml").write_text(
+        "hidden_size: 96\nuser_ids: false\nlearning_rate: 2e-4\n"
+    )
     settings, resume = parse_command_line(
         [
             "--preset",
@@ -156,35 +175,51 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
         "",
     )
     assert not resume and settings.model.num_layers == PRESETS["original"]["num_layers"]
-    assert (settings.model.hidden_size, settings.model.user_ids, settings.train.learning_rate) == (
+    assert (
+        settings.model.hidden_size,
+        settings.model.user_ids,
+        settings.train.learning_rate,
+    ) == (
         96,
         False,
         3e-4,
     )
     assert parse_command_line([], "")[0] == preset_settings("default")
     assert parse_command_line(["--resume"], "")[1]
-    for flags in ([], ["--preset=quick"], ["--config", str(tmp_path / "run.yaml")]):  # a script's own preset
+    # a script's own preset
+    for flags in ([], ["--preset=quick"], ["--config", str(tmp_path / "run.yaml")]):
         chosen, _ = parse_command_line(flags, "", preset="original")
-        assert chosen.model.num_layers == (2 if flags else PRESETS["original"]["num_layers"])
+        assert chosen.model.num_layers == (
+            2 if flags else PRESETS["original"]["num_layers"]
+        )
 
 
 def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
     def said(*flags):
-        say_idle_flags([*flags], parse_command_line(["--preset", "quick", *flags], "")[0])
+        say_idle_flags(
+            [*flags], parse_command_line(["--preset", "quick", *flags], "")[0]
+        )
         return capsys.readouterr().err.splitlines()
 
     assert said("--masking", "late", "--masked_item_weight", "0") == [
         "note: --masking does nothing without --masked_item_weight"
     ]
-    assert said("--negatives", "9") == ["note: --negatives does nothing without --loss sampled_softmax"]
-    assert said("--split_seed=1") == ["note: --split_seed does nothing without --protocol multi5"]
+    assert said("--negatives", "9") == [
+        "note: --negatives does nothing without --loss sampled_softmax"
+    ]
+    assert said("--split_seed=1") == [
+        "note: --split_seed does nothing without --protocol multi5"
+    ]
     assert not said("--negatives", "9", "--loss", "sampled_softmax")
     assert not said("--model", "vanilla", "--masking", "late")
-    (tmp_path / "all.yaml").write_text("negatives: 9\n")  # a file may list what happens to be off
+    # a file may list what happens to be off
+    (tmp_path / "all.yaml").write_text("negatives: 9\n")
     assert not said("--config", str(tmp_path / "all.yaml"))
     for name, entry in all_fields().items():  # what an option needs is an option
         needs = (entry.metadata.get("needs") or name).partition("=")[0]
-        assert needs in all_fields() and (idle(name, Settings()) or "--").startswith("--"), name
+        assert needs in all_fields() and (idle(name, Settings()) or "--").startswith(
+            "--"
+        ), name
 
 
 def test_the_row_original_is_the_preset_original():
@@ -194,10 +229,14 @@ def test_the_row_original_is_the_preset_original():
 
 
 def test_explicit_flags_are_not_cut_short_by_a_presets_limits():
-    """`--batch_size 128 --max_epochs 50` means 128 sequences and 50 epochs, whatever the default preset caps."""
+    """`--batch_size 128 --max_epochs 50` means 128 sequences and 50 epochs, whatever the default
+    preset caps.
+    """
     capped, _ = parse_command_line([], "")
     assert capped.train.batch_tokens and capped.train.max_minutes
-    free, _ = parse_command_line(["--batch_size", "128", "--learning_rate", "5e-4", "--max_epochs", "50"], "")
+    free, _ = parse_command_line(
+        ["--batch_size", "128", "--learning_rate", "5e-4", "--max_epochs", "50"], ""
+    )
     assert (free.train.batch_tokens, free.train.max_minutes) == (0, 0.0)
     both, _ = parse_command_line(["--max_epochs", "50", "--max_minutes", "3"], "")
     assert both.train.max_minutes == 3.0
@@ -222,7 +261,17 @@ WRONG = [
     (["--batch_size", "0"], "--batch_size"),
     (["--learning_rate", "-1"], "--learning_rate"),
     (["--learning_rate", "inf"], "--learning_rate must be a finite"),
-    (["--next_item_weight", "0", "--masked_item_weight", "1", "--value_weight", "0.3"], "--value_weight 0"),
+    (
+        [
+            "--next_item_weight",
+            "0",
+            "--masked_item_weight",
+            "1",
+            "--value_weight",
+            "0.3",
+        ],
+        "--value_weight 0",
+    ),
     (["--next_item_weight", "0", "--masked_item_weight", "0"], "nothing ranks items"),
     (["--no-item_ids", "--item_features", "none"], "representation"),
     (["--model", "vanilla", "--no-user_ids"], "belongs to --model enhanced"),
@@ -238,17 +287,26 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("flags", "message"), WRONG, ids=[" ".join(flags) for flags, _ in WRONG])
+@pytest.mark.parametrize(
+    ("flags", "message"), WRONG, ids=[" ".join(flags) for flags, _ in WRONG]
+)
 def test_wrong_flags(flags, message):
     with pytest.raises(UserError) as caught:
         parse_command_line(flags, "")
-    assert message in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+    assert (
+        message in str(caught.value)
+        and "\n" not in str(caught.value)
+        and len(str(caught.value)) < 300
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("seed: 1\nhiden_size: 3", "run.yaml:2: unknown key 'hiden_size'; did you mean 'hidden_size'"),
+        (
+            "seed: 1\nhiden_size: 3",
+            "run.yaml:2: unknown key 'hiden_size'; did you mean 'hidden_size'",
+        ),
         ("- 1\n- 2", "expected lines"),
         ("seed: 1\na: [", "run.yaml:2: is not YAML"),
         ("hidden_size: many", "--hidden_size"),
@@ -275,21 +333,36 @@ def test_presets_fit_both_models(preset, model):
 
 
 def test_the_config_of_the_reported_run_is_the_quick_preset():
-    settings, _ = parse_command_line(["--config", str(ROOT / "configs" / "enhanced.yaml")], "")
-    assert settings == preset_settings("quick").replace(max_minutes=0.0, max_epochs=72, eval_every=4)
+    settings, _ = parse_command_line(
+        ["--config", str(ROOT / "configs" / "enhanced.yaml")], ""
+    )
+    assert settings == preset_settings("quick").replace(
+        max_minutes=0.0, max_epochs=72, eval_every=4
+    )
 
 
 def test_original_preset_is_the_documented_design():
     settings = preset_settings("original")
     model, train = settings.model, settings.train
-    assert (model.hidden_size, model.num_heads, model.num_layers, model.seq_length, model.dropout) == (
+    assert (
+        model.hidden_size,
+        model.num_heads,
+        model.num_layers,
+        model.seq_length,
+        model.dropout,
+    ) == (
         256,
         4,
         4,
         50,
         0.2,
     )
-    assert (train.batch_size, train.learning_rate, train.max_epochs, train.patience) == (64, 1e-4, 100, 15)
+    assert (
+        train.batch_size,
+        train.learning_rate,
+        train.max_epochs,
+        train.patience,
+    ) == (64, 1e-4, 100, 15)
     assert model.task_weights == {
         "masked_item": 1.0,
         "next_item": 1.0,

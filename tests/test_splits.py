@@ -10,7 +10,12 @@ import splits
 from batches import TrainingBatches, history_of
 from data_processor import process
 from dataset import UNKNOWN
-from evaluation.protocols import cold_shares, protocol_line, request_batches, target_ranks
+from evaluation.protocols import (
+    cold_shares,
+    protocol_line,
+    request_batches,
+    target_ranks,
+)
 from settings import DataSettings, EvalSettings, TrainSettings
 from splits import MULTI_TARGETS
 from support.errors import UserError
@@ -31,18 +36,24 @@ def test_training_never_holds_what_is_asked(split_data):
         (int(person), int(split_data.items[row]))
         for until in ("validation", "test")
         for person, rows in zip(
-            split_data.split.requests[until].users, split_data.split.requests[until].target_rows, strict=True
+            split_data.split.requests[until].users,
+            split_data.split.requests[until].target_rows,
+            strict=True,
         )
         for row in rows
     }
     trained = set(split_data.training_rows().tolist())
     for until in ("validation", "test"):
-        assert not trained & set(split_data.split.requests[until].target_rows.ravel().tolist())
+        assert not trained & set(
+            split_data.split.requests[until].target_rows.ravel().tolist()
+        )
     train = TrainSettings(batch_size=8)
     for share in (0.0, 1.0):
         for batch in TrainingBatches(split_data, 12, train, share).epoch(0):
             for row, user in enumerate(batch.users.tolist()):
-                shown = set(batch.items[row].tolist()) | set(batch.targets[row].tolist())
+                shown = set(batch.items[row].tolist()) | set(
+                    batch.targets[row].tolist()
+                )
                 assert not {(user, item) for item in shown} & asked
 
 
@@ -50,13 +61,21 @@ def test_histories_and_targets_are_of_one_person_and_in_order(split_data):
     for until in ("validation", "test"):
         requests = split_data.split.requests[until]
         assert len(requests) > 3
-        for person, end, rows in zip(requests.users, requests.ends, requests.target_rows, strict=True):
+        for person, end, rows in zip(
+            requests.users, requests.ends, requests.target_rows, strict=True
+        ):
             start, last = split_data.offsets[person : person + 2]
-            assert start < end <= rows[0] and rows[-1] < last and (np.diff(rows) == 1).all()
+            assert (
+                start < end <= rows[0]
+                and rows[-1] < last
+                and (np.diff(rows) == 1).all()
+            )
             history = history_of(split_data, person, end)
             assert (history.items == split_data.items[start:end]).all()
             assert history.request_time == split_data.times[rows[0]]
-        met = np.concatenate([chosen for chosen, _ in request_batches(split_data, until, 12, CPU)])
+        met = np.concatenate(
+            [chosen for chosen, _ in request_batches(split_data, until, 12, CPU)]
+        )
         assert sorted(met) == list(range(len(requests)))
 
 
@@ -66,11 +85,21 @@ def test_every_protocol_ranks_and_says_what_it_does(split_data):
     rank = target_ranks(model, split_data, "test", 12, EvalSettings())
     assert rank.shape == (len(requests), requests.count) and rank.min() >= 1
     assert rank.max() <= len(split_data.catalogue.items.ids)
-    assert split_data.split.description in protocol_line(split_data, "test", EvalSettings())
+    assert split_data.split.description in protocol_line(
+        split_data, "test", EvalSettings()
+    )
 
 
 def test_protocols_have_hashes_of_their_own(tiny):
-    assert len({process(tiny, DataSettings(protocol=name)).split_hash for name in PROTOCOLS}) == 3
+    assert (
+        len(
+            {
+                process(tiny, DataSettings(protocol=name)).split_hash
+                for name in PROTOCOLS
+            }
+        )
+        == 3
+    )
     assert (
         process(tiny, DataSettings(protocol="multi5", split_seed=1)).split_hash
         != process(tiny, DataSettings(protocol="multi5")).split_hash
@@ -81,10 +110,15 @@ def test_global_time_trains_before_the_cut_and_asks_after_it(tiny, monkeypatch):
     monkeypatch.setattr(splits, "MOST_TARGETS", 10**6)
     data = process(tiny, DataSettings(protocol="global_time"))
     trained = data.times[data.training_rows()]
-    validation, test = (data.times[data.split.requests[until].ends] for until in ("validation", "test"))
+    validation, test = (
+        data.times[data.split.requests[until].ends] for until in ("validation", "test")
+    )
     assert trained.max() < validation.min() and validation.max() < test.min()
     # Everything after the cut is asked for, but a person's first interaction ever.
-    assert len(data.items) - len(data.training_rows()) - len(validation) - len(test) <= data.num_users
+    assert (
+        len(data.items) - len(data.training_rows()) - len(validation) - len(test)
+        <= data.num_users
+    )
     assert len(test) == pytest.approx(splits.HELD_OUT * len(data.items), rel=0.1)
 
 
@@ -93,28 +127,46 @@ def test_global_time_spreads_a_users_targets(tiny, monkeypatch):
     data = process(tiny, DataSettings(protocol="global_time"))
     monkeypatch.setattr(splits, "MOST_TARGETS", 10**6)
     everything = process(tiny, DataSettings(protocol="global_time"))
-    requests, all_of_them = data.split.requests["test"], everything.split.requests["test"]
+    requests, all_of_them = (
+        data.split.requests["test"],
+        everything.split.requests["test"],
+    )
     for person in np.unique(all_of_them.users):
         rows, possible = (
             requests.ends[requests.users == person],
             all_of_them.ends[all_of_them.users == person],
         )
-        assert len(rows) == min(3, len(possible)) and rows[0] == possible[0] and rows[-1] == possible[-1]
+        assert (
+            len(rows) == min(3, len(possible))
+            and rows[0] == possible[0]
+            and rows[-1] == possible[-1]
+        )
 
 
 def test_multi5_splits_people(tiny):
     data = process(tiny, DataSettings(protocol="multi5"))
-    validation, test = (set(data.split.requests[until].users.tolist()) for until in ("validation", "test"))
-    trained = {int(np.searchsorted(data.offsets, row, side="right")) - 1 for row in data.training_rows()}
+    validation, test = (
+        set(data.split.requests[until].users.tolist())
+        for until in ("validation", "test")
+    )
+    trained = {
+        int(np.searchsorted(data.offsets, row, side="right")) - 1
+        for row in data.training_rows()
+    }
     assert len(validation) == len(test) == round(splits.HELD_OUT * data.num_users)
-    assert not validation & test and trained == set(data.catalogue.users.rows.tolist()) - validation - test
+    assert (
+        not validation & test
+        and trained == set(data.catalogue.users.rows.tolist()) - validation - test
+    )
     person = min(test)
     assert (
         data.split.requests["test"].ends[sorted(test).index(person)]
         == data.offsets[person + 1] - MULTI_TARGETS
     )
     # A stranger to training has no token of their own.
-    assert history_of(data, person).user == UNKNOWN and history_of(data, min(trained)).user == min(trained)
+    assert history_of(data, person).user == UNKNOWN and history_of(
+        data, min(trained)
+    ).user == min(trained)
     assert cold_shares(data, "test")[0] == 1.0
 
 
@@ -127,7 +179,9 @@ def test_filters_of_interactions_and_users(tiny):
     assert set(data.catalogue.users.ids) == set(liked[liked >= 9].index)
 
 
-@pytest.mark.parametrize(("protocol", "rows"), [("leave_one_out", 2), ("global_time", 1), ("multi5", 4)])
+@pytest.mark.parametrize(
+    ("protocol", "rows"), [("leave_one_out", 2), ("global_time", 1), ("multi5", 4)]
+)
 def test_a_split_that_asks_nobody_is_refused(tiny, protocol, rows):
     few = tiny.replace(tiny.interactions.groupby("user").head(rows))
     with pytest.raises(UserError):

@@ -49,11 +49,15 @@ def start(study_file, tmp_path, *flags):
     return run_command(runner.main, arguments)
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_shipped_studies_are_sound(path):
     study = load_study(path.stem)
     assert study.question and len(study.variants) > 1
-    assert study.variants[0].against == "" and all(variant.against for variant in study.variants[1:])
+    assert study.variants[0].against == "" and all(
+        variant.against for variant in study.variants[1:]
+    )
 
 
 def test_a_study_is_read(study_file):
@@ -73,21 +77,46 @@ def test_a_study_is_read(study_file):
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
-        ("positions: sinusoidal}", "pozitions: sinusoidal}", 11, "did you mean 'positions'"),
+        (
+            "positions: sinusoidal}",
+            "pozitions: sinusoidal}",
+            11,
+            "did you mean 'positions'",
+        ),
         ("positions: sinusoidal}", "positions: sinusoidel}", 11, "sinusoidel"),
         ("hidden_size: 8", "hidden_size: wide", 5, "hidden_size"),
         ("hidden_size: 8", "hiden_size: 8", 5, "hidden_size"),
         ("{positions: sinusoidal}", "{}", 11, "'plain' and 'fixed' are alike"),
-        ("{positions: sinusoidal}", "{negatives: 3}", 11, "'plain' and 'fixed' are alike"),
+        (
+            "{positions: sinusoidal}",
+            "{negatives: 3}",
+            11,
+            "'plain' and 'fixed' are alike",
+        ),
         ("  fixed: {", "  plain: {", 11, "twice"),
         ("{positions: sinusoidal}", "yes", 11, "expected"),
         ("base: quick", "base: quik", 2, "unknown preset"),
         ("question:", "aim:", 1, "unknown key 'aim'"),
-        ("against: fixed", "against: nobody", 12, "compared with 'nobody', which is none"),
+        (
+            "against: fixed",
+            "against: nobody",
+            12,
+            "compared with 'nobody', which is none",
+        ),
         ("{positions: sinusoidal}", "{teacher: elsewhere}", 11, "not for a study"),
         ("{positions: sinusoidal}", "{seed: 7}", 11, "not for a study"),
-        ("{positions: sinusoidal}", "{positions: [sinusoidal]}", 11, "positions: expected one value"),
-        ("{positions: sinusoidal}", "{max_epochs: 040}", 11, "040: write a decimal number"),
+        (
+            "{positions: sinusoidal}",
+            "{positions: [sinusoidal]}",
+            11,
+            "positions: expected one value",
+        ),
+        (
+            "{positions: sinusoidal}",
+            "{max_epochs: 040}",
+            11,
+            "040: write a decimal number",
+        ),
     ],
 )
 def test_a_wrong_study_is_refused_with_its_line(study_file, old, new, line, message):
@@ -115,7 +144,9 @@ def test_the_key_of_a_run_is_what_it_depends_on():
         run_key(settings, "data", "newer"),
     ]
     assert len(set(keys)) == 4
-    assert run_key(settings.replace(checkpoint_dir="elsewhere"), "data", "code") == keys[0]
+    assert (
+        run_key(settings.replace(checkpoint_dir="elsewhere"), "data", "code") == keys[0]
+    )
 
 
 def test_the_version_of_the_code_follows_the_code(tmp_path, monkeypatch):
@@ -140,11 +171,19 @@ def test_runs_are_done_once_compared_and_a_failing_one_stops_no_other(
     runs = json.loads((page / "runs.json").read_text())
     assert "sinusoidal" in json.dumps(runs)
     text = (page / "report.md").read_text()
-    assert str(tmp_path) not in text and (page / "report.html").read_text().count("<table") >= 1
-    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/best/results.json")}
+    assert (
+        str(tmp_path) not in text
+        and (page / "report.html").read_text().count("<table") >= 1
+    )
+    finished = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "work").glob("*/best/results.json")
+    }
     assert len(finished) == 6
     assert start(study_file, tmp_path) == 0
-    assert finished == {path: path.stat().st_mtime_ns for path in finished}, "nothing is trained twice"
+    assert finished == {path: path.stat().st_mtime_ns for path in finished}, (
+        "nothing is trained twice"
+    )
     study_file.write_text(TINY + "  broken: {learning_rate: 1.0e+30}\n")
     assert start(study_file, tmp_path) == 1
     captured = capsys.readouterr()

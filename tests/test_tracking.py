@@ -1,4 +1,6 @@
-"""Dashboards: what W&B is told, read back from an offline run; none of them ever stops a training."""
+"""Dashboards: what W&B is told, read back from an offline run; none of them ever stops a
+training.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def offline_records(folder):
 
 
 @pytest.mark.slow
-def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path, monkeypatch):
+def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(
+    tmp_path, monkeypatch
+):
     """Of a study: no account, no question; written beside the JSONL record, once, and read back."""
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -90,10 +94,18 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
         )
         assert done.returncode == 0, done.stderr
     (log,) = tmp_path.glob("work/*/log")
-    assert len(list(log.glob("*.jsonl"))) == len(list(tmp_path.glob("work/**/*.wandb"))) == 1
+    assert (
+        len(list(log.glob("*.jsonl")))
+        == len(list(tmp_path.glob("work/**/*.wandb")))
+        == 1
+    )
     records = offline_records(log)
     (run,) = [record.run for record in records if record.HasField("run")][:1]
-    assert (run.run_group, run.display_name, run.job_type) == ("a study", "a variant, seed 42", "train")
+    assert (run.run_group, run.display_name, run.job_type) == (
+        "a study",
+        "a variant, seed 42",
+        "train",
+    )
     assert run.run_id == log.parent.name
     axes = [
         record.metric.glob_name
@@ -102,7 +114,11 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
     ]
     assert axes == ["epoch/*"]
     config = {entry.key: json.loads(entry.value_json) for entry in run.config.update}
-    assert config["hidden_size"] == 8 and config["dataset"] == "synthetic" and len(config["split_hash"]) == 16
+    assert (
+        config["hidden_size"] == 8
+        and config["dataset"] == "synthetic"
+        and len(config["split_hash"]) == 16
+    )
     history = {
         "/".join(item.nested_key) or item.key: item.value_json
         for record in records
@@ -129,14 +145,22 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(tmp_path
     assert tables["recommendations"]["columns"] == ["user_id", "place", "item", "score"]
     assert len(tables["recommendations"]["data"]) == 50
     logged = [
-        record.request.log_artifact.artifact if record.HasField("request") else record.artifact
+        record.request.log_artifact.artifact
+        if record.HasField("request")
+        else record.artifact
         for record in records
         if record.HasField("artifact")
         or (record.HasField("request") and record.request.HasField("log_artifact"))
     ]
-    (model,) = [artifact for artifact in logged if artifact.type == "model"]  # a table is one too
-    assert {entry.path for entry in model.manifest.contents} == {"model.safetensors", "checkpoint.json"}
-    assert "test/peak_memory_mb" in told and any(record.HasField("stats") for record in records)
+    # a table is one too
+    (model,) = [artifact for artifact in logged if artifact.type == "model"]
+    assert {entry.path for entry in model.manifest.contents} == {
+        "model.safetensors",
+        "checkpoint.json",
+    }
+    assert "test/peak_memory_mb" in told and any(
+        record.HasField("stats") for record in records
+    )
 
 
 @pytest.mark.slow
@@ -153,7 +177,10 @@ def test_with_the_network_down_a_run_goes_on(tmp_path, monkeypatch, capsys):
     tracker.close()
     assert time.monotonic() - began < 60
     assert "warning: wandb failed" in capsys.readouterr().err
-    assert [json.loads(line)["event"] for line in (tmp_path / "run.jsonl").read_text().splitlines()] == [
+    assert [
+        json.loads(line)["event"]
+        for line in (tmp_path / "run.jsonl").read_text().splitlines()
+    ] == [
         "settings",
         "epoch",
     ]
@@ -168,7 +195,11 @@ def test_a_whole_training_without_a_dashboard(tmp_path, mode, warnings):
         "import sys, trainer; from support import tracking; from support.errors import run_command; "
         "tracking.PATIENCE = 3; sys.exit(run_command(trainer.main, sys.argv[1:]))"
     )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("WANDB")
+    }
     done = subprocess.run(
         [
             sys.executable,
@@ -201,7 +232,9 @@ def test_a_whole_training_without_a_dashboard(tmp_path, mode, warnings):
         and (tmp_path / "best" / "results.json").exists()
     )
     (record,) = (tmp_path / "runs").glob("*.jsonl")
-    assert [json.loads(line)["event"] for line in record.read_text().splitlines()][-1] == "test"
+    assert [json.loads(line)["event"] for line in record.read_text().splitlines()][
+        -1
+    ] == "test"
 
 
 def test_nobody_at_the_terminal_to_log_in(tmp_path):
@@ -217,7 +250,11 @@ tracker.log("epoch", loss=0.5)
 tracker.close()
 """
     ours, theirs = pty.openpty()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("WANDB")
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-c", script],
@@ -255,14 +292,21 @@ def test_a_resumed_run_goes_on_under_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     for resume, failed in ((False, True), (True, False), (False, False)):
         identity = tracking.run_identity(tmp_path / "run_id", resume)
-        Tracker(tmp_path / "run.jsonl", {}, "wandb", identity=identity).close(failed=failed)
+        Tracker(tmp_path / "run.jsonl", {}, "wandb", identity=identity).close(
+            failed=failed
+        )
     first, code, second, resumed_code, third, _ = calls
     assert first["id"] == second["id"] != third["id"] and (code, resumed_code) == (1, 0)
-    assert all(run["resume"] == "allow" and run["mode"] == "offline" for run in (first, second, third))
+    assert all(
+        run["resume"] == "allow" and run["mode"] == "offline"
+        for run in (first, second, third)
+    )
 
 
 @pytest.mark.parametrize("failing", ["init", "log", "finish"])
-def test_whatever_fails_is_said_once_and_left_alone(tmp_path, monkeypatch, capsys, failing):
+def test_whatever_fails_is_said_once_and_left_alone(
+    tmp_path, monkeypatch, capsys, failing
+):
     """Of any dashboard: calls that raise, at any time."""
     calls = []
 
@@ -286,20 +330,28 @@ def test_whatever_fails_is_said_once_and_left_alone(tmp_path, monkeypatch, capsy
             **functions,
         ),
     )
-    tracker = Tracker(tmp_path / "run.jsonl", {"seed": 1}, "offline", group="g", name="n")
+    tracker = Tracker(
+        tmp_path / "run.jsonl", {"seed": 1}, "offline", group="g", name="n"
+    )
     tracker.log("epoch", loss=0.5)
     tracker.table("results", ["model"], [["a"]])
     tracker.close()
     assert capsys.readouterr().err.count("warning: wandb failed (no answer)") == 1
     assert (
         calls
-        == {"init": ["init"], "log": ["init", "log"], "finish": ["init", "log", "log", "finish"]}[failing]
+        == {
+            "init": ["init"],
+            "log": ["init", "log"],
+            "finish": ["init", "log", "log", "finish"],
+        }[failing]
     )
     assert tracker.shown is False and not tracking.was_shown(tmp_path)
 
 
 def test_the_sweep_speaks_the_trainers_language():
-    """Every parameter is a flag, each of its values is taken, and what it maximises is what an offline run logs."""
+    """Every parameter is a flag, each of its values is taken, and what it maximises is what an
+    offline run logs.
+    """
     import yaml
 
     sweep = yaml.safe_load((ROOT / "ablations" / "sweep.yaml").read_text())
@@ -308,7 +360,11 @@ def test_the_sweep_speaks_the_trainers_language():
     fixed = [part for part in sweep["command"][after:] if not part.startswith("${")]
     shell = [*sweep["command"][1 : after - 1], "echo", *fixed, "--dropout=0.1"]
     said = subprocess.run(
-        shell, env={**os.environ, "WANDB_RUN_ID": "a1"}, capture_output=True, text=True, check=True
+        shell,
+        env={**os.environ, "WANDB_RUN_ID": "a1"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     trial, _ = parse_command_line(said.stdout.split(), "")
     assert (

@@ -1,4 +1,6 @@
-"""The loop: it learns, resumes to the last bit, stops early, refuses a broken loss, works in two processes."""
+"""The loop: it learns, resumes to the last bit, stops early, refuses a broken loss, works in two
+processes.
+"""
 
 from __future__ import annotations
 
@@ -49,15 +51,25 @@ class Records(Tracker):
         self.rows.append(values)
 
     def losses(self):
-        return {name: value for row in self.rows for name, value in row.items() if name.startswith("loss_")}
+        return {
+            name: value
+            for row in self.rows
+            for name, value in row.items()
+            if name.startswith("loss_")
+        }
 
 
 def same_weights(left, right):
-    return all(torch.equal(value, right.state_dict()[name]) for name, value in left.state_dict().items())
+    return all(
+        torch.equal(value, right.state_dict()[name])
+        for name, value in left.state_dict().items()
+    )
 
 
 def test_training_is_deterministic_and_learns(data, tmp_path):
-    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=30, learning_rate=0.01, eval_every=30)
+    settings = tiny_settings(
+        tmp_path, DROPOUT_MODEL, max_epochs=30, learning_rate=0.01, eval_every=30
+    )
     model, progress = trained(data, settings)
     again, _ = trained(data, settings)
     assert same_weights(model, again)
@@ -70,7 +82,9 @@ def test_training_is_deterministic_and_learns(data, tmp_path):
 
 
 @pytest.mark.parametrize("positions", [40, 100])
-def test_the_parts_of_a_step_add_up_to_the_step(data, variant, tmp_path, monkeypatch, positions):
+def test_the_parts_of_a_step_add_up_to_the_step(
+    data, variant, tmp_path, monkeypatch, positions
+):
     """However few positions pass at once: the same losses and gradients, within rounding."""
     gradients: list[list[torch.Tensor]] = []
 
@@ -82,7 +96,8 @@ def test_the_parts_of_a_step_add_up_to_the_step(data, variant, tmp_path, monkeyp
             if parameter.grad is not None
         ]
 
-    # Nothing hidden: a first film's rating, which a start predicts, is missing where the history's ratings are hidden.
+    # Nothing hidden: a first film's rating, which a start predicts, is missing where the
+    # history's ratings are hidden.
     settings = tiny_settings(tmp_path, variant, max_epochs=1, batch_size=24)
     monkeypatch.setattr(batches, "CONTEXT_DROPOUT", 0.0)
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *_, **__: look(self))
@@ -122,9 +137,13 @@ def test_a_stopwatch_tells_work_from_waiting():
     ],
 )
 def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, changes, parts):
-    """Stop in the middle of an epoch by a real Ctrl-C signal, resume: the same weights to the last bit."""
+    """Stop in the middle of an epoch by a real Ctrl-C signal, resume: the same weights to the
+    last bit.
+    """
     settings = tiny_settings(
-        tmp_path, dataclasses.replace(DROPOUT_MODEL, **parts), **{"max_epochs": 4, **changes}
+        tmp_path,
+        dataclasses.replace(DROPOUT_MODEL, **parts),
+        **{"max_epochs": 4, **changes},
     )
     whole, progress = trained(data, settings)
     step = training_loop.Run.train_step
@@ -140,7 +159,9 @@ def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, changes, par
         trained(data, settings, state_folder=tmp_path / "last")
     monkeypatch.setattr(training_loop.Run, "train_step", step)
     assert signal.getsignal(signal.SIGINT) is handler
-    resumed, after = trained(data, settings, state_folder=tmp_path / "last", resume=True)
+    resumed, after = trained(
+        data, settings, state_folder=tmp_path / "last", resume=True
+    )
     assert same_weights(whole, resumed)
     assert (after.step, after.tokens, after.best["NDCG@10"]) == (
         progress.step,
@@ -154,7 +175,9 @@ def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeyp
     weights = []
 
     def planned(run):
-        weights.append({name: value.clone() for name, value in run.model.state_dict().items()})
+        weights.append(
+            {name: value.clone() for name, value in run.model.state_dict().items()}
+        )
         return {"NDCG@10": next(scores), "HR@10": 0.0}
 
     monkeypatch.setattr(training_loop.Run, "validation_metrics", planned)
@@ -164,8 +187,15 @@ def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeyp
         tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=10, patience=3),
         on_best=lambda _model, record, first: called.append((record["epoch"], first)),
     )
-    assert called == [(1, True), (2, False)] and progress.best["epoch"] == 2 and progress.epoch == 5
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights[1].items())
+    assert (
+        called == [(1, True), (2, False)]
+        and progress.best["epoch"] == 2
+        and progress.epoch == 5
+    )
+    assert all(
+        torch.equal(value, model.state_dict()[name])
+        for name, value in weights[1].items()
+    )
 
 
 def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(data, tmp_path):
@@ -191,11 +221,19 @@ def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(data, tmp_
 def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path, monkeypatch):
     monkeypatch.setattr(training_loop, "LOG_EVERY", 1)
     settings = tiny_settings(
-        tmp_path, VARIANTS["enhanced"], max_epochs=10_000, max_minutes=0.03, eval_every=10_000
+        tmp_path,
+        VARIANTS["enhanced"],
+        max_epochs=10_000,
+        max_minutes=0.03,
+        eval_every=10_000,
     )
-    _, progress = trained(data, settings, tracker=Tracker(tmp_path / "run.jsonl", settings.to_dict()))
+    _, progress = trained(
+        data, settings, tracker=Tracker(tmp_path / "run.jsonl", settings.to_dict())
+    )
     assert progress.finished and progress.seconds < 10 and progress.best
-    records = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()
+    ]
     assert [record["event"] for record in records] == ["settings", "epoch", "fit"]
     assert records[1]["learning_rate"] < 0.05 * settings.train.learning_rate
     assert {"step", "tokens", "seconds", "epoch"} <= set(records[2]["best"])
@@ -204,7 +242,14 @@ def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path, monkeypa
 def test_schedule_warms_up_and_decays(data, tmp_path):
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=50)
     run = training_loop.Run(
-        new_model(data, settings.model), data, settings, True, None, Tracker(None, {}), None, True
+        new_model(data, settings.model),
+        data,
+        settings,
+        True,
+        None,
+        Tracker(None, {}),
+        None,
+        True,
     )
     total = 50 * run.steps_per_epoch
     factors = []
@@ -217,7 +262,9 @@ def test_schedule_warms_up_and_decays(data, tmp_path):
         and factors[peak] == pytest.approx(1, abs=0.02)
         and factors[-1] == pytest.approx(0, abs=1e-9)
     )
-    assert factors[:peak] == sorted(factors[:peak]) and factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert factors[:peak] == sorted(factors[:peak]) and factors[peak:] == sorted(
+        factors[peak:], reverse=True
+    )
 
 
 def test_weight_decay_spares_tables_biases_and_norms(data):
@@ -225,7 +272,12 @@ def test_weight_decay_spares_tables_biases_and_norms(data):
     decayed, spared = parameter_group_names(model)
     assert len(decayed) + len(spared) == len(list(model.parameters()))
     assert "encoder.blocks.0.qkv.weight" in decayed
-    assert {"item_ids.weight", "position", "next_bias", "encoder.final_norm.weight"} <= set(spared)
+    assert {
+        "item_ids.weight",
+        "position",
+        "next_bias",
+        "encoder.final_norm.weight",
+    } <= set(spared)
 
 
 @pytest.mark.slow
@@ -276,33 +328,54 @@ def run_two(*arguments):
     return done
 
 
-# The library interface of vanilla BERT4Rec --------------------------------------------------------------------------
+# The library interface of vanilla BERT4Rec
+# --------------------------------------------------------------------------
 
 
 def test_vanilla_interface(tmp_path):
     """The lines of the README: a cycle 1 2 3 ... 20 is learned and continued."""
     torch.manual_seed(0)
-    sequences = [[1 + (start + step) % 20 for step in range(10)] for start in range(20)] * 5
+    sequences = [
+        [1 + (start + step) % 20 for step in range(10)] for start in range(20)
+    ] * 5
     model = BERT4Rec(
-        vocab_size=20, hidden_size=32, num_layers=2, num_heads=2, max_seq_length=12, dropout_rate=0.0
+        vocab_size=20,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        max_seq_length=12,
+        dropout_rate=0.0,
     )
     dataset = SequentialDataset(user_sequences=sequences, max_length=12, mask_prob=0.15)
     assert len(dataset) == 100
-    BERT4RecTrainer(model, dataset).train(epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3)
+    BERT4RecTrainer(model, dataset).train(
+        epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3
+    )
     history = list(range(3, 12))
     assert model.recommend(history, top_k=3)[0][0] == 12
     best = model.recommend(history, top_k=11)
     assert len(best) == 11 and not {item for item, _ in best} & set(history)
-    assert [score for _, score in best] == sorted((score for _, score in best), reverse=True)
+    assert [score for _, score in best] == sorted(
+        (score for _, score in best), reverse=True
+    )
     model.save_pretrained(tmp_path / "cycle")
     other = BERT4Rec(
-        vocab_size=20, hidden_size=32, num_layers=2, num_heads=2, max_seq_length=12, dropout_rate=0.0
+        vocab_size=20,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        max_seq_length=12,
+        dropout_rate=0.0,
     )
-    assert other.load_pretrained(tmp_path / "cycle").recommend(history, top_k=11) == best
+    assert (
+        other.load_pretrained(tmp_path / "cycle").recommend(history, top_k=11) == best
+    )
     backwards = SequentialDataset(
         {user: sequence[::-1] for user, sequence in enumerate(sequences)}, max_length=12
     )
-    other.fine_tune(backwards, epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3)
+    other.fine_tune(
+        backwards, epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3
+    )
     assert other.recommend(history[::-1], top_k=1)[0][0] == 2
 
 
@@ -312,19 +385,25 @@ def test_fine_tuning_grows_the_vocabulary(tmp_path):
     before = dict(model.recommend([1, 2, 3], top_k=17))
     model.fine_tune(SequentialDataset([[1, 2, 23]], 12), epochs=1, learning_rate=1e-12)
     after = dict(model.recommend([1, 2, 3], top_k=20))
-    assert model.vocab_size == 23 and {item: after[item] for item in before} == pytest.approx(
-        before, abs=1e-4
-    )
+    assert model.vocab_size == 23 and {
+        item: after[item] for item in before
+    } == pytest.approx(before, abs=1e-4)
     assert after[21] == after[22] == pytest.approx(after[23], abs=1e-4)
     torch.manual_seed(0)
     cycle = [[1 + (start + step) % 25 for step in range(10)] for start in range(25)] * 5
     model.fine_tune(
-        SequentialDataset(cycle, 12), epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3
+        SequentialDataset(cycle, 12),
+        epochs=90,
+        batch_size=25,
+        learning_rate=0.003,
+        last_mask_share=0.3,
     )
     for last in (20, 21, 22, 23, 24):  # each next one is new
         assert last + 1 in dict(model.recommend([last - 2, last - 1, last], top_k=3))
     model.save_pretrained(tmp_path / "grown")
-    again = BERT4Rec(vocab_size=25, hidden_size=32, max_seq_length=12).load_pretrained(tmp_path / "grown")
+    again = BERT4Rec(vocab_size=25, hidden_size=32, max_seq_length=12).load_pretrained(
+        tmp_path / "grown"
+    )
     assert again.recommend([7, 8], top_k=5) == model.recommend([7, 8], top_k=5)
 
 
@@ -346,7 +425,9 @@ def test_vanilla_interface_refuses():
 def test_vanilla_validation_holds_out_two(tmp_path):
     sequences = [[1 + (start + step) % 20 for step in range(8)] for start in range(20)]
     model = BERT4Rec(vocab_size=20, hidden_size=16, max_seq_length=12)
-    progress = BERT4RecTrainer(model, SequentialDataset(sequences, 12)).train(epochs=2, validate=True)
+    progress = BERT4RecTrainer(model, SequentialDataset(sequences, 12)).train(
+        epochs=2, validate=True
+    )
     assert progress.best["epoch"] in (1, 2)
 
 
@@ -365,35 +446,49 @@ HIDING = {
 @pytest.mark.parametrize("name", HIDING)
 def test_training_knows_nothing_of_what_is_held_out(data, tmp_path, name):
     """Other items, columns and times in validation and test: the same weights to the last bit."""
-    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_steps=3).replace(**HIDING[name])
-    other = swapped(data, np.setdiff1d(np.arange(len(data.items)), data.training_rows()))
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_steps=3).replace(
+        **HIDING[name]
+    )
+    other = swapped(
+        data, np.setdiff1d(np.arange(len(data.items)), data.training_rows())
+    )
     model = trained(data, settings)[0]
     assert same_weights(model, trained(other, settings)[0])
     everything = trained(data, settings, held_out=False, validate=False)[0]
-    assert not same_weights(everything, trained(other, settings, held_out=False, validate=False)[0])
+    assert not same_weights(
+        everything, trained(other, settings, held_out=False, validate=False)[0]
+    )
 
 
 @pytest.mark.parametrize("protocol", ["global_time", "multi5"])
 def test_under_every_protocol_too(tiny, protocol, tmp_path):
     data = process(tiny, DataSettings(dataset="synthetic", protocol=protocol))
     settings = tiny_settings(tmp_path, VARIANTS["enhanced-graph"], max_steps=2)
-    other = swapped(data, np.setdiff1d(np.arange(len(data.items)), data.training_rows()))
+    other = swapped(
+        data, np.setdiff1d(np.arange(len(data.items)), data.training_rows())
+    )
     assert same_weights(trained(data, settings)[0], trained(other, settings)[0])
 
 
 @pytest.mark.parametrize("kind", ["vanilla", "enhanced"])
-def test_a_student_comes_to_say_what_its_teachers_say(data, tmp_path, kind, monkeypatch):
-    """Following two random teachers alone, a student ranks more like their mean than like chance; other
-    teachers or another share give another student."""
+def test_a_student_comes_to_say_what_its_teachers_say(
+    data, tmp_path, kind, monkeypatch
+):
+    """Following two random teachers alone, a student ranks more like their mean than like chance;
+    other teachers or another share give another student."""
     monkeypatch.setattr(objectives, "TEACHER_SHARE", 1.0)
     model = VARIANTS[kind]
     if kind == "enhanced":
         model = dataclasses.replace(model, value_weight=0.0, preference_weight=0.0)
-    settings = tiny_settings(tmp_path, model, max_epochs=40, learning_rate=0.02, eval_every=40)
+    settings = tiny_settings(
+        tmp_path, model, max_epochs=40, learning_rate=0.02, eval_every=40
+    )
     seed_everything(7)
     teachers = [fresh_model(data, settings.model, seed, spread=0.5) for seed in (1, 2)]
     student, _ = trained(data, settings, teachers=teachers, validate=False)
-    histories = [history_of(data, user, span(data, user, "test")[1]) for user in range(1, 31)]
+    histories = [
+        history_of(data, user, span(data, user, "test")[1]) for user in range(1, 31)
+    ]
     batch = history_batch(histories, data.catalogue, 12)
 
     def chances(one):
@@ -403,7 +498,9 @@ def test_a_student_comes_to_say_what_its_teachers_say(data, tmp_path, kind, monk
         wanted = torch.stack([chances(teacher) for teacher in teachers]).mean(0)
         strangers = chances(fresh_model(data, settings.model, 3, spread=0.5))
         found = chances(student)
-    assert (found - wanted).abs().sum(1).mean() < 0.7 * (strangers - wanted).abs().sum(1).mean()
+    assert (found - wanted).abs().sum(1).mean() < 0.7 * (strangers - wanted).abs().sum(
+        1
+    ).mean()
     short = settings.replace(max_epochs=1)
     plain, _ = trained(data, short, teachers=teachers)
     assert not same_weights(plain, trained(data, short, teachers=teachers[:1])[0])
@@ -418,4 +515,7 @@ def test_max_steps_ends_the_run_mid_epoch_and_the_learning_rate(data, tmp_path):
     _, progress = trained(data, settings, tracker=tracker)
     assert progress.step == 11 and progress.finished and progress.epoch > 1
     last = json.loads((tmp_path / "run.jsonl").read_text().splitlines()[-2])
-    assert last["step"] == 11 and last["learning_rate"] < 0.3 * settings.train.learning_rate
+    assert (
+        last["step"] == 11
+        and last["learning_rate"] < 0.3 * settings.train.learning_rate
+    )
