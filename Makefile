@@ -59,9 +59,8 @@ lint: .venv/.ready-dev  ## check style
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-peers.txt
 	@touch $@
 
-bench: .venv/.ready .venv-peers/.ready  ## time training and inference against RecTools (20 min), then growth (4 min)
+bench: .venv/.ready .venv-peers/.ready  ## time training and inference against RecTools (20 min)
 	$(BIN)/python -m benchmarks.compare --peers .venv-peers/bin/python
-	$(BIN)/python -m benchmarks.growth
 
 baselines: .venv/.ready  ## all rows of a results table: make baselines BOARD=loo-3416|loo-3706|global-time
 	$(BIN)/python -m ablations.rows --board $(BOARD) --seeds $(SEEDS)

@@ -1,7 +1,7 @@
 """Our side of `benchmarks.compare`: one model, told when to train an epoch, recommend, or answer
 one user.
 
-    python -m benchmarks.ours vanilla|causal|enhanced auto|fp32 [synthetic]
+    python -m benchmarks.ours vanilla|causal|enhanced ml-1m|synthetic
 """
 
 from __future__ import annotations
@@ -61,11 +61,8 @@ USERS = 2000  # of the batch recommendation
 class Ours:
     """A model of ours on a data set."""
 
-    def __init__(self, kind: str, precision: str, dataset: str) -> None:
-        self.settings = Settings().replace(
-            dataset=dataset, precision=precision, **SHARED, **MODELS[kind]
-        )
-        self.precision = precision
+    def __init__(self, kind: str, dataset: str) -> None:
+        self.settings = Settings().replace(dataset=dataset, **SHARED, **MODELS[kind])
         self.data = load(self.settings.data)
         seed_everything(self.settings.train.seed)
         self.model = new_model(self.data, self.settings.model)
@@ -74,7 +71,7 @@ class Ours:
     def epoch(self) -> dict[str, Any]:
         """Train one epoch."""
         progress = fit(self.model, self.data, self.settings, validate=False, quiet=True)
-        bf16 = uses_bf16(self.precision, choose_device(self.settings.train.device))
+        bf16 = uses_bf16("auto", choose_device("auto"))
         return {
             "seconds": progress.seconds,
             "steps": progress.step,
@@ -96,7 +93,7 @@ class Ours:
         """Ten items for each of the first users, seen ones left out."""
         users = self.engine.data.catalogue.users.ids[:USERS].tolist()
         began = time.perf_counter()
-        table = self.engine.recommend_all(users, 10, precision=self.precision)
+        table = self.engine.recommend_all(users, 10)
         seconds = time.perf_counter() - began
         return {
             "seconds": seconds,
@@ -119,17 +116,6 @@ class Ours:
         }
 
 
-def matrix_peak(dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product, the best of ten."""
-    left, right = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        began = time.perf_counter()
-        left @ right
-        best = min(best, time.perf_counter() - began)
-    return 2 * 2048**3 / best
-
-
 def training_part(data: Dataset, folder: Path) -> Path:
     """The training interactions as arrays, oldest first for each user, for the peers."""
     rows = data.training_rows()
@@ -143,17 +129,13 @@ def training_part(data: Dataset, folder: Path) -> Path:
 def main(argv: list[str]) -> None:
     """See the module's head."""
     answers = claim_stdout()
-    ours = Ours(*argv[:2], *(argv[2:] or ["ml-1m"]))
+    ours = Ours(*argv)
     serve(
         {
             "epoch": ours.epoch,
             "prepare": ours.prepare,
             "recommend": ours.recommend,
             "latency": ours.latency,
-            "peak": lambda: {
-                "fp32": matrix_peak(torch.float32),
-                "bf16": matrix_peak(torch.bfloat16),
-            },
         },
         answers,
     )
