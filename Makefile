@@ -10,7 +10,7 @@ ROW ?= vanilla
 SEEDS ?= 3
 MODEL ?= $(or $(wildcard checkpoints/best),models/enhanced)
 
-.PHONY: help setup run serve load test lint bench baselines reproduce clean
+.PHONY: help setup run serve test lint bench baselines reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,9 +44,6 @@ run: .venv/.ready  ## train on MovieLens 1M, test, recommend ten films to user 1
 
 serve: .venv/.ready-serving  ## the page and the HTTP service on http://127.0.0.1:8000: make serve MODEL=models/enhanced
 	$(BIN)/python -m serving --model_path $(MODEL)
-
-load: .venv/.ready-dev  ## 50 requests a second for a minute: does the service hold?
-	$(BIN)/python -m serving.load --model_path $(MODEL)
 
 test: .venv/.ready-dev  ## run the tests
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile

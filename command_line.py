@@ -1,15 +1,15 @@
-"""From flags and YAML files to `Settings`; whatever is wrong is answered with one line and the
-nearest name."""
+"""From flags and YAML files to `Settings`: the flags follow from the fields of settings.py."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
+import argparse
+import ast
+import inspect
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from presets import PRESETS, preset_settings
 from settings import (
@@ -21,13 +21,54 @@ from settings import (
     section_fields,
     unknown_name,
 )
+from support.arguments import ArgumentParser
 from support.errors import UserError
 from support.yaml_file import read_yaml, refuse
 
-TYRO_NOISE = (
-    r"Parsing error|Value error|Invalid choice (?=.)|Argument helptext:.*"
-    r"|For full helptext.*"
-)
+
+def settings_parser(
+    description: str, sections: Sequence[str] = tuple(SECTIONS)
+) -> ArgumentParser:
+    """A parser with a flag for each setting of some sections; what is not given stays absent."""
+    parser = ArgumentParser(description)
+    parser.usage = "%(prog)s [--FLAG VALUE ...]"
+    for section in sections:
+        kind = SECTIONS[section]
+        group = parser.add_argument_group(section, kind.__doc__)
+        texts, types = _help_texts(kind), get_type_hints(kind)
+        for name, entry in section_fields(kind).items():
+            options = _options(types[name])
+            text = f"{texts[name]} (default: {entry.default})".replace("%", "%%")
+            if entry.default is True:
+                text += f"; --no_{name} turns it off"
+            group.add_argument(
+                f"--{name}", default=argparse.SUPPRESS, help=text, **options
+            )
+            if types[name] is bool:
+                absent = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+                group.add_argument(
+                    f"--no_{name}", dest=name, action="store_false", **absent
+                )
+    return parser
+
+
+def _help_texts(section: type) -> dict[str, str]:
+    """The text under each field of a settings dataclass."""
+    (definition,) = ast.parse(inspect.getsource(section)).body
+    return {
+        entry.target.id: " ".join(text.value.value.split())
+        for entry, text in itertools.pairwise(definition.body)
+        if isinstance(entry, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def _options(kind: Any) -> dict[str, Any]:
+    """What argparse is told of a type."""
+    if kind is bool:
+        return {"action": "store_true"}
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    return {"type": kind if kind in (int, float) else str}
 
 
 def parse_command_line(
@@ -40,58 +81,47 @@ def parse_command_line(
     `UserError` for an unknown flag or YAML key (naming the nearest), for a value of the wrong
     kind, and for a flag that the chosen model would ignore.
     """
-    own: dict[str, Any] = {"--preset": None, "--config": None, "--resume": False}
-    rest = _take_own_flags(argv, own)
-    _check_flag_names(rest, [name[2:] for name in own])
-    harmless = ("--checkpoint_dir", "--help")
-    given = [
-        token
-        for token in rest
-        if token.startswith("--") and not token.startswith(harmless)
-    ]
-    if own["--resume"] and (given or own["--preset"] or own["--config"]):
+    parser = settings_parser(description)
+    add = parser.add_argument
+    add("--preset", help=", ".join(PRESETS))
+    add("--config", type=Path, metavar="FILE.yaml", help="settings by name")
+    add("--resume", action="store_true", help="go on with the stopped run")
+    given = vars(parser.parse_args([_with_underscores(token) for token in argv]))
+    chosen, config, resume = (
+        given.pop(name) for name in ("preset", "config", "resume")
+    )
+    if resume and (set(given) - {"checkpoint_dir"} or chosen or config):
         raise UserError(
             "--resume goes on with the settings of the stopped run; give it no flag but "
             "--checkpoint_dir"
         )
-    arguments = _yaml_arguments(own["--config"]) + rest
-    model = _last_value(arguments, "--model") or "enhanced"
-    explicit = {_flag_name(token) for token in arguments if token.startswith("--")}
-    for name in sorted(explicit & set(all_fields())):
-        if model in ("enhanced", "vanilla") and model_only(name) not in (None, model):
+    values = (_file_values(config, parser) if config else {}) | given
+    model = values.get("model", "enhanced")
+    for name in sorted(values):
+        if model_only(name) not in (None, model):
             raise UserError(
-                f"--{name} belongs to --model {model_only(name)}; --model {model} does "
-                f"not read it"
+                f"--{name} belongs to --model {model_only(name)}; --model {model} does not read it"
             )
-    preset = own["--preset"] or ("default" if own["--config"] else preset)
-    default = _defaults(preset, model, explicit)
-    description += (
-        f"\n\nBeside the flags below: --preset {'|'.join(PRESETS)}, --config FILE.yaml "
-        f"(flags by name), --resume."
+    if chosen is None:
+        chosen = "default" if config else preset
+    return _defaults(chosen, model, set(values)).replace(**values), resume
+
+
+def _with_underscores(token: str) -> str:
+    """'--batch-size=3' as '--batch_size=3'."""
+    name, equals, value = token.partition("=")
+    return (
+        f"--{name[2:].replace('-', '_')}{equals}{value}"
+        if name.startswith("--")
+        else token
     )
-    return _tyro(arguments, default, description), bool(own["--resume"])
-
-
-def parse_sections(
-    argv: list[str], description: str, sections: Sequence[str], own: dict[str, Any]
-) -> tuple[Settings, dict[str, Any]]:
-    """(settings, own flags with their values) of a program that takes flags of some sections
-    only, and flags of its `own` with a value each. Raises `UserError` for any other flag."""
-    rest = _take_own_flags(argv, own)
-    known = [name for section in sections for name in section_fields(SECTIONS[section])]
-    for token in rest:
-        if token.startswith("--") and _flag_name(token) not in (*known, "help"):
-            flags = ", ".join(
-                f"--{name}" for name in (*known, *(flag[2:] for flag in own))
-            )
-            raise UserError(f"unknown flag {token!r}; there are {flags}")
-    return parse_command_line(rest, description)[0], own
 
 
 def say_idle_flags(argv: list[str], settings: Settings) -> None:
     """Name on stderr the flags that were given and do nothing with these settings."""
-    given = {_flag_name(token) for token in argv if token.startswith("--")}
-    for name in sorted(given & set(all_fields())):
+    tokens = [_with_underscores(token) for token in argv]
+    given, _ = settings_parser("").parse_known_args(tokens)
+    for name in sorted(vars(given)):
         needed = idle(name, settings)
         if needed:
             print(f"note: --{name} does nothing without {needed}", file=sys.stderr)
@@ -99,9 +129,8 @@ def say_idle_flags(argv: list[str], settings: Settings) -> None:
 
 def _defaults(preset: str, model: str, explicit: set[str]) -> Settings:
     """The preset's settings, less those limits of it that an explicit flag would silently run
-    into.
-    """
-    settings = preset_settings(preset, "vanilla" if model == "vanilla" else "enhanced")
+    into."""
+    settings = preset_settings(preset, model)
     if "batch_size" in explicit:
         settings = settings.replace(batch_tokens=0)
     if explicit & {"max_epochs", "max_steps"}:
@@ -109,95 +138,22 @@ def _defaults(preset: str, model: str, explicit: set[str]) -> Settings:
     return settings
 
 
-def _take_own_flags(argv: list[str], own: dict[str, Any]) -> list[str]:
-    """Fill `own` from argv and return what is left; a flag that is False by default takes no
-    value.
-    """
-    rest, tokens = [], iter(argv)
-    for token in tokens:
-        name, equals, value = token.partition("=")
-        if name not in own:
-            rest.append(token)
-        elif own[name] is False:
-            own[name] = True
-        else:
-            own[name] = value if equals else next(tokens, None)
-            if not own[name]:
-                raise UserError(f"{name} needs a value")
-    return rest
-
-
-def _flag_name(token: str) -> str:
-    """Setting that a flag is about: '--no-user_ids' and '--user-ids=1' both give 'user_ids'."""
-    name = token[2:].partition("=")[0].replace("-", "_")
-    if name.startswith("no_") and name not in all_fields():
-        return name[3:]
-    return name
-
-
-def _check_flag_names(tokens: list[str], extra: list[str]) -> None:
-    for token in tokens:
-        if token in ("--help", "-h") or not re.match(r"--?[A-Za-z]", token):
-            continue
-        if not token.startswith("--") or _flag_name(token) not in all_fields():
-            name = token.partition("=")[0].lstrip("-").replace("-", "_")
-            raise UserError(unknown_name("flag", name, tuple(extra)))
-
-
-def _last_value(arguments: list[str], flag: str) -> str | None:
-    value = None
-    for token, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        if token == flag:
-            value = following
-        elif token.startswith(flag + "="):
-            value = token.partition("=")[2]
-    return value
-
-
 def as_flags(name: str, value: Any) -> list[str]:
     """The flags that give a setting a value."""
     if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", str(value)]
+        return [f"--{name}" if value else f"--no_{name}"]
+    return [f"--{name}={value}"]
 
 
-def _yaml_arguments(path: str | None) -> list[str]:
-    """Flags that say what a YAML file says."""
-    if path is None:
-        return []
-    file = Path(path)
-    content, lines = read_yaml(file)
-    arguments = []
+def _file_values(path: Path, parser: ArgumentParser) -> dict[str, Any]:
+    """The settings in a YAML file, checked as flags are."""
+    content, lines = read_yaml(path)
+    flags = []
     for key, value in content.items():
         if key not in all_fields():
-            refuse(file, lines[(key,)], unknown_name("key", key))
+            refuse(path, lines[(key,)], unknown_name("key", key))
         if isinstance(value, list | dict | None):
-            refuse(file, lines[(key,)], f"{key}: expected one value")
-        arguments += as_flags(key, value)
-    return arguments
-
-
-def _tyro(arguments: list[str], default: Settings, description: str) -> Settings:
-    import tyro
-
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            return tyro.cli(
-                Settings,
-                args=arguments,
-                default=default,
-                description=description,
-                use_underscores=True,
-                config=(tyro.conf.OmitArgPrefixes,),
-            )
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            sys.stdout.write(output.getvalue())
-            raise
-        # tyro draws a box; keep its words on one line.
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue())
-        words = re.sub(TYRO_NOISE, " ", re.sub(r"[^\x20-\x7e]+|-{3,}", " ", plain))
-        raise UserError(
-            f"{' '.join(words.split())}; --help lists what each flag takes"
-        ) from None
+            refuse(path, lines[(key,)], f"{key}: expected one value")
+        flags += as_flags(key, value)
+    values = vars(parser.parse_args(flags))
+    return {name: value for name, value in values.items() if name in content}

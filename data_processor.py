@@ -34,8 +34,8 @@ from dataset import (
 )
 from readers import read
 from readers.raw import RawData, plain_number
-from schema import Column, Schema
-from settings import DataSettings
+from schema import TABLES, Column, Schema
+from settings import DataSettings, Settings
 from splits import FEWEST, Split, split_interactions
 from support.errors import UserError, run_command
 
@@ -401,36 +401,38 @@ def _column_line(entry: Field, values: np.ndarray) -> str:
 
 def write_schema(schema: Schema, path: Path) -> None:
     """Write a schema as YAML to edit, its files relative to it."""
-    import yaml
+    from ruamel.yaml import YAML
 
     content = schema.to_dict()
-    for table in ("interactions", "items", "users"):
-        if content.get(table, {}).get("file"):
-            content[table]["file"] = os.path.relpath(
-                content[table]["file"], path.parent.resolve()
-            )
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    path.write_text(
-        f"# Written by data_processor.py; datasets/README.md says what may stand "
-        f"here.\n{text}",
-        encoding="utf-8",
-    )
+    for table in TABLES:
+        if "file" in content.get(table, {}):
+            file = os.path.relpath(content[table]["file"], path.parent)
+            content[table]["file"] = Path(file).as_posix()
+    with path.open("w", encoding="utf-8") as file:
+        file.write(
+            "# Written by data_processor.py; datasets/README.md says what may stand here.\n"
+        )
+        YAML(pure=True).dump(content, file)
 
 
 def main(argv: list[str]) -> None:
     """Print the data card for the given data flags."""
-    from command_line import parse_sections
+    from command_line import settings_parser
     from evaluation.report import print_table
 
-    settings, own = parse_sections(argv, __doc__, ("data",), {"--write_schema": None})
+    parser = settings_parser(__doc__, ("data",))
+    parser.add_argument("--write_schema", type=Path, metavar="FILE.yaml")
+    flags = vars(parser.parse_args(argv))
+    path = flags.pop("write_schema")
+    settings = Settings().replace(**flags)
     raw = read(settings.data.dataset, settings.data.data_dir, settings.data.columns)
     data = process(raw, settings.data)
     print_table(
         "Data card", data.name, ["", ""], [list(row) for row in data_card(data)]
     )
-    if own["--write_schema"]:
-        write_schema(raw.schema, Path(own["--write_schema"]))
-        print(f"schema: {own['--write_schema']}; edit it and give it as --dataset")
+    if path:
+        write_schema(raw.schema, path)
+        print(f"schema: {path}; edit it and give it as --dataset")
 
 
 if __name__ == "__main__":

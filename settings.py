@@ -9,13 +9,12 @@ stands in its metadata (`option`). This module knows nothing of models or data.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from support.errors import UserError
+from support.errors import UserError, nearest
 
 
 def option(default: Any, model: str | None = None, needs: str | None = None) -> Any:
@@ -426,8 +425,6 @@ def idle(name: str, settings: Settings) -> str | None:
     return f"--{other} {value}".strip()
 
 
-def unknown_name(kind: str, name: str, extra: tuple[str, ...] = ()) -> str:
+def unknown_name(kind: str, name: str) -> str:
     """Error text for a name nobody knows, with the nearest one that exists."""
-    near = difflib.get_close_matches(name, [*all_fields(), *extra], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "--help lists them all"
-    return f"unknown {kind} {name!r}; {hint}"
+    return f"unknown {kind} {name!r}; {nearest(name, all_fields(), '--help lists them all')}"

@@ -22,7 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from ablations.cold_start import full_ranking_alone, marked_cell, recorded, summary
+from ablations.comparison import (
+    METRIC,
+    check_full_ranking,
+    marked_cell,
+    recorded,
+    summary,
+    write_results,
+)
 from ablations.once import trained
 from baselines.popularity import Popularity
 from command_line import parse_command_line
@@ -30,28 +37,27 @@ from data_processor import process
 from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import Ranker, target_ranks
-from evaluation.report import print_table, write_tables
 from readers import read
 from readers.raw import RawData
 from settings import Settings
 from splits import MOST_TARGETS, Requests, Split, spread
 from support.arguments import ArgumentParser, seeds
-from support.checkpoint import write_json
 from support.errors import UserError, run_command
-from support.tracking import git_commit
 
 DATES = ("2000-10-01", "2000-11-01", "2000-12-01", "2001-01-01", "2001-02-01")
-TOGETHER = "all dates"
-POPULARITY, OLDER, TUNED, AGAIN = (
-    "popularity",
-    "as it was",
-    "fine-tuned",
-    "trained again",
-)
+POPULARITY = "popularity"
+OLDER, TUNED, AGAIN = "as it was", "fine-tuned", "trained again"
 ROWS = (POPULARITY, OLDER, TUNED, AGAIN)
-METRIC = "NDCG@10"
+NOTE = (
+    "{name}: at each date all that is before it trains, for {epochs} epochs or, from the weights "
+    "of the date before, for {tuning_epochs}; asked for up to {most} interactions of each user "
+    "until the next date (last: {last}), {metric}, means over each user's first, full ranking, "
+    "history left out, ties against the target, request time unknown; 95 % bootstrap intervals "
+    "over users, mean of {seeds} seeds; difference to the fine-tuned model: paired, Holm, * .05 "
+    "** .01 *** .001; {data_note}"
+)
 Values = dict[str, np.ndarray]  # group of users -> (P,) metric of each
-Found = dict[str, dict[str, dict[str, np.ndarray]]]  # date -> group -> row -> (S, P)
+Found = dict[str, dict[str, np.ndarray]]  # date and group -> row -> (S, P)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +167,7 @@ def measured(
     numbers: list[int],
     work: Path,
 ) -> tuple[Found, dict[str, dict[str, float]]]:
-    """(metric of each date, group and row; date -> row -> seconds of training, mean over seeds)."""
+    """(metric of each date and group; date -> row -> seconds of training, mean over seeds)."""
     found: Found = {}
     seconds: dict[str, dict[str, float]] = {}
     for here in chain:
@@ -172,41 +178,22 @@ def measured(
             print(f"{here.date}, seed {seed}", flush=True)
             own = settings.replace(seed=seed)
             older = trained(own, here.older, work, validate=False)
-            tuned = trained(
-                own.replace(start_from=str(older[-1]), **tuning),
-                here.newer,
-                work,
-                validate=False,
-            )
-            again = trained(own, here.newer, work, validate=False)
-            for name, (model, record, _) in (
-                (OLDER, older),
-                (TUNED, tuned),
-                (AGAIN, again),
-            ):
+            going_on = own.replace(start_from=str(older[-1]), **tuning)
+            models = {
+                OLDER: older,
+                TUNED: trained(going_on, here.newer, work, validate=False),
+                AGAIN: trained(own, here.newer, work, validate=False),
+            }
+            for name, (model, record, _) in models.items():
                 grown = model.for_catalogue(here.asked.catalogue)
                 runs[name].append(quality(grown.frozen(), here, own))
                 if name in spent:
                     spent[name] += record["seconds"] / len(numbers)
-        found[here.date] = {
-            group: {
-                name: np.stack([run[group] for run in of_row])
-                for name, of_row in runs.items()
-            }
-            for group in here.groups
-        }
+        for group in here.groups:
+            rows = found[f"{here.date} {group}"] = {}
+            for name, of_row in runs.items():
+                rows[name] = np.stack([run[group] for run in of_row])
         seconds[here.date] = spent
-    if len(chain) > 1:
-        found[TOGETHER], dates = {}, list(found)
-        for group in dict.fromkeys(group for date in dates for group in found[date]):
-            there = [found[date][group] for date in dates if group in found[date]]
-            found[TOGETHER][group] = {
-                row: np.concatenate([part[row] for part in there], axis=1)
-                for row in ROWS
-            }
-        seconds[TOGETHER] = {
-            name: sum(seconds[date][name] for date in dates) for name in (TUNED, AGAIN)
-        }
     return found, seconds
 
 
@@ -214,104 +201,57 @@ def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add(
-        "--seeds",
-        type=seeds,
-        default=[42],
-        metavar="N",
-        help="how many: 42, 43, ... (default: 1)",
-    )
+    add("--seeds", type=seeds, default="1", help="how many: 42, 43, ...")
     add(
         "--dates",
         nargs="+",
         default=list(DATES),
         metavar="DATE",
-        help="UTC; three or more, a round for each three in a row (default: %(default)s)",
+        help="UTC; three or more, a round for each three in a row",
     )
-    add("--tuning_epochs", type=int, default=24, help="(default: %(default)s)")
-    add(
-        "--tuning_learning_rate",
-        type=float,
-        default=5e-3,
-        help="(default: %(default)s)",
-    )
-    add(
-        "--work",
-        type=Path,
-        default=Path("runs/incremental"),
-        help="trained models (default: %(default)s)",
-    )
-    add(
-        "--results",
-        type=Path,
-        default=Path("runs/results/incremental"),
-        help="(default: %(default)s)",
-    )
+    add("--tuning_epochs", type=int, default=24)
+    add("--tuning_learning_rate", type=float, default=5e-3)
+    add("--work", type=Path, default=Path("runs/incremental"), help="trained models")
+    add("--results", type=Path, default=Path("runs/results/incremental"))
     flags, rest = parser.parse_known_args(argv)
     settings, _ = parse_command_line(rest, "", preset="quick")
     settings = settings.replace(protocol="global_time", max_minutes=0.0)
     moments = [seconds_of(date) for date in flags.dates]
-    if len(moments) < 3 or any(
-        later <= date for date, later in itertools.pairwise(moments)
-    ):
+    rising = all(date < later for date, later in itertools.pairwise(moments))
+    if len(moments) < 3 or not rising:
         raise UserError(
             "--dates needs three dates or more, each later than the one before it"
         )
     raw = read(settings.data.dataset, settings.data.data_dir, settings.data.columns)
     chain = rounds(raw, settings, flags.dates)
-    full_ranking_alone(settings, chain[0].asked)
+    check_full_ranking(settings, chain[0].asked)
     tuning = {
         "max_epochs": flags.tuning_epochs,
         "learning_rate": flags.tuning_learning_rate,
     }
     found, seconds = measured(chain, settings, tuning, flags.seeds, flags.work)
-    over = ", over users and seeds" if len(flags.seeds) > 1 else ""
-    note = (
-        f"{raw.schema.name}: at each date all that is before it trains, for {settings.train.max_epochs} epochs or, "
-        f"from the weights of the date before, for {flags.tuning_epochs}; asked for up to {MOST_TARGETS} interactions "
-        f"of each user until the next date (last: {flags.dates[-1]}), {METRIC}, means over each user's first, full "
-        f"ranking, history left out, ties against the target, request time unknown; 95 % bootstrap intervals over "
-        f"users, mean of {len(flags.seeds)} seeds; difference to the fine-tuned model: paired, Holm, * .05 ** .01 *** "
-        f".001{over}; {TOGETHER}: who is asked at two counts twice; {raw.schema.note}"
+    note = NOTE.format(
+        name=raw.schema.name,
+        epochs=settings.train.max_epochs,
+        tuning_epochs=flags.tuning_epochs,
+        most=MOST_TARGETS,
+        last=flags.dates[-1],
+        metric=METRIC,
+        seeds=len(flags.seeds),
+        data_note=raw.schema.note,
     )
-    flat = {
-        f"{date} {group}": rows
-        for date, groups in found.items()
-        for group, rows in groups.items()
-    }
-    result = summary(flat, TUNED)
+    result = summary(found, TUNED)
     cells = []
-    for date, groups in found.items():
-        for group in groups:
-            rows = result[f"{date} {group}"]
-            cells.append(
-                [
-                    date,
-                    f"{group}\n{rows[TUNED]['users']:,} users",
-                    *(marked_cell(rows[name]) for name in ROWS),
-                ]
-            )
-        cells.append(
-            [
-                date,
-                "seconds of training",
-                "",
-                "",
-                *(f"{seconds[date][name]:.0f}" for name in (TUNED, AGAIN)),
-            ]
-        )
-    header = ["renewed on", "asked", *ROWS]
-    print_table("Going on, or training again", note, header, cells)
-    write_tables(flags.results / "table.md", note, header, cells)
-    write_json(
-        flags.results / "results.json",
-        {
-            "note": note,
-            "results": result,
-            "seconds": seconds,
-            "git_commit": git_commit(),
-            "settings": recorded(settings),
-        },
+    for asked, rows in result.items():
+        users = f"{rows[TUNED]['users']:,}"
+        cells.append([asked, users, *(marked_cell(rows[name]) for name in ROWS)])
+    for date, spent in seconds.items():
+        times = [f"{spent[name]:.0f} s" for name in (TUNED, AGAIN)]
+        cells.append([f"{date} training", "", "", "", *times])
+    header = ["renewed on, asked", "users", *ROWS]
+    content = {"results": result, "seconds": seconds, "settings": recorded(settings)}
+    write_results(
+        flags.results, "Going on, or training again", note, header, cells, content
     )
 
 

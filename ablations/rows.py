@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ablations.cold_start import recorded
+from ablations.comparison import recorded
 from ablations.study import ROOT, code_version, data_hash, run_key
 from baselines.neighbours import ease, item_knn, markov_chain
 from baselines.popularity import Popularity, RecentPopularity

@@ -1,4 +1,4 @@
-"""Run a study and end in a page: `python -m ablations.run heads --seeds 2 --steps 1500 --jobs 2`.
+"""Run a study and end in a report: `python -m ablations.run heads --seeds 2 --steps 1500 --jobs 2`.
 
 Every run is a folder named by its settings, data and code: a finished one is never run twice,
 whichever study asks for it, a stopped one goes on, a failing one is recorded and the others go
@@ -9,7 +9,6 @@ digit where each had as many threads: `--jobs` on as many cores.
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import re
@@ -18,18 +17,16 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ablations.report import write_report
 from ablations.study import ROOT, Study, code_version, data_hash, load_study, run_key
 from data_processor import load
 from settings import Settings
 from support.arguments import ArgumentParser, seeds
-from support.checkpoint import INFO, read_json, settled
+from support.checkpoint import read_json, settled
 from support.errors import UserError, run_command
 from support.processes import alone, die_with
-from support.tracking import was_shown
-from trainer import open_tracker, show_results, train
+from trainer import train
 from training_loop import Stopped
 
 LOG = "log.txt"  # what a run printed
@@ -251,44 +248,6 @@ def _train(run: Run) -> None:
                 run.fail(f"{type(error).__name__}: {error}; see {LOG} of run {run.key}")
 
 
-def evaluations(folder: Path) -> list[dict[str, Any]]:
-    """What each evaluation of a run recorded, stopped and resumed or not; a line half-written is
-    left out.
-    """
-    epochs = {}
-    for path in sorted((folder / "log").glob("*.jsonl")):
-        for text in path.read_text(encoding="utf-8").splitlines():
-            if text.endswith("}"):
-                record = json.loads(text)
-                if record["event"] == "epoch":
-                    epochs[record["epoch"]] = record
-    return [epochs[epoch] for epoch in sorted(epochs)]
-
-
-def show_again(run: Run) -> None:
-    """File a finished run that did not go to W&B under this study, because another study made it
-    or it was killed on the way there, there too: curves and results, once. Its model lies with
-    the run that trained it."""
-    settings = run.settings
-    stored = read_json(run.results.parent / INFO)["settings"]
-    record = run.folder / "shown" / settings.train.run_group / "record.jsonl"
-    own = all(
-        stored.get(name) == getattr(settings.train, name)
-        for name in ("run_group", "use_wandb")
-    )
-    if was_shown(record.parent) or (own and was_shown(run.folder / "log")):
-        return
-    results = read_json(run.results)
-    identity = run.key if own else f"{run.key}-{settings.train.run_group}"
-    tracker = open_tracker(
-        record, settings, results["split_hash"], results["git_commit"], identity
-    )
-    for evaluation in evaluations(run.folder):
-        tracker.log(**evaluation)
-    show_results(tracker, results)
-    tracker.close()
-
-
 def minutes(text: str) -> float:
     """Minutes of '90s', '20m' or '1.5h'. Raises `UserError` for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
@@ -372,15 +331,11 @@ def main(argv: list[str]) -> int:
     else:
         execute(runs, flags.jobs)
     finished = [run for run in runs if run.results.exists()]
-    if study.variants[0].settings.train.use_wandb:
-        for run in finished:
-            show_again(run)
     failed = [f"{run.name}: {run.failure}" for run in runs if not run.results.exists()]
     folders = {(run.variant, run.seed): run.folder for run in finished}
-    curves = {(run.variant, run.seed): evaluations(run.folder) for run in finished}
     place = flags.results / study.name
-    write_report(study, folders, curves, failed, rest, place)
-    print(f"the page: {place / 'report.html'}")
+    write_report(study, folders, failed, rest, place)
+    print(f"the report: {place / 'report.md'}")
     return int(bool(failed))
 
 

@@ -19,7 +19,7 @@ from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
 
 # oneDNN keeps a kernel for each shape of a product, a thousand by default, and requests have many
-# shapes: workers would grow for minutes (serving/load.py).
+# shapes: workers would grow for minutes (benchmarks/LOG.md).
 KERNELS = "16"
 
 

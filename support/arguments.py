@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from typing import NoReturn
 
-from support.errors import UserError
+from support.errors import UserError, nearest
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -19,32 +18,25 @@ class ArgumentParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    # type: ignore[override]
-    def parse_args(self, args: list[str]) -> argparse.Namespace:
+    def parse_args(self, args: list[str]) -> argparse.Namespace:  # type: ignore[override]
         """Parsed flags."""
         parsed, rest = self.parse_known_args(args)
         if rest:
-            known = [
-                option for action in self._actions for option in action.option_strings
-            ]
-            near = difflib.get_close_matches(
-                rest[0].partition("=")[0], known, n=1, cutoff=0.5
-            )
+            name = rest[0].partition("=")[0]
+            known = [flag for action in self._actions for flag in action.option_strings]
             raise UserError(
-                f"unknown flag {rest[0]!r}"
-                + (f"; did you mean {near[0]}?" if near else "; see --help")
+                f"unknown flag {name!r}; {nearest(name, known, 'see --help')}"
             )
         return parsed
 
     def error(self, message: str) -> NoReturn:
         """argparse's own complaint, as a `UserError`."""
-        raise UserError(f"{message}; see --help")
+        raise UserError(f"{message.removeprefix('argument ')}; see --help")
 
 
 def seeds(text: str) -> list[int]:
     """The seeds of so many runs: 42, 43, ... Raises `ArgumentTypeError` if it is not a number
-    above 0.
-    """
+    above 0."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a number of seeds (which are 42, 43, ...)"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 # A full or read-only disk, or a file where a folder should be.
 DISK_ERRORS = {
@@ -22,6 +23,12 @@ class UserError(Exception):
     """Something outside the program is wrong. The message is one line: which file, line or flag,
     and the remedy.
     """
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A hint for an error message: the known name most like a wrong one, if any is like it."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else otherwise
 
 
 def run_command(

@@ -44,8 +44,7 @@ ORDER = [
 ]
 LATE = {
     "wandb",
-    "tyro",
-    "yaml",
+    "ruamel",
     "accelerate",
     "rich",
     "pandas",
@@ -58,7 +57,6 @@ LATE = {
     "ray",
     "uvicorn",
     "httpx",
-    "psutil",
 }
 
 
@@ -121,7 +119,7 @@ def test_public_functions_have_docstrings_and_types():
 
 
 def test_heavy_packages_are_imported_late():
-    """A machine without W&B or tyro can train, and nothing slow loads before it is needed."""
+    """A machine without W&B can train, and nothing slow loads before it is needed."""
     for path in MODULES:
         if path.name == "peers.py":  # runs in an environment of its own
             continue

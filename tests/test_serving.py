@@ -24,7 +24,6 @@ from starlette.testclient import TestClient
 import trainer
 from answers import to_json
 from engine import Query, RecommendationEngine
-from serving import load
 from serving.__main__ import main as serve
 from serving.app import Config, create_app
 from serving.batching import WAITING, Batcher, Busy
@@ -575,43 +574,6 @@ def busy():
         for _ in range(2)
     ]
     return sum(float(process.communicate()[0]) for process in counting) < 1.8
-
-
-@pytest.mark.slow
-def test_load(service_files, tmp_path, capsys):
-    """Ten seconds at 50 requests a second: all answered, for half of what two cores have to give,
-    memory at rest; as soon as `make load` asks for, in one of three times, unless the machine has
-    other things to do."""
-    for _ in range(3):
-        code = load.main(
-            [
-                "--seconds",
-                "10",
-                "--output",
-                str(tmp_path / "load.json"),
-                "--data_dir",
-                str(service_files / "data"),
-                "--model_path",
-                str(service_files / "main" / "best"),
-                "--vanilla_path",
-                str(service_files / "vanilla" / "best"),
-            ]
-        )
-        found = json.loads((tmp_path / "load.json").read_text())
-        assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
-        assert (
-            found["requests"] == 500
-            and found["errors"] == []
-            and found["growth"] < load.GROWTH
-        )
-        if code == 0:
-            return
-    assert found["milliseconds"]["/recommend"]["p99"] > 1e3 * load.WORST
-    if busy():
-        pytest.skip(
-            f"test_load: the machine is busy, p99 {found['milliseconds']['/recommend']['p99']} ms"
-        )
-    raise AssertionError(found)
 
 
 def test_the_documented_paths_exist(client):

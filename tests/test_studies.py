@@ -93,7 +93,7 @@ def test_a_study_is_read(study_file):
             11,
             "'plain' and 'fixed' are alike",
         ),
-        ("  fixed: {", "  plain: {", 11, "twice"),
+        ("  fixed: {", "  plain: {", 11, "duplicate key"),
         ("{positions: sinusoidal}", "yes", 11, "expected"),
         ("base: quick", "base: quik", 2, "unknown preset"),
         ("question:", "aim:", 1, "unknown key 'aim'"),
@@ -110,12 +110,6 @@ def test_a_study_is_read(study_file):
             "{positions: [sinusoidal]}",
             11,
             "positions: expected one value",
-        ),
-        (
-            "{positions: sinusoidal}",
-            "{max_epochs: 040}",
-            11,
-            "040: write a decimal number",
         ),
     ],
 )
@@ -171,10 +165,8 @@ def test_runs_are_done_once_compared_and_a_failing_one_stops_no_other(
     runs = json.loads((page / "runs.json").read_text())
     assert "sinusoidal" in json.dumps(runs)
     text = (page / "report.md").read_text()
-    assert (
-        str(tmp_path) not in text
-        and (page / "report.html").read_text().count("<table") >= 1
-    )
+    assert str(tmp_path) not in text and "What it cannot say" in text
+    assert "<svg" in (page / "gains.svg").read_text()
     finished = {
         path: path.stat().st_mtime_ns
         for path in (tmp_path / "work").glob("*/best/results.json")

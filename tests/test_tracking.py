@@ -352,9 +352,9 @@ def test_the_sweep_speaks_the_trainers_language():
     """Every parameter is a flag, each of its values is taken, and what it maximises is what an
     offline run logs.
     """
-    import yaml
+    from ruamel.yaml import YAML
 
-    sweep = yaml.safe_load((ROOT / "ablations" / "sweep.yaml").read_text())
+    sweep = YAML(typ="safe", pure=True).load(ROOT / "ablations" / "sweep.yaml")
     assert sweep["program"] == "trainer.py" and sweep["metric"]["name"] == "epoch/best"
     after = sweep["command"].index("${program}")
     fixed = [part for part in sweep["command"][after:] if not part.startswith("${")]
