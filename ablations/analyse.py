@@ -5,7 +5,7 @@
 Ranking with every metric; lists of ten: coverage, novelty, popularity, diversity, calibration;
 the metric by each column of users and of the target, by length of history, popularity and time
 since the last interaction; the reliability of the value heads. --output writes the tables as
-Markdown and LaTeX. Choose models by what `--until validation` says; reading the test set is for
+Markdown. Choose models by what `--until validation` says; reading the test set is for
 the report.
 """
 
@@ -126,7 +126,7 @@ def main(argv: list[str]) -> None:
         default="test",
         help="(default: %(default)s)",
     )
-    add("--output", type=Path, help="folder for the tables as .md and .tex")
+    add("--output", type=Path, help="folder for the tables as analysis.md")
     flags = parser.parse_args(argv)
     checkpoint = load_model(Path(flags.model_path), data_dir=flags.data_dir)
     data, settings = (
@@ -139,16 +139,11 @@ def main(argv: list[str]) -> None:
         print_table(title, line, header, rows)
     if not flags.output:
         return
+    parts = [f"# {line}\n"]
+    for title, header, rows in tables:
+        parts.append(f"## {title}\n\n{table_text(header, rows)}")
     flags.output.mkdir(parents=True, exist_ok=True)
-    for suffix, latex in ((".md", False), (".tex", True)):
-        sign = "%" if latex else "#"
-        below = "%" if latex else "##"
-        parts = [
-            f"{below} {title}\n\n{table_text(header, rows, latex)}"
-            for title, header, rows in tables
-        ]
-        text = "\n".join([f"{sign} {line}\n", *parts])
-        (flags.output / f"analysis{suffix}").write_text(text, encoding="utf-8")
+    (flags.output / "analysis.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ items.)
     comprehensiveness  fall of the score without the most important 1, 5, 10, 20, 50 %; high is good
     sufficiency        fall of the score with nothing but them; low is good (both: DeYoung et al., arXiv:1911.03429)
 
-Areas are in units of the score (log-probability) minus the score with everything known. Beside
-that: how much two methods agree on one item, and one method with itself under another seed (rank
-correlation). On the synthetic data, whose causes are known, also: how often is the item that
-caused the next one among the first three contributions, and how often is the family that caused
-it (age, season) the first of the families?
+Areas are in units of the score (log-probability) minus the score with everything known. On the
+synthetic data, whose causes are known, also: how often is the item that caused the next one among
+the first three contributions, and how often is the family that caused it (age, season) the first
+of the families?
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
 from ablations.comparison import recorded
 from ablations.study import code_version
@@ -59,10 +57,6 @@ SAMPLES = 100_000
 FIRST = 3  # contributions that are looked at for the true cause
 FEWEST = 20  # interactions before a planted cause
 EVERY = 25  # users between two lines of progress
-AGREEMENT = (
-    "Spearman's rank correlation of the contributions of an item's history, by two methods; on "
-    "the diagonal by one method under two seeds; means over users"
-)
 PLANTED = (
     "held-out interactions with {fewest} and more before them, by what caused them: the causing "
     "item among the first {first} contributions; the causing family first"
@@ -117,40 +111,24 @@ def question_of(
 def figures_of(
     scorer: Scorer, data: Dataset, methods: Sequence[str], user: int
 ) -> dict[str, Any]:
-    """What one user adds: measures (way -> name -> method -> figure), agreement (method -> other
-    method), seconds of each method."""
+    """What one user adds: measures (way -> name -> method -> figure), seconds of each method."""
     question = question_of(scorer, data, user)
     seconds: dict[str, float] = {}
-    answers: dict[str, list[Attribution]] = {}
+    answers: dict[str, Attribution] = {}
     for method in methods:
         began = time.perf_counter()
-        # Copies, so that no method profits from what another one has asked.
-        answers[method] = [
-            explain(dataclasses.replace(question), method, seed + 2 * user)
-            for seed in (0, 1)
-        ]
-        seconds[method] = (time.perf_counter() - began) / 2
+        # A copy, so that no method profits from what another one has asked.
+        answers[method] = explain(dataclasses.replace(question), method, user)
+        seconds[method] = time.perf_counter() - began
     found: dict[str, dict[str, dict[str, float]]] = {}
     for way in WAYS:
         asked = dataclasses.replace(question, absent=way)
         found[way] = {name: {} for name in MEASURES}
         for method in methods:
-            figures = measures(asked, answers[method][0].history[0])
+            figures = measures(asked, answers[method].history[0])
             for name, value in figures.items():
                 found[way][name][method] = value
-    agreement: dict[str, dict[str, float]] = {method: {} for method in methods}
-    for place, one in enumerate(methods):
-        for other in methods[place:]:
-            second = answers[other][1 if one == other else 0]
-            first = answers[one][0]
-            agreement[one][other] = _correlation(first.history[0], second.history[0])
-    return {"user": user, "measures": found, "agreement": agreement, "seconds": seconds}
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    if np.array_equal(one, other):
-        return 1.0
-    return float(np.nan_to_num(stats.spearmanr(one, other).statistic))
+    return {"user": user, "measures": found, "seconds": seconds}
 
 
 def measured(
@@ -274,21 +252,6 @@ def faithfulness_table(
     return ["left out by being", "method", *MEASURES, "seconds an item"], cells
 
 
-def agreement_table(
-    rows: Rows, methods: Sequence[str]
-) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of what AGREEMENT says."""
-    cells = []
-    for one in methods:
-        shown = []
-        for other in methods:
-            values = [row["agreement"][one].get(other, np.nan) for row in rows]
-            mean = float(np.mean(values))
-            shown.append("" if np.isnan(mean) else f"{mean:.2f}")
-        cells.append([one, *shown])
-    return ["", *methods], cells
-
-
 def causes_table(
     planted: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> tuple[list[str], list[list[str]]]:
@@ -345,14 +308,8 @@ def main(argv: list[str]) -> None:
         "settings": recorded(settings),
         "measures": {way: _intervals(rows, way) for way in WAYS},
     }
-    agreement = agreement_table(rows, flags.methods)
-    content["agreement"] = {
-        line[0]: dict(zip(flags.methods, line[1:], strict=True))
-        for line in agreement[1]
-    }
     tables = [
         ("Faithfulness", note, *faithfulness_table(rows, flags.methods)),
-        ("Agreement", AGREEMENT, *agreement),
     ]
     if data.name == "synthetic":
         planted = content["planted causes"] = planted_causes(

@@ -31,7 +31,7 @@ from data_processor import load
 from dataset import Dataset
 from evaluation.metrics import ONE_TARGET, per_user
 from evaluation.protocols import Ranker, protocol_line, target_ranks
-from evaluation.report import interval, print_table, table_text, write_tables
+from evaluation.report import interval, print_table, write_tables
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
 from settings import EvalSettings
@@ -86,7 +86,6 @@ SAMPLED = "pop-100 "
 # The last as in the published tables.
 RANKINGS = {
     "": EvalSettings(),
-    "pop-100-unseen ": EvalSettings(candidates="popular_100"),
     SAMPLED: EvalSettings(candidates="popular_100_any"),
 }
 SHOWN = ("HR@1", "HR@10", "NDCG@10", "MRR", SAMPLED + "HR@10", SAMPLED + "NDCG@10")
@@ -336,8 +335,6 @@ def main(argv: list[str]) -> int:
     print_table(f"Board {flags.board}", note, header, cells)
     if not flags.rows and (flags.write or not (place / "table.md").exists()):
         write_tables(place / "table.md", note, header, cells)
-        text = table_text(header, cells, latex=True)
-        (place / "table.tex").write_text(f"% {note}\n{text}", encoding="utf-8")
     return int(failed and not flags.write)
 
 

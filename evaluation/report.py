@@ -36,33 +36,13 @@ def cell(summary: dict[str, float], mark: str = "") -> str:
     return f"{summary['mean']:.4f}{mark}\n{summary['low']:.3f}-{summary['high']:.3f}"
 
 
-def table_text(header: list[str], rows: list[list[str]], latex: bool = False) -> str:
-    """A table as Markdown, or as a LaTeX tabular (booktabs); a line break in a cell becomes a
-    space.
-    """
-    lines = [[part.replace("\n", " ") for part in row] for row in [header, *rows]]
-    if not latex:
-        lines = [[part.replace("|", "\\|") for part in row] for row in lines]
-        lines.insert(1, ["---"] * len(header))
-        return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
-    special = str.maketrans({char: f"\\{char}" for char in "%_&#"} | {"±": r"$\pm$"})
-    texts = [
-        " & ".join(part.translate(special) for part in row) + r" \\" for row in lines
-    ]
-    begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
-    body = "\n".join(texts[1:])
-    return "\n".join(
-        [
-            begin,
-            r"\toprule",
-            texts[0],
-            r"\midrule",
-            body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
+def table_text(header: list[str], rows: list[list[str]]) -> str:
+    """A table as Markdown; a line break in a cell becomes a space."""
+    lines = []
+    for row in (header, ["---"] * len(header), *rows):
+        cells = [part.replace("\n", " ").replace("|", "\\|") for part in row]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
 def print_table(

@@ -10,10 +10,6 @@ families of features. v(coalition) is the item's score then. Methods, all of whi
 
     leave_one_out         v(everything) - v(everything but i): exact, and need not add up, as the model is
                           not additive
-    shapley               mean of v(S and i) - v(S) over random orders in which things become known, the
-                          history as one union whose interactions stay together (Owen values; Strumbelj and
-                          Kononenko, JMLR 11, 2010; every order is also walked backwards). base + all
-                          contributions = score
     blocks                exact Shapley values of blocks of the history, the newest ones a single
                           interaction each and older ones in blocks that grow, by all their coalitions, in
                           the weighted mean of two games: what is not known is removed from the sequence, or
@@ -263,47 +259,6 @@ def family_effects(question: Question, score: np.ndarray) -> dict[str, np.ndarra
     }
 
 
-def shapley(
-    question: Question, draw: np.random.Generator, orders: int = 8
-) -> Attribution:
-    """See the module's head. orders: how many, half of them the others backwards."""
-    length, families, count = (
-        question.length,
-        question.families,
-        len(question.candidates),
-    )
-    history = np.zeros((count, length))
-    effects = {family: np.zeros(count) for family in families}
-    nothing = ~question.everything
-    base = question.scores(nothing, frozenset(families))[0]
-    unions, steps = ["history", *families], np.arange(length)
-    for number in range(orders):
-        if number % 2:
-            unions, steps = unions[::-1], steps[::-1]
-        else:
-            unions, steps = (
-                list(draw.permutation(["history", *families])),
-                draw.permutation(length),
-            )
-        before, missing, known = base, set(families), nothing
-        for union in unions:
-            if union == "history":
-                place = np.empty(length, dtype=int)
-                place[steps] = np.arange(length)
-                growing = place <= np.arange(length)[:, None]
-                rows = question.scores(growing, frozenset(missing))  # (L, C)
-                history[:, steps] += np.diff(rows, axis=0, prepend=before[None]).T
-                before = rows[-1] if length else before
-                known = question.everything
-            else:
-                missing.discard(union)
-                after = question.scores(known, frozenset(missing))[0]
-                effects[union] += after - before
-                before = after
-    shares = {family: value / orders for family, value in effects.items()}
-    return Attribution("shapley", before, history / orders, shares, base)
-
-
 def blocks(question: Question, draw: np.random.Generator) -> Attribution:
     """See the module's head. Families by leaving them out."""
     length = question.length
@@ -439,7 +394,6 @@ METHODS: dict[str, Callable[[Question, np.random.Generator], Attribution]] = {
     method.__name__: method
     for method in (
         leave_one_out,
-        shapley,
         blocks,
         integrated_gradients,
         attention_rollout,

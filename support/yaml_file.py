@@ -37,7 +37,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         problem = " ".join((error.problem or error.context).split())
         refuse(path, mark.line + 1, f"is not YAML: {problem}")
     except (YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{path} is not YAML: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _plain(value: Any, place: tuple[str, ...], lines: Lines, line: int) -> Any:

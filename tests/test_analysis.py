@@ -140,12 +140,6 @@ def test_tables_as_text():
         table_text(["a", "b"], [["1\n2", "3 %"]])
         == "| a | b |\n| --- | --- |\n| 1 2 | 3 % |\n"
     )
-    latex = table_text(["a_1", "b"], [["1 ±2", "3 %"]], latex=True)
-    assert (
-        r"a\_1 & b \\" in latex
-        and r"1 $\pm$2 & 3 \% \\" in latex
-        and latex.startswith(r"\begin{tabular}{lr}")
-    )
 
 
 def test_script(data, tiny, tmp_path, monkeypatch, capsys):
@@ -166,7 +160,4 @@ def test_script(data, tiny, tmp_path, monkeypatch, capsys):
         data.split_hash,
     ):
         assert part in text
-    assert "tabular" in (tmp_path / "tables" / "analysis.tex").read_text(
-        encoding="utf-8"
-    )
     assert "ten films" in capsys.readouterr().out

@@ -16,11 +16,6 @@ EXAMPLES = {
     "custom_item_encoder": lambda files, place: dict(
         SMALL, folder=str(place / "model"), data_dir=str(files / "data")
     ),
-    "new_user_by_names": lambda files, place: dict(
-        folder=str(files / "main" / "best"),
-        data_dir=str(files / "data"),
-        names="Synthetic Film 004; synthetic film 009",
-    ),
     "fine_tune_on_new_data": lambda files, place: dict(
         folder=str(files / "main" / "best"),
         result=str(place / "tuned"),
@@ -34,7 +29,6 @@ EXAMPLES = {
     ),
 }
 SAYS = {
-    "new_user_by_names": "5. Synthetic Film",
     "fine_tune_on_new_data": "Best model: epoch",
     "read_an_explanation": "due to Synthetic Film",
 }
