@@ -14,49 +14,39 @@ from pathlib import Path
 from typing import Any
 
 from ablations.rows import BOARDS, SELECTION, SHOWN, TRAINED
+from evaluation.report import table_text
 from model_io import load_model
 from settings import BOOKKEEPING
-from splits import FEWEST
 from support.arguments import ArgumentParser
 from support.checkpoint import WEIGHTS, read_checkpoint, read_json, write_checkpoint
 from support.errors import UserError, run_command
 
-KINDS = {"vanilla": "BERT4Rec", "sasrec": "SASRec with full cross-entropy"}
-
 CARD = """# {row}
 
-{kind} for {dataset}, trained on {known} with the settings of
-`configs/{row}.yaml` and seed {seed}. A user's newest {length} items go in, a score of every item comes out.
+{model} for {dataset}, with the settings of `configs/{row}.yaml` and seed {seed}. It reads {known}.
 
 ```
 python inference.py --model_path models/{row} --user_id 123 --k 10
 ```
 
-The names of the items come from the data set (`make run` downloads it): neither interactions nor names are part of this
-folder.
+The names of the items come from the data set (`make run` downloads it): neither interactions nor
+names are part of this folder.
 
-## How good it is
+{figures}
+*{protocol}. pop-100: among 100 items drawn by popularity, the seen ones among them left out, as in
+published tables. Selected on validation NDCG@10 (this one {validation:.4f}); intervals 95 %,
+bootstrap over users; every run: `results/{board}/{row}.json`.*
 
-| | {names} |
-|---|{rule}
-| this model (seed {seed}) | {own} |{means}
-| interval over users | {intervals} |
+Trained in {minutes:.0f} minutes ({memory:,} MB), {parameters:,} parameters, commit {commit}.
+`make reproduce ROW={row} BOARD={board} SEEDS={seeds}` trains it again and compares.
 
-*{protocol}. pop-100: among 100 items drawn by popularity, the seen ones among them left out, as in published tables.
-Selected on validation NDCG@10 (this one {validation:.4f}, epoch {epoch}); intervals 95 %, bootstrap; every run:
-`results/{board}/{row}.json`.*
-
-Trained in {minutes:.0f} minutes on one CPU core ({memory:,} MB), {parameters:,} parameters, commit {commit}.
-`make reproduce ROW={row} BOARD={board} SEEDS={number}` trains it again and compares.
-
-## What to know before using it
-
-- It knows {items:,} items and users with at least {fewest} interactions; the less popular an item, the worse it is
-  ranked (`python -m ablations.analyse --model_path models/{row}` shows by how much, and slices by column and activity).
-- Leave-one-out lets training see events that are later in calendar time than other users' targets; the rows of ids
-  alone without that: `results/global-time/`.
+- It knows {items:,} items; the less popular an item, the worse it is ranked
+  (`python -m ablations.analyse --model_path models/{row}` shows by how much).
+- Leave-one-out lets training see events that are later in calendar time than other users'
+  targets; rows without that: `results/global-time/`.
 - {note}.
-- What is made from data is subject to their licence: of MovieLens, research alone, no redistribution.
+- What is made from data is subject to their licence: of MovieLens, research alone, no
+  redistribution.
 """
 
 
@@ -69,44 +59,38 @@ def card(
     parameters: int,
 ) -> str:
     """The text of a model card, all figures from the row's record."""
-    shown = [record["test"][name] for name in SHOWN]
-    settings, schema = info["settings"], info["schema"]
-    columns = [
-        name
-        for table in ("interactions", "items", "users")
-        for name in info["fields"][table]
-    ]
-    ids_alone = row in KINDS
-    means = ""
-    if len(record["runs"]) > 1:
-        cells = [f"{entry['mean']:.4f} ±{entry['sd_of_seeds']:.4f}" for entry in shown]
-        means = f"\n| mean of {len(record['runs'])} seeds | {' | '.join(cells)} |"
+    rows = [["this model", *(f"{run['test'][name]:.4f}" for name in SHOWN)]]
+    count = len(record["runs"])
+    for label, name in (
+        (f"mean of {count} seeds", "mean"),
+        ("from", "low"),
+        ("to", "high"),
+    ):
+        rows.append(
+            [label, *(f"{record['test'][metric][name]:.4f}" for metric in SHOWN)]
+        )
+    columns = [name for table in info["fields"].values() for name in table]
+    schema, enhanced = info["schema"], info["settings"]["model"] == "enhanced"
+    known = "item ids alone"
+    if enhanced and row != "sasrec":
+        known = f"ids, times and {', '.join(columns)}"
     return CARD.format(
         row=row,
-        kind=KINDS.get(row, "EnhancedBERT4Rec"),
+        model="EnhancedBERT4Rec" if enhanced else "BERT4Rec",
         dataset=schema["name"],
         board=board,
         seed=run["seed"],
-        known="item ids alone" if ids_alone else f"ids, times and {', '.join(columns)}",
-        number=len(record["runs"]),
+        known=known,
+        seeds=count,
+        figures=table_text(["", *SHOWN], rows),
         protocol=record["protocol"],
-        length=settings["seq_length"],
-        names=" | ".join(SHOWN),
-        rule="---|" * len(SHOWN),
-        fewest=max(settings["min_user_count"], FEWEST[settings["protocol"]]),
-        own=" | ".join(f"{run['test'][name]:.4f}" for name in SHOWN),
-        means=means,
-        intervals=" | ".join(
-            f"{entry['low']:.3f}-{entry['high']:.3f}" for entry in shown
-        ),
         validation=run["validation"],
-        epoch=run["best_epoch"],
         minutes=run["seconds"] / 60,
         memory=run["peak_memory_mb"],
         parameters=parameters,
         commit=run["git_commit"],
         items=len(info["item_ids"]),
-        note=(schema.get("note") or "All times are as published").capitalize(),
+        note=schema.get("note") or "All times are as published",
     )
 
 

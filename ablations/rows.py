@@ -31,7 +31,7 @@ from data_processor import load
 from dataset import Dataset
 from evaluation.metrics import ONE_TARGET, per_user
 from evaluation.protocols import Ranker, protocol_line, target_ranks
-from evaluation.report import interval, print_table, write_tables
+from evaluation.report import cell, interval, print_table, write_tables
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
 from settings import EvalSettings
@@ -90,34 +90,28 @@ RANKINGS = {
 }
 SHOWN = ("HR@1", "HR@10", "NDCG@10", "MRR", SAMPLED + "HR@10", SAMPLED + "NDCG@10")
 SELECTION = "NDCG@10"
+NOTE = (
+    "{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users; pop-100: "
+    "among 100 items drawn by popularity, of which the seen ones are left out (so fewer than "
+    "100), as in the published tables; difference in {metric} against {against}: randomisation "
+    "test over users, Holm, * .05 ** .01 *** .001; time: of training, or of all trials"
+)
 
 
 def tuned(name: str, data: Dataset) -> tuple[dict[str, Any], list[Ranker]]:
     """Record and ranker of the setting of a baseline that is best on validation."""
     build, grid = GRIDS[name]
     began = time.perf_counter()
-    trials = [
-        dict(zip(grid, values, strict=True))
-        for values in itertools.product(*grid.values())
-    ]
-    users, scores = data.split.requests["validation"].users, []
-    for trial in trials:
-        rank = target_ranks(
-            build(data, **trial), data, "validation", WHOLE_HISTORY, EvalSettings()
-        )
-        scores.append(float(per_user(rank, users)[SELECTION].mean()))
-    best = trials[int(np.argmax(scores))]
-    pairs = zip(trials, scores, strict=True)
-    record = {
-        "settings": best,
-        "trials": [{**trial, "validation": score} for trial, score in pairs],
-        "runs": [
-            {
-                "validation": max(scores),
-                "seconds": round(time.perf_counter() - began, 1),
-            }
-        ],
-    }
+    users, trials = data.split.requests["validation"].users, []
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(grid, values, strict=True))
+        ranker = build(data, **settings)
+        rank = target_ranks(ranker, data, "validation", WHOLE_HISTORY, EvalSettings())
+        score = float(per_user(rank, users)[SELECTION].mean())
+        trials.append({**settings, "validation": score})
+    best = dict(max(trials, key=lambda trial: trial["validation"]))
+    run = {"validation": best.pop("validation"), "seconds": time.perf_counter() - began}
+    record = {"settings": best, "trials": trials, "runs": [run]}
     return record, [build(data, **best)]
 
 
@@ -131,15 +125,12 @@ def trained(
 ) -> tuple[dict[str, Any], list[Ranker]]:
     """Record and models of a file of `configs/`, one run a seed."""
     runs, models = [], []
+    config = ["--config", str(CONFIGS / f"{name}.yaml"), *extra]
     for seed in numbers:
-        settings, _ = parse_command_line(
-            ["--config", str(CONFIGS / f"{name}.yaml"), *extra], ""
-        )
+        settings, _ = parse_command_line(config, "")
         settings = settings.replace(**BOARDS[board], seed=seed)
-        place = (
-            folder
-            / f"{name}-{seed}-{run_key(settings, data_hash(data), code_version())}"
-        )
+        key = run_key(settings, data_hash(data), code_version())
+        place = folder / f"{name}-{seed}-{key}"
         settings = settings.replace(
             checkpoint_dir=str(place), runs_dir=str(folder / "log")
         )
@@ -150,23 +141,15 @@ def trained(
                 results = read_json(path)
             else:
                 results = train(settings, resume=settled(place / "last"))
-        best = results["best"]
-        runs.append(
-            {
-                "seed": seed,
-                "folder": place.name,
-                "validation": best[SELECTION],
-                "best_epoch": best["epoch"],
-                "steps": best["step"],
-                "tokens": best["tokens"],
-                "seconds_to_best": best["seconds"],
-                "git_commit": results["git_commit"],
-                "seconds": results["training_seconds"],
-                "peak_memory_mb": results["peak_memory_mb"],
-                "values": results["values"],
-                "preferences": results["preferences"],
-            }
-        )
+        run = {
+            "seed": seed,
+            "folder": place.name,
+            "validation": results["best"][SELECTION],
+            "best_epoch": results["best"]["epoch"],
+            "seconds": results["training_seconds"],
+        }
+        kept = ("steps", "git_commit", "peak_memory_mb", "values", "preferences")
+        runs.append(run | {figure: results[figure] for figure in kept})
         models.append(load_model(place / "best").model.frozen())
     return {"settings": recorded(settings) | {"seed": numbers}, "runs": runs}, models
 
@@ -178,45 +161,39 @@ def measure(
     folder: Path,
     extra: list[str],
     data: Dataset,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A row's record, and its metrics as (S, P) values over seeds and users, with a prefix for
-    each way to rank.
-    """
+) -> tuple[dict[str, Any], np.ndarray]:
+    """A row's record, and its SELECTION metric (S, P) of each seed and user."""
     if name in TRAINED:
         record, rankers = trained(name, board, numbers, folder, extra, data)
     else:
         record, rankers = tuned(name, data)
     users = data.split.requests["test"].users
     length = record["settings"].get("seq_length", WHOLE_HISTORY)
-    metrics = []
+    of_metric: dict[str, list[np.ndarray]] = {}
     for run, ranker in zip(record["runs"], rankers, strict=True):
-        found = {}
+        run["test"] = {}
         for kind, evaluation in RANKINGS.items():
-            wanted = ("HR@10", "NDCG@10") if kind else ONE_TARGET
-            values = per_user(
-                target_ranks(ranker, data, "test", length, evaluation), users
-            )
-            found |= {kind + metric: values[metric] for metric in wanted}
-        run["test"] = {metric: float(value.mean()) for metric, value in found.items()}
-        metrics.append(found)
-    values = {
-        metric: np.stack([run[metric] for run in metrics]) for metric in metrics[0]
-    }
+            rank = target_ranks(ranker, data, "test", length, evaluation)
+            values = per_user(rank, users)
+            for metric in ("HR@10", "NDCG@10") if kind else ONE_TARGET:
+                run["test"][kind + metric] = float(values[metric].mean())
+                of_metric.setdefault(kind + metric, []).append(values[metric])
     test = {}
-    for metric, value in values.items():
-        spread = float(value.mean(1).std(ddof=1)) if len(value) > 1 else None
-        test[metric] = {**interval(value.mean(0)), "sd_of_seeds": spread}
-    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return {
+    for metric, runs in of_metric.items():
+        values = np.stack(runs)  # (S, P)
+        spread = float(values.mean(1).std(ddof=1)) if len(runs) > 1 else None
+        test[metric] = {**interval(values.mean(0)), "sd_of_seeds": spread}
+    record = {
         "row": name,
         "board": board,
         "protocol": protocol_line(data, "test", EvalSettings()),
         "test": test,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),
-        "date": date,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         **record,
-    }, values
+    }
+    return record, np.stack(of_metric[SELECTION])
 
 
 def verdict(record: dict[str, Any], reported: dict[str, Any]) -> tuple[bool, str]:
@@ -229,64 +206,43 @@ def verdict(record: dict[str, Any], reported: dict[str, Any]) -> tuple[bool, str
     same = abs(ours["mean"] - theirs["mean"]) <= room
     said = "as reported" if same else "NOT AS REPORTED"
     return same, (
-        f"{record['row']}: {SELECTION} {ours['mean']:.4f}, reported {theirs['mean']:.4f} on "
-        f"{reported['date']}, room {room:.4f}: {said}"
+        f"{record['row']}: {SELECTION} {ours['mean']:.4f}, reported {theirs['mean']:.4f} "
+        f"on {reported['date']}, room {room:.4f}: {said}"
     )
 
 
 def table(
-    records: dict[str, dict[str, Any]],
-    values: dict[str, dict[str, np.ndarray]],
-    against: str,
+    records: dict[str, dict[str, Any]], values: dict[str, np.ndarray], against: str
 ) -> tuple[str, list[str], list[list[str]]]:
     """(what it means, header, rows): means over seeds, intervals over users, paired tests against
-    one row.
-    """
+    one row."""
     tests = {}
     if against in records:
-        tests = {
-            name: compare(values[name][SELECTION], values[against][SELECTION])
-            for name in records
-            if name != against
-        }
-    corrected = dict(
-        zip(tests, holm([test.p_value for test in tests.values()]), strict=True)
-    )
+        others = [name for name in records if name != against]
+        tests = {name: compare(values[name], values[against]) for name in others}
+    p_values = holm([test.p_value for test in tests.values()])
+    corrected = dict(zip(tests, p_values, strict=True))
     rows = []
     for name, record in records.items():
-        cells = []
+        row = [name, str(len(record["runs"]))]
         for metric in SHOWN:
             entry = record["test"][metric]
-            spread = (
-                "" if entry["sd_of_seeds"] is None else f"\n±{entry['sd_of_seeds']:.4f}"
-            )
-            cells.append(
-                f"{entry['mean']:.4f}{spread}\n{entry['low']:.3f}-{entry['high']:.3f}"
-            )
-        test = tests.get(name)
-        if test is None:
-            cells.append("")
-        else:
-            cells.append(
-                f"{test.difference:+.4f}{mark(corrected[name])}\n{test.wins}/{test.ties}/{test.losses}"
-            )
-        spent = np.mean([run["seconds"] for run in record["runs"]])
-        rows.append([name, str(len(record["runs"])), *cells, f"{spent:,.0f} s"])
+            mean, _, spread = cell(entry).partition("\n")
+            if entry["sd_of_seeds"] is not None:
+                mean += f"\n±{entry['sd_of_seeds']:.4f}"
+            row.append(f"{mean}\n{spread}")
+        difference = ""
+        if name in tests:
+            difference = f"{tests[name].difference:+.4f}{mark(corrected[name])}"
+        seconds = np.mean([run["seconds"] for run in record["runs"]])
+        rows.append([*row, difference, f"{seconds:,.0f} s"])
     protocol = next(iter(records.values()))["protocol"]
-    note = (
-        f"{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users; {SAMPLED.strip()}: among "
-        f"100 items drawn by popularity, of which the seen ones are left out (so fewer than 100), as in the published "
-        f"tables; difference in {SELECTION} against {against}: randomisation test over users, Holm, * .05 ** .01 *** "
-        f".001; users won/tied/lost; time: of training, or of all trials"
+    header = ["row", "runs", *SHOWN, f"vs {against}", "time"]
+    return (
+        NOTE.format(protocol=protocol, metric=SELECTION, against=against),
+        header,
+        rows,
     )
-    header = [
-        "row",
-        "runs",
-        *(name.replace(" ", "\n") for name in SHOWN),
-        f"vs\n{against}",
-        "time",
-    ]
-    return note, header, rows
 
 
 def main(argv: list[str]) -> int:
@@ -294,22 +250,12 @@ def main(argv: list[str]) -> int:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("rows", nargs="*", help=f"of {', '.join(NAMES)} (default: {', '.join(ALL)})")
-    add(
-        "--board",
-        choices=BOARDS,
-        default="loo-3416",
-        help="data and protocol (default: %(default)s)",
-    )
+    add("--board", choices=BOARDS, default="loo-3416", help="data and protocol")
     add("--seeds", type=seeds, default="3", help="how many: 42, 43, ...")
     add("--against", default="vanilla", help="row that the others are tested against")
     add("--write", action="store_true", help="replace what results/ reports")
     add("--results", type=Path, default=Path("results"))
-    add(
-        "--work",
-        type=Path,
-        default=Path("runs/rows"),
-        help="models and states of the runs",
-    )
+    add("--work", type=Path, default=Path("runs/rows"), help="models of the runs")
     flags, extra = parser.parse_known_args(argv)
     names = flags.rows or ALL
     for name in (*names, flags.against):
@@ -317,11 +263,11 @@ def main(argv: list[str]) -> int:
             raise UserError(f"there is no row {name!r}; there are {', '.join(NAMES)}")
     settings, _ = parse_command_line(extra, "")
     data = load(settings.replace(**BOARDS[flags.board]).data)
+    place, work = flags.results / flags.board, flags.work / flags.board
     records, values, failed = {}, {}, False
-    place = flags.results / flags.board
     for name in names:
         records[name], values[name] = measure(
-            name, flags.board, flags.seeds, flags.work / flags.board, extra, data
+            name, flags.board, flags.seeds, work, extra, data
         )
         path = place / f"{name}.json"
         if path.exists():
@@ -333,8 +279,9 @@ def main(argv: list[str]) -> int:
             write_json(path, records[name])
     note, header, cells = table(records, values, flags.against)
     print_table(f"Board {flags.board}", note, header, cells)
-    if not flags.rows and (flags.write or not (place / "table.md").exists()):
-        write_tables(place / "table.md", note, header, cells)
+    path = place / "table.md"
+    if not flags.rows and (flags.write or not path.exists()):
+        write_tables(path, note, header, cells)
     return int(failed and not flags.write)
 
 
