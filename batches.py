@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +17,9 @@ import torch
 from torch import Tensor
 
 from dataset import MASK, NO_TIME, PAD, UNKNOWN, Catalogue, Dataset
-from settings import TrainSettings
 from transformer import Pattern, positions_before
 
 WIDTH_STEP, ROW_STEP = 8, 64
-# Shares of the training sequences without one kind of side information, and without the user's
-# id.
-CONTEXT_DROPOUT, USER_ID_DROPOUT = 0.1, 0.5
-# stream of an epoch's noise that says which windows begin late; batches have their own
-LATE = 2**40
 Columns = Mapping[str, Tensor]
 
 
@@ -320,184 +314,6 @@ def _stack(
     return torch.from_numpy(table)
 
 
-class TrainingBatches:
-    """The batches of each epoch, a pure function of (seed, epoch, step): a stopped run resumes
-    exactly.
-
-    A window is a run of interactions of one user: the newest `seq_length + 1` of the training
-    part or, with `sliding_window`, half-overlapping windows over all of it. Causal batches
-    predict each interaction of a window from those before it; cloze batches mask some of its
-    newest `seq_length`. The two kinds alternate: of every 1 / share batches one carries the cloze
-    task. A share of the windows begins late (`late_start_share`), others in each epoch; batches
-    are of windows of similar length after that, and as many and of as many windows in all epochs,
-    so that `batch_tokens` is kept exactly in the first one and nearly in the others.
-
-    held_out: train on the training part; False = on everything.
-    """
-
-    def __init__(
-        self,
-        data: Dataset,
-        seq_length: int,
-        train: TrainSettings,
-        cloze_share: float,
-        held_out: bool = True,
-    ) -> None:
-        self.data, self.seq_length, self.train = data, seq_length, train
-        self.cloze_share = cloze_share
-        self.users, self.starts, self.ends = self._windows(held_out)
-        lengths = np.sort(self.ends - self._late_starts(0)[0])[::-1]
-        widths = padded_width(lengths - 1, seq_length)
-        self.bounds = cut(widths, train.batch_size, train.batch_tokens)
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return len(self.bounds) - 1
-
-    def _windows(self, held_out: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(user, start, end) of each window."""
-        size = self.seq_length + 1
-        # a causal window needs an input and a target
-        shortest = 1 if self.cloze_share == 1 else 2
-        starts = self.data.offsets[:-1]
-        ends = self.data.training_ends(held_out)
-        users = np.flatnonzero(ends - starts >= shortest)
-        starts, ends = starts[users], ends[users]
-        if not self.train.sliding_window:
-            return users, np.maximum(starts, ends - size), ends
-        windows = []
-        for user, start, end in zip(
-            users.tolist(), starts.tolist(), ends.tolist(), strict=True
-        ):
-            first = max(start, end - size)
-            windows.append((user, first, end))
-            while first > start:
-                first = max(start, first - max(1, size // 2))
-                windows.append((user, first, min(end, first + size)))
-        return tuple(np.array(windows, dtype=np.int64).reshape(-1, 3).T)
-
-    def _late_starts(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(where each window starts in an epoch, whether late).
-
-        The logarithm of what is left is uniform then, and at least an input and a target are.
-        """
-        late = np.zeros(len(self.starts), dtype=bool)
-        if not self.train.late_start_share:
-            return self.starts, late
-        draw = np.random.default_rng((self.train.seed, epoch, LATE))
-        late = draw.random(len(late)) < self.train.late_start_share
-        half = (self.ends - self.starts) / 2
-        left = (2 * half ** draw.random(len(late))).astype(int)
-        return np.where(late, self.ends - left, self.starts), late
-
-    def epoch(
-        self, epoch: int, first_step: int = 0, rank: int = 0, world: int = 1
-    ) -> Iterator[Batch]:
-        """Batches of an epoch from `first_step` on; of several processes each takes every
-        `world`-th.
-        """
-        draw = np.random.default_rng((self.train.seed, epoch))
-        order = draw.permutation(len(self.users))
-        starts, late = self._late_starts(epoch)
-        # Longest first, random among equals.
-        order = order[np.argsort((starts - self.ends)[order], kind="stable")]
-        groups = draw.permutation(len(self))
-        steps = len(self) // world
-        for step in range(first_step, steps):
-            number = step * world + rank
-            group = groups[number]
-            rows = order[self.bounds[group] : self.bounds[group + 1]]
-            noise = np.random.default_rng((self.train.seed, epoch, number))
-            # All processes do the same kind of batch at the same step, spread evenly over the
-            # epochs.
-            if self._carries_cloze(epoch * steps + step):
-                batch = self._cloze(rows, starts[rows], noise)
-            else:
-                batch = self._causal(rows, starts[rows])
-            known = batch.users.masked_fill(torch.from_numpy(late[rows]), UNKNOWN)
-            yield hide_context(batch.replace(users=known), noise)
-
-    def _carries_cloze(self, count: int) -> bool:
-        return int((count + 1) * self.cloze_share) > int(count * self.cloze_share)
-
-    def _gather(
-        self, starts: np.ndarray, ends: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(lengths, (B, L) positions in the flat arrays, -1 on padding) of runs of interactions."""
-        lengths = ends - starts
-        grid = np.arange(padded_width(lengths.max(), self.seq_length))
-        return lengths, np.where(grid < lengths[:, None], starts[:, None] + grid, -1)
-
-    def _take(self, flat: np.ndarray, where: np.ndarray) -> Tensor:
-        unknown = np.nan if flat.dtype == np.float32 else 0
-        return torch.from_numpy(
-            np.where(where >= 0, flat[where], unknown).astype(flat.dtype)
-        )
-
-    def _columns(self, where: np.ndarray) -> dict[str, Tensor]:
-        return {
-            name: self._take(flat, where) for name, flat in self.data.columns.items()
-        }
-
-    def _user_fields(self, rows: np.ndarray, starts: np.ndarray) -> dict[str, Any]:
-        users = self.users[rows]
-        columns = {
-            name: torch.from_numpy(values[users])
-            for name, values in self.data.catalogue.users.data.items()
-            if values.dtype != object
-        }
-        whole = torch.from_numpy(starts == self.data.offsets[users])
-        return {
-            "users": torch.from_numpy(users),
-            "user_columns": columns,
-            "whole": whole,
-        }
-
-    def _causal(self, rows: np.ndarray, starts: np.ndarray) -> Batch:
-        data = self.data
-        lengths, inputs = self._gather(starts, self.ends[rows] - 1)
-        following = np.where(inputs >= 0, inputs + 1, -1)
-        return Batch(
-            "causal",
-            self._take(data.items, inputs),
-            self._take(data.times, inputs),
-            self._take(data.times, following),
-            self._take(data.items, following),
-            self._columns(inputs),
-            self._columns(following),
-            torch.from_numpy(lengths),
-            **self._user_fields(rows, starts),
-        )
-
-    def _cloze(
-        self, rows: np.ndarray, starts: np.ndarray, noise: np.random.Generator
-    ) -> Batch:
-        # A full window has one interaction more than the model reads: its oldest goes.
-        starts = np.maximum(starts, self.ends[rows] - self.seq_length)
-        lengths, where = self._gather(starts, self.ends[rows])
-        masked = torch.from_numpy(
-            cloze_mask(lengths, where.shape[1], self.train, noise)
-        )
-        items = self._take(self.data.items, where)
-        times = self._take(self.data.times, where)
-        columns, targets = {}, {}
-        for name, values in self._columns(where).items():
-            unknown = unknown_like(values)
-            columns[name] = unknown.where(masked, values)
-            targets[name] = values.where(masked, unknown)
-        return Batch(
-            "bidirectional",
-            items.masked_fill(masked, MASK),
-            visible_times(times, masked),
-            times * masked,
-            items * masked,
-            columns,
-            targets,
-            torch.from_numpy(lengths),
-            **self._user_fields(rows, starts),
-        )
-
-
 def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:
     """Width of a batch: the next multiple of WIDTH_STEP, so that few shapes occur.
 
@@ -507,56 +323,6 @@ def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:
     return np.minimum(most, -(-longest // WIDTH_STEP) * WIDTH_STEP)
 
 
-def cloze_mask(
-    lengths: np.ndarray, width: int, train: TrainSettings, noise: np.random.Generator
-) -> np.ndarray:
-    """(B, L) positions to mask, at least one a sequence, `train.mask_prob` of them on average
-    (late, above .5: fewer).
-
-    `train.masking` says which: uniform = each alike; late = the chance grows linearly from the
-    oldest to the newest. In a share of the sequences the last position, which inference asks for,
-    is masked alone.
-    """
-    place = np.arange(width)
-    real, newest = place < lengths[:, None], place == lengths[:, None] - 1
-    scores = np.where(real, noise.random(real.shape), 2.0)
-    chance = np.full(real.shape, train.mask_prob)
-    if train.masking == "late":
-        chance = np.minimum(
-            1.0, 2 * train.mask_prob * (place + 1) / (lengths[:, None] + 1)
-        )
-    masked = scores < chance
-    lowest = scores == scores.min(1, keepdims=True)
-    masked |= lowest & ~(masked & real).any(1, keepdims=True)
-    only_last = noise.random(len(lengths)) < train.last_mask_share
-    masked[only_last] = newest[only_last]
-    return masked & real
-
-
-def hide_context(batch: Batch, noise: np.random.Generator) -> Batch:
-    """Training batch in which some sequences lack their columns, times, user columns or user id.
-
-    What a model has learned to do without may be missing when it is used: an anonymous visitor's
-    history has none of it, and an explanation leaves it out to see what changes.
-    """
-    count = len(batch.lengths)
-
-    def chosen(rate: float) -> Tensor:
-        return torch.from_numpy(noise.random(count) < rate)
-
-    timeless = chosen(CONTEXT_DROPOUT)[:, None]
-    nobody = chosen(USER_ID_DROPOUT)
-    no_user_columns = chosen(CONTEXT_DROPOUT)
-    no_columns = chosen(CONTEXT_DROPOUT)
-    return batch.replace(
-        users=batch.users.masked_fill(nobody, UNKNOWN),
-        user_columns=hidden(batch.user_columns, no_user_columns),
-        columns=hidden(batch.columns, no_columns),
-        times=batch.times * ~timeless,
-        request_times=batch.request_times * ~timeless,
-    )
-
-
 def hidden(columns: Columns, rows: Tensor) -> dict[str, Tensor]:
     """Columns (B, ...) that say 'unknown' in these rows (B,)."""
     result = {}
@@ -564,22 +330,6 @@ def hidden(columns: Columns, rows: Tensor) -> dict[str, Tensor]:
         where = rows.reshape(-1, *[1] * (values.dim() - 1))
         result[name] = unknown_like(values).where(where, values)
     return result
-
-
-def visible_times(times: Tensor, masked: Tensor) -> Tensor:
-    """(B, L) times in which each masked position shows the time of the last visible one before
-    it.
-
-    So neither a masked interaction's own moment nor the gap after it tells when it happened.
-    Before the first visible position the first visible time stands.
-    """
-    visible = times.masked_fill(masked, NO_TIME)
-    place = torch.arange(times.shape[1]).expand_as(times)
-    last_visible = place.masked_fill(masked, -1).cummax(1).values
-    first_visible = (
-        masked.long().cumprod(1).sum(1, keepdim=True).clamp(max=times.shape[1] - 1)
-    )
-    return visible.gather(1, torch.where(last_visible < 0, first_visible, last_visible))
 
 
 def cut(lengths: np.ndarray, most_rows: int, most_tokens: int) -> np.ndarray:

@@ -30,7 +30,6 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,8 +37,6 @@ from torch import Tensor, nn
 from batches import Batch, History, append_mask, history_batch
 from data_processor import from_sequences
 from dataset import ITEM_ROWS, MASK, Catalogue, Dataset
-from enhanced_model import grown_rows
-from features import alike
 from outputs import ItemPrediction, Outputs
 from scorer import NOTHING, Scorer
 from settings import ModelSettings, Settings, TrainSettings
@@ -129,32 +126,6 @@ class BERT4Rec(nn.Module):
     def prepare(self, _data: Dataset, _held_out: bool = True) -> BERT4Rec:
         """Nothing is looked at beforehand."""
         return self
-
-    @torch.no_grad()
-    def for_catalogue(self, larger: Catalogue) -> BERT4Rec:
-        """This model, in evaluation mode, for a catalogue with further items.
-
-        Those get the mean vector, and mean odds, of the items that share most of their categories
-        and tags. Raises `UserError` where items are missing.
-        """
-        first = larger.items.first
-        known_rows = self.catalogue.items.rows_in(larger.items)
-        new_rows = np.setdiff1d(larger.items.rows, known_rows)
-        weights = alike(larger.items, new_rows, known_rows)
-        place, new = (
-            torch.from_numpy(known_rows - first),
-            torch.from_numpy(new_rows - first),
-        )
-        vectors = self.items.weight.cpu()
-        table = vectors.new_zeros(len(larger.items), vectors.shape[1])
-        table[:first], table[first + place] = vectors[:first], vectors[first:]
-        table[first + new] = weights @ vectors[first:]
-        bias = grown_rows(self.item_bias.cpu(), place, new, weights)
-        model = BERT4Rec.from_settings(larger, self.settings)
-        model.load_state_dict(
-            {**self.state_dict(), "items.weight": table, "item_bias": bias}
-        )
-        return model.to(self.item_bias.device).eval()
 
     def cloze_share(self, _train: TrainSettings) -> float:
         """Every training batch carries the cloze task."""

@@ -29,7 +29,6 @@ values of a column, N positions that predict something.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Set
 
@@ -39,15 +38,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from batches import Batch, append_mask, hidden, unknown_like
-from dataset import ITEM_ROWS, MASK, NO_TIME, PAD, UNKNOWN, Catalogue, Dataset
+from dataset import ITEM_ROWS, MASK, NO_TIME, PAD, Catalogue, Dataset
 from features import (
     InteractionColumns,
     ItemColumns,
     TimeEncoder,
     UserContext,
     UserTokens,
-    alike,
-    nearest_items,
 )
 from graph import ItemGraph
 from outputs import ItemPrediction, Outputs
@@ -67,7 +64,6 @@ from transformer import (
     time_rotation,
 )
 
-CAUSAL_TASKS = ("next_item", "value", "preference", "contrastive")
 PREFERENCE_HORIZON = 20  # later interactions that the preference target averages over
 IDS = "id"
 
@@ -434,85 +430,10 @@ class EnhancedBERT4Rec(nn.Module):
         )
         return start + self.request_time(first, torch.full_like(first, NO_TIME))
 
-    # Growing
-
     @property
     def places_new_items(self) -> bool:
         """Whether items without a vector of their own are ranked by what their columns say."""
         return bool(self.item_columns.encoders) or self.graph is not None
-
-    @torch.no_grad()
-    def for_catalogue(self, larger: Catalogue) -> EnhancedBERT4Rec:
-        """This model, in evaluation mode, for a catalogue with further items and users.
-
-        An item that training never saw is what the encoders say of its columns, with the mean of
-        what experience taught, vectors and odds, of the known items whose columns are the most
-        alike, by how often training saw them (`nearest_items`); where no encoder says anything,
-        of those that share its categories and tags. A new user starts as unknown. Raises
-        `UserError` where items are missing.
-        """
-        device = self.special.device
-        if device.type != "cpu":
-            return copy.deepcopy(self).cpu().for_catalogue(larger).to(device)
-        first = larger.items.first
-        place = torch.from_numpy(self.catalogue.items.rows_in(larger.items) - first)
-        new = torch.from_numpy(np.setdiff1d(np.arange(len(larger.items.ids)), place))
-        model = EnhancedBERT4Rec(larger, self.settings).eval()
-        model.item_columns.take_over(self.item_columns, place, larger.items)
-        if model.graph is not None:
-            model.graph.take_over(self.graph, place)
-        weights = model._stand_ins(self, new, place)  # (new, own)
-        own = {
-            name: value
-            for name, value in self.state_dict().items()
-            if not name.startswith(("item_columns.", "graph."))
-        }
-        for name in {"next_bias", "masked_bias"} & set(own):
-            own[name] = grown_rows(own[name], place, new, weights)
-        own["counts"] = model.counts
-        own["counts"][first + place] = self.counts[first:]
-        if self.start_bias is not None:
-            both = self.next_bias[:, None] + self.start_bias  # (R, 2)
-            own["start_bias"] = (
-                grown_rows(both, place, new, weights) - own["next_bias"][:, None]
-            )
-        if self.item_ids is not None:
-            vectors = self.item_ids.weight
-            table = vectors.new_zeros(len(larger.items.ids), vectors.shape[1])
-            table[place], table[new] = vectors, weights @ vectors
-            own["item_ids.weight"] = table
-        if "user_tokens.ids.weight" in own:
-            rows = self.catalogue.users.index(larger.users.ids)
-            own["user_tokens.ids.weight"] = own["user_tokens.ids.weight"][
-                np.append(UNKNOWN, rows)
-            ]
-        model.load_state_dict({**model.state_dict(), **own})
-        return model
-
-    def _stand_ins(self, older: EnhancedBERT4Rec, new: Tensor, place: Tensor) -> Tensor:
-        """Weights (n, V) of the `older` model's items for new ones; `place`: where they stand
-        here.
-        """
-        parts = list(self.item_columns().values())
-        if parts:
-            vectors = sum(parts)  # (V, D)
-            return nearest_items(vectors[new], vectors[place], older.counts[ITEM_ROWS:])
-        first = self.catalogue.items.first
-        return alike(self.catalogue.items, first + new.numpy(), first + place.numpy())
-
-
-def grown_rows(bias: Tensor, place: Tensor, new: Tensor, weights: Tensor) -> Tensor:
-    """Biases (R, ...) for more items: a new one has the mean odds exp(b) of those that stand in
-    for it.
-
-    place, new: where known and new items stand among all; weights (new, known).
-    """
-    table = bias.new_zeros(len(bias) + len(new), *bias.shape[1:])
-    table[:ITEM_ROWS] = bias[:ITEM_ROWS]
-    items = table[ITEM_ROWS:]
-    items[place] = bias[ITEM_ROWS:]
-    items[new] = (weights @ bias[ITEM_ROWS:].exp()).log()
-    return table
 
 
 def _with_first_target(batch: Batch) -> Batch:

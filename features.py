@@ -29,7 +29,6 @@ CENTRES = 16  # bumps of a number
 # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
 BUCKET, GAP_BUCKETS = 0.301, 72
 MOST_SHARES = 512  # different tags up to which a product is faster than looking them up
-NEAREST = 5  # known items in whose place a new one is put (ablations/LOG.md)
 
 
 class CategoryEncoder(nn.Module):
@@ -338,33 +337,3 @@ def day_of_year(times: Tensor) -> Tensor:
     year = year_of_era + era * 400 + (march_day >= 306)
     leap = ((year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))).long()
     return torch.where(march_day >= 306, march_day - 306, march_day + 59 + leap)
-
-
-def nearest_items(new: Tensor, known: Tensor, counts: Tensor) -> Tensor:
-    """Weights (n, V) of known items for new ones, rows summing to 1.
-
-    Of the NEAREST by cosine similarity of what their columns say, and those as near as the last
-    of them, by how often they were had (one more is counted). new (n, D), known (V, D), counts
-    (V,).
-    """
-    similar = F.normalize(new, dim=1) @ F.normalize(known, dim=1).T  # (n, V)
-    last = similar.topk(min(NEAREST, len(known)), dim=1).values[:, -1:]
-    weights = (similar >= last - 1e-6) * (counts + 1)
-    return weights / weights.sum(1, keepdim=True)
-
-
-def alike(items: Table, new: np.ndarray, known: np.ndarray) -> Tensor:
-    """Weights (n, V) of known rows for new ones, rows summing to 1, alike for those that share
-    most of their categories and tags: what is left where no encoder can place an item."""
-    shares = [
-        items.shares(name)
-        for name, entry in items.fields.items()
-        if entry.column.kind in ("category", "tags") and len(entry.values) <= 1000
-    ]
-    shares = torch.from_numpy(
-        np.concatenate([*shares, np.zeros((len(items), 1), np.float32)], axis=1)
-    )
-    # (n, V)
-    similar = F.normalize(shares[new], dim=1) @ F.normalize(shares[known], dim=1).T
-    nearest = (similar >= similar.amax(1, keepdim=True) - 1e-6).float()
-    return nearest / nearest.sum(1, keepdim=True)

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from answers import to_json
+from bulk import recommend_all
 from engine import Query, RecommendationEngine
-from evaluation.report import write_parquet
 from explanations.figures import MOST_ITEMS, drawable
 from explanations.tables import print_recommendations
 from item_search import find_items
 from profiles import parse_time
 from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
+from support.tables import write_parquet
 
 __all__ = ["Query", "RecommendationEngine"]
 ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "plot", "json")
@@ -112,8 +113,8 @@ def _many(engine: RecommendationEngine, flags: Any) -> None:
     users = None
     if flags.users != "all":
         users = [part.strip() for part in flags.users.split(",") if part.strip()]
-    table = engine.recommend_all(
-        users, flags.k, flags.history_until, _filter(flags), flags.precision
+    table = recommend_all(
+        engine, users, flags.k, flags.history_until, _filter(flags), flags.precision
     )
     write_parquet(Path(flags.output), table)
     per_user = table.groupby("user_id").size()

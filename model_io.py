@@ -23,6 +23,7 @@ from bert4rec import BERT4Rec
 from data_processor import load
 from dataset import ITEM_ROWS, UNKNOWN, USER_ROWS, Catalogue, Dataset, Field, Table
 from enhanced_model import EnhancedBERT4Rec
+from growth import for_catalogue
 from schema import Column, schema_of
 from settings import (
     DataSettings,
@@ -115,7 +116,7 @@ def _grown_model(
                 f"give the same, or train without --start_from"
             )
     try:
-        grown = older.for_catalogue(data.catalogue).state_dict()
+        grown = for_catalogue(older, data.catalogue).state_dict()
     except UserError as error:
         raise UserError(f"--start_from {folder}: {error}") from error
     model = new_model(data, ours, held_out)

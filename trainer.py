@@ -33,12 +33,7 @@ from evaluation.protocols import (
     protocol_line,
     target_ranks,
 )
-from evaluation.report import (
-    print_ranking,
-    print_table,
-    summarise,
-    write_request_results,
-)
+from evaluation.report import print_ranking, summarise, write_request_results
 from evaluation.side_tasks import (
     expected,
     head_outputs,
@@ -50,6 +45,7 @@ from settings import BOOKKEEPING, DataSettings, Settings, idle, section_fields
 from support.checkpoint import read_json, settled, write_json
 from support.devices import peak_memory_mb
 from support.errors import UserError, run_command
+from support.tables import print_table
 from support.tracking import Tracker, git_commit, run_identity, run_path
 from text_vectors import available
 from training_loop import (

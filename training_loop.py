@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from batches import Batch, TrainingBatches
+from batches import Batch
 from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
@@ -33,6 +33,7 @@ from support.devices import choose_device, uses_bf16
 from support.errors import UserError
 from support.progress import ProgressBar
 from support.tracking import Tracker
+from training_batches import TrainingBatches
 from views import two_views
 
 SELECTION_METRIC = "NDCG@10"

@@ -23,7 +23,6 @@ from evaluation.calibration import reliability
 from evaluation.lists import coverage, list_quality, top_lists
 from evaluation.metrics import bootstrap_interval, per_user
 from evaluation.protocols import both_filters, protocol_line, target_ranks
-from evaluation.report import print_table, table_text
 from evaluation.side_tasks import head_outputs
 from evaluation.slices import slice_table
 from model_io import data_of, load_model
@@ -31,6 +30,7 @@ from scorer import Scorer
 from settings import Settings
 from support.arguments import ArgumentParser
 from support.errors import run_command
+from support.tables import print_table, table_text
 from trainer import query_time
 
 Table = tuple[str, list[str], list[list[str]]]

@@ -20,18 +20,18 @@ import torch
 from torch import nn
 
 from baselines.popularity import Popularity
-from batches import TrainingBatches
 from command_line import parse_command_line
 from data_processor import load
 from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import Ranker, protocol_line, request_batches, target_ranks
-from evaluation.report import print_table
 from model_io import data_of, load_model
 from settings import Settings
 from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
+from support.tables import print_table
 from trainer import query_time
+from training_batches import TrainingBatches
 
 SHIFT = 10**6  # seconds, at most, by which a swapped interaction moves
 

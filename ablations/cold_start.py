@@ -42,6 +42,7 @@ from data_processor import process
 from dataset import UNKNOWN, Catalogue, Dataset
 from evaluation.metrics import per_request, ranks
 from evaluation.protocols import Ranker
+from growth import for_catalogue
 from readers import read
 from settings import Settings
 from support.arguments import ArgumentParser, seeds
@@ -238,7 +239,7 @@ def measured(
     for seed in numbers:
         print(f"seed {seed}", flush=True)
         model, *_ = trained(settings.replace(seed=seed), here.known, work)
-        larger = model.for_catalogue(data.catalogue).frozen()
+        larger = for_catalogue(model, data.catalogue).frozen()
         runs.append(answers(larger, here, data.catalogue, length))
     for question in runs[0]:
         found[question][PRESET] = np.stack([run[question] for run in runs])

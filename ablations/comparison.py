@@ -12,11 +12,12 @@ import numpy as np
 from dataset import Dataset
 from evaluation.metrics import bootstrap_interval
 from evaluation.protocols import filters_seen
-from evaluation.report import cell, print_table, write_tables
+from evaluation.report import cell
 from evaluation.significance import compare, compare_over_seeds, holm, mark
 from settings import BOOKKEEPING, Settings
 from support.checkpoint import write_json
 from support.errors import UserError
+from support.tables import print_table, write_tables
 from support.tracking import git_commit
 
 METRIC = "NDCG@10"

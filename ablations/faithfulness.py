@@ -34,9 +34,10 @@ from ablations.comparison import recorded
 from ablations.study import code_version
 from batches import history_of
 from dataset import Dataset
-from evaluation.report import interval, print_table, table_text
+from evaluation.report import interval
 from evaluation.significance import compare, holm, mark
-from explanations.attribution import METHODS, Absence, Attribution, Question, explain
+from explanations.attribution import METHODS, Attribution, explain
+from explanations.question import Absence, Question
 from model_io import data_of, load_model
 from readers.synthetic import FAMILY_OF_CAUSE as CAUSES
 from readers.synthetic import true_causes
@@ -44,6 +45,7 @@ from scorer import Scorer
 from support.arguments import ArgumentParser
 from support.checkpoint import WEIGHTS, write_json
 from support.errors import UserError, run_command
+from support.tables import print_table, table_text
 from support.tracking import git_commit
 
 CURVE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # shares of the history

@@ -37,6 +37,7 @@ from data_processor import process
 from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import Ranker, target_ranks
+from growth import for_catalogue
 from readers import read
 from readers.raw import RawData
 from settings import Settings
@@ -185,7 +186,7 @@ def measured(
                 AGAIN: trained(own, here.newer, work, validate=False),
             }
             for name, (model, record, _) in models.items():
-                grown = model.for_catalogue(here.asked.catalogue)
+                grown = for_catalogue(model, here.asked.catalogue)
                 runs[name].append(quality(grown.frozen(), here, own))
                 if name in spent:
                     spent[name] += record["seconds"] / len(numbers)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ablations.rows import BOARDS, SELECTION, SHOWN, TRAINED
-from evaluation.report import table_text
 from model_io import load_model
 from settings import BOOKKEEPING
 from support.arguments import ArgumentParser
 from support.checkpoint import WEIGHTS, read_checkpoint, read_json, write_checkpoint
 from support.errors import UserError, run_command
+from support.tables import table_text
 
 CARD = """# {row}
 

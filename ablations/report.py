@@ -18,7 +18,6 @@ import numpy as np
 
 from ablations.figures import CAPTION, draw_gains
 from ablations.study import Study, Variant
-from evaluation.report import print_table, table_text
 from evaluation.significance import (
     Comparison,
     compare,
@@ -29,6 +28,7 @@ from evaluation.significance import (
 )
 from support.checkpoint import read_json, write_json
 from support.errors import UserError
+from support.tables import print_table, table_text
 
 METRIC = "NDCG@10"
 HEADER = [

@@ -31,7 +31,7 @@ from data_processor import load
 from dataset import Dataset
 from evaluation.metrics import ONE_TARGET, per_user
 from evaluation.protocols import Ranker, protocol_line, target_ranks
-from evaluation.report import cell, interval, print_table, write_tables
+from evaluation.report import cell, interval
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
 from settings import EvalSettings
@@ -39,6 +39,7 @@ from support.arguments import ArgumentParser, seeds
 from support.checkpoint import read_json, settled, write_json
 from support.errors import UserError, run_command
 from support.processes import alone
+from support.tables import print_table, write_tables
 from support.tracking import git_commit
 from trainer import train
 

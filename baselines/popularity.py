@@ -8,7 +8,6 @@ from torch import Tensor
 
 from batches import Batch
 from dataset import ITEM_ROWS, Dataset
-from features import alike
 from transformer import pick
 
 DAY = 86_400
@@ -72,24 +71,6 @@ def group_columns(data: Dataset) -> list[str]:
     """At most two columns of the users that make groups."""
     fields = data.catalogue.users.fields.values()
     return [entry.name for entry in fields if entry.column.counterfactual][:2]
-
-
-class AlikePopularity:
-    """Scores an item by how often training has the items that share most of its categories and
-    tags, in the mean: what the popularity of a new item might become."""
-
-    starts = True
-
-    def __init__(self, data: Dataset) -> None:
-        counts = Popularity(data).counts
-        known = (counts > 0).nonzero()[:, 0]
-        weights = alike(data.catalogue.items, np.arange(len(counts)), known.numpy())
-        self.counts = weights @ counts[known]  # (R,)
-        self.counts[:ITEM_ROWS] = -torch.inf
-
-    def score(self, batch: Batch) -> Tensor:
-        """(B, R) mean counts."""
-        return self.counts.repeat(len(batch.lengths), 1)
 
 
 class RecentPopularity:

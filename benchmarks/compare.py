@@ -26,11 +26,11 @@ from typing import Any
 from benchmarks.ours import SHARED, USERS, training_part
 from benchmarks.serve import Worker
 from data_processor import load
-from evaluation.report import print_table
 from settings import DataSettings
 from support.arguments import ArgumentParser
 from support.checkpoint import write_json
 from support.errors import UserError, run_command
+from support.tables import print_table
 from support.tracking import git_commit
 
 PAIRS = {"vanilla": "BERT4RecModel", "causal": "SASRecModel", "enhanced": "HSTUModel"}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from answers import Flip, Item, WhatIf
-from explanations.attribution import Question
+from explanations.question import Question
 
 PAIRS_OF = 16  # of the most important interactions all pairs are tried
 

@@ -17,10 +17,10 @@ from evaluation.calibration import reliability
 from evaluation.lists import coverage, list_quality, top_lists
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
-from evaluation.report import table_text
 from evaluation.slices import request_slices, slice_table
 from model_io import save_model
 from settings import EvalSettings
+from support.tables import table_text
 from tests.conftest import VARIANTS, fresh_model, rng, span, tiny_settings
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import batches
+import training_batches
 from batches import (
     History,
     TrainingBatches,
@@ -28,8 +28,8 @@ PLAIN = TrainSettings(batch_size=8)
 @pytest.fixture(autouse=True)
 def nothing_hidden(monkeypatch):
     """Side information stays in training batches."""
-    monkeypatch.setattr(batches, "CONTEXT_DROPOUT", 0.0)
-    monkeypatch.setattr(batches, "USER_ID_DROPOUT", 0.0)
+    monkeypatch.setattr(training_batches, "CONTEXT_DROPOUT", 0.0)
+    monkeypatch.setattr(training_batches, "USER_ID_DROPOUT", 0.0)
 
 
 def same(left, right):
@@ -135,8 +135,8 @@ def test_sliding_windows_cover_everything(data):
 
 
 def test_context_dropout_hides_the_stated_share(data, monkeypatch):
-    monkeypatch.setattr(batches, "CONTEXT_DROPOUT", 0.5)
-    monkeypatch.setattr(batches, "USER_ID_DROPOUT", 1.0)
+    monkeypatch.setattr(training_batches, "CONTEXT_DROPOUT", 0.5)
+    monkeypatch.setattr(training_batches, "USER_ID_DROPOUT", 1.0)
     made = TrainingBatches(data, 12, TrainSettings(batch_size=64), 0.0)
     found = [batch for epoch in range(20) for batch in made.epoch(epoch)]
     for name in ("columns.rating", "times", "user_columns.age"):

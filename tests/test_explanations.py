@@ -17,15 +17,16 @@ from ablations import faithfulness
 from batches import History, history_of
 from dataset import ITEM_ROWS, MASK
 from explanations import attribution
+from explanations import question as question_module
 from explanations.attribution import (
     METHODS,
-    Question,
     carried,
     explain,
     integrated_gradients,
     places_lost,
 )
 from explanations.counterfactual import other_users, smallest_set
+from explanations.question import Question
 from explanations.sentences import family_label, sentence, strongest
 from schema import Schema
 from settings import ModelSettings
@@ -66,9 +67,7 @@ def test_every_method_answers_for_every_model(data, variant, method):
         np.testing.assert_allclose(
             found.base + found.history.sum(1), found.score, rtol=1e-3, atol=2e-3
         )
-    assert (found.base is not None) == (
-        method in ("blocks", "integrated_gradients")
-    )
+    assert (found.base is not None) == (method in ("blocks", "integrated_gradients"))
 
 
 class Game(Question):
@@ -402,7 +401,7 @@ def test_integrated_gradients_are_captums(data, name):
     question = question_of(data, VARIANTS[name])
     model, table = question.scorer.model, question.scorer.table
     batch = question.request(question.read)
-    blank = question.request(attribution.unknown_items(question.read, MASK))
+    blank = question.request(question_module.unknown_items(question.read, MASK))
     with torch.no_grad():
         (end, attend), (start, _) = model.embed(batch, table), model.embed(blank, table)
 

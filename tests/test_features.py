@@ -12,14 +12,16 @@ import torch
 import torch.nn.functional as F
 
 import text_vectors
-from batches import TrainingBatches, history_batch, history_of
+from batches import history_batch, history_of
 from dataset import ITEM_ROWS, Field
-from features import NumberEncoder, TagsEncoder, nearest_items, tag_shares
+from features import NumberEncoder, TagsEncoder, tag_shares
+from growth import nearest_items
 from losses import CONTRASTIVE_TEMPERATURE, contrastive_loss
 from schema import Column
 from settings import ModelSettings, TrainSettings
 from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, other_data
 from text_vectors import text_vectors as vectors_of
+from training_batches import TrainingBatches
 from views import two_views
 
 

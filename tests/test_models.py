@@ -13,15 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import batches
-from batches import TrainingBatches, history_batch, history_of
+import training_batches
+from batches import history_batch, history_of
 from data_processor import process
 from dataset import ITEM_ROWS, MASK, NO_TIME, PAD
 from evaluation.protocols import request_batches
+from growth import for_catalogue
 from losses import value_loss
 from model_io import load_model, new_model, save_model
 from objectives import Objective
 from settings import DataSettings, ModelSettings, Settings, TrainSettings
 from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, other_data, shop, span
+from training_batches import TrainingBatches
 
 CPU = torch.device("cpu")
 TRAIN = TrainSettings(batch_size=64, mask_prob=0.3)
@@ -31,11 +34,11 @@ EVERYTHING = ModelSettings(graph=True, text_encoder="ngrams", **TINY_MODEL)
 @pytest.fixture(autouse=True)
 def nothing_hidden(monkeypatch):
     """Side information stays in training batches."""
-    monkeypatch.setattr(batches, "CONTEXT_DROPOUT", 0.0)
-    monkeypatch.setattr(batches, "USER_ID_DROPOUT", 0.0)
+    monkeypatch.setattr(training_batches, "CONTEXT_DROPOUT", 0.0)
+    monkeypatch.setattr(training_batches, "USER_ID_DROPOUT", 0.0)
 
 
-def training_batches(data, model, settings):
+def both_batches(data, model, settings):
     """One batch of each pattern that the model trains on."""
     share = model.cloze_share(TRAIN)
     shares = {share} if share in (0.0, 1.0) else {0.0, 1.0}
@@ -89,7 +92,7 @@ def test_the_newest_state_alone_is_the_newest_of_all_states(case):
     """The short way that ranking takes says what the whole encoder says there."""
     data, variant = case
     model = fresh_model(data, variant)
-    for batch in training_batches(data, model, variant):
+    for batch in both_batches(data, model, variant):
         table = model.item_table()
         arguments = (batch,) if variant.model == "vanilla" else (batch, table)
         whole = model.encode(*arguments)[
@@ -279,9 +282,7 @@ def test_overfits_one_batch(case):
     data, variant = case
     torch.manual_seed(0)
     model = new_model(data, dataclasses.replace(variant, hidden_size=32)).train()
-    chosen = [
-        batch.select(range(8)) for batch in training_batches(data, model, variant)
-    ]
+    chosen = [batch.select(range(8)) for batch in both_batches(data, model, variant)]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(150):
         for batch in chosen:
@@ -299,7 +300,7 @@ def test_overfits_one_batch(case):
 def test_bf16_training_step_is_close_to_fp32(case):
     data, variant = case
     model = fresh_model(data, variant, spread=0.1)
-    for batch in training_batches(data, model, variant):
+    for batch in both_batches(data, model, variant):
         exact = losses_of(model, batch)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rough = losses_of(model, batch)
@@ -313,7 +314,7 @@ def test_no_gradient_is_gathered_in_an_order_of_its_own(case, loss):
     embeddings do not."""
     data, variant = case
     model = fresh_model(data, variant).train()
-    for batch in training_batches(data, model, variant):
+    for batch in both_batches(data, model, variant):
         found = losses_of(model, batch, dataclasses.replace(TRAIN, loss=loss))
         nodes, met = [value.grad_fn for value in found.values()], set()
         while nodes:
@@ -363,7 +364,7 @@ def test_any_schema_trains_ranks_and_comes_back(
         **TINY_MODEL,
     )
     model = fresh_model(data, variant).train()
-    for batch in training_batches(data, model, variant):
+    for batch in both_batches(data, model, variant):
         sum(losses_of(model, batch).values()).backward()
     assert all(
         parameter.grad is None or parameter.grad.isfinite().all()
@@ -487,7 +488,7 @@ def test_the_mask_is_the_average_item_where_no_cloze_task_teaches_it(data):
     torch.testing.assert_close(table[MASK], table[ITEM_ROWS:].mean(0))
     taught.train()(next(TrainingBatches(data, 12, TRAIN, 1.0).epoch(0)))
     torch.testing.assert_close(taught.eval().item_table()[MASK], taught.special[MASK])
-    grown = taught.for_catalogue(data.catalogue)
+    grown = for_catalogue(taught, data.catalogue)
     assert torch.equal(grown.item_table(), taught.item_table())
 
 
@@ -525,7 +526,7 @@ def test_a_larger_catalogue_keeps_what_was_learned_and_ranks_new_items(case):
         10**6 if data.catalogue.items.numeric else "zz", "New", {}
     )
     larger = dataclasses.replace(data.catalogue, items=new)
-    grown = score(model.for_catalogue(larger), batch)
+    grown = score(for_catalogue(model, larger), batch)
     assert grown.shape[1] == len(new) and grown[:, -1].isfinite().all()
     # over neighbours; the untrained mask
     averages = variant.graph or not variant.next_item_weight

@@ -21,6 +21,7 @@ import bert_multi
 import inference
 import trainer
 import training_loop
+from bulk import recommend_all
 from data_processor import load
 from engine import Query, RecommendationEngine
 from model_io import load_model
@@ -273,7 +274,7 @@ def test_precision_of_batch_recommendation(engine):
     interaction.
     """
     exact, quick = (
-        engine.recommend_all(k=10, precision=precision)
+        recommend_all(engine, k=10, precision=precision)
         for precision in ("fp32", "bf16")
     )
     both = exact.merge(quick, on=["user_id", "item_id"])
@@ -282,7 +283,7 @@ def test_precision_of_batch_recommendation(engine):
         "score"
     ].abs().max()
     exact, quick = (
-        engine.recommend_all(k=10, until="test", precision=precision)
+        recommend_all(engine, k=10, until="test", precision=precision)
         for precision in ("fp32", "bf16")
     )
     assert exact.equals(quick)

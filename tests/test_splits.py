@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import splits
-from batches import TrainingBatches, history_of
+from batches import history_of
 from data_processor import process
 from dataset import UNKNOWN
 from evaluation.protocols import (
@@ -20,6 +20,7 @@ from settings import DataSettings, EvalSettings, TrainSettings
 from splits import MULTI_TARGETS
 from support.errors import UserError
 from tests.conftest import VARIANTS, fresh_model
+from training_batches import TrainingBatches
 
 PROTOCOLS = ("leave_one_out", "global_time", "multi5")
 CPU = torch.device("cpu")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-import batches
 import objectives
+import training_batches
 import training_loop
 from ablations.audit import swapped
 from batches import history_batch, history_of
@@ -99,7 +99,7 @@ def test_the_parts_of_a_step_add_up_to_the_step(
     # Nothing hidden: a first film's rating, which a start predicts, is missing where the
     # history's ratings are hidden.
     settings = tiny_settings(tmp_path, variant, max_epochs=1, batch_size=24)
-    monkeypatch.setattr(batches, "CONTEXT_DROPOUT", 0.0)
+    monkeypatch.setattr(training_batches, "CONTEXT_DROPOUT", 0.0)
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *_, **__: look(self))
     losses = []
     for size in (10_000, positions):

@@ -1,0 +1,182 @@
+"""Why these items? `Question`: the game of telling a model only a part of what is known.
+
+An item's score is its logit with what all logits share taken out: its log-probability among the
+items that may be recommended. (A constant added to every logit changes no ranking, and so must
+not show in an explanation.)
+
+What the model is told is a *coalition*: some of the history's interactions and some of the
+families of features. v(coalition) is the item's score then.
+
+Axes: C items asked about, L interactions that the model reads, N coalitions, R rows of the item
+table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Set
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from batches import Batch, History, history_batch
+from dataset import MASK, Catalogue
+from scorer import NOTHING, Scorer
+
+TOKENS = 6_400  # interactions in one pass: more, and they leave the caches
+Absence = Literal["removed", "masked", "replaced"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """Why these items for this history? Also plays the game of leaving things out.
+
+    candidates: (C,) rows of items; allowed: (R,) True at the items among which probabilities are
+    formed. absent: how an interaction is left out: removed from the sequence, its item and
+    columns masked, or replaced by another item.
+    """
+
+    scorer: Scorer
+    catalogue: Catalogue
+    history: History
+    candidates: np.ndarray
+    allowed: Tensor
+    absent: Absence = "removed"
+    # (L,) items for 'replaced'
+    stand_ins: np.ndarray | None = field(default=None, compare=False)
+
+    @property
+    def seq_length(self) -> int:
+        """Interactions that the model reads, a mask counted."""
+        return self.scorer.model.settings.seq_length
+
+    def batch(self, histories: list[History]) -> Batch:
+        """What the model reads of histories."""
+        return history_batch(histories, self.catalogue, self.seq_length)
+
+    def request(self, history: History) -> Batch:
+        """A history in the form from whose last position the next item is read."""
+        return self.scorer.model.as_request(self.batch([history]))
+
+    @cached_property
+    def read(self) -> History:
+        """The newest interactions of the history, those that the model reads."""
+        nothing = self.history.select(np.zeros(0, dtype=int))
+        # it may append a mask
+        room = self.seq_length - int(self.request(nothing).lengths[0])
+        length = len(self.history.items)
+        read = self.history.select(np.arange(length)[-room:])
+        return dataclasses.replace(
+            read, whole=self.history.whole and len(read.items) == length
+        )
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return len(self.read.items)
+
+    @property
+    def everything(self) -> np.ndarray:
+        """(1, L) the coalition in which all interactions are known."""
+        return np.ones((1, self.length), dtype=bool)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The families of features that the model has."""
+        return self.scorer.families
+
+    def scores(self, known: np.ndarray, without: Set[str] = NOTHING) -> np.ndarray:
+        """(N, C) score of each item when only the interactions in `known` (N, L) are, and not
+        these families."""
+        return self.outcomes(known, without)[0]
+
+    def outcomes(
+        self, known: np.ndarray, without: Set[str] = NOTHING
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, ranks from 1), (N, C) each, as in `scores`."""
+        return self.of_histories([self._only(row) for row in known], without)
+
+    @cached_property
+    def one_by_one(self) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, ranks), (1 + L, C) each: with everything known, then without each interaction."""
+        each = ~np.eye(self.length, dtype=bool)
+        return self.outcomes(np.concatenate([self.everything, each]))
+
+    @cached_property
+    def without_families(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """(scores, ranks), (C,) each, without each family, one at a time."""
+        found = {}
+        for family in self.families:
+            scores, ranks = self.outcomes(self.everything, frozenset({family}))
+            found[family] = scores[0], ranks[0]
+        return found
+
+    @torch.no_grad()
+    def of_histories(
+        self, histories: list[History], without: Set[str] = NOTHING
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`outcomes` of N other histories."""
+        lengths = np.array([len(history.items) for history in histories])
+        order = np.argsort(lengths, kind="stable")  # little padding
+        scores = np.empty((len(histories), len(self.candidates)))
+        ranks, start = np.empty(scores.shape, dtype=int), 0
+        columns = torch.from_numpy(self.candidates)
+        while start < len(order):
+            end = start + 1
+            while (
+                end < len(order)
+                and (end + 1 - start) * max(1, lengths[order[end]]) <= TOKENS
+            ):
+                end += 1
+            chosen = order[start:end]
+            batch = self.batch([histories[row] for row in chosen])
+            logits = self.scorer.score(batch, without)
+            scores[chosen] = self.of_logits(logits).double().numpy()
+            rivals, own = (
+                logits.masked_fill(~self.allowed, -torch.inf),
+                logits[:, columns],
+            )
+            better = [(rivals > one[:, None]).sum(1) for one in own.T]
+            ranks[chosen] = 1 + torch.stack(better, dim=1).numpy()
+            start = end
+        return scores, ranks
+
+    def of_logits(self, logits: Tensor) -> Tensor:
+        """(N, R) logits to (N, C) scores."""
+        among = logits.masked_fill(~self.allowed, -torch.inf)
+        return among.log_softmax(1)[:, torch.from_numpy(self.candidates)]
+
+    def _only(self, known: np.ndarray) -> History:
+        """The history of which only these interactions (L,) are known."""
+        history = self.read
+        if self.absent == "removed":
+            left = history.select(known)
+            if len(left.items) or self.scorer.starts:
+                return left
+            # Nothing known of one interaction stands for no history.
+            return unknown_items(history, MASK).select(np.array([-1]))
+        others = unknown_items(
+            history, MASK if self.absent == "masked" else self.stand_ins
+        )
+        columns = {
+            name: np.where(known, values, _unknown_of(values))
+            for name, values in history.columns.items()
+        }
+        items = np.where(known, history.items, others.items)
+        return dataclasses.replace(history, items=items, columns=columns)
+
+
+def unknown_items(history: History, items: int | np.ndarray) -> History:
+    """Other items, without columns, at the same times."""
+    others = np.broadcast_to(items, history.items.shape).astype(np.int64)
+    columns = {name: _unknown_of(values) for name, values in history.columns.items()}
+    return dataclasses.replace(history, items=others, columns=columns)
+
+
+def _unknown_of(values: np.ndarray) -> np.ndarray:
+    """The same shape, all unknown: 0 for codes, NaN for numbers."""
+    return np.full_like(values, np.nan if values.dtype.kind == "f" else 0)

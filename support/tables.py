@@ -1,0 +1,64 @@
+"""Tables as Markdown, on a terminal and as Parquet."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from support.errors import UserError
+
+
+def table_text(header: list[str], rows: list[list[str]]) -> str:
+    """A table as Markdown; a line break in a cell becomes a space."""
+    lines = []
+    for row in (header, ["---"] * len(header), *rows):
+        cells = [part.replace("\n", " ").replace("|", "\\|") for part in row]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+def print_table(
+    title: str, protocol: str, header: list[str], rows: list[list[str]]
+) -> None:
+    """A table on the terminal under its protocol line."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(width=None if os.isatty(1) else 180)
+    console.print(f"\n[bold]{escape(title)}[/bold]")
+    console.print(escape(protocol), style="dim", highlight=False)
+    table = Table(show_header=any(header))
+    for number, name in enumerate(header):
+        table.add_column(
+            escape(name), justify="left" if number == 0 else "right", no_wrap=True
+        )
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def write_tables(
+    path: Path, note: str, header: list[str], rows: list[list[str]]
+) -> None:
+    """A table under its note as Markdown, at `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{note}\n\n{table_text(header, rows)}", encoding="utf-8")
+
+
+def write_parquet(path: Path, table: Any) -> None:
+    """Write a data frame beside its place and move it there."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+            part = Path(folder) / path.name
+            table.to_parquet(part, index=False)
+            part.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; choose another place "
+            f"or free some space"
+        ) from error
