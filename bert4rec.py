@@ -1,6 +1,6 @@
 """Vanilla BERT4Rec as published (Sun et al., CIKM 2019, arXiv:1904.06690).
 
-    x_i  = E_{v_i} + p_i                                             eq. 5, then layer norm and dropout
+    x_i  = E_{v_i} + p_i                                           eq. 5, then norm and dropout
     H^l  = Block(H^{l-1}), bidirectional, post-norm                  eq. 1-4 and 6, transformer.py
     P(v | h) = softmax_v(GELU(h W_P + b_P) E^T + b_O)                eq. 7, E shared with the input
     loss = mean over masked positions of -log P(v_masked | h)        eq. 8
@@ -14,7 +14,7 @@ Training masks a share of the positions at random and, in a share of the sequenc
 position alone; to recommend, MASK is appended to the history and its state ranks the items.
 
     from bert4rec import BERT4Rec, SequentialDataset, BERT4RecTrainer
-    model = BERT4Rec(vocab_size=10000, hidden_size=256, num_layers=6, num_heads=8, max_seq_length=50)
+    model = BERT4Rec(vocab_size=10000, hidden_size=256, num_layers=6, num_heads=8)
     dataset = SequentialDataset(user_sequences=[[1, 5, 3], [2, 4]], max_length=50, mask_prob=0.15)
     BERT4RecTrainer(model, dataset).train(epochs=100, batch_size=256)
     model.recommend([1, 5, 3], top_k=10)
@@ -42,7 +42,8 @@ from scorer import NOTHING, Scorer
 from settings import ModelSettings, Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from support.errors import UserError
-from training_loop import Progress, fit, seed_everything
+from training_loop import fit, seed_everything
+from training_state import Progress
 from transformer import (
     Attend,
     Dropout,

@@ -95,7 +95,8 @@ def main(argv: list[str]) -> None:
         )
     recall, ndcg = CLAIMED[size]
     print(
-        f"\nThe reference report claims Recall@10 {recall:.4f} and NDCG@10 {ndcg:.4f} for size {size}."
+        f"\nThe reference report claims Recall@10 {recall:.4f} and NDCG@10 {ndcg:.4f} for "
+        f"size {size}."
     )
     write_json(
         Path(settings.train.checkpoint_dir) / "best" / "candidates.json", results

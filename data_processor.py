@@ -50,7 +50,8 @@ COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": oper
 
 
 def load(settings: DataSettings, like: Catalogue | None = None) -> Dataset:
-    """Read a data set and process it; see `process`. Raises `UserError` for missing or bad files."""
+    """Read a data set and process it; see `process`. Raises `UserError` for missing or bad files.
+    Read a data set and process it; see `process`. Raises `UserError` for missing or bad files."""
     return process(
         read(settings.dataset, settings.data_dir, settings.columns), settings, like
     )
@@ -65,20 +66,8 @@ def process(
     on it needs; values that it does not have are unknown.
     """
     rows, counts = _kept(raw, settings)
-    items = _table(
-        raw.items,
-        rows["item"],
-        raw.schema.items.columns,
-        ITEM_ROWS,
-        like.items.fields if like else None,
-    )
-    users = _table(
-        raw.users,
-        rows["user"],
-        raw.schema.users.columns,
-        USER_ROWS,
-        like.users.fields if like else None,
-    )
+    items = _table(raw, "items", rows["item"], like)
+    users = _table(raw, "users", rows["user"], like)
     known = like.interaction_fields if like else {}
     fields = {
         name: known.get(name) or _field_of(column, rows[name])
@@ -87,10 +76,9 @@ def process(
     catalogue = Catalogue(raw.schema, items, users, fields)
 
     user = users.index(rows["user"].to_numpy())
+    time = np.full(len(rows), NO_TIME)
     if "time" in rows:
         time = rows["time"].to_numpy()
-    else:
-        time = np.full(len(rows), NO_TIME)
     order = np.lexsort((np.arange(len(rows)), time, user))
     item_rows = items.index(rows["item"].to_numpy())[order]
     columns = {
@@ -165,24 +153,19 @@ def meets(
     return COMPARISONS[sign](numbers, limit)
 
 
-def _table(
-    raw: pd.DataFrame | None,
-    used: pd.Series,
-    columns: Mapping[str, Column],
-    first: int,
-    known: Mapping[str, Field] | None,
-) -> Table:
+def _table(raw: RawData, name: str, used: pd.Series, like: Catalogue | None) -> Table:
     """The table of those ids that are used; ids without a row of their own have unknown columns."""
+    columns, found = raw.schema.table(name).columns, getattr(raw, name)
+    first = ITEM_ROWS if name == "items" else USER_ROWS
+    known = getattr(like, name).fields if like else None
     ids = np.sort(used.unique())
     if ids.dtype != np.int64:
         ids = ids.astype(object)
     blank = np.array([""] * first, dtype=object)
-    if raw is None:
-        return Table(
-            ids, first, np.concatenate([blank, ids.astype(str).astype(object)])
-        )
-    rows = raw.set_index("id").reindex(ids)
     names = ids.astype(str).astype(object)
+    if found is None:
+        return Table(ids, first, np.concatenate([blank, names]))
+    rows = found.set_index("id").reindex(ids)
     if "name" in rows:
         names = rows["name"].where(rows["name"].notna(), names).to_numpy(dtype=object)
     fields, data = {}, {}

@@ -106,7 +106,8 @@ class RecommendationEngine:
         at: int | None = None,
         user_columns: Mapping[str, Any] | None = None,
     ) -> list[Recommendation]:
-        """The `k` best items, best first. Who is asked for: see `history`; the rest: see `Query`."""
+        """The `k` best items, best first. Who is asked for: see `history`; the rest: see `Query`.
+        The `k` best items, best first. Who is asked for: see `history`; the rest: see `Query`."""
         history = self.history(user_id, item_sequence, at, user_columns)
         return self.answer([Query(history, k, filter_seen, where)])[0]
 
@@ -207,7 +208,7 @@ class RecommendationEngine:
         if user_id is not None:
             history = history_of(self.data, self.user_rows([user_id])[0])
         if item_sequence is not None or user_id is None:
-            given = list(item_sequence or [])
+            given = [] if item_sequence is None else list(item_sequence)
             rows = known_rows(self.catalogue.items, self.schema, given, "--history")
             known = {"user": history.user, "user_columns": history.user_columns}
             history = History(rows, whole=not given, **known)

@@ -1,30 +1,29 @@
-"""EnhancedBERT4Rec: one encoder over items, what is known of interactions, times and users, read
-by four heads.
+"""EnhancedBERT4Rec: one encoder over items, interactions, times and users, read by four heads.
 
-    e_v  = id_v + sum_c encoder_c(v) (+ graph_v)            item v: its id and its columns (features.py)
-    x_i  = e_{v_i} + sum_c column_c(i) + time_i + position_i                     input at position i
+    e_v  = id_v + sum_c encoder_c(v) (+ graph_v)                     item v (features.py, graph.py)
+    x_i  = e_{v_i} + sum_c column_c(i) + time_i + position_i         input at position i
     x_i += CrossAttention(query x_i, keys and values: the user's metadata tokens)
-    x_0  = a learned start, optional, another where earlier interactions are not known: h_0 predicts v_1,
-           also for users without a history, with odds b_v + c_v
-    h    = Encoder(x; pattern, times)                       transformer.py, pre-norm
+    x_0  = a learned start, optional, for users without a history    h_0 predicts v_1
+    h    = Encoder(x; pattern, times)                                transformer.py, pre-norm
+
     next item    P(v | h_i) = softmax_v(h_i e_v + b_v)      causal pattern, every position
     masked item  P(v | h_i) = softmax_v(g(h_i) e_v + b'_v)  bidirectional pattern, masked positions
-                 g(h) = LayerNorm(GELU(h W + c))            (BERT4Rec, arXiv:1904.06690, eq. 7, with a norm)
-    value        P(r | h_i, e_v)                            of an interaction, before it is given
-    preference   P(f | h_i)                                 values of a column of the user's next items
+                 g(h) = LayerNorm(GELU(h W + c))            BERT4Rec, arXiv:1904.06690, eq. 7
+    value        P(r | h_i, e_v)                            heads.py
+    preference   P(f | h_i)                                 heads.py
 
-Which columns there are is what the schema says. On MovieLens: the columns of a film are its
-genres (tags, which the preference head predicts), release year (number) and title (text); that of
-an interaction is its rating, which the value head predicts; the metadata tokens of a user are the
-id, gender, age group and occupation.
+The schema says which columns there are. On MovieLens the items are films: genres are tags, which
+the preference head predicts, the release year is a number and the title a text. An interaction
+has a rating, which the value head predicts. The metadata tokens of a user are the id, gender, age
+group and occupation.
 
-One weight set serves both attention patterns; a batch carries one. No state sees what it
+One set of weights serves both attention patterns; a batch carries one. No state sees what it
 predicts: under the causal pattern h_i reads interactions up to i and predicts i + 1; under the
 bidirectional one the masked item's id, columns and time are replaced. The time of the request
 enters only with query_time 'known'.
 
-Axes: B sequences, L positions, D width, R rows of the item table (PAD, MASK, items), V items, F
-values of a column, N positions that predict something.
+Axes: B sequences, L positions, D width, R rows of the item table (PAD, MASK, items), V items, N
+positions that predict something.
 """
 
 from __future__ import annotations
@@ -37,9 +36,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from batches import Batch, append_mask, hidden, unknown_like
+from batches import Batch, append_mask
 from dataset import ITEM_ROWS, MASK, NO_TIME, PAD, Catalogue, Dataset
 from features import (
+    ByColumn,
     InteractionColumns,
     ItemColumns,
     TimeEncoder,
@@ -47,8 +47,9 @@ from features import (
     UserTokens,
 )
 from graph import ItemGraph
+from heads import PreferenceHeads, ValueHeads
 from outputs import ItemPrediction, Outputs
-from scorer import NOTHING, Scorer
+from scorer import NOTHING, Scorer, hide
 from settings import ModelSettings, TrainSettings
 from support.errors import UserError
 from transformer import (
@@ -64,25 +65,10 @@ from transformer import (
     time_rotation,
 )
 
-PREFERENCE_HORIZON = 20  # later interactions that the preference target averages over
-IDS = "id"
-
-
-class ValueHead(nn.Module):
-    """An interaction column's value for a candidate item, from the state before the event."""
-
-    def __init__(self, width: int, values: int) -> None:
-        super().__init__()
-        self.hidden, self.out = nn.Linear(3 * width, width), nn.Linear(width, values)
-
-    def forward(self, states: Tensor, items: Tensor) -> Tensor:
-        """states (N, D), item vectors (N, D) to logits (N, K)."""
-        joined = torch.cat([states, items, states * items], dim=-1)  # (N, 3 D)
-        return self.out(F.gelu(self.hidden(joined)))
-
 
 class EnhancedBERT4Rec(nn.Module):
-    """See the module's head. Every encoder and head is None, or absent, where it is switched off."""
+    """See the module's head. Every encoder and head is None, or absent, where it is switched off.
+    See the module's head. Every encoder and head is None, or absent, where it is switched off."""
 
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()
@@ -145,15 +131,11 @@ class EnhancedBERT4Rec(nn.Module):
         if settings.next_item_weight and settings.start_token:
             # Where the past is known to be none, and where it is lost.
             self.start_bias = nn.Parameter(torch.zeros(rows, 2))
-        self.value_heads, self.preference_heads = nn.ModuleDict(), nn.ModuleDict()
+        self.value_heads = self.preference_heads = ByColumn()
         if settings.value_weight:
-            for entry in catalogue.predicted_values:
-                self.value_heads[entry.name] = ValueHead(width, len(entry.values))
+            self.value_heads = ValueHeads(catalogue, width)
         if settings.preference_weight:
-            for entry in catalogue.predicted_columns:
-                self.preference_heads[entry.name] = nn.Linear(width, len(entry.values))
-                shares = torch.from_numpy(catalogue.items.shares(entry.name))  # (R, F)
-                self.register_buffer(f"shares_{entry.name}", shares, persistent=False)
+            self.preference_heads = PreferenceHeads(catalogue, width)
 
     def _initialise(self) -> None:
         # 0.1 at 64 wide: BERT's 0.02 starts a narrow model slowly (ablations/LOG.md).
@@ -245,8 +227,11 @@ class EnhancedBERT4Rec(nn.Module):
                 next_item = ItemPrediction(states, table, bias, later)
             else:
                 next_item = ItemPrediction(states, table, bias, targets)
-        values = self._values(batch, states, targets, table, predicted)
-        preferences = self._preferences(batch, states, predicted)
+        values = preferences = {}
+        if self.value_heads:
+            values = self.value_heads(batch, predicted, states, table)
+        if self.preference_heads:
+            preferences = self.preference_heads(batch, predicted, states)
         views = self._views(history, table)
         return Outputs(None, next_item, first_item, values, preferences, views)
 
@@ -263,34 +248,6 @@ class EnhancedBERT4Rec(nn.Module):
         table = torch.cat([table, self.start_bias], dim=1)  # (R, D + 2)
         return ItemPrediction(states, table, bias, targets)
 
-    def _values(
-        self,
-        batch: Batch,
-        states: Tensor,
-        targets: Tensor,
-        table: Tensor,
-        predicted: Tensor,
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        found = {}
-        for name, head in self.value_heads.items():
-            codes = batch.target_columns[name].flatten()[predicted]  # (N,)
-            if bool(codes.any()):
-                # unlike table[targets], adds in a fixed order
-                items = F.embedding(targets, table)
-                found[name] = head(states, items), codes
-        return found
-
-    def _preferences(
-        self, batch: Batch, states: Tensor, predicted: Tensor
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        found = {}
-        for name, head in self.preference_heads.items():
-            # (N, F)
-            wanted = self.later_shares(name, batch.targets).flatten(0, 1)[predicted]
-            if bool(wanted.any()):
-                found[name] = head(states), wanted
-        return found
-
     def _views(
         self, batch: Batch, table: Tensor
     ) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -301,16 +258,6 @@ class EnhancedBERT4Rec(nn.Module):
             for view in batch.views
         )
         return first, second, batch.targets.gather(1, batch.lengths[:, None] - 1)[:, 0]
-
-    def later_shares(self, name: str, targets: Tensor) -> Tensor:
-        """(B, L, F) mean shares of a column's values in the next PREFERENCE_HORIZON interactions."""
-        # (B, L, F), inclusive
-        total = getattr(self, f"shares_{name}")[targets].cumsum(1)
-        horizon = min(PREFERENCE_HORIZON, targets.shape[1])
-        end = total[:, -1:].expand(-1, horizon - 1, -1)
-        ahead = torch.cat([total[:, horizon - 1 :], end], dim=1)
-        window = ahead - F.pad(total, (0, 0, 1, 0))[:, :-1]
-        return window / window.sum(-1, keepdim=True).clamp_min(1e-6)
 
     # Ranking
 
@@ -443,26 +390,3 @@ def _with_first_target(batch: Batch) -> Batch:
         columns[name] = torch.cat([batch.columns[name][:, :1], values], dim=1)
     targets = torch.cat([batch.items[:, :1], batch.targets], dim=1)
     return batch.replace(targets=targets, target_columns=columns)
-
-
-def hide(batch: Batch, families: Set[str]) -> Batch:
-    """Batch that says 'unknown' where it told of these families of features (scorer.py)."""
-    if not families:
-        return batch
-    everywhere = torch.ones_like(batch.whole)
-    columns, user_columns = dict(batch.columns), dict(batch.user_columns)
-    for family in families:
-        table, _, name = family.partition(".")
-        if table == "interactions":
-            columns[name] = unknown_like(columns[name])
-        if table == "users" and name != IDS:
-            user_columns |= hidden({name: user_columns[name]}, everywhere)
-    batch = batch.replace(columns=columns, user_columns=user_columns)
-    if "times" in families:
-        batch = batch.replace(
-            times=unknown_like(batch.times),
-            request_times=unknown_like(batch.request_times),
-        )
-    if "users.id" in families:
-        batch = batch.replace(users=unknown_like(batch.users))
-    return batch

@@ -13,6 +13,8 @@ Axes: n rows asked for, V items, B sequences, L positions, D width, T metadata t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,27 @@ CENTRES = 16  # bumps of a number
 # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
 BUCKET, GAP_BUCKETS = 0.301, 72
 MOST_SHARES = 512  # different tags up to which a product is faster than looking them up
+
+
+class ByColumn(nn.ModuleDict):
+    """Modules by column. Each key gets a prefix: torch refuses names that a module has already,
+    such as 'type'."""
+
+    def __setitem__(self, name: str, module: nn.Module) -> None:
+        super().__setitem__(f"of_{name}", module)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return super().__getitem__(f"of_{name}")
+
+    def __contains__(self, name: str) -> bool:
+        return super().__contains__(f"of_{name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return (key.removeprefix("of_") for key in self._modules)
+
+    def items(self) -> Iterator[tuple[str, nn.Module]]:
+        """Pairs of column and module."""
+        return zip(self, self._modules.values(), strict=True)
 
 
 class CategoryEncoder(nn.Module):
@@ -175,7 +198,7 @@ class ItemColumns(nn.Module):
 
     def __init__(self, items: Table, settings: ModelSettings) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict()
+        self.encoders = ByColumn()
         width = settings.hidden_size
         for entry in chosen_columns(
             "item_features", settings.item_features, dict(items.fields)
@@ -202,7 +225,8 @@ class ItemColumns(nn.Module):
                 encoder.read(items.data[name][items.first :].tolist())
 
     def take_over(self, older: ItemColumns, place: Tensor, items: Table) -> None:
-        """Become what `older` was, for more items. place: (V,) where its items stand among these."""
+        """Become what `older` was, for more items. place: (V,) where its items stand among these.
+        Become what `older` was, for more items. place: (V,) where its items stand among these."""
         for name, encoder in self.encoders.items():
             before = older.encoders[name]
             if isinstance(encoder, TextEncoder):
@@ -234,12 +258,11 @@ class InteractionColumns(nn.Module):
             settings.interaction_features,
             dict(catalogue.interaction_fields),
         )
-        self.encoders = nn.ModuleDict(
-            {
-                entry.name: KINDS[entry.column.kind](entry, settings.hidden_size)
-                for entry in fields
-            }
-        )
+        self.encoders = ByColumn()
+        for entry in fields:
+            self.encoders[entry.name] = KINDS[entry.column.kind](
+                entry, settings.hidden_size
+            )
 
     def forward(self, batch: Batch) -> list[Tensor]:
         """(B, L, D) of each column."""
@@ -253,7 +276,7 @@ class UserTokens(nn.Module):
         super().__init__()
         width = settings.hidden_size
         self.ids = nn.Embedding(len(users), width) if settings.user_ids else None
-        self.encoders = nn.ModuleDict()
+        self.encoders = ByColumn()
         for entry in chosen_columns(
             "user_features", settings.user_features, dict(users.fields)
         ):

@@ -29,75 +29,64 @@ ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "plot", "json
 SHOWN = 5  # contributions of the history in JSON that is not asked to explain all
 
 
+FLAGS: dict[str, dict[str, Any]] = {
+    "model_path": {"default": "checkpoints/best", "help": "folder of a trained model"},
+    "data_dir": {"help": "folder with the data set's files (default: as in training)"},
+    "user_id": {"help": "a user of the data"},
+    "history": {
+        "help": "items a user has had, oldest first: ids with commas or names with semicolons"
+    },
+    "set": {
+        "action": "append",
+        "default": [],
+        "metavar": "COLUMN=VALUE",
+        "help": "a column of a new user, or instead of what the data say: --set age=25",
+    },
+    "where": {
+        "action": "append",
+        "default": [],
+        "metavar": "CONDITION",
+        "help": 'items that meet a condition: --where "price<=20" --where colour=red,blue',
+    },
+    "users": {"help": "'all' or a list of ids: recommendations for many, to --output"},
+    "history_until": {
+        "choices": ("end", "test", "validation"),
+        "default": "end",
+        "help": "with --users: whole histories, or what comes before the held-out interaction",
+    },
+    "precision": {
+        "choices": ("auto", "fp32", "bf16"),
+        "default": "auto",
+        "help": "with --users: bf16 encodes whole histories faster where the processor has it",
+    },
+    "output": {"help": "with --users: the Parquet file to write"},
+    "k": {"type": int, "default": 10, "help": "how many items (default: 10)"},
+    "filter_seen": {
+        "choices": ("auto", "yes", "no"),
+        "default": "auto",
+        "help": "leave out items of the history; auto = unless the schema allows repeats",
+    },
+    "at": {
+        "help": "moment of the request (ISO, UTC, or seconds), for --query_time known"
+    },
+    "explain": {
+        "action": "store_true",
+        "help": "all that speaks for each item, without what it would leave the list, and how "
+        "it would rank for others",
+    },
+    "plot": {
+        "type": drawable,
+        "help": f"draw what speaks for each item (the first {MOST_ITEMS}) and the attention: a "
+        f".png, .svg, .pdf or .html file",
+    },
+    "json": {"action": "store_true", "help": "print JSON"},
+}
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
-    add = parser.add_argument
-    add(
-        "--model_path",
-        default="checkpoints/best",
-        help="folder of a trained model (default: %(default)s)",
-    )
-    add("--data_dir", help="folder with the data set's files (default: as in training)")
-    add("--user_id", help="a user of the data")
-    add(
-        "--history",
-        help="items a user has had, oldest first: ids with commas or names with semicolons",
-    )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE",
-        help="a column of a new user, or instead of what the data say: --set age=25",
-    )
-    add(
-        "--where",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help='keep items that meet a condition: --where "price<=20" --where colour=red,blue',
-    )
-    add("--users", help="'all' or a list of ids: recommendations for many, to --output")
-    add(
-        "--history_until",
-        choices=("end", "test", "validation"),
-        default="end",
-        help="with --users: whole histories, or what comes before the held-out interaction "
-        "(default: %(default)s)",
-    )
-    add(
-        "--precision",
-        choices=("auto", "fp32", "bf16"),
-        default="auto",
-        help="with --users: bf16 encodes whole histories faster where the processor has it "
-        "(default: %(default)s); before a held-out interaction it is always fp32",
-    )
-    add("--output", help="with --users: the Parquet file to write")
-    add("--k", type=int, default=10, help="how many items (default: %(default)s)")
-    add(
-        "--filter_seen",
-        choices=("auto", "yes", "no"),
-        default="auto",
-        help="leave out items of the history; auto = unless the schema allows repeats",
-    )
-    add(
-        "--at",
-        help="moment of the request (ISO, UTC, or seconds), for a model trained with "
-        "--query_time known",
-    )
-    add(
-        "--explain",
-        action="store_true",
-        help="all that speaks for each item, without what it would leave the list, and how it would "
-        "rank for others",
-    )
-    add(
-        "--plot",
-        type=drawable,
-        help=f"also draw what speaks for each item (the first {MOST_ITEMS}), and the attention: a .png, "
-        f".svg, .pdf or .html file",
-    )
-    add("--json", action="store_true", help="print JSON")
+    for name, options in FLAGS.items():
+        parser.add_argument(f"--{name}", **options)
     return parser
 
 
@@ -121,7 +110,8 @@ def _many(engine: RecommendationEngine, flags: Any) -> None:
     fewer = int((per_user < flags.k).sum())
     note = f"; {fewer} of them have fewer than {flags.k} left" if fewer else ""
     print(
-        f"{len(table):,} recommendations for {len(per_user):,} users: {flags.output} (histories until "
+        f"{len(table):,} recommendations for {len(per_user):,} users: {flags.output} "
+        f"(histories until "
         f"{flags.history_until}, split {engine.info['split_hash']}){note}"
     )
 

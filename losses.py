@@ -47,14 +47,7 @@ def linear_cross_entropy(
 
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx,
-        states: Tensor,
-        table: Tensor,
-        bias: Tensor,
-        targets: Tensor,
-        counted: Tensor,
-    ) -> Tensor:
+    def forward(ctx, states, table, bias, targets, counted):
         device, dtype = states.device.type, states.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -106,7 +99,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         return total / (number * LOG2_E)
 
     @staticmethod
-    def backward(ctx, grad_output: Tensor):
+    def backward(ctx, grad_output):
         return *(grad * grad_output for grad in ctx.saved_tensors), None, None
 
 

@@ -23,15 +23,11 @@ from bert4rec import BERT4Rec
 from data_processor import load
 from dataset import ITEM_ROWS, UNKNOWN, USER_ROWS, Catalogue, Dataset, Field, Table
 from enhanced_model import EnhancedBERT4Rec
-from growth import for_catalogue
 from schema import Column, schema_of
 from settings import (
     DataSettings,
     ModelSettings,
     Settings,
-    idle,
-    model_only,
-    section_fields,
 )
 from support.checkpoint import (
     load_weights,
@@ -43,15 +39,6 @@ from support.errors import UserError
 from support.tracking import git_commit
 
 ITEMS = "items.json"
-# What --start_from may change: it leaves no trace in what the weights mean.
-MAY_CHANGE = {"dropout", "layer_dropout"}
-WEIGHTS_OF_TASKS = (
-    "masked_item_weight",
-    "next_item_weight",
-    "value_weight",
-    "preference_weight",
-    "contrastive_weight",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,60 +61,9 @@ def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
 def new_model(
     data: Dataset, settings: ModelSettings, held_out: bool = True
 ) -> nn.Module:
-    """A model about to be trained on the training part of these data, or (held_out=False) on all."""
+    """A model about to be trained on the training part of these data, or (held_out=False) on all.
+    A model about to be trained on the training part of these data, or (held_out=False) on all."""
     return build_model(data.catalogue, settings).prepare(data, held_out)
-
-
-def starting_model(
-    data: Dataset, settings: Settings, held_out: bool = True
-) -> nn.Module:
-    """What a training on these data begins with: a new model, or one grown from a checkpoint
-    (`--start_from`). held_out: as in `new_model`."""
-    start = settings.train.start_from
-    if start:
-        return _grown_model(Path(start), data, settings, held_out)
-    return new_model(data, settings.model, held_out)
-
-
-def _grown_model(
-    folder: Path, data: Dataset, settings: Settings, held_out: bool
-) -> nn.Module:
-    """The model of a checkpoint folder, about to be trained further on data that may hold new
-    items and users.
-
-    Weights are the checkpoint's; what is kept of the data (the edges of a graph, counts) is that
-    of these data. Raises `UserError` where the settings are of another model, or items are
-    missing in the data.
-    """
-    older = load_model(folder, data_dir=settings.data.data_dir).model
-    ours = settings.model
-    for name in set(section_fields(ModelSettings)) - MAY_CHANGE:
-        before, now = getattr(older.settings, name), getattr(ours, name)
-        if name in WEIGHTS_OF_TASKS:
-            before, now = before > 0, now > 0
-        unread = (
-            model_only(name) not in (None, ours.model)
-            or idle(name, settings) is not None
-        )
-        if before != now and not unread:
-            raise UserError(
-                f"--start_from {folder} is of another model: --{name} is "
-                f"{getattr(older.settings, name)} there and {getattr(ours, name)} here; "
-                f"give the same, or train without --start_from"
-            )
-    try:
-        grown = for_catalogue(older, data.catalogue).state_dict()
-    except UserError as error:
-        raise UserError(f"--start_from {folder}: {error}") from error
-    model = new_model(data, ours, held_out)
-    parameters = dict(model.named_parameters())
-    of_these_data = {
-        name: value
-        for name, value in model.state_dict().items()
-        if name.startswith(("graph.", "counts")) and name not in parameters
-    }
-    load_weights(model, {**grown, **of_these_data}, f"--start_from {folder}")
-    return model
 
 
 def training_hashes(

@@ -4,7 +4,7 @@ A data set is up to three tables: interactions (who had what, when), items and u
 besides the ids is of one of five kinds, and everything after the readers speaks of columns by
 name:
 
-    category   one value of a list: text, whole numbers, booleans; `ordered` for a scale such as stars
+    category   one value of a list: text, whole numbers, booleans; `ordered` for a scale
     tags       any number of values of a list, as in 'a|b|c'
     number     numbers and dates; `log` where they span several sizes
     text       free text

@@ -9,9 +9,10 @@ from collections.abc import Set
 import torch
 from torch import Tensor, nn
 
-from batches import Batch
+from batches import Batch, hidden, unknown_like
 
 NOTHING: frozenset[str] = frozenset()
+USER_ID = "users.id"
 
 
 class Scorer(nn.Module):
@@ -78,3 +79,24 @@ class Scorer(nn.Module):
         F).
         """
         return self.model.preference_heads[name](states).softmax(-1)
+
+
+def hide(batch: Batch, families: Set[str]) -> Batch:
+    """Batch that says 'unknown' where it told of these families of features."""
+    if not families:
+        return batch
+    columns, user_columns = dict(batch.columns), dict(batch.user_columns)
+    everywhere = torch.ones_like(batch.whole)
+    for family in families - {USER_ID}:
+        table, _, name = family.partition(".")
+        if table == "interactions":
+            columns[name] = unknown_like(columns[name])
+        if table == "users":
+            user_columns |= hidden({name: user_columns[name]}, everywhere)
+    batch = batch.replace(columns=columns, user_columns=user_columns)
+    if "times" in families:
+        times = unknown_like(batch.times)
+        batch = batch.replace(times=times, request_times=times)
+    if USER_ID in families:
+        batch = batch.replace(users=unknown_like(batch.users))
+    return batch

@@ -14,15 +14,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from support.errors import UserError, nearest
+from support.errors import UserError, at_least, nearest, require
 
 
 def option(default: Any, model: str | None = None, needs: str | None = None) -> Any:
-    """A setting that only one `model` reads, or that does nothing without another one.
-
-    needs: the name of the other setting, as in 'teacher', or with its value,
-    'loss=sampled_softmax'.
-    """
+    """A setting that only one `model` reads, or that does nothing without another one.  needs: the
+    name of the other setting, as in 'teacher', or with its value, 'loss=sampled_softmax'."""
     return field(default=default, metadata={"model": model, "needs": needs})
 
 
@@ -35,7 +32,8 @@ class DataSettings:
     data_dir: str | None = None
     """Folder with the raw files, instead of where the schema says."""
     columns: str = ""
-    """Roles of columns in a file without a schema: user=Member_number,item=itemDescription,time=Date."""
+    """Roles of columns in a file without a schema:
+    user=Member_number,item=itemDescription,time=Date."""
     min_item_count: int = 1
     """Keep items with at least this many interactions."""
     min_user_count: int = 3
@@ -49,9 +47,8 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         require(self.dataset != "", "--dataset must not be empty")
-        for name in ("min_item_count", "min_user_count"):
-            require(getattr(self, name) >= 1, f"--{name} must be at least 1")
-        require(self.split_seed >= 0, "--split_seed must not be negative")
+        at_least(1, self, "min_item_count", "min_user_count")
+        at_least(0, self, "split_seed")
 
 
 @dataclass(frozen=True)
@@ -73,14 +70,16 @@ class ModelSettings:
     dropout: float = 0.2
     """Dropout on embeddings and on each sub-layer's output."""
     layer_dropout: str = ""
-    """Rates of the blocks one by one, as in '0.1,0.3', instead of --dropout, which the embeddings keep."""
+    """Rates of the blocks one by one, as in '0.1,0.3', instead of --dropout, which the embeddings
+    keep."""
 
     attention_type: Literal["bidirectional", "causal"] = option(
         "bidirectional", "vanilla"
     )
     """What a position may attend to (vanilla)."""
     segment_embeddings: bool = option(False, "vanilla")
-    """Add a learned embedding that tells the observed history from the appended request (vanilla)."""
+    """Add a learned embedding that tells the observed history from the appended request (vanilla).
+    Add a learned embedding that tells the observed history from the appended request (vanilla)."""
 
     positions: Literal["learned", "sinusoidal"] = option("learned", "enhanced")
     """Position signal, counted from the oldest interaction that the model reads."""
@@ -91,10 +90,11 @@ class ModelSettings:
     text_encoder: Literal["none", "auto", "sentence", "ngrams"] = option(
         "none", "enhanced"
     )
-    """How text columns are read: sentence = MiniLM (requirements-text.txt), ngrams = hashed characters,
-    auto = the better one that is installed, none = not at all."""
+    """How text columns are read: sentence = MiniLM (requirements-text.txt), ngrams = hashed
+    characters, auto = the better one that is installed, none = not at all."""
     graph: bool = option(False, "enhanced")
-    """A graph of the items' columns and of which items follow each other as one more item encoder."""
+    """A graph of the items' columns and of which items follow each other as one more item encoder.
+    A graph of the items' columns and of which items follow each other as one more item encoder."""
     interaction_features: str = option("all", "enhanced")
     """Columns of the interactions as input: all, none, or names as in 'rating'."""
     user_ids: bool = option(True, "enhanced")
@@ -102,9 +102,11 @@ class ModelSettings:
     user_features: str = option("all", "enhanced")
     """Columns of the users as metadata tokens: all, none, or names as in 'age,country'."""
     time_features: str = option("gap,season", "enhanced")
-    """What each interaction's time says: gap = time since the one before, season = day of the year, none."""
+    """What each interaction's time says: gap = time since the one before, season = day of the year,
+    none."""
     relative_time: bool = option(True, "enhanced")
-    """Queries and keys rotated by time, so that attention depends on the time between two events."""
+    """Queries and keys rotated by time, so that attention depends on the time between two events.
+    Queries and keys rotated by time, so that attention depends on the time between two events."""
     query_time: Literal["unknown", "known"] = option("unknown", "enhanced")
     """Whether the model is told when the prediction is asked for."""
     start_token: bool = option(False, "enhanced")
@@ -112,84 +114,68 @@ class ModelSettings:
     masked_item_weight: float = option(1.0, "enhanced")
     """Weight of the cloze task; 0 = no such head."""
     next_item_weight: float = option(1.0, "enhanced")
-    """Weight of the causal next-item task, whose head ranks; 0 = no such head, the cloze head ranks."""
+    """Weight of the causal next-item task, whose head ranks; 0 = no such head, the cloze head
+    ranks."""
     value_weight: float = option(0.3, "enhanced")
-    """Weight of predicting interaction columns, such as ratings, before they are given; 0 = no such heads."""
+    """Weight of predicting interaction columns, such as ratings, before they are given; 0 = no such
+    heads."""
     preference_weight: float = option(0.2, "enhanced")
     """Weight of predicting item columns of what comes next; 0 = no such heads."""
     contrastive_weight: float = option(0.0, "enhanced", needs="next_item_weight")
     """Weight of the loss that brings two views of a history together (views.py)."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_heads", "num_layers", "ffn_multiplier"):
-            require(getattr(self, name) >= 1, f"--{name} must be at least 1")
-        require(
-            self.seq_length >= 2,
-            "--seq_length must be at least 2: an item and the request that follows it",
-        )
+        at_least(1, self, "hidden_size", "num_heads", "num_layers", "ffn_multiplier")
+        at_least(2, self, "seq_length")  # an item, and the request that follows it
         require(
             self.hidden_size % self.num_heads == 0,
             f"--hidden_size {self.hidden_size} cannot be divided among --num_heads "
             f"{self.num_heads}; choose a multiple of {self.num_heads}",
         )
         require(0 <= self.dropout <= 0.95, "--dropout must lie in [0, 0.95]")
-        self._check_layer_dropout()
+        rates = f"((0|0?\\.\\d+)(,(?!$)|$)){{{self.num_layers}}}"
+        require(
+            not self.layer_dropout
+            or (
+                bool(re.fullmatch(rates, self.layer_dropout))
+                and max(self.block_dropouts) <= 0.95
+            ),
+            f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates in "
+            f"[0, 0.95], as in {','.join(['0.1'] * self.num_layers)!r}",
+        )
         if self.model == "enhanced":
             self._check_enhanced()
 
-    def _check_layer_dropout(self) -> None:
-        example = ",".join(["0.1"] * self.num_layers)
-        message = (
-            f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates in "
-            f"[0, 0.95], as in {example!r}"
-        )
-        require(
-            bool(re.fullmatch(r"((0|0?\.\d+)(,(?!$)|$))*", self.layer_dropout)), message
-        )
-        rates = self.block_dropouts
-        require(len(rates) == self.num_layers and max(rates) <= 0.95, message)
-
     def _check_enhanced(self) -> None:
+        at_least(0, self, *(f"{task}_weight" for task in self.task_weights))
         head_size = self.hidden_size // self.num_heads
-        require(
-            not self.relative_time or head_size % 2 == 0,
+        side_heads = self.value_weight or self.preference_weight
+        faults = {
             "--relative_time rotates pairs of numbers: --hidden_size / --num_heads must be "
-            f"even, not {head_size}",
-        )
-        require(
-            self.positions == "learned" or self.hidden_size % 2 == 0,
-            "--positions sinusoidal needs an even --hidden_size",
-        )
-        require(
-            self.item_ids or self.item_features != "none" or self.graph,
-            "an item needs a representation: switch on --item_ids, --item_features or --graph",
-        )
-        require(
-            set(self.time_parts) <= {"gap", "season"},
-            f"--time_features {self.time_features!r}: give none, gap, season or gap,season",
-        )
-        require(
-            self.query_time == "unknown" or bool(self.time_parts),
-            "--query_time known needs a way to tell it: give --time_features gap or season",
-        )
-        for name in (
-            "masked_item_weight",
-            "next_item_weight",
-            "value_weight",
-            "preference_weight",
-            "contrastive_weight",
-        ):
-            require(getattr(self, name) >= 0, f"--{name} must not be negative")
-        require(
-            self.next_item_weight > 0 or self.masked_item_weight > 0,
-            "nothing ranks items: give --next_item_weight or --masked_item_weight above 0",
-        )
-        require(
-            self.next_item_weight > 0
-            or not (self.value_weight or self.preference_weight),
+            f"even, not {head_size}": self.relative_time and head_size % 2,
+            "--positions sinusoidal needs an even --hidden_size": (
+                self.positions == "sinusoidal" and self.hidden_size % 2
+            ),
+            "an item needs a representation: switch on --item_ids, --item_features or "
+            "--graph": not self.item_ids
+            and self.item_features == "none"
+            and not self.graph,
+            f"--time_features {self.time_features!r}: give none, gap, season or gap,season": (
+                set(self.time_parts) - {"gap", "season"}
+            ),
+            "--query_time known needs a way to tell it: give --time_features gap or season": (
+                self.query_time == "known" and not self.time_parts
+            ),
+            "nothing ranks items: give --next_item_weight or --masked_item_weight above 0": (
+                not self.next_item_weight and not self.masked_item_weight
+            ),
             "the value and preference heads read the causal states: with --next_item_weight 0 "
-            "give --value_weight 0 --preference_weight 0 too",
-        )
+            "give --value_weight 0 --preference_weight 0 too": (
+                not self.next_item_weight and side_heads
+            ),
+        }
+        for message, wrong in faults.items():
+            require(not wrong, message)
 
     @property
     def rotated_pairs(self) -> int:
@@ -227,25 +213,27 @@ class TrainSettings:
     batch_size: int = 128
     """Sequences in a step."""
     batch_tokens: int = 0
-    """If above 0, a step holds about this many interactions at most, padding counted (and --batch_size
-    sequences). A preset's limit goes when --batch_size is given."""
+    """If above 0, a step holds about this many interactions at most, padding counted (and
+    --batch_size sequences). A preset's limit goes when --batch_size is given."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW; it warms up linearly and decays to 0 along a cosine."""
     weight_decay: float = 0.01
-    """Weight decay of AdamW on the matrices of linear maps (not on biases, norms and embeddings)."""
+    """Weight decay of AdamW on the matrices of linear maps (not on biases, norms and embeddings).
+    Weight decay of AdamW on the matrices of linear maps (not on biases, norms and embeddings)."""
     max_epochs: int = 50
     """Passes over the training part."""
     max_steps: int = 0
     """If above 0, training takes this many batches, in as many epochs as that makes."""
     max_minutes: float = 0.0
-    """If above 0, training ends after this time, its learning rate decayed to match. A preset's limit
-    goes when --max_epochs or --max_steps is given."""
+    """If above 0, training ends after this time, its learning rate decayed to match. A preset's
+    limit goes when --max_epochs or --max_steps is given."""
     patience: int = 10
     """Stop after this many evaluations without a better validation NDCG@10."""
     eval_every: int = 1
     """Epochs between two evaluations on the validation items."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto = bf16 where the processor multiplies it natively, else fp32. Evaluation is always fp32."""
+    """auto = bf16 where the processor multiplies it natively, else fp32. Evaluation is always
+    fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU if there is one."""
     seed: int = 42
@@ -290,16 +278,12 @@ class TrainSettings:
     """Name of the run there; without it that of its record."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "patience", "eval_every", "negatives"):
-            require(getattr(self, name) >= 1, f"--{name} must be at least 1")
-        for name in (
-            "batch_tokens",
-            "weight_decay",
-            "max_minutes",
-            "max_steps",
-            "seed",
-        ):
-            require(getattr(self, name) >= 0, f"--{name} must not be negative")
+        at_least(
+            1, self, "batch_size", "max_epochs", "patience", "eval_every", "negatives"
+        )
+        at_least(
+            0, self, "batch_tokens", "weight_decay", "max_minutes", "max_steps", "seed"
+        )
         require(self.learning_rate > 0, "--learning_rate must be above 0")
         require(0 < self.mask_prob < 1, "--mask_prob must lie between 0 and 1")
         for name in ("last_mask_share", "masked_batch_share", "late_start_share"):
@@ -311,14 +295,14 @@ class EvalSettings:
     """How rankings are judged."""
 
     filter_seen: Literal["auto", "yes", "no"] = "auto"
-    """Take the items of the user's history out of the ranking; auto = yes, unless the schema says that
-    users have items repeatedly."""
+    """Take the items of the user's history out of the ranking; auto = yes, unless the schema says
+    that users have items repeatedly."""
     candidates: Literal["full", "uniform_100", "popular_100", "popular_100_any"] = (
         "full"
     )
-    """What the targets are ranked among: all items, or 100 drawn uniformly or by popularity from those
-    that the user has not had, or (popular_100_any, as in the published tables) from all but the target,
-    of which those in the history are then left out."""
+    """What the targets are ranked among: all items, or 100 drawn uniformly or by popularity from
+    those that the user has not had, or (popular_100_any, as in the published tables) from all but
+    the target, of which those in the history are then left out."""
 
 
 @dataclass(frozen=True)
@@ -361,29 +345,11 @@ class Settings:
         return flat
 
 
-SECTIONS = {
-    "data": DataSettings,
-    "model": ModelSettings,
-    "train": TrainSettings,
-    "eval": EvalSettings,
-}
+SECTIONS = {entry.name: entry.default_factory for entry in dataclasses.fields(Settings)}
 
 # Where things lie and who follows the run: never changes a result.
-BOOKKEEPING = (
-    "checkpoint_dir",
-    "runs_dir",
-    "data_dir",
-    "use_wandb",
-    "wandb_mode",
-    "run_group",
-    "run_name",
-)
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `UserError(message)` unless the condition holds."""
-    if not condition:
-        raise UserError(message)
+BOOKKEEPING = ("checkpoint_dir", "runs_dir", "data_dir", "use_wandb", "wandb_mode")
+BOOKKEEPING += ("run_group", "run_name")
 
 
 def names_of(text: str) -> list[str]:

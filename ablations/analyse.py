@@ -25,13 +25,13 @@ from evaluation.metrics import bootstrap_interval, per_user
 from evaluation.protocols import both_filters, protocol_line, target_ranks
 from evaluation.side_tasks import head_outputs
 from evaluation.slices import slice_table
+from measuring import query_time
 from model_io import data_of, load_model
 from scorer import Scorer
 from settings import Settings
 from support.arguments import ArgumentParser
 from support.errors import run_command
 from support.tables import print_table, table_text
-from trainer import query_time
 
 Table = tuple[str, list[str], list[list[str]]]
 
@@ -78,7 +78,8 @@ def analyse(
         ]
         tables.append(
             (
-                f"Reliability of the head for {column}: expected calibration error {found.error:.4f}",
+                f"Reliability of the head for {column}: expected calibration error "
+                f"{found.error:.4f}",
                 ["stated probability", "observed share", "statements"],
                 rows,
             )

@@ -1,7 +1,7 @@
 """What in a split could flatter a number, and whether a model sees what it must not.
 
-    python -m ablations.audit --dataset ml-1m                      a split (any data flag of trainer.py)
-    python -m ablations.audit --model_path checkpoints/best        a model too, on the split it was trained on
+    python -m ablations.audit --dataset ml-1m                 a split (any data flag)
+    python -m ablations.audit --model_path checkpoints/best   a model and its split
 
 Of the split: targets whose item training does not have, or has only later; training interactions
 that are later than a target; targets with the time of the history's last interaction (their order
@@ -25,12 +25,12 @@ from data_processor import load
 from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import Ranker, protocol_line, request_batches, target_ranks
+from measuring import query_time
 from model_io import data_of, load_model
 from settings import Settings
 from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
 from support.tables import print_table
-from trainer import query_time
 from training_batches import TrainingBatches
 
 SHIFT = 10**6  # seconds, at most, by which a swapped interaction moves
@@ -195,7 +195,8 @@ def main(argv: list[str]) -> int:
     batches = training_test(checkpoint.model, data, settings)
     told = ", ".join(f"{value:g} ({until})" for until, value in changes.items())
     print(
-        f"Targets swapped for other items, columns and times: largest change of a score {told}; training batches "
+        f"Targets swapped for other items, columns and times: largest change of a score "
+        f"{told}; training batches "
         f"changed: {batches}"
     )
     return int(max(changes.values()) > 0 or batches > 0)

@@ -5,10 +5,14 @@ method says is put to the test on the model itself, with an interaction left out
 removed, masked, or replaced by a random item. (No method looks for its answer by replacing
 items.)
 
-    deletion           area under the score while the interactions leave, the most important first; low is good
-    insertion          area under the score while they come back, the most important first; high is good
-    comprehensiveness  fall of the score without the most important 1, 5, 10, 20, 50 %; high is good
-    sufficiency        fall of the score with nothing but them; low is good (both: DeYoung et al., arXiv:1911.03429)
+    deletion           area under the score while the interactions leave, the most important
+                       first; low is good
+    insertion          area under the score while they come back, the most important first; high
+                       is good
+    comprehensiveness  fall of the score without the most important 1, 5, 10, 20, 50 %; high is
+                       good
+    sufficiency        fall of the score with nothing but them; low is good (both: DeYoung et al.,
+                       arXiv:1911.03429)
 
 Areas are in units of the score (log-probability) minus the score with everything known. On the
 synthetic data, whose causes are known, also: how often is the item that caused the next one among
@@ -268,8 +272,7 @@ def causes_table(
     return ["method", *CAUSES], cells
 
 
-def main(argv: list[str]) -> None:
-    """See the module's head."""
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--model_path", type=Path, default=Path("checkpoints/best"))
@@ -280,10 +283,15 @@ def main(argv: list[str]) -> None:
         "--work",
         type=Path,
         default=Path("runs/faithfulness"),
-        help="one line for each user",
+        help="a line for each user",
     )
     add("--results", type=Path, default=Path("runs/results/faithfulness"))
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    flags = _parser().parse_args(argv)
     if flags.users < 1:
         raise UserError("--users must be at least 1")
     checkpoint = load_model(flags.model_path, data_dir=flags.data_dir)

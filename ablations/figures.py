@@ -5,12 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from ablations.report import Line
 
 # Of Okabe and Ito, told apart with any colour vision.
 TEST, VALIDATION = "#0072B2", "#D55E00"
@@ -21,8 +18,8 @@ CAPTION = (
 )
 
 
-def draw_gains(lines: Sequence[Line], metric: str, path: Path) -> None:
-    """Write the figure that CAPTION describes, of lines that have a comparison."""
+def draw_gains(lines: Sequence[Any], metric: str, path: Path) -> None:
+    """Write the figure that CAPTION describes, of lines of a report that have a comparison."""
     import matplotlib
 
     matplotlib.use("Agg")

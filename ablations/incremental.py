@@ -100,7 +100,8 @@ def rounds(raw: RawData, settings: Settings, dates: list[str]) -> list[Round]:
         )
         if not len(users):
             raise UserError(
-                f"--dates: nobody has a history and an interaction between {date} and {dates[place + 1]}"
+                f"--dates: nobody has a history and an interaction between {date} and "
+                f"{dates[place + 1]}"
             )
         known, joined = (
             part.catalogue.users.index(users) > 0 for part in (older, newer)
@@ -198,23 +199,22 @@ def measured(
     return found, seconds
 
 
-def main(argv: list[str]) -> None:
-    """See the module's head."""
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--seeds", type=seeds, default="1", help="how many: 42, 43, ...")
-    add(
-        "--dates",
-        nargs="+",
-        default=list(DATES),
-        metavar="DATE",
-        help="UTC; three or more, a round for each three in a row",
-    )
+    dates = "UTC; three or more, a round for each three in a row"
+    add("--dates", nargs="+", default=list(DATES), metavar="DATE", help=dates)
     add("--tuning_epochs", type=int, default=24)
     add("--tuning_learning_rate", type=float, default=5e-3)
     add("--work", type=Path, default=Path("runs/incremental"), help="trained models")
     add("--results", type=Path, default=Path("runs/results/incremental"))
-    flags, rest = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    flags, rest = _parser().parse_known_args(argv)
     settings, _ = parse_command_line(rest, "", preset="quick")
     settings = settings.replace(protocol="global_time", max_minutes=0.0)
     moments = [seconds_of(date) for date in flags.dates]

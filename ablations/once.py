@@ -10,8 +10,9 @@ from torch import nn
 
 from ablations.study import code_version, data_hash, run_key
 from dataset import Dataset
-from model_io import load_model, save_model, starting_model
+from model_io import load_model, save_model
 from settings import Settings
+from starting import starting_model
 from support.checkpoint import settled
 from support.processes import alone
 from text_vectors import available

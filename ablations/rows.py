@@ -2,7 +2,7 @@
 out as reported.
 
     python -m ablations.rows vanilla --board loo-3416 --seeds 3     (or: make reproduce ROW=vanilla)
-    python -m ablations.rows --board loo-3706                              all rows (or: make baselines)
+    python -m ablations.rows --board loo-3706                   all rows (or: make baselines)
 
 A trained row is a file of `configs/` and one run a seed; the others are tuned on validation, at
 most TRIALS settings. A run that is finished under the same settings, data and code is not trained

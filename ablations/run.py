@@ -124,7 +124,8 @@ def execute(runs: list[Run], jobs: int) -> None:
                     and not run.error.exists()
                 ):
                     run.fail(
-                        f"its process ended with {process.exitcode} (-9: killed, perhaps for want of memory); the "
+                        f"its process ended with {process.exitcode} (-9: killed, perhaps "
+                        f"for want of memory); the "
                         f"same command goes on with it"
                     )
                 _report_end(run, len(waiting), len(active))
@@ -154,7 +155,8 @@ def _report_end(run: Run, waiting: int, active: int) -> None:
     said = run.failure
     if run.results.exists():
         results = read_json(run.results)
-        said = f"validation NDCG@10 {results['best']['NDCG@10']:.4f}, {results['training_seconds']:.0f} s"
+        score, seconds = results["best"]["NDCG@10"], results["training_seconds"]
+        said = f"validation NDCG@10 {score:.4f}, {seconds:.0f} s"
     print(
         f"{time.strftime('%H:%M')}  {run.name}: {said}; {active} running, {waiting} waiting",
         flush=True,
@@ -185,7 +187,8 @@ def execute_on_ray(runs: list[Run], address: str, jobs: int) -> None:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"--ray {address}: {error}; start a cluster with `ray start --head`, or give --ray local"
+            f"--ray {address}: {error}; start a cluster with `ray start --head`, or give "
+            f"--ray local"
         ) from error
     # A new process a run: the peak memory of a process would be that of its largest run so far.
     # a run takes one where there are any
@@ -306,7 +309,8 @@ def main(argv: list[str]) -> int:
         )
     if flags.ray not in (None, "local") and flags.jobs > 1:
         raise UserError(
-            "--jobs shares the cores of this machine; a Ray cluster shares its own: drop one of the flags"
+            "--jobs shares the cores of this machine; a Ray cluster shares its own: drop "
+            "one of the flags"
         )
     if any(token.partition("=")[0] == "--seed" for token in rest):
         raise UserError("seeds are given by --seeds")

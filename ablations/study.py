@@ -4,10 +4,10 @@
     question: How deep should the model be?
     base: quick                      # a preset
     settings: {max_steps: 1500}      # changed for all
-    variants:                        # the first is what the others are compared with
+    variants:                        # compared with the first, or with `against`
       2 blocks: {}
       3 blocks: {num_layers: 3}
-      3 blocks, narrow: {num_layers: 3, hidden_size: 32, against: 3 blocks}     # compared with another one
+      3 blocks, narrow: {num_layers: 3, hidden_size: 32, against: 3 blocks}
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ Lines = dict[tuple[str, ...], int]
 
 @dataclass(frozen=True)
 class Variant:
-    """A named change. against: the variant that it is compared with, '' for the first one itself."""
+    """A named change. against: the variant that it is compared with, '' for the first one itself.
+    A named change. against: the variant that it is compared with, '' for the first one itself."""
 
     name: str
     settings: Settings
@@ -94,53 +95,53 @@ def load_study(name: str, flags: Sequence[str] = ()) -> Study:
     content, lines = read_yaml(path)
     for key in content:
         if key not in KEYS:
-            refuse(
-                path,
-                lines[(key,)],
-                f"unknown key {key!r}; a study has {', '.join(KEYS)}",
-            )
-    question, variants = content.get("question", ""), content.get("variants")
-    base, common = content.get("base", "default"), content.get("settings") or {}
-    if not isinstance(question, str):
-        refuse(path, lines[("question",)], "question: expected a sentence; quote it")
+            problem = f"unknown key {key!r}; a study has {', '.join(KEYS)}"
+            refuse(path, lines[(key,)], problem)
+    base = content.get("base", "default")
     if base not in PRESETS:
-        refuse(
-            path,
-            lines[("base",)],
-            f"unknown preset {base!r}; there are {', '.join(PRESETS)}",
-        )
+        problem = f"unknown preset {base!r}; there are {', '.join(PRESETS)}"
+        refuse(path, lines[("base",)], problem)
+    common = content.get("settings") or {}
     if not isinstance(common, dict):
         refuse(path, lines[("settings",)], "settings: expected lines of 'name: value'")
+    variants = content.get("variants")
     if not isinstance(variants, dict) or not variants:
-        refuse(
-            path,
-            lines.get(("variants",), 1),
-            "a study needs variants: lines of 'name: {setting: value}'",
-        )
-    # wrong flags are not the file's fault
+        problem = "a study needs variants: lines of 'name: {setting: value}'"
+        refuse(path, lines.get(("variants",), 1), problem)
+    # Wrong flags are not the file's fault.
     parse_command_line(["--preset", base, *flags], "")
     found: list[Variant] = []
     for variant, changes in variants.items():
-        line = lines[("variants", variant)]
+        place = ("variants", variant)
         if not isinstance(changes, dict | None):
-            refuse(path, line, f"variant {variant!r}: expected {{setting: value, ...}}")
-        own = dict(changes or {})
-        names = [other.name for other in found]
-        against = str(own.pop("against", names[0] if names else ""))
-        if against and against not in names:
             refuse(
                 path,
-                line,
-                f"variant {variant!r} is compared with {against!r}, which is none of the variants above it",
+                lines[place],
+                f"variant {variant!r}: expected {{setting: value, ...}}",
             )
-        settings = _checked(
-            path, lines, base, ("variants", variant), {**common, **own}, flags
-        )
+        own = dict(changes or {})
+        against = _reference(own, found, path, lines[place])
+        settings = _checked(path, lines, base, place, {**common, **own}, flags)
         for other in found:
             if _in_use(other.settings) == _in_use(settings):
-                refuse(path, line, f"variants {other.name!r} and {variant!r} are alike")
+                problem = f"variants {other.name!r} and {variant!r} are alike"
+                refuse(path, lines[place], problem)
         found.append(Variant(variant, settings, own, against))
+    question = str(content.get("question", ""))
     return Study(path.stem, question, base, common, tuple(found))
+
+
+def _reference(own: dict[str, Any], found: list[Variant], path: Path, line: int) -> str:
+    """What a variant is compared with: the first one, unless it says `against`, taken out here."""
+    names = [other.name for other in found]
+    against = str(own.pop("against", names[0] if names else ""))
+    if against and against not in names:
+        refuse(
+            path,
+            line,
+            f"compared with {against!r}, which is none of the variants above it",
+        )
+    return against
 
 
 @functools.cache

@@ -3,7 +3,7 @@ the mean.
 
 With ranks r_1 < ... < r_T (1 = first) of the T targets among all that is ranked, and N = min(T,
 K)
-    HR@K = [r_1 <= K]                             Recall@K = |{r_j <= K}| / T   (equal to HR@K where T = 1)
+    HR@K = [r_1 <= K]            Recall@K = |{r_j <= K}| / T   (equal to HR@K where T = 1)
     NDCG@K = sum over r_j <= K of 1 / log2(1 + r_j), divided by sum over i <= N of 1 / log2(1 + i)
     MAP@K = sum over r_j <= K of j / r_j, divided by N            MRR = 1 / r_1 (no cut-off)
 """

@@ -22,7 +22,8 @@ def main(
     print(f"{first.name}: {why.sentence}")
     for item in why.history[:3]:
         print(
-            f"  {item.effect:+.2f} of its log-probability is due to {item.name}; without that it stands {item.places} "
+            f"  {item.effect:+.2f} of its log-probability is due to {item.name}; without "
+            f"that it stands {item.places} "
             f"places lower"
         )
     for feature in why.features:
@@ -47,7 +48,8 @@ def main(
         left_out = {item.id for item in gone}
         names = [item.name for item in again if item.id not in left_out][:10]
         print(
-            f"  asked again without them, {'it is still there' if first.name in names else 'it is gone'}"
+            f"  asked again without them, "
+            f"{'it is still there' if first.name in names else 'it is gone'}"
         )
 
 

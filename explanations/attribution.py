@@ -2,19 +2,19 @@
 
 Games and scores are those of question.py. Methods, all of which answer with an `Attribution`:
 
-    leave_one_out         v(everything) - v(everything but i): exact, and need not add up, as the model is
-                          not additive
-    blocks                exact Shapley values of blocks of the history, the newest ones a single
-                          interaction each and older ones in blocks that grow, by all their coalitions, in
-                          the weighted mean of two games: what is not known is removed from the sequence, or
-                          masked in its place. Interactions that stand in for each other share what they do,
-                          without the noise of sampled orders; a block's value is divided as integrated
-                          gradients of its sign and attention roll-out say. base + interactions = score
-    integrated_gradients  gradient of the score along the straight way from interactions of which only the
-                          time is known to the real ones (Sundararajan et al., arXiv:1703.01365).
-                          base + interactions = score
-    attention_rollout     attention of all layers multiplied (Abnar and Zuidema, arXiv:2005.00928): the same
-                          for every item
+    leave_one_out         v(everything) - v(everything but i): exact; contributions need not add
+                          up, as the model is not additive
+    blocks                exact Shapley values of blocks of the history: the newest interactions
+                          alone, older ones in blocks that grow. The value of a coalition is the
+                          weighted mean of two games: what is not known is removed from the
+                          sequence, or masked in its place. Interactions that stand in for each
+                          other share what they do. A block's value is divided by integrated
+                          gradients of its sign and by attention. base + interactions = score
+    integrated_gradients  gradient of the score along the straight way from interactions of which
+                          only the time is known to the real ones (Sundararajan et al.,
+                          arXiv:1703.01365). base + interactions = score
+    attention_rollout     attention of all layers multiplied (Abnar and Zuidema,
+                          arXiv:2005.00928): the same for every item
     random                numbers without meaning, the control
 
 Axes as in question.py.

@@ -10,13 +10,15 @@ from answers import Explanation, Item, Profile, Recommendation
 from schema import Schema
 
 UNIT = (
-    "A number in parentheses is the part of the {noun}'s log-probability that is due to that one thing: "
+    "A number in parentheses is the part of the {noun}'s log-probability that is due to "
+    "that one thing: "
     "of the history its share, of the rest what is lost without it."
 )
 EXPLANATION = (
     UNIT
     + " Shares of the history add up; what is lost need not. After the semicolon: by how many "
-    "ranks the {noun} falls without it alone. Without: the fewest {nouns} found whose absence takes "
+    "ranks the {noun} falls without it alone. Without: the fewest {nouns} found whose "
+    "absence takes "
     "the {noun} off the list. As another: its rank were the user's column that value, history and "
     "all else as it is."
 )

@@ -43,8 +43,10 @@ ARCHIVES = {
 }
 
 LICENCE = (
-    "MovieLens data: (c) GroupLens, University of Minnesota. For research use; no redistribution without "
-    "permission, no commercial use. Cite F. M. Harper and J. A. Konstan, The MovieLens Datasets: History and "
+    "MovieLens data: (c) GroupLens, University of Minnesota. For research use; no "
+    "redistribution without "
+    "permission, no commercial use. Cite F. M. Harper and J. A. Konstan, The MovieLens "
+    "Datasets: History and "
     "Context, ACM TiiS 5(4), 2015. The README in the data folder has the full terms."
 )
 
@@ -84,8 +86,10 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
         if getattr(error, "errno", None) in DISK_ERRORS:
             raise
         raise DataUnavailable(
-            f"{dataset} is not in {folder.name}/ and cannot be downloaded ({getattr(error, 'reason', error)}). "
-            f"Three ways to get it: (1) connect to the internet and run again, it downloads {archive.url}; "
+            f"{dataset} is not in {folder.name}/ and cannot be downloaded "
+            f"({getattr(error, 'reason', error)}). "
+            f"Three ways to get it: (1) connect to the internet and run again, it downloads "
+            f"{archive.url}; "
             f"(2) unpack that file yourself so that {folder.name}/{archive.needed} exists; "
             f"(3) give --data_dir with the folder that has {archive.needed}. "
             f"To try the code without MovieLens: --dataset synthetic"

@@ -3,21 +3,19 @@
 The truth it is built on (all draws from one seeded stream of uniform numbers):
 
 - 400 films. Each has one to three genres, a year, a popularity, and exactly one *sequel*: another
-  film that people
-  tend to watch soon after it. The sequels form one cycle through a random order of the films.
+  film that people tend to watch soon after it. The sequels form one cycle through a random order
+  of the films.
 - 1,000 people with gender, age group and occupation; each has two favourite genres.
-- Each age group has 25 favourite films of its own, and each of the four seasons of the year has
-  30.
+- Each age group has 25 favourite films of its own, and each of the four seasons of the year 30.
 - A person's next film is chosen by one of five causes, tried with the probabilities in CAUSES:
-    earlier_film  the sequel of one of the last three films watched  (cause_movie_id holds that film)
+    earlier_film  the sequel of one of the last three films watched (cause_movie_id holds it)
     age_group     a favourite film of the person's age group
     season        a favourite film of the season in which the moment falls
     genre_taste   a film with one of the person's favourite genres, drawn by popularity
     chance        any film, drawn by popularity
   Nobody watches a film twice; a cause that has nothing unseen to offer gives way to `chance`.
 - The rating depends on taste: 3 for a film without a favourite genre, 4 for one with, plus 1 for
-  the cause
-  `earlier_film`, plus noise of -1, 0 or +1, kept within 1 to 5.
+  the cause `earlier_film`, plus noise of -1, 0 or +1, kept within 1 to 5.
 - Sessions: two of three gaps between interactions are under ten minutes, the others one to sixty
   days.
 

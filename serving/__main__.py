@@ -28,29 +28,17 @@ def main(argv: list[str]) -> None:
     cores = os.cpu_count() or 1
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add(
-        "--model_path",
-        default="checkpoints/best",
-        help="folder of a trained model (default: %(default)s)",
-    )
-    add(
-        "--vanilla_path",
-        default="models/vanilla",
-        help="the model to compare with where it fits the data, '' for none (default: %(default)s)",
-    )
+    add("--model_path", default="checkpoints/best", help="folder of a trained model")
+    vanilla = "the model to compare with where it fits the data, '' for none"
+    add("--vanilla_path", default="models/vanilla", help=vanilla)
     add("--data_dir", help="folder with the data set's files (default: as in training)")
     add(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: %(default)s, this machine alone)",
+        help="address to listen on (default: this machine alone)",
     )
-    add("--port", type=int, default=8000, help="(default: %(default)s)")
-    add(
-        "--workers",
-        type=int,
-        default=cores,
-        help="processes (default: one a core, %(default)s)",
-    )
+    add("--port", type=int, default=8000)
+    add("--workers", type=int, default=cores, help="processes (default: one a core)")
     flags = parser.parse_args(argv)
     if flags.workers < 1 or not 0 < flags.port < 65536:
         raise UserError("--workers must be at least 1 and --port lie in 1 to 65535")

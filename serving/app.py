@@ -22,7 +22,8 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -38,12 +39,6 @@ from serving.schemas import Error, Explanations, Items, Recommendations, User, W
 from support.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
-TYPES = {
-    ".html": "text/html",
-    ".js": "text/javascript",
-    ".css": "text/css",
-    ".svg": "image/svg+xml",
-}
 M_ARENA_MAX = -8  # malloc.h
 LONGEST = 500  # characters of a refusal
 SOME_USERS = 200  # at least, that /health names where there are so many
@@ -141,7 +136,8 @@ class Service:
             known = [one for one in items if engine.catalogue.items.index([one])[0]]
             if len(known) < len(items):
                 note = (
-                    f"without {len(items) - len(known)} {main.schema.nouns} that this model does not "
+                    f"without {len(items) - len(known)} {main.schema.nouns} that this model "
+                    f"does not "
                     f"know"
                 )
             items = known
@@ -341,25 +337,11 @@ def _add_surroundings(app: FastAPI, service: Service) -> None:
         content, kind = service.metrics.exposition()
         return Response(content, media_type=kind)
 
-    files = {
-        path.relative_to(STATIC).as_posix(): path.read_bytes()
-        for path in STATIC.rglob("*")
-        if path.suffix in TYPES
-    }
-
-    @app.get("/static/{name:path}", include_in_schema=False)
-    async def static(name: str) -> Response:
-        if name not in files:
-            raise HTTPException(404, "no such file")
-        return Response(
-            files[name],
-            media_type=TYPES[Path(name).suffix],
-            headers={"cache-control": "max-age=300"},
-        )
+    app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return Response(files["index.html"], media_type="text/html")
+        return FileResponse(STATIC / "index.html")
 
 
 def _add_refusals(app: FastAPI) -> None:

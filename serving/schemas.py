@@ -81,8 +81,9 @@ class Why(Choice):
     k: Annotated[int, Field(ge=1, le=MOST_ITEMS, strict=True)] | None = Field(
         None,
         examples=[10],
-        description="of one item: also in ranks, and what would have to be otherwise: without which items "
-        "of the history it is not among the first k, and its rank for other users",
+        description="of one item: also in ranks, and what would have to be otherwise: "
+        "without which items of the history it is not among the first k, and its rank for "
+        "other users",
     )
 
     @model_validator(mode="after")

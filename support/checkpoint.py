@@ -36,30 +36,21 @@ def write_checkpoint(
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # by a process that was killed as it wrote here
-    for left in folder.parent.glob(f".{folder.name}-*"):
-        if time.time() - left.stat().st_mtime > STALE:
-            shutil.rmtree(left, ignore_errors=True)
+    _remove_stale(folder)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     new, old = scratch / "new", scratch / "old"
     try:
         new.mkdir()
         # Tied or sliced tensors must not share memory in the file.
-        save_file(
-            {
-                name: tensor.detach().cpu().contiguous().clone()
-                for name, tensor in tensors.items()
-            },
-            new / WEIGHTS,
-        )
-        for name, content in {
-            INFO: {"format": FORMAT, **info},
-            **(files or {}),
-        }.items():
-            (new / name).write_text(
-                json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8"
-            )
+        own = {
+            name: tensor.detach().cpu().contiguous().clone()
+            for name, tensor in tensors.items()
+        }
+        save_file(own, new / WEIGHTS)
         (new / WEIGHTS).chmod(0o644)  # safetensors makes a private one
+        write_json(new / INFO, {"format": FORMAT, **info})
+        for name, content in (files or {}).items():
+            write_json(new / name, content)
         if folder.exists():
             os.replace(folder, old)
         os.replace(new, folder)
@@ -78,6 +69,13 @@ def write_checkpoint(
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a process that was killed as it wrote here left behind."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        if time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def settled(folder: Path) -> bool:

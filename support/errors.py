@@ -6,6 +6,7 @@ import difflib
 import errno
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 # A full or read-only disk, or a file where a folder should be.
 DISK_ERRORS = {
@@ -23,6 +24,18 @@ class UserError(Exception):
     """Something outside the program is wrong. The message is one line: which file, line or flag,
     and the remedy.
     """
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def at_least(least: int, settings: Any, *names: str) -> None:
+    """Raise `UserError` for a setting below its least value."""
+    for name in names:
+        require(getattr(settings, name) >= least, f"--{name} must be at least {least}")
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
@@ -47,7 +60,8 @@ def run_command(
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        message = f"{error.filename or 'a file'}: {error.strerror}; free some space or choose another place"
+        name = error.filename or "a file"
+        message = f"{name}: {error.strerror}; free some space or choose another place"
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'stopped'}", file=sys.stderr)
         return 130

@@ -1,14 +1,20 @@
-"""What a process that works for another must know."""
+"""Processes: who works for whom, who is alone, and how they are asked to stop."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import torch
+
+IMPATIENCE = 3.0  # seconds
 
 
 def die_with(parent: int) -> None:
@@ -29,3 +35,37 @@ def alone(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C or SIGTERM into a flag; another one after IMPATIENCE seconds interrupts at
+    once.
+
+    Before that a repeat is ignored: a terminal and torchrun both send the signal to each process.
+    """
+    asked: list[float] = []
+
+    def ask(_number: int, _frame: object) -> None:
+        if asked and time.monotonic() - asked[0] > IMPATIENCE:
+            raise KeyboardInterrupt
+        asked.append(time.monotonic())
+
+    before = {}
+    # outside the main thread signals are others' business
+    with contextlib.suppress(ValueError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_process_group() -> None:
+    """To be called at the end of a program that may run under torchrun: a process that ends with
+    its group's threads still alive now and then aborts."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # what still holds the group would keep its threads
+        torch.distributed.destroy_process_group()

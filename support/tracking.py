@@ -140,7 +140,8 @@ class Tracker:
         except Exception as error:
             print(
                 f"warning: wandb failed ({' '.join(str(error).split())[:200]}); the run goes on "
-                f"and is recorded in {self.path} alone. For W&B: `wandb login`, or --wandb_mode offline",
+                f"and is recorded in {self.path} alone. For W&B: `wandb login`, or "
+                f"--wandb_mode offline",
                 file=sys.stderr,
             )
             self._library = None

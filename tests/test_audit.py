@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import batches
+import training_batches
 from ablations import audit
 from ablations.audit import audit_split, suspicious, swap_test, swapped, training_test
 from baselines.popularity import Popularity
@@ -60,9 +61,11 @@ def test_a_split_that_trains_on_targets_is_caught(data, tmp_path, monkeypatch):
         fresh_model(data, VARIANTS["enhanced"]),
         tiny_settings(tmp_path, VARIANTS["enhanced"]),
     )
-    whole = batches.TrainingBatches._windows
+    whole = training_batches.TrainingBatches._windows
     monkeypatch.setattr(
-        batches.TrainingBatches, "_windows", lambda self, _held_out: whole(self, False)
+        training_batches.TrainingBatches,
+        "_windows",
+        lambda self, _held_out: whole(self, False),
     )
     assert training_test(model, data, settings) > 0
 

@@ -11,16 +11,14 @@ import torch
 import training_batches
 from batches import (
     History,
-    TrainingBatches,
     append_mask,
-    cloze_mask,
     history_batch,
     history_of,
-    visible_times,
 )
 from dataset import MASK, PAD
 from settings import TrainSettings
 from tests.conftest import rng, span
+from training_batches import TrainingBatches, cloze_mask, visible_times
 
 PLAIN = TrainSettings(batch_size=8)
 

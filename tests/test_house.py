@@ -30,14 +30,17 @@ ORDER = [
     {"batches"},
     {"training_batches"},
     {"features", "graph", "text_vectors", "views", "outputs", "scorer"},
+    {"heads"},
     {"baselines"},
     {"evaluation"},
     {"objectives"},
+    {"training_state"},
     {"training_loop"},
     {"enhanced_model"},
     {"bert4rec"},
     {"growth"},
     {"model_io"},
+    {"starting", "measuring"},
     {"trainer"},
     {"bert_multi"},
     {"explanations", "item_search", "profiles"},
@@ -215,7 +218,7 @@ def test_requirements_are_pinned_and_explained():
     ):
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             if line and not line.startswith(("#", "-r")):
-                assert re.match(r"[A-Za-z0-9-]+==[\d.]+(\s|$)", line), line
+                assert re.match(r"[A-Za-z0-9.-]+==[\d.]+(\s|$)", line), line
                 assert name != "requirements.txt" or "#" in line, line
 
 

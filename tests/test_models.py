@@ -462,10 +462,10 @@ def test_each_family_left_out_changes_the_scores(data, shape):
 
 def test_preference_target_is_the_mean_of_what_comes_later(data, monkeypatch):
     """Against a naive loop."""
-    monkeypatch.setattr("enhanced_model.PREFERENCE_HORIZON", 3)
+    monkeypatch.setattr("heads.PREFERENCE_HORIZON", 3)
     model = fresh_model(data, ModelSettings(**TINY_MODEL))
     batch = next(TrainingBatches(data, 12, TRAIN, 0.0).epoch(0))
-    got = model.later_shares("genres", batch.targets)
+    got = model.preference_heads.later_shares("genres", batch.targets)
     for row in range(3):
         for position in range(int(batch.lengths[row])):
             later = [
@@ -473,7 +473,7 @@ def test_preference_target_is_the_mean_of_what_comes_later(data, monkeypatch):
                 for target in batch.targets[row, position : position + 3].tolist()
                 if target
             ]
-            mean = sum(model.shares_genres[target] for target in later)
+            mean = sum(model.preference_heads.shares_genres[target] for target in later)
             torch.testing.assert_close(got[row, position], mean / mean.sum())
 
 

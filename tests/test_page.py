@@ -224,11 +224,14 @@ def test_a_wrong_user_is_said_and_mended(page):
     indirect=["page"],
 )
 def test_nothing_is_cut(page, name):
-    """No sideways scrolling, no element wider than its place; dark is dark; a screenshot is kept."""
+    """No sideways scrolling, no element wider than its place; dark is dark; a screenshot is kept.
+    No sideways scrolling, no element wider than its place; dark is dark; a screenshot is kept."""
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     wide = page.evaluate("""[...document.querySelectorAll('main *')].filter((one) =>
-        one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 1 && getComputedStyle(one).overflowX !== 'visible'
-        && !one.closest('.ts-wrapper, .visually-hidden, input, select')).map((one) => one.outerHTML.slice(0, 200))""")
+        one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 1
+        && getComputedStyle(one).overflowX !== 'visible'
+        && !one.closest('.ts-wrapper, .visually-hidden, input, select')
+        ).map((one) => one.outerHTML.slice(0, 200))""")
     assert not wide
     shade = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (int(re.findall(r"\d+", shade)[0]) < 80) == name.endswith("dark")

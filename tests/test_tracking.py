@@ -192,7 +192,8 @@ def test_a_whole_training_without_a_dashboard(tmp_path, mode, warnings):
     """From the flags to the results, with W&B out of reach or switched off."""
     pytest.importorskip("wandb")
     script = (
-        "import sys, trainer; from support import tracking; from support.errors import run_command; "
+        "import sys, trainer; from support import tracking; from support.errors import "
+        "run_command; "
         "tracking.PATIENCE = 3; sys.exit(run_command(trainer.main, sys.argv[1:]))"
     )
     environment = {

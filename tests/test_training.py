@@ -29,7 +29,8 @@ from settings import DataSettings, EvalSettings
 from support.errors import UserError
 from support.tracking import Tracker
 from tests.conftest import ROOT, VARIANTS, fresh_model, span, tiny_settings
-from training_loop import Progress, Stopped, fit, parameter_group_names, seed_everything
+from training_loop import Stopped, fit, seed_everything
+from training_state import Progress, parameter_group_names
 
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 

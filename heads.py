@@ -1,0 +1,87 @@
+"""What is learned beside the item: values of an interaction before it is given, and values of the
+items that come next. One head for each column that the schema says to predict.
+
+Axes: B sequences, L positions, N positions that predict something, D width, R rows of the item
+table, K values of an interaction column, F values of an item column.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from batches import Batch
+from dataset import Catalogue
+from features import ByColumn
+
+PREFERENCE_HORIZON = 20  # later interactions that the preference target averages over
+Predictions = dict[str, tuple[Tensor, Tensor]]  # column -> logits and what is true
+
+
+class ValueHead(nn.Module):
+    """An interaction column's value for a candidate item, from the state before the event."""
+
+    def __init__(self, width: int, values: int) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(3 * width, width), nn.Linear(width, values)
+
+    def forward(self, states: Tensor, items: Tensor) -> Tensor:
+        """states (N, D), item vectors (N, D) to logits (N, K)."""
+        joined = torch.cat([states, items, states * items], dim=-1)  # (N, 3 D)
+        return self.out(F.gelu(self.hidden(joined)))
+
+
+class ValueHeads(ByColumn):
+    """P(r | h_i, e_v) for each predicted column of interactions."""
+
+    def __init__(self, catalogue: Catalogue, width: int) -> None:
+        super().__init__()
+        for entry in catalogue.predicted_values:
+            self[entry.name] = ValueHead(width, len(entry.values))
+
+    def forward(
+        self, batch: Batch, predicted: Tensor, states: Tensor, table: Tensor
+    ) -> Predictions:
+        """Logits (N, K) and codes (N,) at the predicted positions (N,), for the targets there."""
+        found = {}
+        targets = batch.targets.flatten()[predicted]  # (N,)
+        for name, head in self.items():
+            codes = batch.target_columns[name].flatten()[predicted]  # (N,)
+            if bool(codes.any()):
+                # Unlike table[targets], this adds gradients in a fixed order.
+                items = F.embedding(targets, table)  # (N, D)
+                found[name] = head(states, items), codes
+        return found
+
+
+class PreferenceHeads(ByColumn):
+    """P(f | h_i) for each predicted column of items: its mean shares in what comes next."""
+
+    def __init__(self, catalogue: Catalogue, width: int) -> None:
+        super().__init__()
+        for entry in catalogue.predicted_columns:
+            self[entry.name] = nn.Linear(width, len(entry.values))
+            shares = torch.from_numpy(catalogue.items.shares(entry.name))  # (R, F)
+            self.register_buffer(f"shares_{entry.name}", shares, persistent=False)
+
+    def forward(self, batch: Batch, predicted: Tensor, states: Tensor) -> Predictions:
+        """Logits and true shares, (N, F) each, at the predicted positions (N,)."""
+        found = {}
+        for name, head in self.items():
+            shares = self.later_shares(name, batch.targets)
+            wanted = shares.flatten(0, 1)[predicted]  # (N, F)
+            if bool(wanted.any()):
+                found[name] = head(states), wanted
+        return found
+
+    def later_shares(self, name: str, targets: Tensor) -> Tensor:
+        """(B, L, F) mean shares of a column's values in the next PREFERENCE_HORIZON
+        interactions."""
+        shares = getattr(self, f"shares_{name}")[targets]  # (B, L, F)
+        total = shares.cumsum(1)
+        horizon = min(PREFERENCE_HORIZON, targets.shape[1])
+        end = total[:, -1:].expand(-1, horizon - 1, -1)
+        ahead = torch.cat([total[:, horizon - 1 :], end], dim=1)
+        window = ahead - F.pad(total, (0, 0, 1, 0))[:, :-1]
+        return window / window.sum(-1, keepdim=True).clamp_min(1e-6)

@@ -1,0 +1,154 @@
+"""What a training begins with: a new model, one grown from a checkpoint (`--start_from`), and the
+teachers that it follows. Each is refused if it may have learned from what is held out here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from dataset import Dataset
+from growth import for_catalogue
+from model_io import Checkpoint, load_model, new_model, training_hashes
+from settings import (
+    BOOKKEEPING,
+    DataSettings,
+    ModelSettings,
+    Settings,
+    idle,
+    model_only,
+    section_fields,
+)
+from support.checkpoint import load_weights
+from support.errors import UserError
+from training_state import SELECTION_METRIC
+
+# What --start_from may change: it leaves no trace in what the weights mean.
+MAY_CHANGE = {"dropout", "layer_dropout"}
+
+
+def starting_model(
+    data: Dataset, settings: Settings, held_out: bool = True
+) -> nn.Module:
+    """What a training on these data begins with. held_out: as in `model_io.new_model`.
+
+    The weights of a checkpoint stay; what is kept of the data (the edges of a graph, counts) is
+    that of these data. Raises `UserError` where the settings are of another model, or items are
+    missing in the data.
+    """
+    start = settings.train.start_from
+    if not start:
+        return new_model(data, settings.model, held_out)
+    older = load_model(Path(start), data_dir=settings.data.data_dir).model
+    _check_same_model(older.settings, settings)
+    try:
+        grown = for_catalogue(older, data.catalogue).state_dict()
+    except UserError as error:
+        raise UserError(f"--start_from {start}: {error}") from error
+    model = new_model(data, settings.model, held_out)
+    parameters = dict(model.named_parameters())
+    of_these_data = {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.startswith(("graph.", "counts")) and name not in parameters
+    }
+    load_weights(model, {**grown, **of_these_data}, f"--start_from {start}")
+    return model
+
+
+def _check_same_model(theirs: ModelSettings, settings: Settings) -> None:
+    ours = settings.model
+    for name in set(section_fields(ModelSettings)) - MAY_CHANGE:
+        before, now = getattr(theirs, name), getattr(ours, name)
+        if name.endswith(
+            "_weight"
+        ):  # of a loss: whether there is a head is what counts
+            before, now = before > 0, now > 0
+        other_model = model_only(name) not in (None, ours.model)
+        if before != now and not other_model and idle(name, settings) is None:
+            raise UserError(
+                f"--start_from {settings.train.start_from} is of another model: --{name} is "
+                f"{getattr(theirs, name)} there and {getattr(ours, name)} here; give the same, "
+                f"or train without --start_from"
+            )
+
+
+def check_start(start: Checkpoint, data: Dataset, settings: Settings) -> None:
+    """Raises `UserError` if a model to go on from may have learned from what is held out here:
+    what trained it must be what each user's training part begins with, which may be longer."""
+    folder = settings.train.start_from
+    _refuse_other_data(f"--start_from {folder}", start.info, settings)
+    theirs, users = start.info["trained_on"], data.catalogue.users
+    rows = users.index(np.array(theirs["users"], dtype=users.ids.dtype))
+    lengths = np.array(theirs["lengths"])
+    ends = data.offsets[:-1].copy()
+    ends[rows] += np.minimum(lengths, data.train_lengths[rows])
+    here = training_hashes(data, ends)
+    hashes = dict(zip(here["users"], here["hashes"], strict=True))
+    for user, digest in zip(theirs["users"], theirs["hashes"], strict=True):
+        if hashes.get(user) != digest:
+            raise UserError(
+                f"--start_from {folder} may have been trained on what is held out here: what "
+                f"trained it of user {user} is not what this user's training part begins with; "
+                f"give the files that trained it, or such with later interactions"
+            )
+
+
+def load_teachers(data: Dataset, settings: Settings) -> list[nn.Module]:
+    """Models to follow. Raises `UserError` if one cannot say what this run asks."""
+    paths = [Path(path.strip()) for path in settings.train.teacher.split(",") if path]
+    return [_teacher(path, data, settings) for path in paths]
+
+
+def _teacher(folder: Path, data: Dataset, settings: Settings) -> nn.Module:
+    flag = f"--teacher {folder}"
+    own = Path(settings.train.checkpoint_dir) / "best"
+    if folder.resolve() == own.resolve():
+        raise UserError(
+            f"{flag} is where this run keeps its own model; give another --checkpoint_dir"
+        )
+    checkpoint = load_model(folder, data_dir=settings.data.data_dir)
+    hash_there = checkpoint.info["split_hash"]
+    if hash_there != data.split_hash:
+        raise UserError(
+            f"{flag} was trained on split {hash_there}, this run on {data.split_hash}: other "
+            f"items, or interactions that are held out here; train it on the same data"
+        )
+    _refuse_other_data(flag, checkpoint.info, settings)
+    ours, theirs = settings.model, checkpoint.settings.model
+    same = all(
+        getattr(theirs, name) == getattr(ours, name)
+        for name in ("model", "start_token", "query_time")
+    )
+    heads = all(
+        bool(theirs.task_weights[task]) == bool(ours.task_weights[task])
+        for task in ("next_item", "masked_item")
+    )
+    if not same or not heads or theirs.seq_length < ours.seq_length:
+        raise UserError(
+            f"{flag} must be a model of the same kind (--model {ours.model}) with the same item "
+            f"heads, start and --query_time that reads at least {ours.seq_length} interactions"
+        )
+    return checkpoint.model
+
+
+def _refuse_other_data(origin: str, info: dict[str, Any], settings: Settings) -> None:
+    """Raises `UserError` if a checkpoint with this info may have learned from what this run holds
+    out. origin: the flag and folder that brought it here."""
+    # The hash does not hold each choice, so one that rounds alike is compared too.
+    theirs, ours = Settings().replace(**info["settings"]).to_dict(), settings.to_dict()
+    for name in section_fields(DataSettings):
+        if name in (*BOOKKEEPING, "dataset") or idle(name, settings) is not None:
+            continue
+        if theirs[name] != ours[name]:
+            raise UserError(
+                f"{origin} was trained with another choice of data: --{name} is {theirs[name]} "
+                f"there and {ours[name]} here; train one with the same"
+            )
+    if SELECTION_METRIC not in info.get("validation", {}):
+        raise UserError(
+            f"{origin} was not selected on validation: what this run holds out may have trained "
+            f"it; train one with trainer.py"
+        )

@@ -1,0 +1,144 @@
+"""The state of a training run (training_loop.Run): where it stands, all that `--resume` needs in a
+folder, and the order of the optimizer's parameters in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from support.errors import UserError
+
+SELECTION_METRIC = "NDCG@10"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that must survive a stop besides weights, optimizer and random
+    state.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    # of all cores together, whatever else the machine does
+    processor_seconds: float = 0.0
+    evaluations_without_gain: int = 0
+    finished: bool = False
+    # metrics, epoch, step, ... of the best model
+    best: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best_score(self) -> float:
+        """Validation score of the best model so far."""
+        return self.best.get(SELECTION_METRIC, -math.inf)
+
+    def stopwatch(self) -> Callable[[], None]:
+        """A function that adds the time since now, whenever it is called."""
+        wall = self.seconds - time.perf_counter()
+        processor = self.processor_seconds - time.process_time()
+
+        def count() -> None:
+            self.seconds = wall + time.perf_counter()
+            self.processor_seconds = processor + time.process_time()
+
+        return count
+
+
+def save_state(run: Any, folder: Path) -> None:
+    """Write weights, best weights, optimizer, random state, losses and progress."""
+    tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in run.best_weights.items()}
+    names = _ordered_names(run.model)
+    for index, values in run.optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            tensors[f"optimizer.{names[index]}.{key}"] = value
+    tensors["random"] = torch.get_rng_state()
+    if run.device.type == "cuda":
+        tensors["random_cuda"] = torch.cuda.get_rng_state()
+    for task, total in run.loss_sums.items():
+        tensors[f"loss.{task}"] = total.float().cpu()
+    info = {
+        "settings": run.settings.to_dict(),
+        "split_hash": run.data.split_hash,
+        "progress": dataclasses.asdict(run.progress),
+        "loss_counts": run.loss_counts,
+    }
+    write_checkpoint(folder, tensors, info)
+
+
+def load_state(run: Any, folder: Path) -> dict[str, Any]:
+    """Go back to where a stopped run was and return its progress; exact in one process (of
+    several, only the main one's random state is kept, so the others' dropout goes on
+    differently)."""
+    tensors, info = read_checkpoint(folder)
+    if info["split_hash"] != run.data.split_hash:
+        raise UserError(
+            f"{folder} was trained on split {info['split_hash']}, the data at hand are split "
+            f"{run.data.split_hash}; give the same data"
+        )
+    load_weights(run.model, _part(tensors, "model."), str(folder))
+    run.best_weights = _part(tensors, "best.")
+    state = {}
+    for index, name in enumerate(_ordered_names(run.model)):
+        values = _part(tensors, f"optimizer.{name}.")
+        values = {key: value for key, value in values.items() if "." not in key}
+        if values:
+            state[index] = values
+    groups = run.optimizer.state_dict()["param_groups"]
+    run.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    torch.set_rng_state(tensors["random"])
+    if "random_cuda" in tensors and run.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["random_cuda"])
+    losses = _part(tensors, "loss.")
+    run.loss_sums = {task: value.to(run.device) for task, value in losses.items()}
+    run.loss_counts = info["loss_counts"]
+    return info["progress"]
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name begins so, without the prefix."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def parameter_group_names(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of parameters (with weight decay, without): matrices of linear maps decay; biases,
+    norms, positions and embedding tables do not."""
+    decayed = {
+        f"{prefix}.weight".lstrip(".")
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    names = [name for name, _ in model.named_parameters()]
+    with_decay = [name for name in names if name in decayed]
+    return with_decay, [name for name in names if name not in decayed]
+
+
+def _ordered_names(model: nn.Module) -> list[str]:
+    """Names of parameters in the order of the optimizer's state."""
+    with_decay, without = parameter_group_names(model)
+    return with_decay + without
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's parameter groups."""
+    parameters = dict(model.named_parameters())
+    groups = zip(parameter_group_names(model), (weight_decay, 0.0), strict=True)
+    return [
+        {"params": [parameters[name] for name in names], "weight_decay": decay}
+        for names, decay in groups
+    ]
