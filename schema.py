@@ -16,30 +16,67 @@ data (readers/infer.py). This module knows nothing of arrays or models.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Strict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
 
 from support.errors import UserError
-from support.yaml_file import read_yaml, refuse
+from support.yaml_file import Lines, read_yaml, refuse
 
 Kind = Literal["category", "tags", "number", "text", "vector"]
-KINDS: tuple[str, ...] = get_args(Kind)
 TABLES = ("interactions", "items", "users")
-# What a table may say of its columns beside `columns`: the field of the file that plays a role.
+# The fields of a table that are no columns, and those of them that must be there.
 ROLES = {
     "interactions": ("user", "item", "time"),
     "items": ("id", "name"),
     "users": ("id",),
 }
 REQUIRED = {"interactions": ("user", "item"), "items": ("id",), "users": ("id",)}
-WORDS = ("name", "noun", "plural", "verb", "note", "reader")
-Lines = Mapping[tuple[str, ...], int]
+# Kinds that a head can predict.
+PREDICTABLE = {
+    "interactions": ("category",),
+    "items": ("category", "tags"),
+    "users": (),
+}
+STRICT = ConfigDict(extra="forbid")
+Text = Annotated[str, Strict()]
+Flag = Annotated[bool, Strict()]
+Name = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 
 
-@dataclass(frozen=True)
+def _named_values(values: Any) -> Any:
+    """Declared values with their names; of a list each is its own name."""
+    if isinstance(values, list):
+        return {str(value): str(value) for value in values}
+    if isinstance(values, dict):
+        return {str(value): str(title) for value, title in values.items()}
+    return values
+
+
+def _named_columns(columns: Any) -> Any:
+    """Columns by name, 'name: kind' as 'name: {kind: kind}'."""
+    if not isinstance(columns, dict):
+        return columns or {}
+    named = {}
+    for name, column in columns.items():
+        if isinstance(column, str):
+            column = {"kind": column}
+        named[name] = {"name": name, **column} if isinstance(column, dict) else column
+    return named
+
+
+@dataclass(frozen=True, config=STRICT)
 class Column:
     """One column beside the ids.
 
@@ -49,16 +86,18 @@ class Column:
     another ...?'.
     """
 
-    name: str
+    name: Name
     kind: Kind
-    source: str = ""
-    label: str = ""
-    values: Mapping[str, str] = field(default_factory=dict)
-    separator: str = "|"
-    ordered: bool = False
-    log: bool = False
-    predict: bool = False
-    counterfactual: bool = False
+    source: Text = ""
+    label: Text = ""
+    values: Annotated[dict[str, str], BeforeValidator(_named_values)] = field(
+        default_factory=dict
+    )
+    separator: Text = "|"
+    ordered: Flag = False
+    log: Flag = False
+    predict: Flag = False
+    counterfactual: Flag = False
 
     @property
     def title(self) -> str:
@@ -71,16 +110,30 @@ class Column:
         return self.source or self.name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TableSchema:
     """One table: its file, which fields of the file play a role, and its columns by name."""
 
-    file: str = ""
-    roles: Mapping[str, str] = field(default_factory=dict)
-    columns: Mapping[str, Column] = field(default_factory=dict)
+    file: Text = ""
+    user: Text = ""
+    item: Text = ""
+    time: Text = ""
+    id: Text = ""
+    name: Text = ""
+    columns: Annotated[dict[str, Column], BeforeValidator(_named_columns)] = field(
+        default_factory=dict
+    )
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Role -> field of the file."""
+        given = {
+            role: getattr(self, role) for role in ("user", "item", "time", "id", "name")
+        }
+        return {role: name for role, name in given.items() if name}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Schema:
     """See the module's head.
 
@@ -90,14 +143,14 @@ class Schema:
     forbids it.
     """
 
-    name: str
-    noun: str = "item"
-    plural: str = ""
-    verb: str = "had"
-    repeats: bool = False
-    note: str = ""
-    reader: str = "tables"
-    publish_items: bool = True
+    name: Text
+    noun: Text = "item"
+    plural: Text = ""
+    verb: Text = "had"
+    repeats: Flag = False
+    note: Text = ""
+    reader: Text = "tables"
+    publish_items: Flag = True
     interactions: TableSchema = field(default_factory=TableSchema)
     items: TableSchema = field(default_factory=TableSchema)
     users: TableSchema = field(default_factory=TableSchema)
@@ -113,16 +166,12 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """As YAML has it; what is as by default is left out."""
-        default = Schema(self.name)
-        content: dict[str, Any] = {}
-        for entry in dataclasses.fields(self):
-            value = getattr(self, entry.name)
-            if entry.name in TABLES:
-                value = _table_dict(value)
-                if value:
-                    content[entry.name] = value
-            elif entry.name == "name" or value != getattr(default, entry.name):
-                content[entry.name] = value
+        content = TypeAdapter(Schema).dump_python(self, exclude_defaults=True)
+        for table in TABLES:
+            for name, column in content.get(table, {}).get("columns", {}).items():
+                del column["name"]
+                if len(column) == 1:
+                    content[table]["columns"][name] = column["kind"]
         return content
 
 
@@ -137,134 +186,50 @@ def schema_of(content: Mapping[str, Any], path: Path, lines: Lines) -> Schema:
 
     path, lines: where it was read, for `UserError`.
     """
-    known = {entry.name for entry in dataclasses.fields(Schema)}
-    _refuse_unknown(path, lines, (), content, known)
-    if not isinstance(content.get("name"), str):
-        refuse(
-            path, lines.get(("name",), 1), "a schema needs a name, as in name: my-shop"
-        )
-    for word in WORDS:
-        if not isinstance(content.get(word, ""), str):
-            refuse(path, lines.get((word,), 1), f"{word}: expected text; quote it")
-    for flag in ("repeats", "publish_items"):
-        if not isinstance(content.get(flag, False), bool):
-            refuse(path, lines.get((flag,), 1), f"{flag}: expected true or false")
-    values = dict(content)
+    try:
+        schema = TypeAdapter(Schema).validate_python(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        message = fault["msg"]
+        if fault["type"] == "unexpected_keyword_argument":
+            message = "unknown key; datasets/README.md says what may stand there"
+        _refuse(path, lines, tuple(map(str, fault["loc"])), message)
+    for place, message in _faults(schema):
+        _refuse(path, lines, place, message)
+    return schema
+
+
+def _refuse(path: Path, lines: Lines, place: tuple[str, ...], message: str) -> None:
+    """Name the line of a place, or of the nearest one around it that has a line."""
+    around = place
+    while around and around not in lines:
+        around = around[:-1]
+    refuse(path, lines.get(around, 1), f"{'.'.join(place)}: {message}")
+
+
+def _faults(schema: Schema) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(place, message) of what no column or table can know alone."""
     for table in TABLES:
-        if table in values:
-            values[table] = _table_of(table, values[table], path, lines)
-    return Schema(**values)
-
-
-def _table_of(table: str, content: Any, path: Path, lines: Lines) -> TableSchema:
-    if not isinstance(content, Mapping):
-        refuse(
-            path, lines.get((table,), 1), f"{table}: expected lines of 'name: value'"
-        )
-    _refuse_unknown(path, lines, (table,), content, {"file", "columns", *ROLES[table]})
-    for name, value in content.items():
-        if name != "columns" and not isinstance(value, str):
-            refuse(
-                path,
-                lines.get((table, name), 1),
-                f"{table}.{name}: expected text; quote it",
-            )
-    columns = content.get("columns") or {}
-    if not isinstance(columns, Mapping):
-        refuse(
-            path,
-            lines.get((table, "columns"), 1),
-            f"{table}.columns: expected 'name: kind'",
-        )
-    roles = {role: content[role] for role in ROLES[table] if role in content}
-    found = {
-        name: _column_of((table, "columns", name), value, path, lines)
-        for name, value in columns.items()
-    }
-    return TableSchema(content.get("file", ""), roles, found)
-
-
-def _column_of(
-    place: tuple[str, ...], content: Any, path: Path, lines: Lines
-) -> Column:
-    line, name = lines.get(place, 1), place[-1]
-    if isinstance(content, str):
-        content = {"kind": content}
-    if not isinstance(content, Mapping):
-        refuse(path, line, f"{name}: expected a kind, or {{kind: ..., ...}}")
-    known = {entry.name for entry in dataclasses.fields(Column)} - {"name"}
-    _refuse_unknown(path, lines, place, content, known)
-    kind = content.get("kind")
-    if kind not in KINDS:
-        refuse(path, line, f"{name}: kind {kind!r} is none of {', '.join(KINDS)}")
-    if place[0] == "interactions" and kind not in ("category", "number"):
-        refuse(
-            path,
-            line,
-            f"{name}: an interaction's column is a category or a number; put {kind} "
-            f"into the table of items or users",
-        )
-    predictable = {
-        "interactions": ("category",),
-        "items": ("category", "tags"),
-        "users": (),
-    }
-    if content.get("predict") and kind not in predictable[place[0]]:
-        refuse(
-            path,
-            line,
-            f"{name}: a {kind} of {place[0]} cannot be predicted; drop predict, or "
-            f"declare it as a category",
-        )
-    if content.get("counterfactual") and (place[0], kind) != ("users", "category"):
-        refuse(path, line, f"{name}: counterfactual is for categories of users")
-    for flag in ("ordered", "log", "predict", "counterfactual"):
-        if not isinstance(content.get(flag, False), bool):
-            refuse(path, line, f"{name}.{flag}: expected true or false")
-    for word in ("source", "label", "separator"):
-        if not isinstance(content.get(word, ""), str):
-            refuse(path, line, f"{name}.{word}: expected text; quote it")
-    values = content.get("values", {})
-    if isinstance(values, list):
-        values = {str(value): str(value) for value in values}
-    if not isinstance(values, Mapping):
-        refuse(path, line, f"{name}.values: expected a list, or lines of 'value: name'")
-    values = {str(value): str(title) for value, title in values.items()}
-    return Column(name, **{**content, "values": values})
-
-
-def _table_dict(table: TableSchema) -> dict[str, Any]:
-    content: dict[str, Any] = {"file": table.file} if table.file else {}
-    content |= table.roles
-    columns = {}
-    for name, column in table.columns.items():
-        default = Column(name, column.kind)
-        told = {"kind": column.kind}
-        for entry in dataclasses.fields(Column):
-            value = getattr(column, entry.name)
-            if value != getattr(default, entry.name):
-                told[entry.name] = dict(value) if entry.name == "values" else value
-        columns[name] = told if len(told) > 1 else column.kind
-    if columns:
-        content["columns"] = columns
-    return content
-
-
-def _refuse_unknown(
-    path: Path,
-    lines: Lines,
-    place: tuple[str, ...],
-    content: Mapping[str, Any],
-    known: set[str],
-) -> None:
-    for name in content:
-        if name not in known:
-            where = ".".join(place) or "a schema"
-            refuse(
-                path,
-                lines.get((*place, name), 1),
-                f"unknown key {name!r}; {where} has {', '.join(sorted(known))}",
-            )
+        described = schema.table(table)
+        for role in described.roles:
+            if role not in ROLES[table]:
+                yield (table, role), f"{table} have {', '.join(ROLES[table])}"
+        for name, column in described.columns.items():
+            place = (table, "columns", name)
+            if table == "interactions" and column.kind not in ("category", "number"):
+                yield (
+                    place,
+                    f"an interaction's column is a category or a number; put {column.kind} into "
+                    f"the table of items or users",
+                )
+            if column.predict and column.kind not in PREDICTABLE[table]:
+                yield (
+                    place,
+                    f"a {column.kind} of {table} cannot be predicted; drop predict, or declare "
+                    f"it as a category",
+                )
+            if column.counterfactual and (table, column.kind) != ("users", "category"):
+                yield place, "counterfactual is for categories of users"
 
 
 def check_roles(schema: Schema) -> None:
@@ -276,6 +241,6 @@ def check_roles(schema: Schema) -> None:
         for role in REQUIRED[table]:
             if role not in given.roles:
                 raise UserError(
-                    f"schema {schema.name}: {table} lacks its {role}: say which field of "
-                    f"the file it is, as in {table}: {{{role}: ...}}"
+                    f"schema {schema.name}: {table} lacks its {role}: say which field of the "
+                    f"file it is, as in {table}: {{{role}: ...}}"
                 )

@@ -200,7 +200,7 @@ def _table(
         column = _column(table, field, file, kind)
         if column is not None:
             columns[column.name] = column
-    return TableSchema(str(Path(file.name).resolve()), roles, columns)
+    return TableSchema(str(Path(file.name).resolve()), columns=columns, **roles)
 
 
 def _field_named(fields: list[str], role: str) -> str | None:

@@ -26,7 +26,7 @@ from views import two_views
 
 
 def test_tags_are_the_mean_of_their_vectors():
-    entry = Field(Column("tags", "items", "tags"), values=("a", "b", "c"))
+    entry = Field(Column("tags", "tags"), values=("a", "b", "c"))
     encoder = TagsEncoder(entry, 4)
     torch.nn.init.normal_(encoder.table.weight)
     table = encoder.table.weight
@@ -41,7 +41,7 @@ def test_tags_are_the_mean_of_their_vectors():
 
 def test_numbers_near_each_other_are_alike_and_unknown_is_finite():
     entry = Field(
-        Column("price", "items", "number"), knots=tuple(np.linspace(0, 10, 9).tolist())
+        Column("price", "number"), knots=tuple(np.linspace(0, 10, 9).tolist())
     )
     torch.manual_seed(0)
     encoder = NumberEncoder(entry, 8)
