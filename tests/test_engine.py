@@ -1,0 +1,185 @@
+"""The engine: profiles, several users, moments, new users and items, explanations in full."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from bulk import recommend_all
+from engine import Query, RecommendationEngine
+from profiles import parse_time, typical_next_time
+from support.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def engine(service_files):
+    return RecommendationEngine(
+        service_files / "main" / "best", data_dir=str(service_files / "data")
+    )
+
+
+@pytest.fixture(scope="module")
+def timed(service_files):
+    return RecommendationEngine(
+        service_files / "timed" / "best", data_dir=str(service_files / "data")
+    )
+
+
+def test_a_profile_says_what_the_files_say(engine, tiny):
+    """Counts, shares and means by hand from the raw tables."""
+    found = engine.get_user_profile(12)
+    own = tiny.interactions[tiny.interactions["user"] == 12]
+    table = tiny.items.set_index("id")
+    assert found.interactions == len(own)
+    assert found.means["rating"] == pytest.approx(
+        own["rating"].astype(float).mean(), abs=0.01
+    )
+    genres = table.loc[own["item"], "genres"]
+    for affinity in found.affinities["genres"]:
+        share = np.mean([affinity.value in tags for tags in genres])
+        everywhere = np.mean([affinity.value in tags for tags in table["genres"]])
+        assert affinity.share == pytest.approx(share, abs=0.001)
+        assert affinity.low < affinity.share < affinity.high
+        assert affinity.lift == pytest.approx(share / everywhere, rel=0.01)
+    years = table.loc[own["item"], "year"].astype(float)
+    assert found.numbers["year"]["median"] == pytest.approx(years.median())
+    gaps = np.diff(np.sort(own["time"]))
+    assert found.activity["median_gap_seconds"] == np.median(gaps)
+    assert sum(found.expected["genres"].values()) == pytest.approx(1, abs=0.02)
+    stranger = engine.get_user_profile(item_sequence=[3, 5])
+    assert (
+        stranger.user_id is None and stranger.interactions == 2 and not stranger.means
+    )
+
+
+def test_some_users_get_what_each_gets_alone(engine):
+    table = recommend_all(engine, [12, 30, 7], k=4, precision="fp32")
+    assert table["user_id"].tolist() == [7] * 4 + [12] * 4 + [30] * 4
+    for user, rows in table.groupby("user_id"):
+        alone = engine.get_recommendations(user, k=4)
+        assert rows["item_id"].tolist() == [item.id for item in alone]
+        assert rows["score"].tolist() == pytest.approx(
+            [item.score for item in alone], abs=1e-3
+        )
+
+
+def test_users_with_fewer_items_left_have_fewer_rows(engine):
+    count = len(engine.catalogue.items.ids)
+    table = recommend_all(engine, [12, 30], k=count, precision="fp32")
+    for user, rows in table.groupby("user_id"):
+        had = len(engine.history(user).items)
+        assert len(rows) == count - had and np.isfinite(rows["score"]).all()
+    with pytest.raises(UserError, match=f"between 1 and {count - had}"):
+        engine.get_recommendations(30, k=count)
+
+
+def test_the_time_of_the_request(timed):
+    """Told, assumed from the user's gaps, or unknown; and it changes what is recommended."""
+    history = timed.history(12)
+    assert history.request_time == typical_next_time(history.times)
+    assert "assumed" in timed.request_time_note(12, None)
+    assert "unknown" in timed.request_time_note(None, None)
+    moments = [parse_time(text) for text in ("2003-01-05", "2003-07-05T20:00")]
+    scores = [
+        timed.get_recommendations(12, k=3, at=moment)[0].score for moment in moments
+    ]
+    assert scores[0] != scores[1]
+    assert (
+        timed.request_time_note(12, moments[0]) == "request time: 2003-01-05 00:00 UTC"
+    )
+
+
+def test_a_new_user_is_ranked_by_what_is_given(engine):
+    lists = [
+        [item.id for item in engine.get_recommendations(user_columns=facts, k=20)]
+        for facts in ({"gender": "F", "age": 1}, {"gender": "M", "age": 56})
+    ]
+    assert len(lists[0]) == 20 and lists[0] != lists[1]
+    with pytest.raises(UserError, match="columns gender, age"):
+        engine.get_recommendations(user_columns={"shoes": 41})
+
+
+def test_conditions_hold_of_all_that_is_recommended(engine):
+    items = engine.get_recommendations(
+        12, k=2, where=["year<=1980", "genres=Drama,Comedy"]
+    )
+    assert all(item.columns["year"] <= 1980 for item in items)
+    assert all({"Drama", "Comedy"} & set(item.columns["genres"]) for item in items)
+
+
+def test_a_new_item_is_recommended_and_said_to_be_new(service_files):
+    engine = RecommendationEngine(
+        service_files / "main" / "best", data_dir=str(service_files / "data")
+    )
+    before = engine.get_recommendations(12, k=5)
+    new = engine.add_item(None, "Brand New", {"genres": ["Drama"], "year": 1999})
+    assert new == int(max(engine.catalogue.items.ids))
+    everything = engine.get_recommendations(12, k=len(engine.catalogue.items.ids) - 60)
+    found = {
+        item.id: item
+        for item in engine.get_recommendations(12, k=10, where=["year>=0"])
+    }
+    assert [item.id for item in everything[:5] if item.id != new][:3] == [
+        item.id for item in before if item.id != new
+    ][:3]
+    assert engine.item(engine.catalogue.items.index([new])[0]).note.startswith(
+        "new: ranked by its"
+    )
+    assert engine.history(item_sequence=[new, 3]).items.shape == (2,)
+    assert all(item.note == "" for item in found.values() if item.id != new)
+    with pytest.raises(UserError, match="is taken"):
+        engine.add_item(new, "Again")
+    with pytest.raises(UserError, match="Dramma"):
+        engine.add_item(None, "Wrong", {"genres": ["Dramma"]})
+
+
+def test_an_explanation_in_full_is_what_the_model_does(engine):
+    """Ranks, places lost and the set without which the item leaves the list, each asked again."""
+    history = engine.history(12)
+    query = Query(history, k=5)
+    best = engine.answer([query])[0][0]
+    (why,) = engine.explain(query, [best.id], in_full=True)
+    assert why.rank == 1 and len(why.history) == min(
+        len(history.items), engine.seq_length
+    )
+    question = engine._question(query, [best.id])
+    first = why.history[0]
+    row = engine.catalogue.items.index([first.id])[0]
+    known = question.read.items != row
+    ranks = question.outcomes(np.stack([known, np.ones_like(known)]))[1][:, 0]
+    assert first.places == ranks[0] - ranks[1]
+    if why.what_if.without:
+        gone = engine.catalogue.items.index([item.id for item in why.what_if.without])
+        left = ~np.isin(question.read.items, gone)
+        assert question.outcomes(left[None])[1][0, 0] > query.k
+    for flip in why.what_if.as_another:
+        field = engine.catalogue.users.fields[flip.column]
+        columns = {
+            **history.user_columns,
+            flip.column: np.array(field.code(flip.value)),
+        }
+        other = dataclasses.replace(question.read, user_columns=columns)
+        assert question.of_histories([other])[1][0, 0] == flip.rank
+    effects = [entry.effect for entry in why.history]
+    assert effects == sorted(effects, reverse=True)
+    named = {reason.name for reason in why.reasons if reason.of == "history"}
+    assert all(name in why.sentence for name in named)
+
+
+def test_a_history_is_encoded_once_for_all_that_is_asked(engine, monkeypatch):
+    calls = []
+    encode = engine.scorer.model.request_states
+    monkeypatch.setattr(
+        engine.scorer.model,
+        "request_states",
+        lambda *args, **options: calls.append(1) or encode(*args, **options),
+    )
+    queries = [Query(engine.history(user), k=3) for user in (7, 12, 30)]
+    answers = engine.answer(queries)
+    assert len(calls) == 1 and [len(answer) for answer in answers] == [3, 3, 3]
+    alone = engine.answer(queries[1:2])[0]
+    assert [item.id for item in alone] == [item.id for item in answers[1]]
+    assert torch.isfinite(torch.tensor([item.score for item in alone])).all()
