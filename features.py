@@ -124,7 +124,9 @@ class NumberEncoder(nn.Module):
         """Where numbers lie among the knots, from 0 to CENTRES - 1, linear in between."""
         if len(self.knots) == 1:
             return torch.zeros_like(numbers)
-        right = torch.searchsorted(self.knots, numbers).clamp(1, len(self.knots) - 1)
+        # Not torch.searchsorted, which ONNX lacks; there are few knots.
+        below = (self.knots < numbers[..., None]).sum(-1)
+        right = below.clamp(1, len(self.knots) - 1)
         left = right - 1
         share = (numbers - self.knots[left]) / (self.knots[right] - self.knots[left])
         return self.places[left] + share.clamp(0, 1) * (

@@ -189,9 +189,11 @@ def schema_of(content: Mapping[str, Any], path: Path, lines: Lines) -> Schema:
     try:
         schema = TypeAdapter(Schema).validate_python(content)
     except ValidationError as error:
-        fault = error.errors()[0]
-        message = fault["msg"]
-        if fault["type"] == "unexpected_keyword_argument":
+        # A wrong name before what is missing for it.
+        unknown = "unexpected_keyword_argument"
+        faults = sorted(error.errors(), key=lambda fault: fault["type"] != unknown)
+        fault, message = faults[0], faults[0]["msg"]
+        if fault["type"] == unknown:
             message = "unknown key; datasets/README.md says what may stand there"
         _refuse(path, lines, tuple(map(str, fault["loc"])), message)
     for place, message in _faults(schema):

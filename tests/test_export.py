@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from engine import RecommendationEngine
 from serving import export
 from support.errors import run_command
-from tests.conftest import REAL, ROOT
+from tests.conftest import REAL, ROOT, VARIANTS, fresh_model, other_data
 
 
 @pytest.mark.slow
@@ -81,3 +82,29 @@ def test_a_file_that_is_off_is_not_kept(service_files, tmp_path, capsys, monkeyp
     assert "99.0% of 200 users" in capsys.readouterr().err and not list(
         tmp_path.iterdir()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("films", "enhanced-known-time"),
+        ("films", "enhanced-graph"),
+        ("shop", "enhanced"),
+    ],
+)
+def test_other_models_and_schemas_export(service_files, data, tmp_path, case):
+    """Request times, graphs, texts, vectors and gaps: scores of drawn histories agree."""
+    shape, name = case
+    own = data if shape == "films" else other_data(shape)
+    engine = RecommendationEngine(
+        service_files / "main" / "best", data_dir=str(service_files / "data")
+    )
+    engine.data, engine.catalogue = own, own.catalogue
+    engine.seq_length = VARIANTS[name].seq_length
+    engine.scorer = fresh_model(own, VARIANTS[name]).frozen()
+    export.export(engine, tmp_path / "model.onnx")
+    users, same, largest = export.difference(engine, tmp_path / "model.onnx")
+    # Random weights tie scores to the last digits.
+    assert users >= 40 and largest < 1e-3 and same > 0.98

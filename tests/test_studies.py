@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +18,7 @@ from ablations import study as studies
 from ablations.study import FOLDER, load_study, run_key
 from settings import Settings
 from support.errors import UserError, run_command
+from tests.conftest import ROOT
 
 TINY = """question: Which positions?
 base: quick
@@ -197,3 +205,120 @@ def test_wrong_flags(study_file, tmp_path, capsys, flags, message):
     assert start(study_file, tmp_path, *flags) == 2
     error = capsys.readouterr().err
     assert message in error and "tiny.yaml" not in error
+
+
+# Stopped in the middle
+
+LONGER = TINY.replace("max_steps: 3", "max_steps: 60\n  eval_every: 1")
+
+
+def figures(folder):
+    """What each run of a study found, without what it cost."""
+    record = json.loads((folder / "tiny" / "runs.json").read_text())
+    return {
+        (run["variant"], run["seed"]): (run["validation"], run["test"], run["steps"])
+        for run in record["runs"]
+    }
+
+
+def steps_seen(work):
+    """(run, step) of every evaluation that the records tell of."""
+    return [
+        (path.parents[1].name, json.loads(line)["step"])
+        for path in sorted(work.glob("*/log/*.jsonl"))
+        for line in path.read_text().splitlines()
+        if line.startswith('{"event": "epoch"') and line.endswith("}")
+    ]
+
+
+def wait_for(condition, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A command, and what it finds when nobody disturbs it; a thread a run, as Ray's workers
+    have."""
+    folder = tmp_path_factory.mktemp("calm")
+    study = folder / "tiny.yaml"
+    study.write_text(LONGER)
+    command = [
+        sys.executable,
+        "-m",
+        "ablations.run",
+        str(study),
+        "--seeds",
+        "1",
+        "--jobs",
+        "2",
+    ]
+    places = ["--work", str(folder / "work"), "--results", str(folder)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        subprocess.run(
+            [*command, *places], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+        )
+        yield command, figures(folder)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_a_study_finds_the_same(undisturbed, tmp_path):
+    """kill -9 once of the command alone, twice of it and its workers; the next start goes on."""
+    command, expected = undisturbed
+    work = tmp_path / "work"
+    command = [*command, "--work", str(work), "--results", str(tmp_path / "results")]
+    for whole, more in ((False, 1), (True, 2), (True, 3)):
+        least = len(steps_seen(work)) + more
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
+        ) as process:
+            wait_for(lambda least=least: len(steps_seen(work)) >= least)
+            assert process.poll() is None  # it was in the middle
+            if whole:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()  # its workers save and end
+    saved = {
+        path.parents[1].name: json.loads(path.read_text())["progress"]["step"]
+        for path in work.glob("*/last/checkpoint.json")
+    }
+    before = len(steps_seen(work))
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert figures(tmp_path / "results") == expected
+    # What was saved was gone on with: no step up to it was taken again.
+    again = steps_seen(work)
+    assert saved and len(again) > before
+    for run, step in saved.items():
+        assert sum(other == (run, step) for other in again) <= 1 + (step == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_a_ray_worker_may_die(undisturbed, tmp_path):
+    """One of two, killed in the middle of a run: another goes on from where it stood."""
+    pytest.importorskip("ray", reason="requirements-ray.txt is not installed")
+    command, expected = undisturbed
+    work = tmp_path / "work"
+    places = ["--work", str(work), "--results", str(tmp_path / "results")]
+    command = [*command, "--ray", "local", *places]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: list(work.glob("*/last/checkpoint.json")))
+    os.kill(ray_workers()[0], signal.SIGKILL)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert figures(tmp_path / "results") == expected
+    for run in (path for path in work.iterdir() if path.is_dir()):
+        records = [path.read_text() for path in (run / "log").glob("*.jsonl")]
+        assert sum('"event": "test"' in record for record in records) == 1
+
+
+def ray_workers():
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"ray::_on_ray" in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
