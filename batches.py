@@ -212,6 +212,8 @@ def history_batch(
         columns[name] = _stack(parts, lengths, seq_length, unknown)
     user_columns = {}
     for name, values in catalogue.users.data.items():
+        if values.dtype == object:  # no model reads texts of users
+            continue
         rows = [
             history.user_columns.get(name, values[UNKNOWN]) for history in histories
         ]

@@ -116,7 +116,9 @@ def _kept(
     if rows.empty:
         raise UserError(
             f"--min_item_count {settings.min_item_count}, --min_user_count {fewest} and "
-            f"--keep {settings.keep!r} leave no interactions; choose smaller ones"
+            f"--keep {settings.keep!r} leave no interactions; choose smaller ones, or "
+            f"give users with more (--protocol {settings.protocol} needs "
+            f"{FEWEST[settings.protocol]})"
         )
     everything = raw.interactions
     dropped = [

@@ -76,7 +76,7 @@ class Field:
             return np.full(self.size, np.nan, dtype=np.float32)
         if self.column.kind == "text":
             return np.array("", dtype=object)
-        return np.array(UNKNOWN)
+        return np.array([UNKNOWN] if self.column.kind == "tags" else UNKNOWN)
 
     def stored(self, value: Any) -> np.ndarray:
         """One row from a value that a person gave, by value or title. Raises `UserError`."""
@@ -90,10 +90,14 @@ class Field:
         if kind == "tags":
             tags = value if isinstance(value, list | tuple) else str(value).split(",")
             return np.array([self.code(tag) for tag in tags] or [UNKNOWN])
+        if kind == "vector" and isinstance(value, str):
+            value = value.split(",")
         try:
             numbers = np.array(value, dtype=np.float32)
         except (TypeError, ValueError):
             raise UserError(f"{self.name}: {value!r} is not a number") from None
+        if np.isinf(numbers).any():
+            raise UserError(f"{self.name}: {value!r} is not a finite number")
         if kind == "vector" and numbers.shape != (self.size,):
             raise UserError(
                 f"{self.name}: expected {self.size} numbers, not {numbers.shape}"
@@ -204,7 +208,7 @@ class Table:
         else:
             wanted = pd.Index([self.parse_id(one) for one in ids], dtype=object)
             if self.numeric and len(wanted):
-                inside = [one if abs(one) < 2**62 else -1 for one in wanted]
+                inside = [one if abs(one) < 2**63 else -1 for one in wanted]
                 wanted = pd.Index(np.array(inside, dtype=np.int64))
         place = self._index.get_indexer(wanted)
         return np.where(place >= 0, place + self.first, UNKNOWN)
@@ -292,14 +296,14 @@ class Catalogue:
     @property
     def predicted_values(self) -> list[Field]:
         """Columns of interactions that a head learns."""
-        return [
-            entry for entry in self.interaction_fields.values() if entry.column.predict
-        ]
+        fields = self.interaction_fields.values()
+        return [entry for entry in fields if entry.column.predict and entry.values]
 
     @property
     def predicted_columns(self) -> list[Field]:
         """Columns of items that a head learns for what comes next."""
-        return [entry for entry in self.items.fields.values() if entry.column.predict]
+        fields = self.items.fields.values()
+        return [entry for entry in fields if entry.column.predict and entry.values]
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,11 @@ class RecommendationEngine:
         allowed = np.stack([self._allowed(query) for query in queries])  # (B, R)
         left = allowed.sum(1).tolist()
         for query, count in zip(queries, left, strict=True):
+            if not count and not query.or_fewer:
+                raise UserError(
+                    f"no {self.schema.noun} is left to recommend: loosen --where, or give "
+                    f"--filter_seen no"
+                )
             if query.k < 1 or (query.k > count and not query.or_fewer):
                 raise UserError(
                     f"--k {query.k}: between 1 and {count} {self.schema.nouns} can be "

@@ -112,6 +112,9 @@ def _joined(relations: list[Tensor]) -> tuple[Tensor, Tensor]:
         torch.full((edges.shape[1],), number, device=edges.device)
         for number, edges in enumerate(relations)
     ]
+    nothing = torch.zeros(2, 0, dtype=torch.long)
+    if not relations:
+        return nothing, nothing[0]
     return torch.cat(relations, dim=1), torch.cat(kinds)
 
 

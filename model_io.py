@@ -241,11 +241,7 @@ def _unknown_users(ids: np.ndarray, fields: Mapping[str, Field]) -> Table:
     count = len(ids) + USER_ROWS
     data = {}
     for name, entry in fields.items():
-        unknown = (
-            np.atleast_1d(entry.unknown)
-            if entry.column.kind == "tags"
-            else entry.unknown
-        )
+        unknown = entry.unknown
         data[name] = np.broadcast_to(unknown, (count, *unknown.shape))
     return Table(ids, USER_ROWS, np.empty(0, dtype=object), fields, data)
 

@@ -28,7 +28,10 @@ def user_columns_of(
         if name not in users.fields:
             there = ", ".join(users.fields) or "(there are none)"
             raise UserError(f"--set {name}: users have the columns {there}")
-        columns[name] = users.fields[name].stored(value)
+        try:
+            columns[name] = users.fields[name].stored(value)
+        except UserError as error:
+            raise UserError(f"--set {error}") from None
     return columns
 
 

@@ -60,7 +60,10 @@ def _named_values(values: Any) -> Any:
     if isinstance(values, list):
         return {str(value): str(value) for value in values}
     if isinstance(values, dict):
-        return {str(value): str(title) for value, title in values.items()}
+        return {
+            str(value): str(value if title is None else title)
+            for value, title in values.items()
+        }
     return values
 
 
@@ -93,7 +96,7 @@ class Column:
     values: Annotated[dict[str, str], BeforeValidator(_named_values)] = field(
         default_factory=dict
     )
-    separator: Text = "|"
+    separator: Annotated[Text, StringConstraints(min_length=1)] = "|"
     ordered: Flag = False
     log: Flag = False
     predict: Flag = False
@@ -143,7 +146,7 @@ class Schema:
     forbids it.
     """
 
-    name: Text
+    name: Annotated[str, StringConstraints(pattern=r"^\w[\w .-]*$")]
     noun: Text = "item"
     plural: Text = ""
     verb: Text = "had"
@@ -193,6 +196,10 @@ def schema_of(content: Mapping[str, Any], path: Path, lines: Lines) -> Schema:
         unknown = "unexpected_keyword_argument"
         faults = sorted(error.errors(), key=lambda fault: fault["type"] != unknown)
         fault, message = faults[0], faults[0]["msg"]
+        if fault["type"] == "string_pattern_mismatch":
+            message = (
+                "a name has letters, digits and _ alone; the field's own goes to source"
+            )
         if fault["type"] == unknown:
             message = "unknown key; datasets/README.md says what may stand there"
         _refuse(path, lines, tuple(map(str, fault["loc"])), message)
@@ -218,6 +225,11 @@ def _faults(schema: Schema) -> Iterator[tuple[tuple[str, ...], str]]:
                 yield (table, role), f"{table} have {', '.join(ROLES[table])}"
         for name, column in described.columns.items():
             place = (table, "columns", name)
+            if name in ROLES[table] and name != "name":
+                yield (
+                    place,
+                    f"{name} is a role; give the column another name, with source",
+                )
             if table == "interactions" and column.kind not in ("category", "number"):
                 yield (
                     place,
@@ -238,7 +250,7 @@ def check_roles(schema: Schema) -> None:
     """Raises `UserError` for a table that lacks what it must say."""
     for table in TABLES:
         given = schema.table(table)
-        if table != "interactions" and not (given.roles or given.columns):
+        if table != "interactions" and given == TableSchema():
             continue
         for role in REQUIRED[table]:
             if role not in given.roles:

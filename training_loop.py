@@ -129,7 +129,8 @@ class Run:
         if self.steps_per_epoch == 0:
             raise UserError(
                 f"no full step for {self.world} processes: lower --batch_size "
-                f"{self.train.batch_size}, or give histories of two interactions and more"
+                f"{self.train.batch_size}, or give longer histories: beside what is held out, "
+                f"two interactions of a user train"
             )
         all_epochs = self.train.max_epochs * self.steps_per_epoch
         self.steps = self.train.max_steps or all_epochs

@@ -44,7 +44,7 @@ def explanation_table(
         "without",
         "as another",
     ):
-        table.add_column(name)
+        table.add_column(escape(name))
     for item, why in zip(items, reasons, strict=True):
         named = {reason.name for reason in why.reasons if reason.of == "history"}
         history = [
@@ -149,7 +149,7 @@ def print_recommendations(
         console.print(note, markup=False, style="bold")
     if explained:
         console.print(explanation_table(schema, items, reasons))
-        console.print(EXPLANATION.format(**words), style="dim")
+        console.print(EXPLANATION.format(**words), markup=False, style="dim")
         return
     for item, why in zip(items, reasons, strict=True):
         columns = columns_text(item)
@@ -161,4 +161,4 @@ def print_recommendations(
         )
         note = f" ({item.note})" if item.note else ""
         console.print(f"     {why.sentence}{note}", markup=False)
-    console.print(f"\n{UNIT.format(**words)}", style="dim")
+    console.print(f"\n{UNIT.format(**words)}", markup=False, style="dim")

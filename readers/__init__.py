@@ -26,6 +26,9 @@ def read(dataset: str, data_dir: str | None = None, columns: str = "") -> RawDat
     """
     path = Path(dataset)
     known = DATASETS / f"{dataset}.yaml"
+    described = path.suffix in (".yaml", ".yml") or known.exists()
+    if columns and described:
+        raise UserError(f"--columns is for a file without a schema; {dataset} has one")
     if known.exists() and path.name == dataset:
         return _by_schema(read_schema(known), ROOT, data_dir)
     if path.suffix in (".yaml", ".yml"):
@@ -63,6 +66,7 @@ def _by_schema(schema: Schema, folder: Path, data_dir: str | None) -> RawData:
     if schema.reader == "sequences":
         from readers.sequences import read_sequences
 
+        folder = Path(data_dir) if data_dir else folder
         return assemble(schema, read_sequences(folder / schema.interactions.file))
     raise UserError(
         f"schema {schema.name}: unknown reader {schema.reader!r}; there are tables, "

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from readers.raw import File, Files
+from readers.raw import File, Files, is_blank
 from readers.sequences import is_sequences, read_sequences
 from readers.tables import read_file
 from readers.times import seconds_of
-from schema import TABLES, Column, Kind, Schema, TableSchema
+from schema import ROLES, TABLES, Column, Kind, Schema, TableSchema
 from settings import names_of
-from support.errors import UserError
+from support.errors import UserError, nearest
 
 # Compared without case and punctuation; the first that is there plays the role.
 ROLE_NAMES = {
@@ -69,12 +71,6 @@ QUANTITIES = (
     "plays",
     "length",
 )
-RECBOLE: dict[str, Kind] = {
-    "token": "category",
-    "token_seq": "tags",
-    "float": "number",
-    "float_seq": "vector",
-}
 FILES = {
     "interactions": ("interactions", "ratings"),
     "items": ("items", "movies"),
@@ -98,10 +94,9 @@ def inferred(path: Path, columns: str) -> tuple[Schema, Files]:
         files = _files_of(path)
     tables: dict[str, TableSchema] = {}
     ids = {"interactions": ("user", "item"), "items": ("item",), "users": ("user",)}
+    _check_given(roles, files)
     for table, file in files.items():
-        file, kinds = _typed(file)
-        files[table] = file
-        tables[table] = _table(table, file, kinds, roles, ids[table])
+        tables[table] = _table(table, file, roles, ids[table])
     interactions = tables["interactions"]
     frame = files["interactions"].frame
     pair = [interactions.roles["user"], interactions.roles["item"]]
@@ -153,22 +148,18 @@ def _files_of(path: Path) -> dict[str, File]:
     return files
 
 
-def _typed(file: File) -> tuple[File, dict[str, Kind]]:
-    """The file without RecBole's types in its header, and the kinds that they name."""
-    kinds: dict[str, Kind] = {}
-    names = {}
-    for field in file.frame.columns:
-        name, colon, kind = str(field).rpartition(":")
-        if colon and kind in RECBOLE:
-            names[field] = name
-            kinds[name] = RECBOLE[kind]
-    return File(file.frame.rename(columns=names), file.name, file.first_line), kinds
+def _check_given(roles: Mapping[str, str], files: Files) -> None:
+    """Raise `UserError` for a role that is given to a field which no file has."""
+    fields = [str(field) for file in files.values() for field in file.frame.columns]
+    for role, field in roles.items():
+        if field not in fields:
+            hint = nearest(field, fields, f"there are {', '.join(fields)}")
+            raise UserError(f"--columns {role}={field}: no file has this field; {hint}")
 
 
 def _table(
     table: str,
     file: File,
-    kinds: Mapping[str, Kind],
     given: Mapping[str, str],
     ids: tuple[str, ...],
 ) -> TableSchema:
@@ -192,14 +183,20 @@ def _table(
         )
         if found is not None:
             roles[optional] = found
-    columns = {}
+    columns: dict[str, Column] = {}
     for field in fields:
         if field in roles.values() and field != roles.get("name"):
             continue
-        kind = "text" if field == roles.get("name") else kinds.get(field)
+        kind = "text" if field == roles.get("name") else file.kinds.get(field)
         column = _column(table, field, file, kind)
         if column is not None:
-            columns[column.name] = column
+            # Names are unique, and none of them is that of a role.
+            name = column.name
+            while name in columns or (
+                name in ROLES[table] and field != roles.get("name")
+            ):
+                name += "_2"
+            columns[name] = dataclasses.replace(column, name=name)
     return TableSchema(str(Path(file.name).resolve()), columns=columns, **roles)
 
 
@@ -216,18 +213,18 @@ def _column(table: str, field: str, file: File, kind: Kind | None) -> Column | N
     """A column by its values, None for one that says nothing: empty, constant, or ids of its own.
     A column by its values, None for one that says nothing: empty, constant, or ids of its own."""
     values = file.frame[field].iloc[:SAMPLE]
+    values = values[~is_blank(values)].reset_index(drop=True)
     text = values.astype(str).str.strip()
-    text = text[~text.isin(("", "nan", "None", "NULL"))]
-    name = re.sub(r"\W+", "_", field).strip("_")
-    source = field if field != name else ""
-    if text.nunique() < 2 or isinstance(values.dropna().iloc[0], dict):
+    name = re.sub(r"\W+", "_", field).strip("_") or "column"
+    source = field
+    if text.nunique() < 2 or isinstance(values[0], dict):
         return None
     plain = re.sub(r"[^a-z0-9]", "", field.lower())
     if plain in SCALES and text.nunique() <= FEW:
         predict = table == "interactions"
         return Column(name, "category", source, ordered=True, predict=predict)
     separator = "|"
-    if kind == "tags" and not isinstance(values.iloc[0], list):
+    if kind == "tags" and isinstance(values[0], str):
         separator = " "
     if kind is None:
         kind, separator = _kind(plain, values, text)
@@ -248,9 +245,14 @@ def _column(table: str, field: str, file: File, kind: Kind | None) -> Column | N
 
 def _kind(plain: str, values: pd.Series, text: pd.Series) -> tuple[Kind | None, str]:
     """(kind, separator of tags) by the values; None for what is different in nearly every row."""
-    if isinstance(values.iloc[0], list) or hasattr(values.iloc[0], "dtype"):
-        number = isinstance(values.iloc[0][0], float) if len(values.iloc[0]) else False
-        return ("vector" if number else "tags"), "|"
+    if isinstance(values[0], list | tuple | np.ndarray):
+        parts = [part for cell in values for part in cell]
+        numbers = any(isinstance(part, float) for part in parts)
+        return ("vector" if numbers else "tags"), "|"
+    if text.str.fullmatch(r"\[[-+\d.eE, ]+\]").all():
+        return "vector", "|"
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return "number", "|"
     numbers = pd.to_numeric(text, errors="coerce")
     if numbers.notna().all():
         whole = (numbers % 1 == 0).all()
@@ -270,7 +272,7 @@ def _kind(plain: str, values: pd.Series, text: pd.Series) -> tuple[Kind | None, 
 
 
 def _parts(cell: object, separator: str) -> list[str]:
-    if isinstance(cell, list):
+    if isinstance(cell, list | tuple | np.ndarray):
         return [str(part) for part in cell]
     return str(cell).split(separator)
 

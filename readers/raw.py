@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -11,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from readers.times import seconds_of
-from schema import Column, Schema, check_roles
+from schema import Column, Kind, Schema, check_roles
 from support.errors import UserError
 
 WHOLE = r"0|-?[1-9]\d{0,17}"
-MISSING = ("", "NULL", "null", "NaN", "nan", "\\N", "None", "<NA>")
+LARGEST_ID = 10**18  # larger ones are text
+MISSING = ("", "NULL", "null", "NaN", "nan", "NaT", "NA", "N/A", "\\N", "None", "<NA>")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class File:
     frame: pd.DataFrame
     name: str
     first_line: int = 1
+    # Kinds that the file itself names.
+    kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
 
 
 Files = Mapping[str, File]  # table -> file
@@ -106,7 +110,7 @@ def _without_missing_ids(
     needed = [role for role in ("user", "item", "time", "id") if role in roles]
     for role in needed:
         if roles[role] in file.frame:
-            missing |= _missing(file.frame[roles[role]]).to_numpy()
+            missing |= is_blank(file.frame[roles[role]]).to_numpy()
     if not missing.any():
         return file
     what = " or ".join(needed)
@@ -157,18 +161,51 @@ def _values(file: File, column: Column, values: pd.Series) -> pd.Series:
             _only_declared(file, column, tags)
         return tags
     if column.kind == "vector":
-        return values.map(_vector)
-    numbers = pd.to_numeric(values, errors="coerce").astype(float)
-    if numbers.isna().all():  # dates: days since 1970
-        return (
-            seconds_of(values, f"{file.name}, field {column.field}", file.first_line)
-            / 86_400
-        )
-    wrong = numbers.isna() & ~_missing(values)
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        _fault(file, row, f"{column.field} {values.iloc[row]!r} is not a number")
+        return _vectors(file, column, values)
+    return _numbers(file, column, values)
+
+
+def _numbers(file: File, column: Column, values: pd.Series) -> pd.Series:
+    """Numbers as they are, dates as days since 1970."""
+    known = values[~is_blank(values)]
+    numbers = pd.Series(np.nan, index=values.index)
+    if pd.api.types.is_datetime64_any_dtype(values):
+        numbers[known.index] = seconds_of(known, file.name, file.first_line) / 86_400
+        return numbers
+    found = pd.to_numeric(known, errors="coerce").astype(float)
+    if len(known) and found.isna().all():
+        with contextlib.suppress(UserError):
+            found = seconds_of(known, file.name, file.first_line) / 86_400
+    wrong = found[~np.isfinite(found)]
+    if len(wrong):
+        row = wrong.index[0]
+        _fault(file, row, f"{column.field} {values[row]!r} is not a number or date")
+    numbers[known.index] = found
     return numbers
+
+
+def _vectors(file: File, column: Column, values: pd.Series) -> pd.Series:
+    """Lists of numbers of one length, None where one is missing."""
+    absent, vectors = is_blank(values), []
+    for row, value in enumerate(values):
+        if absent[row]:
+            vectors.append(None)
+            continue
+        parts = value
+        if isinstance(value, str):
+            parts = re.split(r"[\s,;|]+", value.strip("[]() \t"))
+        try:
+            vector = [float(part) for part in parts]
+        except (TypeError, ValueError):
+            vector = [np.nan]
+        length = len(next(filter(None, vectors), vector))
+        if not np.isfinite(vector).all() or len(vector) != length:
+            problem = (
+                f"{column.field} {value!r} is not a list of {length} finite numbers"
+            )
+            _fault(file, row, problem)
+        vectors.append(vector)
+    return pd.Series(vectors, index=values.index, dtype=object)
 
 
 def _category(file: File, column: Column, values: pd.Series) -> pd.Series:
@@ -219,20 +256,13 @@ def tags_of(value: object, separator: str) -> list[str]:
     return [tag for tag in (part.strip() for part in text.split(separator)) if tag]
 
 
-def _vector(value: object) -> list[float] | None:
-    if isinstance(value, str):
-        value = [float(part) for part in re.findall(r"[-+.\deE]+", value)]
-    if value is None or isinstance(value, float):
-        return None
-    return [float(part) for part in value] or None
-
-
 def _text(values: pd.Series) -> pd.Series:
     text = values.astype(str).str.strip().astype(object)
-    return text.where(~_missing(values), None)
+    return text.where(~is_blank(values), None)
 
 
-def _missing(values: pd.Series) -> pd.Series:
+def is_blank(values: pd.Series) -> pd.Series:
+    """Which cells say nothing."""
     if pd.api.types.is_numeric_dtype(values):
         return values.isna()
     return values.isna() | values.astype(str).str.strip().isin(MISSING)
@@ -240,14 +270,14 @@ def _missing(values: pd.Series) -> pd.Series:
 
 def _ids(values: pd.Series) -> pd.Series:
     """Whole numbers if all are, else text as it is."""
-    if pd.api.types.is_integer_dtype(values):
+    if pd.api.types.is_integer_dtype(values) and values.abs().max() < LARGEST_ID:
         return values.astype(np.int64)
     text = values.astype(str).str.strip()
-    if pd.api.types.is_float_dtype(values):
-        text = text.map(plain_number)
-    if text.str.fullmatch(WHOLE).all():
-        return text.astype(np.int64)
-    return text.astype(object)
+    # What pandas writes of whole numbers beside a missing one: 12.0.
+    plain = text.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+    if plain.str.fullmatch(WHOLE).all():
+        return plain.astype(np.int64)
+    return (plain if pd.api.types.is_float_dtype(values) else text).astype(object)
 
 
 def _same_ids(

@@ -19,14 +19,19 @@ def is_sequences(path: Path) -> bool:
     """Whether a file looks so: no header, fields separated by blanks, ids in all of them."""
     if not path.is_file() or path.suffix not in (".txt", ".seq", ".gz"):
         return False
-    with open_text(path) as file:
-        lines = [file.readline().split() for _ in range(5)]
+    try:
+        with open_text(path) as file:
+            lines = [file.readline().split() for _ in range(5)]
+    except (OSError, EOFError, UnicodeDecodeError):
+        return False  # read_file says what is wrong
     lines = [line for line in lines if line]
     return bool(lines) and all(len(line) >= 2 and "," not in line[0] for line in lines)
 
 
 def read_sequences(path: Path) -> dict[str, File]:
     """Interactions in the order of the lines, and items with attributes where there are any."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; name the file of the interactions")
     users: list[str] = []
     items: list[str] = []
     with open_text(path) as file:
@@ -46,6 +51,10 @@ def read_sequences(path: Path) -> dict[str, File]:
             attributes = json.loads(beside.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{beside} is not JSON ({error})") from error
+        if not isinstance(attributes, dict):
+            raise UserError(
+                f"{beside}: expected a mapping of items to lists of attributes"
+            )
         table = pd.DataFrame(
             {"item_id": list(attributes), "attributes": list(attributes.values())}
         )

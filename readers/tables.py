@@ -5,6 +5,7 @@ files.
 from __future__ import annotations
 
 import csv
+import glob
 import gzip
 from pathlib import Path
 from typing import IO
@@ -12,12 +13,19 @@ from typing import IO
 import pandas as pd
 
 from readers.raw import File
-from schema import TABLES, Schema
+from schema import TABLES, Kind, Schema
 from support.errors import UserError
 
 SEPARATORS = ",\t;|"
 SAMPLE = 64 * 1024  # characters by which the separator is chosen
 JSON_LINES = (".json", ".jsonl", ".ndjson")
+# Types in the header of RecBole's atomic files.
+RECBOLE: dict[str, Kind] = {
+    "token": "category",
+    "token_seq": "tags",
+    "float": "number",
+    "float_seq": "vector",
+}
 PARQUET = (".parquet", ".pq")
 
 
@@ -25,10 +33,17 @@ def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
     """The files that a schema names, sought from `folder`. Raises `UserError` for a missing one."""
     files = {}
     for table in TABLES:
-        pattern = schema.table(table).file
+        described = schema.table(table)
+        pattern = described.file
         if not pattern:
+            if described.roles or described.columns:
+                raise UserError(
+                    f"schema {schema.name}: {table} names no file; add file: ..."
+                )
             continue
-        found = sorted(folder.glob(pattern)) if "*" in pattern else [folder / pattern]
+        found = [folder / pattern]
+        if "*" in pattern:
+            found = [Path(name) for name in sorted(glob.glob(str(folder / pattern)))]
         if not found or not found[0].exists():
             raise UserError(
                 f"{folder / pattern} is missing: schema {schema.name} names it as the "
@@ -56,7 +71,7 @@ def read_file(path: Path) -> File:
         raise UserError(
             f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8"
         ) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path} cannot be read as {kind or 'CSV'}: {reason}"
@@ -83,7 +98,13 @@ def _read_csv(path: Path) -> File:
             quoting=quoting,
             index_col=False,
         )
-    return File(frame, str(path), first_line=2)
+    kinds: dict[str, Kind] = {}
+    names = {}
+    for field in frame.columns:
+        name, _, kind = str(field).rpartition(":")
+        if name and kind in RECBOLE:
+            names[field], kinds[name] = name, RECBOLE[kind]
+    return File(frame.rename(columns=names), str(path), first_line=2, kinds=kinds)
 
 
 def open_text(path: Path) -> IO[str]:

@@ -14,20 +14,28 @@ from support.errors import UserError
 # 2100-01-01: a larger number of seconds is one of milliseconds or less
 LATEST = 4_102_444_800
 UNITS = (1, 1_000, 1_000_000, 1_000_000_000)  # of epochs, in a second
+# 20170714, and with the time of day.
+COMPACT_DATES = {r"(19|20)\d{6}": "%Y%m%d", r"(19|20)\d{12}": "%Y%m%d%H%M%S"}
 NUMERIC_DATE = r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(.*)"
 
 
 def seconds_of(values: pd.Series, where: str, first_line: int) -> pd.Series:
     """Seconds since 1970 (int64), of one way of writing for the whole column.
 
-    where: file and field, for `UserError`, which also names the line and the value.
+    where: file and field, for `UserError`, which also names the line (the index of `values`
+    counted from `first_line`) and the value.
     """
     if pd.api.types.is_datetime64_any_dtype(values):
         return _of_datetimes(values)
+    text = values.astype(str).str.strip()
+    for pattern, layout in COMPACT_DATES.items():
+        if text.str.fullmatch(pattern).all():
+            moments = pd.to_datetime(text, format=layout, errors="coerce")
+            if moments.notna().all():
+                return _of_datetimes(moments)
     numbers = pd.to_numeric(values, errors="coerce")
     if numbers.notna().all():
         return _of_epochs(numbers, where)
-    text = values.astype(str).str.strip()
     parts = text.str.extract(f"^{NUMERIC_DATE}$")
     if parts[0].notna().all():
         text = _ordered(parts, where)
@@ -36,7 +44,7 @@ def seconds_of(values: pd.Series, where: str, first_line: int) -> pd.Series:
     except ValueError:
         row = _first_unreadable(text)
         raise UserError(
-            f"{where}: {values.iloc[row]!r} in line {first_line + row} is not a time; "
+            f"{where}: {values[row]!r} in line {first_line + row} is not a time; "
             f"write seconds since 1970 or ISO dates such as 2015-01-31"
         ) from None
     return _of_datetimes(moments)
@@ -86,11 +94,13 @@ def _ordered(parts: pd.DataFrame, where: str) -> pd.Series:
 
 
 def _first_unreadable(text: pd.Series) -> int:
-    for row, value in enumerate(text):
+    """Row of the first text that is neither a number nor an ISO date."""
+    numbers = pd.to_numeric(text, errors="coerce")
+    for row, value in text[numbers.isna()].items():
         if not re.match(r"\d{4}-\d{2}-\d{2}", value):
             return row
         try:
             pd.to_datetime(value, format="ISO8601", utc=True)
         except ValueError:
             return row
-    return 0
+    return text.index[0]

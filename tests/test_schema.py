@@ -52,7 +52,7 @@ def test_the_schema_is_read(tmp_path):
             "price: number",
             "list price: number",
             11,
-            "list price.name: String should match",
+            "a name has letters, digits and _ alone",
         ),
         (
             "predict: true",

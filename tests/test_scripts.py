@@ -314,7 +314,10 @@ WRONG = {
     ),
     "unknown column": (["--history", "3", "--set", "shoes=41"], "shoes"),
     "unknown tag": (["--user_id", "12", "--where", "genres=Dramma"], "Dramma"),
-    "nothing left": (["--user_id", "12", "--where", "year>=2990"], "between 1 and 0"),
+    "nothing left": (
+        ["--user_id", "12", "--where", "year>=2990"],
+        "no film is left to recommend",
+    ),
     "bad users": (["--users", "a,b", "--output", "x.parquet"], "'a' is not an id"),
     "k of 0": (["--user_id", "12", "--k", "0"], "--k 0"),
     "k too large": (["--user_id", "12", "--k", "5000"], "--k 5000: between 1 and"),

@@ -1,0 +1,202 @@
+"""Files as people have them: odd names, gaps, types and formats; each trains or is refused in a
+line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_processor import load, main
+from model_io import new_model
+from readers import read
+from settings import DataSettings, ModelSettings
+from support.errors import UserError, run_command
+from tests.conftest import TINY_MODEL
+
+
+def rows(**columns):
+    """Twelve users with five interactions each, and further columns of 60 values."""
+    users = np.repeat(np.arange(1, 13), 5)
+    frame = pd.DataFrame(
+        {"user_id": users, "item_id": 100 + (users * 3 + np.arange(60) % 5) % 17}
+    )
+    return frame.assign(timestamp=1_500_000_000 + np.arange(60) * 3600, **columns)
+
+
+def items(**columns):
+    return pd.DataFrame({"item_id": 100 + np.arange(17)} | columns)
+
+
+def folder_of(tmp_path, **tables):
+    for name, frame in tables.items():
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+    return str(tmp_path)
+
+
+def prepared(dataset, **options):
+    data = load(DataSettings(dataset=str(dataset), **options))
+    new_model(data, ModelSettings(**TINY_MODEL))
+    return data
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_numbers_booleans_and_late_texts_of_typed_files(tmp_path, kind):
+    frame = rows(
+        price=np.linspace(0, 3, 60),
+        new=np.arange(60) % 2 == 0,
+        late=[None, "a", "b"] * 20,
+        seen=pd.date_range("2020-01-01", periods=60).astype("datetime64[ns]"),
+    )
+    path = tmp_path / f"typed.{kind}"
+    if kind == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.assign(seen=frame["seen"].astype(str)).to_json(
+            path, orient="records", lines=True
+        )
+    fields = prepared(path).catalogue.interaction_fields
+    assert fields["price"].column.kind == "number"
+    assert (fields["new"].column.kind, fields["late"].column.kind) == (
+        "category",
+        "category",
+    )
+    assert fields["seen"].knots[0] == 18262  # days since 1970
+
+
+def test_columns_named_like_roles_and_alike(tmp_path):
+    frame = rows(
+        user=["x", "y"] * 30, time=np.arange(60) % 24, **{"a.b": ["p", "q"] * 30}
+    )
+    frame = frame.assign(
+        **{"a b": ["q", "p"] * 30, "$": ["1", "2"] * 30, "%": ["2", "3"] * 30}
+    )
+    things = items(
+        id=["one", "two", "three", "four"] * 4 + ["one"],
+        name=[f"n {n}" for n in range(17)],
+    )
+    data = prepared(
+        folder_of(tmp_path, interactions=frame, items=things), columns="user=user_id"
+    )
+    assert data.catalogue.users.ids.tolist() == list(range(1, 13))
+    assert set(data.catalogue.interaction_fields) == {
+        "user_2",
+        "time_2",
+        "a_b",
+        "a_b_2",
+        "column",
+        "column_2",
+    }
+    assert (
+        "id_2" in data.catalogue.items.fields and data.catalogue.items.names[2] == "n 0"
+    )
+
+
+def test_gaps_in_every_kind(tmp_path):
+    frame = rows(date=["2020-01-01", "", "2021-06-01"] * 20, nothing=[""] * 60)
+    things = items(
+        tags=["a|b", "", "b"] * 5 + ["a|b", "c"],
+        price=["1.5", "NA", "2.5"] * 5 + ["3", "4"],
+        vector=["[0.5, 1]", "", "[1, 2]"] * 5 + ["[0, 0]", "[1, 1]"],
+    )
+    people = pd.DataFrame(
+        {"user_id": range(1, 13), "bio": [f"likes thing {n} much" for n in range(12)]}
+    )
+    data = prepared(folder_of(tmp_path, interactions=frame, items=things, users=people))
+    dates = data.columns["date"]
+    assert np.isnan(dates).sum() == 20 and np.nanmin(dates) == 18262
+    fields = data.catalogue.items.fields
+    assert {name: entry.column.kind for name, entry in fields.items()} == {
+        "tags": "tags",
+        "price": "number",
+        "vector": "vector",
+    }
+    assert np.isnan(data.catalogue.items.data["price"][2:]).sum() == 5
+
+
+def test_ids_as_pandas_writes_them(tmp_path):
+    frame = rows()
+    frame["item_id"] = frame["item_id"].astype(str) + ".0"
+    data = prepared(
+        folder_of(
+            tmp_path,
+            interactions=frame,
+            items=items(shelf=list("abcdefghi") + ["a"] * 8),
+        )
+    )
+    assert data.catalogue.items.ids.tolist() == sorted(
+        {int(float(one)) for one in frame["item_id"]}
+    )
+    assert data.catalogue.items.data["shelf"][2:].all() and not data.counts
+
+
+@pytest.mark.parametrize("text", ["20170714", "20170714023959", "2017-07-14 02:39:59"])
+def test_compact_dates(tmp_path, text):
+    path = tmp_path / "a.csv"
+    rows().assign(timestamp=text).to_csv(path, index=False)
+    times = prepared(path).times
+    assert str(np.datetime64(int(times[0]), "s"))[:10] == "2017-07-14"
+
+
+def write(tmp_path, name, content):
+    (tmp_path / name).write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
+    return str(tmp_path / name)
+
+
+HEAD = "user_id,item_id,timestamp\n"
+WRONG = {
+    "no gzip": ("a.txt.gz", b"plain", "cannot be read"),
+    "cut gzip": ("a.csv.gz", gzip.compress(HEAD.encode() * 50)[:-9], "cannot be read"),
+    "no UTF-8": ("a.txt", b"\xff\xfe\x00 a\n", "UTF-8"),
+    "a wrong epoch": ("a.csv", HEAD + "1,2,1500000000\n1,3,soon\n", "'soon' in line 3"),
+    "infinite": ("a.yaml", None, "'inf' is not a number or date"),
+    "a word among vectors": (
+        "v.yaml",
+        None,
+        "'hello e' is not a list of 2 finite numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_read_is_named(tmp_path, capsys, case):
+    name, content, message = WRONG[case]
+    path = tmp_path / name
+    if content is None:
+        values = ["inf" if case == "infinite" else "1, 2"] * 60
+        values[7] = "hello e" if case != "infinite" else "1"
+        rows().to_csv(tmp_path / "i.csv", index=False)
+        items(x=values[:17]).to_csv(tmp_path / "t.csv", index=False)
+        kind = "number" if case == "infinite" else "vector"
+        path.write_text(
+            "name: odd\ninteractions: {file: i.csv, user: user_id, item: item_id}\n"
+            f"items: {{file: t.csv, id: item_id, columns: {{x: {kind}}}}}\n"
+        )
+    else:
+        write(tmp_path, name, content)
+    assert run_command(main, ["--dataset", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_flags_that_do_not_fit_the_file(tmp_path):
+    path = tmp_path / "a.csv"
+    rows().to_csv(path, index=False)
+    with pytest.raises(
+        UserError, match="user=user_ids: no file has this field; did you mean 'user_id'"
+    ):
+        read(str(path), columns="user=user_ids")
+    with pytest.raises(UserError, match="--columns is for a file without a schema"):
+        read("synthetic", columns="user=a")
+
+
+def test_attributes_must_be_a_mapping(tmp_path):
+    path = write(tmp_path, "s.txt", "1 2 3 4\n2 3 4 5\n")
+    (tmp_path / "s_item2attributes.json").write_text(json.dumps([1, 2]))
+    with pytest.raises(UserError, match="expected a mapping"):
+        read(path)
