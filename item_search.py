@@ -12,7 +12,7 @@ import numpy as np
 
 from dataset import UNKNOWN, Field, Table
 from schema import Schema
-from support.errors import UserError
+from support.errors import UserError, nearest
 
 # 'Matrix, The (1999)'
 ARTICLE_LAST = re.compile(
@@ -99,11 +99,10 @@ def rows_where(items: Table, conditions: Sequence[str]) -> np.ndarray:
             )
         name, sign, value = match.groups()
         if name not in items.fields or items.fields[name].column.kind == "vector":
-            near = difflib.get_close_matches(name, items.fields, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            listed = ", ".join(items.fields) or "none"
+            hint = nearest(name, items.fields, f"there are {listed}")
             raise UserError(
-                f"--where {condition!r}: {name!r} is none of the columns "
-                f"{', '.join(items.fields) or '(there are none)'}{hint}"
+                f"--where {condition!r}: no column is called {name!r}; {hint}"
             )
         found &= _meets(items.fields[name], items.data[name], sign, value)
     return found
@@ -114,7 +113,7 @@ def _meets(entry: Field, values: np.ndarray, sign: str, wanted: str) -> np.ndarr
     if kind == "text":
         return np.array([wanted.casefold() in str(text).casefold() for text in values])
     if kind in ("category", "tags") and sign == "=":
-        codes = [_code(entry, part.strip()) for part in wanted.split(",")]
+        codes = _codes(entry, wanted)
         return np.isin(values.reshape(len(values), -1), codes).any(1)
     if kind == "category" and entry.numbers is not None:
         values = np.append(np.nan, entry.numbers)[values]
@@ -134,16 +133,24 @@ def _meets(entry: Field, values: np.ndarray, sign: str, wanted: str) -> np.ndarr
     return compare(values, limit)
 
 
-def _code(entry: Field, value: str) -> int:
+def _codes(entry: Field, wanted: str) -> list[int]:
+    """Codes of values with commas between; a value may hold a comma itself."""
     folded_values = [title.casefold() for title in (*entry.values, *entry.titles)]
-    if value.casefold() in folded_values:
-        return folded_values.index(value.casefold()) % len(entry.values) + 1
-    near = difflib.get_close_matches(value, entry.values, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(
-        f"--where {entry.name}: {value!r} is none of "
-        f"{', '.join(entry.values[:40])}{hint}"
-    )
+    parts, codes = wanted.split(","), []
+    while parts:
+        for count in range(len(parts), 0, -1):
+            text = ",".join(parts[:count]).strip().casefold()
+            if text in folded_values:
+                codes.append(folded_values.index(text) % len(entry.values) + 1)
+                parts = parts[count:]
+                break
+        else:
+            value, listed = parts[0].strip(), ", ".join(entry.values[:40])
+            hint = nearest(value, entry.values, f"there are {listed or 'none'}")
+            raise UserError(
+                f"--where {entry.name}: no value is called {value!r}; {hint}"
+            )
+    return codes
 
 
 def folded(name: str) -> str:

@@ -315,14 +315,25 @@ def _described(fields: dict[str, Field], table: Table | None) -> list[dict[str, 
             "ordered": entry.column.ordered,
         }
         if entry.values:
-            pairs = zip(entry.values, entry.titles, strict=True)
-            column["values"] = [list(pair) for pair in pairs][:MOST_VALUES]
+            pairs = list(zip(entry.values, entry.titles, strict=True))
+            column["values"] = [
+                list(pairs[code]) for code in _most_common(entry, table)
+            ]
         if entry.column.kind == "number" and table is not None:
             known = table.data[name][~np.isnan(table.data[name])]
             if len(known):
                 column["range"] = [float(known.min()), float(known.max())]
         columns.append(column)
     return columns
+
+
+def _most_common(entry: Field, table: Table | None) -> list[int]:
+    """Places of a column's MOST_VALUES most common values, in the order of the schema."""
+    count = len(entry.values)
+    if table is None or count <= MOST_VALUES:
+        return list(range(count))
+    occurrences = np.bincount(table.data[entry.name].ravel(), minlength=count + 1)[1:]
+    return sorted(np.argsort(-occurrences, kind="stable")[:MOST_VALUES].tolist())
 
 
 def _add_surroundings(app: FastAPI, service: Service) -> None:

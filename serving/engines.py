@@ -3,6 +3,7 @@ when there is one."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 from baselines.popularity import Popularity
 from engine import RecommendationEngine
 from item_search import folded
-from support.checkpoint import INFO, WEIGHTS
+from support.checkpoint import INFO, WEIGHTS, read_json
 from support.errors import UserError
 
 SHOWN = 20  # items that a search lists
+YEAR = re.compile(r" \d{4}$")
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,19 @@ class Engines:
     names: tuple[tuple[int, str], ...]
 
     def search(self, query: str) -> list[int]:
-        """Rows of at most SHOWN items whose names hold all words of a query."""
-        words = folded(query).split()
-        if not words:
-            return []
-        found = (row for row, name in self.names if all(word in name for word in words))
-        return [row for row, _ in zip(found, range(SHOWN), strict=False)]
+        """Rows of at most SHOWN items whose names hold all words of a query: the id or name
+        itself first, then names that begin so, then the most popular."""
+        wanted = folded(query)
+        words = wanted.split()
+        items = self.main.catalogue.items
+        found = []
+        for row, name in self.names if words else ():
+            own_id = str(items.id(row)).casefold() == query.strip().casefold()
+            if own_id or all(word in name for word in words):
+                exact = own_id or wanted in (name, YEAR.sub("", name))
+                begins = f"{name} ".startswith(f"{wanted} ")
+                found.append((not exact, not begins, len(found), row))
+        return [row for *_, row in sorted(found)[:SHOWN]]
 
 
 def load_engines(
@@ -84,12 +93,10 @@ def _vanilla(
     try:
         if not path.exists():
             raise UserError(f"{path} does not exist")
-        vanilla = RecommendationEngine(path, data_dir=data_dir, mapped=True)
-        if vanilla.schema.name != main.schema.name:
-            raise UserError(
-                f"{path} was trained on {vanilla.schema.name}, where ids are others"
-            )
-        return vanilla
+        other = read_json(path / INFO).get("schema", {}).get("name")
+        if other != main.schema.name:
+            raise UserError(f"{path} was trained on {other}, where ids are others")
+        return RecommendationEngine(path, data_dir=data_dir, mapped=True)
     except UserError as error:
         print(f"without vanilla: {error}", flush=True)
         return None

@@ -38,8 +38,11 @@ function Choice({ id, label, options, search, onChange, placeholder }) {
     const widget = new TomSelect(element.current, {
       plugins: ["remove_button"], valueField: "value", labelField: "text", searchField: "text", options, placeholder,
       maxOptions: 50, hidePlaceholder: true, closeAfterSelect: !search,
+      refreshThrottle: 0,  // Enter takes what has been typed by then
       ...(search && {
-        shouldLoad: (query) => query.length > 1,
+        duplicates: known.repeats, hideSelected: !known.repeats,
+        shouldLoad: (query) => query.length > 0,
+        onType() { this.clearOptions(); },  // nor what an older search found
         load(query, give) {
           search(query).then((found) => {
             if (query === this.lastValue) this.clearOptions();  // what is chosen stays
@@ -74,7 +77,7 @@ function Filter({ column, value, onChange }) {
       onChange(values.length ? `${column.name}=${values.join(",")}` : "")} />`;
   if (column.kind === "number" && column.range) {
     const [low, high] = column.range, at = value ? Number(value.split(">=")[1]) : low;
-    return html`<label class="form-label" for=${id}>${label} from ${value ? at : "(any)"}</label>
+    return html`<label class="form-label" for=${id}>${label} from ${value ? Number(at.toPrecision(4)) : "(any)"}</label>
       <input id=${id} type="range" class="form-range" min=${low} max=${high} value=${at}
         step=${Number.isInteger(low) && Number.isInteger(high) ? 1 : "any"} onChange=${({ target }) =>
           onChange(Number(target.value) <= low ? "" : `${column.name}>=${target.value}`)} />`;
@@ -98,14 +101,21 @@ function Fact({ column, value, unsaid, onChange }) {
       value=${value} onChange=${({ target }) => onChange(target.value === "" ? "" : Number(target.value))} /></div>`;
 }
 
-function Bars({ rows }) {
-  const most = Math.max(...rows.map(([, value]) => Math.abs(value)), 0.01);
+// scale: the value of a full bar.
+function Bars({ rows, scale }) {
   return html`<div class="because small">${rows.map(([name, value]) => html`
     <div class="name" title=${name}>${name}</div>
     <div class="track" aria-hidden="true"><div class=${value < 0 ? "against" : ""}
-      style=${{ width: `${100 * Math.abs(value) / most}%` }}></div></div>
-    <div class="value">${value > 0 ? "+" : value < 0 ? "\u2212" : ""}${Math.abs(value).toFixed(2)}</div>`)}</div>`;
+      style=${{ width: `${100 * Math.abs(value) / scale}%` }}></div></div>
+    <div class="value">${signed(value)}</div>`)}</div>`;
 }
+
+function signed(value) {
+  const text = Math.abs(value).toFixed(2);
+  return (text === "0.00" ? "" : value > 0 ? "+" : "\u2212") + text;
+}
+
+const largest = (entries) => Math.max(...entries.map(({ effect }) => Math.abs(effect)), 0.01);
 
 function withRanks(name, places) {
   return places ? `${name} (${places > 0 ? "+" : "\u2212"}${Math.abs(places)})` : name;
@@ -128,7 +138,7 @@ function Expected({ values }) {
         ? values[name].toFixed(1) : values[name]}<span class="visually-hidden"> ${label} expected</span></span>`)}`;
 }
 
-function Card({ item, why, waiting, onOpen }) {
+function Card({ item, why, scale, waiting, onOpen }) {
   return html`<article class="card item"><div class="card-body p-2">
     <div class="d-flex gap-2">
       <div class="rank text-body-secondary">${item.rank}</div>
@@ -140,7 +150,8 @@ function Card({ item, why, waiting, onOpen }) {
           <${Badges} item=${item} /><${Expected} values=${item.values} />
           ${item.note && html`<span class="small fst-italic">${item.note}</span>`}
         </div>
-        ${why ? html`<div class="mt-2"><${Bars} rows=${why.reasons.map(({ name, effect }) => [name, effect])} />
+        ${why ? html`<div class="mt-2"><${Bars} scale=${scale}
+            rows=${why.reasons.map(({ name, effect }) => [name, effect])} />
             ${!why.reasons.length && html`<span class="small">${why.sentence}</span>`}</div>`
           : waiting && html`<div class="waiting mt-2 placeholder-glow" aria-hidden="true">
               <span class="placeholder col-7"></span><span class="placeholder col-5"></span></div>`}
@@ -153,16 +164,18 @@ function Column({ name, wish, among, onOpen, titled }) {
   const items = error ? [] : content?.recommendations ?? [];
   const explained = useAnswer("/explain", name === "main" && items.length && !waiting
     ? { ...among, item_ids: items.map((item) => item.id) } : undefined);
-  const reasons = Object.fromEntries((explained.content?.explanations ?? []).map((why) => [why.id, why]));
+  const explanations = explained.content?.explanations ?? [];
+  const reasons = Object.fromEntries(explanations.map((why) => [why.id, why]));
+  const scale = largest(explanations.flatMap((why) => why.reasons));
   return html`<section class="col" aria-label=${MODELS[name]} aria-busy=${waiting}>
     ${titled && html`<h2 class="h5">${MODELS[name]}</h2>`}
     ${error && html`<div class="alert alert-warning" role="alert">${error}</div>`}
     <p class="text-body-secondary mb-0" role="status">${waiting && !items.length && "asking …"}</p>
     ${content && items.length < 10 && html`<p class="text-body-secondary">${items.length
-      ? `Only ${items.length} such ${known.nouns} are left.` : `No such ${known.noun} is left.`}</p>`}
+      ? `Fewer than ten such ${known.nouns} are left.` : `No such ${known.noun} is left.`}</p>`}
     ${content?.note && html`<p class="small text-body-secondary">${content.note}</p>`}
     <div class=${`items ${titled ? "" : "alone"}`} data-testid=${`items-${name}`}>${items.map((item) => html`
-      <${Card} key=${item.id} item=${item} why=${explained.waiting ? undefined : reasons[item.id]}
+      <${Card} key=${item.id} item=${item} why=${explained.waiting ? undefined : reasons[item.id]} scale=${scale}
         waiting=${name === "main" && explained.waiting}
         onOpen=${name === "main" && (() => onOpen(item))} />`)}</div></section>`;
 }
@@ -174,27 +187,30 @@ function Why({ item, among, onClose }) {
   useEffect(() => {
     const drawer = bootstrap.Offcanvas.getOrCreateInstance(element.current), opener = document.activeElement;
     element.current.addEventListener("hidden.bs.offcanvas", onClose);
+    element.current.addEventListener("shown.bs.offcanvas", () => element.current?.lastElementChild.focus());
     drawer.show();
     return () => { drawer.dispose(); opener.focus(); };
   }, []);
   const why = content?.explanations[0];
   const strongest = why && [...why.history].sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect)).slice(0, SHOWN);
+  const scale = why && largest([...why.history, ...why.features]);
   const others = why?.what_if.as_another ?? [];
+  const labels = Object.fromEntries(known.user_columns.map(({ name, label }) => [name, capital(label)]));
   return html`<div class="offcanvas offcanvas-end why" tabindex="-1" ref=${element} aria-labelledby="why-title">
     <div class="offcanvas-header"><h2 class="offcanvas-title h5" id="why-title">Why ${item.name}?</h2>
       <button type="button" class="btn-close" data-bs-dismiss="offcanvas" aria-label="Close"></button></div>
-    <div class="offcanvas-body" aria-busy=${!why && !error}>
+    <div class="offcanvas-body" tabindex="0" aria-busy=${!why && !error}>
       ${error && html`<div class="alert alert-warning" role="alert">${error}</div>`}
       <p class="mb-0" role="status">${!why && !error && "looking for reasons …"}</p>
       ${why && html`<p>${why.sentence}</p>
-        <p class="small text-body-secondary">Rank ${why.rank}, log-probability ${why.log_probability.toFixed(2)}. Bars:
+        <p class="small text-body-secondary">Rank ${why.rank}, log-probability ${signed(why.log_probability)}. Bars:
           the part of it that is due to each ${known.noun} of the history; of the rest, what is lost without it. In
           parentheses: by how many ranks it falls without this alone.</p>
         ${strongest.length > 0 && html`<h3 class="h6">${capital(known.nouns)} of the history
           ${why.history.length > SHOWN && ` (the ${SHOWN} strongest of ${why.history.length})`}</h3>
-          <${Bars} rows=${strongest.map((entry) => [withRanks(entry.name, entry.places), entry.effect])} />`}
+          <${Bars} scale=${scale} rows=${strongest.map((entry) => [withRanks(entry.name, entry.places), entry.effect])} />`}
         ${why.features.length > 0 && html`<h3 class="h6 mt-3">What else is known</h3>
-          <${Bars} rows=${why.features.map((entry) => [withRanks(entry.label, entry.places), entry.effect])} />`}
+          <${Bars} scale=${scale} rows=${why.features.map((entry) => [withRanks(entry.label, entry.places), entry.effect])} />`}
         <h3 class="h6 mt-3">What would take it off the list</h3>
         ${!why.what_if.without ? html`<p>It stays even without any ${known.noun} of the history.</p>`
           : why.what_if.without.length === 0 ? html`<p>It is not among the first ten anyway.</p>`
@@ -202,7 +218,8 @@ function Why({ item, among, onClose }) {
               html`<li>${other.name}</li>`)}
               ${why.what_if.without.length > SHOWN && html`<li>${why.what_if.without.length - SHOWN} more</li>`}</ul>`}
         ${others.length > 0 && html`<h3 class="h6">Its rank for somebody else with this history</h3>
-          <table class="table table-sm w-auto"><tbody>${others.map((other) => html`<tr><td>${other.title}</td>
+          <table class="table table-sm w-auto"><tbody>${others.map((other) => html`<tr>
+            <td>${labels[other.column]}</td><td>${other.title}</td>
             <td class="text-end">${other.rank}.</td></tr>`)}</tbody></table>`}`}
     </div></div>`;
 }
@@ -221,7 +238,7 @@ function Person({ state, set }) {
   const profile = useAnswer("/profile", state.kind === "user" && state.user !== "" ? { user_id: state.user } : undefined);
   const random = () => {  // anybody but who is shown
     const others = known.some_users.filter((user) => user !== state.user);
-    set({ user: others[Math.floor(Math.random() * others.length)] ?? state.user });
+    set({ user: others[Math.floor(Math.random() * others.length)] ?? state.user, facts: {} });
   };
   const unsaid = state.kind === "user" ? "as in the data" : "not said";
   const search = (query) => ask(`/items?query=${encodeURIComponent(query)}`).then(({ items }) =>
@@ -233,24 +250,24 @@ function Person({ state, set }) {
       ${[["user", "A user", known.users], ["own", `My ${known.nouns}`, true]].map(([kind, text, there]) => html`
         <li class="nav-item"><button type="button" disabled=${!there} aria-pressed=${state.kind === kind}
           class=${`nav-link ${state.kind === kind ? "active" : ""}`}
-          onClick=${() => kind !== state.kind && set({ kind, history: [] })}>${text}</button></li>`)}</ul>
+          onClick=${() => kind !== state.kind && set({ kind, history: [], facts: {} })}>${text}</button></li>`)}</ul>
     ${state.kind === "user" ? html`
       <label class="form-label" for="user">User, one of ${known.users}</label>
       <div class="input-group mb-2"><input id="user" class="form-control" value=${state.user}
-          onChange=${(event) => set({ user: typed(event.target.value.trim()) })} />
+          onChange=${(event) => set({ user: typed(event.target.value.trim()), facts: {} })} />
         <button type="button" class="btn btn-secondary" onClick=${random}>somebody else</button></div>
       <p class="small" data-testid="profile">${profile.error ?? (profile.content && profileText(profile.content))}</p>`
       : html`<${Choice} id="history" label=${`What you ${known.verb}, oldest first`} search=${search} options=${[]}
           placeholder="type a name" onChange=${(values) => set({ history: values.map(JSON.parse) })} />`}
     ${facts.length > 0 && html`<details class="mb-3" open=${wide}><summary>The user</summary>
-      ${facts.map((column) => html`<${Fact} key=${`${state.kind}-${column.name}`} column=${column} unsaid=${unsaid}
+      ${facts.map((column) => html`<${Fact} key=${`${state.kind}-${state.user}-${column.name}`} column=${column} unsaid=${unsaid}
         value=${state.facts[column.name] ?? ""}
         onChange=${(value) => set({ facts: { ...state.facts, [column.name]: value } })} />`)}</details>`}`;
 }
 
 function Page() {
   const [state, setState] = useState({ kind: known.users ? "user" : "own", user: known.some_users[0] ?? "",
-    history: [], facts: {}, where: {}, at: "", compare: false });
+    history: [], facts: {}, where: {}, at: "", unseen: !known.repeats, compare: false });
   const [open, setOpen] = useState(null);
   const set = (changes) => setState((old) => ({ ...old, ...changes }));
   const person = useMemo(() => {
@@ -261,7 +278,7 @@ function Page() {
     return some;
   }, [state]);
   const asked = state.kind === "user" ? state.user !== "" : state.history.length > 0 || known.serves_empty_histories;
-  const among = { ...person, where: Object.values(state.where).filter(Boolean) };
+  const among = { ...person, where: Object.values(state.where).filter(Boolean), filter_seen: state.unseen };
   const wish = asked && { ...among, k: 10 };
   const columns = ["main", ...(state.compare ? known.models.filter((name) => name !== "main").sort().reverse() : [])];
   return html`
@@ -276,11 +293,12 @@ function Page() {
           ${known.item_columns.map((column) => html`<${Filter} key=${column.name} column=${column}
             value=${state.where[column.name] ?? ""}
             onChange=${(condition) => set({ where: { ...state.where, [column.name]: condition } })} />`)}
-          <label class="form-label" for="at">Asked at (UTC)</label>
-          <input id="at" type="datetime-local" class="form-control form-control-sm" value=${state.at}
-            disabled=${!known.knows_request_time} onChange=${(event) => set({ at: event.target.value })} />
-          ${!known.knows_request_time && html`<div class="form-text">The served model never sees the time of a
-            request.</div>`}</details>
+          ${known.repeats && html`<div class="form-check mb-2"><input id="unseen" class="form-check-input"
+              type="checkbox" checked=${state.unseen} onChange=${({ target }) => set({ unseen: target.checked })} />
+            <label class="form-check-label" for="unseen">New ${known.nouns} only</label></div>`}
+          ${known.knows_request_time && html`<label class="form-label" for="at">Asked at (UTC)</label>
+            <input id="at" type="datetime-local" class="form-control form-control-sm" value=${state.at}
+              onChange=${(event) => set({ at: event.target.value })} />`}</details>
         ${known.models.length > 1 && html`<div class="form-check form-switch">
           <input id="compare" class="form-check-input" type="checkbox" role="switch" checked=${state.compare}
             onChange=${(event) => set({ compare: event.target.checked })} />
@@ -288,13 +306,13 @@ function Page() {
             name !== "main").map((name) => MODELS[name]).join(" and ")}</label></div>`}
       </form>
       <div class="col-12 col-lg-9">
-        ${asked ? html`<div class=${`row row-cols-1 ${columns.length > 1 ? "row-cols-xl-3 beside" : ""} g-3`}>
+        ${asked ? html`<div class=${`row row-cols-1 ${columns.length > 1 ? `row-cols-xl-${columns.length} beside` : ""} g-3`}>
             ${columns.map((name) => html`<${Column} key=${name} name=${name} wish=${wish} among=${among}
               titled=${columns.length > 1} onOpen=${setOpen} />`)}</div>`
           : html`<p class="lead">${state.kind === "user" ? "Give a user." : `Name ${known.nouns} that you ${known.verb}.`}</p>`}
       </div></div>
-      <footer class="small text-body-secondary my-3">${known.dataset}, ${known.items} ${known.nouns}.
-        ${known.data_note}</footer></main>
+      <footer class="small text-body-secondary my-3">${`${known.dataset}, ${known.items.toLocaleString("en")} ${
+        known.nouns}. ${known.data_note}`}</footer></main>
     ${open && html`<${Why} key=${open.id} item=${open} among=${among} onClose=${() => setOpen(null)} />`}`;
 }
 
