@@ -210,14 +210,7 @@ def history_batch(
             for history, items in zip(histories, cut, strict=True)
         ]
         columns[name] = _stack(parts, lengths, seq_length, unknown)
-    user_columns = {}
-    for name, values in catalogue.users.data.items():
-        if values.dtype == object:  # no model reads texts of users
-            continue
-        rows = [
-            history.user_columns.get(name, values[UNKNOWN]) for history in histories
-        ]
-        user_columns[name] = _rows(rows)
+    user_columns = _user_columns(histories, catalogue)
     empty = _stack(nothing, lengths, seq_length)
     whole = [
         history.whole and len(history.items) <= seq_length for history in histories
@@ -235,6 +228,19 @@ def history_batch(
         torch.tensor([history.user for history in histories]),
         user_columns,
     )
+
+
+def _user_columns(
+    histories: Sequence[History], catalogue: Catalogue
+) -> dict[str, Tensor]:
+    columns = {}
+    for name, values in catalogue.users.data.items():
+        if values.dtype == object:  # no model reads texts of users
+            continue
+        unknown = values[UNKNOWN]
+        rows = [history.user_columns.get(name, unknown) for history in histories]
+        columns[name] = _rows(rows)
+    return columns
 
 
 def _rows(rows: Sequence[np.ndarray]) -> Tensor:

@@ -50,8 +50,8 @@ COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": oper
 
 
 def load(settings: DataSettings, like: Catalogue | None = None) -> Dataset:
-    """Read a data set and process it; see `process`. Raises `UserError` for missing or bad files.
-    Read a data set and process it; see `process`. Raises `UserError` for missing or bad files."""
+    """Read a data set and process it; see `process`. Raises `UserError` for missing or bad
+    files."""
     return process(
         read(settings.dataset, settings.data_dir, settings.columns), settings, like
     )

@@ -106,8 +106,8 @@ class RecommendationEngine:
         at: int | None = None,
         user_columns: Mapping[str, Any] | None = None,
     ) -> list[Recommendation]:
-        """The `k` best items, best first. Who is asked for: see `history`; the rest: see `Query`.
-        The `k` best items, best first. Who is asked for: see `history`; the rest: see `Query`."""
+        """The `k` best items, best first. Who is asked for: see `history`; the rest: see
+        `Query`."""
         history = self.history(user_id, item_sequence, at, user_columns)
         return self.answer([Query(history, k, filter_seen, where)])[0]
 

@@ -67,8 +67,8 @@ from transformer import (
 
 
 class EnhancedBERT4Rec(nn.Module):
-    """See the module's head. Every encoder and head is None, or absent, where it is switched off.
-    See the module's head. Every encoder and head is None, or absent, where it is switched off."""
+    """See the module's head. Every encoder and head is None, or absent, where it is
+    switched off."""
 
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()

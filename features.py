@@ -227,8 +227,8 @@ class ItemColumns(nn.Module):
                 encoder.read(items.data[name][items.first :].tolist())
 
     def take_over(self, older: ItemColumns, place: Tensor, items: Table) -> None:
-        """Become what `older` was, for more items. place: (V,) where its items stand among these.
-        Become what `older` was, for more items. place: (V,) where its items stand among these."""
+        """Become what `older` was, for more items. place: (V,) where its items stand among
+        these."""
         for name, encoder in self.encoders.items():
             before = older.encoders[name]
             if isinstance(encoder, TextEncoder):

@@ -61,8 +61,8 @@ def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
 def new_model(
     data: Dataset, settings: ModelSettings, held_out: bool = True
 ) -> nn.Module:
-    """A model about to be trained on the training part of these data, or (held_out=False) on all.
-    A model about to be trained on the training part of these data, or (held_out=False) on all."""
+    """A model about to be trained on the training part of these data, or (held_out=False)
+    on all."""
     return build_model(data.catalogue, settings).prepare(data, held_out)
 
 

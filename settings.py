@@ -78,8 +78,8 @@ class ModelSettings:
     )
     """What a position may attend to (vanilla)."""
     segment_embeddings: bool = option(False, "vanilla")
-    """Add a learned embedding that tells the observed history from the appended request (vanilla).
-    Add a learned embedding that tells the observed history from the appended request (vanilla)."""
+    """Add a learned embedding that tells the observed history from the appended request
+    (vanilla)."""
 
     positions: Literal["learned", "sinusoidal"] = option("learned", "enhanced")
     """Position signal, counted from the oldest interaction that the model reads."""
@@ -93,8 +93,8 @@ class ModelSettings:
     """How text columns are read: sentence = MiniLM (requirements-text.txt), ngrams = hashed
     characters, auto = the better one that is installed, none = not at all."""
     graph: bool = option(False, "enhanced")
-    """A graph of the items' columns and of which items follow each other as one more item encoder.
-    A graph of the items' columns and of which items follow each other as one more item encoder."""
+    """A graph of the items' columns and of which items follow each other as one more item
+    encoder."""
     interaction_features: str = option("all", "enhanced")
     """Columns of the interactions as input: all, none, or names as in 'rating'."""
     user_ids: bool = option(True, "enhanced")
@@ -105,8 +105,8 @@ class ModelSettings:
     """What each interaction's time says: gap = time since the one before, season = day of the year,
     none."""
     relative_time: bool = option(True, "enhanced")
-    """Queries and keys rotated by time, so that attention depends on the time between two events.
-    Queries and keys rotated by time, so that attention depends on the time between two events."""
+    """Queries and keys rotated by time, so that attention depends on the time between two
+    events."""
     query_time: Literal["unknown", "known"] = option("unknown", "enhanced")
     """Whether the model is told when the prediction is asked for."""
     start_token: bool = option(False, "enhanced")
@@ -218,8 +218,8 @@ class TrainSettings:
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW; it warms up linearly and decays to 0 along a cosine."""
     weight_decay: float = 0.01
-    """Weight decay of AdamW on the matrices of linear maps (not on biases, norms and embeddings).
-    Weight decay of AdamW on the matrices of linear maps (not on biases, norms and embeddings)."""
+    """Weight decay of AdamW on the matrices of linear maps (not on biases, norms and
+    embeddings)."""
     max_epochs: int = 50
     """Passes over the training part."""
     max_steps: int = 0

@@ -194,8 +194,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """A stack of blocks; the attention pattern is an argument, so one set of weights serves both.
-    A stack of blocks; the attention pattern is an argument, so one set of weights serves both."""
+    """A stack of blocks; the attention pattern is an argument, so one set of weights
+    serves both."""
 
     def __init__(self, settings: ModelSettings, pre_norm: bool) -> None:
         super().__init__()
@@ -282,8 +282,8 @@ def in_front(first: Tensor, x: Tensor, attend: Attend) -> tuple[Tensor, Attend]:
 
 
 def key_padding(lengths: Tensor, width: int) -> Tensor | None:
-    """(B, 1, 1, L) mask of real positions for `Attend.padding`; None where no sequence is padded.
-    (B, 1, 1, L) mask of real positions for `Attend.padding`; None where no sequence is padded."""
+    """(B, 1, 1, L) mask of real positions for `Attend.padding`; None where no sequence is
+    padded."""
     real = positions_before(lengths, width)
     # An exported model must serve every batch.
     if not torch.compiler.is_exporting() and bool(real.all()):

@@ -41,8 +41,8 @@ Lines = dict[tuple[str, ...], int]
 
 @dataclass(frozen=True)
 class Variant:
-    """A named change. against: the variant that it is compared with, '' for the first one itself.
-    A named change. against: the variant that it is compared with, '' for the first one itself."""
+    """A named change. against: the variant that it is compared with, '' for the first one
+    itself."""
 
     name: str
     settings: Settings

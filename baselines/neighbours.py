@@ -116,8 +116,8 @@ def markov_chain(
 
 
 def _co_occurrence(data: Dataset) -> np.ndarray:
-    """(R, R) how many users have both items in training; on the diagonal, how many have the item.
-    (R, R) how many users have both items in training; on the diagonal, how many have the item."""
+    """(R, R) how many users have both items in training; on the diagonal, how many have
+    the item."""
     rows = data.training_rows()
     cells = (data.user_of[rows], data.items[rows])
     shape = (len(data.catalogue.users), len(data.catalogue.items))

@@ -102,8 +102,8 @@ class Question:
 
     @cached_property
     def one_by_one(self) -> tuple[np.ndarray, np.ndarray]:
-        """(scores, ranks), (1 + L, C) each: with everything known, then without each interaction.
-        (scores, ranks), (1 + L, C) each: with everything known, then without each interaction."""
+        """(scores, ranks), (1 + L, C) each: with everything known, then without each
+        interaction."""
         each = ~np.eye(self.length, dtype=bool)
         return self.outcomes(np.concatenate([self.everything, each]))
 

@@ -210,8 +210,8 @@ def _field_named(fields: list[str], role: str) -> str | None:
 
 
 def _column(table: str, field: str, file: File, kind: Kind | None) -> Column | None:
-    """A column by its values, None for one that says nothing: empty, constant, or ids of its own.
-    A column by its values, None for one that says nothing: empty, constant, or ids of its own."""
+    """A column by its values, None for one that says nothing: empty, constant, or ids of
+    its own."""
     values = file.frame[field].iloc[:SAMPLE]
     values = values[~is_blank(values)].reset_index(drop=True)
     text = values.astype(str).str.strip()

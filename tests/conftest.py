@@ -128,7 +128,9 @@ SHOP = {
 }
 
 
-def shop(seed: int = 0, customers: int = 40, articles: int = 30) -> RawData:
+def shop_frames(
+    seed: int = 0, customers: int = 40, articles: int = 30
+) -> dict[str, pd.DataFrame]:
     """Text ids, repeats, every kind of column in every table, and gaps in all of them."""
     draw = np.random.default_rng(seed)
     rows = []
@@ -173,12 +175,16 @@ def shop(seed: int = 0, customers: int = 40, articles: int = 30) -> RawData:
             "taste": [vector[number % 3] for number in range(customers)],
         }
     )
-    frames = {
+    return {
         "interactions": pd.DataFrame(rows, columns=fields),
         "items": items,
         "users": users,
     }
-    files = {name: File(frame, f"shop {name}") for name, frame in frames.items()}
+
+
+def shop() -> RawData:
+    """The frames of the shop, read by its schema."""
+    files = {name: File(frame, f"shop {name}") for name, frame in shop_frames().items()}
     return assemble(schema_of(SHOP, Path("shop.yaml"), {}), files)
 
 
@@ -355,29 +361,20 @@ def service_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start_service(files: Path, *flags: str) -> tuple[subprocess.Popen[str], str]:
-    """`python -m serving` on a free port: the process, and its address as soon as it answers."""
+    """`python -m serving` of the tiny films on a free port: see `serve`."""
+    models = ["--model_path", str(files / "main" / "best")]
+    models += ["--vanilla_path", str(files / "vanilla" / "best")]
+    return serve(*models, "--data_dir", str(files / "data"), *flags)
+
+
+def serve(*flags: str) -> tuple[subprocess.Popen[str], str]:
+    """`python -m serving`: the process, and its address as soon as it answers."""
     import httpx
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    models = [
-        "--model_path",
-        str(files / "main" / "best"),
-        "--vanilla_path",
-        str(files / "vanilla" / "best"),
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "serving",
-        *models,
-        "--data_dir",
-        str(files / "data"),
-        "--port",
-        str(port),
-        *flags,
-    ]
+    command = [sys.executable, "-m", "serving", "--port", str(port), *flags]
     process = subprocess.Popen(command, cwd=ROOT, text=True)
     url, until = f"http://127.0.0.1:{port}", time.monotonic() + 90
     while time.monotonic() < until and process.poll() is None:
@@ -388,6 +385,24 @@ def start_service(files: Path, *flags: str) -> tuple[subprocess.Popen[str], str]
             time.sleep(0.2)
     process.kill()
     raise RuntimeError("the service did not start")
+
+
+def write_shop(folder: Path) -> Path:
+    """The shop as three CSV files and a schema; its labels are long, and one value has a comma."""
+    from data_processor import write_schema
+
+    frames = shop_frames()
+    frames["items"]["shelf"] = frames["items"]["shelf"].str.replace(
+        "food", "food, fresh"
+    )
+    frames["items"].loc[3, "label"] = "Nameless" * 12
+    content = {**SHOP}
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
+        content[name] = {"file": str(folder / f"{name}.csv"), **SHOP[name]}
+    schema = schema_of(content, folder / "shop.yaml", {})
+    write_schema(schema, folder / "shop.yaml")
+    return folder / "shop.yaml"
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import start_service
+from support.errors import run_command
+from tests.conftest import SERVED, serve, start_service, write_shop
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
@@ -224,8 +225,8 @@ def test_a_wrong_user_is_said_and_mended(page):
     indirect=["page"],
 )
 def test_nothing_is_cut(page, name):
-    """No sideways scrolling, no element wider than its place; dark is dark; a screenshot is kept.
-    No sideways scrolling, no element wider than its place; dark is dark; a screenshot is kept."""
+    """No sideways scrolling, no element wider than its place; dark is dark; a screenshot
+    is kept."""
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     wide = page.evaluate("""[...document.querySelectorAll('main *')].filter((one) =>
         one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 1
@@ -246,3 +247,103 @@ def test_a_condition_on_a_column_changes_the_list(page):
     page.keyboard.press("Enter")
     settled(page)
     assert titles(page) != before and page.asked[-1]["where"] == ["genres=Drama"]
+
+
+# A shop: text ids, repeats, tags and numbers of users
+
+
+@pytest.fixture(scope="module")
+def shop_page(browser, tmp_path_factory):
+    import trainer
+
+    folder = tmp_path_factory.mktemp("shop")
+    places = ["--checkpoint_dir", str(folder / "model"), "--runs_dir", str(folder)]
+    small = [*SERVED, "--dataset", str(write_shop(folder)), *places]
+    assert run_command(trainer.main, small) == 0
+    process, url = serve(
+        "--model_path", str(folder / "model" / "best"), "--workers", "1"
+    )
+    context = browser.new_context(viewport={"width": 1000, "height": 900})
+    page = context.new_page()
+    page.asked = []
+    page.on(
+        "request",
+        lambda asked: (
+            page.asked.append(asked.post_data_json)
+            if asked.url.endswith("/recommend")
+            else None
+        ),
+    )
+    page.goto(url)
+    page.wait_for_selector("article h3")
+    settled(page)
+    yield page
+    context.close()
+    process.terminate()
+    process.wait(timeout=30)
+
+
+def test_the_shop_has_its_own_words_and_widgets(shop_page):
+    text = shop_page.inner_text("body")
+    assert "My articles" in text and re.search(r"income \d+; \d+ articles", text)
+    assert not re.search(
+        r"\b(films?|movies?|watched|genres?|Asked at)\b", text, re.IGNORECASE
+    )
+    for label in ("Club", "Income", "Shelf: any of", "Price from", "New articles only"):
+        assert label in text
+    assert shop_page.evaluate(
+        "document.documentElement.scrollWidth <= window.innerWidth"
+    )
+
+
+def test_articles_that_were_bought_can_be_left_out(shop_page):
+    assert shop_page.asked[-1]["filter_seen"] is False
+    before = titles(shop_page)
+    shop_page.get_by_label("New articles only").check()
+    settled(shop_page)
+    assert shop_page.asked[-1]["filter_seen"] is True and titles(shop_page) != before
+    shop_page.get_by_label("New articles only").uncheck()
+    settled(shop_page)
+
+
+def test_a_value_with_a_comma_is_one_value(shop_page):
+    box = shop_page.locator("select[id*=shelf] + .ts-wrapper input").first
+    box.fill("food")
+    shop_page.keyboard.press("Enter")
+    settled(shop_page)
+    assert shop_page.asked[-1]["where"] == ["shelf=food, fresh"]
+    assert not shop_page.locator("[role=alert]").count() and titles(shop_page)
+    shop_page.locator(".ts-wrapper .remove").first.click()
+    settled(shop_page)
+
+
+def test_facts_go_with_their_user_and_a_history_is_found_by_name(shop_page):
+    shop_page.locator("#user-income").fill("12")
+    shop_page.keyboard.press("Tab")
+    settled(shop_page)
+    assert shop_page.asked[-1]["columns"] == {"income": 12}
+    shop_page.get_by_role("button", name="My articles").click()
+    box = shop_page.locator("#history + .ts-wrapper input").first
+    for name in ("Article 1", "Article 2", "Article 1"):
+        box.press_sequentially(name)
+        active = "document.querySelector('.ts-dropdown .option.active')?.innerText"
+        until(shop_page, f"{active} === '{name}'")
+        shop_page.keyboard.press("Enter")
+        settled(shop_page)
+    assert "columns" not in shop_page.asked[-1]
+    assert shop_page.asked[-1]["history"] == ["sku-1", "sku-2", "sku-1"]
+
+
+def test_all_reasons_by_keyboard(shop_page):
+    """Tab to a card, Enter opens, the drawer can be scrolled at once, Escape gives focus back."""
+    button = shop_page.locator("article h3 button").first
+    button.focus()
+    shop_page.keyboard.press("Enter")
+    shop_page.wait_for_selector(".offcanvas.show .because")
+    until(shop_page, "document.activeElement.classList.contains('offcanvas-body')")
+    drawer = shop_page.inner_text(".offcanvas")
+    assert "Rank" in drawer and "Articles of the history" in drawer
+    assert "\u22120.00" not in drawer
+    shop_page.keyboard.press("Escape")
+    until(shop_page, "!document.querySelector('.offcanvas')")
+    assert shop_page.evaluate("document.activeElement.matches('article button')")

@@ -1,5 +1,5 @@
-"""The rows of the results tables, run tiny: trained once, tuned, compared, said when they differ.
-The rows of the results tables, run tiny: trained once, tuned, compared, said when they differ."""
+"""The rows of the results tables, run tiny: trained once, tuned, compared, said when they
+differ."""
 
 from __future__ import annotations
 

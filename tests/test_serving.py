@@ -229,8 +229,8 @@ def test_other_paths(client, method, path, code):
 
 
 def test_a_form_of_another_site_is_no_request(client):
-    """What a browser sends across sites without asking first: no JSON type, or another host name.
-    What a browser sends across sites without asking first: no JSON type, or another host name."""
+    """What a browser sends across sites without asking first: no JSON type, or another
+    host name."""
     body = json.dumps({"user_id": 12})
     assert (
         client.post(

@@ -35,6 +35,7 @@ function useAnswer(path, body) {
 function Choice({ id, label, options, search, onChange, placeholder }) {
   const element = useRef();
   useEffect(() => {
+    let listed = new Map();  // what the newest search found: value -> place
     const widget = new TomSelect(element.current, {
       plugins: ["remove_button"], valueField: "value", labelField: "text", searchField: "text", options, placeholder,
       maxOptions: 50, hidePlaceholder: true, closeAfterSelect: !search,
@@ -42,14 +43,17 @@ function Choice({ id, label, options, search, onChange, placeholder }) {
       ...(search && {
         duplicates: known.repeats, hideSelected: !known.repeats,
         shouldLoad: (query) => query.length > 0,
-        onType() { this.clearOptions(); },  // nor what an older search found
+        onType() { listed = new Map(); this.clearOptions(); },  // nor what an older search found
         load(query, give) {
           search(query).then((found) => {
-            if (query === this.lastValue) this.clearOptions();  // what is chosen stays
-            give(query === this.lastValue ? found : []);
+            if (query !== this.lastValue) return give([]);
+            this.clearOptions();  // what is chosen stays
+            listed = new Map(found.map(({ value }, place) => [value, place]));
+            give(found);
           }, () => give());
         },
-        score: () => () => 1,  // the service has searched; all it lists is shown
+        // The service has searched: what it lists is shown, in its order.
+        score: () => ({ value }) => listed.has(value) ? 1 / (1 + listed.get(value)) : 0,
         onItemAdd() { this.setTextboxValue(""); this.refreshOptions(false); } }),
       onChange: (values) => onChange(values) });
     return () => widget.destroy();
@@ -226,7 +230,8 @@ function Why({ item, among, onClose }) {
 
 // What is known of a user, in a line.
 function profileText(profile) {
-  const facts = Object.values(profile.columns).flat().filter((value) => value !== null && value !== undefined);
+  const facts = known.user_columns.filter(({ kind }) => kind !== "vector").flatMap(({ name, kind, label }) =>
+    [profile.columns[name] ?? []].flat().map((value) => kind === "number" ? `${label} ${value}` : value));
   const means = Object.entries(profile.means).map(([name, value]) => `mean ${name} ${value}`);
   const best = Object.values(profile.affinities).map((values) =>
     `mostly ${values.slice(0, 3).map(({ value }) => value).join(", ")}`);
