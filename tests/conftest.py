@@ -182,9 +182,10 @@ def shop_frames(
     }
 
 
-def shop() -> RawData:
-    """The frames of the shop, read by its schema."""
-    files = {name: File(frame, f"shop {name}") for name, frame in shop_frames().items()}
+def shop(*sizes: int) -> RawData:
+    """The frames of the shop, read by its schema. sizes: as in `shop_frames`."""
+    frames = shop_frames(*sizes)
+    files = {name: File(frame, f"shop {name}") for name, frame in frames.items()}
     return assemble(schema_of(SHOP, Path("shop.yaml"), {}), files)
 
 

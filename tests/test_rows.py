@@ -162,7 +162,12 @@ def test_an_unknown_row_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row", sorted(path.name for path in (ROOT / "models").iterdir())
+    "row",
+    [
+        "enhanced",
+        pytest.param("sasrec", marks=pytest.mark.slow),
+        pytest.param("vanilla", marks=pytest.mark.slow),
+    ],
 )
 def test_a_published_model_ranks_as_reported(row, real_data):
     """The very weights that lie in models/, on the data at hand."""
