@@ -39,6 +39,7 @@ from schema import TABLES, Column, Schema
 from settings import DataSettings, Settings
 from splits import FEWEST, Split, split_interactions
 from support.errors import UserError, run_command
+from support.memory import release_memory
 from support.tables import print_table
 
 if TYPE_CHECKING:
@@ -52,9 +53,11 @@ COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": oper
 def load(settings: DataSettings, like: Catalogue | None = None) -> Dataset:
     """Read a data set and process it; see `process`. Raises `UserError` for missing or bad
     files."""
-    return process(
-        read(settings.dataset, settings.data_dir, settings.columns), settings, like
-    )
+    raw = read(settings.dataset, settings.data_dir, settings.columns)
+    data = process(raw, settings, like)
+    del raw
+    release_memory()
+    return data
 
 
 def process(
@@ -108,11 +111,12 @@ def _kept(
     rows = raw.interactions
     if settings.keep:
         rows = rows[meets(settings.keep, rows, raw.schema.interactions.columns)]
-    per_item = rows["item"].map(rows["item"].value_counts())
-    rows = rows[per_item >= settings.min_item_count]
     fewest = max(settings.min_user_count, FEWEST[settings.protocol])
-    per_user = rows["user"].map(rows["user"].value_counts())
-    rows = rows[per_user >= fewest].reset_index(drop=True)
+    for role, least in (("item", settings.min_item_count), ("user", fewest)):
+        counts = rows[role].value_counts()
+        if counts.min() < least:
+            rows = rows[rows[role].isin(counts.index[counts >= least])]
+    rows = rows.reset_index(drop=True)
     if rows.empty:
         raise UserError(
             f"--min_item_count {settings.min_item_count}, --min_user_count {fewest} and "
@@ -183,7 +187,9 @@ def _field_of(column: Column, values: pd.Series) -> Field:
     """What a column's values say: their vocabulary, their quantiles, their length."""
     known = values.dropna()
     if column.kind in ("category", "tags"):
-        found = set(known.explode().dropna() if column.kind == "tags" else known)
+        if column.kind == "tags":
+            known = known.explode().dropna()
+        found = set(known.unique())
         declared = list(column.values)
         return Field(column, values=tuple(declared + _in_order(found - set(declared))))
     if column.kind == "number":

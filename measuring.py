@@ -25,7 +25,7 @@ from evaluation.side_tasks import (
 )
 from settings import Settings
 from support.checkpoint import write_json
-from support.devices import peak_memory_mb
+from support.memory import peak_memory_mb
 from support.tables import print_table
 from support.tracking import git_commit
 from training_state import Progress

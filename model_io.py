@@ -75,10 +75,12 @@ def training_hashes(
     """
     ends = data.split.train_ends if ends is None else ends
     ids, lengths, hashes = [], [], []
-    item_ids = data.catalogue.items.id_array(data.items).astype(str)
+    items = data.catalogue.items
+    texts = items.ids.astype(str)  # of each item, not of each interaction
     for row in np.flatnonzero(ends > data.offsets[:-1]):
         part = slice(data.offsets[row], ends[row])
-        text = " ".join(item_ids[part]) + data.times[part].tobytes().hex()
+        own = texts[data.items[part] - items.first]
+        text = " ".join(own) + data.times[part].tobytes().hex()
         ids.append(data.catalogue.users.id(row))
         lengths.append(int(ends[row] - data.offsets[row]))
         hashes.append(hashlib.sha256(text.encode()).hexdigest()[:8])

@@ -22,7 +22,8 @@ from dataset import Dataset
 from engine import RecommendationEngine
 from model_io import new_model, save_model
 from settings import Settings
-from support.devices import choose_device, peak_memory_mb, uses_bf16
+from support.devices import choose_device, uses_bf16
+from support.memory import peak_memory_mb
 from training_loop import fit, seed_everything
 
 # What all sides share: width, depth, heads, length, sequences a step, share of masked positions,

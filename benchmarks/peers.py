@@ -21,7 +21,7 @@ from rectools.dataset.context import get_context
 from torch import get_num_threads, nn
 
 from benchmarks.serve import REQUESTS, claim_stdout, requests, serve
-from support.devices import peak_memory_mb
+from support.memory import peak_memory_mb
 
 PEOPLE = 2000
 

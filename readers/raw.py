@@ -209,20 +209,20 @@ def _vectors(file: File, column: Column, values: pd.Series) -> pd.Series:
 
 
 def _category(file: File, column: Column, values: pd.Series) -> pd.Series:
-    text = _text(values)
+    # Each different value once: there may be many rows.
+    codes, different = pd.factorize(values)
+    text = _text(pd.Series(different))
     if pd.api.types.is_numeric_dtype(values) or column.ordered:
         text = text.map(plain_number, na_action="ignore")
     if column.values:
         wrong = text.notna() & ~text.isin(list(column.values))
         if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            _fault(
-                file,
-                row,
-                f"{column.field} {text.iloc[row]!r} is none of the declared values "
-                f"{', '.join(column.values)}",
-            )
-    return text
+            first = int(np.flatnonzero(wrong)[0])
+            row = int(np.argmax(codes == first))
+            declared = ", ".join(column.values)
+            problem = f"{column.field} {text[first]!r} is none of the declared values {declared}"
+            _fault(file, row, problem)
+    return pd.Series(np.append(text.to_numpy(dtype=object), None)[codes], values.index)
 
 
 def _only_declared(file: File, column: Column, tags: pd.Series) -> None:
@@ -271,7 +271,7 @@ def is_blank(values: pd.Series) -> pd.Series:
 def _ids(values: pd.Series) -> pd.Series:
     """Whole numbers if all are, else text as it is."""
     if pd.api.types.is_integer_dtype(values) and values.abs().max() < LARGEST_ID:
-        return values.astype(np.int64)
+        return values.astype(np.int64, copy=False)
     text = values.astype(str).str.strip()
     # What pandas writes of whole numbers beside a missing one: 12.0.
     plain = text.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
@@ -313,7 +313,8 @@ def _without_duplicates(
         counts.append(
             (f"rows dropped: the same user and item {again}", int(twice.sum()))
         )
-    return interactions[~twice].reset_index(drop=True)
+        return interactions[~twice].reset_index(drop=True)
+    return interactions
 
 
 def _fault(file: File, row: int, message: str) -> None:

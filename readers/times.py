@@ -15,7 +15,10 @@ from support.errors import UserError
 LATEST = 4_102_444_800
 UNITS = (1, 1_000, 1_000_000, 1_000_000_000)  # of epochs, in a second
 # 20170714, and with the time of day.
-COMPACT_DATES = {r"(19|20)\d{6}": "%Y%m%d", r"(19|20)\d{12}": "%Y%m%d%H%M%S"}
+COMPACT_DATES = {
+    (19700101, 21001231): "%Y%m%d",
+    (19700101000000, 21001231235959): "%Y%m%d%H%M%S",
+}
 NUMERIC_DATE = r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(.*)"
 
 
@@ -27,15 +30,11 @@ def seconds_of(values: pd.Series, where: str, first_line: int) -> pd.Series:
     """
     if pd.api.types.is_datetime64_any_dtype(values):
         return _of_datetimes(values)
-    text = values.astype(str).str.strip()
-    for pattern, layout in COMPACT_DATES.items():
-        if text.str.fullmatch(pattern).all():
-            moments = pd.to_datetime(text, format=layout, errors="coerce")
-            if moments.notna().all():
-                return _of_datetimes(moments)
     numbers = pd.to_numeric(values, errors="coerce")
     if numbers.notna().all():
-        return _of_epochs(numbers, where)
+        compact = _of_compact_dates(numbers)
+        return _of_epochs(numbers, where) if compact is None else compact
+    text = values.astype(str).str.strip()
     parts = text.str.extract(f"^{NUMERIC_DATE}$")
     if parts[0].notna().all():
         text = _ordered(parts, where)
@@ -54,6 +53,17 @@ def _of_datetimes(moments: pd.Series) -> pd.Series:
     if moments.dt.tz is not None:
         moments = moments.dt.tz_convert("UTC").dt.tz_localize(None)
     return moments.astype("datetime64[s]").astype(np.int64)
+
+
+def _of_compact_dates(numbers: pd.Series) -> pd.Series | None:
+    """Seconds of numbers such as 20170714, with or without the time of day; None of others."""
+    for (first, last), layout in COMPACT_DATES.items():
+        if numbers.between(first, last).all():
+            text = numbers.astype(np.int64).astype(str)
+            moments = pd.to_datetime(text, format=layout, errors="coerce")
+            if moments.notna().all():
+                return _of_datetimes(moments)
+    return None
 
 
 def _of_epochs(numbers: pd.Series, where: str) -> pd.Series:

@@ -1,12 +1,6 @@
-"""Processors: which one, whether it multiplies bf16 natively, and how much memory this process
-took.
-"""
+"""Processors: which one, and whether it multiplies bf16 natively."""
 
 from __future__ import annotations
-
-import re
-import sys
-from pathlib import Path
 
 import torch
 
@@ -32,20 +26,3 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # the public capability query lacks this bit
     return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def peak_memory_mb() -> int:
-    """Largest resident size of this process so far, in 10^6 bytes; 0 where the system does not
-    tell (Windows).
-    """
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would also count what the parent process held
-        return (
-            int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024 // 10**6
-        )
-    try:
-        import resource
-    except ImportError:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
