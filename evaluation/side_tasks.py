@@ -96,7 +96,8 @@ def preference_quality(
     """
     shares, requests = data.catalogue.items.shares(name), data.split.requests[until]
     target = shares[data.items[requests.ends]]  # (Q, F)
-    constant = shares[data.items[data.training_rows()]].mean(0) + 1e-6
+    counts = data.item_counts()
+    constant = (counts / counts.sum()) @ shares + 1e-6  # (F,)
     constant = constant / constant.sum()
     own = np.zeros_like(target)
     for number, items in enumerate(data.histories(requests)):
