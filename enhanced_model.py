@@ -81,6 +81,7 @@ class EnhancedBERT4Rec(nn.Module):
         self.item_columns = ItemColumns(catalogue.items, settings)
         self.graph = ItemGraph(catalogue, settings) if settings.graph else None
         self.interaction_columns = InteractionColumns(catalogue, settings)
+        # Data without times have no encoder of times and no rotation.
         has_times = "time" in catalogue.schema.interactions.roles
         timed = has_times and bool(settings.time_parts)
         self.time = TimeEncoder(settings) if timed else None
@@ -182,7 +183,7 @@ class EnhancedBERT4Rec(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """What the heads of the batch's pattern say of it."""
-        table = self.item_table()
+        table = self.item_table()  # (R, D), once for input and output
         if batch.pattern == "bidirectional":
             return self._cloze(batch, table)
         return self._causal(batch, table)
@@ -196,7 +197,7 @@ class EnhancedBERT4Rec(nn.Module):
         states = self.encode(batch, table)  # (B, L, D)
         predicted = batch.predicted()  # (N,)
         states = states.flatten(0, 1)[predicted]  # (N, D)
-        targets = batch.targets.flatten()[predicted]
+        targets = batch.targets.flatten()[predicted]  # (N,)
         bias = self.masked_bias + self.not_an_item
         return Outputs(
             masked_item=ItemPrediction(self.masked_head(states), table, bias, targets)
@@ -208,14 +209,14 @@ class EnhancedBERT4Rec(nn.Module):
         from_start = self.predicts_first(batch)
         # (B, L, D), with a start (B, 1 + L, D)
         states = self.encode(batch, table, from_start)
-        if from_start:
+        if from_start:  # one more position, in front
             batch = _with_first_target(batch)
         predicted = batch.predicted()  # (N,)
         states = states.flatten(0, 1)[predicted]  # (N, D)
         targets = batch.targets.flatten()[predicted]  # (N,)
         next_item = first_item = None
         if self.next_bias is not None:
-            bias = self.next_bias + self.not_an_item
+            bias = self.next_bias + self.not_an_item  # (R,)
             if from_start:
                 # (B,)
                 oldest = (predicted % batch.targets.shape[1] == 0).nonzero()[:, 0]
@@ -333,7 +334,7 @@ class EnhancedBERT4Rec(nn.Module):
             len(self.catalogue.items.ids), self.special.shape[1]
         )
         items = sum(parts[1:], start=parts[0]) if parts else nothing
-        mask = items.mean(0)
+        mask = items.mean(0)  # (D,)
         if self.masked_head is not None and (self.training or bool(self.mask_trained)):
             mask = self.special[MASK]
         return torch.cat([torch.stack([self.special[PAD], mask]), items])
@@ -348,6 +349,7 @@ class EnhancedBERT4Rec(nn.Module):
     def embed(self, batch: Batch, table: Tensor) -> tuple[Tensor, Attend]:
         """(B, L, D) what the blocks read, and what they are told beside it; with a start wider by
         one position, which `Attend.prefix` counts."""
+        # Looked up as embeddings: gradients are added in a fixed order.
         x = F.embedding(batch.items, table)  # (B, L, D)
         for column in self.interaction_columns(batch):
             x = x + column

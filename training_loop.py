@@ -74,6 +74,7 @@ def fit(
     Raises `Stopped` after Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is
     not finite.
     """
+    # One object holds the run, so that each of its phases can be tested alone.
     run = Run(
         model,
         data,
@@ -155,6 +156,7 @@ class Run:
         """One pass over the batches, from where the run stands. Raises `Stopped`."""
         progress, count_time = self.progress, self.progress.stopwatch()
         self.wrapped.train()
+        # A pure function of epoch and step: a resumed run takes the rest of the very batches.
         batches = self.batches.epoch(
             progress.epoch, progress.step_in_epoch, self.rank, self.world
         )
@@ -164,6 +166,7 @@ class Run:
             progress.step_in_epoch += 1
             progress.tokens += batch.tokens
             count_time()
+            # A look at the losses waits for the device, so not at every step.
             if progress.step % LOG_EVERY == 0:
                 self.bar.update(progress, self.mean_losses())
             # --max_steps are taken or --max_minutes are over
@@ -184,6 +187,7 @@ class Run:
         """The batch with two views of each history, where the settings ask for them."""
         if not self.weights["contrastive"] or batch.pattern != "causal":
             return batch
+        # A stream of its own: views change no other draw.
         number = VIEWS + self.progress.step_in_epoch * self.world + self.rank
         noise = np.random.default_rng((self.train.seed, self.progress.epoch, number))
         return batch.replace(views=two_views(batch, noise))
@@ -209,6 +213,7 @@ class Run:
             )
             with alone:
                 self.add_gradients(part, self.model.num_targets(part) / targets)
+        # Of the whole step's gradient, as one pass would have it.
         self.accelerator.clip_grad_norm_(self.wrapped.parameters(), LARGEST_GRADIENT)
         for group in self.optimizer.param_groups:
             group["lr"] = self.train.learning_rate * self.schedule()
@@ -220,8 +225,9 @@ class Run:
         part = part.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             losses = self.objective.losses(self.wrapped(part), part)
-        if not losses:
+        if not losses:  # nothing in this part that its heads predict
             return
+        # The mean over the batch is the sum of the parts' means by their shares.
         for task, loss in losses.items():
             self.loss_sums[task] = self.loss_sums.get(task, 0.0) + share * loss.detach()
             self.loss_counts[task] = self.loss_counts.get(task, 0.0) + share
@@ -253,6 +259,7 @@ class Run:
             **metrics,
         }
         if metrics[SELECTION_METRIC] > progress.best_score:
+            # Training seldom ends with its best weights, so they are kept.
             first, progress.best = not progress.best, record
             progress.evaluations_without_gain = 0
             state = self.model.state_dict()
@@ -263,6 +270,7 @@ class Run:
                 self.on_best(self.model, record, first)
         else:
             progress.evaluations_without_gain += 1
+        # One evaluation may fall short by chance: patience counts several.
         tired = progress.evaluations_without_gain >= self.train.patience
         progress.finished |= last or tired
         losses = self.mean_losses(reset=True)
@@ -280,6 +288,7 @@ class Run:
         """Leave the best weights in the model and close the record."""
         self.model.load_state_dict(self.best_weights or self.model.state_dict())
         progress = self.progress
+        # A run that still rises at its end says that more epochs may help.
         improving = progress.best.get("epoch") == progress.epoch == self.epochs
         self.tracker.log(
             "fit",
@@ -311,6 +320,7 @@ class Run:
             self.rank,
             self.world,
         )
+        # Requests of other processes have rank 0 here, so the sum is everybody's rank.
         ranks = self.accelerator.reduce(torch.from_numpy(mine).to(self.device), "sum")
         users = self.data.split.requests["validation"].users
         metrics = per_user(ranks.cpu().numpy(), users)
@@ -343,7 +353,7 @@ class Run:
     def schedule(self) -> float:
         """Factor on the learning rate: linear warm-up, then a cosine to 0."""
         position = self.schedule_position()
-        if position < WARM_UP:
+        if position < WARM_UP:  # never 0, or the first step would be lost
             return max(position / WARM_UP, 1 / (1 + WARM_UP * self.steps))
         return 0.5 * (1 + math.cos(math.pi * (position - WARM_UP) / (1 - WARM_UP)))
 
@@ -360,7 +370,7 @@ class Run:
                     f"--learning_rate or give --precision fp32 (the best checkpoint so far "
                     f"is kept)"
                 )
-        if reset:
+        if reset:  # the next means are of what follows
             self.loss_sums, self.loss_counts = {}, {}
         return means
 
