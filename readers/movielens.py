@@ -22,8 +22,8 @@ ENCODING = "latin-1"
 ESTIMATED_COPY_MD5 = "1853567acfd2080deafecd8b5380fd58"
 ESTIMATED_COPY_NOTE = "timestamps of 12.4 % of the rows estimated, median bracket 113 s"
 RATINGS = ["user_id", "movie_id", "rating", "timestamp"]
-# Of u.item; before them a flag for 'unknown'.
-GENRES_100K = (
+# In the order of the flags of u.item, which has one for 'unknown' before them.
+GENRES = (
     "Action",
     "Adventure",
     "Animation",
@@ -91,7 +91,7 @@ def _read_100k(folder: Path) -> dict[str, File]:
         movies, "|", ["movie_id", "title", "date", "video", "url", *unnamed]
     )
     flags = items[unnamed[1:]].to_numpy() == "1"
-    items["genres"] = ["|".join(np.array(GENRES_100K)[row]) for row in flags]
+    items["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
     items["year"] = items["title"].map(release_year)
     people = _read_lines(
         users, "|", ["user_id", "age", "gender", "occupation", "zip_code"]

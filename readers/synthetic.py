@@ -32,6 +32,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from readers.movielens import GENRES
 from readers.raw import File
 
 CAUSES = {
@@ -46,26 +47,6 @@ FAMILY_OF_CAUSE = {"earlier_film": "", "age_group": "users.age", "season": "time
 FIRST_TIME = 946_684_800  # 2000-01-01
 DAY = 86_400
 SEQUEL_MEMORY = 3
-GENRES = (
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
-)
 AGES = (1, 18, 25, 35, 45, 50, 56)  # lower bounds of age groups
 RATINGS = ["user_id", "movie_id", "rating", "timestamp", "cause", "cause_movie_id"]
 
