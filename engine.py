@@ -16,9 +16,8 @@ import torch
 from answers import Explanation, Id, Item, Profile, Recommendation
 from batches import Batch, History, history_batch, history_of
 from dataset import NO_TIME, UNKNOWN, Dataset, Field
-from explanations.attribution import DEFAULT, attention
+from explanations.attribution import DEFAULT
 from explanations.explaining import explanations_of
-from explanations.figures import draw
 from explanations.question import Question
 from growth import for_catalogue
 from item_search import known_rows, rows_where
@@ -301,14 +300,6 @@ class RecommendationEngine:
         return explanations_of(
             question, self.item, method, query.k if in_full else None
         )
-
-    def plot(
-        self, path: str | Path, query: Query, reasons: Sequence[Explanation]
-    ) -> None:
-        """Write what `explain` said and the attention of each layer and head as a figure; the
-        ending of `path` says which kind (explanations/figures.py)."""
-        maps, first, _ = attention(self._question(query, [why.id for why in reasons]))
-        draw(Path(path), reasons, [layer[:, first:, first:].numpy() for layer in maps])
 
     # Parts
 

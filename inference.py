@@ -16,7 +16,6 @@ from typing import Any
 from answers import to_json
 from bulk import recommend_all
 from engine import Query, RecommendationEngine
-from explanations.figures import MOST_ITEMS, drawable
 from explanations.tables import print_recommendations
 from item_search import find_items
 from profiles import parse_time
@@ -25,7 +24,7 @@ from support.errors import UserError, run_command
 from support.tables import write_parquet
 
 __all__ = ["Query", "RecommendationEngine"]
-ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "plot", "json")
+ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "json")
 SHOWN = 5  # contributions of the history in JSON that is not asked to explain all
 
 
@@ -73,11 +72,6 @@ FLAGS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "all that speaks for each item, without what it would leave the list, and how "
         "it would rank for others",
-    },
-    "plot": {
-        "type": drawable,
-        "help": f"draw what speaks for each item (the first {MOST_ITEMS}) and the attention: a "
-        f".png, .svg, .pdf or .html file",
     },
     "json": {"action": "store_true", "help": "print JSON"},
 }
@@ -141,8 +135,6 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     query = Query(history, flags.k, _filter(flags), flags.where)
     (items,) = engine.answer([query])
     reasons = engine.explain(query, [item.id for item in items], in_full=flags.explain)
-    if flags.plot:
-        engine.plot(flags.plot, query, reasons)
     note = engine.request_time_note(flags.user_id if sequence is None else None, at)
     data_note = engine.schema.note
     if data_note.startswith("SYNTHETIC"):

@@ -1,8 +1,8 @@
 """The report that a study ends in: each variant beside the one it is compared with, on the same
 users and seeds.
 
-`results/STUDY/` gets report.md, its figure as SVG and runs.json with each run's figures. They
-hold means and differences over groups of users, no data of single ones.
+`results/STUDY/` gets report.md and runs.json with each run's figures. They hold means and
+differences over groups of users, no data of single ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from ablations.figures import CAPTION, draw_gains
 from ablations.study import Study, Variant
 from evaluation.significance import (
     Comparison,
@@ -54,6 +53,8 @@ LIMITS = (
     "One data set, and each variant at the settings that its line gives: one that wants more "
     "steps or another learning rate may do better.",
     "What several changes do together: gains need not add up.",
+    "A variant with query_time known is told when the recommendation is asked for: better than "
+    "one that is not, it need not be the better model.",
 )
 KEPT = (
     "protocol",
@@ -83,16 +84,6 @@ class Line:
     minutes: float  # of all cores together
     parameters: int
     memory: float  # MB
-
-    @property
-    def knows_time(self) -> bool:
-        """Whether the model is told when the recommendation is asked for."""
-        return self.variant.settings.model.query_time == "known"
-
-    @property
-    def title(self) -> str:
-        """The variant, and what it is compared with."""
-        return f"{self.variant.name} (against {self.variant.against})"
 
 
 def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
@@ -234,35 +225,6 @@ def _with_spread(values: np.ndarray) -> str:
     return f"{values.mean():.4f}{spread}"
 
 
-def findings(lines: Sequence[Line]) -> list[str]:
-    """What the study says, a sentence each."""
-    clear = [line for line in lines if line.p_value < 0.05]
-    knows_time = {line.variant.name: line.knows_time for line in lines}
-    groups: dict[str, list[str]] = {}
-    for line in clear:
-        kind = "Worse"
-        if line.comparison.difference > 0:
-            kind = "Better"
-            if line.knows_time and not knows_time[line.variant.against]:
-                kind = "Better, but told when the recommendation is asked for"
-        named = f"{line.title} {line.comparison.difference:+.4f}"
-        groups.setdefault(kind, []).append(named)
-    says = [
-        f"{kind}, beyond chance: {'; '.join(names)}." for kind, names in groups.items()
-    ]
-    compared = sum(line.comparison is not None for line in lines)
-    says.append(
-        f"{len(clear)} of {compared} comparisons are beyond chance (Holm, .05)."
-    )
-    alike = [line for line in lines if line.knows_time == lines[0].knows_time]
-    best = max(alike, key=lambda line: line.validation.mean())
-    says.append(
-        f"Validation, by which a setting would be chosen, is highest for "
-        f"{best.variant.name} ({best.validation.mean():.4f})."
-    )
-    return says
-
-
 def write_report(
     study: Study,
     folders: Folders,
@@ -292,17 +254,13 @@ def write_report(
     for line in failed:
         print("failed:", line)
     place.mkdir(parents=True, exist_ok=True)
-    compared = [line for line in lines if line.comparison is not None]
-    if compared:
-        draw_gains(compared, METRIC, place / "gains.svg")
-    text = _text(study, lines, rows, note, failed, flags)
+    text = _text(study, rows, note, failed, flags)
     (place / "report.md").write_text(text, encoding="utf-8")
     write_json(place / "runs.json", _record(study, flags, results))
 
 
 def _text(
     study: Study,
-    lines: Sequence[Line],
     rows: list[list[str]],
     note: str,
     failed: Sequence[str],
@@ -310,10 +268,7 @@ def _text(
 ) -> str:
     """The report as Markdown."""
     parts = [f"# {study.name}", study.question, table_text(HEADER, rows).strip(), note]
-    parts += ["## What it says", _list(findings(lines))]
     parts += ["## What it cannot say", _list(LIMITS)]
-    if any(line.comparison is not None for line in lines):
-        parts.append(f"![{CAPTION.format(metric=METRIC)}](gains.svg)")
     changes = [[variant.name, _named(variant.changes)] for variant in study.variants]
     parts += [
         "## What was run",

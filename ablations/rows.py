@@ -3,6 +3,7 @@ out as reported.
 
     python -m ablations.rows vanilla --board loo-3416 --seeds 3     (or: make reproduce ROW=vanilla)
     python -m ablations.rows --board loo-3706                   all rows (or: make baselines)
+    python -m ablations.rows vanilla --publish models           its best seed as a model to share
 
 A trained row is a file of `configs/` and one run a seed; the others are tuned on validation, at
 most TRIALS settings. A run that is finished under the same settings, data and code is not trained
@@ -34,12 +35,18 @@ from evaluation.protocols import Ranker, protocol_line, target_ranks
 from evaluation.report import cell, interval
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
-from settings import EvalSettings
+from settings import BOOKKEEPING, EvalSettings
 from support.arguments import ArgumentParser, seeds
-from support.checkpoint import read_json, settled, write_json
+from support.checkpoint import (
+    read_checkpoint,
+    read_json,
+    settled,
+    write_checkpoint,
+    write_json,
+)
 from support.errors import UserError, run_command
 from support.processes import alone
-from support.tables import print_table, write_tables
+from support.tables import print_table, table_text, write_tables
 from support.tracking import git_commit
 from trainer import train
 
@@ -97,6 +104,25 @@ NOTE = (
     "100), as in the published tables; difference in {metric} against {against}: randomisation "
     "test over users, Holm, * .05 ** .01 *** .001; time: of training, or of all trials"
 )
+CARD = """# {row}
+
+`{row}` of `configs/`, trained on {dataset} with seed {seed}: {parameters:,} parameters,
+{items:,} items, columns read: {columns}.
+
+```
+python inference.py --model_path models/{row} --user_id 123 --k 10
+```
+
+{figures}
+*{protocol}. pop-100: among 100 items drawn by popularity, the seen ones among them left out, as in
+published tables. Of {seeds} seeds the best by validation NDCG@10 (this one {validation:.4f}).*
+
+Trained in {minutes:.0f} minutes ({memory:,} MB), commit {commit};
+`make reproduce ROW={row} BOARD={board} SEEDS={seeds}` trains it again and compares.
+Neither interactions nor names of items are part of this folder: names come from the data set,
+whose licence also holds for what is made from it. Leave-one-out lets training see events that are
+later in calendar time than other users' targets; rows without that: `results/global-time/`.
+"""
 
 
 def tuned(name: str, data: Dataset) -> tuple[dict[str, Any], list[Ranker]]:
@@ -212,6 +238,38 @@ def verdict(record: dict[str, Any], reported: dict[str, Any]) -> tuple[bool, str
     )
 
 
+def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
+    """Write the row's best run as a model folder with a card; names and columns of items stay out
+    where the licence of the data asks for it."""
+    run = max(record["runs"], key=lambda run: run["validation"])
+    source = work / run["folder"] / "best"
+    tensors, info = read_checkpoint(source)
+    settings = info["settings"]
+    kept = [name for name in settings if name not in BOOKKEEPING]
+    info["settings"] = {name: settings[name] for name in kept}
+    write_checkpoint(folder, tensors, info)
+    rows = [["this model", *(f"{run['test'][name]:.4f}" for name in SHOWN)]]
+    for what in ("mean", "low", "high"):
+        figures = [record["test"][metric][what] for metric in SHOWN]
+        rows.append([f"{what} of the seeds", *(f"{figure:.4f}" for figure in figures)])
+    columns = [name for table in info["fields"].values() for name in table]
+    text = CARD.format(
+        **record,
+        dataset=info["schema"]["name"],
+        seed=run["seed"],
+        seeds=len(record["runs"]),
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        items=len(info["item_ids"]),
+        columns=", ".join(columns) or "none",
+        figures=table_text(["", *SHOWN], rows),
+        validation=run["validation"],
+        minutes=run["seconds"] / 60,
+        memory=run["peak_memory_mb"],
+        commit=run["git_commit"],
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
 def table(
     records: dict[str, dict[str, Any]], values: dict[str, np.ndarray], against: str
 ) -> tuple[str, list[str], list[list[str]]]:
@@ -255,6 +313,7 @@ def main(argv: list[str]) -> int:
     add("--seeds", type=seeds, default="3", help="how many: 42, 43, ...")
     add("--against", default="vanilla", help="row that the others are tested against")
     add("--write", action="store_true", help="replace what results/ reports")
+    add("--publish", type=Path, help="write trained rows as models to this folder")
     add("--results", type=Path, default=Path("results"))
     add("--work", type=Path, default=Path("runs/rows"), help="models of the runs")
     flags, extra = parser.parse_known_args(argv)
@@ -278,6 +337,8 @@ def main(argv: list[str]) -> int:
         if flags.write or not path.exists():
             place.mkdir(parents=True, exist_ok=True)
             write_json(path, records[name])
+        if flags.publish and name in TRAINED:
+            publish(records[name], work, flags.publish / name)
     note, header, cells = table(records, values, flags.against)
     print_table(f"Board {flags.board}", note, header, cells)
     path = place / "table.md"

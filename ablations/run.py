@@ -251,23 +251,10 @@ def _train(run: Run) -> None:
                 run.fail(f"{type(error).__name__}: {error}; see {LOG} of run {run.key}")
 
 
-def minutes(text: str) -> float:
-    """Minutes of '90s', '20m' or '1.5h'. Raises `UserError` for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if match is None or float(match[1]) == 0:
-        raise UserError(f"--budget {text!r}: give a time such as 90s, 20m or 1.5h")
-    return float(match[1]) * {"s": 1 / 60, "m": 1.0, "h": 60.0}[match[2]]
-
-
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("study", help="a file of ablations/studies/, by name or path")
-    add(
-        "--variants",
-        nargs="+",
-        help="only these, and those that they are compared with (default: all)",
-    )
     add("--seeds", type=seeds, default="2", help="how many: 42, 43, ...")
     add(
         "--steps",
@@ -275,7 +262,6 @@ def _parser() -> ArgumentParser:
         default=0,
         help="of every run, instead of what the study says",
     )
-    add("--budget", type=minutes, help="time of every run instead, as in 20m or 1h")
     add("--jobs", type=int, default=1, help="runs at a time; they share the cores")
     add(
         "--ray",
@@ -303,10 +289,6 @@ def main(argv: list[str]) -> int:
     flags, rest = _parser().parse_known_args(argv)
     if flags.jobs < 1:
         raise UserError("--jobs must be at least 1")
-    if flags.steps and flags.budget:
-        raise UserError(
-            "--steps and --budget are two ways to say when a run ends: give one"
-        )
     if flags.ray not in (None, "local") and flags.jobs > 1:
         raise UserError(
             "--jobs shares the cores of this machine; a Ray cluster shares its own: drop "
@@ -316,18 +298,7 @@ def main(argv: list[str]) -> int:
         raise UserError("seeds are given by --seeds")
     if flags.steps:
         rest += ["--max_steps", str(flags.steps), "--max_minutes", "0"]
-    if flags.budget:
-        rest += [
-            "--max_minutes",
-            str(flags.budget),
-            "--max_steps",
-            "0",
-            "--max_epochs",
-            "100000",
-        ]
     study = load_study(flags.study, rest)
-    if flags.variants:
-        study = study.only(flags.variants)
     runs = plan(study, flags.seeds, flags.work)
     flags.work.mkdir(parents=True, exist_ok=True)
     if flags.ray:

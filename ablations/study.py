@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -59,25 +58,6 @@ class Study:
     base: str
     common: dict[str, Any]
     variants: tuple[Variant, ...]
-
-    def __getitem__(self, name: str) -> Variant:
-        """The variant of that name. Raises `UserError` where there is none."""
-        for variant in self.variants:
-            if variant.name == name:
-                return variant
-        names = ", ".join(repr(variant.name) for variant in self.variants)
-        raise UserError(f"study {self.name} has no variant {name!r}; it has {names}")
-
-    def only(self, names: Sequence[str]) -> Study:
-        """The same with fewer variants: these, and those that they are compared with."""
-        wanted, chosen = list(names), set()
-        while wanted:
-            variant = self[wanted.pop()]
-            chosen.add(variant.name)
-            if variant.against and variant.against not in chosen:
-                wanted.append(variant.against)
-        kept = tuple(variant for variant in self.variants if variant.name in chosen)
-        return dataclasses.replace(self, variants=kept)
 
 
 def load_study(name: str, flags: Sequence[str] = ()) -> Study:

@@ -58,7 +58,6 @@ LATE = {
     "pandas",
     "safetensors",
     "pyarrow",
-    "matplotlib",
     "sklearn",
     "torch_geometric",
     "rectools",

@@ -162,8 +162,6 @@ def test_command(place, monkeypatch, tmp_path, command):
                 "2",
                 "--seeds",
                 "1",
-                "--variants",
-                "next item alone",
                 *results,
                 "--work",
                 str(tmp_path),

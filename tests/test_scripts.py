@@ -238,37 +238,6 @@ def test_ten_titled_recommendations_with_reasons(model, files, capsys):
     assert [f"{rank:3d}. " in out for rank in range(1, 11)] == [True] * 10
 
 
-@pytest.mark.parametrize(
-    ("name", "begins"),
-    [
-        ("why.png", b"\x89PNG"),
-        ("why.svg", b"<?xml"),
-        ("why.pdf", b"%PDF"),
-        ("why.html", b"<!doctype html>"),
-    ],
-)
-def test_reasons_as_a_figure(model, tmp_path, capsys, name, begins):
-    path = tmp_path / "new" / name
-    assert (
-        infer(capsys, "--model_path", model, "--user_id", 12, "--k", 2, "--plot", path)[
-            0
-        ]
-        == 0
-    )
-    content = path.read_bytes()
-    assert content.startswith(begins)
-    if name.endswith(".html"):
-        assert (
-            content.count(b"layer 2, head") == 2
-            and b"Because" in content
-            and b"http-equiv" not in content
-        )
-    code, _, err = infer(
-        capsys, "--model_path", model, "--user_id", 12, "--plot", tmp_path / "why.gif"
-    )
-    assert code == 2 and ".png" in err and not (tmp_path / "why.gif").exists()
-
-
 def test_precision_of_batch_recommendation(engine):
     """bf16 changes scores a little for whole histories, and nothing before a held-out
     interaction.

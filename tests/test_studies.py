@@ -70,16 +70,9 @@ def test_shipped_studies_are_sound(path):
 
 def test_a_study_is_read(study_file):
     study = load_study(str(study_file), ["--num_layers", "1"])
-    assert study["fixed"].settings.model.positions == "sinusoidal"
+    assert study.variants[1].settings.model.positions == "sinusoidal"
     assert all(variant.settings.model.num_layers == 1 for variant in study.variants)
     assert [variant.against for variant in study.variants] == ["", "plain", "fixed"]
-    assert [variant.name for variant in study.only(["fixed alone"]).variants] == [
-        "plain",
-        "fixed",
-        "fixed alone",
-    ]
-    with pytest.raises(UserError, match="no variant 'fixt'"):
-        study.only(["fixt"])
 
 
 @pytest.mark.parametrize(
@@ -174,7 +167,6 @@ def test_runs_are_done_once_compared_and_a_failing_one_stops_no_other(
     assert "sinusoidal" in json.dumps(runs)
     text = (page / "report.md").read_text()
     assert str(tmp_path) not in text and "What it cannot say" in text
-    assert "<svg" in (page / "gains.svg").read_text()
     finished = {
         path: path.stat().st_mtime_ns
         for path in (tmp_path / "work").glob("*/best/results.json")
@@ -195,8 +187,6 @@ def test_runs_are_done_once_compared_and_a_failing_one_stops_no_other(
     ("flags", "message"),
     [
         (["--jobs", "0"], "--jobs"),
-        (["--steps", "3", "--budget", "1m"], "give one"),
-        (["--budget", "soon"], "--budget"),
         (["--seed", "3"], "--seeds"),
         (["--positions", "sideways"], "--positions"),
     ],
