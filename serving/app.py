@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +34,7 @@ from dataset import Field, Table
 from engine import RecommendationEngine
 from serving.batching import Batcher, Busy
 from serving.engines import Engines, load_engines, version_of
-from serving.guards import BodyLimit, Measured, Metrics, SecurityHeaders
+from serving.guards import Guard, Metrics
 from serving.schemas import Error, Explanations, Items, Recommendations, User, Why, Wish
 from support.errors import UserError
 
@@ -170,14 +170,8 @@ def create_app(config: Config) -> FastAPI:
     _add_refusals(app)
     _add_questions(app, service)
     _add_surroundings(app, service)
-    middlewares = (
-        (TrustedHostMiddleware, {"allowed_hosts": list(config.hosts)}),
-        (BodyLimit, {}),
-        (Measured, {"metrics": service.metrics}),
-        (SecurityHeaders, {}),
-    )
-    for middleware, options in middlewares:
-        app.add_middleware(middleware, **options)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts))
+    app.add_middleware(Guard, metrics=service.metrics)
     return app
 
 
@@ -208,16 +202,16 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         return answer({"recommendations": rows, "note": note})
 
     @app.post("/explain", response_model=Explanations, responses=REFUSALS)
-    async def explain(why: Why, request: Request) -> Response:
+    async def explain(why: Why) -> Response:
         """What of a user's history, and what else, speaks for items or against them."""
         engine = service.engines.main
         history, _ = service.history(why, engine)
         query = engines_of.Query(history, why.k or 10, why.filter_seen, why.where)
-        work = service.batcher.compute(
+        found = await service.batcher.compute(
             "explain",
             lambda: engine.explain(query, why.item_ids, in_full=why.k is not None),
         )
-        return answer({"explanations": await _while_there(request, work)})
+        return answer({"explanations": found})
 
     @app.post("/profile", response_model=Profile, responses=REFUSALS)
     async def profile(user: User) -> Response:
@@ -259,20 +253,6 @@ def _exact(content: Any) -> Any:
     if isinstance(content, int) and abs(content) > EXACT:
         return str(content)
     return content
-
-
-async def _while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
-    """The result of slow work, which is dropped, if it has not begun, when nobody waits for it
-    any more.
-    """
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        await asyncio.wait({task}, timeout=0.5)
-        if not task.done() and await request.is_disconnected():
-            task.cancel()
-    if task.cancelled():
-        raise HTTPException(499, "the client has gone")
-    return task.result()
 
 
 def health_of(engines: Engines) -> dict[str, Any]:
