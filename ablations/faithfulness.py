@@ -18,13 +18,14 @@ Areas are in units of the score (log-probability) minus the score with everythin
 synthetic data, whose causes are known, also: how often is the item that caused the next one among
 the first three contributions, and how often is the family that caused it (age, season) the first
 of the families?
+
+Axes: P users, W ways, N methods, M measures.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -33,9 +34,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import track
 
 from ablations.comparison import recorded
-from ablations.study import code_version
 from batches import history_of
 from dataset import Dataset
 from evaluation.report import interval
@@ -62,16 +63,14 @@ CONTROLS = ("attention_rollout", "random")
 SAMPLES = 100_000
 FIRST = 3  # contributions that are looked at for the true cause
 FEWEST = 20  # interactions before a planted cause
-EVERY = 25  # users between two lines of progress
 PLANTED = (
     "held-out interactions with {fewest} and more before them, by what caused them: the causing "
     "item among the first {first} contributions; the causing family first"
 )
-Rows = list[dict[str, Any]]  # what each user adds (`figures_of`)
 
 
-def measures(question: Question, contributions: np.ndarray) -> dict[str, float]:
-    """The four figures for the one item of a question and the contributions (L,) of its history."""
+def measures(question: Question, contributions: np.ndarray) -> np.ndarray:
+    """(M,) MEASURES for the one item of a question and the contributions (L,) of its history."""
     length = question.length
     order = np.argsort(-contributions, kind="stable")
     sizes = {share: int(np.ceil(share * length)) for share in (*CURVE, *SHARES)}
@@ -82,12 +81,14 @@ def measures(question: Question, contributions: np.ndarray) -> dict[str, float]:
     whole = without[0]
     fall = {share: whole - without[size] for share, size in sizes.items()}
     left = {share: whole - alone[size] for share, size in sizes.items()}
-    return {
-        "deletion": -float(np.trapezoid([fall[share] for share in CURVE], CURVE)),
-        "insertion": -float(np.trapezoid([left[share] for share in CURVE], CURVE)),
-        "comprehensiveness": float(np.mean([fall[share] for share in SHARES])),
-        "sufficiency": float(np.mean([left[share] for share in SHARES])),
-    }
+    return np.array(
+        [
+            -np.trapezoid([fall[share] for share in CURVE], CURVE),
+            -np.trapezoid([left[share] for share in CURVE], CURVE),
+            np.mean([fall[share] for share in SHARES]),
+            np.mean([left[share] for share in SHARES]),
+        ]
+    )
 
 
 def question_of(
@@ -116,64 +117,20 @@ def question_of(
 
 def figures_of(
     scorer: Scorer, data: Dataset, methods: Sequence[str], user: int
-) -> dict[str, Any]:
-    """What one user adds: measures (way -> name -> method -> figure), seconds of each method."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """(measures (W, N, M), seconds (N,)) of one user in each way and by each method."""
     question = question_of(scorer, data, user)
-    seconds: dict[str, float] = {}
-    answers: dict[str, Attribution] = {}
-    for method in methods:
+    ways = [dataclasses.replace(question, absent=way) for way in WAYS]
+    found = np.empty((len(WAYS), len(methods), len(MEASURES)))
+    seconds = np.empty(len(methods))
+    for place, method in enumerate(methods):
         began = time.perf_counter()
         # A copy, so that no method profits from what another one has asked.
-        answers[method] = explain(dataclasses.replace(question), method, user)
-        seconds[method] = time.perf_counter() - began
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for way in WAYS:
-        asked = dataclasses.replace(question, absent=way)
-        found[way] = {name: {} for name in MEASURES}
-        for method in methods:
-            figures = measures(asked, answers[method].history[0])
-            for name, value in figures.items():
-                found[way][name][method] = value
-    return {"user": user, "measures": found, "seconds": seconds}
-
-
-def measured(
-    scorer: Scorer,
-    data: Dataset,
-    users: Sequence[int],
-    methods: Sequence[str],
-    path: Path,
-) -> Rows:
-    """`figures_of` each of these users. A user is a line of the file at `path`; one whose line
-    stands there already is not asked again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = "".join(text.rpartition("\n")[:2])  # without a torn one
-    try:
-        known = {row["user"]: row for row in map(json.loads, lines.splitlines())}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}): delete it, and the same command asks everybody again"
-        ) from error
-    path.write_text(lines, encoding="utf-8")
-    with path.open("a", buffering=1, encoding="utf-8") as file:
-        for user in users:
-            if user in known:
-                continue
-            known[user] = figures_of(scorer, data, methods, user)
-            file.write(json.dumps(known[user]) + "\n")
-            if len(known) % EVERY == 0:
-                print(f"{len(known)} users asked about", flush=True)
-    return [known[user] for user in users]
-
-
-def version_of(place: Path, data: Dataset, methods: Sequence[str]) -> str:
-    """What figures depend on: the model, the data, the methods and the code, as a hash."""
-    digest = hashlib.sha256(f"{data.split_hash} {methods} {code_version()}".encode())
-    code = Path(__file__).parent.parent / "explanations"
-    for file in (place / WEIGHTS, Path(__file__), *sorted(code.glob("*.py"))):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+        answer = explain(dataclasses.replace(question), method, user)
+        seconds[place] = time.perf_counter() - began
+        for way, asked in enumerate(ways):
+            found[way, place] = measures(asked, answer.history[0])
+    return found, seconds
 
 
 def planted_causes(
@@ -218,43 +175,34 @@ def _names(answer: Attribution, question: Question, cause: str, source: Any) -> 
     return int(row) in question.read.items[order[:FIRST]]
 
 
-def figures_by_method(rows: Rows, way: str, name: str) -> dict[str, np.ndarray]:
-    """Method -> (P,) one measure of each user."""
-    methods = rows[0]["measures"][way][name]
-    return {
-        method: np.array([row["measures"][way][name][method] for row in rows])
-        for method in methods
-    }
-
-
 def faithfulness_table(
-    rows: Rows, methods: Sequence[str]
+    found: np.ndarray, seconds: np.ndarray, methods: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): a way and a method a row, means over users; marks: better than both
-    controls, paired over users."""
-    worst: dict[tuple[str, str, str], float] = {}
-    means = {}
-    for way in WAYS:
-        for name, sign in MEASURES.items():
-            found = figures_by_method(rows, way, name)
-            controls = [found[method] for method in CONTROLS if method in found]
-            for method, values in found.items():
-                key = way, name, method
-                means[key] = values.mean()
-                if method in CONTROLS:
-                    continue
-                for control in controls:
-                    test = compare(sign * values, sign * control, SAMPLES)
-                    p_value = test.p_value if test.difference > 0 else 1.0
-                    worst[key] = max(worst.get(key, 0.0), p_value)
+    """(header, rows): a way and a method a row, means over users of measures (P, W, N, M) and
+    seconds (P, N); marks: better than both controls, paired over users."""
+    signed = found * list(MEASURES.values())
+    controls = [methods.index(name) for name in CONTROLS if name in methods]
+    worst: dict[tuple[int, ...], float] = {}
+    for way, method, measure in np.ndindex(found.shape[1:]):
+        if method in controls:
+            continue
+        for control in controls:
+            ours, theirs = (
+                signed[:, way, method, measure],
+                signed[:, way, control, measure],
+            )
+            test = compare(ours, theirs, SAMPLES)
+            p_value = test.p_value if test.difference > 0 else 1.0
+            key = way, method, measure
+            worst[key] = max(worst.get(key, 0.0), p_value)
     corrected = dict(zip(worst, holm(list(worst.values())), strict=True))
+    means = found.mean(0)
     cells = []
-    for way in WAYS:
-        for method in methods:
-            keys = [(way, name, method) for name in MEASURES]
-            shown = [f"{means[key]:.3f}{mark(corrected.get(key, 1.0))}" for key in keys]
-            seconds = np.mean([row["seconds"][method] for row in rows])
-            cells.append([way, method, *shown, f"{seconds:.2f}"])
+    for way, method in np.ndindex(means.shape[:2]):
+        row = [WAYS[way], methods[method]]
+        for measure, mean in enumerate(means[way, method]):
+            row.append(f"{mean:.3f}{mark(corrected.get((way, method, measure), 1.0))}")
+        cells.append([*row, f"{seconds[:, method].mean():.2f}"])
     return ["left out by being", "method", *MEASURES, "seconds an item"], cells
 
 
@@ -279,12 +227,6 @@ def _parser() -> ArgumentParser:
     add("--data_dir", help="folder with the data set's files (default: as in training)")
     add("--users", type=int, default=500, help="how many, drawn at random")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    add(
-        "--work",
-        type=Path,
-        default=Path("runs/faithfulness"),
-        help="a line for each user",
-    )
     add("--results", type=Path, default=Path("runs/results/faithfulness"))
     return parser
 
@@ -301,8 +243,10 @@ def main(argv: list[str]) -> None:
     # chosen on others.
     draw = 1 + np.random.default_rng(0).permutation(data.num_users)
     users = np.roll(draw, -(data.num_users // 6))[: flags.users].tolist()
-    path = flags.work / f"{version_of(flags.model_path, data, flags.methods)}.jsonl"
-    rows = measured(scorer, data, users, flags.methods, path)
+    answers = []
+    for user in track(users, "asking"):
+        answers.append(figures_of(scorer, data, flags.methods, user))
+    found, seconds = map(np.stack, zip(*answers, strict=True))
     note = (
         f"{data.name}: the item recommended first to each of {len(users):,} random users, whole "
         f"history, its newest {settings.model.seq_length} interactions at most; split "
@@ -316,10 +260,10 @@ def main(argv: list[str]) -> None:
         "git_commit": git_commit(),
         "weights": weights,
         "settings": recorded(settings),
-        "measures": {way: _intervals(rows, way) for way in WAYS},
+        "measures": _intervals(found, flags.methods),
     }
     tables = [
-        ("Faithfulness", note, *faithfulness_table(rows, flags.methods)),
+        ("Faithfulness", note, *faithfulness_table(found, seconds, flags.methods)),
     ]
     if data.name == "synthetic":
         planted = content["planted causes"] = planted_causes(
@@ -337,13 +281,15 @@ def main(argv: list[str]) -> None:
     (flags.results / f"{data.name}.md").write_text(text, encoding="utf-8")
 
 
-def _intervals(rows: Rows, way: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Measure -> method -> mean and interval over users."""
-    found = {}
-    for name in MEASURES:
-        each = figures_by_method(rows, way, name)
-        found[name] = {method: interval(values) for method, values in each.items()}
-    return found
+def _intervals(found: np.ndarray, methods: Sequence[str]) -> dict[str, Any]:
+    """Way -> measure -> method -> mean and interval over users."""
+    content: dict[str, Any] = {way: {name: {} for name in MEASURES} for way in WAYS}
+    for way, of_way in enumerate(WAYS):
+        for measure, name in enumerate(MEASURES):
+            for place, method in enumerate(methods):
+                values = found[:, way, place, measure]
+                content[of_way][name][method] = interval(values)
+    return content
 
 
 if __name__ == "__main__":

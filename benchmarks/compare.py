@@ -23,8 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ours import SHARED, USERS, training_part
-from benchmarks.serve import Worker
+from benchmarks.ours import SHARED, training_part
+from benchmarks.serve import USERS, Worker
 from data_processor import load
 from settings import DataSettings
 from support.arguments import ArgumentParser

@@ -6,16 +6,15 @@ one user.
 
 from __future__ import annotations
 
-import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.serve import REQUESTS, claim_stdout, requests, serve
+from benchmarks.serve import serve
 from bulk import recommend_all
 from data_processor import load
 from dataset import Dataset
@@ -57,7 +56,6 @@ MODELS: dict[str, dict[str, Any]] = {
     ),
     "enhanced": dict(masked_batch_share=0.1),  # four heads, all side information
 }
-USERS = 2000  # of the batch recommendation
 
 
 class Ours:
@@ -66,6 +64,7 @@ class Ours:
     def __init__(self, kind: str, dataset: str) -> None:
         self.settings = Settings().replace(dataset=dataset, **SHARED, **MODELS[kind])
         self.data = load(self.settings.data)
+        self.users = self.data.catalogue.users.ids.tolist()
         seed_everything(self.settings.train.seed)
         self.model = new_model(self.data, self.settings.model)
         self.engine: RecommendationEngine | None = None
@@ -82,40 +81,18 @@ class Ours:
             "peak_mb": peak_memory_mb(),
         }
 
-    def prepare(self) -> dict[str, Any]:
-        """Write the model and open it again as a user would; from then on data and item table are
-        in memory.
-        """
+    def prepare(self) -> None:
+        """Write the model and open it again as a user would."""
         with tempfile.TemporaryDirectory() as folder:
             save_model(Path(folder), self.model, self.settings, self.data, {})
             self.engine = RecommendationEngine(folder)
-        return {"users": self.engine.data.num_users}
+        self.engine.data  # noqa: B018 - read now
 
-    def recommend(self) -> dict[str, Any]:
-        """Ten items for each of the first users, seen ones left out."""
-        users = self.engine.data.catalogue.users.ids[:USERS].tolist()
-        began = time.perf_counter()
-        table = recommend_all(self.engine, users, 10)
-        seconds = time.perf_counter() - began
-        return {
-            "seconds": seconds,
-            "users": table["user_id"].nunique(),
-            "rows": len(table),
-        }
-
-    def latency(self) -> dict[str, Any]:
-        """One user at a time."""
-        users = requests(self.engine.data.catalogue.users.ids.tolist())
-        times = []
-        for user in users:
-            began = time.perf_counter()
-            self.engine.get_recommendations(user, None, 10)
-            times.append(time.perf_counter() - began)
-        return {
-            "p50_ms": 1e3 * float(np.percentile(times, 50)),
-            "p99_ms": 1e3 * float(np.percentile(times, 99)),
-            "requests": REQUESTS,
-        }
+    def recommend(self, users: Sequence[Any]) -> Sequence[Any]:
+        """See `serve.Side`."""
+        if len(users) == 1:
+            return self.engine.get_recommendations(users[0], None, 10)
+        return recommend_all(self.engine, users, 10)["user_id"].tolist()
 
 
 def training_part(data: Dataset, folder: Path) -> Path:
@@ -128,20 +105,5 @@ def training_part(data: Dataset, folder: Path) -> Path:
     return path
 
 
-def main(argv: list[str]) -> None:
-    """See the module's head."""
-    answers = claim_stdout()
-    ours = Ours(*argv)
-    serve(
-        {
-            "epoch": ours.epoch,
-            "prepare": ours.prepare,
-            "recommend": ours.recommend,
-            "latency": ours.latency,
-        },
-        answers,
-    )
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    serve(Ours)

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,8 @@ from rectools.dataset import Dataset
 from rectools.dataset.context import get_context
 from torch import get_num_threads, nn
 
-from benchmarks.serve import REQUESTS, claim_stdout, requests, serve
+from benchmarks.serve import serve
 from support.memory import peak_memory_mb
-
-PEOPLE = 2000
 
 
 class Clock(Callback):
@@ -66,11 +64,10 @@ class Peer:
             }
         )
         self.dataset, self.clock = Dataset.construct(table), Clock()
-        self.everybody = np.unique(arrays["user"])
-        self.people = self.everybody[:PEOPLE]
+        self.users = np.unique(arrays["user"]).tolist()
         later = pd.DataFrame(
             {
-                Columns.User: self.everybody,
+                Columns.User: self.users,
                 Columns.Datetime: table[Columns.Datetime].max(),
             }
         )
@@ -116,60 +113,21 @@ class Peer:
             "peak_mb": peak_memory_mb(),
         }
 
-    def prepare(self) -> dict[str, Any]:
+    def prepare(self) -> None:
         """Nothing to do."""
-        return {}
 
-    def _recommend(self, people: np.ndarray) -> pd.DataFrame:
-        context = (
-            None
-            if self.context is None
-            else self.context[self.context[Columns.User].isin(people)]
+    def recommend(self, users: Sequence[Any]) -> Sequence[Any]:
+        """See `serve.Side`."""
+        context = self.context
+        if context is not None:
+            context = context[context[Columns.User].isin(users)]
+        table = self.model.recommend(
+            users, self.dataset, k=10, filter_viewed=True, context=context
         )
-        return self.model.recommend(
-            people, self.dataset, k=10, filter_viewed=True, context=context
-        )
-
-    def recommend(self) -> dict[str, Any]:
-        """Ten items for each of the first users, seen ones left out."""
-        began = time.perf_counter()
-        table = self._recommend(self.people)
-        return {
-            "seconds": time.perf_counter() - began,
-            "users": table[Columns.User].nunique(),
-            "rows": len(table),
-        }
-
-    def latency(self) -> dict[str, Any]:
-        """One person at a time."""
-        times = []
-        for person in requests(self.everybody):
-            began = time.perf_counter()
-            self._recommend(np.array([person]))
-            times.append(time.perf_counter() - began)
-        return {
-            "p50_ms": 1e3 * float(np.percentile(times, 50)),
-            "p99_ms": 1e3 * float(np.percentile(times, 99)),
-            "requests": REQUESTS,
-        }
-
-
-def main(argv: list[str]) -> None:
-    """See the module's head."""
-    answers = claim_stdout()
-    warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    peer = Peer(*argv)
-    serve(
-        {
-            "epoch": peer.epoch,
-            "prepare": peer.prepare,
-            "recommend": peer.recommend,
-            "latency": peer.latency,
-        },
-        answers,
-    )
+        return table[Columns.User].tolist()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    serve(Peer)

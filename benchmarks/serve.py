@@ -11,37 +11,63 @@ import contextlib
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-REQUESTS = 500  # of single people, for the latency
-
-
-def serve(actions: dict[str, Callable[[], dict[str, Any]]], answers: Any) -> None:
-    """Answer requests until standard input ends; 'ready' is answered as soon as everything has
-    loaded.
-    """
-    actions = {"ready": dict} | actions
-    for line in sys.stdin:
-        print(json.dumps(actions[line.strip()]()), file=answers, flush=True)
+REQUESTS = 500  # of single users, for the latency
+USERS = 2000  # of the batch recommendation
 
 
-def claim_stdout() -> Any:
-    """The real standard output as a file; from now on everybody else's prints go to standard
-    error.
-    """
+class Side(Protocol):
+    """A model that can be timed. users: all, in the same order on every side."""
+
+    users: Sequence[Any]
+
+    def epoch(self) -> dict[str, Any]:
+        """Train one epoch more; its figures."""
+
+    def prepare(self) -> None:
+        """Have data and model in memory for `recommend`."""
+
+    def recommend(self, users: Sequence[Any]) -> Sequence[Any]:
+        """Ten items for each of these users, seen ones left out: the user of each item."""
+
+
+def serve(build: Callable[..., Side]) -> None:
+    """Build a side from the command line and answer requests until standard input ends; 'ready'
+    as soon as everything has loaded."""
     answers = os.fdopen(os.dup(1), "w")
+    # What anybody else prints goes to standard error.
     os.dup2(2, 1)
-    return answers
+    side = build(*sys.argv[1:])
+    for line in sys.stdin:
+        print(json.dumps(_answer(side, line.strip())), file=answers, flush=True)
 
 
-def requests(people: Sequence[Any]) -> list[Any]:
-    """Who asks, one at a time: the same for every side, as all have people in one order."""
-    draw = random.Random(0)
-    return [people[draw.randrange(len(people))] for _ in range(REQUESTS)]
+def _answer(side: Side, action: str) -> dict[str, Any]:
+    if action == "epoch":
+        return side.epoch()
+    if action == "prepare":
+        side.prepare()
+    if action == "recommend":
+        began = time.perf_counter()
+        rows = side.recommend(side.users[:USERS])
+        seconds = time.perf_counter() - began
+        return {"seconds": seconds, "users": len(set(rows)), "rows": len(rows)}
+    if action == "latency":
+        draw, times = random.Random(0), []
+        for user in draw.choices(side.users, k=REQUESTS):
+            began = time.perf_counter()
+            side.recommend([user])
+            times.append(1e3 * (time.perf_counter() - began))
+        parts = statistics.quantiles(times, n=100)
+        return {"p50_ms": parts[49], "p99_ms": parts[98], "requests": REQUESTS}
+    return {}
 
 
 class Worker:
