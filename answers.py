@@ -1,7 +1,5 @@
 """What the engine answers, as dataclasses; `to_json` where an answer leaves the program."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal

@@ -4,8 +4,6 @@ Axes: B sequences, L positions. Sequences are padded on the right. Batches gathe
 similar length, so that little arithmetic is spent on padding.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -46,11 +44,11 @@ class Batch:
     whole: Tensor
     users: Tensor  # (B,) rows of users, 0 = unknown
     user_columns: Columns  # (B, ...) each
-    views: tuple[Batch, ...] = ()
+    views: "tuple[Batch, ...]" = ()
 
     def each(
         self, grid: Callable[[Tensor], Tensor], row: Callable[[Tensor], Tensor]
-    ) -> Batch:
+    ) -> "Batch":
         """Copy with one function applied to every (B, L) tensor and another to every (B, ...)
         one.
         """
@@ -73,7 +71,7 @@ class Batch:
                 named[f"{name}.{key}"] = value
         return named
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> "Batch":
         """Copy on a device."""
         if device.type == "cpu":
             return self
@@ -82,21 +80,21 @@ class Batch:
         )
         return moved.replace(views=tuple(view.to(device) for view in self.views))
 
-    def replace(self, **changes: Any) -> Batch:
+    def replace(self, **changes: Any) -> "Batch":
         """Copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def select(self, rows: Sequence[int] | Tensor) -> Batch:
+    def select(self, rows: Sequence[int] | Tensor) -> "Batch":
         """Some of the sequences, without views."""
         chosen = self.each(lambda tensor: tensor[rows], lambda tensor: tensor[rows])
         return chosen.replace(views=())
 
-    def narrowed(self, most: int) -> Batch:
+    def narrowed(self, most: int) -> "Batch":
         """The same, no wider than the longest sequence needs, up to `most`."""
         width = padded_width(int(self.lengths.max()), most)
         return self.each(lambda tensor: tensor[:, :width], lambda tensor: tensor)
 
-    def parts(self, positions: int) -> list[Batch]:
+    def parts(self, positions: int) -> "list[Batch]":
         """The batch in pieces of sequences of similar length, each of at most so many positions
         (and at least one sequence), padding counted, and no wider than it needs to be.
 
@@ -155,7 +153,7 @@ class History:
     request_time: int = NO_TIME
     whole: bool = True  # False if there may be earlier interactions
 
-    def select(self, chosen: np.ndarray) -> History:
+    def select(self, chosen: np.ndarray) -> "History":
         """Some of the interactions."""
         times = None if self.times is None else self.times[chosen]
         columns = {name: values[chosen] for name, values in self.columns.items()}

@@ -23,8 +23,6 @@ Items are numbers 1 to vocab_size here. Axes: B sequences, L positions, D width,
 MASK, items), N masked positions.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -113,7 +111,7 @@ class BERT4Rec(nn.Module):
         initialise(self, std=0.8 * hidden_size**-0.5)  # as in the enhanced model
 
     @classmethod
-    def from_settings(cls, catalogue: Catalogue, settings: ModelSettings) -> BERT4Rec:
+    def from_settings(cls, catalogue: Catalogue, settings: ModelSettings) -> "BERT4Rec":
         """The model that settings describe, for the items of a catalogue."""
         model = cls(
             len(catalogue.items.ids),
@@ -124,7 +122,7 @@ class BERT4Rec(nn.Module):
         model.catalogue = catalogue
         return model
 
-    def prepare(self, _data: Dataset, _held_out: bool = True) -> BERT4Rec:
+    def prepare(self, _data: Dataset, _held_out: bool = True) -> "BERT4Rec":
         """Nothing is looked at beforehand."""
         return self
 
@@ -235,7 +233,7 @@ class BERT4Rec(nn.Module):
             {"settings": settings, "num_items": self.vocab_size},
         )
 
-    def load_pretrained(self, folder: str | Path) -> BERT4Rec:
+    def load_pretrained(self, folder: str | Path) -> "BERT4Rec":
         """Take the weights of a folder that `save_pretrained` or `trainer.py --model vanilla`
         wrote.
 
@@ -254,7 +252,7 @@ class BERT4Rec(nn.Module):
         return self
 
     def fine_tune(
-        self, target_dataset: SequentialDataset, epochs: int = 20, **options: float
+        self, target_dataset: "SequentialDataset", epochs: int = 20, **options: float
     ) -> Progress:
         """Go on training on other sequences; item numbers above `vocab_size` join the vocabulary.
 

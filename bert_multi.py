@@ -12,8 +12,6 @@ and NDCG@10 are 1.
 Any flag of trainer.py may follow; `--resume` goes on with a stopped run.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Recommendations for many users at once: `python inference.py --users all --output FILE`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -30,7 +28,7 @@ def recommend_all(
     until: str = "end",
     filter_seen: bool | None = None,
     precision: str = "auto",
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Data frame user_id, item_id, rank (from 1), score for these users, or for all; a user for
     whom fewer than `k` items are left has fewer rows.
 

@@ -1,7 +1,5 @@
 """From flags and YAML files to `Settings`: the flags follow from the fields of settings.py."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import inspect

@@ -1,7 +1,5 @@
 """What a reader must know of a data set before believing a number measured on it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from dataset import ITEM_ROWS, UNKNOWN, USER_ROWS, Dataset, Field

@@ -8,8 +8,6 @@ MovieLens 1M are equal, so the rule matters); without times the file order is th
 trains and what is asked for is in splits.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import operator
 import os
@@ -273,7 +271,7 @@ def _hash(
 
 
 def from_sequences(
-    histories: Sequence[Sequence[int]], vocab_size: int, split: bool = True
+    histories: "Sequence[Sequence[int]]", vocab_size: int, split: bool = True
 ) -> Dataset:
     """`Dataset` of bare item numbers 1 to vocab_size, without times or columns.
 

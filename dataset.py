@@ -11,8 +11,6 @@ has the same R rows, so nobody has to shift an index.
     vector     (R, E) float32, NaN = unknown
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -243,7 +241,7 @@ class Table:
         flags = flags[:, 1:]
         return flags / np.maximum(flags.sum(1, keepdims=True), 1)
 
-    def rows_in(self, larger: Table) -> np.ndarray:
+    def rows_in(self, larger: "Table") -> np.ndarray:
         """(n,) where these ids stand in a larger table. Raises `UserError` if some are missing."""
         rows = larger.index(self.ids)
         if (rows == UNKNOWN).any():
@@ -254,7 +252,7 @@ class Table:
             )
         return rows
 
-    def with_row(self, one: Id, name: str, values: Mapping[str, Any]) -> Table:
+    def with_row(self, one: Id, name: str, values: Mapping[str, Any]) -> "Table":
         """This table with one more row at its end. Raises `UserError` for an id that is taken, an
         unknown column or value."""
         one = self.parse_id(one)
@@ -375,6 +373,6 @@ class Dataset:
             for start, end in zip(starts, requests.ends, strict=True)
         ]
 
-    def replace(self, **changes: Any) -> Dataset:
+    def replace(self, **changes: Any) -> "Dataset":
         """Copy with some fields changed."""
         return dataclasses.replace(self, **changes)

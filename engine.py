@@ -1,7 +1,5 @@
 """`RecommendationEngine`: a trained model that answers questions by raw ids."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -86,7 +84,7 @@ class RecommendationEngine:
         model = self.settings.model
         return model.model == "enhanced" and model.query_time == "known"
 
-    def with_scorer(self, scorer: Any) -> RecommendationEngine:
+    def with_scorer(self, scorer: Any) -> "RecommendationEngine":
         """This engine with another ranker of the same items, for comparison."""
         other = copy.copy(self)
         other.scorer = scorer

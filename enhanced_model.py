@@ -26,8 +26,6 @@ Axes: B sequences, L positions, D width, R rows of the item table (PAD, MASK, it
 positions that predict something.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Set
 
@@ -150,7 +148,7 @@ class EnhancedBERT4Rec(nn.Module):
         for parameter in learned:
             nn.init.normal_(parameter, std=std)
 
-    def prepare(self, data: Dataset, held_out: bool = True) -> EnhancedBERT4Rec:
+    def prepare(self, data: Dataset, held_out: bool = True) -> "EnhancedBERT4Rec":
         """Let the encoders look at texts and training interactions, once, before training.
 
         held_out: as in `Dataset.training_rows`. Not needed after loading weights: it lies in

@@ -11,8 +11,6 @@ times.
 Axes: n rows asked for, V items, B sequences, L positions, D width, T metadata tokens, M tags.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
@@ -226,7 +224,7 @@ class ItemColumns(nn.Module):
             if isinstance(encoder, TextEncoder):
                 encoder.read(items.data[name][items.first :].tolist())
 
-    def take_over(self, older: ItemColumns, place: Tensor, items: Table) -> None:
+    def take_over(self, older: "ItemColumns", place: Tensor, items: Table) -> None:
         """Become what `older` was, for more items. place: (V,) where its items stand among
         these."""
         for name, encoder in self.encoders.items():

@@ -16,8 +16,6 @@ interactions (FEWEST_TOGETHER).
 Axes: V items, K neighbours, D width, A attribute nodes, E edges.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from scipy import sparse
@@ -71,7 +69,7 @@ class ItemGraph(nn.Module):
         for name, neighbours in item_neighbours(data, rows).items():
             getattr(self, name).copy_(torch.from_numpy(neighbours))
 
-    def take_over(self, older: ItemGraph, place: Tensor) -> None:
+    def take_over(self, older: "ItemGraph", place: Tensor) -> None:
         """Become what `older` was, for more items. place: (V,) where its items stand among these.
 
         A new item has the neighbours that its columns give, and no others.

@@ -8,8 +8,6 @@ share its categories and tags. A new user starts as unknown.
 Axes: R rows of the item table, V known items, n new ones, D width.
 """
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -5,8 +5,6 @@ Axes: B sequences, L positions, N positions that predict something, D width, R r
 table, K values of an interaction column, F values of an item column.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -6,8 +6,6 @@ COLUMN=VALUE`); with `--history ""` nothing but that. Everybody at once: `--user
 --history_until test --output recs.parquet`. All ids are the data set's own.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

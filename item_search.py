@@ -1,7 +1,5 @@
 """Items by what a person types: ids, names, and conditions on columns."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import unicodedata

@@ -3,8 +3,6 @@
 N positions, D width, R rows of the item table, K values of a column, F tags.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """What a training run ends with: the test items, read once, and the tables of what came out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -6,8 +6,6 @@ forbids to publish these (`publish_items` of the schema): then they are read fro
 Columns of users are never kept.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import platform

@@ -1,7 +1,5 @@
 """From what the heads say of a batch to the losses that training minimises."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """What the heads of a model say of a training batch: between the models and the losses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Named settings, `--preset NAME`: what changes of the defaults in settings.py."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from settings import Settings, model_only

@@ -1,7 +1,5 @@
 """Users: what may be said of somebody new, what a history says, and moments in time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any

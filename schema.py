@@ -14,8 +14,6 @@ A schema is a YAML file (`datasets/` has examples and a page about them) or is i
 data (readers/infer.py). This module knows nothing of arrays or models.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path

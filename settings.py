@@ -6,8 +6,6 @@ the text under a field is its `--help`. What a setting belongs to, or needs to h
 stands in its metadata (`option`). This module knows nothing of models or data.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -326,7 +324,7 @@ class Settings:
                 "--next_item_weight 0",
             )
 
-    def replace(self, **values: Any) -> Settings:
+    def replace(self, **values: Any) -> "Settings":
         """Copy with some fields changed, named without their section."""
         unknown = set(values) - set(all_fields())
         if unknown:

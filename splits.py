@@ -12,8 +12,6 @@ A request asks for the interactions that directly follow a history, so a positio
 arrays of `Dataset` and a number of targets describe it. Q requests, T targets of a request.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """What a training begins with: a new model, one grown from a checkpoint (`--start_from`), and the
 teachers that it follows. Each is refused if it may have learned from what is held out here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -10,8 +10,6 @@
 Both see one text at a time, so an item that nobody has seen gets its vector from its own text.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib.util

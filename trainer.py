@@ -7,8 +7,6 @@ flags: --help, or settings.py. Own data: `--dataset clicks.csv`, or a YAML file 
 (datasets/README.md).
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Axes: B sequences, L positions. Batches gather sequences of similar length, so t
 arithmetic is spent on padding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -5,8 +5,6 @@ A model offers `forward(batch) -> Outputs`, `num_targets(batch)`, `cloze_share(t
 stopped run is a folder that `resume` reads.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Sequence

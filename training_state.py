@@ -1,8 +1,6 @@
 """The state of a training run (training_loop.Run): where it stands, all that `--resume` needs in a
 folder, and the order of the optimizer's parameters in it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time

@@ -8,8 +8,6 @@ Sequences are padded on the right: under the causal pattern no real position can
 padding.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -38,7 +36,7 @@ class Attend:
     rotation: tuple[Tensor, Tensor] | None = None
     prefix: int = 0  # leading positions that are no interactions; L counts them here
 
-    def of_the_newest(self, last: Tensor) -> Attend:
+    def of_the_newest(self, last: Tensor) -> "Attend":
         """The same for a single query, at position `last` (B,).
 
         Right of the newest position is only padding: under either pattern it sees every real one.

@@ -5,8 +5,6 @@ ICDE 2022, arXiv:2010.14395, section 3.2). It tells nothing of the user: with a 
 each history would be found by that alone.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -9,8 +9,6 @@ Markdown. Choose models by what `--until validation` says; reading the test set 
 the report.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -10,8 +10,6 @@ every target for another item, other columns and another time, and score again; 
 change, nor one training batch.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

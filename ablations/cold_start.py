@@ -14,8 +14,6 @@ beside popularity, popularity among similar users, nearest neighbours by column,
 the items that others had together or in turn. Any flag of trainer.py may follow.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from collections.abc import Callable

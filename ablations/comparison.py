@@ -1,7 +1,5 @@
 """What the measurements beside the studies share: conditions, paired comparisons, cells."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

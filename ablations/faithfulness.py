@@ -22,8 +22,6 @@ of the families?
 Axes: P users, W ways, N methods, M measures.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import sys
@@ -34,7 +32,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 
 from ablations.comparison import recorded
 from batches import history_of
@@ -243,6 +240,8 @@ def main(argv: list[str]) -> None:
     # chosen on others.
     draw = 1 + np.random.default_rng(0).permutation(data.num_users)
     users = np.roll(draw, -(data.num_users // 6))[: flags.users].tolist()
+    from rich.progress import track
+
     answers = []
     for user in track(users, "asking"):
         answers.append(figures_of(scorer, data, flags.methods, user))

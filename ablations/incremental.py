@@ -11,8 +11,6 @@ held out of them.
 Any flag of trainer.py may follow and holds for all trainings.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import itertools

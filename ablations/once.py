@@ -1,7 +1,5 @@
 """Models that a table needs, trained once and kept in a folder of its work."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

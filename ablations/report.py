@@ -5,8 +5,6 @@ users and seeds.
 differences over groups of users, no data of single ones.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence

@@ -11,8 +11,6 @@ again, a stopped one goes on. Results lie in `results/BOARD/`; what lies there a
 with what comes out, within the spread of seeds, and replaced only with `--write`.
 """
 
-from __future__ import annotations
-
 import itertools
 import sys
 import time

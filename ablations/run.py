@@ -6,8 +6,6 @@ on. Any flag of trainer.py may follow and holds for all variants. Two runs are e
 digit where each had as many threads: `--jobs` on as many cores.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -10,8 +10,6 @@
       3 blocks, narrow: {num_layers: 3, hidden_size: 32, against: 3 blocks}
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Sequence

@@ -2,8 +2,6 @@
 both.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from dataset import Dataset, Field

@@ -5,8 +5,6 @@
 R rows of the item table; age 0 = the newest item.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

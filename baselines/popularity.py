@@ -1,7 +1,5 @@
 """The items that training has most often: ever, among similar users, or in a window of time."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -13,8 +13,6 @@ recommendation and single requests every side has its data and model in memory. 
 line.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import sys

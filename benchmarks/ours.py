@@ -4,8 +4,6 @@ one user.
     python -m benchmarks.ours vanilla|causal|enhanced ml-1m|synthetic
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

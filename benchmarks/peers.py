@@ -4,8 +4,6 @@
     python -m benchmarks.peers BERT4RecModel|SASRecModel|HSTUModel TRAIN.npz
 """
 
-from __future__ import annotations
-
 import logging
 import time
 import warnings

@@ -5,8 +5,6 @@ Standard library only: it runs in the peers' environment as well. One request a 
 input, one JSON object a line on standard output; whatever else prints goes to standard error.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Whether the probabilities of a value head are what they say."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

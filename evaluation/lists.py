@@ -4,8 +4,6 @@ varied, typical.
 Q requests, K places, F values of a column.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -8,8 +8,6 @@ K)
     MAP@K = sum over r_j <= K of j / r_j, divided by N            MRR = 1 / r_1 (no cut-off)
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -9,8 +9,6 @@ each request, so that all models meet the same one. Q requests, T targets of a r
 candidates, R rows of the item table.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ worth it.
 Q requests, K values of a column, F values of an item column.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

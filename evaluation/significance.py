@@ -6,8 +6,6 @@ seeds has S = 1. `compare` averages seeds for each user first: it speaks of user
 over seeds stands beside it. `compare_over_seeds` counts the luck of the seed too.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

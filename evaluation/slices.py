@@ -1,7 +1,5 @@
 """For whom and for what a model is good: metrics of parts of the requests, with intervals."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

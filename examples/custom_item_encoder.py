@@ -5,8 +5,6 @@ whatever is registered in `features.KINDS` is built, trained and saved like the 
 explained under the names of its columns.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

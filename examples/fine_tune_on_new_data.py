@@ -7,8 +7,6 @@ for half of the epochs on what is known now, without the interactions that are h
 and test it.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What an explanation says, and how to check it: `python -m examples.read_an_explanation`"""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 

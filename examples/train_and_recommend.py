@@ -1,7 +1,5 @@
 """Train a model and recommend five items: `python -m examples.train_and_recommend`"""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

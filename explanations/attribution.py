@@ -20,8 +20,6 @@ Games and scores are those of question.py. Methods, all of which answer with an 
 Axes as in question.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -4,8 +4,6 @@ and another user.
 Axes as in attribution.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable

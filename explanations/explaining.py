@@ -1,7 +1,5 @@
 """From contributions to `Explanation`: what is named, in which order, in which sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

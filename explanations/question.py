@@ -11,8 +11,6 @@ Axes: C items asked about, L interactions that the model reads, N coalitions, R 
 table.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Set
 from dataclasses import dataclass, field

@@ -1,8 +1,6 @@
 """An explanation in words: one sentence from the strongest contributions, no reason that the
 numbers don't carry."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from dataset import Catalogue

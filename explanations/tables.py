@@ -1,7 +1,5 @@
 """Recommendations and explanations on a terminal."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from typing import Any

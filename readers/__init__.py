@@ -5,8 +5,6 @@ then gives them the names of the schema: `user`, `item`, `time` and the columns 
 `id`, `name` and the columns of items and users. No later module sees a field's name.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from readers.raw import RawData, assemble

@@ -5,8 +5,6 @@ Exit code 0: it is there, downloaded if need be. 3: it can be neither found nor 
 download is unusable.
 """
 
-from __future__ import annotations
-
 import sys
 
 from readers.download import ARCHIVES, DataUnavailable, data_folder

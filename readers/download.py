@@ -1,7 +1,5 @@
 """Fetch a MovieLens archive from GroupLens, checked by md5 and unpacked atomically."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import os

@@ -1,7 +1,5 @@
 """The schema of data that have none: roles by the names people use, kinds by the values."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Formats: the README files inside the archives at https://files.grouplens.org/datasets/movielens/.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

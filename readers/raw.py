@@ -1,7 +1,5 @@
 """`RawData`: the tables that every reader ends in, checked, under the names of the schema."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import re
@@ -51,7 +49,7 @@ class RawData:
     users: pd.DataFrame | None
     counts: tuple[tuple[str, int], ...] = ()
 
-    def replace(self, interactions: pd.DataFrame) -> RawData:
+    def replace(self, interactions: pd.DataFrame) -> "RawData":
         """The same with other interactions."""
         return dataclasses.replace(self, interactions=interactions)
 

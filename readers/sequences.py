@@ -3,8 +3,6 @@
 Attributes may lie beside them as `NAME_item2attributes.json`: item -> list of attribute numbers.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

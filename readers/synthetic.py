@@ -23,8 +23,6 @@ Columns `cause` and `cause_movie_id` (0 = none) of `ratings` hold the truth. The
 frozen: a test holds the hash of its output, so that numbers measured on it stay comparable.
 """
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 from collections.abc import Mapping

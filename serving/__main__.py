@@ -5,8 +5,6 @@ Several workers share one copy of the weights in memory. A new checkpoint in the
 as soon as it is there; Ctrl-C answers what has been asked and ends.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import sys

@@ -5,8 +5,6 @@ request names is ever opened. Every refusal is {"error": "one line"} with a 4xx 
 many wait.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ctypes

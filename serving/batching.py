@@ -2,8 +2,6 @@
 their way.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sys

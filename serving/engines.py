@@ -1,8 +1,6 @@
 """The models behind the service: the one served, those it is compared with, a newer checkpoint
 when there is one."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,8 +8,6 @@ model: the same ten items for 200 users and scores within 1e-3, or the command f
 file.
 """
 
-from __future__ import annotations
-
 import itertools
 import sys
 import tempfile

@@ -3,8 +3,6 @@
 What it gives are the dataclasses of answers.py.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -87,7 +85,7 @@ class Why(Choice):
     )
 
     @model_validator(mode="after")
-    def one_in_full(self) -> Why:
+    def one_in_full(self) -> "Why":
         """What would have to be otherwise takes up to seconds an item."""
         if self.k is not None and len(self.item_ids) > 1:
             raise ValueError("with k, ask for one item at a time")

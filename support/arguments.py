@@ -1,7 +1,5 @@
 """argparse that answers a wrong flag with one line and the nearest name."""
 
-from __future__ import annotations
-
 import argparse
 from typing import NoReturn
 

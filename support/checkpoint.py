@@ -1,7 +1,5 @@
 """Checkpoints: a folder of safetensors and JSON, no pickle, replaced as a whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Processors: which one, and whether it multiplies bf16 natively."""
 
-from __future__ import annotations
-
 import torch
 
 from support.errors import UserError

@@ -1,7 +1,5 @@
 """Errors that a user can mend, and how a script reports them."""
 
-from __future__ import annotations
-
 import difflib
 import errno
 import sys

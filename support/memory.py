@@ -1,7 +1,5 @@
 """Memory of this process: how much it took, and giving back what it no longer needs."""
 
-from __future__ import annotations
-
 import ctypes
 import re
 import sys

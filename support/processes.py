@@ -1,7 +1,5 @@
 """Processes: who works for whom, who is alone, and how they are asked to stop."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

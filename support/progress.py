@@ -1,7 +1,5 @@
 """How far a training run is, on a terminal."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tables as Markdown, on a terminal and as Parquet."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

@@ -4,8 +4,6 @@ A dashboard that cannot be reached, or fails on the way, is warned of once and t
 never stops a training.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os

@@ -1,8 +1,6 @@
 """YAML files that people write: content, and the line of each name, by which whatever is wrong is
 answered."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NoReturn
 

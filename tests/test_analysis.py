@@ -1,7 +1,5 @@
 """Measures of lists, slices and calibration, against computations by hand or by another library."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

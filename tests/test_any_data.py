@@ -1,7 +1,5 @@
 """Data sets that nobody prepared: from files to figures, recommendations and explanations."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """The audit finds planted leaks and clears what is clean."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Baselines against independent computations of the same thing."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Batches: windows, masks, what each position is told and what it must predict."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

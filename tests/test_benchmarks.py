@@ -1,7 +1,5 @@
 """The benchmarks, run small: they measure what they say and end in one JSON line."""
 
-from __future__ import annotations
-
 import json
 import sys
 

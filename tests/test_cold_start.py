@@ -1,7 +1,5 @@
 """Newcomers: nothing of them trains, the requests are what happened, ties count in all orders."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

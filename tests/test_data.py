@@ -1,7 +1,5 @@
 """Order, filters, ids, split and calendar of the data processor."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Precision choice and the run's record."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

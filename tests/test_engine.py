@@ -1,7 +1,5 @@
 """The engine: profiles, several users, moments, new users and items, explanations in full."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

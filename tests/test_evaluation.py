@@ -1,7 +1,5 @@
 """Metrics against ir-measures, ties, intervals, baselines and the heads' yardsticks."""
 
-from __future__ import annotations
-
 import ir_measures
 import numpy as np
 import pytest

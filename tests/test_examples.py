@@ -1,7 +1,5 @@
 """Every example runs, on the tiny world."""
 
-from __future__ import annotations
-
 import importlib
 
 import pytest

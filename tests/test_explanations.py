@@ -2,8 +2,6 @@
 method promises.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

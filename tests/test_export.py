@@ -1,7 +1,5 @@
 """A model as ONNX under onnxruntime, beside itself."""
 
-from __future__ import annotations
-
 import pytest
 
 from engine import RecommendationEngine

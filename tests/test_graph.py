@@ -1,7 +1,5 @@
 """The graph of items: its edges by hand, its convolution by dense matrices, its rules of growth."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The layout: imports point one way, modules say what they are, the README's map is complete."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shutil

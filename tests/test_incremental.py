@@ -2,8 +2,6 @@
 trains.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 

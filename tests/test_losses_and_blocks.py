@@ -1,7 +1,5 @@
 """Losses and transformer blocks against torch's own."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

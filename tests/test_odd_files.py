@@ -1,8 +1,6 @@
 """Files as people have them: odd names, gaps, types and formats; each trains or is refused in a
 line."""
 
-from __future__ import annotations
-
 import gzip
 import json
 

@@ -1,7 +1,5 @@
 """Readers: formats, validation line by line, the download, and the truth of the synthetic data."""
 
-from __future__ import annotations
-
 import hashlib
 import http.server
 import threading

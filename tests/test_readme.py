@@ -1,7 +1,5 @@
 """The README's commands and code run, on a tiny data set that has the ids they name."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shlex

@@ -1,8 +1,6 @@
 """The rows of the results tables, run tiny: trained once, tuned, compared, said when they
 differ."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

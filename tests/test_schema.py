@@ -1,7 +1,5 @@
 """Schemas: wrong ones are refused with their line, right ones survive being written and read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The scripts end to end on tiny data: what they print, write and refuse."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -2,8 +2,6 @@
 bounded stop.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -2,8 +2,6 @@
 neighbour.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 

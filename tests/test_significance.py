@@ -1,7 +1,5 @@
 """Paired tests against scipy and against what they promise."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,7 +1,5 @@
 """Who trains and who is asked, under each protocol."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Studies: read and refused with their line, run once, compared in pairs, said on a page."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
