@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from dataset import PAD
+from outputs import ItemPrediction
+
 LOG2_E = math.log2(math.e)
 LOWEST = -1e30
 CHECKPOINTED_POSITIONS = 512
@@ -26,27 +29,25 @@ def linear_cross_entropy(
     table: Tensor,
     bias: Tensor,
     targets: Tensor,
-    ignore_index: int = -100,
 ) -> Tensor:
     """Softmax cross-entropy of `states @ table.T + bias`, without ever holding all N x R logits.
 
     states (N, D), table (R, D), bias (R,) with -inf where a row is no candidate, targets (N,)
-    rows of the table, or `ignore_index` where nothing is predicted. Exact: the same value and
+    rows of the table, or PAD where nothing is predicted. Exact: the same value and
     gradients as `F.cross_entropy` on the full logits. Each chunk's logits are made, turned into
     the gradient (softmax minus one-hot) and dropped, so forward and backward cost three matrix
     products in all (Hsu et al., Liger Kernel, arXiv:2410.10989, section 3.2, describes the
     scheme); a table of many rows is taken in blocks besides, which costs a fourth. Products run
     in autocast's dtype where autocast is on; softmax and sums are fp32.
     """
-    return _ChunkedLinearCrossEntropy.apply(
-        states, table, bias, targets, targets != ignore_index
-    )
+    return _ChunkedLinearCrossEntropy.apply(states, table, bias, targets)
 
 
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states, table, bias, targets, counted):
+    def forward(ctx, states, table, bias, targets):
         device, dtype = states.device.type, states.dtype
+        counted = targets != PAD
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         needs_gradient = any(ctx.needs_input_grad)
@@ -61,7 +62,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             grad_bias = torch.zeros_like(offset)
             total = torch.zeros((), dtype=torch.float32, device=x.device)
             for chunk in chunks:
-                target = targets[chunk, None].clamp_min(0)  # (C, 1)
+                target = targets[chunk, None]  # (C, 1)
                 counts = counted[chunk, None]  # (C, 1)
 
                 def logits_of(block: slice, chunk: slice = chunk) -> Tensor:
@@ -98,7 +99,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        return *(grad * grad_output for grad in ctx.saved_tensors), None, None
+        return *(grad * grad_output for grad in ctx.saved_tensors), None
 
 
 def _tiles(states: int, rows: int, held: int) -> tuple[list[slice], list[slice]]:
@@ -143,49 +144,32 @@ def _column_in(block: slice, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distillation_loss(
-    states: Tensor,
-    table: Tensor,
-    bias: Tensor,
-    teachers: Sequence[tuple[Tensor, Tensor, Tensor]],
-    counted: Tensor,
+    own: ItemPrediction, teachers: Sequence[ItemPrediction]
 ) -> Tensor:
     """Cross-entropy against the mean of the teachers' distributions over the catalogue (Hinton et
     al., 2015, arXiv:1503.02531, section 2, at temperature 1).
 
-    teachers: (states, table, bias) of each for the same N positions; counted (N,): which of them
-    count. A chunk of positions at a time, computed again in the backward pass, so that N x R
-    logits are never held.
+    teachers: what they predict at the same N positions; where own.targets is PAD nothing counts.
+    A chunk of positions at a time, computed again in the backward pass, so that N x R logits are
+    never held.
     """
+    counted = own.targets != PAD
 
-    def chunk_loss(
-        states: Tensor, table: Tensor, bias: Tensor, counted: Tensor, *parts: Tensor
-    ) -> Tensor:
-        wanted = [
-            ((theirs @ rows.T).float() + offset).softmax(1)
-            for theirs, rows, offset in zip(
-                parts[::3], parts[1::3], parts[2::3], strict=True
-            )
-        ]
-        logits = (states @ table.T).float() + bias
-        logarithms = logits.log_softmax(1).masked_fill(bias == -torch.inf, 0.0)
+    def chunk_loss(chunk: slice) -> Tensor:
+        wanted = []
+        for teacher in teachers:
+            logits = (teacher.states[chunk] @ teacher.table.T).float() + teacher.bias
+            wanted.append(logits.softmax(1))
+        logits = (own.states[chunk] @ own.table.T).float() + own.bias
+        # Rows that are no candidates are at 0 times -inf.
+        logarithms = logits.log_softmax(1).masked_fill(own.bias == -torch.inf, 0.0)
         each = -(torch.stack(wanted).mean(0) * logarithms).sum(1)
-        return each.where(counted, 0.0).sum()
+        return each.where(counted[chunk], 0.0).sum()
 
-    total = states.new_zeros((), dtype=torch.float32)
-    for start in range(0, len(states), CHECKPOINTED_POSITIONS):
+    total = 0.0
+    for start in range(0, len(counted), CHECKPOINTED_POSITIONS):
         chunk = slice(start, start + CHECKPOINTED_POSITIONS)
-        parts = []
-        for theirs, rows, offset in teachers:
-            parts += [theirs[chunk], rows, offset]
-        total = total + checkpoint(
-            chunk_loss,
-            states[chunk],
-            table,
-            bias,
-            counted[chunk],
-            *parts,
-            use_reentrant=False,
-        )
+        total = total + checkpoint(chunk_loss, chunk, use_reentrant=False)
     return total / counted.sum()
 
 
@@ -195,15 +179,15 @@ def sampled_softmax_loss(
     bias: Tensor,
     targets: Tensor,
     negatives: Tensor,
-    ignore_index: int = -100,
 ) -> Tensor:
-    """Softmax cross-entropy of each target against K rows that all positions share.
+    """Softmax cross-entropy of each target against K rows that all positions share; targets that
+    are PAD do not count.
 
     negatives (K,) rows, drawn uniformly with repetition: as each row is as likely, no correction
     of the logits is needed (Bengio & Senecal, 2008; Yi et al., RecSys 2019, section 3). A
     negative that is the target does not count.
     """
-    counted = targets != ignore_index
+    counted = targets != PAD
     # Looked up as embeddings: the gradient of plain indexing adds rows in no fixed order.
     target, column = targets.where(counted, negatives[0]), bias[:, None]
     own = (states.float() * F.embedding(target, table).float()).sum(1)

@@ -1,12 +1,12 @@
 """What the heads of a model say of a training batch: between the models and the losses."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class ItemPrediction:
+class ItemPrediction(NamedTuple):
     """What an item head predicts: logits are states @ table.T + bias."""
 
     states: Tensor  # (N, D)

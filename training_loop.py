@@ -19,7 +19,7 @@ from batches import Batch
 from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
-from objectives import Objective
+from objectives import task_losses
 from settings import Settings, TrainSettings
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
@@ -134,9 +134,7 @@ class Run:
         all_epochs = self.train.max_epochs * self.steps_per_epoch
         self.steps = self.train.max_steps or all_epochs
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
-        self.objective = Objective(
-            self.train, [teacher.to(self.device).eval() for teacher in teachers]
-        )
+        self.teachers = [teacher.to(self.device).eval() for teacher in teachers]
         groups = parameter_groups(model, self.train.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.train.learning_rate, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -222,7 +220,8 @@ class Run:
         """Forward and backward of a part that holds this share of a batch's targets."""
         part = part.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            losses = self.objective.losses(self.wrapped(part), part)
+            outputs = self.wrapped(part)
+            losses = task_losses(outputs, part, self.train, self.teachers)
         if not losses:  # nothing in this part that its heads predict
             return
         # The mean over the batch is the sum of the parts' means by their shares.

@@ -17,6 +17,7 @@ from losses import (
     sampled_softmax_loss,
     value_loss,
 )
+from outputs import ItemPrediction
 from settings import ModelSettings
 from transformer import (
     Attend,
@@ -44,8 +45,8 @@ from transformer import (
 def test_fused_and_plain_softmax_loss_agree(count, rows, width, ignored, chunk, seed):
     """Value and gradients over random shapes, some targets not counting, to 1e-5 in fp32."""
     torch.manual_seed(seed)
-    targets = torch.randint(0, rows, (count,))
-    targets[torch.randperm(count)[: min(ignored, count - 1)]] = -100
+    targets = torch.randint(1, rows, (count,))
+    targets[torch.randperm(count)[: min(ignored, count - 1)]] = 0
     inputs = [torch.randn(count, width), torch.randn(rows, width), torch.randn(rows)]
     results = []
     before = losses.CHUNK_ELEMENTS["cpu"]
@@ -56,7 +57,7 @@ def test_fused_and_plain_softmax_loss_agree(count, rows, width, ignored, chunk, 
             loss = (
                 linear_cross_entropy(states, table, bias, targets)
                 if fused
-                else F.cross_entropy(states @ table.T + bias, targets)
+                else F.cross_entropy(states @ table.T + bias, targets, ignore_index=0)
             )
             loss.backward()
             results.append((loss.detach(), states.grad, table.grad, bias.grad))
@@ -74,7 +75,7 @@ def test_softmax_loss_over_blocks_of_items(monkeypatch, rows):
     monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", 7 * 2048)
     torch.manual_seed(0)
     targets = torch.randint(9, rows, (50,))
-    targets[::7] = -100
+    targets[::7] = 0
     excluded = torch.zeros(rows)
     excluded[:9] = -torch.inf
     inputs = [torch.randn(50, 8), torch.randn(rows, 8), torch.randn(rows)]
@@ -84,7 +85,9 @@ def test_softmax_loss_over_blocks_of_items(monkeypatch, rows):
         loss = (
             linear_cross_entropy(states, table, bias + excluded, targets)
             if ours
-            else F.cross_entropy(states @ table.T + bias + excluded, targets)
+            else F.cross_entropy(
+                states @ table.T + bias + excluded, targets, ignore_index=0
+            )
         )
         loss.backward()
         results.append((loss.detach(), states.grad, table.grad, bias.grad))
@@ -107,11 +110,14 @@ def test_distillation_is_cross_entropy_against_the_teachers(monkeypatch, chunk):
     for ours in (True, False):
         inputs = [value.clone().requires_grad_() for value in (states, table)]
         loss = (
-            distillation_loss(*inputs, bias, opinions, targets != -100)
+            distillation_loss(
+                ItemPrediction(*inputs, bias, targets),
+                [ItemPrediction(*said, targets) for said in opinions],
+            )
             if ours
             else F.cross_entropy(
-                (inputs[0] @ inputs[1].T + bias)[targets != -100, 2:],
-                wanted[targets != -100, 2:],
+                (inputs[0] @ inputs[1].T + bias)[targets != 0, 2:],
+                wanted[targets != 0, 2:],
             )
         )
         loss.backward()
@@ -123,7 +129,7 @@ def test_distillation_is_cross_entropy_against_the_teachers(monkeypatch, chunk):
 def sampled_inputs(rows=30, count=17):
     torch.manual_seed(3)
     targets = torch.randint(2, rows, (count,))
-    targets[4] = -100
+    targets[4] = 0
     bias = torch.randn(rows)
     bias[:2] = -torch.inf
     return torch.randn(count, 8), torch.randn(rows, 8), bias, targets
@@ -133,7 +139,8 @@ def test_sampling_every_item_once_is_the_full_softmax():
     states, table, bias, targets = sampled_inputs()
     loss = sampled_softmax_loss(states, table, bias, targets, torch.arange(2, 30))
     assert float(loss) == pytest.approx(
-        float(F.cross_entropy(states @ table.T + bias, targets)), rel=1e-5
+        float(F.cross_entropy(states @ table.T + bias, targets, ignore_index=0)),
+        rel=1e-5,
     )
 
 
@@ -142,7 +149,7 @@ def test_the_sampled_loss_equals_its_formula_position_by_position():
     negatives = torch.tensor([5, 9, 9, 20, 11, 28])
     softmax = []
     for state, target in zip(states, targets.tolist(), strict=True):
-        if target == -100:
+        if target == 0:
             continue
         others = [row for row in negatives.tolist() if row != target]
         logits = torch.stack(
@@ -201,7 +208,9 @@ def test_linear_cross_entropy_is_cross_entropy(
         if ours:
             loss = linear_cross_entropy(states, table, bias + excluded, targets)
         else:
-            loss = F.cross_entropy(states @ table.T + bias + excluded, targets)
+            loss = F.cross_entropy(
+                states @ table.T + bias + excluded, targets, ignore_index=0
+            )
         (3 * loss).backward()
         gradients.append((loss.detach().double(), states.grad, table.grad, bias.grad))
     for ours, theirs in zip(*gradients, strict=True):
@@ -210,9 +219,9 @@ def test_linear_cross_entropy_is_cross_entropy(
 
 def test_linear_cross_entropy_of_a_certain_answer():
     """A position predicted perfectly still counts in the mean."""
-    states = torch.tensor([[100.0], [0.0]])
+    states = torch.tensor([[-100.0], [0.0]])
     loss = linear_cross_entropy(
-        states, torch.tensor([[1.0], [-1.0]]), torch.zeros(2), torch.tensor([0, 0])
+        states, torch.tensor([[1.0], [-1.0]]), torch.zeros(2), torch.tensor([1, 1])
     )
     assert float(loss) == pytest.approx((0 + math.log(2)) / 2)
 

@@ -19,7 +19,7 @@ from evaluation.protocols import request_batches
 from growth import for_catalogue
 from losses import value_loss
 from model_io import load_model, new_model, save_model
-from objectives import Objective
+from objectives import task_losses
 from settings import DataSettings, ModelSettings, Settings, TrainSettings
 from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, other_data, shop, span
 from training_batches import TrainingBatches
@@ -47,7 +47,7 @@ def both_batches(data, model, settings):
 
 
 def losses_of(model, batch, train=TRAIN):
-    return Objective(train).losses(model(batch), batch)
+    return task_losses(model(batch), batch, train)
 
 
 def outputs(model, batch):
