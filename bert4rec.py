@@ -85,14 +85,9 @@ class BERT4Rec(nn.Module):
             "num_heads": num_heads,
             "seq_length": max_seq_length,
             "dropout": dropout_rate,
-            "model": "vanilla",
         }
-        self.settings = ModelSettings(**{**options, **shape})
-        attention_type = self.settings.attention_type
-        if attention_type not in ("bidirectional", "causal"):
-            raise UserError(
-                f"attention_type {attention_type!r}: choose 'bidirectional' or 'causal'"
-            )
+        options["model"] = "vanilla"
+        self.settings = Settings().replace(**{**options, **shape}).model
         rows = vocab_size + ITEM_ROWS
         self.vocab_size = vocab_size
         self.catalogue = from_sequences([[1]], vocab_size, split=False).catalogue

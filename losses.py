@@ -47,7 +47,6 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, table, bias, targets):
         device, dtype = states.device.type, states.dtype
-        counted = targets != PAD
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         needs_gradient = any(ctx.needs_input_grad)
@@ -63,7 +62,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             total = torch.zeros((), dtype=torch.float32, device=x.device)
             for chunk in chunks:
                 target = targets[chunk, None]  # (C, 1)
-                counts = counted[chunk, None]  # (C, 1)
+                counts = target != PAD  # (C, 1)
 
                 def logits_of(block: slice, chunk: slice = chunk) -> Tensor:
                     logits = (x_bits[chunk] @ weight[block].T).float()
@@ -88,7 +87,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                     gradient = gradient.to(dtype)
                     grad_x[chunk] += gradient @ weight[block]
                     grad_table[block] += gradient.T @ x[chunk]
-            number = counted.sum()
+            number = (targets != PAD).sum()
         if needs_gradient:
             ctx.save_for_backward(
                 grad_x.to(states.dtype).div_(number),

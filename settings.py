@@ -7,12 +7,24 @@ stands in its metadata (`option`). This module knows nothing of models or data.
 """
 
 import dataclasses
-import math
 import re
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
-from support.errors import UserError, at_least, nearest, require
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
+
+from support.errors import UserError, nearest, require
+
+# Kinds and limits of values are checked by pydantic; the text under a field is its description.
+CHECKED = ConfigDict(
+    use_attribute_docstrings=True, allow_inf_nan=False, coerce_numbers_to_str=True
+)
+Count = Annotated[int, Ge(1)]
+Number = Annotated[int, Ge(0)]
+Size = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
 
 
 def option(default: Any, model: str | None = None, needs: str | None = None) -> Any:
@@ -21,51 +33,46 @@ def option(default: Any, model: str | None = None, needs: str | None = None) -> 
     return field(default=default, metadata={"model": model, "needs": needs})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class DataSettings:
     """Which interactions are read, and which of them are held out."""
 
-    dataset: str = "ml-1m"
+    dataset: Annotated[str, MinLen(1)] = "ml-1m"
     """A name from datasets/, a YAML file with a schema, or a file or folder with the data."""
     data_dir: str | None = None
     """Folder with the raw files, instead of where the schema says."""
     columns: str = ""
     """Roles of columns in a file without a schema:
     user=Member_number,item=itemDescription,time=Date."""
-    min_item_count: int = 1
+    min_item_count: Count = 1
     """Keep items with at least this many interactions."""
-    min_user_count: int = 3
+    min_user_count: Count = 3
     """Keep users with at least this many interactions, or as many as --protocol needs."""
     keep: str = ""
     """Keep interactions that meet a condition on one of their columns, as in 'rating>=4'."""
     protocol: Literal["leave_one_out", "global_time", "multi5"] = "leave_one_out"
     """Which interactions train and which are asked for (splits.py)."""
-    split_seed: int = option(0, needs="protocol=multi5")
+    split_seed: Number = option(0, needs="protocol=multi5")
     """Seed of the split of users (--protocol multi5)."""
 
-    def __post_init__(self) -> None:
-        require(self.dataset != "", "--dataset must not be empty")
-        at_least(1, self, "min_item_count", "min_user_count")
-        at_least(0, self, "split_seed")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class ModelSettings:
     """Shape of the network, which parts it has, and what each task's loss weighs."""
 
     model: Literal["enhanced", "vanilla"] = "enhanced"
     """enhanced = EnhancedBERT4Rec with side information; vanilla = BERT4Rec as published."""
-    hidden_size: int = 64
+    hidden_size: Count = 64
     """Width D of the item table and of the transformer."""
-    num_heads: int = 2
+    num_heads: Count = 2
     """Attention heads; must divide --hidden_size."""
-    num_layers: int = 2
+    num_layers: Count = 2
     """Transformer blocks."""
-    seq_length: int = 200
+    seq_length: Annotated[int, Ge(2)] = 200
     """Longest history the model reads; older interactions are cut off."""
-    ffn_multiplier: int = 4
+    ffn_multiplier: Count = 4
     """Inner width of each block's position-wise network, in multiples of --hidden_size."""
-    dropout: float = 0.2
+    dropout: Annotated[float, Ge(0), Le(0.95)] = 0.2
     """Dropout on embeddings and on each sub-layer's output."""
     layer_dropout: str = ""
     """Rates of the blocks one by one, as in '0.1,0.3', instead of --dropout, which the embeddings
@@ -109,28 +116,25 @@ class ModelSettings:
     """Whether the model is told when the prediction is asked for."""
     start_token: bool = option(False, "enhanced")
     """A learned position before the history, for users without any history."""
-    masked_item_weight: float = option(1.0, "enhanced")
+    masked_item_weight: Size = option(1.0, "enhanced")
     """Weight of the cloze task; 0 = no such head."""
-    next_item_weight: float = option(1.0, "enhanced")
+    next_item_weight: Size = option(1.0, "enhanced")
     """Weight of the causal next-item task, whose head ranks; 0 = no such head, the cloze head
     ranks."""
-    value_weight: float = option(0.3, "enhanced")
+    value_weight: Size = option(0.3, "enhanced")
     """Weight of predicting interaction columns, such as ratings, before they are given; 0 = no such
     heads."""
-    preference_weight: float = option(0.2, "enhanced")
+    preference_weight: Size = option(0.2, "enhanced")
     """Weight of predicting item columns of what comes next; 0 = no such heads."""
-    contrastive_weight: float = option(0.0, "enhanced", needs="next_item_weight")
+    contrastive_weight: Size = option(0.0, "enhanced", needs="next_item_weight")
     """Weight of the loss that brings two views of a history together (views.py)."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "hidden_size", "num_heads", "num_layers", "ffn_multiplier")
-        at_least(2, self, "seq_length")  # an item, and the request that follows it
         require(
             self.hidden_size % self.num_heads == 0,
             f"--hidden_size {self.hidden_size} cannot be divided among --num_heads "
             f"{self.num_heads}; choose a multiple of {self.num_heads}",
         )
-        require(0 <= self.dropout <= 0.95, "--dropout must lie in [0, 0.95]")
         rates = f"((0|0?\\.\\d+)(,(?!$)|$)){{{self.num_layers}}}"
         require(
             not self.layer_dropout
@@ -145,7 +149,6 @@ class ModelSettings:
             self._check_enhanced()
 
     def _check_enhanced(self) -> None:
-        at_least(0, self, *(f"{task}_weight" for task in self.task_weights))
         head_size = self.hidden_size // self.num_heads
         side_heads = self.value_weight or self.preference_weight
         faults = {
@@ -204,56 +207,56 @@ class ModelSettings:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class TrainSettings:
     """How the parameters are found."""
 
-    batch_size: int = 128
+    batch_size: Count = 128
     """Sequences in a step."""
-    batch_tokens: int = 0
+    batch_tokens: Number = 0
     """If above 0, a step holds about this many interactions at most, padding counted (and
     --batch_size sequences). A preset's limit goes when --batch_size is given."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
     """Peak learning rate of AdamW; it warms up linearly and decays to 0 along a cosine."""
-    weight_decay: float = 0.01
+    weight_decay: Size = 0.01
     """Weight decay of AdamW on the matrices of linear maps (not on biases, norms and
     embeddings)."""
-    max_epochs: int = 50
+    max_epochs: Count = 50
     """Passes over the training part."""
-    max_steps: int = 0
+    max_steps: Number = 0
     """If above 0, training takes this many batches, in as many epochs as that makes."""
-    max_minutes: float = 0.0
+    max_minutes: Size = 0.0
     """If above 0, training ends after this time, its learning rate decayed to match. A preset's
     limit goes when --max_epochs or --max_steps is given."""
-    patience: int = 10
+    patience: Count = 10
     """Stop after this many evaluations without a better validation NDCG@10."""
-    eval_every: int = 1
+    eval_every: Count = 1
     """Epochs between two evaluations on the validation items."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto = bf16 where the processor multiplies it natively, else fp32. Evaluation is always
     fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU if there is one."""
-    seed: int = 42
+    seed: Number = 42
     """Seed of initialisation, batches, masks and dropout."""
     sliding_window: bool = False
     """Cut histories longer than --seq_length into half-overlapping windows instead of keeping their
     newest part only."""
-    mask_prob: float = option(0.2, needs="masked_item_weight")
+    mask_prob: Annotated[float, Gt(0), Lt(1)] = option(0.2, needs="masked_item_weight")
     """Cloze task: share of positions masked."""
     masking: Literal["uniform", "late"] = option("uniform", needs="masked_item_weight")
     """Cloze task: which positions; late = the newer the more often."""
-    last_mask_share: float = option(0.1, needs="masked_item_weight")
+    last_mask_share: Share = option(0.1, needs="masked_item_weight")
     """Cloze task: share of sequences with the last position alone masked, as at inference."""
-    masked_batch_share: float = option(0.5, "enhanced", needs="masked_item_weight")
+    masked_batch_share: Share = option(0.5, "enhanced", needs="masked_item_weight")
     """Share of batches that carry the cloze task; the others carry the causal tasks."""
-    late_start_share: float = option(0.0, "enhanced")
+    late_start_share: Share = option(0.0, "enhanced")
     """Share of training sequences that begin late, without the user's id, as if the past were lost:
     what is left is short as often as long (its logarithm is uniform)."""
     loss: Literal["softmax", "sampled_softmax"] = "softmax"
     """What the item heads minimise: cross-entropy over the whole catalogue or, for very large ones,
     over samples."""
-    negatives: int = option(512, needs="loss=sampled_softmax")
+    negatives: Count = option(512, needs="loss=sampled_softmax")
     """Items drawn for each pass, shared by its positions (--loss sampled_softmax)."""
     start_from: str = ""
     """Checkpoint folder of a model of the same kind to go on from, grown by new items and users."""
@@ -275,20 +278,8 @@ class TrainSettings:
     run_name: str = option("", needs="use_wandb")
     """Name of the run there; without it that of its record."""
 
-    def __post_init__(self) -> None:
-        at_least(
-            1, self, "batch_size", "max_epochs", "patience", "eval_every", "negatives"
-        )
-        at_least(
-            0, self, "batch_tokens", "weight_decay", "max_minutes", "max_steps", "seed"
-        )
-        require(self.learning_rate > 0, "--learning_rate must be above 0")
-        require(0 < self.mask_prob < 1, "--mask_prob must lie between 0 and 1")
-        for name in ("last_mask_share", "masked_batch_share", "late_start_share"):
-            require(0 <= getattr(self, name) <= 1, f"--{name} must lie in [0, 1]")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class EvalSettings:
     """How rankings are judged."""
 
@@ -303,7 +294,7 @@ class EvalSettings:
     the target, of which those in the history are then left out."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """All settings of a run."""
 
@@ -313,9 +304,6 @@ class Settings:
     eval: EvalSettings = field(default_factory=EvalSettings)
 
     def __post_init__(self) -> None:
-        for name, value in self.to_dict().items():
-            finite = not isinstance(value, float) or math.isfinite(value)
-            require(finite, f"--{name} must be a finite number")
         both_item_heads = self.model.next_item_weight and self.model.masked_item_weight
         if self.model.model == "enhanced" and both_item_heads:
             require(
@@ -325,14 +313,22 @@ class Settings:
             )
 
     def replace(self, **values: Any) -> "Settings":
-        """Copy with some fields changed, named without their section."""
-        unknown = set(values) - set(all_fields())
+        """Copy with some fields changed, named without their section. Raises `UserError` for an
+        unknown name or a value that cannot be."""
+        unknown = values.keys() - FIELDS
         if unknown:
             raise UserError(unknown_name("setting", min(unknown)))
         sections = {}
-        for name, section in SECTIONS.items():
-            own = {key: values[key] for key in section_fields(section) if key in values}
-            sections[name] = dataclasses.replace(getattr(self, name), **own)
+        for name in SECTIONS:
+            section = getattr(self, name)
+            own = {key: values[key] for key in vars(section) if key in values}
+            try:
+                sections[name] = dataclasses.replace(section, **own)
+            except ValidationError as error:
+                fault = error.errors()[0]
+                raise UserError(
+                    f"--{fault['loc'][0]} {fault['input']!r}: {fault['msg']}"
+                ) from None
         return Settings(**sections)
 
     def to_dict(self) -> dict[str, Any]:
@@ -344,6 +340,12 @@ class Settings:
 
 
 SECTIONS = {entry.name: entry.default_factory for entry in dataclasses.fields(Settings)}
+# Every setting by name.
+FIELDS = {
+    entry.name: entry
+    for section in SECTIONS.values()
+    for entry in dataclasses.fields(section)
+}
 
 # Where things lie and who follows the run: never changes a result.
 BOOKKEEPING = ("checkpoint_dir", "runs_dir", "data_dir", "use_wandb", "wandb_mode")
@@ -357,27 +359,14 @@ def names_of(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def section_fields(section: type) -> dict[str, dataclasses.Field]:
-    """Fields of a settings dataclass by name."""
-    return {entry.name: entry for entry in dataclasses.fields(section)}
-
-
-def all_fields() -> dict[str, dataclasses.Field]:
-    """Every setting by name."""
-    fields: dict[str, dataclasses.Field] = {}
-    for section in SECTIONS.values():
-        fields |= section_fields(section)
-    return fields
-
-
 def model_only(name: str) -> str | None:
     """The one model that a setting belongs to, or None if both read it."""
-    return all_fields()[name].metadata.get("model")
+    return FIELDS[name].metadata.get("model")
 
 
 def idle(name: str, settings: Settings) -> str | None:
     """The flag (with its value) that a setting lacks to have an effect, or None if it has one."""
-    needs = all_fields()[name].metadata.get("needs")
+    needs = FIELDS[name].metadata.get("needs")
     if needs is None:
         return None
     other, _, value = needs.partition("=")
@@ -391,4 +380,4 @@ def idle(name: str, settings: Settings) -> str | None:
 
 def unknown_name(kind: str, name: str) -> str:
     """Error text for a name nobody knows, with the nearest one that exists."""
-    return f"unknown {kind} {name!r}; {nearest(name, all_fields(), '--help lists them all')}"
+    return f"unknown {kind} {name!r}; {nearest(name, FIELDS, '--help lists them all')}"

@@ -12,12 +12,10 @@ from growth import for_catalogue
 from model_io import Checkpoint, load_model, new_model, training_hashes
 from settings import (
     BOOKKEEPING,
-    DataSettings,
     ModelSettings,
     Settings,
     idle,
     model_only,
-    section_fields,
 )
 from support.checkpoint import load_weights
 from support.errors import UserError
@@ -58,7 +56,7 @@ def starting_model(
 
 def _check_same_model(theirs: ModelSettings, settings: Settings) -> None:
     ours = settings.model
-    for name in set(section_fields(ModelSettings)) - MAY_CHANGE:
+    for name in vars(theirs).keys() - MAY_CHANGE:
         before, now = getattr(theirs, name), getattr(ours, name)
         if name.endswith(
             "_weight"
@@ -137,7 +135,7 @@ def _refuse_other_data(origin: str, info: dict[str, Any], settings: Settings) ->
     out. origin: the flag and folder that brought it here."""
     # The hash does not hold each choice, so one that rounds alike is compared too.
     theirs, ours = Settings().replace(**info["settings"]).to_dict(), settings.to_dict()
-    for name in section_fields(DataSettings):
+    for name in vars(settings.data):
         if name in (*BOOKKEEPING, "dataset") or idle(name, settings) is not None:
             continue
         if theirs[name] != ours[name]:

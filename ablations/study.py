@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import as_flags, parse_command_line
+from command_line import settings_of, settings_parser
 from dataset import Dataset
 from presets import PRESETS
-from settings import BOOKKEEPING, Settings, all_fields, idle, model_only, unknown_name
+from settings import BOOKKEEPING, FIELDS, Settings, idle, model_only, unknown_name
 from support.checkpoint import WEIGHTS
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
@@ -87,7 +87,8 @@ def load_study(name: str, flags: Sequence[str] = ()) -> Study:
         problem = "a study needs variants: lines of 'name: {setting: value}'"
         refuse(path, lines.get(("variants",), 1), problem)
     # Wrong flags are not the file's fault.
-    parse_command_line(["--preset", base, *flags], "")
+    given = vars(settings_parser("").parse_args(list(flags)))
+    settings_of(base, given)
     found: list[Variant] = []
     for variant, changes in variants.items():
         place = ("variants", variant)
@@ -99,7 +100,7 @@ def load_study(name: str, flags: Sequence[str] = ()) -> Study:
             )
         own = dict(changes or {})
         against = _reference(own, found, path, lines[place])
-        settings = _checked(path, lines, base, place, {**common, **own}, flags)
+        settings = _checked(path, lines, base, place, {**common, **own}, given)
         for other in found:
             if _in_use(other.settings) == _in_use(settings):
                 problem = f"variants {other.name!r} and {variant!r} are alike"
@@ -146,10 +147,9 @@ def _checked(
     base: str,
     place: tuple[str, ...],
     changes: dict[str, Any],
-    flags: Sequence[str],
+    flags: dict[str, Any],
 ) -> Settings:
     """The settings that changes to a preset make, checked as the command line checks them."""
-    arguments: dict[str, list[str]] = {}
     at = {}
     for name, value in changes.items():
         at[name] = (
@@ -157,7 +157,7 @@ def _checked(
             or lines.get(("settings", name))
             or lines.get(place, 1)
         )
-        if name not in all_fields():
+        if name not in FIELDS:
             refuse(path, at[name], unknown_name("setting", name))
         if name in BOOKKEEPING or name in ("seed", "teacher", "start_from"):
             refuse(
@@ -167,14 +167,12 @@ def _checked(
             )
         if isinstance(value, list | dict | None):
             refuse(path, at[name], f"{name}: expected one value")
-        arguments[name] = as_flags(name, value)
-    given = [argument for alone in arguments.values() for argument in alone]
     try:
-        settings, _ = parse_command_line(["--preset", base, *given, *flags], "")
+        settings = settings_of(base, {**changes, **flags})
     except UserError as error:
-        for name, alone in arguments.items():  # which of them is wrong by itself?
+        for name, value in changes.items():  # which of them is wrong by itself?
             try:
-                parse_command_line(["--preset", base, *alone], "")
+                settings_of(base, {name: value})
             except UserError as own:
                 refuse(path, at[name], str(own))
         refuse(path, lines.get(place, 1), str(error))

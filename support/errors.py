@@ -4,7 +4,6 @@ import difflib
 import errno
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
 
 # A full or read-only disk, or a file where a folder should be.
 DISK_ERRORS = {
@@ -28,12 +27,6 @@ def require(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless the condition holds."""
     if not condition:
         raise UserError(message)
-
-
-def at_least(least: int, settings: Any, *names: str) -> None:
-    """Raise `UserError` for a setting below its least value."""
-    for name in names:
-        require(getattr(settings, name) >= least, f"--{name} must be at least {least}")
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:

@@ -24,10 +24,11 @@ ORDER = [
     {"dataset", "readers"},
     {"data_card"},
     {"data_processor"},
+    {"outputs"},
     {"transformer", "losses"},
     {"batches"},
     {"training_batches"},
-    {"features", "graph", "text_vectors", "views", "outputs", "scorer"},
+    {"features", "graph", "text_vectors", "views", "scorer"},
     {"heads"},
     {"baselines"},
     {"evaluation"},
@@ -162,9 +163,9 @@ def test_readme_map_names_every_root_module_and_folder():
 def test_readme_flags_exist():
     """Every flag that the README shows is one that a script takes."""
     from inference import _parser
-    from settings import all_fields
+    from settings import FIELDS
 
-    known = set(all_fields()) | {"preset", "config", "resume", "help", "nproc_per_node"}
+    known = set(FIELDS) | {"preset", "config", "resume", "help", "nproc_per_node"}
     known |= {
         "size",
         "until",

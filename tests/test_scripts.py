@@ -364,9 +364,9 @@ DAMAGE = {
     "settings of a wrong kind": (
         lambda folder: edit(
             folder / "checkpoint.json",
-            lambda content: content["settings"].update(hidden_size="16"),
+            lambda content: content["settings"].update(hidden_size="wide"),
         ),
-        "description is damaged",
+        "--hidden_size 'wide': Input should be a valid integer",
     ),
     "settings of another version": (
         lambda folder: edit(
