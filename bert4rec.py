@@ -40,7 +40,7 @@ from scorer import NOTHING, Scorer
 from settings import ModelSettings, Settings, TrainSettings
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from support.errors import UserError
-from training_loop import fit, seed_everything
+from training_loop import fit
 from training_state import Progress
 from transformer import (
     Attend,
@@ -348,5 +348,5 @@ class BERT4RecTrainer:
         data = from_sequences(
             self.dataset.user_sequences, self.model.vocab_size, split=validate
         )
-        seed_everything(seed)
+        torch.manual_seed(seed)
         return fit(self.model, data, settings, validate=validate, quiet=True)

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from baselines.popularity import Popularity
-from command_line import parse_command_line, say_idle_flags
 from data_processor import load
 from evaluation.protocols import protocol_line, target_ranks
 from evaluation.report import print_ranking, summarise
 from model_io import load_model
 from settings import EvalSettings, Settings
+from support.arguments import ArgumentParser
 from support.checkpoint import write_json
-from support.errors import UserError, run_command
-from trainer import stored_settings, train
+from support.errors import run_command
+from trainer import asked_for, train
 
 CLAIMED = {
     "S": (0.4102, 0.3531),
@@ -59,30 +59,16 @@ def compare_candidates(settings: Settings) -> dict[str, dict[str, Any]]:
 
 def main(argv: list[str]) -> None:
     """See the module's head."""
-    size, rest = "S", list(argv)
-    if "--size" in rest:
-        place = rest.index("--size")
-        size, rest = (
-            " ".join(rest[place + 1 : place + 2]),
-            rest[:place] + rest[place + 2 :],
-        )
-    if size not in CLAIMED:
-        raise UserError(f"--size {size!r}: choose {', '.join(CLAIMED)}")
-    if not any(
-        token.partition("=")[0] in ("--checkpoint_dir", "--checkpoint-dir")
-        for token in rest
-    ):
-        rest += ["--checkpoint_dir", f"checkpoints/multi-{size}"]
-    preset = (
-        []
-        if "--resume" in rest
-        else ["--preset", f"multi-{size}", "--model", "vanilla"]
-    )
-    settings, resume = parse_command_line([*preset, *rest], __doc__)
-    say_idle_flags(rest, settings)
-    if resume:
-        folder = settings.train.checkpoint_dir
-        settings = stored_settings(Path(folder)).replace(checkpoint_dir=folder)
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--size", choices=CLAIMED, default="S")
+    flags, rest = parser.parse_known_args(argv)
+    size = flags.size
+    place = ["--checkpoint_dir", f"checkpoints/multi-{size}"]
+    preset = ["--preset", f"multi-{size}", "--model", "vanilla"]
+    if "--resume" in rest:
+        preset = []
+    # What stands later holds.
+    settings, resume = asked_for([*place, *preset, *rest], __doc__)
     train(settings, resume)
     results = compare_candidates(settings)
     for candidates, result in results.items():

@@ -130,7 +130,7 @@ def load_model(
             f"{folder} holds no catalogue: it is the state of a training run or a library "
             f"model, not a model for recommendation; give checkpoints/best"
         )
-    settings = _stored_settings(folder, info)
+    settings = stored_settings(folder, info)
     catalogue = _stored_catalogue(folder, info, settings.data, data_dir)
     try:
         model = build_model(catalogue, settings.model)
@@ -140,7 +140,8 @@ def load_model(
     return Checkpoint(model.eval(), settings, catalogue, info)
 
 
-def _stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
+def stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
+    """The settings in a checkpoint's description."""
     try:
         return Settings().replace(**info["settings"])
     except (KeyError, TypeError, ValueError) as error:

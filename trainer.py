@@ -9,34 +9,29 @@ flags: --help, or settings.py. Own data: `--dataset clicks.csv`, or a YAML file 
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from batches import history_batch, history_of
 from command_line import parse_command_line, say_idle_flags
 from data_processor import load
 from dataset import Dataset
-from evaluation.protocols import (
-    filters_seen,
-    hide_seen,
-)
+from engine import Query, RecommendationEngine
 from measuring import measure, report
-from model_io import load_model, save_model
+from model_io import load_model, save_model, stored_settings
 from settings import Settings
 from starting import check_start, load_teachers, starting_model
-from support.checkpoint import read_json, settled
+from support.checkpoint import INFO, read_json, settled
 from support.errors import UserError, run_command
 from support.processes import leave_process_group
 from support.tracking import Tracker, git_commit, run_identity, run_path
 from text_vectors import available
-from training_loop import Stopped, fit, seed_everything
+from training_loop import fit
+from training_state import Progress
 
-STOPPED = 130  # the shell's code for Ctrl-C
+SHOWN_USERS = 5  # for whom W&B shows recommendations, about
 
 
 def train(
@@ -52,20 +47,34 @@ def train(
     settings = settings.replace(text_encoder=available(settings.model.text_encoder))
     data = _load_data(settings)
     folder = Path(settings.train.checkpoint_dir)
-    seed_everything(settings.train.seed)
+    torch.manual_seed(settings.train.seed)
     model = starting_model(data, settings)
-    teachers = load_teachers(data, settings)
-    record = None
+    tracker = Tracker(None, {})
     if main_process:
         # Found out now, if it cannot be written.
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{data.name}-{settings.model.model}"
-        record = run_path(settings.train.runs_dir, name)
         identity = identity or run_identity(folder / "run_id", resume)
+        tracker = _tracker(settings, data, identity)
         _announce(settings, data, model)
-    tracker = _tracker(record, settings, data.split_hash, identity)
+    best = folder / "best"
+
+    def keep(model: nn.Module, validation: dict[str, Any], first: bool) -> None:
+        save_model(best, model, settings, data, validation, keep_previous=first)
+
     try:
-        results = _train_and_measure(settings, model, data, teachers, resume, tracker)
+        progress = fit(
+            model,
+            data,
+            settings,
+            state_folder=folder / "last",
+            resume=resume,
+            tracker=tracker,
+            on_best=keep,
+            teachers=load_teachers(data, settings),
+        )
+        results = None
+        if main_process:
+            results = _measure(tracker, model, data, settings, progress)
         tracker.close()
     except BaseException:
         tracker.close(failed=True)
@@ -73,42 +82,43 @@ def train(
     finally:
         leave_process_group()
     if main_process:
-        print(f"Record of the run: {record}")
+        print(f"\nModel, results and ranks of each request: {best}")
+        print(f"Record of the run: {tracker.path}")
     return results
 
 
-def _train_and_measure(
-    settings: Settings,
+def _tracker(settings: Settings, data: Dataset, identity: str) -> Tracker:
+    """The record that these settings ask for, on W&B if they say so."""
+    train = settings.train
+    values = settings.to_dict() | {"split_hash": data.split_hash}
+    values["git_commit"] = git_commit()
+    path = run_path(train.runs_dir, f"{data.name}-{settings.model.model}")
+    return Tracker(path, values, train.use_wandb, identity)
+
+
+def _measure(
+    tracker: Tracker,
     model: nn.Module,
     data: Dataset,
-    teachers: Sequence[nn.Module],
-    resume: bool,
-    tracker: Tracker,
-) -> dict[str, Any] | None:
-    folder = Path(settings.train.checkpoint_dir)
-    best = folder / "best"
-
-    def keep(model: nn.Module, validation: dict[str, Any], first: bool) -> None:
-        save_model(best, model, settings, data, validation, keep_previous=first)
-
-    progress = fit(
-        model,
-        data,
-        settings,
-        state_folder=folder / "last",
-        resume=resume,
-        tracker=tracker,
-        on_best=keep,
-        teachers=teachers,
-    )
-    if int(os.environ.get("RANK", "0")):
-        return None
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:
+    """What comes after training: figures, tables, and what W&B shows of a model."""
+    best = Path(settings.train.checkpoint_dir) / "best"
     results = measure(model, data, settings, progress, best)
-    show_results(tracker, results)
+    tracker.log("test", **results)
     if tracker.shown:
-        _show_model(tracker, model, data, settings, best)
+        engine = RecommendationEngine(best, settings.data.data_dir)
+        ids = data.catalogue.users.ids
+        rows = []
+        for user in ids[:: max(1, len(ids) // SHOWN_USERS)].tolist():
+            query = Query(engine.history(user), or_fewer=True)
+            for item in engine.answer([query])[0]:
+                rows.append([str(user), item.rank, item.name, item.score])
+        tracker.table("recommendations", ["user_id", "place", "item", "score"], rows)
+        name = f"{data.name}-{settings.model.model}-{settings.train.seed}"
+        tracker.artifact(best, name)
     report(results, progress)
-    print(f"\nModel, results and ranks of each request: {best}")
     return results
 
 
@@ -121,52 +131,6 @@ def _load_data(settings: Settings) -> Dataset:
     data = load(settings.data, start.catalogue)
     check_start(start, data, settings)
     return data
-
-
-def _tracker(
-    record: Path | None, settings: Settings, split_hash: str, identity: str
-) -> Tracker:
-    """The record that these settings ask for, on W&B if they say so."""
-    train = settings.train
-    values = settings.to_dict() | {"split_hash": split_hash, "git_commit": git_commit()}
-    where = (train.use_wandb, train.wandb_mode, train.run_group, train.run_name)
-    return Tracker(record, values, *where, identity)
-
-
-def show_results(tracker: Tracker, results: dict[str, Any]) -> None:
-    """What W&B shows of a run's end: the figures, and the ranking as a table."""
-    tracker.log("test", **results)
-    ranking = results["ranking"]
-    metrics = list(next(iter(ranking.values())))
-    rows = [
-        [name, *(row[metric]["mean"] for metric in metrics)]
-        for name, row in ranking.items()
-    ]
-    tracker.table("results", ["model", *metrics], rows)
-
-
-def _show_model(
-    tracker: Tracker, model: nn.Module, data: Dataset, settings: Settings, folder: Path
-) -> None:
-    """What W&B shows beside: recommendations for a few users, the checkpoint."""
-    number = min(5, data.num_users)
-    users = np.linspace(1, data.num_users, num=number, dtype=np.int64)
-    histories = [history_of(data, user) for user in users.tolist()]
-    batch = history_batch(histories, data.catalogue, settings.model.seq_length)
-    with torch.no_grad():
-        scores = model.frozen().score(batch.to(next(model.parameters()).device)).cpu()
-    if filters_seen(settings.eval, data):
-        hide_seen(scores, data, users, data.offsets[users + 1])
-    best = scores.topk(min(10, len(data.catalogue.items.ids)))
-    rows = []
-    for user, items, values in zip(users, best.indices, best.values, strict=True):
-        for place, (item, value) in enumerate(zip(items, values, strict=True), start=1):
-            name = data.catalogue.items.names[int(item)]
-            rows.append([str(data.catalogue.users.id(user)), place, name, float(value)])
-    tracker.table("recommendations", ["user_id", "place", "item", "score"], rows)
-    tracker.artifact(
-        folder, f"{data.name}-{settings.model.model}-{settings.train.seed}"
-    )
 
 
 def _announce(settings: Settings, data: Dataset, model: nn.Module) -> None:
@@ -186,44 +150,26 @@ def _announce(settings: Settings, data: Dataset, model: nn.Module) -> None:
     )
 
 
-def stored_settings(folder: Path) -> Settings:
-    """Settings of the stopped run in `folder`."""
-    if not settled(folder / "last"):
-        raise UserError(
-            f"--resume: {folder / 'last'} does not exist; there is no stopped run to go on "
-            f"with"
-        )
-    path = folder / "last" / "checkpoint.json"
-    try:
-        return Settings().replace(**read_json(path)["settings"])
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"--resume: {path} is damaged ({error!r}); start again without --resume"
-        ) from error
-    except UserError as error:
-        raise UserError(
-            f"--resume: {path} was written by another version of this program ({error}); "
-            f"use that version, or start again without --resume"
-        ) from error
-
-
-def main(argv: list[str]) -> int:
-    """Exit code 0, or 130 after a stop that `--resume` can undo."""
-    settings, resume = parse_command_line(argv, __doc__)
+def asked_for(argv: list[str], description: str) -> tuple[Settings, bool]:
+    """(settings, resume) of a command line; with --resume the settings are those of the stopped
+    run."""
+    settings, resume = parse_command_line(argv, description)
     say_idle_flags(argv, settings)
+    if not resume:
+        return settings, resume
     folder = settings.train.checkpoint_dir
-    if resume:
-        settings = stored_settings(Path(folder)).replace(checkpoint_dir=folder)
-    try:
-        train(settings, resume)
-    except Stopped:
-        extra = "" if folder == "checkpoints" else f" --checkpoint_dir {folder}"
-        print(
-            f"\nstopped and saved; go on with: python trainer.py --resume{extra}",
-            file=sys.stderr,
+    last = Path(folder) / "last"
+    if not settled(last):
+        raise UserError(
+            f"--resume: {last} does not exist; there is no stopped run to go on with"
         )
-        return STOPPED
-    return 0
+    stored = stored_settings(last, read_json(last / INFO))
+    return stored.replace(checkpoint_dir=folder), resume
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    train(*asked_for(argv, __doc__))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ stopped run is a folder that `resume` reads.
 """
 
 import contextlib
+import copy
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from batches import Batch
 from dataset import Dataset
@@ -24,7 +27,6 @@ from settings import Settings, TrainSettings
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
 from support.processes import stop_signals
-from support.progress import ProgressBar
 from support.tracking import Tracker
 from training_batches import TrainingBatches
 from training_state import (
@@ -54,66 +56,55 @@ def fit(
     data: Dataset,
     settings: Settings,
     *,
-    validate: bool = True,
-    state_folder: Path | None = None,
     resume: bool = False,
-    tracker: Tracker | None = None,
-    on_best: OnBest | None = None,
-    quiet: bool = False,
-    teachers: Sequence[nn.Module] = (),
+    **options: Any,
 ) -> Progress:
     """Train a model and leave the best weights in it.
+
+    resume: go on with the state in `state_folder`. options: as in `Run`. Raises `Stopped` after
+    Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is not finite.
+    """
+    # One object holds the run, so that each of its phases can be tested alone.
+    run = Run(model, data, settings, **options)
+    if resume:
+        run.progress = Progress(**load_state(run, run.state_folder))
+    with stop_signals() as stop, run.bar:
+        while run.progress.epoch < run.epochs and not run.progress.finished:
+            run.train_epoch(stop)
+            run.evaluate_if_due()
+    # Training seldom ends with its best weights.
+    model.load_state_dict(run.best_weights or model.state_dict())
+    model.eval()
+    return run.progress
+
+
+class Run:
+    """The parts of one run and its phases.
 
     validate: select on the validation targets and stop early; False trains on everything for all
     epochs. state_folder: where the state for `resume` is kept (written at each evaluation and
     when the run is stopped). on_best(model, record, first): called on the main process whenever
     the validation score improves; first is True for the first time in a run, resumed or not.
     teachers: models of the same kind and catalogue whose distributions the item heads follow.
-    Raises `Stopped` after Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is
-    not finite.
     """
-    # One object holds the run, so that each of its phases can be tested alone.
-    run = Run(
-        model,
-        data,
-        settings,
-        validate,
-        state_folder,
-        tracker or Tracker(None, {}),
-        on_best,
-        quiet,
-        teachers,
-    )
-    if resume:
-        run.progress = Progress(**load_state(run, state_folder))
-        run.bar.update(run.progress, {})
-    with stop_signals() as stop, run.bar:
-        while run.progress.epoch < run.epochs and not run.progress.finished:
-            run.train_epoch(stop)
-            run.evaluate_if_due()
-    run.finish()
-    return run.progress
-
-
-class Run:
-    """The parts of one run and its phases."""
 
     def __init__(
         self,
         model: nn.Module,
         data: Dataset,
         settings: Settings,
-        validate: bool,
-        state_folder: Path | None,
-        tracker: Tracker,
-        on_best: OnBest | None,
-        quiet: bool,
+        *,
+        validate: bool = True,
+        state_folder: Path | None = None,
+        tracker: Tracker | None = None,
+        on_best: OnBest | None = None,
+        quiet: bool = False,
         teachers: Sequence[nn.Module] = (),
     ) -> None:
         self.model, self.data, self.settings = model, data, settings
         self.train, self.weights = settings.train, settings.model.task_weights
         self.validate, self.state_folder = validate, state_folder
-        self.tracker, self.on_best = tracker, on_best
+        self.tracker, self.on_best = tracker or Tracker(None, {}), on_best
         self.accelerator = _accelerator(self.train)
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
@@ -141,10 +132,11 @@ class Run:
         if self.rank:  # each process draws dropout masks and negatives of its own
             torch.manual_seed(self.train.seed + 1_000_003 * self.rank)
         self.progress, self.best_weights = Progress(), {}
-        self.loss_sums: dict[str, torch.Tensor] = {}
-        self.loss_counts: dict[str, float] = {}
-        hidden = quiet or not self.accelerator.is_main_process
-        self.bar = ProgressBar(self.steps, hidden=hidden)
+        self.loss_sums: dict[str, Any] = defaultdict(float)
+        self.loss_counts: dict[str, float] = defaultdict(float)
+        self.quiet = quiet or not self.accelerator.is_main_process
+        # On a terminal alone.
+        self.bar = tqdm(total=self.steps, disable=self.quiet or None)
 
     # Phases
 
@@ -164,7 +156,9 @@ class Run:
             count_time()
             # A look at the losses waits for the device, so not at every step.
             if progress.step % LOG_EVERY == 0:
-                self.bar.update(progress, self.mean_losses())
+                self.bar.set_description(f"epoch {progress.epoch + 1}", refresh=False)
+                self.bar.set_postfix(self.mean_losses(), refresh=False)
+                self.bar.update(progress.step - self.bar.n)
             # --max_steps are taken or --max_minutes are over
             if self.schedule_position() >= 1:
                 progress.finished = True
@@ -173,8 +167,8 @@ class Run:
                 self.mean_losses()
                 self.save()
                 raise Stopped(
-                    "stopped and saved; the same command goes on, trainer.py and "
-                    "bert_multi.py with --resume"
+                    f"stopped and saved in {self.state_folder}; the same command goes on, "
+                    f"trainer.py and bert_multi.py with --resume"
                 )
         progress.epoch += 1
         progress.step_in_epoch = 0
@@ -226,8 +220,8 @@ class Run:
             return
         # The mean over the batch is the sum of the parts' means by their shares.
         for task, loss in losses.items():
-            self.loss_sums[task] = self.loss_sums.get(task, 0.0) + share * loss.detach()
-            self.loss_counts[task] = self.loss_counts.get(task, 0.0) + share
+            self.loss_sums[task] += share * loss.detach()
+            self.loss_counts[task] += share
         total = sum(self.weights[task] * loss for task, loss in losses.items())
         self.accelerator.backward(total * share)
 
@@ -256,13 +250,9 @@ class Run:
             **metrics,
         }
         if metrics[SELECTION_METRIC] > progress.best_score:
-            # Training seldom ends with its best weights, so they are kept.
             first, progress.best = not progress.best, record
             progress.evaluations_without_gain = 0
-            state = self.model.state_dict()
-            self.best_weights = {
-                name: value.detach().clone() for name, value in state.items()
-            }
+            self.best_weights = copy.deepcopy(self.model.state_dict())
             if self.on_best is not None and self.accelerator.is_main_process:
                 self.on_best(self.model, record, first)
         else:
@@ -279,24 +269,8 @@ class Run:
             best=progress.best_score,
             learning_rate=self.optimizer.param_groups[0]["lr"],
         )
-        self.bar.report(record, losses, progress.best)
-
-    def finish(self) -> None:
-        """Leave the best weights in the model and close the record."""
-        self.model.load_state_dict(self.best_weights or self.model.state_dict())
-        progress = self.progress
-        # A run that still rises at its end says that more epochs may help.
-        improving = progress.best.get("epoch") == progress.epoch == self.epochs
-        self.tracker.log(
-            "fit",
-            epochs=progress.epoch,
-            steps=progress.step,
-            tokens=progress.tokens * self.world,
-            training_seconds=round(progress.seconds, 2),
-            best=progress.best,
-            still_improving_at_the_end=self.validate and improving,
-        )
-        self.model.eval()
+        if not self.quiet:
+            self.bar.write(_line(record, losses, progress.best))
 
     def save(self) -> None:
         """Write what `resume` needs; main process only."""
@@ -368,14 +342,21 @@ class Run:
                     f"is kept)"
                 )
         if reset:  # the next means are of what follows
-            self.loss_sums, self.loss_counts = {}, {}
+            self.loss_sums.clear()
+            self.loss_counts.clear()
         return means
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch's and numpy's global streams; batches and masks have streams of their own."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
+def _line(
+    record: dict[str, Any], losses: dict[str, float], best: dict[str, Any]
+) -> str:
+    """What an evaluation found; * if it is the best so far."""
+    parts = " ".join(f"{task} {value:.3f}" for task, value in losses.items())
+    mark = " *" if best["epoch"] == record["epoch"] else ""
+    return (
+        f"epoch {record['epoch']:3d}  {record['seconds']:6.0f} s  losses: {parts}  validation: "
+        f"HR@10 {record['HR@10']:.4f} NDCG@10 {record['NDCG@10']:.4f}{mark}"
+    )
 
 
 def _accelerator(train: TrainSettings) -> Any:

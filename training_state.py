@@ -99,8 +99,8 @@ def load_state(run: Any, folder: Path) -> dict[str, Any]:
     if "random_cuda" in tensors and run.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["random_cuda"])
     losses = _part(tensors, "loss.")
-    run.loss_sums = {task: value.to(run.device) for task, value in losses.items()}
-    run.loss_counts = info["loss_counts"]
+    run.loss_sums |= {task: value.to(run.device) for task, value in losses.items()}
+    run.loss_counts |= info["loss_counts"]
     return info["progress"]
 
 

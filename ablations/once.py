@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ablations.study import code_version, data_hash, run_key
@@ -14,7 +15,7 @@ from starting import starting_model
 from support.checkpoint import settled
 from support.processes import alone
 from text_vectors import available
-from training_loop import fit, seed_everything
+from training_loop import fit
 
 
 def trained(
@@ -34,7 +35,7 @@ def trained(
         if (folder / "checkpoint.json").exists():
             checkpoint = load_model(folder)
             return checkpoint.model, checkpoint.info["validation"], folder
-        seed_everything(settings.train.seed)
+        torch.manual_seed(settings.train.seed)
         model = starting_model(data, settings, validate)
         progress = fit(
             model,

@@ -21,7 +21,7 @@ from model_io import new_model, save_model
 from settings import Settings
 from support.devices import choose_device, uses_bf16
 from support.memory import peak_memory_mb
-from training_loop import fit, seed_everything
+from training_loop import fit
 
 # What all sides share: width, depth, heads, length, sequences a step, share of masked positions,
 # dropout, full softmax.
@@ -63,7 +63,7 @@ class Ours:
         self.settings = Settings().replace(dataset=dataset, **SHARED, **MODELS[kind])
         self.data = load(self.settings.data)
         self.users = self.data.catalogue.users.ids.tolist()
-        seed_everything(self.settings.train.seed)
+        torch.manual_seed(self.settings.train.seed)
         self.model = new_model(self.data, self.settings.model)
         self.engine: RecommendationEngine | None = None
 

@@ -4,19 +4,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data_processor import load
 from engine import RecommendationEngine
 from model_io import new_model, save_model
 from presets import preset_settings
 from support.errors import run_command
-from training_loop import fit, seed_everything
+from training_loop import fit
 
 
 def main(folder: str = "checkpoints/example", **changes: Any) -> None:
     """changes: settings by name, as in settings.py; dataset may be a file of your own."""
     settings = preset_settings("quick").replace(**changes)
     data = load(settings.data)
-    seed_everything(settings.train.seed)
+    torch.manual_seed(settings.train.seed)
     model = new_model(data, settings.model)
     progress = fit(model, data, settings)
     save_model(Path(folder), model, settings, data, progress.best)

@@ -19,8 +19,6 @@ from typing import Any
 from support.errors import UserError
 
 PROJECT = "enhanced-bert4rec"
-# ends the name of the mark beside a record that a dashboard has to its last line
-SHOWN = ".shown"
 # seconds that a dashboard may take to answer, and somebody at the terminal to log in
 PATIENCE = 30
 # seconds that it may take at the end to get what is still on its way
@@ -31,10 +29,10 @@ class Tracker:
     """Writes one JSON object a line: first the settings, then whatever `log` is given, last the
     summary.
 
-    path: None = keep no record (library use, secondary processes). wandb: on W&B besides; mode:
-    'online' (which the environment's WANDB_MODE overrules), 'offline' or 'disabled'; group and
-    name: under which it files the run; identity: by which it goes on with a resumed one (a
-    sweep's WANDB_RUN_ID overrules it).
+    path: None = keep no record (library use, secondary processes). settings: of the run, those of
+    W&B among them; WANDB_MODE in the environment overrules the mode 'online'. wandb: on W&B
+    besides; identity: by which it goes on with a resumed run (a sweep's WANDB_RUN_ID overrules
+    it).
     """
 
     def __init__(
@@ -42,17 +40,9 @@ class Tracker:
         path: Path | None,
         settings: dict[str, Any],
         wandb: bool = False,
-        mode: str = "online",
-        group: str = "",
-        name: str = "",
         identity: str = "",
     ) -> None:
-        self.path, self._started, self._library, self._kept = (
-            path,
-            time.time(),
-            None,
-            mode != "disabled",
-        )
+        self.path, self._started, self._library = path, time.time(), None
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +50,9 @@ class Tracker:
         if not wandb:
             return
         library = self._library = _import_wandb()
-        mode = os.environ.get("WANDB_MODE", mode) if mode == "online" else mode
+        mode = settings.get("wandb_mode", "online")
+        if mode == "online":
+            mode = os.environ.get("WANDB_MODE", mode)
         if mode == "online":
             self._try(lambda: _log_in(library))
         patience = library.Settings(
@@ -70,8 +62,8 @@ class Tracker:
             lambda: library.init(
                 project=PROJECT,
                 config=settings,
-                name=name or path.stem,
-                group=group or None,
+                name=settings.get("run_name") or path.stem,
+                group=settings.get("run_group") or None,
                 resume="allow",
                 mode=mode,
                 job_type="train",
@@ -99,14 +91,9 @@ class Tracker:
         """Show a table on the dashboard."""
         import pandas as pd
 
+        frame = pd.DataFrame(rows, columns=columns)
         self._try(
-            lambda: self._library.log(
-                {
-                    name: self._library.Table(
-                        dataframe=pd.DataFrame(rows, columns=columns)
-                    )
-                }
-            )
+            lambda: self._library.log({name: self._library.Table(dataframe=frame)})
         )
 
     def artifact(self, folder: Path, name: str) -> None:
@@ -122,12 +109,8 @@ class Tracker:
             self._try(keep)
 
     def close(self, failed: bool = False) -> None:
-        """Finish the run on the dashboard, if there is one; where all of it went there,
-        `was_shown` says so.
-        """
+        """Finish the run on the dashboard, if there is one."""
         self._try(lambda: self._library.finish(exit_code=int(failed)))
-        if self.shown and self._kept and not failed:
-            self.path.with_suffix(SHOWN).touch()
 
     def _try(self, action: Callable[[], Any]) -> None:
         """Do something with the dashboard, and without it from then on if that fails."""
@@ -152,11 +135,6 @@ class Tracker:
         }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-
-
-def was_shown(folder: Path) -> bool:
-    """Whether a record in a folder went to a dashboard, to its last line."""
-    return any(folder.glob(f"*{SHOWN}"))
 
 
 def _log_in(wandb: Any) -> None:
@@ -211,22 +189,21 @@ def git_commit() -> str:
     a repository; as it was when this process first asked."""
     root = Path(__file__).resolve().parent.parent
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
+        found = subprocess.run(
+            [
+                "git",
+                "describe",
+                "--always",
+                "--exclude=*",
+                "--abbrev=12",
+                "--dirty=+changes",
+            ],
             cwd=root,
             capture_output=True,
             text=True,
             check=True,
             timeout=10,
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return commit + ("+changes" if changes else "")
+    return found.stdout.strip()

@@ -12,7 +12,7 @@ from presets import PRESETS, preset_settings
 from settings import FIELDS, Settings, idle, model_only
 from support.errors import UserError
 from tests.conftest import ROOT, VARIANTS, tiny_settings
-from training_loop import fit, seed_everything
+from training_loop import fit
 
 # A value other than the one in `tiny_settings`, for every option that changes what training
 # arrives at.
@@ -98,7 +98,7 @@ def arrive(tiny, tmp_path, kind="enhanced", **changes):
         tiny.interactions.assign(time=tiny.interactions["time"] // 100_000 * 100_000)
     )
     data = process(coarse, settings.data)
-    seed_everything(settings.train.seed)
+    torch.manual_seed(settings.train.seed)
     model = new_model(data, settings.model)
     validations = []
     progress = fit(

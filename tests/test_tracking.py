@@ -131,7 +131,6 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(
         "epoch/loss_value",
         "epoch/learning_rate",
         "test/ranking/enhanced/NDCG@10/mean",
-        "results",
         "recommendations",
     ):
         assert name in told, name
@@ -139,7 +138,6 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(
         path.name.rpartition("_")[0].rpartition("_")[0]: json.loads(path.read_text())
         for path in log.glob("wandb/offline-run-*/files/media/table/*.table.json")
     }
-    assert [row[0] for row in tables["results"]["data"]] == ["popularity", "enhanced"]
     assert tables["recommendations"]["columns"] == ["user_id", "place", "item", "score"]
     assert len(tables["recommendations"]["data"]) == 50
     logged = [
@@ -329,9 +327,7 @@ def test_whatever_fails_is_said_once_and_left_alone(
             **functions,
         ),
     )
-    tracker = Tracker(
-        tmp_path / "run.jsonl", {"seed": 1}, "offline", group="g", name="n"
-    )
+    tracker = Tracker(tmp_path / "run.jsonl", {"seed": 1}, "offline")
     tracker.log("epoch", loss=0.5)
     tracker.table("results", ["model"], [["a"]])
     tracker.close()
@@ -344,7 +340,7 @@ def test_whatever_fails_is_said_once_and_left_alone(
             "finish": ["init", "log", "log", "finish"],
         }[failing]
     )
-    assert tracker.shown is False and not tracking.was_shown(tmp_path)
+    assert tracker.shown is False
 
 
 def test_the_sweep_speaks_the_trainers_language():
