@@ -81,9 +81,6 @@ def train(
         raise
     finally:
         leave_process_group()
-    if main_process:
-        print(f"\nModel, results and ranks of each request: {best}")
-        print(f"Record of the run: {tracker.path}")
     return results
 
 
@@ -119,6 +116,8 @@ def _measure(
         name = f"{data.name}-{settings.model.model}-{settings.train.seed}"
         tracker.artifact(best, name)
     report(results, progress)
+    print(f"\nModel, results and ranks of each request: {best}")
+    print(f"Record of the run: {tracker.path}")
     return results
 
 
