@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dataset import MASK, NO_TIME, PAD, UNKNOWN, Catalogue, Dataset
-from transformer import Pattern, positions_before
+from transformer import Pattern
 
 WIDTH_STEP, ROW_STEP = 8, 64
 Columns = Mapping[str, Tensor]
@@ -47,52 +47,49 @@ class Batch:
     views: "tuple[Batch, ...]" = ()
 
     def each(
-        self, grid: Callable[[Tensor], Tensor], row: Callable[[Tensor], Tensor]
+        self,
+        grid: Callable[[Tensor], Tensor],
+        row: Callable[[Tensor], Tensor] | None = None,
     ) -> "Batch":
-        """Copy with one function applied to every (B, L) tensor and another to every (B, ...)
-        one.
-        """
-        changes: dict[str, Any] = {name: grid(getattr(self, name)) for name in GRIDS}
-        changes |= {name: row(getattr(self, name)) for name in ROWS}
-        for name, function in (
-            ("columns", grid),
-            ("target_columns", grid),
-            ("user_columns", row),
-        ):
-            columns = getattr(self, name)
-            changes[name] = {key: function(value) for key, value in columns.items()}
+        """Copy with one function applied to every (B, L) tensor, and another one, or the same, to
+        every (B, ...) one."""
+        changes: dict[str, Any] = {}
+        for names, function in ((GRIDS, grid), (ROWS, row or grid)):
+            for name in names:
+                value = getattr(self, name)
+                if isinstance(value, Tensor):
+                    changes[name] = function(value)
+                else:
+                    changes[name] = {key: function(part) for key, part in value.items()}
         return self.replace(**changes)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name; those of a column as 'columns.rating'."""
-        named = {name: getattr(self, name) for name in (*GRIDS, *ROWS)}
-        for name in ("columns", "target_columns", "user_columns"):
-            for key, value in getattr(self, name).items():
-                named[f"{name}.{key}"] = value
+        named = {}
+        for name in (*GRIDS, *ROWS):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                named[name] = value
+            else:
+                named |= {f"{name}.{key}": part for key, part in value.items()}
         return named
 
     def to(self, device: torch.device) -> "Batch":
         """Copy on a device."""
-        if device.type == "cpu":
-            return self
-        moved = self.each(
-            lambda tensor: tensor.to(device), lambda tensor: tensor.to(device)
-        )
+        moved = self.each(lambda tensor: tensor.to(device))
         return moved.replace(views=tuple(view.to(device) for view in self.views))
 
     def replace(self, **changes: Any) -> "Batch":
         """Copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def select(self, rows: Sequence[int] | Tensor) -> "Batch":
-        """Some of the sequences, without views."""
-        chosen = self.each(lambda tensor: tensor[rows], lambda tensor: tensor[rows])
+    def select(self, rows: Tensor | slice) -> "Batch":
+        """Some of the sequences, without views, no wider than the longest of them needs."""
+        width = padded_width(int(self.lengths[rows].max()), self.items.shape[1])
+        chosen = self.each(
+            lambda tensor: tensor[rows, :width], lambda tensor: tensor[rows]
+        )
         return chosen.replace(views=())
-
-    def narrowed(self, most: int) -> "Batch":
-        """The same, no wider than the longest sequence needs, up to `most`."""
-        width = padded_width(int(self.lengths.max()), most)
-        return self.each(lambda tensor: tensor[:, :width], lambda tensor: tensor)
 
     def parts(self, positions: int) -> "list[Batch]":
         """The batch in pieces of sequences of similar length, each of at most so many positions
@@ -108,7 +105,7 @@ class Batch:
         number = min(count, 2 ** math.ceil(math.log2(number)))
         order = self.lengths.argsort(descending=True, stable=True)
         groups = order.split(math.ceil(count / number))
-        return [self.select(rows).narrowed(width) for rows in groups]
+        return [self.select(rows) for rows in groups]
 
     def predicted(self) -> Tensor:
         """(N,) flat positions (row * L + column) at which something is predicted.
@@ -134,8 +131,8 @@ class Batch:
         return int(self.lengths.sum())
 
 
-GRIDS = ("items", "times", "request_times", "targets")
-ROWS = ("lengths", "whole", "users")
+GRIDS = ("items", "times", "request_times", "targets", "columns", "target_columns")
+ROWS = ("lengths", "whole", "users", "user_columns")
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ class History:
     request_time: int = NO_TIME
     whole: bool = True  # False if there may be earlier interactions
 
-    def select(self, chosen: np.ndarray) -> "History":
+    def select(self, chosen: np.ndarray | slice) -> "History":
         """Some of the interactions."""
         times = None if self.times is None else self.times[chosen]
         columns = {name: values[chosen] for name, values in self.columns.items()}
@@ -186,59 +183,46 @@ def history_batch(
     histories: Sequence[History], catalogue: Catalogue, seq_length: int
 ) -> Batch:
     """What a model needs to rank items for each history: its newest `seq_length` interactions."""
-    cut = [history.items[-seq_length:] for history in histories]
-    lengths = np.array([len(items) for items in cut])
-    nothing = [np.zeros(len(items), dtype=np.int64) for items in cut]
+    read = [history.select(slice(-seq_length, None)) for history in histories]
+    items = [history.items for history in read]
+    lengths = np.array([len(rows) for rows in items])
+    nothing = [np.zeros(length, dtype=np.int64) for length in lengths]
     times = [
-        none if history.times is None else history.times[-seq_length:]
-        for history, none in zip(histories, nothing, strict=True)
+        none if history.times is None else history.times
+        for history, none in zip(read, nothing, strict=True)
     ]
     # The moment for which a position predicts is that of the next interaction, last the request.
     request = [
         np.append(moments[1:], history.request_time)
-        for history, moments in zip(histories, times, strict=True)
+        for history, moments in zip(read, times, strict=True)
     ]
-    columns = {}
+    columns, user_columns = {}, {}
     for name, entry in catalogue.interaction_fields.items():
-        unknown = entry.unknown
         parts = [
-            history.columns[name][-seq_length:]
-            if name in history.columns
-            else np.broadcast_to(unknown, len(items))
-            for history, items in zip(histories, cut, strict=True)
+            history.columns.get(name, np.broadcast_to(entry.unknown, length))
+            for history, length in zip(read, lengths, strict=True)
         ]
-        columns[name] = _stack(parts, lengths, seq_length, unknown)
-    user_columns = _user_columns(histories, catalogue)
-    empty = _stack(nothing, lengths, seq_length)
+        columns[name] = _stack(parts, lengths, seq_length, entry.unknown)
+    for name, entry in catalogue.users.fields.items():
+        if entry.column.kind != "text":  # no model reads texts of users
+            rows = [history.user_columns.get(name, entry.unknown) for history in read]
+            user_columns[name] = _rows(rows)
     whole = [
         history.whole and len(history.items) <= seq_length for history in histories
     ]
     return Batch(
         "causal",
-        _stack(cut, lengths, seq_length),
+        _stack(items, lengths, seq_length),
         _stack(times, lengths, seq_length),
         _stack(request, lengths.clip(1), seq_length),
-        empty,
+        _stack(nothing, lengths, seq_length),
         columns,
         {},
         torch.from_numpy(lengths),
         torch.tensor(whole),
-        torch.tensor([history.user for history in histories]),
+        torch.tensor([history.user for history in read]),
         user_columns,
     )
-
-
-def _user_columns(
-    histories: Sequence[History], catalogue: Catalogue
-) -> dict[str, Tensor]:
-    columns = {}
-    for name, values in catalogue.users.data.items():
-        if values.dtype == object:  # no model reads texts of users
-            continue
-        unknown = values[UNKNOWN]
-        rows = [history.user_columns.get(name, unknown) for history in histories]
-        columns[name] = _rows(rows)
-    return columns
 
 
 def _rows(rows: Sequence[np.ndarray]) -> Tensor:
@@ -254,50 +238,29 @@ def append_mask(batch: Batch, seq_length: int) -> Batch:
 
     The oldest interaction goes where the mask would not fit.
     """
-    if int(batch.lengths.max()) >= seq_length:
-        batch = _drop_oldest(batch, seq_length - 1)
-    rows = torch.arange(len(batch.lengths), device=batch.lengths.device)
-    newest = (batch.lengths - 1).clamp_min(0)
-    asked, last_time = batch.request_times[rows, newest], batch.times[rows, newest]
-    room = int(batch.lengths.max()) < batch.items.shape[1]
-
-    def extended(values: Tensor, last: Tensor | int | None = None) -> Tensor:
-        if last is None:
-            last = unknown_like(values[:, 0])
-        wide = values.clone()
-        if not room:
-            wide = torch.cat([values, unknown_like(values[:, :1])], dim=1)
-        wide[rows, batch.lengths] = last
-        return wide
-
-    request = torch.zeros_like(extended(batch.items))
-    request[rows, batch.lengths] = asked
-    columns = {name: extended(values) for name, values in batch.columns.items()}
-    return batch.replace(
-        pattern="bidirectional",
-        items=extended(batch.items, MASK),
-        times=extended(batch.times, last_time),
-        request_times=request,
-        targets=extended(batch.targets),
-        columns=columns,
-        lengths=batch.lengths + 1,
+    lengths = batch.lengths.clamp(max=seq_length - 1)
+    dropped = (batch.lengths - lengths)[:, None]  # (B, 1)
+    newest = (batch.lengths - 1).clamp_min(0)[:, None]
+    width = batch.items.shape[1]
+    place = torch.arange(
+        max(width, int(lengths.max()) + 1), device=batch.lengths.device
     )
+    source = (place + dropped).clamp(max=width - 1)
+    real, mask = place < lengths[:, None], place == lengths[:, None]
 
-
-def _drop_oldest(batch: Batch, keep: int) -> Batch:
-    """Each sequence's newest `keep` positions."""
-    drop = (batch.lengths - keep).clamp_min(0)  # (B,)
-    place = torch.arange(keep, device=drop.device) + drop[:, None]
-    source = place.clamp(max=batch.items.shape[1] - 1)  # (B, keep)
-    lengths = batch.lengths - drop
-    real = positions_before(lengths, keep)
-
-    def shifted(values: Tensor) -> Tensor:
+    def moved(values: Tensor) -> Tensor:
         taken = values.gather(1, source)
         return taken.where(real, unknown_like(taken))
 
-    moved = batch.each(shifted, lambda tensor: tensor)
-    return moved.replace(lengths=lengths, whole=batch.whole & (drop == 0))
+    extended = batch.each(moved, lambda tensor: tensor)
+    return extended.replace(
+        pattern="bidirectional",
+        items=extended.items.masked_fill(mask, MASK),
+        times=batch.times.gather(1, newest).where(mask, extended.times),
+        request_times=batch.request_times.gather(1, newest) * mask,
+        lengths=lengths + 1,
+        whole=batch.whole & (dropped[:, 0] == 0),
+    )
 
 
 def unknown_like(values: Tensor) -> Tensor:

@@ -349,3 +349,14 @@ def test_predicted_positions_are_the_targets_and_a_filling_that_does_not_count(d
             position for position in predicted.tolist() if targets[position] != PAD
         }
         assert len(predicted) % 64 == 0 or len(predicted) == len(targets)
+
+
+def test_histories_with_and_without_times_share_a_batch(data):
+    """Each alone says the same as beside the other."""
+    timed = history_of(data, 3)
+    bare = History(timed.items[:5])
+    both = history_batch([timed, bare], data.catalogue, 12)
+    for row, history in enumerate((timed, bare)):
+        (alone,) = history_batch([history], data.catalogue, 12).times
+        assert torch.equal(both.times[row, : len(alone)], alone)
+    assert both.times[0].any() and not both.times[1].any()

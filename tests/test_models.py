@@ -212,7 +212,7 @@ def test_short_history_beside_a_long_one(case):
     long, short = (
         history_of(data, user, span(data, user, "test")[1]) for user in (1, 2)
     )
-    short = short.select(np.arange(2))
+    short = short.select(slice(2))
     both = score(model, history_batch([long, short], data.catalogue, 12))
     alone = score(model, history_batch([short], data.catalogue, 12))
     torch.testing.assert_close(alone[0], both[1], rtol=1e-4, atol=1e-4)
@@ -280,7 +280,7 @@ def test_overfits_one_batch(case):
     data, variant = case
     torch.manual_seed(0)
     model = new_model(data, dataclasses.replace(variant, hidden_size=32)).train()
-    chosen = [batch.select(range(8)) for batch in both_batches(data, model, variant)]
+    chosen = [batch.select(slice(8)) for batch in both_batches(data, model, variant)]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(150):
         for batch in chosen:
