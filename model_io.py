@@ -1,42 +1,31 @@
 """Models from settings, and to and from checkpoint folders.
 
-A folder holds the weights, `checkpoint.json` (settings, schema, ids and what was found in the
-columns, figures) and `items.json` (names and columns of the items), unless the data's licence
-forbids to publish these (`publish_items` of the schema): then they are read from the data.
-Columns of users are never kept.
+A folder holds the weights and `checkpoint.json`: settings, schema, ids, what was found in the
+columns, figures, and names and columns of the items. Where the data's licence forbids to publish
+these (`publish_items` of the schema) they are read from the data. Columns of users are never kept.
 """
 
 import dataclasses
 import hashlib
-import platform
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from torch import nn
 
 from bert4rec import BERT4Rec
 from data_processor import load
 from dataset import ITEM_ROWS, UNKNOWN, USER_ROWS, Catalogue, Dataset, Field, Table
 from enhanced_model import EnhancedBERT4Rec
-from schema import Column, schema_of
-from settings import (
-    DataSettings,
-    ModelSettings,
-    Settings,
-)
-from support.checkpoint import (
-    load_weights,
-    read_checkpoint,
-    read_json,
-    write_checkpoint,
-)
+from schema import schema_of
+from settings import DataSettings, ModelSettings, Settings
+from support.checkpoint import INFO, load_weights, read_checkpoint, write_checkpoint
 from support.errors import UserError
 from support.tracking import git_commit
 
-ITEMS = "items.json"
+Fields = TypeAdapter(dict[str, dict[str, Field]])  # table -> column -> field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,23 +84,30 @@ def save_model(
 ) -> None:
     """Write a checkpoint folder (module's head)."""
     catalogue = data.catalogue
-    versions = {name: version(name) for name in ("torch", "numpy")}
+    fields = {
+        "interactions": catalogue.interaction_fields,
+        "items": catalogue.items.fields,
+        "users": catalogue.users.fields,
+    }
     info = {
         "settings": settings.to_dict(),
         "schema": catalogue.schema.to_dict(),
-        "fields": _fields_json(catalogue),
+        "fields": Fields.dump_python(fields, mode="json"),
         "validation": record,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {name: version(name) for name in ("torch", "numpy")},
         "item_ids": catalogue.items.ids.tolist(),
         "user_ids": catalogue.users.ids.tolist(),
         "trained_on": training_hashes(data),
     }
-    files = (
-        {ITEMS: _items_json(catalogue.items)} if catalogue.schema.publish_items else {}
-    )
-    write_checkpoint(folder, model.state_dict(), info, files, keep_previous)
+    if catalogue.schema.publish_items:
+        columns = catalogue.items.data
+        info["items"] = {
+            "names": catalogue.items.names.tolist(),
+            "columns": {name: values.tolist() for name, values in columns.items()},
+        }
+    write_checkpoint(folder, model.state_dict(), info, keep_previous)
 
 
 def load_model(
@@ -119,8 +115,8 @@ def load_model(
 ) -> Checkpoint:
     """The model of a checkpoint folder.
 
-    Names and columns of the items come from items.json in the folder, else from the files of the
-    data set that the model was trained on, in `data_dir` or where they lay then. mapped: as in
+    Names and columns of the items come from the folder, else from the files of the data set that
+    the model was trained on, in `data_dir` or where they lay then. mapped: as in
     `read_checkpoint`. Raises `UserError` if the folder is missing, corrupted or foreign, or the
     items are others.
     """
@@ -157,26 +153,22 @@ def stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
 def _stored_catalogue(
     folder: Path, info: dict[str, Any], settings: DataSettings, data_dir: str | None
 ) -> Catalogue:
-    """The catalogue that a model was trained on."""
+    """The catalogue that a model was trained on; of its users nothing but the ids is known."""
+    nameless = np.empty(0, dtype=object)
     try:
-        schema = schema_of(info["schema"], folder / "checkpoint.json", {})
-        fields = {
-            table: _fields(info["fields"][table])
-            for table in ("interactions", "items", "users")
-        }
+        schema = schema_of(info["schema"], folder / INFO, {})
+        fields = Fields.validate_python(info["fields"])
+        items = Table(_ids(info["item_ids"]), ITEM_ROWS, nameless, fields["items"])
+        users = Table(_ids(info["user_ids"]), USER_ROWS, nameless, fields["users"])
+        if "items" in info:
+            items = _described(items, info["items"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(folder, error) from error
-    bare_items = Table(
-        _ids(info["item_ids"]), ITEM_ROWS, np.empty(0, dtype=object), fields["items"]
-    )
-    users = _unknown_users(_ids(info["user_ids"]), fields["users"])
-    catalogue = Catalogue(schema, bare_items, users, fields["interactions"])
-    path = folder / ITEMS
-    if not path.exists():
-        files = dataclasses.replace(settings, data_dir=data_dir or settings.data_dir)
-        items = _rows_of(bare_items, load(files, catalogue).catalogue.items, folder)
-    else:
-        items = _items(bare_items, read_json(path), path)
+    catalogue = Catalogue(schema, items, users, fields["interactions"])
+    if "items" in info:
+        return catalogue
+    files = dataclasses.replace(settings, data_dir=data_dir or settings.data_dir)
+    items = _rows_of(items, load(files, catalogue).catalogue.items, folder)
     return dataclasses.replace(catalogue, items=items)
 
 
@@ -237,76 +229,12 @@ def _ids(values: list[Any]) -> np.ndarray:
     return np.array(values, dtype=np.int64 if whole else object)
 
 
-def _unknown_users(ids: np.ndarray, fields: Mapping[str, Field]) -> Table:
-    """Users of whom nothing but the id is known here."""
-    count = len(ids) + USER_ROWS
+def _described(bare: Table, stored: dict[str, Any]) -> Table:
+    """The item table with the names and columns that a checkpoint holds."""
     data = {}
-    for name, entry in fields.items():
-        unknown = entry.unknown
-        data[name] = np.broadcast_to(unknown, (count, *unknown.shape))
-    return Table(ids, USER_ROWS, np.empty(0, dtype=object), fields, data)
-
-
-def _fields_json(catalogue: Catalogue) -> dict[str, dict[str, Any]]:
-    tables = {
-        "interactions": catalogue.interaction_fields,
-        "items": catalogue.items.fields,
-        "users": catalogue.users.fields,
-    }
-    content: dict[str, dict[str, Any]] = {}
-    for table, fields in tables.items():
-        content[table] = {
-            name: dataclasses.asdict(entry) for name, entry in fields.items()
-        }
-    return content
-
-
-def _fields(content: dict[str, Any]) -> dict[str, Field]:
-    return {
-        name: Field(
-            Column(**entry["column"]),
-            tuple(entry["values"]),
-            tuple(entry["knots"]),
-            entry["size"],
-        )
-        for name, entry in content.items()
-    }
-
-
-def _items_json(items: Table) -> dict[str, Any]:
-    """Names, and columns as they are stored."""
-    columns = {
-        name: values[items.first :].tolist() for name, values in items.data.items()
-    }
-    return {
-        "ids": items.ids.tolist(),
-        "names": items.names[items.first :].tolist(),
-        "columns": columns,
-    }
-
-
-def _items(bare: Table, content: dict[str, Any], path: Path) -> Table:
-    """The item table of a checkpoint with what `_items_json` wrote."""
-    try:
-        if content["ids"] != bare.ids.tolist():
-            raise UserError(
-                f"{path} does not list the {len(bare.ids)} items of this checkpoint; give "
-                f"the {ITEMS} that was written beside it"
-            )
-        names = np.array([""] * bare.first + content["names"], dtype=object)
-        data = {}
-        for name, entry in bare.fields.items():
-            rows = content["columns"][name]
-            unknown = entry.unknown
-            stored = np.array(rows, dtype=unknown.dtype)
-            head = np.broadcast_to(unknown, (bare.first, *stored.shape[1:])).astype(
-                stored.dtype
-            )
-            data[name] = np.concatenate([head, stored])
-            if len(rows) != len(bare.ids):
-                raise ValueError(f"{name} has {len(rows)} rows")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({error!r}); copy it again from beside its model"
-        ) from error
+    for name, entry in bare.fields.items():
+        data[name] = np.array(stored["columns"][name], dtype=entry.unknown.dtype)
+    names = np.array(stored["names"], dtype=object)
+    if {len(bare)} != {len(names), *map(len, data.values())}:
+        raise ValueError(f"not the {len(bare)} rows of its items")
     return dataclasses.replace(bare, names=names, data=data)

@@ -277,7 +277,7 @@ def health_of(engines: Engines) -> dict[str, Any]:
         "serves_empty_histories": main.scorer.starts,
         "knows_request_time": main.knows_request_time,
         "item_columns": _described(catalogue.items.fields, catalogue.items),
-        "user_columns": _described(users.fields, users),
+        "user_columns": _described(users.fields, users if engines.has_data else None),
         "interaction_columns": _described(catalogue.interaction_fields, None),
     }
 

@@ -22,10 +22,9 @@ def write_checkpoint(
     folder: Path,
     tensors: dict[str, Tensor],
     info: dict[str, Any],
-    files: dict[str, Any] | None = None,
     keep_previous: bool = False,
 ) -> None:
-    """Write tensors, their description and further JSON files into a folder, atomically.
+    """Write tensors and their description into a folder, atomically.
 
     Everything is written to a folder beside it first; only then does what stood there make way,
     and it comes back if the last step fails. keep_previous: it moves to `<folder>.previous`
@@ -47,8 +46,6 @@ def write_checkpoint(
         save_file(own, new / WEIGHTS)
         (new / WEIGHTS).chmod(0o644)  # safetensors makes a private one
         write_json(new / INFO, {"format": FORMAT, **info})
-        for name, content in (files or {}).items():
-            write_json(new / name, content)
         if folder.exists():
             os.replace(folder, old)
         os.replace(new, folder)
