@@ -150,7 +150,7 @@ class Schema:
     verb: Text = "had"
     repeats: Flag = False
     note: Text = ""
-    reader: Text = "tables"
+    reader: Literal["tables", "sequences", "movielens", "synthetic"] = "tables"
     publish_items: Flag = True
     interactions: TableSchema = field(default_factory=TableSchema)
     items: TableSchema = field(default_factory=TableSchema)

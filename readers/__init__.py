@@ -8,11 +8,10 @@ then gives them the names of the schema: `user`, `item`, `time` and the columns 
 from pathlib import Path
 
 from readers.raw import RawData, assemble
-from schema import Schema, read_schema
+from schema import read_schema
 from support.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
-DATASETS = ROOT / "datasets"
+DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 
 
 def read(dataset: str, data_dir: str | None = None, columns: str = "") -> RawData:
@@ -22,51 +21,38 @@ def read(dataset: str, data_dir: str | None = None, columns: str = "") -> RawDat
     whose schema is then inferred. columns: roles of the fields of such a file, as in
     'user=A,item=B'. Raises `UserError` naming file, line and remedy.
     """
-    path = Path(dataset)
-    known = DATASETS / f"{dataset}.yaml"
-    described = path.suffix in (".yaml", ".yml") or known.exists()
-    if columns and described:
-        raise UserError(f"--columns is for a file without a schema; {dataset} has one")
-    if known.exists() and path.name == dataset:
-        return _by_schema(read_schema(known), ROOT, data_dir)
-    if path.suffix in (".yaml", ".yml"):
-        return _by_schema(read_schema(path), path.parent, data_dir)
+    path = DATASETS / f"{dataset}.yaml"
+    if not path.exists():
+        path = Path(dataset)
     if not path.exists():
         names = ", ".join(sorted(file.stem for file in DATASETS.glob("*.yaml")))
         raise UserError(
             f"--dataset {dataset}: no such file or folder ({path.absolute()}), and none "
             f"of the data sets {names}"
         )
-    from readers.infer import inferred
+    if path.suffix not in (".yaml", ".yml"):
+        from readers.infer import inferred
 
-    schema, files = inferred(path, columns)
-    return assemble(schema, files)
-
-
-def _by_schema(schema: Schema, folder: Path, data_dir: str | None) -> RawData:
-    """Read what a schema describes; folder: where its files are sought."""
+        return assemble(*inferred(path, columns))
+    if columns:
+        raise UserError(f"--columns is for a file without a schema; {dataset} has one")
+    schema, note = read_schema(path), ""
+    folder = Path(data_dir) if data_dir else path.parent
     if schema.reader == "synthetic":
         from readers.synthetic import generate
 
-        return assemble(schema, generate())
-    if schema.reader == "movielens":
+        files = generate()
+    elif schema.reader == "movielens":
         from readers.download import data_folder
         from readers.movielens import read_movielens
 
         files, note = read_movielens(data_folder(schema.name, data_dir))
-        return assemble(schema, files, note)
-    if schema.reader == "tables":
+    elif schema.reader == "tables":
         from readers.tables import read_tables
 
-        return assemble(
-            schema, read_tables(schema, Path(data_dir) if data_dir else folder)
-        )
-    if schema.reader == "sequences":
+        files = read_tables(schema, folder)
+    else:
         from readers.sequences import read_sequences
 
-        folder = Path(data_dir) if data_dir else folder
-        return assemble(schema, read_sequences(folder / schema.interactions.file))
-    raise UserError(
-        f"schema {schema.name}: unknown reader {schema.reader!r}; there are tables, "
-        f"sequences, movielens, synthetic"
-    )
+        files = read_sequences(folder / schema.interactions.file)
+    return assemble(schema, files, note)

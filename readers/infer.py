@@ -1,6 +1,5 @@
 """The schema of data that have none: roles by the names people use, kinds by the values."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from readers.raw import File, Files, is_blank
+from readers.raw import File, Files, is_blank, tags_of
 from readers.sequences import is_sequences, read_sequences
 from readers.tables import read_file
 from readers.times import seconds_of
-from schema import ROLES, TABLES, Column, Kind, Schema, TableSchema
+from schema import REQUIRED, ROLES, Column, Kind, Schema, TableSchema
 from settings import names_of
-from support.errors import UserError, nearest
+from support.errors import UserError
 
 # Compared without case and punctuation; the first that is there plays the role.
 ROLE_NAMES = {
@@ -69,10 +68,11 @@ QUANTITIES = (
     "plays",
     "length",
 )
+# Names of files in a folder, and the ending of RecBole's.
 FILES = {
-    "interactions": ("interactions", "ratings"),
-    "items": ("items", "movies"),
-    "users": ("users",),
+    "interactions": {"interactions", "ratings", ".inter"},
+    "items": {"items", "movies", ".item"},
+    "users": {"users", ".user"},
 }
 FEW = 20  # different whole numbers that still look like a list of values
 MOST_VALUES = 1000  # of a category
@@ -85,37 +85,28 @@ def inferred(path: Path, columns: str) -> tuple[Schema, Files]:
 
     Raises `UserError` naming the fields and the flag that settles what is not clear.
     """
-    roles = _given_roles(columns)
-    if is_sequences(path):
-        files = read_sequences(path)
-    else:
-        files = _files_of(path)
-    tables: dict[str, TableSchema] = {}
-    ids = {"interactions": ("user", "item"), "items": ("item",), "users": ("user",)}
-    _check_given(roles, files)
-    for table, file in files.items():
-        tables[table] = _table(table, file, roles, ids[table])
-    interactions = tables["interactions"]
-    frame = files["interactions"].frame
-    pair = [interactions.roles["user"], interactions.roles["item"]]
-    share = frame.duplicated(pair).mean()
-    reader = "sequences" if is_sequences(path) else "tables"
-    return Schema(
-        path.stem, verb="chose", repeats=bool(share > 0.01), reader=reader, **tables
-    ), files
-
-
-def _given_roles(columns: str) -> dict[str, str]:
-    roles = {}
-    for part in names_of(columns):
-        role, equals, field = part.partition("=")
-        if not equals or role not in ROLE_NAMES:
+    given = dict(part.partition("=")[::2] for part in names_of(columns))
+    sequences = is_sequences(path)
+    files = read_sequences(path) if sequences else _files_of(path)
+    fields = [str(field) for file in files.values() for field in file.frame]
+    for role, field in given.items():
+        if role not in ROLE_NAMES or field not in fields:
             raise UserError(
-                f"--columns {part!r}: write role=field, with the roles "
-                f"{', '.join(ROLE_NAMES)}"
+                f"--columns {role}={field}: write role=field, with the roles "
+                f"{', '.join(ROLE_NAMES)} and the fields {', '.join(fields)}"
             )
-        roles[role] = field
-    return roles
+    tables = {table: _table(table, file, given) for table, file in files.items()}
+    roles = tables["interactions"].roles
+    pair = [roles["user"], roles["item"]]
+    repeats = files["interactions"].frame.duplicated(pair).mean() > 0.01
+    schema = Schema(
+        path.stem,
+        verb="chose",
+        repeats=bool(repeats),
+        reader="sequences" if sequences else "tables",
+        **tables,
+    )
+    return schema, files
 
 
 def _files_of(path: Path) -> dict[str, File]:
@@ -123,161 +114,134 @@ def _files_of(path: Path) -> dict[str, File]:
     if path.is_file():
         return {"interactions": read_file(path)}
     files = {}
-    for table in TABLES:
-        endings = {"interactions": ".inter", "items": ".item", "users": ".user"}
-        found = sorted(
-            file
-            for file in path.iterdir()
-            if file.suffix == endings[table]
-            or file.name.partition(".")[0] in FILES[table]
-        )
-        if len(found) > 1:
+    for table, names in FILES.items():
+        found = []
+        for file in sorted(path.iterdir()):
+            if {file.suffix, file.name.partition(".")[0]} & names:
+                found.append(file)
+        if len(found) > 1 or (table == "interactions" and not found):
             raise UserError(
-                f"{path} has several files of {table}: {found[0].name} and "
-                f"{found[1].name}; keep one, or give a YAML file that names it"
+                f"{path} has {len(found)} files of {table} ({', '.join(sorted(names))}); name "
+                f"the file itself, or write a schema (datasets/README.md)"
             )
         if found:
             files[table] = read_file(found[0])
-    if "interactions" not in files:
-        raise UserError(
-            f"{path} has no interactions.csv, ratings.csv or NAME.inter; name the file "
-            f"itself, or write a schema (datasets/README.md)"
-        )
     return files
 
 
-def _check_given(roles: Mapping[str, str], files: Files) -> None:
-    """Raise `UserError` for a role that is given to a field which no file has."""
-    fields = [str(field) for file in files.values() for field in file.frame.columns]
-    for role, field in roles.items():
-        if field not in fields:
-            hint = nearest(field, fields, f"there are {', '.join(fields)}")
-            raise UserError(f"--columns {role}={field}: no file has this field; {hint}")
-
-
-def _table(
-    table: str,
-    file: File,
-    given: Mapping[str, str],
-    ids: tuple[str, ...],
-) -> TableSchema:
+def _table(table: str, file: File, given: Mapping[str, str]) -> TableSchema:
     """Roles and columns of one table."""
-    fields = [str(field) for field in file.frame.columns]
+    fields = [str(field) for field in file.frame]
     roles = {}
-    for role in ids:
-        found = given[role] if given.get(role) in fields else _field_named(fields, role)
-        if found is None:
-            raise UserError(
-                f"{file.name}: which of {', '.join(fields)} is the {role}? "
-                f"Give --columns {role}=FIELD"
-            )
-        roles[role if table == "interactions" else "id"] = found
-    optional = {"interactions": "time", "items": "name"}.get(table)
-    if optional:
-        found = (
-            given[optional]
-            if given.get(optional) in fields
-            else _field_named(fields, optional)
-        )
+    for role in ROLES[table]:
+        meaning = {"items": "item", "users": "user"}[table] if role == "id" else role
+        found = given.get(meaning)
+        if found not in fields:
+            found = _field_named(fields, meaning)
         if found is not None:
-            roles[optional] = found
+            roles[role] = found
+        elif role in REQUIRED[table]:
+            raise UserError(
+                f"{file.name}: which of {', '.join(fields)} is the {meaning}? "
+                f"Give --columns {meaning}=FIELD"
+            )
     columns: dict[str, Column] = {}
+    named = roles.get("name")
     for field in fields:
-        if field in roles.values() and field != roles.get("name"):
+        if field in roles.values() and field != named:
             continue
-        kind = "text" if field == roles.get("name") else file.kinds.get(field)
-        column = _column(table, field, file, kind)
+        # Names are unique, and none of them is that of a role.
+        name = re.sub(r"\W+", "_", field).strip("_") or "column"
+        while name in columns or (name in ROLES[table] and field != named):
+            name += "_2"
+        kind = "text" if field == named else file.kinds.get(field)
+        column = _column(table, name, field, file, kind)
         if column is not None:
-            # Names are unique, and none of them is that of a role.
-            name = column.name
-            while name in columns or (
-                name in ROLES[table] and field != roles.get("name")
-            ):
-                name += "_2"
-            columns[name] = dataclasses.replace(column, name=name)
+            columns[name] = column
     return TableSchema(str(Path(file.name).resolve()), columns=columns, **roles)
 
 
 def _field_named(fields: list[str], role: str) -> str | None:
-    plain = {field: re.sub(r"[^a-z0-9]", "", field.lower()) for field in fields}
+    plain = {_plain(field): field for field in reversed(fields)}
     for name in ROLE_NAMES[role]:
-        for field in fields:
-            if plain[field] == name:
-                return field
+        if name in plain:
+            return plain[name]
     return None
 
 
-def _column(table: str, field: str, file: File, kind: Kind | None) -> Column | None:
+def _plain(field: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", field.lower())
+
+
+def _column(
+    table: str, name: str, field: str, file: File, kind: Kind | None
+) -> Column | None:
     """A column by its values, None for one that says nothing: empty, constant, or ids of
     its own."""
     values = file.frame[field].iloc[:SAMPLE]
     values = values[~is_blank(values)].reset_index(drop=True)
     text = values.astype(str).str.strip()
-    name = re.sub(r"\W+", "_", field).strip("_") or "column"
-    source = field
-    if text.nunique() < 2 or isinstance(values[0], dict):
+    different = text.nunique()
+    if different < 2 or isinstance(values[0], dict):
         return None
-    plain = re.sub(r"[^a-z0-9]", "", field.lower())
-    if plain in SCALES and text.nunique() <= FEW:
+    if _plain(field) in SCALES and different <= FEW:
         predict = table == "interactions"
-        return Column(name, "category", source, ordered=True, predict=predict)
+        return Column(name, "category", field, ordered=True, predict=predict)
     separator = "|"
     if kind == "tags" and isinstance(values[0], str):
         separator = " "
     if kind is None:
-        kind, separator = _kind(plain, values, text)
+        kind, separator = _kind(field, values, text)
     if kind is None or (table == "interactions" and kind not in ("category", "number")):
         return None
     if kind == "number":
         numbers = pd.to_numeric(text, errors="coerce").dropna()
         wide = len(numbers) > 0 and numbers.min() >= 0
         log = bool(wide and numbers.quantile(0.99) > 50 * (numbers.median() + 1))
-        return Column(name, "number", source, log=log)
+        return Column(name, kind, field, log=log)
     if kind == "tags":
-        different = {tag for cell in values for tag in _parts(cell, separator)}
-        predict = table == "items" and len(different) <= MOST_PREDICTED
-        return Column(name, "tags", source, separator=separator, predict=predict)
-    counterfactual = table == "users" and kind == "category" and text.nunique() <= FEW
-    return Column(name, kind, source, counterfactual=counterfactual)
+        tags = values.map(lambda cell: tags_of(cell, separator)).explode()
+        predict = table == "items" and tags.nunique() <= MOST_PREDICTED
+        return Column(name, kind, field, separator=separator, predict=predict)
+    counterfactual = table == "users" and kind == "category" and different <= FEW
+    return Column(name, kind, field, counterfactual=counterfactual)
 
 
-def _kind(plain: str, values: pd.Series, text: pd.Series) -> tuple[Kind | None, str]:
+def _kind(field: str, values: pd.Series, text: pd.Series) -> tuple[Kind | None, str]:
     """(kind, separator of tags) by the values; None for what is different in nearly every row."""
-    if isinstance(values[0], list | tuple | np.ndarray):
-        parts = [part for cell in values for part in cell]
-        numbers = any(isinstance(part, float) for part in parts)
-        return ("vector" if numbers else "tags"), "|"
-    if text.str.fullmatch(r"\[[-+\d.eE, ]+\]").all():
-        return "vector", "|"
-    if pd.api.types.is_datetime64_any_dtype(values):
-        return "number", "|"
+    different = text.nunique()
     numbers = pd.to_numeric(text, errors="coerce")
-    if numbers.notna().all():
-        whole = (numbers % 1 == 0).all()
-        quantity = any(plain.endswith(name) for name in QUANTITIES)
-        if whole and text.nunique() <= FEW and not quantity:
-            return "category", "|"
-        return "number", "|"
-    for separator in "|;>":
-        if text.str.contains(separator, regex=False).mean() > 0.05:
-            return "tags", separator
-    if _are_dates(text):
-        return "number", "|"
-    if text.nunique() > max(50, len(text) / 5):
-        words = text.str.count(" ").mean() + 1
-        return ("text" if words >= 2 else None), "|"
-    return ("category" if text.nunique() <= MOST_VALUES else None), "|"
+    kind: Kind | None = "category"
+    separator = "|"
+    if isinstance(values[0], list | tuple | np.ndarray):
+        parts = values.explode()
+        kind = "vector" if parts.map(type).eq(float).any() else "tags"
+    elif text.str.fullmatch(r"\[[-+\d.eE, ]+\]").all():
+        kind = "vector"
+    elif pd.api.types.is_datetime64_any_dtype(values):
+        kind = "number"
+    elif numbers.notna().all():
+        few = (numbers % 1 == 0).all() and different <= FEW
+        quantity = _plain(field).endswith(QUANTITIES)
+        kind = "category" if few and not quantity else "number"
+    elif separators := [sign for sign in "|;>" if _splits(text, sign)]:
+        kind, separator = "tags", separators[0]
+    elif _are_dates(text):
+        kind = "number"
+    elif different > max(50, len(text) / 5):
+        kind = "text" if text.str.count(" ").mean() >= 1 else None
+    elif different > MOST_VALUES:
+        kind = None
+    return kind, separator
 
 
-def _parts(cell: object, separator: str) -> list[str]:
-    if isinstance(cell, list | tuple | np.ndarray):
-        return [str(part) for part in cell]
-    return str(cell).split(separator)
+def _splits(text: pd.Series, separator: str) -> bool:
+    return text.str.contains(separator, regex=False).mean() > 0.05
 
 
 def _are_dates(text: pd.Series) -> bool:
     try:
-        seconds_of(text.reset_index(drop=True), "", 1)
+        seconds_of(text, "", 1)
     except UserError:
         return False
     return True

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from readers.times import seconds_of
-from schema import Column, Kind, Schema, check_roles
+from schema import TABLES, Column, Kind, Schema, TableSchema, check_roles
 from support.errors import UserError
 
 WHOLE = r"0|-?[1-9]\d{0,17}"
@@ -27,6 +27,11 @@ class File:
     first_line: int = 1
     # Kinds that the file itself names.
     kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
+
+    def fault(self, row: int, message: str) -> None:
+        """Raise `UserError` naming file and line of a row."""
+        line = self.first_line + row
+        raise UserError(f"{self.name}:{line}: {message}; correct the line")
 
 
 Files = Mapping[str, File]  # table -> file
@@ -63,147 +68,124 @@ def assemble(schema: Schema, files: Files, note: str = "") -> RawData:
     check_roles(schema)
     if note:
         schema = dataclasses.replace(schema, note=note)
-    counts: list[tuple[str, int]] = []
+    counts: dict[str, int] = {}
     tables = {}
-    files = dict(files)
-    for table in ("interactions", "items", "users"):
-        described = schema.table(table)
-        if table in files and described.roles:
-            files[table] = _without_missing_ids(
-                table, files[table], described.roles, counts
-            )
-            tables[table] = _named(files[table], described.roles, described.columns)
+    for table in TABLES:
+        if table in files and schema.table(table).roles:
+            tables[table] = _named(table, files[table], schema.table(table), counts)
     if "interactions" not in tables:
         raise UserError(f"data set {schema.name} has no interactions")
     interactions = tables["interactions"]
-    _same_ids(interactions, "user", tables.get("users"))
-    _same_ids(interactions, "item", tables.get("items"))
-    for table in ("items", "users"):
-        if table in tables:
-            tables[table] = _one_row_each(tables[table], files[table])
     for role, table in (("item", "items"), ("user", "users")):
-        if table in tables:
-            strange = ~interactions[role].isin(tables[table]["id"])
-            if strange.any():
-                number = interactions.loc[strange, role].nunique()
-                counts.append((f"{table} without a row in their table", number))
-    if "time" in interactions and (interactions["time"] < 0).any():
-        row = int(np.flatnonzero(interactions["time"] < 0)[0])
-        _fault(
-            files["interactions"],
-            row,
-            f"time {interactions['time'].iloc[row]} is before 1970",
+        if table not in tables:
+            continue
+        own = tables[table]
+        if interactions[role].dtype != own["id"].dtype:
+            # Text on both sides where one side has ids that are no whole numbers.
+            interactions[role] = interactions[role].astype(str).astype(object)
+            own["id"] = own["id"].astype(str).astype(object)
+        for row in own.index[own["id"].duplicated()]:
+            files[table].fault(row, f"{own['id'][row]} is listed twice")
+        strange = interactions.loc[~interactions[role].isin(own["id"]), role]
+        counts[f"{table} without a row in their table"] = strange.nunique()
+    if "time" in interactions:
+        times = interactions["time"]
+        for row in times.index[times < 0]:
+            files["interactions"].fault(row, f"time {times[row]} is before 1970")
+    # Each item once a user, or with repeats once at each time; the first row stays.
+    key = ["user", "item", "time"] if schema.repeats else ["user", "item"]
+    if set(key) <= set(interactions):
+        twice = interactions.duplicated(key)
+        again = (
+            "at the same time" if "time" in key else "(the schema allows no repeats)"
         )
-    interactions = _without_duplicates(interactions, schema.repeats, counts)
+        counts[f"rows dropped: the same user and item {again}"] = int(twice.sum())
+        interactions = interactions[~twice]
     return RawData(
-        schema, interactions, tables.get("items"), tables.get("users"), tuple(counts)
+        schema,
+        interactions.reset_index(drop=True),
+        tables.get("items"),
+        tables.get("users"),
+        tuple((what, number) for what, number in counts.items() if number),
     )
 
 
-def _without_missing_ids(
-    table: str, file: File, roles: Mapping[str, str], counts: list[tuple[str, int]]
-) -> File:
-    """The file without the rows that lack an id or a time; the others keep their line numbers."""
-    missing = np.zeros(len(file.frame), dtype=bool)
-    needed = [role for role in ("user", "item", "time", "id") if role in roles]
-    for role in needed:
-        if roles[role] in file.frame:
-            missing |= is_blank(file.frame[roles[role]]).to_numpy()
-    if not missing.any():
-        return file
-    what = " or ".join(needed)
-    counts.append((f"rows of {table} dropped: no {what}", int(missing.sum())))
-    return dataclasses.replace(file, frame=file.frame[~missing])
-
-
 def _named(
-    file: File, roles: Mapping[str, str], columns: Mapping[str, Column]
+    table: str, file: File, described: TableSchema, counts: dict[str, int]
 ) -> pd.DataFrame:
-    """One table under the names of the schema."""
-    if file.frame.empty:
+    """One table under the names of the schema, without the rows that lack an id or a time. The
+    index counts the rows of the file."""
+    columns = described.columns
+    fields = {name: column.field for name, column in columns.items()} | described.roles
+    for field in fields.values():
+        if field not in file.frame:
+            raise UserError(
+                f"{file.name} has no field {field!r}; it has "
+                f"{', '.join(map(str, file.frame.columns))}: correct the schema"
+            )
+    needed = [role for role in described.roles if role != "name"]
+    missing = np.zeros(len(file.frame), dtype=bool)
+    for role in needed:
+        missing |= is_blank(file.frame[fields[role]]).to_numpy()
+    counts[f"rows of {table} dropped: no {' or '.join(needed)}"] = int(missing.sum())
+    frame = file.frame.reset_index(drop=True)[~missing]
+    if frame.empty:
         raise UserError(f"{file.name} is empty; give a file with data")
     named: dict[str, pd.Series] = {}
-    for role, field in roles.items():
-        values = _field(file, field)
+    for role, field in described.roles.items():
         if role == "time":
-            named[role] = seconds_of(
-                values, f"{file.name}, field {field}", file.first_line
-            )
+            where = f"{file.name}, field {field}"
+            named[role] = seconds_of(frame[field], where, file.first_line)
         elif role == "name":
-            named[role] = _text(values)
+            named[role] = _text(frame[field])
         else:
-            named[role] = _ids(values)
+            named[role] = _ids(frame[field])
     for name, column in columns.items():
-        named[name] = _values(file, column, _field(file, column.field))
+        named[name] = _values(file, column, frame[column.field])
     return pd.DataFrame(named)
-
-
-def _field(file: File, field: str) -> pd.Series:
-    if field not in file.frame:
-        raise UserError(
-            f"{file.name} has no field {field!r}; it has "
-            f"{', '.join(map(str, file.frame.columns))}: correct the schema"
-        )
-    return file.frame[field].reset_index(drop=True)
 
 
 def _values(file: File, column: Column, values: pd.Series) -> pd.Series:
     """A column's values as `RawData` has them."""
+    known = values[~is_blank(values)]
     if column.kind == "category":
         return _category(file, column, values)
     if column.kind == "text":
         return _text(values)
     if column.kind == "tags":
         tags = values.map(lambda value: tags_of(value, column.separator))
-        if column.values:
-            _only_declared(file, column, tags)
+        _check_declared(file, column, tags.explode())
         return tags
     if column.kind == "vector":
-        return _vectors(file, column, values)
-    return _numbers(file, column, values)
+        return _vectors(file, column, known).reindex(values.index)
+    return _numbers(file, column, known).reindex(values.index)
 
 
-def _numbers(file: File, column: Column, values: pd.Series) -> pd.Series:
+def _numbers(file: File, column: Column, known: pd.Series) -> pd.Series:
     """Numbers as they are, dates as days since 1970."""
-    known = values[~is_blank(values)]
-    numbers = pd.Series(np.nan, index=values.index)
-    if pd.api.types.is_datetime64_any_dtype(values):
-        numbers[known.index] = seconds_of(known, file.name, file.first_line) / 86_400
-        return numbers
-    found = pd.to_numeric(known, errors="coerce").astype(float)
-    if len(known) and found.isna().all():
+    found = pd.to_numeric(known.astype(object), errors="coerce").astype(float)
+    if found.isna().all():
         with contextlib.suppress(UserError):
             found = seconds_of(known, file.name, file.first_line) / 86_400
-    wrong = found[~np.isfinite(found)]
-    if len(wrong):
-        row = wrong.index[0]
-        _fault(file, row, f"{column.field} {values[row]!r} is not a number or date")
-    numbers[known.index] = found
-    return numbers
+    for row in found.index[~np.isfinite(found)]:
+        problem = f"{column.field} {known[row]!r} is not a number or date"
+        file.fault(row, problem)
+    return found
 
 
-def _vectors(file: File, column: Column, values: pd.Series) -> pd.Series:
-    """Lists of numbers of one length, None where one is missing."""
-    absent, vectors = is_blank(values), []
-    for row, value in enumerate(values):
-        if absent[row]:
-            vectors.append(None)
-            continue
-        parts = value
-        if isinstance(value, str):
-            parts = re.split(r"[\s,;|]+", value.strip("[]() \t"))
-        try:
-            vector = [float(part) for part in parts]
-        except (TypeError, ValueError):
-            vector = [np.nan]
-        length = len(next(filter(None, vectors), vector))
-        if not np.isfinite(vector).all() or len(vector) != length:
-            problem = (
-                f"{column.field} {value!r} is not a list of {length} finite numbers"
-            )
-            _fault(file, row, problem)
-        vectors.append(vector)
-    return pd.Series(vectors, index=values.index, dtype=object)
+def _vectors(file: File, column: Column, known: pd.Series) -> pd.Series:
+    """Lists of numbers of one length."""
+    parts = [
+        re.findall(r"[^\s,;|\[\]()]+", value) if isinstance(value, str) else value
+        for value in known
+    ]
+    # A list that is too short ends in NaN.
+    numbers = pd.DataFrame(parts, known.index).apply(pd.to_numeric, errors="coerce")
+    for row in numbers.index[~np.isfinite(numbers).all(axis=1)]:
+        length = numbers.shape[1]
+        problem = f"{known[row]!r} is not a list of {length} finite numbers"
+        file.fault(row, f"{column.field} {problem}")
+    return pd.Series(numbers.to_numpy().tolist(), known.index, dtype=object)
 
 
 def _category(file: File, column: Column, values: pd.Series) -> pd.Series:
@@ -212,28 +194,21 @@ def _category(file: File, column: Column, values: pd.Series) -> pd.Series:
     text = _text(pd.Series(different))
     if pd.api.types.is_numeric_dtype(values) or column.ordered:
         text = text.map(plain_number, na_action="ignore")
-    if column.values:
-        wrong = text.notna() & ~text.isin(list(column.values))
-        if wrong.any():
-            first = int(np.flatnonzero(wrong)[0])
-            row = int(np.argmax(codes == first))
-            declared = ", ".join(column.values)
-            problem = f"{column.field} {text[first]!r} is none of the declared values {declared}"
-            _fault(file, row, problem)
-    return pd.Series(np.append(text.to_numpy(dtype=object), None)[codes], values.index)
+    found = np.append(text.to_numpy(dtype=object), None)[codes]
+    found = pd.Series(found, values.index, dtype=object)
+    _check_declared(file, column, found)
+    return found
 
 
-def _only_declared(file: File, column: Column, tags: pd.Series) -> None:
-    """Raise `UserError` for a tag that is none of the declared values."""
-    for row, found in enumerate(tags):
-        for tag in found:
-            if tag not in column.values:
-                _fault(
-                    file,
-                    row,
-                    f"{column.field} {tag!r} is none of the declared values "
-                    f"{', '.join(column.values)}",
-                )
+def _check_declared(file: File, column: Column, values: pd.Series) -> None:
+    """Raise `UserError` for a value that is none of the declared ones."""
+    if not column.values:
+        return
+    wrong = values[values.notna() & ~values.isin(list(column.values))]
+    for row, value in wrong.items():
+        declared = ", ".join(column.values)
+        problem = f"{value!r} is none of the declared values {declared}"
+        file.fault(row, f"{column.field} {problem}")
 
 
 def plain_number(text: str) -> str:
@@ -276,45 +251,3 @@ def _ids(values: pd.Series) -> pd.Series:
     if plain.str.fullmatch(WHOLE).all():
         return plain.astype(np.int64)
     return (plain if pd.api.types.is_float_dtype(values) else text).astype(object)
-
-
-def _same_ids(
-    interactions: pd.DataFrame, role: str, table: pd.DataFrame | None
-) -> None:
-    """Text on both sides where one side has ids that are no whole numbers."""
-    if table is None or interactions[role].dtype == table["id"].dtype:
-        return
-    interactions[role] = interactions[role].astype(str).astype(object)
-    table["id"] = table["id"].astype(str).astype(object)
-
-
-def _one_row_each(table: pd.DataFrame, file: File) -> pd.DataFrame:
-    twice = table["id"].duplicated()
-    if twice.any():
-        row = int(np.flatnonzero(twice)[0])
-        _fault(file, row, f"{table['id'].iloc[row]} is listed twice")
-    return table
-
-
-def _without_duplicates(
-    interactions: pd.DataFrame, repeats: bool, counts: list[tuple[str, int]]
-) -> pd.DataFrame:
-    """Each item once a user, or with `repeats` once at each time; the first row stays."""
-    key = ["user", "item"]
-    if repeats and "time" in interactions:
-        key.append("time")
-    if repeats and "time" not in interactions:
-        return interactions
-    twice = interactions.duplicated(key)
-    if twice.any():
-        again = "at the same time" if repeats else "(the schema allows no repeats)"
-        counts.append(
-            (f"rows dropped: the same user and item {again}", int(twice.sum()))
-        )
-        return interactions[~twice].reset_index(drop=True)
-    return interactions
-
-
-def _fault(file: File, row: int, message: str) -> None:
-    line = file.first_line + file.frame.index[row]
-    raise UserError(f"{file.name}:{line}: {message}; correct the line")

@@ -19,11 +19,10 @@ def is_sequences(path: Path) -> bool:
         return False
     try:
         with open_text(path) as file:
-            lines = [file.readline().split() for _ in range(5)]
+            fields = file.readline().split()
     except (OSError, EOFError, UnicodeDecodeError):
         return False  # read_file says what is wrong
-    lines = [line for line in lines if line]
-    return bool(lines) and all(len(line) >= 2 and "," not in line[0] for line in lines)
+    return len(fields) >= 2 and "," not in fields[0]
 
 
 def read_sequences(path: Path) -> dict[str, File]:
@@ -33,12 +32,8 @@ def read_sequences(path: Path) -> dict[str, File]:
     users: list[str] = []
     items: list[str] = []
     with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
+        for line in file:
             user, *history = line.split() or [""]
-            if user and not history:
-                raise UserError(
-                    f"{path}:{number}: user {user} has no item; drop the line"
-                )
             users += [user] * len(history)
             items += history
     frame = pd.DataFrame({"user_id": users, "item_id": items})
@@ -46,13 +41,11 @@ def read_sequences(path: Path) -> dict[str, File]:
     beside = path.with_name(f"{path.stem}_item2attributes.json")
     if beside.exists():
         try:
-            attributes = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{beside} is not JSON ({error})") from error
-        if not isinstance(attributes, dict):
+            attributes = dict(json.loads(beside.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
             raise UserError(
-                f"{beside}: expected a mapping of items to lists of attributes"
-            )
+                f"{beside}: expected a mapping of items to lists of attributes ({error})"
+            ) from error
         table = pd.DataFrame(
             {"item_id": list(attributes), "attributes": list(attributes.values())}
         )

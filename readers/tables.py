@@ -15,7 +15,6 @@ from schema import TABLES, Kind, Schema
 from support.errors import UserError
 
 SEPARATORS = ",\t;|"
-SAMPLE = 64 * 1024  # characters by which the separator is chosen
 JSON_LINES = (".json", ".jsonl", ".ndjson")
 # Types in the header of RecBole's atomic files.
 RECBOLE: dict[str, Kind] = {
@@ -32,22 +31,14 @@ def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
     files = {}
     for table in TABLES:
         described = schema.table(table)
-        pattern = described.file
-        if not pattern:
-            if described.roles or described.columns:
-                raise UserError(
-                    f"schema {schema.name}: {table} names no file; add file: ..."
-                )
-            continue
-        found = [folder / pattern]
-        if "*" in pattern:
-            found = [Path(name) for name in sorted(glob.glob(str(folder / pattern)))]
-        if not found or not found[0].exists():
+        if described.file:
+            pattern = str(folder / described.file)
+            paths = sorted(glob.glob(pattern)) or [pattern]
+            files[table] = _together([read_file(Path(path)) for path in paths])
+        elif described.roles or described.columns:
             raise UserError(
-                f"{folder / pattern} is missing: schema {schema.name} names it as the "
-                f"file of {table}; correct the schema or give --data_dir"
+                f"schema {schema.name}: {table} names no file; add file: ..."
             )
-        files[table] = _together([read_file(path) for path in found])
     return files
 
 
@@ -58,47 +49,37 @@ def read_file(path: Path) -> File:
         if kind in PARQUET:
             return File(pd.read_parquet(path), str(path))
         if kind in JSON_LINES:
-            return File(
-                pd.read_json(path, lines=True, dtype=False, convert_dates=False),
-                str(path),
-            )
+            frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            return File(frame, str(path))
         return _read_csv(path)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8"
-        ) from error
+            f"{path} is missing; correct the schema or give --data_dir"
+        ) from None
     except (ValueError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} cannot be read as {kind or 'CSV'}: {reason}"
+            f"{path} cannot be read as {kind or 'CSV'} in UTF-8: {reason}"
         ) from error
 
 
 def _read_csv(path: Path) -> File:
-    with open_text(path) as file:
-        sample = file.read(SAMPLE)
-    header = sample.partition("\n")[0]
-    separator = max(SEPARATORS, key=header.count)
     # RecBole's atomic files are tab-separated with typed names and without quotes.
-    quoting = (
-        csv.QUOTE_NONE
-        if path.suffix in (".inter", ".item", ".user")
-        else csv.QUOTE_MINIMAL
-    )
+    atomic = path.suffix in (".inter", ".item", ".user")
     with open_text(path) as file:
+        header = file.readline()
+        file.seek(0)
         frame = pd.read_csv(
             file,
-            sep=separator,
+            sep=max(SEPARATORS, key=header.count),
             dtype=str,
             keep_default_na=False,
-            quoting=quoting,
+            quoting=csv.QUOTE_NONE if atomic else csv.QUOTE_MINIMAL,
             index_col=False,
         )
     kinds: dict[str, Kind] = {}
     names = {}
-    for field in frame.columns:
+    for field in frame:
         name, _, kind = str(field).rpartition(":")
         if name and kind in RECBOLE:
             names[field], kinds[name] = name, RECBOLE[kind]

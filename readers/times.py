@@ -2,8 +2,6 @@
 first.
 """
 
-import re
-
 import numpy as np
 import pandas as pd
 
@@ -17,7 +15,7 @@ COMPACT_DATES = {
     (19700101, 21001231): "%Y%m%d",
     (19700101000000, 21001231235959): "%Y%m%d%H%M%S",
 }
-NUMERIC_DATE = r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(.*)"
+NUMERIC_DATE = r"^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(.*)$"
 
 
 def seconds_of(values: pd.Series, where: str, first_line: int) -> pd.Series:
@@ -27,45 +25,42 @@ def seconds_of(values: pd.Series, where: str, first_line: int) -> pd.Series:
     counted from `first_line`) and the value.
     """
     if pd.api.types.is_datetime64_any_dtype(values):
-        return _of_datetimes(values)
+        return _of_datetimes(pd.to_datetime(values, utc=True))
     numbers = pd.to_numeric(values, errors="coerce")
     if numbers.notna().all():
-        compact = _of_compact_dates(numbers)
-        return _of_epochs(numbers, where) if compact is None else compact
+        return _of_numbers(numbers, where)
     text = values.astype(str).str.strip()
-    parts = text.str.extract(f"^{NUMERIC_DATE}$")
+    parts = text.str.extract(NUMERIC_DATE)
     if parts[0].notna().all():
         text = _ordered(parts, where)
-    try:
-        moments = pd.to_datetime(text, format="ISO8601", utc=True)
-    except ValueError:
-        row = _first_unreadable(text)
+    moments = _parsed(text, "ISO8601")
+    wrong = moments.isna()
+    if wrong.any():
+        # A number among dates is not what is wrong, unless nothing else is.
+        row = (2 * wrong + (wrong & numbers.isna())).idxmax()
         raise UserError(
             f"{where}: {values[row]!r} in line {first_line + row} is not a time; "
             f"write seconds since 1970 or ISO dates such as 2015-01-31"
-        ) from None
+        )
     return _of_datetimes(moments)
 
 
+def _parsed(text: pd.Series, layout: str) -> pd.Series:
+    return pd.to_datetime(text, format=layout, utc=True, errors="coerce")
+
+
 def _of_datetimes(moments: pd.Series) -> pd.Series:
-    if moments.dt.tz is not None:
-        moments = moments.dt.tz_convert("UTC").dt.tz_localize(None)
-    return moments.astype("datetime64[s]").astype(np.int64)
+    return moments.astype("datetime64[s, UTC]").astype(np.int64)
 
 
-def _of_compact_dates(numbers: pd.Series) -> pd.Series | None:
-    """Seconds of numbers such as 20170714, with or without the time of day; None of others."""
+def _of_numbers(numbers: pd.Series, where: str) -> pd.Series:
+    """Numbers such as 20170714, with or without the time of day; else epochs in seconds,
+    milliseconds, microseconds or nanoseconds, by the size of the largest."""
     for (first, last), layout in COMPACT_DATES.items():
         if numbers.between(first, last).all():
-            text = numbers.astype(np.int64).astype(str)
-            moments = pd.to_datetime(text, format=layout, errors="coerce")
+            moments = _parsed(numbers.astype(np.int64).astype(str), layout)
             if moments.notna().all():
                 return _of_datetimes(moments)
-    return None
-
-
-def _of_epochs(numbers: pd.Series, where: str) -> pd.Series:
-    """Epochs in seconds, milliseconds, microseconds or nanoseconds, by the size of the largest."""
     largest = numbers.max()
     for unit in UNITS:
         if largest / unit < LATEST:
@@ -77,38 +72,14 @@ def _of_epochs(numbers: pd.Series, where: str) -> pd.Series:
 
 def _ordered(parts: pd.DataFrame, where: str) -> pd.Series:
     """ISO dates of day, month and year in one order, decided by the whole column."""
-    first, second = parts[0].astype(int), parts[1].astype(int)
-    day_first, month_first = (first > 12).any(), (second > 12).any()
-    if day_first and month_first:
-        raise UserError(
-            f"{where}: some dates have the day first and some the month; write them as "
-            f"2015-01-31"
-        )
-    if not day_first and not month_first:
+    # A number above 12 is a day.
+    day_places = [place for place in (0, 1) if (parts[place].astype(int) > 12).any()]
+    if len(day_places) != 1:
         example = "-".join(parts.iloc[0, :3])
         raise UserError(
-            f"{where}: {example!r} may be day-month or month-day, and no date of the "
-            f"column tells which; write them as 2015-01-31"
+            f"{where}: {example!r} may be day-month or month-day, as no date of the column tells "
+            f"which, or some have the day first and some the month; write them as 2015-01-31"
         )
-    day, month = (first, second) if day_first else (second, first)
-    return (
-        parts[2]
-        + "-"
-        + month.map("{:02d}".format)
-        + "-"
-        + day.map("{:02d}".format)
-        + parts[3]
-    )
-
-
-def _first_unreadable(text: pd.Series) -> int:
-    """Row of the first text that is neither a number nor an ISO date."""
-    numbers = pd.to_numeric(text, errors="coerce")
-    for row, value in text[numbers.isna()].items():
-        if not re.match(r"\d{4}-\d{2}-\d{2}", value):
-            return row
-        try:
-            pd.to_datetime(value, format="ISO8601", utc=True)
-        except ValueError:
-            return row
-    return text.index[0]
+    (day,) = day_places
+    month = parts[1 - day].str.zfill(2)
+    return parts[2] + "-" + month + "-" + parts[day].str.zfill(2) + parts[3]

@@ -58,7 +58,7 @@ BAD_LINES = {  # file, what replaces its third line, what the message must say
     ),
     "unknown genre": ("movies", "3::X (1990)::Dramma", "movies.dat:3: genres 'Dramma'"),
     "film fields": ("movies", "3::X (1990)", "movies.dat:3"),
-    "film id": ("movies", "three::X (1990)::Drama", "movies.dat:3: movie_id 'three'"),
+    "film id": ("movies", "three::X (1990)::Drama", "movies.dat:3: In CSV column #0"),
     "gender": ("users", "3::X::25::1::0", "users.dat:3: gender 'X'"),
     "age": ("users", "3::F::26::1::0", "users.dat:3: age '26'"),
     "occupation": ("users", "3::F::25::77::0", "users.dat:3: occupation '77'"),
@@ -92,10 +92,10 @@ def test_a_second_rating_is_dropped_and_counted(ml_1m_folder):
 @pytest.mark.parametrize("name", ["ratings", "movies", "users"])
 def test_missing_and_empty_files(ml_1m_folder, name):
     (ml_1m_folder / f"{name}.dat").write_bytes(b"")
-    with pytest.raises(UserError, match=f"{name}.dat is empty"):
+    with pytest.raises(UserError, match=f"{name}.dat: Empty CSV file"):
         read("ml-1m", str(ml_1m_folder))
     (ml_1m_folder / f"{name}.dat").unlink()
-    with pytest.raises(UserError, match=rf"{name}.dat is missing|has no {name}.dat"):
+    with pytest.raises(UserError, match=rf"{name}.dat: No such file|has no {name}.dat"):
         read("ml-1m", str(ml_1m_folder))
 
 
@@ -203,7 +203,7 @@ def test_a_folder_in_place_of_a_file(ml_1m_folder):
     path = Path(ml_1m_folder / "users.dat")
     path.unlink()
     path.mkdir()
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match=r"users\.dat: Is a directory"):
         read("ml-1m", str(ml_1m_folder))
 
 
