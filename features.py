@@ -22,7 +22,7 @@ from batches import Batch
 from dataset import NO_TIME, Catalogue, Field, Table
 from settings import ModelSettings, names_of
 from support.errors import UserError
-from text_vectors import SIZE, available, text_vectors
+from text_vectors import SIZE, text_vectors
 from transformer import CrossAttention, Dropout
 
 CENTRES = 16  # bumps of a number
@@ -152,7 +152,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, count: int, width: int, kind: str) -> None:
         super().__init__()
-        self.kind = available(kind)
+        self.kind = kind
         self.register_buffer("vectors", torch.zeros(count, SIZE, dtype=torch.float16))
         self.project = nn.Linear(SIZE, width)
 

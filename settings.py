@@ -92,11 +92,9 @@ class ModelSettings:
     """One learned vector per item."""
     item_features: str = option("all", "enhanced")
     """Columns of the items as input: all, none, or names as in 'price,brand'."""
-    text_encoder: Literal["none", "auto", "sentence", "ngrams"] = option(
-        "none", "enhanced"
-    )
+    text_encoder: Literal["none", "sentence", "ngrams"] = option("none", "enhanced")
     """How text columns are read: sentence = MiniLM (requirements-text.txt), ngrams = hashed
-    characters, auto = the better one that is installed, none = not at all."""
+    characters, none = not at all."""
     graph: bool = option(False, "enhanced")
     """A graph of the items' columns and of which items follow each other as one more item
     encoder."""

@@ -13,7 +13,6 @@ arrays of `Dataset` and a number of targets describe it. Q requests, T targets o
 """
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +61,10 @@ class Split:
     description: str
 
 
+# Where training ends of each user, what validates, what tests, and what it is called.
+Parts = tuple[np.ndarray, Requests, Requests, str]
+
+
 def split_interactions(
     settings: DataSettings, offsets: np.ndarray, times: np.ndarray
 ) -> Split:
@@ -69,122 +72,94 @@ def split_interactions(
 
     Raises `UserError` if nobody is asked or nothing trains.
     """
-    split = SPLITS[settings.protocol](settings, offsets, times)
-    for until in ("validation", "test"):
-        if len(split.requests[until]) == 0:
-            raise UserError(
-                f"--protocol {settings.protocol} leaves nobody to ask for {until} in "
-                f"these data; take another protocol or more data"
-            )
-    if not (split.train_ends > offsets[:-1]).any():
+    # Row 0 is nobody's.
+    users = np.arange(1, len(offsets) - 1)
+    split = {
+        "leave_one_out": _leave_one_out,
+        "global_time": _global_time,
+        "multi5": _multi5,
+    }[settings.protocol]
+    train_ends, validation, test, description = split(settings, offsets, users, times)
+    trains = (train_ends > offsets[:-1]).any()
+    if not (trains and len(validation) and len(test)):
         raise UserError(
-            f"--protocol {settings.protocol} leaves nothing to train on in these data; "
-            f"take another protocol or more data"
+            f"--protocol {settings.protocol} leaves nothing to train on, or nobody to ask, in "
+            f"these data; take another protocol or more data"
         )
-    return split
+    end = Requests(users, offsets[users + 1], 0)
+    requests = {"validation": validation, "test": test, "end": end}
+    return Split(settings.protocol, train_ends, requests, description)
 
 
 def _leave_one_out(
-    _settings: DataSettings, offsets: np.ndarray, _times: np.ndarray
-) -> Split:
-    users = _users(offsets)
+    _settings: DataSettings, offsets: np.ndarray, users: np.ndarray, _times: np.ndarray
+) -> Parts:
     ends = offsets[1:]
-    train_ends = np.maximum(offsets[:-1], ends - 2)
-    validation = Requests(users, ends[users] - 2)
-    test = Requests(users, ends[users] - 1)
-    return Split(
-        "leave_one_out",
-        train_ends,
-        _with_end(offsets, validation, test),
+    return (
+        np.maximum(offsets[:-1], ends - 2),
+        Requests(users, ends[users] - 2),
+        Requests(users, ends[users] - 1),
         "leave-one-out (validation the second last interaction of each user, test the last)",
     )
 
 
 def _global_time(
-    _settings: DataSettings, offsets: np.ndarray, times: np.ndarray
-) -> Split:
+    _settings: DataSettings, offsets: np.ndarray, _users: np.ndarray, times: np.ndarray
+) -> Parts:
     if not times.any():
         raise UserError(
             "--protocol global_time needs times, which these data lack; use leave_one_out"
         )
-    count = len(offsets) - 1
-    user_of = np.repeat(np.arange(count), np.diff(offsets))
     shares = [1 - 2 * HELD_OUT, 1 - HELD_OUT]
-    first_cut, second_cut = np.quantile(times, shares, method="lower")
-    train_ends = offsets[:-1] + np.bincount(user_of, times < first_cut, count).astype(
-        np.int64
-    )
-
-    def asked(period: np.ndarray) -> Requests:
-        # The very first interaction of a user has no history to rank from.
-        rows = np.flatnonzero(period & (np.arange(len(times)) > offsets[user_of]))
-        chosen = spread(rows, user_of)
-        return Requests(user_of[chosen], chosen)
-
-    dates = (
-        np.array([first_cut, second_cut])
-        .astype("datetime64[s]")
-        .astype("datetime64[m]")
-    )
-    validation = asked((times >= first_cut) & (times < second_cut))
-    test = asked(times >= second_cut)
-    return Split(
-        "global_time",
-        train_ends,
-        _with_end(offsets, validation, test),
+    first, second = np.quantile(times, shares, method="lower")
+    dates = np.array([first, second]).astype("datetime64[s]").astype("datetime64[m]")
+    return (
+        ends_before(offsets, times, first),
+        spread_requests(offsets, (times >= first) & (times < second)),
+        spread_requests(offsets, times >= second),
         f"global time (trained before {dates[0]} UTC, validation to {dates[1]}, test after "
         f"it; up to {MOST_TARGETS} evenly spread interactions of each user there, means over "
         f"each user's first)",
     )
 
 
-def spread(rows: np.ndarray, user_of: np.ndarray) -> np.ndarray:
-    """At most MOST_TARGETS of each user's rows (ascending), evenly spread."""
-    if not len(rows):
-        return rows
-    bounds = np.flatnonzero(np.r_[True, np.diff(user_of[rows]) > 0, True])
-    parts = []
-    for start, end in itertools.pairwise(bounds):
-        places = np.linspace(0, end - start - 1, MOST_TARGETS).round().astype(int)
-        parts.append(rows[start:end][np.unique(places)])
-    return np.concatenate(parts)
+def ends_before(offsets: np.ndarray, times: np.ndarray, moment: int) -> np.ndarray:
+    """(users,) where what a user had before a moment ends."""
+    before = np.append(0, np.cumsum(times < moment))
+    return offsets[:-1] + before[offsets[1:]] - before[offsets[:-1]]
 
 
-def _multi5(settings: DataSettings, offsets: np.ndarray, _times: np.ndarray) -> Split:
-    users = np.random.default_rng(settings.split_seed).permutation(_users(offsets))
+def spread_requests(offsets: np.ndarray, period: np.ndarray) -> Requests:
+    """Requests for at most MOST_TARGETS of each user's interactions in a period (N,), evenly
+    spread."""
+    users, chosen = [], []
+    for user, (start, end) in enumerate(itertools.pairwise(offsets)):
+        # The very first interaction of a user has no history to rank from.
+        rows = start + 1 + np.flatnonzero(period[start + 1 : end])
+        if len(rows):
+            places = np.linspace(0, len(rows) - 1, MOST_TARGETS).round().astype(int)
+            chosen.append(rows[np.unique(places)])
+            users += [user] * len(chosen[-1])
+    return Requests(
+        np.array(users, dtype=int), np.concatenate([[], *chosen]).astype(int)
+    )
+
+
+def _multi5(
+    settings: DataSettings, offsets: np.ndarray, users: np.ndarray, _times: np.ndarray
+) -> Parts:
+    users = np.random.default_rng(settings.split_seed).permutation(users)
     held = round(HELD_OUT * len(users))
-    validation, test = np.sort(users[:held]), np.sort(users[held : 2 * held])
     train_ends = offsets[1:].copy()
     train_ends[users[: 2 * held]] = offsets[users[: 2 * held]]
-    requests = [
-        Requests(group, offsets[group + 1] - MULTI_TARGETS, MULTI_TARGETS)
-        for group in (validation, test)
-    ]
-    return Split(
-        "multi5",
+    requests = []
+    for group in (np.sort(users[:held]), np.sort(users[held : 2 * held])):
+        ends = offsets[group + 1] - MULTI_TARGETS
+        requests.append(Requests(group, ends, MULTI_TARGETS))
+    return (
         train_ends,
-        _with_end(offsets, *requests),
+        *requests,
         f"users split {1 - 2 * HELD_OUT:.0%} / {HELD_OUT:.0%} / {HELD_OUT:.0%} (seed "
         f"{settings.split_seed}), the last {MULTI_TARGETS} interactions of each held-out "
         f"user are the targets",
     )
-
-
-def _users(offsets: np.ndarray) -> np.ndarray:
-    """Rows of the users; row 0 is nobody's."""
-    return np.arange(1, len(offsets) - 1)
-
-
-def _with_end(
-    offsets: np.ndarray, validation: Requests, test: Requests
-) -> dict[str, Requests]:
-    users = _users(offsets)
-    end = Requests(users, offsets[users + 1], 0)
-    return {"validation": validation, "test": test, "end": end}
-
-
-SPLITS: dict[str, Callable[[DataSettings, np.ndarray, np.ndarray], Split]] = {
-    "leave_one_out": _leave_one_out,
-    "global_time": _global_time,
-    "multi5": _multi5,
-}

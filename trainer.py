@@ -27,7 +27,6 @@ from support.checkpoint import INFO, read_json, settled
 from support.errors import UserError, run_command
 from support.processes import leave_process_group
 from support.tracking import Tracker, git_commit, run_identity, run_path
-from text_vectors import available
 from training_loop import fit
 from training_state import Progress
 
@@ -44,7 +43,6 @@ def train(
     request. Raises `Stopped` or `UserError`.
     """
     main_process = int(os.environ.get("RANK", "0")) == 0
-    settings = settings.replace(text_encoder=available(settings.model.text_encoder))
     data = _load_data(settings)
     folder = Path(settings.train.checkpoint_dir)
     torch.manual_seed(settings.train.seed)

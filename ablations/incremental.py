@@ -39,7 +39,7 @@ from growth import for_catalogue
 from readers import read
 from readers.raw import RawData
 from settings import Settings
-from splits import MOST_TARGETS, Requests, Split, spread
+from splits import MOST_TARGETS, Split, ends_before, spread_requests
 from support.arguments import ArgumentParser, seeds
 from support.errors import UserError, run_command
 
@@ -132,21 +132,10 @@ def _split_at(data: Dataset, time: int) -> Dataset:
     """The same data: what is before `time` (s) trains, what is not is asked for, at most
     MOST_TARGETS of a user.
     """
-    user_of = data.user_of
-    later = data.times >= time
-    rows = spread(
-        np.flatnonzero(later & (np.arange(len(user_of)) > data.offsets[user_of])),
-        user_of,
-    )
-    count = len(data.offsets) - 1
-    ends = data.offsets[:-1] + np.bincount(user_of, ~later, count).astype(np.int64)
-    split = Split(
-        "global_time",
-        ends,
-        {"test": Requests(user_of[rows], rows)},
-        "a round of ablations/incremental.py",
-    )
-    return data.replace(split=split)
+    ends = ends_before(data.offsets, data.times, time)
+    requests = {"test": spread_requests(data.offsets, data.times >= time)}
+    description = "a round of ablations/incremental.py"
+    return data.replace(split=Split("global_time", ends, requests, description))
 
 
 def quality(ranker: Ranker, here: Round, settings: Settings) -> Values:

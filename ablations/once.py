@@ -14,7 +14,6 @@ from settings import Settings
 from starting import starting_model
 from support.checkpoint import settled
 from support.processes import alone
-from text_vectors import available
 from training_loop import fit
 
 
@@ -27,7 +26,6 @@ def trained(
     validate: select on the validation targets, as `fit` does; else all interactions train for all
     epochs.
     """
-    settings = settings.replace(text_encoder=available(settings.model.text_encoder))
     folder = work / run_key(settings, f"{data_hash(data)}{validate}", code_version())
     state = folder.with_name(f"{folder.name}.stopped")
     work.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,6 @@ from support.checkpoint import WEIGHTS
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
 from support.yaml_file import read_yaml, refuse
-from text_vectors import available
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "ablations" / "studies"
@@ -176,7 +175,7 @@ def _checked(
             except UserError as own:
                 refuse(path, at[name], str(own))
         refuse(path, lines.get(place, 1), str(error))
-    return settings.replace(text_encoder=available(settings.model.text_encoder))
+    return settings
 
 
 @functools.cache

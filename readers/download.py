@@ -1,7 +1,9 @@
-"""Fetch a MovieLens archive from GroupLens, checked by md5 and unpacked atomically."""
+"""Fetch a MovieLens archive from GroupLens, checked by md5 and unpacked atomically:
+`python -m readers.download ml-1m`."""
 
 import hashlib
 import http.client
+import io
 import os
 import sys
 import tempfile
@@ -10,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.errors import DISK_ERRORS, UserError
+from support.errors import DISK_ERRORS, UserError, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 20
@@ -49,19 +51,10 @@ LICENCE = (
 )
 
 
-class DataUnavailable(UserError):
-    """The data set is neither on disk nor to be downloaded."""
-
-
-class _BadArchive(Exception):
-    """Something was downloaded, but not the archive."""
-
-
 def data_folder(dataset: str, data_dir: str | None = None) -> Path:
     """Folder with the raw files of a data set, downloaded first if need be.
 
-    Raises `DataUnavailable` with the three ways to get the data, or `UserError` if --data_dir
-    lacks them.
+    Raises `UserError` with the three ways to get the data, or if --data_dir lacks them.
     """
     if dataset not in ARCHIVES:
         if data_dir is None:
@@ -80,10 +73,10 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
         )
     try:
         _download(archive, folder)
-    except (OSError, http.client.HTTPException, _BadArchive) as error:
+    except (OSError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) in DISK_ERRORS:
             raise
-        raise DataUnavailable(
+        raise UserError(
             f"{dataset} is not in {folder.name}/ and cannot be downloaded "
             f"({getattr(error, 'reason', error)}). "
             f"Three ways to get it: (1) connect to the internet and run again, it downloads "
@@ -97,25 +90,18 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
 
 def _download(archive: Archive, folder: Path) -> None:
     """Download, check, unpack beside the target, then move each file into place."""
+    content = _fetch(archive.url)
+    digest = hashlib.md5(content).hexdigest()
+    if digest != archive.md5:
+        raise OSError(
+            f"md5 {digest} instead of {archive.md5}: what came is truncated or altered, and "
+            f"nothing of it was kept"
+        )
+    print(LICENCE, file=sys.stderr)
     with tempfile.TemporaryDirectory(
         dir=folder.parent, prefix=f".{folder.name}-"
     ) as scratch:
-        zip_path = Path(scratch) / "archive.zip"
-        _fetch(archive.url, zip_path)
-        digest = hashlib.md5(zip_path.read_bytes()).hexdigest()
-        if digest != archive.md5:
-            raise _BadArchive(
-                f"md5 {digest} instead of {archive.md5}: what came is truncated or altered, and "
-                f"nothing of it was kept"
-            )
-        try:
-            with zipfile.ZipFile(zip_path) as opened:
-                opened.extractall(scratch)
-        except zipfile.BadZipFile as error:
-            raise _BadArchive(
-                f"not a zip file: {error}; nothing of it was kept"
-            ) from error
-        print(LICENCE, file=sys.stderr)
+        zipfile.ZipFile(io.BytesIO(content)).extractall(scratch)
         source = next(Path(scratch).rglob(archive.needed)).parent
         folder.mkdir(exist_ok=True)
         # The file that marks the data set as present comes last, so that an interruption is seen
@@ -127,19 +113,11 @@ def _download(archive: Archive, folder: Path) -> None:
                 os.replace(path, folder / path.name)
 
 
-def _fetch(url: str, path: Path) -> None:
-    """Stream a URL into a file under a progress bar."""
-    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+def _fetch(url: str) -> bytes:
+    print(f"downloading {url}", file=sys.stderr, flush=True)
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+        return response.read()
 
-    with (
-        urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response,
-        path.open("wb") as file,
-        Progress(
-            *Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn()
-        ) as progress,
-    ):
-        size = int(response.headers.get("Content-Length") or 0) or None
-        task = progress.add_task(url.rsplit("/", 1)[-1], total=size)
-        while block := response.read(1 << 16):
-            file.write(block)
-            progress.update(task, advance=len(block))
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda argv: print(data_folder(*argv))))

@@ -24,8 +24,6 @@ frozen: a test holds the hash of its output, so that numbers measured on it stay
 """
 
 import datetime
-import hashlib
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -106,11 +104,10 @@ def true_causes() -> dict[tuple[int, int], tuple[str, int]]:
     """(user id, item id) -> (cause, id of the earlier item that caused it, or 0) of the frozen
     data set.
     """
-    rows = generate()["interactions"].frame
-    pairs = zip(rows["user_id"], rows["movie_id"], strict=True)
-    return dict(
-        zip(pairs, zip(rows["cause"], rows["cause_movie_id"], strict=True), strict=True)
-    )
+    return {
+        (row.user_id, row.movie_id): (row.cause, row.cause_movie_id)
+        for row in generate()["interactions"].frame.itertuples()
+    }
 
 
 def season_of(timestamp: int) -> int:
@@ -165,11 +162,3 @@ def _pick(draw: np.random.Generator, weight: np.ndarray) -> int:
     """Index drawn in proportion to weight."""
     total = np.cumsum(weight)
     return int(np.searchsorted(total, draw.random() * total[-1], side="right"))
-
-
-def content_hash(files: Mapping[str, File]) -> str:
-    """Hash of all rows of all tables, causes included."""
-    texts = [
-        file.frame.to_csv(index=False, lineterminator="\n") for file in files.values()
-    ]
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

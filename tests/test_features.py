@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import text_vectors
 from batches import history_batch, history_of
 from dataset import ITEM_ROWS, Field
 from features import NumberEncoder, TagsEncoder, tag_shares
@@ -87,11 +86,6 @@ def test_texts_alike_have_vectors_alike():
         ["The Matrix", "The Matrix Reloaded", "Bambi"], "ngrams"
     )
     assert one @ other > one @ far
-
-
-def test_texts_are_read_as_ngrams_where_no_sentence_encoder_is_installed(monkeypatch):
-    monkeypatch.setattr(text_vectors, "_installed", lambda: False)
-    assert text_vectors.available("auto") == "ngrams"
 
 
 @pytest.mark.parametrize("start", [False, True])

@@ -186,7 +186,7 @@ def test_flags_that_do_not_fit_the_file(tmp_path):
     path = tmp_path / "a.csv"
     rows().to_csv(path, index=False)
     with pytest.raises(
-        UserError, match="user=user_ids: .* the fields user_id, item_id, timestamp"
+        UserError, match=r"user=user_ids: .* the fields user_id, item_id, timestamp"
     ):
         read(str(path), columns="user=user_ids")
     with pytest.raises(UserError, match="--columns is for a file without a schema"):

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from readers import download, read
-from readers.__main__ import main
-from readers.download import Archive, DataUnavailable, data_folder
+from readers.download import Archive, data_folder
 from readers.movielens import release_year
-from readers.synthetic import CAUSES, content_hash, generate, season_of
+from readers.synthetic import CAUSES, generate, season_of
 from support.errors import UserError, run_command
 from tests.conftest import REAL
 
@@ -157,20 +156,6 @@ def test_truncated_download_is_refused_and_leaves_nothing(archive, tmp_path):
     archive.write_bytes(archive.read_bytes()[:-100])
     with pytest.raises(UserError, match="truncated or altered"):
         data_folder("ml-1m")
-    assert main(["ml-1m"]) == 3  # for make run, no data
-    assert list((tmp_path / "root").iterdir()) == []
-
-
-def test_a_file_that_is_no_zip_is_refused(archive, tmp_path, monkeypatch):
-    archive.write_bytes(b"not a zip")
-    known = download.ARCHIVES["ml-1m"]
-    monkeypatch.setitem(
-        download.ARCHIVES,
-        "ml-1m",
-        Archive(known.url, hashlib.md5(b"not a zip").hexdigest(), "ratings.dat"),
-    )
-    with pytest.raises(UserError, match="not a zip"):
-        data_folder("ml-1m")
     assert list((tmp_path / "root").iterdir()) == []
 
 
@@ -179,15 +164,14 @@ def test_a_full_disk_leaves_nothing(archive, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(download, "_fetch", full)
-    assert run_command(main, ["ml-1m"]) == 2
+    assert run_command(lambda argv: data_folder(*argv), ["ml-1m"]) == 2
     assert list((tmp_path / "root").iterdir()) == []
 
 
-def test_no_connection_names_three_ways_and_exits_with_3(archive, capsys):
+def test_no_connection_names_three_ways(archive):
     archive.unlink()
-    with pytest.raises(DataUnavailable, match=r"\(1\).*\(2\).*\(3\)"):
+    with pytest.raises(UserError, match=r"\(1\).*\(2\).*\(3\)"):
         data_folder("ml-1m")
-    assert main(["ml-1m"]) == 3
 
 
 def test_data_dir_without_the_files(tmp_path):
@@ -196,7 +180,13 @@ def test_data_dir_without_the_files(tmp_path):
 
 
 def test_synthetic_data_are_frozen():
-    assert content_hash(generate()) == "40b0e012a99f94db"
+    """All rows of all tables, causes included."""
+    texts = [
+        file.frame.to_csv(index=False, lineterminator="\n")
+        for file in generate().values()
+    ]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    assert digest.startswith("40b0e012a99f94db")
 
 
 def test_a_folder_in_place_of_a_file(ml_1m_folder):
