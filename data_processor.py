@@ -9,13 +9,11 @@ trains and what is asked for is in splits.py.
 """
 
 import hashlib
-import operator
+import itertools
 import os
-import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -31,8 +29,9 @@ from dataset import (
     Field,
     Table,
 )
+from item_search import rows_where
 from readers import read
-from readers.raw import RawData, plain_number
+from readers.raw import RawData
 from schema import TABLES, Column, Schema
 from settings import DataSettings, Settings
 from splits import FEWEST, Split, split_interactions
@@ -40,12 +39,8 @@ from support.errors import UserError, run_command
 from support.memory import release_memory
 from support.tables import print_table
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 KNOTS = 16  # quantiles of a number's known values
 MOST_TAGS = 64  # of one item
-COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
 def load(settings: DataSettings, like: Catalogue | None = None) -> Dataset:
@@ -69,52 +64,45 @@ def process(
     rows, counts = _kept(raw, settings)
     items = _table(raw, "items", rows["item"], like)
     users = _table(raw, "users", rows["user"], like)
-    known = like.interaction_fields if like else {}
-    fields = {
-        name: known.get(name) or _field_of(column, rows[name])
-        for name, column in raw.schema.interactions.columns.items()
-    }
-    catalogue = Catalogue(raw.schema, items, users, fields)
-
+    known = like.interaction_fields if like else None
+    fields = _fields(raw.schema.interactions.columns, rows, known)
     user = users.index(rows["user"].to_numpy())
-    time = np.full(len(rows), NO_TIME)
+    keys = [user]
     if "time" in rows:
-        time = rows["time"].to_numpy()
-    order = np.lexsort((np.arange(len(rows)), time, user))
-    item_rows = items.index(rows["item"].to_numpy())[order]
-    columns = {
-        name: _stored(entry, rows[name])[order] for name, entry in fields.items()
-    }
-    lengths = np.bincount(user, minlength=len(users))
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    time = time[order]
-    split = split_interactions(settings, offsets, time)
-    digest = _hash(split.description, catalogue, offsets, item_rows, time, columns)
-    return Dataset(
-        catalogue,
+        keys = [rows["time"], user]
+    rows = rows.iloc[np.lexsort(keys)]  # equal ones stay in the order of the file
+    times = np.full(len(rows), NO_TIME)
+    if "time" in rows:
+        times = rows["time"].to_numpy()
+    offsets = np.append(0, np.bincount(user, minlength=len(users)).cumsum())
+    data = Dataset(
+        Catalogue(raw.schema, items, users, fields),
         offsets,
-        item_rows,
-        time,
-        columns,
-        split,
-        digest,
+        items.index(rows["item"].to_numpy()),
+        times,
+        {name: _stored(entry, rows[name]) for name, entry in fields.items()},
+        split_interactions(settings, offsets, times),
+        "",
         (*raw.counts, *counts),
     )
+    return data.replace(split_hash=_hash(data))
 
 
 def _kept(
     raw: RawData, settings: DataSettings
 ) -> tuple[pd.DataFrame, list[tuple[str, int]]]:
     """(interactions that the settings keep, what was dropped)."""
-    rows = raw.interactions
+    everything = rows = raw.interactions
     if settings.keep:
-        rows = rows[meets(settings.keep, rows, raw.schema.interactions.columns)]
+        fields = _fields(raw.schema.interactions.columns, rows, None)
+        stored = {name: _stored(entry, rows[name]) for name, entry in fields.items()}
+        nobody = np.empty(0, dtype=object)
+        table = Table(np.arange(len(rows)), 0, nobody, fields, stored)
+        rows = rows[rows_where(table, [settings.keep])]
     fewest = max(settings.min_user_count, FEWEST[settings.protocol])
     for role, least in (("item", settings.min_item_count), ("user", fewest)):
         counts = rows[role].value_counts()
-        if counts.min() < least:
-            rows = rows[rows[role].isin(counts.index[counts >= least])]
-    rows = rows.reset_index(drop=True)
+        rows = rows[rows[role].isin(counts.index[counts >= least])]
     if rows.empty:
         raise UserError(
             f"--min_item_count {settings.min_item_count}, --min_user_count {fewest} and "
@@ -122,63 +110,47 @@ def _kept(
             f"give users with more (--protocol {settings.protocol} needs "
             f"{FEWEST[settings.protocol]})"
         )
-    everything = raw.interactions
-    dropped = [
-        (
-            f"{role}s dropped by --min_{role}_count and --keep",
-            everything[role].nunique() - rows[role].nunique(),
-        )
-        for role in ("user", "item")
-    ]
-    return rows, [(what, number) for what, number in dropped if number]
-
-
-def meets(
-    condition: str, rows: pd.DataFrame, columns: Mapping[str, Column]
-) -> np.ndarray:
-    """Which rows meet a condition such as 'rating>=4' or 'channel=web'. Raises `UserError`."""
-    match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|=|>|<)\s*(.+?)\s*", condition)
-    if match is None:
-        raise UserError(
-            f"condition {condition!r}: write column=value or column>=number"
-        )
-    name, sign, value = match.groups()
-    if name not in columns:
-        raise UserError(
-            f"condition {condition!r}: {name!r} is none of {', '.join(columns) or '-'}"
-        )
-    if sign == "=":
-        return (rows[name].astype(str) == plain_number(value)).to_numpy()
-    try:
-        limit = float(value)
-    except ValueError:
-        raise UserError(f"condition {condition!r}: {value!r} is not a number") from None
-    numbers = pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=float)
-    return COMPARISONS[sign](numbers, limit)
+    dropped = []
+    for role in ("user", "item"):
+        number = everything[role].nunique() - rows[role].nunique()
+        if number:
+            what = f"{role}s dropped by --min_{role}_count and --keep"
+            dropped.append((what, number))
+    return rows, dropped
 
 
 def _table(raw: RawData, name: str, used: pd.Series, like: Catalogue | None) -> Table:
     """The table of those ids that are used; ids without a row of their own have unknown columns."""
-    columns, found = raw.schema.table(name).columns, getattr(raw, name)
+    found = getattr(raw, name)
     first = ITEM_ROWS if name == "items" else USER_ROWS
-    known = getattr(like, name).fields if like else None
     ids = np.sort(used.unique())
     if ids.dtype != np.int64:
         ids = ids.astype(object)
-    blank = np.array([""] * first, dtype=object)
     names = ids.astype(str).astype(object)
-    if found is None:
-        return Table(ids, first, np.concatenate([blank, names]))
-    rows = found.set_index("id").reindex(ids)
-    if "name" in rows:
-        names = rows["name"].where(rows["name"].notna(), names).to_numpy(dtype=object)
     fields, data = {}, {}
+    if found is not None:
+        rows = found.set_index("id").reindex(ids)
+        if "name" in rows:
+            given = rows["name"].to_numpy(dtype=object)
+            names = np.where(pd.isna(given), names, given)
+        known = getattr(like, name).fields if like else None
+        fields = _fields(raw.schema.table(name).columns, rows, known)
+        for column, entry in fields.items():
+            stored = _stored(entry, rows[column])
+            unknown = np.broadcast_to(entry.unknown, (first, *stored.shape[1:]))
+            data[column] = np.concatenate([unknown.astype(stored.dtype), stored])
+    blank = np.array([""] * first, dtype=object)
+    return Table(ids, first, np.concatenate([blank, names]), fields, data)
+
+
+def _fields(
+    columns: Mapping[str, Column], rows: pd.DataFrame, known: Mapping[str, Field] | None
+) -> dict[str, Field]:
+    """What is known of columns already, or what their values say."""
+    fields = {}
     for name, column in columns.items():
         fields[name] = known[name] if known else _field_of(column, rows[name])
-        stored = _stored(fields[name], rows[name])
-        unknown = np.broadcast_to(fields[name].unknown, (first, *stored.shape[1:]))
-        data[name] = np.concatenate([unknown.astype(stored.dtype), stored])
-    return Table(ids, first, np.concatenate([blank, names]), fields, data)
+    return fields
 
 
 def _field_of(column: Column, values: pd.Series) -> Field:
@@ -199,13 +171,7 @@ def _field_of(column: Column, values: pd.Series) -> Field:
         )
         return Field(column, knots=tuple(np.round(knots, 6).tolist()))
     if column.kind == "vector":
-        sizes = set(known.map(len))
-        if len(sizes) > 1:
-            raise UserError(
-                f"{column.name}: vectors of different lengths ({min(sizes)} and "
-                f"{max(sizes)}); give all the same"
-            )
-        return Field(column, size=sizes.pop() if sizes else 1)
+        return Field(column, size=len(known.iloc[0]) if len(known) else 1)
     return Field(column)
 
 
@@ -242,25 +208,17 @@ def _tag_codes(values: pd.Series, code: Mapping[str, int]) -> np.ndarray:
         tags = tags if isinstance(tags, list) else []
         found = sorted({code[tag] for tag in tags if tag in code})
         rows.append(found[:MOST_TAGS])
-    width = max([1, *map(len, rows)])
-    table = np.zeros((len(rows), width), dtype=np.int64)
+    table = np.zeros((len(rows), max([1, *map(len, rows)])), dtype=np.int64)
     for number, row in enumerate(rows):
         table[number, : len(row)] = row
     return table
 
 
-def _hash(
-    description: str,
-    catalogue: Catalogue,
-    offsets: np.ndarray,
-    items: np.ndarray,
-    times: np.ndarray,
-    columns: Mapping[str, np.ndarray],
-) -> str:
+def _hash(data: Dataset) -> str:
     """Of everything that a result depends on but texts and names."""
-    digest = hashlib.sha256(description.encode())
-    arrays = [offsets, items, times, *columns.values()]
-    for table in (catalogue.items, catalogue.users):
+    digest = hashlib.sha256(data.split.description.encode())
+    arrays = [data.offsets, data.items, data.times, *data.columns.values()]
+    for table in (data.catalogue.items, data.catalogue.users):
         arrays += [table.ids, *table.data.values()]
     for array in arrays:
         if array.dtype == object:
@@ -271,7 +229,7 @@ def _hash(
 
 
 def from_sequences(
-    histories: "Sequence[Sequence[int]]", vocab_size: int, split: bool = True
+    histories: Sequence[Sequence[int]], vocab_size: int, split: bool = True
 ) -> Dataset:
     """`Dataset` of bare item numbers 1 to vocab_size, without times or columns.
 
@@ -279,14 +237,10 @@ def from_sequences(
     outside that range.
     """
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
-    if lengths.sum() == 0:
-        raise UserError("user_sequences holds no interaction")
-    flat = np.concatenate(
-        [np.asarray(history) for history in histories if len(history)]
-    )
+    flat = np.array(list(itertools.chain(*histories)))
     if flat.dtype.kind not in "iu" or flat.min() < 1 or flat.max() > vocab_size:
         raise UserError(
-            f"item numbers must be whole numbers from 1 to vocab_size = {vocab_size}"
+            f"user_sequences must hold whole numbers from 1 to vocab_size = {vocab_size}"
         )
     numbers = np.arange(1, vocab_size + 1)
     users = np.arange(1, len(lengths) + 1)
@@ -303,8 +257,8 @@ def from_sequences(
     parts = Split("none", offsets[1:], {}, "nothing held out")
     if split:
         parts = split_interactions(DataSettings(), offsets, times)
-    digest = hashlib.sha256(flat.tobytes() + lengths.tobytes()).hexdigest()[:16]
-    return Dataset(catalogue, offsets, rows, times, {}, parts, digest)
+    data = Dataset(catalogue, offsets, rows, times, {}, parts, "")
+    return data.replace(split_hash=_hash(data))
 
 
 def write_schema(schema: Schema, path: Path) -> None:
@@ -332,13 +286,11 @@ def main(argv: list[str]) -> None:
     flags = vars(parser.parse_args(argv))
     path = flags.pop("write_schema")
     settings = Settings().replace(**flags)
-    raw = read(settings.data.dataset, settings.data.data_dir, settings.data.columns)
-    data = process(raw, settings.data)
-    print_table(
-        "Data card", data.name, ["", ""], [list(row) for row in data_card(data)]
-    )
+    data = load(settings.data)
+    rows = [list(row) for row in data_card(data)]
+    print_table("Data card", data.name, ["", ""], rows)
     if path:
-        write_schema(raw.schema, path)
+        write_schema(data.catalogue.schema, path)
         print(f"schema: {path}; edit it and give it as --dataset")
 
 

@@ -93,14 +93,14 @@ def rows_where(items: Table, conditions: Sequence[str]) -> np.ndarray:
         match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|=|>|<)\s*(.+?)\s*", condition)
         if match is None:
             raise UserError(
-                f"--where {condition!r}: write column=value or column>=number"
+                f"condition {condition!r}: write column=value or column>=number"
             )
         name, sign, value = match.groups()
         if name not in items.fields or items.fields[name].column.kind == "vector":
             listed = ", ".join(items.fields) or "none"
             hint = nearest(name, items.fields, f"there are {listed}")
             raise UserError(
-                f"--where {condition!r}: no column is called {name!r}; {hint}"
+                f"condition {condition!r}: no column is called {name!r}; {hint}"
             )
         found &= _meets(items.fields[name], items.data[name], sign, value)
     return found
@@ -116,11 +116,13 @@ def _meets(entry: Field, values: np.ndarray, sign: str, wanted: str) -> np.ndarr
     if kind == "category" and entry.numbers is not None:
         values = np.append(np.nan, entry.numbers)[values]
     elif kind != "number":
-        raise UserError(f"--where: {entry.name} has no order; write {entry.name}=value")
+        raise UserError(
+            f"condition: {entry.name} has no order; write {entry.name}=value"
+        )
     try:
         limit = float(wanted)
     except ValueError:
-        raise UserError(f"--where: {wanted!r} is not a number") from None
+        raise UserError(f"condition: {wanted!r} is not a number") from None
     compare = {
         ">=": np.greater_equal,
         "<=": np.less_equal,
@@ -146,7 +148,7 @@ def _codes(entry: Field, wanted: str) -> list[int]:
             value, listed = parts[0].strip(), ", ".join(entry.values[:40])
             hint = nearest(value, entry.values, f"there are {listed or 'none'}")
             raise UserError(
-                f"--where {entry.name}: no value is called {value!r}; {hint}"
+                f"condition on {entry.name}: no value is called {value!r}; {hint}"
             )
     return codes
 

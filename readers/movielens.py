@@ -9,8 +9,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import csv
 
 from readers.raw import File
 from readers.tables import read_file
@@ -100,6 +98,9 @@ def release_year(title: str) -> float:
 
 def _read_lines(path: Path, separator: str, fields: list[str]) -> File:
     """Every line split into its fields; those of RATINGS are whole numbers."""
+    import pyarrow as pa
+    from pyarrow import csv
+
     kinds = {name: pa.int64() if name in RATINGS else pa.string() for name in fields}
     try:
         content = path.read_bytes().replace(separator.encode(), FIELD_END)
