@@ -1,6 +1,6 @@
 """Why an item is recommended: what each interaction, and each family of features, contributes.
 
-Games and scores are those of question.py. Methods, all of which answer with an `Attribution`:
+Games and scores are those of question.py. Methods, which say what each interaction contributes:
 
     leave_one_out         v(everything) - v(everything but i): exact; contributions need not add
                           up, as the model is not additive
@@ -31,7 +31,6 @@ from torch import Tensor
 
 from dataset import MASK
 from explanations.question import Absence, Question, unknown_items
-from transformer import Attend
 
 BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64)  # interactions from the newest, where blocks end
 # interactions of the strongest contributions that `carried` leaves out for good measure
@@ -47,26 +46,17 @@ BLOCK_WAYS: dict[Absence, float] = {"removed": 0.2, "masked": 0.8}
 @dataclass(frozen=True)
 class Attribution:
     """Contributions to the scores (C,): `history` (C, L), oldest first, and `families`, name ->
-    (C,).
+    (C,), by leaving each out, of the control at random."""
 
-    base: (C,) the score with nothing known, where base and contributions add up to the score;
-    else None.
-    """
-
-    method: str
     score: np.ndarray
     history: np.ndarray
     families: dict[str, np.ndarray]
-    base: np.ndarray | None = None
 
 
-def leave_one_out(question: Question, _draw: np.random.Generator) -> Attribution:
+def leave_one_out(question: Question, _draw: np.random.Generator) -> np.ndarray:
     """See the module's head."""
-    rows, _ = question.one_by_one
-    history = (rows[0] - rows[1:]).T
-    return Attribution(
-        "leave_one_out", rows[0], history, family_effects(question, rows[0])
-    )
+    scores, _ = question.one_by_one
+    return (scores[0] - scores[1:]).T
 
 
 def places_lost(question: Question) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -98,16 +88,8 @@ def carried(question: Question, found: Attribution) -> np.ndarray:
     return falls & (np.arange(question.length) == strongest[..., None]).any(1)
 
 
-def family_effects(question: Question, score: np.ndarray) -> dict[str, np.ndarray]:
-    """Score (C,) minus the score without each family, one at a time."""
-    return {
-        family: score - without
-        for family, (without, _) in question.without_families.items()
-    }
-
-
-def blocks(question: Question, draw: np.random.Generator) -> Attribution:
-    """See the module's head. Families by leaving them out."""
+def blocks(question: Question, draw: np.random.Generator) -> np.ndarray:
+    """See the module's head."""
     length = question.length
     newest_first = np.arange(length)[::-1]
     spans = np.split(newest_first, [size for size in BLOCK_ENDS if size < length])
@@ -125,8 +107,8 @@ def blocks(question: Question, draw: np.random.Generator) -> Attribution:
         [1 / (count * math.comb(count - 1, size)) for size in range(count)]
     )
     gradients = integrated_gradients(question, draw)
-    size = np.abs(gradients.history).sum(1, keepdims=True)
-    steep = gradients.history / (size + 1e-9)  # (C, L)
+    size = np.abs(gradients).sum(1, keepdims=True)
+    steep = gradients / (size + 1e-9)  # (C, L)
     flow = attention_flow(question)
     history = np.zeros((len(question.candidates), length))
     for number, span in enumerate(spans):
@@ -136,15 +118,13 @@ def blocks(question: Question, draw: np.random.Generator) -> Attribution:
         same_sign = np.maximum(np.sign(value)[:, None] * steep[:, span], 0.0)
         share = same_sign + ATTENTION * flow[span]  # (C, block's size)
         history[:, span] = value[:, None] * share / share.sum(1, keepdims=True)
-    return Attribution("blocks", values[-1], history, gradients.families, values[0])
+    return history
 
 
 def integrated_gradients(
     question: Question, _draw: np.random.Generator, steps: int = 32
-) -> Attribution:
-    """See the module's head; the integral by Gauss and Legendre's rule. Families by leaving them
-    out.
-    """
+) -> np.ndarray:
+    """See the module's head; the integral by Gauss and Legendre's rule."""
     model, table, length = question.scorer.model, question.scorer.table, question.length
     real = question.request(question.read)
     unknown = question.request(unknown_items(question.read, MASK))
@@ -154,7 +134,7 @@ def integrated_gradients(
 
     def score(x: Tensor) -> Tensor:
         last = real.lengths.expand(len(x)) - 1
-        states = model.encoder.last_state(x, _expanded(attend, len(x)), last)
+        states = model.encoder.last_state(x, attend, last)
         return question.of_logits(model.rank(states, table, real))  # (N, C)
 
     points, weights = np.polynomial.legendre.leggauss(steps)
@@ -169,75 +149,35 @@ def integrated_gradients(
         )
         each = (gradient.sum(0) * (end - start)[0]).sum(-1)
         contributions.append(each[attend.prefix : attend.prefix + length])
-    with torch.no_grad():
-        ends = score(torch.cat([start, end])).double().numpy()
-    history = torch.stack(contributions).double().numpy()
-    return Attribution(
-        "integrated_gradients",
-        ends[1],
-        history,
-        family_effects(question, ends[1]),
-        ends[0],
-    )
-
-
-def _expanded(attend: Attend, count: int) -> Attend:
-    """What one request is told, for so many of it."""
-    padding, rotation = attend.padding, attend.rotation
-    if padding is not None:
-        padding = padding.expand(count, -1, -1, -1)
-    if rotation is not None:
-        cosine, sine = rotation
-        rotation = cosine.expand(count, -1, -1, -1), sine.expand(count, -1, -1, -1)
-    return dataclasses.replace(attend, padding=padding, rotation=rotation)
+    return torch.stack(contributions).double().numpy()
 
 
 @torch.no_grad()
-def attention(question: Question) -> tuple[list[Tensor], int, int]:
-    """(each layer's weights (H, P, P), where the history begins among the P positions, from where
-    the item is read)."""
-    model = question.scorer.model
-    batch = question.request(question.read)
-    x, attend = model.embed(batch, question.scorer.table)
-    last = int(batch.lengths[0]) - 1 + attend.prefix
-    maps = model.encoder.attention_maps(x, attend)
-    return (
-        [weights[0, :, : last + 1, : last + 1] for weights in maps],
-        attend.prefix,
-        last,
-    )
-
-
 def attention_flow(question: Question) -> np.ndarray:
     """(L,) attention of all layers multiplied, from the position that the item is read from to
     each interaction."""
-    maps, first, last = attention(question)
-    own = torch.eye(len(maps[0][0]))
+    model = question.scorer.model
+    batch = question.request(question.read)
+    x, attend = model.embed(batch, question.scorer.table)
+    count = int(batch.lengths[0]) + attend.prefix  # positions without padding
+    own = torch.eye(count)
     flow = own
-    for weights in maps:
-        flow = (weights.mean(0) + own) / 2 @ flow
-    return flow[last, first : first + question.length].double().numpy()
+    for weights in model.encoder.attention_maps(x, attend):
+        flow = (weights[0, :, :count, :count].mean(0) + own) / 2 @ flow
+    return flow[-1, attend.prefix :][: question.length].double().numpy()
 
 
-def attention_rollout(question: Question, _draw: np.random.Generator) -> Attribution:
-    """See the module's head. Families by leaving them out."""
-    score = question.scores(question.everything)[0]
-    history = np.tile(attention_flow(question), (len(question.candidates), 1))
-    return Attribution(
-        "attention_rollout", score, history, family_effects(question, score)
-    )
-
-
-def random(question: Question, draw: np.random.Generator) -> Attribution:
+def attention_rollout(question: Question, _draw: np.random.Generator) -> np.ndarray:
     """See the module's head."""
-    score = question.scores(question.everything)[0]
-    count = len(question.candidates)
-    history = draw.normal(size=(count, question.length))
-    families = {family: draw.normal(size=count) for family in question.families}
-    return Attribution("random", score, history, families)
+    return np.tile(attention_flow(question), (len(question.candidates), 1))
 
 
-METHODS: dict[str, Callable[[Question, np.random.Generator], Attribution]] = {
+def random(question: Question, draw: np.random.Generator) -> np.ndarray:
+    """See the module's head."""
+    return draw.normal(size=(len(question.candidates), question.length))
+
+
+METHODS: dict[str, Callable[[Question, np.random.Generator], np.ndarray]] = {
     method.__name__: method
     for method in (
         leave_one_out,
@@ -251,4 +191,12 @@ METHODS: dict[str, Callable[[Question, np.random.Generator], Attribution]] = {
 
 def explain(question: Question, method: str = DEFAULT, seed: int = 0) -> Attribution:
     """The contributions that a method of METHODS finds."""
-    return METHODS[method](question, np.random.default_rng(seed))
+    draw = np.random.default_rng(seed)
+    history = METHODS[method](question, draw)
+    score = question.scores(question.everything)[0]
+    families = {}
+    for family, (without, _) in question.without_families.items():
+        families[family] = score - without
+        if method == "random":
+            families[family] = draw.normal(size=len(score))
+    return Attribution(score, history, families)

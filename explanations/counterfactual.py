@@ -23,73 +23,48 @@ def what_if(
 
     item: what is said of an item by its row.
     """
-    scores, _ = question.one_by_one
-    contributions = (scores[0] - scores[1:])[:, number]
-    places = smallest_set(question, contributions, k, number)
+    places = smallest_set(question, k, number)
     without = None
     if places is not None:
         without = tuple(item(question.read.items[place]) for place in places)
     return WhatIf(without, tuple(other_users(question, number)))
 
 
-def smallest_set(
-    question: Question, contributions: np.ndarray, k: int, number: int = 0
-) -> list[int] | None:
+def smallest_set(question: Question, k: int, number: int = 0) -> list[int] | None:
     """Interactions (places in 0..L - 1) without which an item of the question is not among the
     first k; none of them if it is not there anyway, None if it stays without any history.
 
-    contributions: (L,), which interactions to try first. Sets of one are all tried, sets of two
-    among the PAIRS_OF most important; a larger one is found step by step and freed of what it
-    does not need, so a smaller one may exist.
+    Sets of one are all tried, sets of two among the PAIRS_OF without which the score falls most;
+    a larger one is found step by step and freed of what it does not need, so a smaller one may
+    exist.
     """
-    length, order = question.length, np.argsort(-contributions, kind="stable")
-    ranks = question.one_by_one[1][:, number]
-    if ranks[0] > k:
+    scores, ranks = question.one_by_one
+    order = np.argsort(scores[1:, number], kind="stable").tolist()
+    if ranks[0, number] > k:
         return []
 
-    def leaves(sets: list[list[int]]) -> np.ndarray:
-        known = np.ones((len(sets), length), dtype=bool)
+    def first_that_leaves(sets: list[list[int]]) -> list[int] | None:
+        known = np.ones((len(sets), question.length), dtype=bool)
         for row, places in enumerate(sets):
             known[row, places] = False
-        return question.outcomes(known)[1][:, number] > k
+        gone = question.outcomes(known)[1][:, number] > k
+        return sets[int(gone.argmax())] if gone.any() else None
 
-    single = ranks[1:][order] > k
-    if single.any():
-        return [int(order[single.argmax()])]
-    pairs = [
-        list(map(int, pair)) for pair in itertools.combinations(order[:PAIRS_OF], 2)
-    ]
-    gone = leaves(pairs) if pairs else np.zeros(0, dtype=bool)
-    if gone.any():
-        return sorted(pairs[int(gone.argmax())])
-    growing = [order[:size].tolist() for size in range(1, length + 1)]
-    gone = leaves(growing) if growing else np.zeros(0, dtype=bool)
-    if not gone.any():
+    alone = [place for place in order if ranks[1 + place, number] > k]
+    if alone:
+        return alone[:1]
+    found = first_that_leaves(
+        [list(pair) for pair in itertools.combinations(order[:PAIRS_OF], 2)]
+    )
+    if found is not None:
+        return sorted(found)
+    found = first_that_leaves([order[: size + 1] for size in range(len(order))])
+    if found is None:
         return None
-    return sorted(_freed(growing[int(gone.argmax())], leaves))
-
-
-def _freed(
-    found: list[int], leaves: Callable[[list[list[int]]], np.ndarray]
-) -> list[int]:
-    """The set without what it does not need: the least important first, as many at once as can
-    be.
-    """
-    while True:
-        smaller = [[other for other in found if other != place] for place in found]
-        spare = [
-            place
-            for place, enough in zip(found, leaves(smaller), strict=True)
-            if enough
-        ]
-        if not spare:
-            return found
-        spare.reverse()
-        fewer = [
-            [place for place in found if place not in spare[:count]]
-            for count in range(1, len(spare) + 1)
-        ]
-        found = fewer[max(np.flatnonzero(leaves(fewer)))]
+    for place in found[::-1]:  # the least important first
+        fewer = [other for other in found if other != place]
+        found = first_that_leaves([fewer]) or found
+    return sorted(found)
 
 
 def other_users(question: Question, number: int) -> list[Flip]:

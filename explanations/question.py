@@ -23,9 +23,9 @@ from torch import Tensor
 
 from batches import Batch, History, history_batch
 from dataset import MASK, Catalogue
+from evaluation.protocols import length_groups
 from scorer import NOTHING, Scorer
 
-TOKENS = 6_400  # interactions in one pass: more, and they leave the caches
 Absence = Literal["removed", "masked", "replaced"]
 
 
@@ -120,28 +120,18 @@ class Question:
     ) -> tuple[np.ndarray, np.ndarray]:
         """`outcomes` of N other histories."""
         lengths = np.array([len(history.items) for history in histories])
-        order = np.argsort(lengths, kind="stable")  # little padding
         scores = np.empty((len(histories), len(self.candidates)))
-        ranks, start = np.empty(scores.shape, dtype=int), 0
-        columns = torch.from_numpy(self.candidates)
-        while start < len(order):
-            end = start + 1
-            while (
-                end < len(order)
-                and (end + 1 - start) * max(1, lengths[order[end]]) <= TOKENS
-            ):
-                end += 1
-            chosen = order[start:end]
+        ranks = np.empty(scores.shape, dtype=int)
+        own = torch.from_numpy(self.candidates)
+        device = torch.device("cpu")
+        groups = length_groups(lengths, len(self.allowed), self.seq_length, device)
+        for chosen in groups:
             batch = self.batch([histories[row] for row in chosen])
             logits = self.scorer.score(batch, without)
             scores[chosen] = self.of_logits(logits).double().numpy()
-            rivals, own = (
-                logits.masked_fill(~self.allowed, -torch.inf),
-                logits[:, columns],
-            )
-            better = [(rivals > one[:, None]).sum(1) for one in own.T]
+            rivals = logits.masked_fill(~self.allowed, -torch.inf)
+            better = [(rivals > one[:, None]).sum(1) for one in logits[:, own].T]
             ranks[chosen] = 1 + torch.stack(better, dim=1).numpy()
-            start = end
         return scores, ranks
 
     def of_logits(self, logits: Tensor) -> Tensor:
@@ -158,24 +148,16 @@ class Question:
                 return left
             # Nothing known of one interaction stands for no history.
             return unknown_items(history, MASK).select(np.array([-1]))
-        others = unknown_items(
-            history, MASK if self.absent == "masked" else self.stand_ins
-        )
-        columns = {
-            name: np.where(known, values, _unknown_of(values))
-            for name, values in history.columns.items()
-        }
-        items = np.where(known, history.items, others.items)
+        others = MASK if self.absent == "masked" else self.stand_ins
+        columns = {}
+        for name, values in history.columns.items():
+            unknown = self.catalogue.interaction_fields[name].unknown
+            columns[name] = np.where(known, values, unknown).astype(values.dtype)
+        items = np.where(known, history.items, others)
         return dataclasses.replace(history, items=items, columns=columns)
 
 
-def unknown_items(history: History, items: int | np.ndarray) -> History:
-    """Other items, without columns, at the same times."""
-    others = np.broadcast_to(items, history.items.shape).astype(np.int64)
-    columns = {name: _unknown_of(values) for name, values in history.columns.items()}
-    return dataclasses.replace(history, items=others, columns=columns)
-
-
-def _unknown_of(values: np.ndarray) -> np.ndarray:
-    """The same shape, all unknown: 0 for codes, NaN for numbers."""
-    return np.full_like(values, np.nan if values.dtype.kind == "f" else 0)
+def unknown_items(history: History, items: int) -> History:
+    """Another item everywhere, without columns, at the same times."""
+    others = np.full_like(history.items, items)
+    return dataclasses.replace(history, items=others, columns={})
