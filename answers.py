@@ -1,10 +1,19 @@
 """What the engine answers, as dataclasses; `to_json` where an answer leaves the program."""
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-Id = int | str
+from pydantic import PlainSerializer, TypeAdapter
+
+EXACT = 2**53  # beyond, JSON rounds whole numbers
+
+
+def exact(one: int | str) -> int | str:
+    """An id as JSON may have it: a whole number that it would round is text."""
+    return str(one) if isinstance(one, int) and abs(one) > EXACT else one
+
+
+Id = Annotated[int | str, PlainSerializer(exact)]
 
 
 @dataclass(frozen=True)
@@ -14,7 +23,7 @@ class Item:
     id: Id
     name: str
     columns: dict[str, Any]
-    note: str = ""
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +73,8 @@ class WhatIf:
     user columns.
     """
 
-    without: tuple[Item, ...] | None
-    as_another: tuple[Flip, ...]
+    without: tuple[Item, ...] | None = None
+    as_another: tuple[Flip, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,49 +104,26 @@ class Explanation(Item):
     what_if: WhatIf | None = None
 
 
-@dataclass(frozen=True)
-class Affinity:
-    """A value of an item column in a history: its share with a 95 % interval (Wilson), and how
-    many times that is its share of the catalogue."""
-
-    value: str
-    share: float
-    low: float
-    high: float
-    lift: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """What the data say of a user, and what the model expects next.
 
-    columns: of the user. affinities: item column -> its values, the largest share first. numbers:
-    column -> median and quartiles over the history. means: numeric interaction column -> mean.
-    expected: item column -> value -> share in what comes next.
+    columns: of the user. affinities: item column -> value -> share of the history that has it,
+    the largest first. means: numeric interaction column -> mean. expected: item column -> value
+    -> share in what comes next.
     """
 
-    user_id: Id | None
+    user_id: Id | None = None
     columns: dict[str, Any]
     interactions: int
-    affinities: dict[str, tuple[Affinity, ...]] = field(default_factory=dict)
-    numbers: dict[str, dict[str, float]] = field(default_factory=dict)
-    means: dict[str, float] = field(default_factory=dict)
-    activity: dict[str, Any] = field(default_factory=dict)
+    affinities: dict[str, dict[str, float]]
+    means: dict[str, float]
     expected: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def to_json(answer: Any) -> Any:
-    """Dictionaries and lists; what is None or an empty note is left out."""
-    if dataclasses.is_dataclass(answer):
-        content = {}
-        for entry in dataclasses.fields(answer):
-            value = getattr(answer, entry.name)
-            optional = entry.default is None or entry.name == "note"
-            if not (optional and not value and value != 0):
-                content[entry.name] = to_json(value)
-        return content
-    if isinstance(answer, dict):
-        return {name: to_json(value) for name, value in answer.items()}
-    if isinstance(answer, list | tuple):
+    """Dictionaries and lists; a field that is None is left out."""
+    if isinstance(answer, list):
         return [to_json(part) for part in answer]
-    return answer
+    kind = TypeAdapter(type(answer))
+    return kind.dump_python(answer, mode="json", exclude_none=True)

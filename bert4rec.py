@@ -64,7 +64,6 @@ class BERT4Rec(nn.Module):
 
     families = ()  # of features: it reads ids alone
     starts = True  # users without a history are the appended mask alone
-    places_new_items = False  # it knows items by their own vectors alone
 
     def __init__(
         self,

@@ -1,8 +1,7 @@
 """Recommendations for many users at once: `python inference.py --users all --output FILE`."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +14,6 @@ from splits import Requests
 from support.devices import uses_bf16
 from support.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 CPU = torch.device("cpu")
 
 
@@ -28,7 +24,7 @@ def recommend_all(
     until: str = "end",
     filter_seen: bool | None = None,
     precision: str = "auto",
-) -> "pd.DataFrame":
+) -> Any:
     """Data frame user_id, item_id, rank (from 1), score for these users, or for all; a user for
     whom fewer than `k` items are left has fewer rows.
 
@@ -83,10 +79,7 @@ def _best(
     histories = []
     for user, end in zip(users, ends, strict=True):
         history = history_of(data, user, end)
-        if until == "end" and engine.knows_request_time:
-            moment = engine.request_time(history, None)
-            history = dataclasses.replace(history, request_time=moment)
-        histories.append(history)
+        histories.append(engine.timed(history) if until == "end" else history)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         scores = engine.scorer.score(engine.batch(histories))  # (B, R)
     if engine.hides_seen(filter_seen):

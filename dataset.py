@@ -65,6 +65,14 @@ class Field:
         except ValueError:
             return None
 
+    def as_numbers(self, stored: np.ndarray) -> np.ndarray | None:
+        """Stored values as numbers, NaN where unknown; None if they are none."""
+        if self.column.kind == "number":
+            return stored
+        if self.column.kind != "category" or self.numbers is None:
+            return None
+        return np.append(np.nan, self.numbers)[stored]
+
     @property
     def unknown(self) -> np.ndarray:
         """What one row holds where nothing is known."""

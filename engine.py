@@ -1,6 +1,5 @@
 """`RecommendationEngine`: a trained model that answers questions by raw ids."""
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,14 +29,13 @@ class Query:
     """What is asked of the engine: the `k` best items after a history.
 
     filter_seen: leave out items of the history; None = as the schema says. where: conditions on
-    the items' columns (item_search.py). or_fewer: give fewer if fewer are left.
+    the items' columns (item_search.py). Where fewer are left, fewer are given.
     """
 
     history: History
     k: int = 10
     filter_seen: bool | None = None
     where: Sequence[str] = ()
-    or_fewer: bool = False
 
 
 class RecommendationEngine:
@@ -84,12 +82,6 @@ class RecommendationEngine:
         model = self.settings.model
         return model.model == "enhanced" and model.query_time == "known"
 
-    def with_scorer(self, scorer: Any) -> "RecommendationEngine":
-        """This engine with another ranker of the same items, for comparison."""
-        other = copy.copy(self)
-        other.scorer = scorer
-        return other
-
     # Questions by raw ids
 
     def get_recommendations(
@@ -100,12 +92,11 @@ class RecommendationEngine:
         filter_seen: bool | None = None,
         *,
         where: Sequence[str] = (),
-        at: int | None = None,
-        user_columns: Mapping[str, Any] | None = None,
+        **known: Any,
     ) -> list[Recommendation]:
-        """The `k` best items, best first. Who is asked for: see `history`; the rest: see
-        `Query`."""
-        history = self.history(user_id, item_sequence, at, user_columns)
+        """The `k` best items, best first. Who is asked for: see `history`, as for `known`; the
+        rest: see `Query`."""
+        history = self.history(user_id, item_sequence, **known)
         return self.answer([Query(history, k, filter_seen, where)])[0]
 
     def explain_recommendation(
@@ -113,34 +104,29 @@ class RecommendationEngine:
         user_id: Id | None,
         item_sequence: Sequence[Id] | None,
         recommended_item_id: Id,
-        *,
-        at: int | None = None,
-        user_columns: Mapping[str, Any] | None = None,
+        **known: Any,
     ) -> Explanation:
         """What speaks for an item: how much of its log-probability is due to each item of the
-        history and each family of features (`explain`)."""
-        history = self.history(user_id, item_sequence, at, user_columns)
+        history and each family of features (`explain`). known: as in `history`."""
+        history = self.history(user_id, item_sequence, **known)
         return self.explain(Query(history), [recommended_item_id])[0]
 
     def get_user_profile(
         self,
         user_id: Id | None = None,
         item_sequence: Sequence[Id] | None = None,
-        *,
-        at: int | None = None,
-        user_columns: Mapping[str, Any] | None = None,
+        **known: Any,
     ) -> Profile:
-        """What the data say of a user (profiles.py), and what the model expects next."""
-        history = self.history(user_id, item_sequence, at, user_columns)
-        row = self.user_rows([user_id])[0] if user_id is not None else None
-        own = None if row is None else self.catalogue.users.id(row)
+        """What the data say of a user (profiles.py), and what the model expects next. known: as
+        in `history`."""
+        history = self.history(user_id, item_sequence, **known)
+        own = None
+        if user_id is not None:
+            own = self.catalogue.users.id(self.user_rows([user_id])[0])
         found = profile(self.catalogue, own, history)
-        heads = self.scorer.preference_columns
-        if not heads:
-            return found
         with torch.no_grad():
             states = self.scorer.states(self.batch([history]))
-            for name in heads:
+            for name in self.scorer.preference_columns:
                 shares = self.scorer.preferences(name, states)[0]
                 titles = self.catalogue.items.fields[name].titles
                 order = shares.argsort(descending=True).tolist()
@@ -210,26 +196,24 @@ class RecommendationEngine:
             known = {"user": history.user, "user_columns": history.user_columns}
             history = History(rows, whole=not given, **known)
         if user_columns is not None:
-            known = history.user_columns
-            columns = user_columns_of(self.catalogue.users, user_columns, known)
+            columns = user_columns_of(self.catalogue.users, user_columns)
+            columns = {**history.user_columns, **columns}
             history = dataclasses.replace(history, user_columns=columns)
-        if self.knows_request_time:
-            moment = self.request_time(history, at)
-            history = dataclasses.replace(history, request_time=moment)
         if not len(history.items) and not self.scorer.starts:
             raise UserError(
                 f"the history is empty, and this model was trained without a start for users "
                 f"without one: give at least one {self.schema.noun}, or train with --start_token"
             )
-        return history
+        return self.timed(history, at)
 
-    def request_time(self, history: History, at: int | None) -> int:
-        """The moment for which a history is asked: `at`, or when the user may come back."""
-        if at is not None:
-            return at
-        if history.times is None or not len(history.times):
-            return NO_TIME
-        return typical_next_time(history.times)
+    def timed(self, history: History, at: int | None = None) -> History:
+        """A history with the moment for which it is asked, if the model knows moments: `at`, or
+        when the user may come back."""
+        if not self.knows_request_time:
+            return history
+        if at is None and history.times is not None and len(history.times):
+            at = typical_next_time(history.times)
+        return dataclasses.replace(history, request_time=NO_TIME if at is None else at)
 
     @torch.no_grad()
     def answer(self, queries: Sequence[Query]) -> list[list[Recommendation]]:
@@ -237,17 +221,6 @@ class RecommendationEngine:
         batch."""
         allowed = np.stack([self._allowed(query) for query in queries])  # (B, R)
         left = allowed.sum(1).tolist()
-        for query, count in zip(queries, left, strict=True):
-            if not count and not query.or_fewer:
-                raise UserError(
-                    f"no {self.schema.noun} is left to recommend: loosen --where, or give "
-                    f"--filter_seen no"
-                )
-            if query.k < 1 or (query.k > count and not query.or_fewer):
-                raise UserError(
-                    f"--k {query.k}: between 1 and {count} {self.schema.nouns} can be "
-                    f"recommended here"
-                )
         batch = self.batch([query.history for query in queries])
         states = self.scorer.states(batch)
         scores = self.scorer.scores(states, batch)
@@ -269,17 +242,15 @@ class RecommendationEngine:
             shares = self.scorer.value_probabilities(name, states, best.indices)
             for place, value in enumerate(_expected(entry, shares.numpy())):
                 values[place][name] = value
-        found = []
-        for place, row in enumerate(best.indices.tolist()):
-            score = round(float(best.values[place]), 4)
-            entry = Recommendation(
+        return [
+            Recommendation(
                 **vars(self.item(row)),
                 rank=place + 1,
-                score=score,
+                score=round(float(best.values[place]), 4),
                 values=values[place],
             )
-            found.append(entry)
-        return found
+            for place, row in enumerate(best.indices.tolist())
+        ]
 
     def explain(
         self,
@@ -328,35 +299,26 @@ class RecommendationEngine:
         """What is said of an item, and a note if training never saw it."""
         items, row = self.catalogue.items, int(row)
         item_id = items.id(row)
-        note = self._note() if item_id in self.new_items else ""
+        note = None
+        if item_id in self.new_items:
+            nouns = self.schema.nouns
+            note = (
+                f"new: placed by its columns and by the {nouns} most like it in these"
+            )
         return Item(item_id, str(items.names[row]), items.readable(row), note)
 
-    def _note(self) -> str:
-        """How items that training never saw are ranked."""
-        model, nouns = self.scorer.model, self.schema.nouns
-        if not model.places_new_items:
-            return (
-                f"new: placed among the {nouns} that share its values, as this model knows "
-                f"{nouns} by experience alone"
-            )
-        fields = self.catalogue.items.fields
-        titles = [fields[name].column.title for name in model.item_columns.encoders]
-        columns = " and ".join(titles) or "columns"
-        return f"new: ranked by its {columns} and by the {nouns} most like it in these"
-
-    def request_time_note(self, user_id: Id | None, at: int | None) -> str:
+    def request_time_note(self, history: History, at: int | None) -> str:
         """What the output must say of the moment that recommendations are made for; '' if the
         model ignores it."""
         if not self.knows_request_time:
             return ""
         if at is not None:
             return f"request time: {iso(at)}"
-        if user_id is None:
+        if history.request_time == NO_TIME:
             return "request time: unknown (a bare history has no times; give --at)"
-        moment = self.history(user_id).request_time
         return (
-            f"request time assumed: {iso(moment)}, the last interaction plus the user's median "
-            f"gap (give --at to change it)"
+            f"request time assumed: {iso(history.request_time)}, the last interaction plus the "
+            f"user's median gap (give --at to change it)"
         )
 
     def user_rows(self, user_ids: Sequence[Id]) -> np.ndarray:

@@ -377,11 +377,6 @@ class EnhancedBERT4Rec(nn.Module):
         )
         return start + self.request_time(first, torch.full_like(first, NO_TIME))
 
-    @property
-    def places_new_items(self) -> bool:
-        """Whether items without a vector of their own are ranked by what their columns say."""
-        return bool(self.item_columns.encoders) or self.graph is not None
-
 
 def _with_first_target(batch: Batch) -> Batch:
     """A causal batch whose positions begin with a start, which predicts the first item."""

@@ -132,8 +132,13 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     history = engine.history(flags.user_id, sequence, at, facts)
     query = Query(history, flags.k, _filter(flags), flags.where)
     (items,) = engine.answer([query])
+    if not items:
+        raise UserError(
+            f"no {engine.schema.noun} is left to recommend: loosen --where, or give "
+            f"--filter_seen no"
+        )
     reasons = engine.explain(query, [item.id for item in items], in_full=flags.explain)
-    note = engine.request_time_note(flags.user_id if sequence is None else None, at)
+    note = engine.request_time_note(history, at)
     data_note = engine.schema.note
     if data_note.startswith("SYNTHETIC"):
         note = (
@@ -169,6 +174,8 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
 def main(argv: list[str]) -> None:
     """See the module's head."""
     flags = _parser().parse_args(argv)
+    if flags.k < 1:
+        raise UserError(f"--k {flags.k}: must be at least 1")
     engine = RecommendationEngine(flags.model_path, flags.data_dir)
     if flags.users:
         _many(engine, flags)

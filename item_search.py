@@ -1,6 +1,6 @@
 """Items by what a person types: ids, names, and conditions on columns."""
 
-import difflib
+import contextlib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -24,14 +24,9 @@ def find_items(items: Table, schema: Schema, text: str) -> list[Any]:
 
     Raises `UserError` for a name that no item or more than one item answers to.
     """
-    parts = [part.strip() for part in text.split(";") if part.strip()]
-    if len(parts) == 1 and "," in text:
-        # Commas separate ids, and names too unless the whole is one: 'Piano, The'.
-        pieces = [part.strip() for part in text.split(",") if part.strip()]
-        if all(_is_id(items, piece) for piece in pieces) or not _matches(
-            items, parts[0]
-        ):
-            parts = pieces
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(_is_id(items, part) for part in parts):
+        parts = [part.strip() for part in text.split(";") if part.strip()]
     return [_id_of(items, schema, part) for part in parts]
 
 
@@ -44,24 +39,17 @@ def _is_id(items: Table, text: str) -> bool:
 def _id_of(items: Table, schema: Schema, text: str) -> Any:
     if _is_id(items, text):
         return items.parse_id(text)
+    names = items.names
     found = _matches(items, text)
     if len(found) == 1:
         return items.id(found[0])
-    names = items.names
     if found:
         listed = ", ".join(repr(names[row]) for row in found[:4])
-        more = ", ..." if len(found) > 4 else ""
         raise UserError(
-            f"{text!r} fits {len(found)} {schema.nouns} ({listed}{more}); give the whole "
+            f"{text!r} fits {len(found)} {schema.nouns}, such as {listed}; give the whole "
             f"name, or the id"
         )
-    plain = [folded(name) for name in names]
-    near = difflib.get_close_matches(folded(text), plain, n=1, cutoff=0.4)
-    hint = (
-        f"did you mean {names[plain.index(near[0])]!r}?"
-        if near
-        else "give an id or a name"
-    )
+    hint = nearest(text, names[items.first :], "give an id or a name")
     raise UserError(f"no {schema.noun} in the catalogue is called {text!r}; {hint}")
 
 
@@ -113,9 +101,8 @@ def _meets(entry: Field, values: np.ndarray, sign: str, wanted: str) -> np.ndarr
     if kind in ("category", "tags") and sign == "=":
         codes = _codes(entry, wanted)
         return np.isin(values.reshape(len(values), -1), codes).any(1)
-    if kind == "category" and entry.numbers is not None:
-        values = np.append(np.nan, entry.numbers)[values]
-    elif kind != "number":
+    numbers = entry.as_numbers(values)
+    if numbers is None:
         raise UserError(
             f"condition: {entry.name} has no order; write {entry.name}=value"
         )
@@ -130,26 +117,20 @@ def _meets(entry: Field, values: np.ndarray, sign: str, wanted: str) -> np.ndarr
         "<": np.less,
         "=": np.equal,
     }[sign]
-    return compare(values, limit)
+    return compare(numbers, limit)
 
 
 def _codes(entry: Field, wanted: str) -> list[int]:
     """Codes of values with commas between; a value may hold a comma itself."""
-    folded_values = [title.casefold() for title in (*entry.values, *entry.titles)]
     parts, codes = wanted.split(","), []
     while parts:
         for count in range(len(parts), 0, -1):
-            text = ",".join(parts[:count]).strip().casefold()
-            if text in folded_values:
-                codes.append(folded_values.index(text) % len(entry.values) + 1)
-                parts = parts[count:]
+            with contextlib.suppress(UserError):
+                codes.append(entry.code(",".join(parts[:count])))
                 break
         else:
-            value, listed = parts[0].strip(), ", ".join(entry.values[:40])
-            hint = nearest(value, entry.values, f"there are {listed or 'none'}")
-            raise UserError(
-                f"condition on {entry.name}: no value is called {value!r}; {hint}"
-            )
+            entry.code(parts[0])  # says what is wrong
+        parts = parts[count:]
     return codes
 
 

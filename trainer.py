@@ -107,7 +107,7 @@ def _measure(
         ids = data.catalogue.users.ids
         rows = []
         for user in ids[:: max(1, len(ids) // SHOWN_USERS)].tolist():
-            query = Query(engine.history(user), or_fewer=True)
+            query = Query(engine.history(user))
             for item in engine.answer([query])[0]:
                 rows.append([str(user), item.rank, item.name, item.score])
         tracker.table("recommendations", ["user_id", "place", "item", "score"], rows)

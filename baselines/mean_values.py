@@ -16,7 +16,7 @@ def mean_predictors(entry: Field, data: Dataset, until: str) -> dict[str, np.nda
     unknown values do not count.
     """
     codes = data.columns[entry.name]
-    numbers = np.append(np.nan, entry.numbers)[codes]  # (N,) NaN where unknown
+    numbers = entry.as_numbers(codes)  # (N,) NaN where unknown
     train = data.training_rows()
     train = train[codes[train] > 0]
     overall = numbers[train].mean()

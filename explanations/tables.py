@@ -117,9 +117,8 @@ def profile_line(schema: Schema, profile: Profile) -> str:
     ]
     parts.append(f"{profile.interactions} {schema.nouns}")
     parts += [f"mean {name} {value}" for name, value in profile.means.items()]
-    for affinities in profile.affinities.values():
-        best = ", ".join(affinity.value for affinity in affinities[:3])
-        parts.append(f"mostly {best}")
+    for shares in profile.affinities.values():
+        parts.append(f"mostly {', '.join(list(shares)[:3])}")
     return f"User {profile.user_id}: {', '.join(parts)}"
 
 

@@ -9,10 +9,9 @@ import ipaddress
 import os
 import sys
 import tempfile
-from pathlib import Path
 
 from serving.app import Config, to_environment
-from serving.engines import load_engines
+from serving.engines import Engines
 from support.arguments import ArgumentParser
 from support.errors import UserError, run_command
 
@@ -44,9 +43,7 @@ def main(argv: list[str]) -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     vanilla = flags.vanilla_path or None
     # What is wrong with them is said here, once, and not by each worker.
-    load_engines(
-        Path(flags.model_path), Path(vanilla) if vanilla else None, flags.data_dir
-    )
+    Engines(flags.model_path, vanilla, flags.data_dir)
     to_environment(Config(flags.model_path, vanilla, flags.data_dir, hosts))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // flags.workers)))
     with tempfile.TemporaryDirectory() as counters:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,14 +26,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import engine as engines_of
-from answers import Profile, to_json
-from batches import History
+from answers import Profile, exact
 from dataset import Field, Table
-from engine import RecommendationEngine
-from serving.batching import Batcher, Busy
-from serving.engines import Engines, load_engines, version_of
+from serving.batching import Batcher
+from serving.engines import Engines
 from serving.guards import Guard, Metrics
 from serving.schemas import Error, Explanations, Items, Recommendations, User, Why, Wish
+from support.checkpoint import INFO
 from support.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
@@ -41,7 +40,6 @@ M_ARENA_MAX = -8  # malloc.h
 LONGEST = 500  # characters of a refusal
 SOME_USERS = 200  # at least, that /health names where there are so many
 MOST_VALUES = 1000  # of a column, that /health names
-EXACT = 2**53  # beyond, JSON rounds whole numbers
 ENVIRONMENT = "ENHANCED_BERT4REC_SERVICE"  # how the configuration reaches workers
 REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": Error} for code in (400, 413, 422, 503)
@@ -66,82 +64,36 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.config, self.metrics = config, Metrics()
         self.batcher = Batcher(self.metrics.batch_size.observe)
-        self.version = version_of(Path(config.model_path))
-        self.engines = self._load(None)
+        self.description = Path(config.model_path) / INFO
+        self.read()
 
-    def _load(self, older: Engines | None) -> Engines:
-        vanilla = Path(self.config.vanilla_path) if self.config.vanilla_path else None
-        return load_engines(
-            Path(self.config.model_path), vanilla, self.config.data_dir, older
-        )
+    def read(self) -> None:
+        """Serve what lies in the checkpoint folder now."""
+        config = self.config
+        self.version = self.found()
+        self.engines = Engines(config.model_path, config.vanilla_path, config.data_dir)
+
+    def found(self) -> tuple[int, int]:
+        """What changes when the checkpoint is replaced or written anew."""
+        file = self.description.stat()
+        return file.st_ino, file.st_mtime_ns
 
     async def look_for_newer(self) -> None:
         """Serve a checkpoint that takes the place of the old one as soon as it is read. One that
         cannot be read is reported and looked at again when it changes; the old one stays."""
         while True:
             await asyncio.sleep(self.config.look_every)
-            version = version_of(Path(self.config.model_path))
-            if version in (None, self.version):
-                continue
-            self.version = version
             try:
-                self.engines = await asyncio.to_thread(self._load, self.engines)
-                self.metrics.reloads.labels("loaded").inc()
+                if self.found() != self.version:
+                    await asyncio.to_thread(self.read)
+            except FileNotFoundError:  # just being replaced
+                continue
             except Exception as error:
-                self.metrics.reloads.labels("refused").inc()
+                place = self.config.model_path
                 print(
-                    f"the newer checkpoint in {self.config.model_path} is not served: {error}",
+                    f"the newer checkpoint in {place} is not served: {error}",
                     flush=True,
                 )
-
-    def engine(self, name: str) -> RecommendationEngine:
-        """By its name in requests. Raises `UserError` if it is not served."""
-        if name == "main":
-            return self.engines.main
-        if name not in self.engines.others:
-            raise UserError(
-                f"model {name!r} is not served here: it needs its checkpoint and the data "
-                f"set's files"
-            )
-        return self.engines.others[name]
-
-    def must_have(self, user: User) -> None:
-        """Raises `UserError` for a user of data that are not here."""
-        if user.user_id is not None and not self.engines.has_data:
-            raise UserError(
-                "users of the data cannot be asked for here: its files are absent, or are not "
-                "those that the model was trained on; give a history"
-            )
-
-    def history(self, user: User, engine: RecommendationEngine) -> tuple[History, str]:
-        """What is known of a user, for an engine, and what must be said of it.
-
-        A history speaks of the main model's items; those that another one does not know are left
-        out.
-        """
-        self.must_have(user)
-        main, items, columns, note = self.engines.main, user.history, user.columns, ""
-        at = user.at if engine.knows_request_time or engine is main else None
-        if engine.catalogue.items is main.catalogue.items:
-            history = engine.history(user.user_id, items, at, columns)
-            return history, engine.request_time_note(
-                user.user_id if items is None else None, at
-            )
-        if items is None and user.user_id is not None:
-            rows = main.history(user.user_id).items
-            items = main.catalogue.items.id_array(rows).tolist()
-        if items is not None:
-            known = [one for one in items if engine.catalogue.items.index([one])[0]]
-            if len(known) < len(items):
-                note = (
-                    f"without {len(items) - len(known)} {main.schema.nouns} that this model "
-                    f"does not "
-                    f"know"
-                )
-            items = known
-        return engine.history(
-            None, items, at, columns or ({} if not items else None)
-        ), note
 
 
 def create_app(config: Config) -> FastAPI:
@@ -163,9 +115,11 @@ def create_app(config: Config) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
         description="Recommends items and says why. All ids are the data set's own.",
+        exception_handlers=dict.fromkeys(
+            (UserError, RequestValidationError, HTTPException), refuse
+        ),
     )
     app.state.service = service
-    _add_refusals(app)
     _add_questions(app, service)
     _add_surroundings(app, service)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts))
@@ -188,69 +142,49 @@ def to_environment(config: Config) -> None:
 
 
 def _add_questions(app: FastAPI, service: Service) -> None:
-    @app.post("/recommend", response_model=Recommendations, responses=REFUSALS)
-    async def recommend(wish: Wish) -> Response:
-        """The k best items for a user, fewer if fewer are left."""
-        engine = service.engine(wish.model)
-        history, note = service.history(wish, engine)
-        query = engines_of.Query(
-            history, wish.k, wish.filter_seen, wish.where, or_fewer=True
-        )
-        rows = await service.batcher.rank(engine, query)
-        return answer({"recommendations": rows, "note": note})
+    options = {"responses": REFUSALS, "response_model_exclude_none": True}
 
-    @app.post("/explain", response_model=Explanations, responses=REFUSALS)
-    async def explain(why: Why) -> Response:
+    @app.post("/recommend", response_model=Recommendations, **options)
+    async def recommend(wish: Wish) -> Any:
+        """The k best items for a user, fewer if fewer are left."""
+        engine = service.engines[wish.model]
+        history, note = service.engines.history(wish, engine)
+        query = engines_of.Query(history, wish.k, wish.filter_seen, wish.where)
+        rows = await service.batcher.rank(engine, query)
+        return {"recommendations": rows, "note": note}
+
+    @app.post("/explain", response_model=Explanations, **options)
+    async def explain(why: Why) -> Any:
         """What of a user's history, and what else, speaks for items or against them."""
         engine = service.engines.main
-        history, _ = service.history(why, engine)
+        history, _ = service.engines.history(why, engine)
         query = engines_of.Query(history, why.k or 10, why.filter_seen, why.where)
         found = await service.batcher.compute(
             "explain",
             lambda: engine.explain(query, why.item_ids, in_full=why.k is not None),
         )
-        return answer({"explanations": found})
+        return {"explanations": found}
 
-    @app.post("/profile", response_model=Profile, responses=REFUSALS)
-    async def profile(user: User) -> Response:
+    @app.post("/profile", response_model=Profile, **options)
+    async def profile(user: User) -> Any:
         """What is known of a user, what the history says, and what the model expects."""
         engine = service.engines.main
-        service.must_have(user)
-        return answer(
-            await service.batcher.compute(
-                "rank",
-                lambda: engine.get_user_profile(
-                    user.user_id, user.history, at=user.at, user_columns=user.columns
-                ),
-            )
+        service.engines.check(user)
+        known = {"at": user.at, "user_columns": user.columns}
+        return await service.batcher.compute(
+            "rank",
+            lambda: engine.get_user_profile(user.user_id, user.history, **known),
         )
 
-    @app.get("/items", response_model=Items, responses=REFUSALS)
+    @app.get("/items", response_model=Items, **options)
     async def items(
         query: Annotated[
             str, Query(min_length=1, max_length=100, description="words of a name")
         ],
-    ) -> Response:
+    ) -> Any:
         """Items whose names hold all words of a query, the most popular first."""
         engines = service.engines
-        return answer(
-            {"items": [engines.main.item(row) for row in engines.search(query)]}
-        )
-
-
-def answer(content: Any) -> Response:
-    """JSON of an answer; whole numbers that JSON would round travel as text."""
-    return JSONResponse(_exact(to_json(content)))
-
-
-def _exact(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {name: _exact(value) for name, value in content.items()}
-    if isinstance(content, list):
-        return [_exact(value) for value in content]
-    if isinstance(content, int) and abs(content) > EXACT:
-        return str(content)
-    return content
+        return {"items": [engines.main.item(row) for row in engines.search(query)]}
 
 
 def health_of(engines: Engines) -> dict[str, Any]:
@@ -273,7 +207,7 @@ def health_of(engines: Engines) -> dict[str, Any]:
         "models": ["main", *sorted(engines.others)],
         "users": len(ids),
         "numeric_ids": users.numeric,
-        "some_users": ids[:: max(1, len(ids) // SOME_USERS)],
+        "some_users": [exact(one) for one in ids[:: max(1, len(ids) // SOME_USERS)]],
         "serves_empty_histories": main.scorer.starts,
         "knows_request_time": main.knows_request_time,
         "item_columns": _described(catalogue.items.fields, catalogue.items),
@@ -315,10 +249,10 @@ def _most_common(entry: Field, table: Table | None) -> list[int]:
 
 
 def _add_surroundings(app: FastAPI, service: Service) -> None:
-    @app.get("/health", response_model=dict[str, Any])
-    async def health() -> Response:
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
         """Which model is served, and what it can be asked."""
-        return answer(health_of(service.engines))
+        return health_of(service.engines)
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -333,41 +267,17 @@ def _add_surroundings(app: FastAPI, service: Service) -> None:
         return FileResponse(STATIC / "index.html")
 
 
-def _add_refusals(app: FastAPI) -> None:
-    def refusal(code: int) -> Callable[[Request, Exception], Any]:
-        async def refuse(_request: Request, error: Exception) -> Response:
-            return JSONResponse({"error": _plain(error)}, code)
-
-        return refuse
-
-    app.exception_handler(UserError)(refusal(400))
-    app.exception_handler(RequestValidationError)(refusal(422))
-
-    @app.exception_handler(Busy)
-    async def busy(_request: Request, _error: Busy) -> Response:
-        return JSONResponse(
-            {"error": "too many requests wait; try again in a moment"},
-            503,
-            {"retry-after": "1"},
-        )
-
-    @app.exception_handler(HTTPException)
-    async def other(_request: Request, error: HTTPException) -> Response:
-        return JSONResponse(
-            {"error": str(error.detail)}, error.status_code, error.headers
-        )
-
-
-def _plain(error: Exception) -> str:
+async def refuse(_request: Request, error: Exception) -> Response:
     """One short line, without the dashes of command-line flags and without the values of the
-    request.
-    """
+    request."""
+    code, text, headers = 400, re.sub(r"--(?=\w)", "", str(error)), None
+    if isinstance(error, HTTPException):
+        code, text, headers = error.status_code, str(error.detail), error.headers
     if isinstance(error, RequestValidationError):
         faults = []
         for fault in error.errors()[:3]:
             place = ".".join(str(part) for part in fault["loc"] if part != "body")
             faults.append(f"{place or 'body'}: {fault['msg']}")
-        text = "; ".join(faults).encode("ascii", "replace").decode()
-    else:
-        text = re.sub(r"--(?=\w)", "", str(error)).encode("utf-8", "replace").decode()
-    return " ".join(text.split())[:LONGEST]
+        code, text = 422, "; ".join(faults).encode("ascii", "replace").decode()
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
+    return JSONResponse({"error": line[:LONGEST]}, code, headers)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from starlette.exceptions import HTTPException
+
 from answers import Recommendation
 from engine import Query, RecommendationEngine
 
@@ -19,8 +21,12 @@ Answer = TypeVar("Answer")
 Waiting = tuple[RecommendationEngine, Query, asyncio.Future]
 
 
-class Busy(Exception):
+class Busy(HTTPException):
     """Too many wait already."""
+
+    def __init__(self) -> None:
+        message = "too many requests wait; try again in a moment"
+        super().__init__(503, message, {"retry-after": "1"})
 
 
 class Batcher:

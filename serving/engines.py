@@ -1,32 +1,104 @@
-"""The models behind the service: the one served, those it is compared with, a newer checkpoint
-when there is one."""
+"""The models behind the service: the one served, those it is compared with."""
 
+import copy
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from baselines.popularity import Popularity
+from batches import History
 from engine import RecommendationEngine
 from item_search import folded
-from support.checkpoint import INFO, WEIGHTS, read_json
+from serving.schemas import User
+from support.checkpoint import INFO, read_json
 from support.errors import UserError
 
 SHOWN = 20  # items that a search lists
 YEAR = re.compile(r" \d{4}$")
 
 
-@dataclass(frozen=True)
 class Engines:
-    """`main` answers; `others` by name, for comparison. has_data: whether users of the data can
-    be asked for."""
+    """`main` answers; `others` by name, for comparison.
 
-    main: RecommendationEngine
-    others: dict[str, RecommendationEngine]
-    has_data: bool
-    # row and folded name, the most popular first where known
-    names: tuple[tuple[int, str], ...]
+    Raises `UserError` if the served checkpoint cannot be used. Without data there are no users
+    and no popularity, and without its checkpoint or with one of another data set no vanilla
+    model: said in a line each.
+    """
+
+    def __init__(
+        self, model_path: str, vanilla_path: str | None, data_dir: str | None
+    ) -> None:
+        self.main = RecommendationEngine(model_path, data_dir, mapped=True)
+        self.others: dict[str, RecommendationEngine] = {}
+        items = self.main.catalogue.items
+        counts = np.zeros(len(items))
+        try:
+            popularity = Popularity(self.main.data)
+            counts = popularity.counts.numpy()
+            self.others["popularity"] = copy.copy(self.main)
+            self.others["popularity"].scorer = popularity
+        except (UserError, OSError) as error:
+            print(f"without users and popularity: {error}", flush=True)
+        try:
+            if vanilla_path:
+                self.others["vanilla"] = self._vanilla(Path(vanilla_path), data_dir)
+        except UserError as error:
+            print(f"without vanilla: {error}", flush=True)
+        # Rows and folded names, the most popular first where known.
+        order = items.first + np.argsort(-counts[items.first :], kind="stable")
+        self.names = [(row, folded(items.names[row])) for row in order.tolist()]
+
+    def _vanilla(self, path: Path, data_dir: str | None) -> RecommendationEngine:
+        own, other = self.main.schema.name, read_json(path / INFO).get("schema", {})
+        if other.get("name") != own:
+            raise UserError(f"{path} was trained on {other.get('name')}, not on {own}")
+        return RecommendationEngine(path, data_dir, mapped=True)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether users of the data can be asked for."""
+        return "popularity" in self.others
+
+    def __getitem__(self, name: str) -> RecommendationEngine:
+        """By its name in requests. Raises `UserError` if it is not served."""
+        if name == "main":
+            return self.main
+        if name not in self.others:
+            raise UserError(
+                f"model {name!r} is not served here: it needs its checkpoint and the data "
+                f"set's files"
+            )
+        return self.others[name]
+
+    def check(self, user: User) -> None:
+        """Raises `UserError` for a user of data that are not here."""
+        if user.user_id is not None and not self.has_data:
+            raise UserError(
+                "users of the data cannot be asked for here: its files are absent, or are not "
+                "those that the model was trained on; give a history"
+            )
+
+    def history(self, user: User, engine: RecommendationEngine) -> tuple[History, str]:
+        """What is known of a user, for an engine, and what must be said of it.
+
+        A history speaks of the main model's items; those that another one does not know are left
+        out.
+        """
+        self.check(user)
+        main = self.main
+        history = main.history(user.user_id, user.history, user.at, user.columns)
+        if engine.catalogue.items is main.catalogue.items:
+            return history, main.request_time_note(history, user.at)
+        ids = main.catalogue.items.id_array(history.items)
+        known = ids[engine.catalogue.items.index(ids) > 0]
+        note = ""
+        if len(known) < len(ids):
+            left_out = len(ids) - len(known)
+            note = (
+                f"without {left_out} {main.schema.nouns} that this model does not know"
+            )
+        return engine.history(None, known.tolist()), note
 
     def search(self, query: str) -> list[int]:
         """Rows of at most SHOWN items whose names hold all words of a query: the id or name
@@ -42,70 +114,3 @@ class Engines:
                 begins = f"{name} ".startswith(f"{wanted} ")
                 found.append((not exact, not begins, len(found), row))
         return [row for *_, row in sorted(found)[:SHOWN]]
-
-
-def load_engines(
-    model_path: Path,
-    vanilla_path: Path | None,
-    data_dir: str | None,
-    older: Engines | None = None,
-) -> Engines:
-    """Read the checkpoints and, where it is to be had, the data; what `older` has of the same is
-    kept.
-
-    Raises `UserError` if the served checkpoint cannot be used. Without data there are no users
-    and no popularity, and without its names or with those of another data set no vanilla model:
-    said in a line each.
-    """
-    main = RecommendationEngine(model_path, data_dir=data_dir, mapped=True)
-    items = main.catalogue.items
-    counts, others, has_data = np.zeros(len(items)), {}, True
-    if (
-        older
-        and older.has_data
-        and older.main.info["split_hash"] == main.info["split_hash"]
-    ):
-        main.catalogue, main.data = older.main.catalogue, older.main.data
-    try:
-        popularity = Popularity(main.data)
-        others["popularity"] = main.with_scorer(popularity)
-        counts = popularity.counts.numpy()
-    except (UserError, OSError) as error:
-        has_data = False
-        print(f"without users and popularity: {error}", flush=True)
-    if older is not None and "vanilla" in older.others:
-        others["vanilla"] = older.others["vanilla"]
-    elif vanilla_path is not None:
-        vanilla = _vanilla(vanilla_path, data_dir, main)
-        if vanilla is not None:
-            others["vanilla"] = vanilla
-    order = items.first + np.argsort(-counts[items.first :], kind="stable")
-    names = tuple((int(row), folded(items.names[row])) for row in order)
-    return Engines(main, others, has_data, names)
-
-
-def _vanilla(
-    path: Path, data_dir: str | None, main: RecommendationEngine
-) -> RecommendationEngine | None:
-    """The model to compare with, None with a line that says why not."""
-    try:
-        if not path.exists():
-            raise UserError(f"{path} does not exist")
-        other = read_json(path / INFO).get("schema", {}).get("name")
-        if other != main.schema.name:
-            raise UserError(f"{path} was trained on {other}, where ids are others")
-        return RecommendationEngine(path, data_dir=data_dir, mapped=True)
-    except UserError as error:
-        print(f"without vanilla: {error}", flush=True)
-        return None
-
-
-def version_of(model_path: Path) -> tuple[tuple[int, int, int], ...] | None:
-    """What changes when a checkpoint folder is replaced, or a file in it; None while a part is
-    missing.
-    """
-    try:
-        found = [(model_path / name).stat() for name in (INFO, WEIGHTS)]
-    except OSError:
-        return None
-    return tuple((file.st_ino, file.st_mtime_ns, file.st_size) for file in found)

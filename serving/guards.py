@@ -59,12 +59,6 @@ class Metrics:
             registry=self.registry,
             buckets=(1, 2, 4, 8, 16, 32),
         )
-        self.reloads = Counter(
-            "reloads",
-            "newer checkpoints, loaded or refused",
-            ["outcome"],
-            registry=self.registry,
-        )
 
     def exposition(self) -> tuple[bytes, str]:
         """(text, content type) for Prometheus."""

@@ -287,7 +287,7 @@ WRONG = {
     ),
     "bad users": (["--users", "a,b", "--output", "x.parquet"], "'a' is not an id"),
     "k of 0": (["--user_id", "12", "--k", "0"], "--k 0"),
-    "k too large": (["--user_id", "12", "--k", "5000"], "--k 5000: between 1 and"),
+    "k too small": (["--user_id", "12", "--k", "0"], "--k 0: must be at least 1"),
     "k no number": (["--user_id", "12", "--k", "ten"], "--k"),
     "time unknown to it": (
         ["--user_id", "12", "--at", "2001-01-01"],

@@ -234,7 +234,7 @@ function profileText(profile) {
     [profile.columns[name] ?? []].flat().map((value) => kind === "number" ? `${label} ${value}` : value));
   const means = Object.entries(profile.means).map(([name, value]) => `mean ${name} ${value}`);
   const best = Object.values(profile.affinities).map((values) =>
-    `mostly ${values.slice(0, 3).map(({ value }) => value).join(", ")}`);
+    `mostly ${Object.keys(values).slice(0, 3).join(", ")}`);
   return [facts.join(", "), [`${profile.interactions} ${known.nouns}`, ...means, ...best].join(", ")]
     .filter(Boolean).join("; ");
 }
