@@ -116,7 +116,7 @@ class BERT4Rec(nn.Module):
         model.catalogue = catalogue
         return model
 
-    def prepare(self, _data: Dataset, _held_out: bool = True) -> "BERT4Rec":
+    def prepare(self, _data: Dataset) -> "BERT4Rec":
         """Nothing is looked at beforehand."""
         return self
 
@@ -348,4 +348,4 @@ class BERT4RecTrainer:
             self.dataset.user_sequences, self.model.vocab_size, split=validate
         )
         torch.manual_seed(seed)
-        return fit(self.model, data, settings, validate=validate, quiet=True)
+        return fit(self.model, data, settings, quiet=True)

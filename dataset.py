@@ -353,19 +353,20 @@ class Dataset:
         """(N,) user row of each interaction."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
-    def training_ends(self, held_out: bool = True) -> np.ndarray:
-        """(users,) where each training part ends; held_out False = train on everything."""
-        return self.split.train_ends if held_out else self.offsets[1:]
+    def whole(self) -> "Dataset":
+        """The same with nothing held out."""
+        split = Split("none", self.offsets[1:], {}, "nothing held out")
+        return self.replace(split=split)
 
     @property
     def train_lengths(self) -> np.ndarray:
         """(users,) interactions in each user's training part."""
         return self.split.train_ends - self.offsets[:-1]
 
-    def training_rows(self, held_out: bool = True) -> np.ndarray:
+    def training_rows(self) -> np.ndarray:
         """Positions of the interactions that training may see."""
         rows = np.arange(len(self.items))
-        ends = np.repeat(self.training_ends(held_out), np.diff(self.offsets))
+        ends = np.repeat(self.split.train_ends, np.diff(self.offsets))
         return rows[rows < ends]
 
     def item_counts(self) -> np.ndarray:

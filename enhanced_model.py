@@ -148,13 +148,12 @@ class EnhancedBERT4Rec(nn.Module):
         for parameter in learned:
             nn.init.normal_(parameter, std=std)
 
-    def prepare(self, data: Dataset, held_out: bool = True) -> "EnhancedBERT4Rec":
+    def prepare(self, data: Dataset) -> "EnhancedBERT4Rec":
         """Let the encoders look at texts and training interactions, once, before training.
 
-        held_out: as in `Dataset.training_rows`. Not needed after loading weights: it lies in
-        them.
+        Not needed after loading weights: it lies in them.
         """
-        rows = data.training_rows(held_out)
+        rows = data.training_rows()
         counts = np.bincount(data.items[rows], minlength=len(self.counts))
         self.counts.copy_(torch.from_numpy(counts))
         self.item_columns.prepare(data.catalogue.items)

@@ -51,15 +51,15 @@ def measure(
             if not suffix:
                 columns["rank" if label == name else "popularity_rank"] = rank
     columns |= per_request(columns["rank"])
-    heads = head_outputs(scorer, data, "test", length, device)
+    stated, expected_shares = head_outputs(scorer, data, "test", length, device)
     values, preferences = {}, {}
-    for column, probabilities in heads.values.items():
+    for column, probabilities in stated.items():
         entry = data.catalogue.interaction_fields[column]
         values[column] = value_quality(entry, probabilities, data, "test")
         guess = expected(entry, probabilities)
         if guess is not None:
             columns[f"predicted_{column}"] = guess
-    for column, shares in heads.preferences.items():
+    for column, shares in expected_shares.items():
         preferences[column] = preference_quality(column, shares, data, "test")
     candidates = draw_candidates(data, "test", settings.eval)
     if candidates is not None:

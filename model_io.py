@@ -45,12 +45,9 @@ def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
     return EnhancedBERT4Rec(catalogue, settings)
 
 
-def new_model(
-    data: Dataset, settings: ModelSettings, held_out: bool = True
-) -> nn.Module:
-    """A model about to be trained on the training part of these data, or (held_out=False)
-    on all."""
-    return build_model(data.catalogue, settings).prepare(data, held_out)
+def new_model(data: Dataset, settings: ModelSettings) -> nn.Module:
+    """A model about to be trained on the training part of these data."""
+    return build_model(data.catalogue, settings).prepare(data)
 
 
 def training_hashes(

@@ -25,10 +25,8 @@ from training_state import SELECTION_METRIC
 MAY_CHANGE = {"dropout", "layer_dropout"}
 
 
-def starting_model(
-    data: Dataset, settings: Settings, held_out: bool = True
-) -> nn.Module:
-    """What a training on these data begins with. held_out: as in `model_io.new_model`.
+def starting_model(data: Dataset, settings: Settings) -> nn.Module:
+    """What a training on these data begins with.
 
     The weights of a checkpoint stay; what is kept of the data (the edges of a graph, counts) is
     that of these data. Raises `UserError` where the settings are of another model, or items are
@@ -36,14 +34,14 @@ def starting_model(
     """
     start = settings.train.start_from
     if not start:
-        return new_model(data, settings.model, held_out)
+        return new_model(data, settings.model)
     older = load_model(Path(start), data_dir=settings.data.data_dir).model
     _check_same_model(older.settings, settings)
     try:
         grown = for_catalogue(older, data.catalogue).state_dict()
     except UserError as error:
         raise UserError(f"--start_from {start}: {error}") from error
-    model = new_model(data, settings.model, held_out)
+    model = new_model(data, settings.model)
     parameters = dict(model.named_parameters())
     of_these_data = {
         name: value

@@ -32,8 +32,6 @@ class TrainingBatches:
     task. A share of the windows begins late (`late_start_share`), others in each epoch; batches
     are of windows of similar length after that, and as many and of as many windows in all epochs,
     so that `batch_tokens` is kept exactly in the first one and nearly in the others.
-
-    held_out: train on the training part; False = on everything.
     """
 
     def __init__(
@@ -42,11 +40,10 @@ class TrainingBatches:
         seq_length: int,
         train: TrainSettings,
         cloze_share: float,
-        held_out: bool = True,
     ) -> None:
         self.data, self.seq_length, self.train = data, seq_length, train
         self.cloze_share = cloze_share
-        self.users, self.starts, self.ends = self._windows(held_out)
+        self.users, self.starts, self.ends = self._windows()
         lengths = np.sort(self.ends - self._late_starts(0)[0])[::-1]
         widths = padded_width(lengths - 1, seq_length)
         self.bounds = cut(widths, train.batch_size, train.batch_tokens)
@@ -55,25 +52,22 @@ class TrainingBatches:
         """Batches in an epoch."""
         return len(self.bounds) - 1
 
-    def _windows(self, held_out: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _windows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(user, start, end) of each window."""
         size = self.seq_length + 1
         # a causal window needs an input and a target
         shortest = 1 if self.cloze_share == 1 else 2
         starts = self.data.offsets[:-1]
-        ends = self.data.training_ends(held_out)
+        ends = self.data.split.train_ends
         users = np.flatnonzero(ends - starts >= shortest)
         starts, ends = starts[users], ends[users]
         if not self.train.sliding_window:
             return users, np.maximum(starts, ends - size), ends
         windows = []
-        for user, start, end in zip(
-            users.tolist(), starts.tolist(), ends.tolist(), strict=True
-        ):
-            first = max(start, end - size)
-            windows.append((user, first, end))
-            while first > start:
-                first = max(start, first - max(1, size // 2))
+        for user, start, end in zip(users, starts, ends, strict=True):
+            newest = max(start, end - size)
+            for first in range(newest, start - size // 2, -max(1, size // 2)):
+                first = max(start, first)
                 windows.append((user, first, min(end, first + size)))
         return tuple(np.array(windows, dtype=np.int64).reshape(-1, 3).T)
 

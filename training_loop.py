@@ -81,8 +81,8 @@ def fit(
 class Run:
     """The parts of one run and its phases.
 
-    validate: select on the validation targets and stop early; False trains on everything for all
-    epochs. state_folder: where the state for `resume` is kept (written at each evaluation and
+    Where the split holds validation targets out, they select the weights and stop early; else all
+    epochs train. state_folder: where the state for `resume` is kept (written at each evaluation and
     when the run is stopped). on_best(model, record, first): called on the main process whenever
     the validation score improves; first is True for the first time in a run, resumed or not.
     teachers: models of the same kind and catalogue whose distributions the item heads follow.
@@ -94,7 +94,6 @@ class Run:
         data: Dataset,
         settings: Settings,
         *,
-        validate: bool = True,
         state_folder: Path | None = None,
         tracker: Tracker | None = None,
         on_best: OnBest | None = None,
@@ -103,7 +102,8 @@ class Run:
     ) -> None:
         self.model, self.data, self.settings = model, data, settings
         self.train, self.weights = settings.train, settings.model.task_weights
-        self.validate, self.state_folder = validate, state_folder
+        self.validate = "validation" in data.split.requests
+        self.state_folder = state_folder
         self.tracker, self.on_best = tracker or Tracker(None, {}), on_best
         self.accelerator = _accelerator(self.train)
         self.rank = self.accelerator.process_index
@@ -113,7 +113,7 @@ class Run:
         self.bf16 = uses_bf16(self.train.precision, self.device)
         share = model.cloze_share(self.train)
         self.batches = TrainingBatches(
-            data, settings.model.seq_length, self.train, share, held_out=validate
+            data, settings.model.seq_length, self.train, share
         )
         self.steps_per_epoch = len(self.batches) // self.world
         if self.steps_per_epoch == 0:

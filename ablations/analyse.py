@@ -17,10 +17,9 @@ import torch
 
 from baselines.popularity import Popularity
 from dataset import Dataset
-from evaluation.calibration import reliability
 from evaluation.lists import coverage, list_quality, top_lists
-from evaluation.metrics import bootstrap_interval, per_user
 from evaluation.protocols import both_filters, protocol_line, target_ranks
+from evaluation.report import cell, summarise
 from evaluation.side_tasks import head_outputs
 from evaluation.slices import slice_table
 from measuring import query_time
@@ -31,6 +30,7 @@ from support.arguments import ArgumentParser
 from support.errors import run_command
 from support.tables import print_table, table_text
 
+BINS = 10  # of stated probabilities
 Table = tuple[str, list[str], list[list[str]]]
 
 
@@ -42,47 +42,51 @@ def analyse(
     rankers = {"popularity": Popularity(data), name: scorer}
     users = data.split.requests[until].users
     tables: list[Table] = []
-    own = None
     for suffix, evaluation in both_filters(settings.eval, data).items():
-        ranks = {
-            label: target_ranks(ranker, data, until, length, evaluation)
-            for label, ranker in rankers.items()
-        }
-        own = ranks[name] if own is None else own
-        metrics = {label: per_user(rank, users) for label, rank in ranks.items()}
-        rows = [
-            [metric, *(_interval(values[metric]) for values in metrics.values())]
-            for metric in metrics[name]
-        ]
+        summaries = []
+        for label, ranker in rankers.items():
+            rank = target_ranks(ranker, data, until, length, evaluation)
+            summaries.append(summarise(rank, users))
+            if label == name and not suffix:
+                own = rank
+        rows = []
+        for metric in summaries[0]:
+            rows.append([metric, *(cell(summary[metric]) for summary in summaries)])
         tables.append((f"Ranking{suffix}", ["metric", *rankers], rows))
     tables.append(_lists(rankers, data, settings, until))
     rows = [
-        [f"{family}: {part}", f"{number:,}", f"{mean:.4f} ({low:.3f}-{high:.3f})"]
-        for family, part, number, mean, low, high in slice_table(own, data, until)
+        [f"{family}: {part}", f"{number:,}", cell(found)]
+        for family, part, number, found in slice_table(own, data, until)
     ]
     tables.append(
         ("NDCG@10 by slice, 95 % intervals over users", ["slice", "users", name], rows)
     )
-    heads = head_outputs(scorer, data, until, length, torch.device("cpu"))
-    for column, shares in heads.values.items():
+    stated, _ = head_outputs(scorer, data, until, length, torch.device("cpu"))
+    for column, shares in stated.items():
         codes = data.columns[column][data.split.requests[until].ends]
-        known = codes > 0
-        found = reliability(shares[known], codes[known])
-        rows = [
-            [f"{stated:.3f}", f"{observed:.3f}", f"{number:,}"]
-            for stated, observed, number in zip(
-                found.stated, found.observed, found.number, strict=True
-            )
-        ]
-        tables.append(
-            (
-                f"Reliability of the head for {column}: expected calibration error "
-                f"{found.error:.4f}",
-                ["stated probability", "observed share", "statements"],
-                rows,
-            )
-        )
+        tables.append(_reliability(column, shares[codes > 0], codes[codes > 0]))
     return tables
+
+
+def _reliability(column: str, shares: np.ndarray, codes: np.ndarray) -> Table:
+    """Whether the probabilities (Q, K) of a value head are what they say: of all statements 'this
+    value is c' in bins of equal width what was stated on average and how often it was so.
+
+    Expected calibration error: mean difference, weighted by number (Naeini et al., AAAI 2015).
+    """
+    statements = shares.ravel()
+    true = (codes[:, None] == np.arange(1, shares.shape[1] + 1)).ravel()
+    bins = np.minimum((statements * BINS).astype(int), BINS - 1)
+    numbers = np.bincount(bins, minlength=BINS)
+    rows, error = [], 0.0
+    for place in np.flatnonzero(numbers):
+        said, seen = statements[bins == place].mean(), true[bins == place].mean()
+        error += abs(said - seen) * numbers[place] / len(statements)
+        rows.append([f"{said:.3f}", f"{seen:.3f}", f"{numbers[place]:,}"])
+    title = (
+        f"Reliability of the head for {column}: expected calibration error {error:.4f}"
+    )
+    return title, ["stated probability", "observed share", "statements"], rows
 
 
 def _lists(rankers: dict, data: Dataset, settings: Settings, until: str) -> Table:
@@ -102,11 +106,6 @@ def _lists(rankers: dict, data: Dataset, settings: Settings, until: str) -> Tabl
         for measure in measures
     ]
     return f"Lists of ten {data.catalogue.schema.nouns}", ["measure", *rankers], rows
-
-
-def _interval(values: np.ndarray) -> str:
-    low, high = bootstrap_interval(values)
-    return f"{values.mean():.4f} ({low:.3f}-{high:.3f})"
 
 
 def main(argv: list[str]) -> None:

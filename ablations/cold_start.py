@@ -10,7 +10,7 @@ out. The preset trains on the rest, once for each seed. Two questions:
     new items    users of the training part are asked for the last new item that they had, among
                  the new items that they had not yet, and among all
 
-beside popularity, popularity among similar users, nearest neighbours by column, and what goes by
+beside popularity, nearest neighbours by column, and what goes by
 the items that others had together or in turn. Any flag of trainer.py may follow.
 """
 
@@ -33,8 +33,8 @@ from ablations.comparison import (
 )
 from ablations.once import trained
 from baselines.neighbours import ColumnNeighbours, ease, item_knn, markov_chain
-from baselines.popularity import GroupPopularity, Popularity, group_columns
-from batches import History, history_batch
+from baselines.popularity import Popularity
+from batches import History, history_batch, history_of
 from command_line import parse_command_line
 from data_processor import process
 from dataset import UNKNOWN, Catalogue, Dataset
@@ -53,7 +53,6 @@ PRESET = "preset"
 BATCH = 128
 BASELINES: dict[str, Callable[[Dataset], Ranker]] = {
     "popularity": Popularity,
-    "popularity in the group": GroupPopularity,
     "column neighbours": ColumnNeighbours,
     "Markov chain": partial(markov_chain, reach=30, backoff=30.0, decay=0.7),
     "ItemKNN": partial(item_knn, neighbours=200, shrinkage=0.0, decay=0.6),
@@ -136,7 +135,7 @@ def new_user_requests(
         if len(rows) <= max(KNOWN):
             continue
         chosen = rows[: count + 1] if end == "first" else rows[-count - 1 :]
-        history = history_at(whole, user, chosen[:-1])
+        history = _history_at(whole, user, chosen[:-1])
         unknown = dataclasses.replace(history, user=UNKNOWN, whole=end == "first")
         histories.append(unknown)
         targets.append(whole.items[chosen[-1]])
@@ -159,17 +158,17 @@ def new_item_requests(whole: Dataset, known: Dataset, new: np.ndarray) -> ColdRe
         if not len(past):
             continue
         token = own if known.train_lengths[own] else UNKNOWN
-        histories.append(dataclasses.replace(history_at(whole, user, past), user=token))
+        histories.append(
+            dataclasses.replace(_history_at(whole, user, past), user=token)
+        )
         targets.append(whole.items[asked[-1]])
         candidates.append(np.setdiff1d(new, whole.items[asked[:-1]]))
     return ColdRequests(histories, np.array(targets), candidates)
 
 
-def history_at(data: Dataset, user: int, rows: np.ndarray) -> History:
+def _history_at(data: Dataset, user: int, rows: np.ndarray) -> History:
     """Some interactions of a user, at an unknown time."""
-    columns = {name: values[rows] for name, values in data.columns.items()}
-    known = data.catalogue.users.take(user)
-    return History(data.items[rows], data.times[rows], columns, user, known)
+    return history_of(data, user).select(rows - data.offsets[user])
 
 
 @torch.no_grad()
@@ -228,8 +227,6 @@ def measured(
     length = settings.model.seq_length
     found: dict[str, dict[str, np.ndarray]] = {name: {} for name in here.requests}
     for name, build in BASELINES.items():
-        if build is GroupPopularity and not group_columns(data):
-            continue
         each = answers(build(data), here, data.catalogue, length)
         for question, values in each.items():
             found[question][name] = values[None]

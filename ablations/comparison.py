@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dataset import Dataset
-from evaluation.metrics import bootstrap_interval
+from evaluation.metrics import interval
 from evaluation.protocols import filters_seen
 from evaluation.report import cell
 from evaluation.significance import compare, compare_over_seeds, holm, mark
@@ -53,12 +53,9 @@ def summary(values: Values, against: str) -> Summary:
     for question, rows in values.items():
         result[question] = {}
         for name, metric in rows.items():
-            low, high = bootstrap_interval(metric.mean(0))
             row = {
                 "users": metric.shape[1],
-                "mean": float(metric.mean()),
-                "low": low,
-                "high": high,
+                **interval(metric.mean(0)),
                 "seeds": metric.mean(1).tolist(),
             }
             if name != against:

@@ -36,7 +36,7 @@ import torch
 from ablations.comparison import recorded
 from batches import history_of
 from dataset import Dataset
-from evaluation.report import interval
+from evaluation.metrics import interval
 from evaluation.significance import compare, holm, mark
 from explanations.attribution import METHODS, Attribution, explain
 from explanations.question import Absence, Question

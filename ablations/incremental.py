@@ -72,14 +72,14 @@ class Round:
     groups: dict[str, np.ndarray]  # name -> ids of users
 
 
-def rounds(raw: RawData, settings: Settings, dates: list[str]) -> list[Round]:
+def rounds(raw: RawData, settings: Settings, dates: list[datetime.date]) -> list[Round]:
     """A round for each three dates in a row. Raises `UserError` where nothing trains or nobody is
     asked.
     """
     if "time" not in raw.interactions:
         raise UserError("incremental needs times, which these data lack")
     whole = process(raw, settings.data)
-    ends = [seconds_of(date) for date in dates]
+    ends = np.array(dates, dtype="datetime64[s]").astype(np.int64)
     times = raw.interactions["time"]
     data = [
         process(
@@ -111,21 +111,8 @@ def rounds(raw: RawData, settings: Settings, dates: list[str]) -> list[Round]:
             "joined since": users[~joined],
         }
         groups = {name: ids for name, ids in groups.items() if len(ids)}
-        result.append(Round(date, older, newer, asked, groups))
+        result.append(Round(str(date), older, newer, asked, groups))
     return result
-
-
-def seconds_of(date: str) -> int:
-    """Midnight UTC of a day such as 2000-11-01, in seconds since 1970. Raises `UserError` for
-    anything else.
-    """
-    try:
-        day = datetime.date.fromisoformat(date)
-    except ValueError as error:
-        raise UserError(f"--dates: {error}; write 2000-11-01") from error
-    return int(
-        datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp()
-    )
 
 
 def _split_at(data: Dataset, time: int) -> Dataset:
@@ -166,12 +153,12 @@ def measured(
         for seed in numbers:
             print(f"{here.date}, seed {seed}", flush=True)
             own = settings.replace(seed=seed)
-            older = trained(own, here.older, work, validate=False)
+            older = trained(own, here.older, work)
             going_on = own.replace(start_from=str(older[-1]), **tuning)
             models = {
                 OLDER: older,
-                TUNED: trained(going_on, here.newer, work, validate=False),
-                AGAIN: trained(own, here.newer, work, validate=False),
+                TUNED: trained(going_on, here.newer, work),
+                AGAIN: trained(own, here.newer, work),
             }
             for name, (model, record, _) in models.items():
                 grown = for_catalogue(model, here.asked.catalogue)
@@ -191,9 +178,10 @@ def _parser() -> ArgumentParser:
     add = parser.add_argument
     add("--seeds", type=seeds, default="1", help="how many: 42, 43, ...")
     dates = "UTC; three or more, a round for each three in a row"
-    add("--dates", nargs="+", default=list(DATES), metavar="DATE", help=dates)
+    day = datetime.date.fromisoformat
+    default = [day(date) for date in DATES]
+    add("--dates", nargs="+", type=day, default=default, metavar="DATE", help=dates)
     add("--tuning_epochs", type=int, default=24)
-    add("--tuning_learning_rate", type=float, default=5e-3)
     add("--work", type=Path, default=Path("runs/incremental"), help="trained models")
     add("--results", type=Path, default=Path("runs/results/incremental"))
     return parser
@@ -204,19 +192,15 @@ def main(argv: list[str]) -> None:
     flags, rest = _parser().parse_known_args(argv)
     settings, _ = parse_command_line(rest, "", preset="quick")
     settings = settings.replace(protocol="global_time", max_minutes=0.0)
-    moments = [seconds_of(date) for date in flags.dates]
-    rising = all(date < later for date, later in itertools.pairwise(moments))
-    if len(moments) < 3 or not rising:
+    rising = all(date < later for date, later in itertools.pairwise(flags.dates))
+    if len(flags.dates) < 3 or not rising:
         raise UserError(
             "--dates needs three dates or more, each later than the one before it"
         )
     raw = read(settings.data.dataset, settings.data.data_dir, settings.data.columns)
     chain = rounds(raw, settings, flags.dates)
     check_full_ranking(settings, chain[0].asked)
-    tuning = {
-        "max_epochs": flags.tuning_epochs,
-        "learning_rate": flags.tuning_learning_rate,
-    }
+    tuning = {"max_epochs": flags.tuning_epochs}
     found, seconds = measured(chain, settings, tuning, flags.seeds, flags.work)
     note = NOTE.format(
         name=raw.schema.name,

@@ -18,15 +18,13 @@ from training_loop import fit
 
 
 def trained(
-    settings: Settings, data: Dataset, work: Path, validate: bool = True
+    settings: Settings, data: Dataset, work: Path
 ) -> tuple[nn.Module, dict[str, Any], Path]:
     """(model, record of its best epoch and `seconds` of training, its folder in `work`) of
     settings; trained once, and gone on with where it was stopped.
 
-    validate: select on the validation targets, as `fit` does; else all interactions train for all
-    epochs.
     """
-    folder = work / run_key(settings, f"{data_hash(data)}{validate}", code_version())
+    folder = work / run_key(settings, data_hash(data), code_version())
     state = folder.with_name(f"{folder.name}.stopped")
     work.mkdir(parents=True, exist_ok=True)
     with alone(folder.with_name(f"{folder.name}.lock")):
@@ -34,12 +32,11 @@ def trained(
             checkpoint = load_model(folder)
             return checkpoint.model, checkpoint.info["validation"], folder
         torch.manual_seed(settings.train.seed)
-        model = starting_model(data, settings, validate)
+        model = starting_model(data, settings)
         progress = fit(
             model,
             data,
             settings,
-            validate=validate,
             state_folder=state,
             resume=settled(state),
         )

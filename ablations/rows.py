@@ -28,9 +28,9 @@ from baselines.popularity import Popularity, RecentPopularity
 from command_line import parse_command_line
 from data_processor import load
 from dataset import Dataset
-from evaluation.metrics import ONE_TARGET, per_user
+from evaluation.metrics import ONE_TARGET, interval, per_user
 from evaluation.protocols import Ranker, protocol_line, target_ranks
-from evaluation.report import cell, interval
+from evaluation.report import cell
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
 from settings import BOOKKEEPING, EvalSettings

@@ -1,4 +1,4 @@
-"""The items that training has most often: ever, among similar users, or in a window of time."""
+"""The items that training has most often: ever, or in a window of time."""
 
 import numpy as np
 import torch
@@ -33,42 +33,6 @@ class Popularity:
     def score(self, batch: Batch) -> Tensor:
         """(B, R) counts."""
         return self.scores(self.states(batch).to(batch.items.device))
-
-
-class GroupPopularity:
-    """Scores an item by how many training interactions of users with the same values of one or
-    two columns (the first that are counterfactual categories) are with it.
-
-    Items at par, and all items for users whose values are not known, follow in the order of their
-    popularity among all.
-    """
-
-    starts = True
-
-    def __init__(self, data: Dataset) -> None:
-        users = data.catalogue.users
-        self.columns = group_columns(data)
-        sizes = [len(users.fields[name].values) + 1 for name in self.columns]
-        rows, count = data.training_rows(), len(data.catalogue.items)
-        codes = [users.data[name][data.user_of[rows]] for name in self.columns]
-        shape = (*sizes, count)
-        cells = np.ravel_multi_index((*codes, data.items[rows]), shape)
-        counts = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
-        for axis in range(len(sizes)):  # code 0 is no group
-            counts[(slice(None),) * axis + (0,)] = 0
-        ever = Popularity(data).counts
-        # (..., R)
-        self.table = torch.from_numpy(counts).float() + ever / (ever.max() + 1)
-
-    def score(self, batch: Batch) -> Tensor:
-        """(B, R) counts in the group, plus less than 1 by popularity among all."""
-        return self.table[tuple(batch.user_columns[name] for name in self.columns)]
-
-
-def group_columns(data: Dataset) -> list[str]:
-    """At most two columns of the users that make groups."""
-    fields = data.catalogue.users.fields.values()
-    return [entry.name for entry in fields if entry.column.counterfactual][:2]
 
 
 class RecentPopularity:

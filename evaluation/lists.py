@@ -6,6 +6,7 @@ Q requests, K places, F values of a column.
 
 import numpy as np
 import torch
+from scipy.special import rel_entr
 
 from dataset import ITEM_ROWS, Dataset
 from evaluation.protocols import Ranker, filters_seen, hide_seen, request_batches
@@ -20,21 +21,20 @@ def top_lists(
     seq_length: int,
     settings: EvalSettings,
     k: int = 10,
-    device: torch.device | None = None,
 ) -> np.ndarray:
     """(Q, K) best items of each request from the whole catalogue, best first; 0 where none is
     left.
     """
-    requests, device = data.split.requests[until], device or torch.device("cpu")
+    requests, device = data.split.requests[until], torch.device("cpu")
     result = np.zeros((len(requests), k), dtype=np.int64)
     hides = filters_seen(settings, data)
     for chosen, batch in request_batches(data, until, seq_length, device):
-        scores = ranker.score(batch.to(device)).float()
+        scores = ranker.score(batch).float()
         if hides:
             hide_seen(scores, data, requests.users[chosen], requests.ends[chosen])
         best = scores.topk(min(k, scores.shape[1]))
         items = best.indices.where(best.values > -torch.inf, 0)
-        result[chosen, : items.shape[1]] = items.cpu().numpy()
+        result[chosen, : items.shape[1]] = items.numpy()
     return result
 
 
@@ -52,9 +52,7 @@ def list_quality(lists: np.ndarray, data: Dataset, until: str) -> dict[str, np.n
     counts = data.item_counts().astype(float)
     trained = max(1, int((data.train_lengths > 0).sum()))
     history = data.histories(data.split.requests[until])
-    own = np.array(
-        [counts[items].mean() if len(items) else np.nan for items in history]
-    )
+    own = np.array([counts[items].mean() for items in history])
     popularity = counts[lists].mean(1)
     novelty = -np.log2(np.maximum(counts[lists], 1) / trained).mean(1)
     found = {
@@ -77,22 +75,19 @@ def _diversity(flags: np.ndarray) -> np.ndarray:
     shared = np.einsum("qif,qjf->qij", flags, flags)
     sizes = flags.sum(2)
     either = sizes[:, :, None] + sizes[:, None, :] - shared
-    apart = 1 - np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)
-    pairs = ~np.eye(flags.shape[1], dtype=bool)
-    return apart[:, pairs].mean(1) if pairs.any() else np.zeros(len(flags))
+    # Two items without values are as far apart as can be.
+    apart = 1 - shared / np.maximum(either, 1)
+    pairs = np.triu_indices(flags.shape[1], 1)
+    return apart[:, *pairs].mean(1)
 
 
 def _miscalibration(
     shares: np.ndarray, lists: np.ndarray, history: list[np.ndarray]
 ) -> np.ndarray:
     """(Q,) from shares (R, F)."""
-    nothing = np.zeros(shares.shape[1])
-    wanted = np.array(
-        [shares[items].mean(0) if len(items) else nothing for items in history]
-    )
+    wanted = np.array([shares[items].mean(0) for items in history])
     given = 0.99 * shares[lists].mean(1) + 0.01 * wanted
-    ratio = np.divide(wanted, given, out=np.ones_like(wanted), where=wanted > 0)
-    return (wanted * np.log(ratio)).sum(1)
+    return rel_entr(wanted, given).sum(1)
 
 
 def coverage(lists: np.ndarray, data: Dataset) -> dict[str, float]:

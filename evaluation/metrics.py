@@ -71,14 +71,14 @@ def per_user(rank: np.ndarray, users: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def bootstrap_interval(
+def interval(
     values: np.ndarray, samples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile interval of the mean over users (Efron's bootstrap)."""
+) -> dict[str, float]:
+    """Mean over users and its 95 % percentile interval (Efron's bootstrap): mean, low, high."""
     draw = np.random.default_rng(seed)
     means = [
         values[draw.integers(0, len(values), len(values))].mean()
         for _ in range(samples)
     ]
     low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}

@@ -8,16 +8,10 @@ from typing import Any
 import numpy as np
 
 from dataset import Dataset
-from evaluation.metrics import ONE_TARGET, SEVERAL_TARGETS, bootstrap_interval, per_user
+from evaluation.metrics import ONE_TARGET, SEVERAL_TARGETS, interval, per_user
 from support.tables import print_table, write_parquet
 
 Summary = dict[str, dict[str, float]]  # metric -> mean, low, high
-
-
-def interval(values: np.ndarray) -> dict[str, float]:
-    """Mean over users and its 95 % bootstrap interval."""
-    low, high = bootstrap_interval(values)
-    return {"mean": float(values.mean()), "low": low, "high": high}
 
 
 def summarise(rank: np.ndarray, users: np.ndarray) -> Summary:

@@ -4,8 +4,6 @@ worth it.
 Q requests, K values of a column, F values of an item column.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
@@ -14,43 +12,34 @@ from dataset import Dataset, Field
 from evaluation.protocols import request_batches
 from scorer import Scorer
 
-
-@dataclass(frozen=True)
-class HeadOutputs:
-    """What the heads say of the interaction that follows each request's history."""
-
-    # column -> (Q, K) probabilities for the item that followed
-    values: dict[str, np.ndarray]
-    preferences: dict[str, np.ndarray]  # column -> (Q, F) distribution
+Outputs = dict[str, np.ndarray]  # by column
 
 
 @torch.no_grad()
 def head_outputs(
     scorer: Scorer, data: Dataset, until: str, seq_length: int, device: torch.device
-) -> HeadOutputs:
-    """Of all requests of a part of the data."""
-    requests = data.split.requests[until]
-    targets = data.items[requests.ends]
-    count = len(requests)
-    values, preferences = {}, {}
-    for name in scorer.value_columns:
-        size = len(data.catalogue.interaction_fields[name].values)
-        values[name] = np.zeros((count, size), dtype=np.float32)
-    for name in scorer.preference_columns:
-        size = len(data.catalogue.items.fields[name].values)
-        preferences[name] = np.zeros((count, size), dtype=np.float32)
+) -> tuple[Outputs, Outputs]:
+    """What the heads say of the interaction that follows each request's history: (Q, K)
+    probabilities of its values given the item, and (Q, F) distributions of item columns."""
+    targets = data.items[data.split.requests[until].ends]
+    values = {name: [] for name in scorer.value_columns}
+    preferences = {name: [] for name in scorer.preference_columns}
+    order = []
     if not values and not preferences:
-        return HeadOutputs({}, {})
+        return {}, {}
     for chosen, batch in request_batches(data, until, seq_length, device):
+        order.append(chosen)
         states = scorer.states(batch.to(device))
         items = torch.from_numpy(targets[chosen]).to(device)
-        for name, table in values.items():
-            table[chosen] = (
-                scorer.value_probabilities(name, states, items).cpu().numpy()
-            )
-        for name, table in preferences.items():
-            table[chosen] = scorer.preferences(name, states).cpu().numpy()
-    return HeadOutputs(values, preferences)
+        for name, parts in values.items():
+            parts.append(scorer.value_probabilities(name, states, items).cpu())
+        for name, parts in preferences.items():
+            parts.append(scorer.preferences(name, states).cpu())
+    place = np.argsort(np.concatenate(order))
+    return tuple(
+        {name: torch.cat(parts).numpy()[place] for name, parts in heads.items()}
+        for heads in (values, preferences)
+    )
 
 
 def expected(entry: Field, probabilities: np.ndarray) -> np.ndarray | None:
@@ -99,8 +88,7 @@ def preference_quality(
     constant = constant / constant.sum()
     own = np.zeros_like(target)
     for number, items in enumerate(data.histories(requests)):
-        if len(items):
-            own[number] = shares[items].mean(0)
+        own[number] = shares[items].mean(0)
     own = 0.95 * own + 0.05 * constant
     known = target.sum(1) > 0
     guesses = {

@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 
-from dataset import Dataset, Field
-from evaluation.metrics import bootstrap_interval, per_user
+from dataset import Dataset
+from evaluation.metrics import interval, per_user
 
 HISTORY_BOUNDS = (20, 50, 100, 200)  # interactions
 POPULARITY_BOUNDS = (10, 100, 500, 1000)  # training interactions of the target
@@ -34,56 +34,42 @@ def request_slices(data: Dataset, until: str) -> Slices:
         ("user's", data.catalogue.users, requests.users),
         ("target's", data.catalogue.items, targets),
     ):
-        for entry in table.fields.values():
-            if (
-                entry.column.kind in ("category", "tags")
-                and len(entry.values) <= MOST_VALUES
-            ):
-                codes = table.data[entry.name][rows].reshape(len(rows), -1)
-                slices[f"{whose} {entry.column.title}"] = _by_value(entry, codes)
-    slices["history"] = _between(lengths, HISTORY_BOUNDS, "interactions")
+        for name, entry in table.fields.items():
+            if 0 < len(entry.values) <= MOST_VALUES:
+                flags = table.shares(name)[rows] > 0  # (Q, F)
+                by_value = dict(zip(entry.titles, flags.T, strict=True))
+                slices[f"{whose} {entry.column.title}"] = by_value
+    slices["history, interactions"] = _between(lengths, HISTORY_BOUNDS)
     popularity = data.item_counts()[targets]
-    slices["target's popularity"] = _between(
-        popularity, POPULARITY_BOUNDS, "in training"
-    )
+    slices["target's popularity, in training"] = _between(popularity, POPULARITY_BOUNDS)
     if data.has_times:
         gaps = data.times[requests.ends] - data.times[requests.ends - 1]
-        place = np.searchsorted(list(GAP_BOUNDS.values()), gaps, side="right")
+        bounds = tuple(GAP_BOUNDS.values())
+        by_gap = _between(gaps, bounds).values()
         names = [*GAP_BOUNDS, "later"]
-        slices["time since the last interaction"] = {
-            name: (place == index) & (lengths > 0) for index, name in enumerate(names)
-        }
+        slices["time since the last interaction"] = dict(
+            zip(names, by_gap, strict=True)
+        )
     return slices
 
 
-def _by_value(entry: Field, codes: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        title: (codes == code).any(1)
-        for code, title in enumerate(entry.titles, start=1)
-    }
-
-
-def _between(
-    values: np.ndarray, bounds: tuple[int, ...], what: str
-) -> dict[str, np.ndarray]:
-    place = np.searchsorted(bounds, values, side="right")
-    middle = [f"{low} to {high - 1}" for low, high in itertools.pairwise(bounds)]
-    names = [f"below {bounds[0]} {what}", *middle, f"{bounds[-1]} and more"]
-    return {name: place == index for index, name in enumerate(names)}
+def _between(values: np.ndarray, bounds: tuple[int, ...]) -> dict[str, np.ndarray]:
+    parts = {}
+    for low, high in itertools.pairwise((0, *bounds, np.inf)):
+        name = f"{low} and more" if high == np.inf else f"{low} to {high - 1}"
+        parts[name] = (values >= low) & (values < high)
+    return parts
 
 
 def slice_table(
     rank: np.ndarray, data: Dataset, until: str, metric: str = "NDCG@10"
-) -> list[tuple[str, str, int, float, float, float]]:
-    """(family, slice, users, mean, low, high) of a metric of the ranks (Q, T); empty slices are
+) -> list[tuple[str, str, int, dict[str, float]]]:
+    """(family, slice, users, mean and interval) of a metric of the ranks (Q, T); empty slices are
     left out."""
     users, rows = data.split.requests[until].users, []
     for family, parts in request_slices(data, until).items():
         for name, chosen in parts.items():
             if chosen.any():
                 values = per_user(rank[chosen], users[chosen])[metric]
-                low, high = bootstrap_interval(values)
-                rows.append(
-                    (family, name, len(values), float(values.mean()), low, high)
-                )
+                rows.append((family, name, len(values), interval(values)))
     return rows

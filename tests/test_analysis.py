@@ -11,7 +11,6 @@ import model_io
 from ablations import analyse
 from batches import history_batch, history_of
 from dataset import ITEM_ROWS
-from evaluation.calibration import reliability
 from evaluation.lists import coverage, list_quality, top_lists
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
@@ -109,11 +108,11 @@ def test_slices_part_the_requests(data):
     rank = np.arange(1, data.num_users + 1)[:, None]
     rows = slice_table(rank, data, "test")
     assert (
-        sum(number for family, _, number, *_ in rows if family == "history")
+        sum(row[2] for row in rows if row[0] == "history, interactions")
         == data.num_users
     )
     (row,) = [row for row in rows if row[:2] == ("user's gender", "woman")]
-    assert row[3] == pytest.approx(
+    assert row[3]["mean"] == pytest.approx(
         per_user(rank[women], np.flatnonzero(women))["NDCG@10"].mean()
     )
 
@@ -122,15 +121,18 @@ def test_reliability_agrees_with_scikit_learn():
     draw = rng()
     probabilities = draw.dirichlet(np.ones(5), 4000)
     ratings = np.array([draw.choice(5, p=row) + 1 for row in probabilities])
-    ours = reliability(probabilities, ratings)
+    title, _, rows = analyse._reliability("rating", probabilities, ratings)
     true = (ratings[:, None] == np.arange(1, 6)).ravel()
     observed, stated = calibration_curve(true, probabilities.ravel(), n_bins=10)
-    np.testing.assert_allclose(ours.observed, observed)
-    np.testing.assert_allclose(ours.stated, stated)
-    assert ours.error < 0.02  # drawn from the very probabilities
-    assert reliability(
-        np.tile([0, 0, 0, 0, 1.0], (9, 1)), np.ones(9, dtype=int)
-    ).error == pytest.approx(0.4)
+    assert [row[:2] for row in rows] == [
+        [f"{said:.3f}", f"{seen:.3f}"]
+        for said, seen in zip(stated, observed, strict=True)
+    ]
+    # drawn from the very probabilities
+    assert float(title.split()[-1]) < 0.02
+    certain = np.tile([0, 0, 0, 0, 1.0], (9, 1))
+    title, *_ = analyse._reliability("rating", certain, np.ones(9, dtype=int))
+    assert float(title.split()[-1]) == pytest.approx(0.4)
 
 
 def test_tables_as_text():

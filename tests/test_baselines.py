@@ -1,7 +1,6 @@
 """Baselines against independent computations of the same thing."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_similarity
@@ -15,10 +14,8 @@ from baselines.neighbours import (
 )
 from baselines.popularity import (
     DAY,
-    GroupPopularity,
     Popularity,
     RecentPopularity,
-    group_columns,
 )
 from batches import History, history_batch, history_of
 from dataset import ITEM_ROWS
@@ -131,34 +128,6 @@ def test_baselines_rank_under_the_one_protocol(data):
         markov_chain(data),
     ):
         assert target_ranks(ranker, data, "test", 12, EvalSettings()).min() >= 1
-
-
-def test_popularity_in_the_group_counts_users_alike(data):
-    """Against pandas; where a column of the user is unknown, popularity among all orders the
-    items.
-    """
-    rows, columns = data.training_rows(), data.catalogue.users.data
-    frame = pd.DataFrame({"user": data.user_of[rows], "item": data.items[rows]})
-    chosen = group_columns(data)
-    same = [columns[name] == columns[name][5] for name in chosen]
-    alike = np.flatnonzero(np.logical_and.reduce(same))
-    expected = np.bincount(
-        frame["item"][frame["user"].isin(alike)], minlength=len(data.catalogue.items)
-    )
-    half = History(data.items[:2], user_columns={chosen[0]: columns[chosen[0]][5]})
-    known, unknown = (
-        GroupPopularity(data)
-        .score(history_batch([history_of(data, 5), half], data.catalogue, 12))
-        .numpy()
-    )
-    assert (
-        np.floor(known[ITEM_ROWS:]) == expected[ITEM_ROWS:]
-    ).all() and expected.sum()
-    everybody = Popularity(data).counts.numpy()[ITEM_ROWS:]
-    assert (
-        np.argsort(-unknown[ITEM_ROWS:], kind="stable")
-        == np.argsort(-everybody, kind="stable")
-    ).all()
 
 
 def test_neighbours_by_columns_are_mean_cosine_similarities(data):

@@ -107,7 +107,7 @@ def test_the_command(flags, tmp_path, capsys):
     assert run_command(cold_start.main, command) == 0
     path = tmp_path / "results" / "results.json"
     found = json.loads(path.read_text())["questions"]
-    starting = {"popularity", "popularity in the group", "column neighbours"}
+    starting = {"popularity", "column neighbours"}
     assert set(found["0 first"]) == {*starting, cold_start.PRESET}
     assert set(found["1 last"]) == {*cold_start.BASELINES, cold_start.PRESET}
     for name, row in found["5 last"].items():

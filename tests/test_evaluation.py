@@ -14,7 +14,7 @@ from baselines.popularity import Popularity
 from batches import history_batch, history_of
 from data_processor import from_sequences
 from dataset import ITEM_ROWS
-from evaluation.metrics import CUTOFFS, bootstrap_interval, per_request, per_user, ranks
+from evaluation.metrics import CUTOFFS, interval, per_request, per_user, ranks
 from evaluation.protocols import (
     CANDIDATES,
     draw_candidates,
@@ -285,14 +285,15 @@ def test_popularity_counts_training_interactions(data):
     assert int(scores[ITEM_ROWS:].sum()) == len(data.training_rows())
 
 
-def test_bootstrap_interval_covers_the_mean():
+def test_interval_covers_the_mean():
     """95 % intervals of many samples hold the true mean about 95 % of the time, and match the
     normal width.
     """
     inside = []
     for seed in range(200):
         values = (rng(seed).random(300) < 0.3).astype(float)
-        low, high = bootstrap_interval(values, 200, seed)
+        found = interval(values, 200, seed)
+        low, high = found["low"], found["high"]
         inside.append(low <= 0.3 <= high)
     assert 0.9 <= np.mean(inside) <= 0.99
     assert high - low == pytest.approx(2 * 1.96 * (0.21 / 300) ** 0.5, rel=0.2)

@@ -33,9 +33,9 @@ from training_state import Progress, parameter_group_names
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 
 
-def trained(data, settings, held_out=True, **options):
+def trained(data, settings, **options):
     torch.manual_seed(settings.train.seed)
-    model = new_model(data, settings.model, held_out)
+    model = new_model(data, settings.model)
     return model, fit(model, data, settings, quiet=True, **options)
 
 
@@ -203,16 +203,15 @@ def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(data, tmp_
     model = new_model(data, settings.model)
     with torch.no_grad():
         model.encoder.blocks[0].expand.weight.fill_(torch.nan)
-    for validate in (True, False):
+    for part in (data, data.whole()):
         with pytest.raises(UserError, match=r"diverged|became nan"):
             fit(
                 model,
-                data,
+                part,
                 settings,
                 quiet=True,
                 state_folder=tmp_path / "last",
                 on_best=pytest.fail,
-                validate=validate,
             )
         assert not (tmp_path / "last").exists()
 
@@ -444,10 +443,8 @@ def test_training_knows_nothing_of_what_is_held_out(data, tmp_path, name):
     )
     model = trained(data, settings)[0]
     assert same_weights(model, trained(other, settings)[0])
-    everything = trained(data, settings, held_out=False, validate=False)[0]
-    assert not same_weights(
-        everything, trained(other, settings, held_out=False, validate=False)[0]
-    )
+    everything = trained(data.whole(), settings)[0]
+    assert not same_weights(everything, trained(other.whole(), settings)[0])
 
 
 @pytest.mark.parametrize("protocol", ["global_time", "multi5"])
@@ -475,7 +472,7 @@ def test_a_student_comes_to_say_what_its_teachers_say(
     )
     torch.manual_seed(7)
     teachers = [fresh_model(data, settings.model, seed, spread=0.5) for seed in (1, 2)]
-    student, _ = trained(data, settings, teachers=teachers, validate=False)
+    student, _ = trained(data.whole(), settings, teachers=teachers)
     histories = [
         history_of(data, user, span(data, user, "test")[1]) for user in range(1, 31)
     ]
