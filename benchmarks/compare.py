@@ -6,15 +6,14 @@ latency.
 MovieLens 1M, leave-one-out training part; equal width, inner width, depth, heads, length,
 sequences and optimizer steps an epoch, share of masked positions, dropout (on embeddings and
 sub-layers' outputs; where the peers have more, it is set to 0) and loss (full softmax over the
-catalogue); each side at its own default precision. One process a model; each round lets every one
-of them train one epoch in turn, so that a machine that grows slower slows all of them. Nobody is
-warmed up: with three rounds the median passes over the first epoch's costs. For batch
-recommendation and single requests every side has its data and model in memory. Ends in one JSON
-line.
+catalogue); each side at its own default precision. In each round every model has a process of its
+own, one after the other, so that a machine that grows slower slows all of them: it trains its
+first epoch, then recommends with data and model in memory. Figures are medians over rounds.
 """
 
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ours import SHARED, training_part
-from benchmarks.serve import USERS, Worker
+from benchmarks.side import USERS
 from data_processor import load
 from settings import DataSettings
 from support.arguments import ArgumentParser
@@ -32,78 +31,58 @@ from support.tables import print_table
 from support.tracking import git_commit
 
 PAIRS = {"vanilla": "BERT4RecModel", "causal": "SASRecModel", "enhanced": "HSTUModel"}
-HEADER = [
-    "model",
-    "type",
-    "s/epoch",
-    "ratio",
-    "MB",
-    "users/s",
-    "ratio",
-    "p50 ms",
-    "p99 ms",
-]
-ASKED = 3  # times that batch recommendation is timed
+ROOT = Path(__file__).parent.parent
+# Title of a column -> figure, how it is shown
+COLUMNS = {
+    "type": ("precision", "{}"),
+    "s/epoch": ("seconds", "{:.1f}"),
+    "as fast": ("training_ratio", "{:.1f}x"),
+    "MB": ("peak_mb", "{:,.0f}"),
+    "users/s": ("users_per_second", "{:,.0f}"),
+    "as fast as it": ("users_ratio", "{:.1f}x"),
+    "p50 ms": ("p50_ms", "{:.1f}"),
+    "p99 ms": ("p99_ms", "{:.1f}"),
+}
 PROTOCOL = (
     "{dataset} leave-one-out training part; {hidden_size} wide, {num_layers} blocks, "
     "{num_heads} heads, length {seq_length}, {batch_size} sequences a step, inner width 4 x "
-    "(causal: 1 x), full softmax, dropout {dropout}; median of {rounds} epochs taken in turns; "
+    "(causal: 1 x), full softmax, dropout {dropout}; median of the first epochs of {rounds} "
+    "processes in turns; "
     "{threads} threads"
 )
 Figures = dict[str, dict[str, Any]]  # model -> figures
 
 
-def start(
-    peers: str | None, dataset: str, kinds: list[str], folder: Path
-) -> dict[str, Worker]:
-    """A process for each model, ours first."""
+def measure(
+    peers: str | None, dataset: str, kinds: list[str], rounds: int, folder: Path
+) -> Figures:
+    """All figures. Raises `UserError` if a process dies."""
     train = training_part(load(DataSettings(dataset=dataset)), folder)
-    workers = {}
+    commands = {}
     for kind in kinds:
-        ours, theirs = f"ours {kind}", f"RecTools {PAIRS[kind]}"
-        log = folder / f"{kind}.log"
-        workers[ours] = Worker(sys.executable, ["benchmarks.ours", kind, dataset], log)
+        own = [sys.executable, "-m", "benchmarks.ours", kind, dataset]
+        commands[f"ours {kind}"] = own
         if peers:
-            log = folder / f"{PAIRS[kind]}.log"
-            arguments = ["benchmarks.peers", PAIRS[kind], str(train)]
-            workers[theirs] = Worker(peers, arguments, log)
-    return workers
-
-
-def measure(workers: dict[str, Worker], rounds: int) -> Figures:
-    """All figures. Raises `RuntimeError` if a worker dies."""
-    epochs: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
-    speeds: dict[str, list[float]] = {name: [] for name in workers}
-    # From here on all wait, and only the one that is asked runs.
-    for worker in workers.values():
-        worker.ask("ready")
-    for number in range(rounds):
-        for name, worker in workers.items():
-            epochs[name].append(worker.ask("epoch"))
-            seconds = epochs[name][-1]["seconds"]
-            print(
-                f"round {number + 1}: {name} {seconds:.1f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-    for worker in workers.values():
-        worker.ask("prepare")
-        worker.ask("recommend")
-    for _ in range(ASKED):
-        for name, worker in workers.items():
-            answer = worker.ask("recommend")
-            if answer["rows"] != answer["users"] * 10:
-                raise RuntimeError(f"{name} gave {answer['rows']} rows")
-            speeds[name].append(answer["users"] / answer["seconds"])
-    results = {}
-    for name, worker in workers.items():
-        seconds = statistics.median(one["seconds"] for one in epochs[name])
-        speed = statistics.median(speeds[name])
-        measured = {**epochs[name][-1], "seconds": seconds, "users_per_second": speed}
-        results[name] = {**measured, **worker.ask("latency")}
+            peer = [peers, "-m", "benchmarks.peers", PAIRS[kind], str(train)]
+            commands[f"RecTools {PAIRS[kind]}"] = peer
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            if done.returncode:
+                raise UserError(f"{name} died; its log ends: {done.stderr[-1000:]}")
+            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{name}: {runs[name][-1]['seconds']:.1f} s", file=sys.stderr)
+    results: Figures = {}
+    for name, found in runs.items():
+        results[name] = dict(found[0])
+        for figure, value in found[0].items():
+            if not isinstance(value, str):
+                median = statistics.median(one[figure] for one in found)
+                results[name][figure] = median
     steps = {name: result["steps"] for name, result in results.items()}
     if len(set(steps.values())) > 1:
-        raise RuntimeError(f"optimizer steps an epoch differ: {steps}")
+        raise UserError(f"optimizer steps an epoch differ: {steps}")
     return results
 
 
@@ -114,23 +93,6 @@ def add_ratios(results: Figures) -> None:
         if ours and theirs:
             ours["training_ratio"] = theirs["seconds"] / ours["seconds"]
             ours["users_ratio"] = ours["users_per_second"] / theirs["users_per_second"]
-
-
-def row(name: str, result: dict[str, Any]) -> list[str]:
-    """A line of the table."""
-    ratios = [result.get("training_ratio"), result.get("users_ratio")]
-    training, users = ("" if ratio is None else f"{ratio:.1f}x" for ratio in ratios)
-    return [
-        name,
-        result["precision"],
-        f"{result['seconds']:.1f}",
-        training,
-        f"{result['peak_mb']:,}",
-        f"{result['users_per_second']:,.0f}",
-        users,
-        f"{result['p50_ms']:.1f}",
-        f"{result['p99_ms']:.1f}",
-    ]
 
 
 def main(argv: list[str]) -> None:
@@ -151,21 +113,22 @@ def main(argv: list[str]) -> None:
             f"--peers {flags.peers}: no such file; `make bench` builds that environment"
         )
     with tempfile.TemporaryDirectory() as folder:
-        workers = start(flags.peers, flags.dataset, flags.models, Path(folder))
-        try:
-            results = measure(workers, flags.rounds)
-        except RuntimeError as error:  # nothing was written
-            raise UserError(str(error)) from error
-        finally:
-            for worker in workers.values():
-                worker.close()
+        results = measure(
+            flags.peers, flags.dataset, flags.models, flags.rounds, Path(folder)
+        )
     add_ratios(results)
     threads = "/".join(sorted({str(result["threads"]) for result in results.values()}))
     protocol = PROTOCOL.format(
         **SHARED, dataset=flags.dataset.upper(), rounds=flags.rounds, threads=threads
     )
-    rows = [row(name, result) for name, result in results.items()]
-    print_table("Training an epoch, recommending, answering", protocol, HEADER, rows)
+    rows = []
+    for name, result in results.items():
+        cells = [name]
+        for figure, shown in COLUMNS.values():
+            cells.append(shown.format(result[figure]) if figure in result else "")
+        rows.append(cells)
+    title = "Training an epoch, recommending, answering"
+    print_table(title, protocol, ["model", *COLUMNS], rows)
     record = {
         "protocol": protocol,
         "users": USERS,

@@ -1,8 +1,5 @@
-"""Our side of `benchmarks.compare`: one model, told when to train an epoch, recommend, or answer
-one user.
-
-    python -m benchmarks.ours vanilla|causal|enhanced ml-1m|synthetic
-"""
+"""Our side of `benchmarks.compare`: `python -m benchmarks.ours vanilla|causal|enhanced
+ml-1m|synthetic`"""
 
 import dataclasses
 import tempfile
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.serve import serve
+from benchmarks.side import run
 from bulk import recommend_all
 from data_processor import load
 from dataset import Dataset
@@ -91,7 +88,7 @@ class Ours:
         self.engine.data  # noqa: B018 - read now
 
     def recommend(self, users: Sequence[Any]) -> Sequence[Any]:
-        """See `serve.Side`."""
+        """See `side.Side`."""
         if len(users) == 1:
             return self.engine.get_recommendations(users[0], None, 10)
         return recommend_all(self.engine, users, 10)["user_id"].tolist()
@@ -108,4 +105,4 @@ def training_part(data: Dataset, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    serve(Ours)
+    run(Ours)

@@ -18,7 +18,7 @@ from rectools.dataset import Dataset
 from rectools.dataset.context import get_context
 from torch import get_num_threads, nn
 
-from benchmarks.serve import serve
+from benchmarks.side import run
 from support.memory import peak_memory_mb
 
 
@@ -115,7 +115,7 @@ class Peer:
         """Nothing to do."""
 
     def recommend(self, users: Sequence[Any]) -> Sequence[Any]:
-        """See `serve.Side`."""
+        """See `side.Side`."""
         context = self.context
         if context is not None:
             context = context[context[Columns.User].isin(users)]
@@ -128,4 +128,4 @@ class Peer:
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    serve(Peer)
+    run(Peer)

@@ -16,16 +16,12 @@ BLOCK = 256  # resamples at a time
 
 @dataclass(frozen=True)
 class Comparison:
-    """Model minus reference: mean difference, its 95 % interval, p of the test against none, and
-    for how many users the model was better, equal or worse."""
+    """Model minus reference: mean difference, its 95 % interval, p of the test against none."""
 
     difference: float
     low: float
     high: float
     p_value: float
-    wins: int
-    ties: int
-    losses: int
 
 
 def compare(
@@ -51,23 +47,8 @@ def compare(
         signs = draw.integers(0, 2, (size, users), dtype=np.int8) * 2 - 1
         extreme += int((np.abs(signs @ difference) >= observed).sum())
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return _comparison(
-        difference, float(low), float(high), (extreme + 1) / (samples + 1)
-    )
-
-
-def _comparison(
-    of_users: np.ndarray, low: float, high: float, p_value: float
-) -> Comparison:
-    return Comparison(
-        float(of_users.mean()),
-        low,
-        high,
-        p_value,
-        int((of_users > 0).sum()),
-        int((of_users == 0).sum()),
-        int((of_users < 0).sum()),
-    )
+    mean, p_value = float(difference.mean()), (extreme + 1) / (samples + 1)
+    return Comparison(mean, float(low), float(high), p_value)
 
 
 def seed_spread(models: list[np.ndarray]) -> tuple[float, int]:
@@ -134,7 +115,7 @@ def compare_over_seeds(
         p_value = 2 * float(stdtr(freedom, -abs(mean) / error))
     else:
         p_value = 1.0 if mean == 0 else 0.0
-    return _comparison(difference.mean(0), mean - reach, mean + reach, p_value)
+    return Comparison(mean, mean - reach, mean + reach, p_value)
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -142,11 +123,7 @@ def holm(p_values: list[float]) -> list[float]:
     next times n - 1, ..."""
     order = np.argsort(p_values)
     factors = len(p_values) - np.arange(len(p_values))
-    raised = (
-        np.maximum.accumulate(np.array(p_values)[order] * factors)
-        if len(order)
-        else order
-    )
+    raised = np.maximum.accumulate(np.array(p_values)[order] * factors)
     corrected = np.empty(len(p_values))
     corrected[order] = np.minimum(1.0, raised)
     return corrected.tolist()

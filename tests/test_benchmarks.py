@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compare
-from benchmarks.ours import Ours, training_part
-from benchmarks.serve import Worker
+from benchmarks.ours import training_part
 from support.errors import UserError
 
 
@@ -55,7 +54,7 @@ def test_compare_ends_when_a_worker_dies(tmp_path, small):
     """
     output = tmp_path / "compare.json"
     with pytest.raises(
-        UserError, match=r"(?s)benchmarks.peers BERT4RecModel.*died.*pytorch_lightning"
+        UserError, match=r"(?s)RecTools BERT4RecModel died.*pytorch_lightning"
     ):
         compare.main(
             [
@@ -78,15 +77,3 @@ def test_the_peers_get_our_training_part(data, tmp_path):
     assert (counts[1:] == np.diff(data.offsets)[1:] - 2).all()
     first = slice(0, int(counts[1]))
     assert (arrays["item"][first] == data.items[first]).all()
-
-
-def test_a_worker_that_dies_says_why(tmp_path):
-    worker = Worker(
-        sys.executable,
-        ["benchmarks.ours", "vanilla", "nonsense"],
-        tmp_path / "log",
-    )
-    with pytest.raises(RuntimeError, match="nonsense"):
-        worker.ask("epoch")
-    worker.close()
-    assert Ours("causal", "synthetic").model.masked_head is None

@@ -14,20 +14,11 @@ EXAMPLES = {
     "custom_item_encoder": lambda files, place: dict(
         SMALL, folder=str(place / "model"), data_dir=str(files / "data")
     ),
-    "fine_tune_on_new_data": lambda files, place: dict(
-        folder=str(files / "main" / "best"),
-        result=str(place / "tuned"),
-        data_dir=str(files / "data"),
-        max_epochs=1,
-        max_steps=2,
-        runs_dir=str(place),
-    ),
     "read_an_explanation": lambda files, place: dict(
         folder=str(files / "main" / "best"), user_id=12, data_dir=str(files / "data")
     ),
 }
 SAYS = {
-    "fine_tune_on_new_data": "Best model: epoch",
     "read_an_explanation": "due to Synthetic Film",
 }
 
