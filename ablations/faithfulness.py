@@ -23,7 +23,6 @@ Axes: P users, W ways, N methods, M measures.
 """
 
 import dataclasses
-import hashlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -45,7 +44,7 @@ from readers.synthetic import FAMILY_OF_CAUSE as CAUSES
 from readers.synthetic import true_causes
 from scorer import Scorer
 from support.arguments import ArgumentParser
-from support.checkpoint import WEIGHTS, write_json
+from support.checkpoint import write_json
 from support.errors import UserError, run_command
 from support.tables import print_table, table_text
 from support.tracking import git_commit
@@ -131,15 +130,13 @@ def figures_of(
 
 
 def planted_causes(
-    scorer: Scorer, data: Dataset, methods: Sequence[str], seed: int = 0
+    scorer: Scorer, data: Dataset, methods: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """On the synthetic data, for the held-out interactions with FEWEST before them: method ->
     cause -> the share of those with this cause that the method names, and how many there are."""
     known = true_causes()
     requests, catalogue = data.split.requests["test"], data.catalogue
-    hits: dict[str, dict[str, list[bool]]] = {
-        method: {cause: [] for cause in CAUSES} for method in methods
-    }
+    hits: dict[str, dict[str, list[bool]]] = {}
     for user, end in zip(requests.users.tolist(), requests.ends.tolist(), strict=True):
         item = int(data.items[end])
         cause, source = known[catalogue.users.id(user), catalogue.items.id(item)]
@@ -148,18 +145,18 @@ def planted_causes(
         question = question_of(scorer, data, user, end, item)
         for method in methods:
             # No two cases by the same draw.
-            answer = explain(question, method, seed + user)
+            answer = explain(question, method, user)
             if CAUSES[cause] and not answer.families:
                 continue
-            hits[method][cause].append(_names(answer, question, cause, source))
-    shares: dict[str, dict[str, dict[str, float]]] = {}
-    for method, of_cause in hits.items():
-        shares[method] = {
-            cause: {"share": float(np.mean(values)), "cases": len(values)}
-            for cause, values in of_cause.items()
-            if values
+            found = hits.setdefault(method, {}).setdefault(cause, [])
+            found.append(_names(answer, question, cause, source))
+    return {
+        method: {
+            cause: {"share": float(np.mean(found)), "cases": len(found)}
+            for cause, found in of_cause.items()
         }
-    return shares
+        for method, of_cause in hits.items()
+    }
 
 
 def _names(answer: Attribution, question: Question, cause: str, source: Any) -> bool:
@@ -253,11 +250,9 @@ def main(argv: list[str]) -> None:
         f"{' and '.join(CONTROLS)}, randomisation test over users, Holm, p < .05, ** .01, *** "
         f".001; {data.note}"
     )
-    weights = hashlib.sha256((flags.model_path / WEIGHTS).read_bytes()).hexdigest()[:16]
     content: dict[str, Any] = {
         "note": note,
         "git_commit": git_commit(),
-        "weights": weights,
         "settings": recorded(settings),
         "measures": _intervals(found, flags.methods),
     }

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from support.errors import UserError
+
 CUTOFFS = (1, 5, 10, 20)
 # What tables show.
 ONE_TARGET = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR")
@@ -30,12 +32,15 @@ def ranks(scores: Tensor, targets: Tensor) -> Tensor:
     """(B, T) ranks of each row's targets (B, T) among its scores (B, R), best first; ties are
     broken against targets.
 
-    Items left out of the ranking have score -inf. Raises `ValueError` if a target's own score is
-    not finite.
+    Items left out of the ranking have score -inf. Raises `UserError` if a target's own score
+    is not finite.
     """
     own = scores.gather(1, targets).sort(1, descending=True).values  # (B, T)
     if not bool(own.isfinite().all()) or bool(scores.isnan().any()):
-        raise ValueError("a score is NaN, or a target's score is not finite")
+        raise UserError(
+            "cannot rank: a score is NaN, or a target's score is not finite; the model has "
+            "diverged, train again with a smaller --learning_rate"
+        )
     at_least = [(scores >= score[:, None]).sum(1) for score in own.T]
     targets_at_least = (own[:, None, :] >= own[:, :, None]).sum(-1)
     # items at least as good, no targets

@@ -28,6 +28,7 @@ GROUP_POSITIONS = {"cpu": 6400, "cuda": 1 << 18}  # what is read at once, at mos
 GROUP_SCORES = 1 << 26  # what is scored at once, at most
 MOST_REQUESTS = 128  # of a group
 CANDIDATES = 100
+CPU = torch.device("cpu")
 
 
 class Ranker(Protocol):
@@ -83,11 +84,13 @@ def protocol_line(
         f"split {data.split_hash}",
     ]
     line = ", ".join(parts)
-    for share, what in zip(
-        cold_shares(data, until), ("requests by users", "targets"), strict=True
-    ):
-        if share:
-            line += f"; {share:.1%} of the {what} unknown to training"
+    unknown = {
+        "requests by users": data.train_lengths[requests.users] == 0,
+        "targets": data.item_counts()[data.items[requests.target_rows]] == 0,
+    }
+    for what, flags in unknown.items():
+        if flags.any():
+            line += f"; {flags.mean():.1%} of the {what} unknown to training"
     return f"{line}; {data.note}" if data.note else line
 
 
@@ -101,17 +104,6 @@ def _candidates_line(data: Dataset, targets: int, settings: EvalSettings) -> str
     return f"{CANDIDATES} candidates beside the target{plural}, {kind} draw from {source} {items}"
 
 
-def cold_shares(data: Dataset, until: str) -> tuple[float, float]:
-    """Shares of requests by users, and of targets, that the training part does not have."""
-    requests = data.split.requests[until]
-    known_items = data.item_counts() > 0
-    known_users = data.train_lengths > 0
-    targets = data.items[requests.target_rows]
-    return float((~known_users[requests.users]).mean()), float(
-        (~known_items[targets]).mean()
-    )
-
-
 @torch.no_grad()
 def target_ranks(
     ranker: Ranker,
@@ -119,12 +111,12 @@ def target_ranks(
     until: str,
     seq_length: int,
     settings: EvalSettings,
-    device: torch.device | None = None,
+    device: torch.device = CPU,
     rank: int = 0,
     world: int = 1,
 ) -> np.ndarray:
     """(Q, T) ranks of each request's targets, best first; 0 for requests of another process."""
-    requests, device = data.split.requests[until], device or torch.device("cpu")
+    requests = data.split.requests[until]
     result = np.zeros((len(requests), requests.count), dtype=np.int64)
     candidates = draw_candidates(data, until, settings)
     hides = filters_seen(settings, data)
@@ -142,13 +134,7 @@ def target_ranks(
             nothing = torch.full_like(scores, -torch.inf)
             scores = nothing.scatter_(1, rows, scores.gather(1, rows))
         scores.scatter_(1, targets, own)
-        try:
-            found = ranks(scores, targets)
-        except ValueError as error:
-            raise UserError(
-                f"cannot rank: {error}; the model has diverged, train again with a "
-                f"smaller --learning_rate"
-            ) from error
+        found = ranks(scores, targets)
         last = torch.full_like(found, scores.shape[1] - ITEM_ROWS)
         found = last.where(repeated, found).sort(1).values
         result[chosen] = found.cpu().numpy()

@@ -116,17 +116,12 @@ def read_checkpoint(
             f"{folder / INFO} says format {info.get('format')!r}, this program reads {FORMAT!r}; "
             f"train again or use the version that wrote it ({info.get('git_commit', 'unknown')})"
         )
+    path = folder / WEIGHTS
     try:
-        return load_file(folder / WEIGHTS) if mapped else load(
-            (folder / WEIGHTS).read_bytes()
-        ), info
-    except FileNotFoundError:
+        return load_file(path) if mapped else load(path.read_bytes()), info
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(
-            f"{folder / WEIGHTS} is missing; the checkpoint is incomplete, train again"
-        ) from None
-    except (SafetensorError, ValueError) as error:
-        raise UserError(
-            f"{folder / WEIGHTS} is corrupted ({error}); copy it again or train again"
+            f"{path} is missing, incomplete or corrupted ({error}); copy it again or train again"
         ) from error
 
 
@@ -139,13 +134,9 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} does not exist; give the folder of a trained model "
             f"(python trainer.py writes checkpoints/best; models/enhanced is a published one)"
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read: {error.strerror}; give the file of a trained model"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is corrupted ({error}); copy it again or train again"
+            f"{path} cannot be read or is corrupted ({error}); copy it again or train again"
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a file of this program")
@@ -158,19 +149,13 @@ def load_weights(
     source: str,
     assign: bool = False,
 ) -> None:
-    """Copy tensors into a model, or make them its own. Raises `UserError` naming the first that
-    is missing, foreign or of another shape."""
-    expected = model.state_dict()
-    for name in [*expected, *tensors]:
-        if name not in tensors or name not in expected:
-            fault = "missing" if name in expected else "foreign"
-            raise UserError(
-                f"{source} does not fit this model: {name!r} is {fault}; was it trained by another "
-                f"version?"
-            )
-        if tensors[name].shape != expected[name].shape:
-            raise UserError(
-                f"{source} does not fit this model: {name!r} is {tuple(tensors[name].shape)}, "
-                f"expected {tuple(expected[name].shape)}; was it trained on another catalogue?"
-            )
-    model.load_state_dict(tensors, assign=assign)
+    """Copy tensors into a model, or make them its own. Raises `UserError` naming those that are
+    missing, foreign or of another shape."""
+    try:
+        model.load_state_dict(tensors, assign=assign)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{source} does not fit this model; was it trained on another catalogue, or by another "
+            f"version? {reason}"
+        ) from error

@@ -16,8 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from support.errors import UserError
-
 PROJECT = "enhanced-bert4rec"
 # seconds that a dashboard may take to answer, and somebody at the terminal to log in
 PATIENCE = 30
@@ -49,7 +47,9 @@ class Tracker:
         self._write("settings", settings)
         if not wandb:
             return
-        library = self._library = _import_wandb()
+        import wandb as library
+
+        self._library = library
         mode = settings.get("wandb_mode", "online")
         if mode == "online":
             mode = os.environ.get("WANDB_MODE", mode)
@@ -89,12 +89,7 @@ class Tracker:
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Show a table on the dashboard."""
-        import pandas as pd
-
-        frame = pd.DataFrame(rows, columns=columns)
-        self._try(
-            lambda: self._library.log({name: self._library.Table(dataframe=frame)})
-        )
+        self._try(lambda: self._library.log({name: self._library.Table(columns, rows)}))
 
     def artifact(self, folder: Path, name: str) -> None:
         """Keep the files of a checkpoint with the run."""
@@ -105,8 +100,7 @@ class Tracker:
                 artifact.add_file(str(folder / file))
             self._library.log_artifact(artifact)
 
-        if self.shown:
-            self._try(keep)
+        self._try(keep)
 
     def close(self, failed: bool = False) -> None:
         """Finish the run on the dashboard, if there is one."""
@@ -145,16 +139,6 @@ def _log_in(wandb: Any) -> None:
         raise RuntimeError("nobody is logged in")
 
 
-def _import_wandb() -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(
-            "--use_wandb needs the package wandb: pip install wandb"
-        ) from error
-    return wandb
-
-
 def _numbers(name: str, value: Any) -> dict[str, float]:
     """The numbers in nested dictionaries: {'test/ranking/enhanced/HR@10/mean': 0.3, ...}."""
     if isinstance(value, dict):
@@ -168,12 +152,7 @@ def _numbers(name: str, value: Any) -> dict[str, float]:
 
 def run_path(folder: str, name: str) -> Path:
     """A file for a new run's record that no other run has."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    path, number = Path(folder) / f"{stamp}-{name}.jsonl", 1
-    while path.exists():
-        number += 1
-        path = Path(folder) / f"{stamp}-{name}-{number}.jsonl"
-    return path
+    return Path(folder) / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{name}.jsonl"
 
 
 def run_identity(path: Path, resume: bool) -> str:

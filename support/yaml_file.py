@@ -1,6 +1,7 @@
 """YAML files that people write: content, and the line of each name, by which whatever is wrong is
 answered."""
 
+import json
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,9 +28,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         return _plain(content, (), lines, 1), lines
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        refuse(path, line, "is not UTF-8 text")
+    except UnicodeDecodeError:
+        refuse(path, 1, "is not UTF-8 text")
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join((error.problem or error.context).split())
@@ -53,10 +53,8 @@ def _plain(value: Any, place: tuple[str, ...], lines: Lines, line: int) -> Any:
             lines[name] = own
             plain[str(key)] = _plain(inner, name, lines, own)
         return plain
-    for kind in (bool, int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return None if value is None else str(value)
+    # ruamel's own kinds of numbers and text, as plain ones.
+    return json.loads(json.dumps(value, default=str))
 
 
 def refuse(path: Path, line: int, message: str) -> NoReturn:

@@ -9,7 +9,6 @@ from batches import history_of
 from data_processor import process
 from dataset import UNKNOWN
 from evaluation.protocols import (
-    cold_shares,
     protocol_line,
     request_batches,
     target_ranks,
@@ -166,7 +165,7 @@ def test_multi5_splits_people(tiny):
     assert history_of(data, person).user == UNKNOWN and history_of(
         data, min(trained)
     ).user == min(trained)
-    assert cold_shares(data, "test")[0] == 1.0
+    assert (data.train_lengths[data.split.requests["test"].users] == 0).all()
 
 
 def test_filters_of_interactions_and_users(tiny):

@@ -323,7 +323,7 @@ def test_whatever_fails_is_said_once_and_left_alone(
             __name__="wandb",
             Settings=lambda **values: values,
             define_metric=lambda *_args, **_kwargs: None,
-            Table=lambda dataframe: dataframe,
+            Table=lambda columns, data: data,
             **functions,
         ),
     )
