@@ -205,7 +205,9 @@ def history_batch(
         columns[name] = _stack(parts, lengths, seq_length, entry.unknown)
     for name, entry in catalogue.users.fields.items():
         if entry.column.kind != "text":  # no model reads texts of users
-            rows = [history.user_columns.get(name, entry.unknown) for history in read]
+            # As wide as the data's, where there are any.
+            unknown = catalogue.users.data.get(name, [entry.unknown])[UNKNOWN]
+            rows = [history.user_columns.get(name, unknown) for history in read]
             user_columns[name] = _rows(rows)
     whole = [
         history.whole and len(history.items) <= seq_length for history in histories

@@ -320,11 +320,8 @@ class EnhancedBERT4Rec(nn.Module):
     def item_table(self, without: Set[str] = NOTHING) -> Tensor:
         """(R, D) representation of PAD, MASK (the average item unless the cloze task trained it)
         and every item; without some families of features."""
-        columns = {
-            name.partition(".")[2] for name in without if name.startswith("items.")
-        }
         parts = [] if self.item_ids is None else [self.item_ids.weight]
-        parts += self.item_columns(columns).values()
+        parts += self.item_columns(without)
         if self.graph is not None and "graph" not in without:
             parts.append(self.graph())
         nothing = self.special.new_zeros(

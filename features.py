@@ -11,7 +11,9 @@ times.
 Axes: n rows asked for, V items, B sequences, L positions, D width, T metadata tokens, M tags.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,8 @@ from transformer import CrossAttention, Dropout
 CENTRES = 16  # bumps of a number
 # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
 BUCKET, GAP_BUCKETS = 0.301, 72
+DAYS = np.arange("1970-01-01", "2300-01-01", dtype="datetime64[D]")
+DAY_OF_YEAR = torch.from_numpy((DAYS - DAYS.astype("datetime64[Y]")).astype(int))
 MOST_SHARES = 512  # different tags up to which a product is faster than looking them up
 
 
@@ -65,12 +69,8 @@ class CategoryEncoder(nn.Module):
         return F.embedding(codes, self.table.weight)
 
 
-class TagsEncoder(nn.Module):
+class TagsEncoder(CategoryEncoder):
     """Mean of the vectors of the tags."""
-
-    def __init__(self, entry: Field, width: int) -> None:
-        super().__init__()
-        self.table = nn.Embedding(len(entry.values) + 1, width)
 
     def forward(self, tags: Tensor) -> Tensor:
         """(n, M) codes, filled up with 0, or their `tag_shares`, to (n, D)."""
@@ -150,7 +150,7 @@ class VectorEncoder(nn.Module):
 class TextEncoder(nn.Module):
     """Fixed vectors of texts, projected. They lie in the checkpoint: inference needs no texts."""
 
-    def __init__(self, count: int, width: int, kind: str) -> None:
+    def __init__(self, count: int, kind: str, _entry: Field, width: int) -> None:
         super().__init__()
         self.kind = kind
         self.register_buffer("vectors", torch.zeros(count, SIZE, dtype=torch.float16))
@@ -175,20 +175,25 @@ KINDS = {
 }
 
 
-def chosen_columns(flag: str, wanted: str, fields: dict[str, Field]) -> list[Field]:
-    """The columns that a setting names: all, none, or some. Raises `UserError` for an unknown
-    one.
+def encoders_of(
+    flag: str, settings: ModelSettings, fields: Mapping[str, Field], text: Any = None
+) -> ByColumn:
+    """An encoder for each column that a setting names: all, none, or some.
+
+    text: what builds the encoder of a text; without it texts are not read. Raises `UserError` for
+    an unknown column.
     """
-    if wanted == "all":
-        return list(fields.values())
-    names = names_of(wanted)
-    for name in names:
+    wanted, found = getattr(settings, flag), ByColumn()
+    for name in fields if wanted == "all" else names_of(wanted):
         if name not in fields:
             raise UserError(
                 f"--{flag} {name!r} is none of this data set's columns: "
                 f"{', '.join(fields) or 'there are none'}"
             )
-    return [fields[name] for name in names]
+        build = KINDS.get(fields[name].column.kind, text)
+        if build is not None:
+            found[name] = build(fields[name], settings.hidden_size)
+    return found
 
 
 class ItemColumns(nn.Module):
@@ -198,17 +203,10 @@ class ItemColumns(nn.Module):
 
     def __init__(self, items: Table, settings: ModelSettings) -> None:
         super().__init__()
-        self.encoders = ByColumn()
-        width = settings.hidden_size
-        for entry in chosen_columns(
-            "item_features", settings.item_features, dict(items.fields)
-        ):
-            if entry.column.kind != "text":
-                self.encoders[entry.name] = KINDS[entry.column.kind](entry, width)
-            elif settings.text_encoder != "none":
-                self.encoders[entry.name] = TextEncoder(
-                    len(items.ids), width, settings.text_encoder
-                )
+        text = None
+        if settings.text_encoder != "none":
+            text = partial(TextEncoder, len(items.ids), settings.text_encoder)
+        self.encoders = encoders_of("item_features", settings, items.fields, text)
         for name in self.encoders:
             values = items.data[name][items.first :]
             if values.dtype != object:
@@ -237,15 +235,13 @@ class ItemColumns(nn.Module):
             else:
                 encoder.load_state_dict(before.state_dict())
 
-    def forward(
-        self, without: set[str] | frozenset[str] = frozenset()
-    ) -> dict[str, Tensor]:
-        """(V, D) of each column but those left out."""
-        return {
-            name: encoder(getattr(self, f"values_{name}", None))
+    def forward(self, without: Set[str] = frozenset()) -> list[Tensor]:
+        """(V, D) of each column but those of the families left out, as in 'items.colour'."""
+        return [
+            encoder(getattr(self, f"values_{name}", None))
             for name, encoder in self.encoders.items()
-            if name not in without
-        }
+            if f"items.{name}" not in without
+        ]
 
 
 class InteractionColumns(nn.Module):
@@ -253,16 +249,8 @@ class InteractionColumns(nn.Module):
 
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()
-        fields = chosen_columns(
-            "interaction_features",
-            settings.interaction_features,
-            dict(catalogue.interaction_fields),
-        )
-        self.encoders = ByColumn()
-        for entry in fields:
-            self.encoders[entry.name] = KINDS[entry.column.kind](
-                entry, settings.hidden_size
-            )
+        fields = catalogue.interaction_fields
+        self.encoders = encoders_of("interaction_features", settings, fields)
 
     def forward(self, batch: Batch) -> list[Tensor]:
         """(B, L, D) of each column."""
@@ -276,12 +264,7 @@ class UserTokens(nn.Module):
         super().__init__()
         width = settings.hidden_size
         self.ids = nn.Embedding(len(users), width) if settings.user_ids else None
-        self.encoders = ByColumn()
-        for entry in chosen_columns(
-            "user_features", settings.user_features, dict(users.fields)
-        ):
-            if entry.column.kind != "text":
-                self.encoders[entry.name] = KINDS[entry.column.kind](entry, width)
+        self.encoders = encoders_of("user_features", settings, users.fields)
 
     @property
     def count(self) -> int:
@@ -344,19 +327,7 @@ def gap_bucket(seconds: Tensor) -> Tensor:
 
 
 def day_of_year(times: Tensor) -> Tensor:
-    """Day of the year, 0-365, UTC, of integer seconds of any shape.
-
-    Integer arithmetic on the proleptic Gregorian calendar with years that begin in March (Howard
-    Hinnant, 'chrono-Compatible Low-Level Date Algorithms').
-    """
+    """Day of the year, 0-365, UTC, of seconds since 1970 of any shape, until 2299."""
     # div(rounding_mode="floor") would pass through fp32 in an exported model
-    days = times // 86_400
-    since_era = days + 719_468  # days since 0000-03-01
-    era = since_era // 146_097
-    day_of_era = since_era - era * 146_097
-    leap_days = day_of_era // 1460 - day_of_era // 36_524 + day_of_era // 146_096
-    year_of_era = (day_of_era - leap_days) // 365
-    march_day = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
-    year = year_of_era + era * 400 + (march_day >= 306)
-    leap = ((year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))).long()
-    return torch.where(march_day >= 306, march_day - 306, march_day + 59 + leap)
+    days = (times // 86_400).clamp(0, len(DAY_OF_YEAR) - 1)
+    return DAY_OF_YEAR.to(times.device)[days]

@@ -44,7 +44,7 @@ def _enhanced(
     model.item_columns.take_over(older.item_columns, place, larger.items)
     if model.graph is not None:
         model.graph.take_over(older.graph, place)
-    columns = list(model.item_columns().values())
+    columns = model.item_columns()
     if columns:
         vectors = sum(columns)  # (V + n, D)
         counts = older.counts[ITEM_ROWS:]

@@ -140,10 +140,6 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     reasons = engine.explain(query, [item.id for item in items], in_full=flags.explain)
     note = engine.request_time_note(history, at)
     data_note = engine.schema.note
-    if data_note.startswith("SYNTHETIC"):
-        note = (
-            f"SYNTHETIC data: these {engine.schema.nouns} do not exist. {note}".strip()
-        )
     profile = None
     if flags.user_id is not None:
         profile = engine.get_user_profile(flags.user_id, at=at, user_columns=facts)
@@ -166,9 +162,7 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
     names = None
     if sequence is not None:
         names = [engine.item(row).name for row in history.items]
-    print_recommendations(
-        engine.schema, items, reasons, profile, names, note, flags.explain
-    )
+    print_recommendations(engine.schema, items, reasons, profile, names, note)
 
 
 def main(argv: list[str]) -> None:

@@ -25,26 +25,11 @@ class Scorer(nn.Module):
         self.model = model.eval()
         with torch.no_grad():
             self.register_buffer("table", model.item_table(), persistent=False)
-
-    @property
-    def starts(self) -> bool:
-        """Whether users without a history can be served."""
-        return self.model.starts
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """Families of features that the model has."""
-        return self.model.families
-
-    @property
-    def value_columns(self) -> tuple[str, ...]:
-        """Interaction columns that a head predicts."""
-        return tuple(getattr(self.model, "value_heads", ()))
-
-    @property
-    def preference_columns(self) -> tuple[str, ...]:
-        """Item columns that a head predicts for what comes next."""
-        return tuple(getattr(self.model, "preference_heads", ()))
+        # Whether users without a history can be served; families of features; columns of
+        # interactions, and of items that come next, which a head predicts.
+        self.starts, self.families = model.starts, model.families
+        self.value_columns = tuple(getattr(model, "value_heads", ()))
+        self.preference_columns = tuple(getattr(model, "preference_heads", ()))
 
     def items(self, without: Set[str] = NOTHING) -> Tensor:
         """(R, D) item table."""

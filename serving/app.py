@@ -228,9 +228,7 @@ def _described(fields: dict[str, Field], table: Table | None) -> list[dict[str, 
         }
         if entry.values:
             pairs = list(zip(entry.values, entry.titles, strict=True))
-            column["values"] = [
-                list(pairs[code]) for code in _most_common(entry, table)
-            ]
+            column["values"] = [pairs[code] for code in _most_common(entry, table)]
         if entry.column.kind == "number" and table is not None:
             known = table.data[name][~np.isnan(table.data[name])]
             if len(known):

@@ -10,7 +10,6 @@ file.
 
 import itertools
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from batches import Batch, History, history_batch
+from batches import Batch, History, history_batch, history_of
 from engine import RecommendationEngine
 from scorer import Scorer
 from support.arguments import ArgumentParser
@@ -38,27 +37,14 @@ class Exported(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """(B, R) scores."""
-        named = dict(zip(self.names, tensors, strict=True))
-        columns, user_columns, fields = {}, {}, {}
-        for name, tensor in named.items():
+        groups: dict[str, dict[str, Tensor]] = {"columns": {}, "user_columns": {}}
+        fields = {}
+        for name, tensor in zip(self.names, tensors, strict=True):
             group, _, column = name.partition(".")
-            if group == "columns":
-                columns[column] = tensor
-            elif group == "user_columns":
-                user_columns[column] = tensor
-            else:
-                fields[name] = tensor
+            groups.get(group, fields)[column or name] = tensor
         targets = torch.zeros_like(fields["items"])
-        return self.scorer.score(
-            Batch(
-                "causal",
-                targets=targets,
-                columns=columns,
-                target_columns={},
-                user_columns=user_columns,
-                **fields,
-            )
-        )
+        batch = Batch("causal", targets=targets, target_columns={}, **groups, **fields)
+        return self.scorer.score(batch)
 
 
 def inputs_of(batch: Batch) -> dict[str, Tensor]:
@@ -99,21 +85,10 @@ def export(engine: RecommendationEngine, path: Path) -> None:
 
 
 def histories(engine: RecommendationEngine) -> list[History]:
-    """USERS of the data, spread evenly, or where there is none as many drawn histories; one
-    empty, if served."""
-    try:
-        ids = engine.data.catalogue.users.ids
-        chosen = np.unique(np.linspace(0, len(ids) - 1, USERS).round().astype(int))
-        asked = [
-            engine.history(ids[row].item() if hasattr(ids[row], "item") else ids[row])
-            for row in chosen
-        ]
-    except UserError:
-        draw, rows = np.random.default_rng(0), engine.catalogue.items.rows
-        asked = []
-        for _ in range(USERS):
-            length = draw.integers(1, min(300, len(rows) // 2))
-            asked.append(History(draw.choice(rows, length, replace=False)))
+    """USERS of the data, spread evenly, one of them without a history, if served."""
+    rows = engine.data.catalogue.users.rows
+    chosen = np.unique(np.linspace(rows[0], rows[-1], USERS).round().astype(int))
+    asked = [engine.timed(history_of(engine.data, row)) for row in chosen]
     if engine.scorer.starts:
         asked[0] = History(np.zeros(0, dtype=np.int64))
     return asked
@@ -127,12 +102,12 @@ def difference(engine: RecommendationEngine, path: Path) -> tuple[int, float, fl
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     wanted = {entry.name for entry in session.get_inputs()}
-    asked, same, largest, start = histories(engine), 0, 0.0, 0
+    asked, same, largest = histories(engine), 0, 0.0
     first = engine.catalogue.items.first
-    for size in itertools.cycle(BATCHES):
-        batch = history_batch(
-            asked[start : start + size], engine.catalogue, engine.seq_length
-        )
+    bounds = [0, *np.cumsum(BATCHES), *range(sum(BATCHES) + 32, len(asked), 32)]
+    for start, end in itertools.pairwise([*bounds, len(asked)]):
+        part = asked[start:end]
+        batch = history_batch(part, engine.catalogue, engine.seq_length)
         inputs = {
             name: tensor.numpy()
             for name, tensor in inputs_of(batch).items()
@@ -145,9 +120,6 @@ def difference(engine: RecommendationEngine, path: Path) -> tuple[int, float, fl
         largest = max(largest, float(apart))
         best = [np.argsort(-scores)[:, :TOP] for scores in (theirs, ours)]
         same += int((best[0] == best[1]).all(1).sum())
-        start += size
-        if start >= len(asked):
-            break
     return len(asked), same / len(asked), largest
 
 
@@ -167,18 +139,14 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"--onnx {flags.onnx}: there is no such folder; make it or choose another place"
         )
-    with tempfile.TemporaryDirectory(dir=flags.onnx.parent) as scratch:
-        draft = Path(scratch) / flags.onnx.name
-        export(engine, draft)
-        users, same, largest = difference(engine, draft)
-        if same < 1 or largest > NEAR:
-            raise UserError(
-                f"{flags.onnx} was not written: onnxruntime gives {same:.1%} of {users} users "
-                f"the same {TOP} items, scores differ by up to {largest:.1e}; please report "
-                f"this"
-            )
-        for part in Path(scratch).iterdir():
-            part.replace(flags.onnx.parent / part.name)
+    export(engine, flags.onnx)
+    users, same, largest = difference(engine, flags.onnx)
+    if same < 1 or largest > NEAR:
+        flags.onnx.unlink()
+        raise UserError(
+            f"{flags.onnx} was not kept: onnxruntime gives {same:.1%} of {users} users the same "
+            f"{TOP} items, scores differ by up to {largest:.1e}; please report this"
+        )
     print(
         f"{flags.onnx}: under onnxruntime the same {TOP} items for {users} users, scores within "
         f"{largest:.1e}"

@@ -11,8 +11,8 @@ from answers import Explanation, Item, Recommendation
 
 LONGEST_HISTORY, MOST_ITEMS, MOST_EXPLAINED, MOST_CONDITIONS = 500, 100, 10, 20
 # Whole numbers beyond 2^53 travel as text, where JSON would round them.
-Number = Annotated[int, Field(ge=-(2**53), le=2**53, strict=True)]
-Text = Annotated[str, Field(max_length=200, strict=True)]
+Number = Annotated[int, Field(ge=-(2**53), le=2**53)]
+Text = Annotated[str, Field(max_length=200)]
 Id = Number | Text
 Fact = Annotated[float, Field(strict=True)] | Number | Text | list[Text] | None
 Condition = Annotated[str, Field(min_length=1, max_length=500)]
@@ -20,7 +20,7 @@ ModelName = Annotated[str, Field(pattern="^(main|vanilla|popularity)$")]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class User(_Strict):
@@ -36,7 +36,7 @@ class User(_Strict):
         description="columns of the user by name; /health lists them",
         examples=[{}],
     )
-    at: Annotated[int, Field(ge=0, le=2**33, strict=True)] | None = Field(
+    at: Annotated[int, Field(ge=0, le=2**33)] | None = Field(
         None,
         description="moment of the request in seconds since 1970, for a model that knows request "
         "times",
@@ -54,16 +54,13 @@ class Choice(User):
     filter_seen: bool | None = Field(
         None,
         description="leave out items of the history; null = unless the data allow repeats",
-        strict=True,
     )
 
 
 class Wish(Choice):
     """What to recommend."""
 
-    k: Annotated[int, Field(ge=1, le=MOST_ITEMS, strict=True)] = Field(
-        10, description="how many"
-    )
+    k: Annotated[int, Field(ge=1, le=MOST_ITEMS)] = Field(10, description="how many")
     model: ModelName = Field(
         "main",
         description="the served model, vanilla BERT4Rec, or the most popular items",
@@ -76,7 +73,7 @@ class Why(Choice):
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_EXPLAINED)] = (
         Field(examples=[[1196]])
     )
-    k: Annotated[int, Field(ge=1, le=MOST_ITEMS, strict=True)] | None = Field(
+    k: Annotated[int, Field(ge=1, le=MOST_ITEMS)] | None = Field(
         None,
         examples=[10],
         description="of one item: also in ranks, and what would have to be otherwise: "
