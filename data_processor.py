@@ -73,14 +73,14 @@ def process(
     rows = rows.iloc[np.lexsort(keys)]  # equal ones stay in the order of the file
     times = np.full(len(rows), NO_TIME)
     if "time" in rows:
-        times = rows["time"].to_numpy()
+        times = np.array(rows["time"])
     offsets = np.append(0, np.bincount(user, minlength=len(users)).cumsum())
     data = Dataset(
         Catalogue(raw.schema, items, users, fields),
         offsets,
         items.index(rows["item"].to_numpy()),
         times,
-        {name: _stored(entry, rows[name]) for name, entry in fields.items()},
+        {name: np.array(_stored(entry, rows[name])) for name, entry in fields.items()},
         split_interactions(settings, offsets, times),
         "",
         (*raw.counts, *counts),

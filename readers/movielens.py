@@ -101,6 +101,7 @@ def _read_lines(path: Path, separator: str, fields: list[str]) -> File:
     import pyarrow as pa
     from pyarrow import csv
 
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     kinds = {name: pa.int64() if name in RATINGS else pa.string() for name in fields}
     try:
         content = path.read_bytes().replace(separator.encode(), FIELD_END)
