@@ -319,9 +319,7 @@ class BERT4RecTrainer:
         self,
         epochs: int = 100,
         batch_size: int = 256,
-        learning_rate: float = 1e-3,
         validate: bool = False,
-        seed: int = 42,
         **train_settings: float,
     ) -> Progress:
         """Train in place and return where training ended.
@@ -333,8 +331,6 @@ class BERT4RecTrainer:
         settings = Settings(model=self.model.settings).replace(
             max_epochs=epochs,
             batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
             mask_prob=self.dataset.mask_prob,
             seq_length=self.dataset.max_length,
             **train_settings,
@@ -347,5 +343,5 @@ class BERT4RecTrainer:
         data = from_sequences(
             self.dataset.user_sequences, self.model.vocab_size, split=validate
         )
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.train.seed)
         return fit(self.model, data, settings, quiet=True)

@@ -79,8 +79,7 @@ class RecommendationEngine:
     @property
     def knows_request_time(self) -> bool:
         """Whether the model was trained with the time of the request."""
-        model = self.settings.model
-        return model.model == "enhanced" and model.query_time == "known"
+        return self.settings.model.query_time == "known"
 
     # Questions by raw ids
 

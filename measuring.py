@@ -65,7 +65,9 @@ def measure(
     if candidates is not None:
         columns["candidate"] = data.catalogue.items.id_array(candidates)
     results = {
-        "protocol": protocol_line(data, "test", settings.eval, query_time(settings)),
+        "protocol": protocol_line(
+            data, "test", settings.eval, settings.model.query_time
+        ),
         "seed": settings.train.seed,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),
@@ -89,13 +91,6 @@ def _spent(progress: Progress) -> dict[str, Any]:
         "steps": progress.step,
         "peak_memory_mb": peak_memory_mb(),
     }
-
-
-def query_time(settings: Settings) -> str:
-    """Whether the model is told the time of the request."""
-    return (
-        settings.model.query_time if settings.model.model == "enhanced" else "unknown"
-    )
 
 
 def report(results: dict[str, Any], progress: Progress) -> None:

@@ -1,6 +1,7 @@
 """What a training begins with: a new model, one grown from a checkpoint (`--start_from`), and the
 teachers that it follows. Each is refused if it may have learned from what is held out here."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from growth import for_catalogue
 from model_io import Checkpoint, load_model, new_model, training_hashes
 from settings import (
     BOOKKEEPING,
-    ModelSettings,
     Settings,
     idle,
     model_only,
@@ -23,6 +23,8 @@ from training_state import SELECTION_METRIC
 
 # What --start_from may change: it leaves no trace in what the weights mean.
 MAY_CHANGE = {"dropout", "layer_dropout"}
+SAME_OF_TEACHERS = ("model", "start_token", "query_time")
+SAME_OF_TEACHERS += ("next_item_weight", "masked_item_weight")
 
 
 def starting_model(data: Dataset, settings: Settings) -> nn.Module:
@@ -35,12 +37,14 @@ def starting_model(data: Dataset, settings: Settings) -> nn.Module:
     start = settings.train.start_from
     if not start:
         return new_model(data, settings.model)
-    older = load_model(Path(start), data_dir=settings.data.data_dir).model
-    _check_same_model(older.settings, settings)
+    origin = f"--start_from {start}"
+    checkpoint = load_model(Path(start), data_dir=settings.data.data_dir)
+    names = vars(settings.model).keys() - MAY_CHANGE
+    _check_same(origin, checkpoint.info, settings, names)
     try:
-        grown = for_catalogue(older, data.catalogue).state_dict()
+        grown = for_catalogue(checkpoint.model, data.catalogue).state_dict()
     except UserError as error:
-        raise UserError(f"--start_from {start}: {error}") from error
+        raise UserError(f"{origin}: {error}") from error
     model = new_model(data, settings.model)
     parameters = dict(model.named_parameters())
     of_these_data = {
@@ -48,32 +52,15 @@ def starting_model(data: Dataset, settings: Settings) -> nn.Module:
         for name, value in model.state_dict().items()
         if name.startswith(("graph.", "counts")) and name not in parameters
     }
-    load_weights(model, {**grown, **of_these_data}, f"--start_from {start}")
+    load_weights(model, {**grown, **of_these_data}, origin)
     return model
-
-
-def _check_same_model(theirs: ModelSettings, settings: Settings) -> None:
-    ours = settings.model
-    for name in vars(theirs).keys() - MAY_CHANGE:
-        before, now = getattr(theirs, name), getattr(ours, name)
-        if name.endswith(
-            "_weight"
-        ):  # of a loss: whether there is a head is what counts
-            before, now = before > 0, now > 0
-        other_model = model_only(name) not in (None, ours.model)
-        if before != now and not other_model and idle(name, settings) is None:
-            raise UserError(
-                f"--start_from {settings.train.start_from} is of another model: --{name} is "
-                f"{getattr(theirs, name)} there and {getattr(ours, name)} here; give the same, "
-                f"or train without --start_from"
-            )
 
 
 def check_start(start: Checkpoint, data: Dataset, settings: Settings) -> None:
     """Raises `UserError` if a model to go on from may have learned from what is held out here:
     what trained it must be what each user's training part begins with, which may be longer."""
     folder = settings.train.start_from
-    _refuse_other_data(f"--start_from {folder}", start.info, settings)
+    _check_selected(f"--start_from {folder}", start.info, settings)
     theirs, users = start.info["trained_on"], data.catalogue.users
     rows = users.index(np.array(theirs["users"], dtype=users.ids.dtype))
     lengths = np.array(theirs["lengths"])
@@ -110,39 +97,43 @@ def _teacher(folder: Path, data: Dataset, settings: Settings) -> nn.Module:
             f"{flag} was trained on split {hash_there}, this run on {data.split_hash}: other "
             f"items, or interactions that are held out here; train it on the same data"
         )
-    _refuse_other_data(flag, checkpoint.info, settings)
-    ours, theirs = settings.model, checkpoint.settings.model
-    same = all(
-        getattr(theirs, name) == getattr(ours, name)
-        for name in ("model", "start_token", "query_time")
-    )
-    heads = all(
-        bool(theirs.task_weights[task]) == bool(ours.task_weights[task])
-        for task in ("next_item", "masked_item")
-    )
-    if not same or not heads or theirs.seq_length < ours.seq_length:
+    _check_selected(flag, checkpoint.info, settings)
+    _check_same(flag, checkpoint.info, settings, SAME_OF_TEACHERS)
+    least = settings.model.seq_length
+    if checkpoint.settings.model.seq_length < least:
         raise UserError(
-            f"{flag} must be a model of the same kind (--model {ours.model}) with the same item "
-            f"heads, start and --query_time that reads at least {ours.seq_length} interactions"
+            f"{flag} must read at least {least} interactions (--seq_length)"
         )
     return checkpoint.model
 
 
-def _refuse_other_data(origin: str, info: dict[str, Any], settings: Settings) -> None:
+def _check_selected(origin: str, info: dict[str, Any], settings: Settings) -> None:
     """Raises `UserError` if a checkpoint with this info may have learned from what this run holds
     out. origin: the flag and folder that brought it here."""
     # The hash does not hold each choice, so one that rounds alike is compared too.
-    theirs, ours = Settings().replace(**info["settings"]).to_dict(), settings.to_dict()
-    for name in vars(settings.data):
-        if name in (*BOOKKEEPING, "dataset") or idle(name, settings) is not None:
-            continue
-        if theirs[name] != ours[name]:
-            raise UserError(
-                f"{origin} was trained with another choice of data: --{name} is {theirs[name]} "
-                f"there and {ours[name]} here; train one with the same"
-            )
+    names = vars(settings.data).keys() - {"dataset", *BOOKKEEPING}
+    _check_same(origin, info, settings, names)
     if SELECTION_METRIC not in info.get("validation", {}):
         raise UserError(
             f"{origin} was not selected on validation: what this run holds out may have trained "
             f"it; train one with trainer.py"
         )
+
+
+def _check_same(
+    origin: str, info: dict[str, Any], settings: Settings, names: Iterable[str]
+) -> None:
+    """Raises `UserError` if one of these settings is in use and another one there."""
+    theirs, ours = Settings().replace(**info["settings"]).to_dict(), settings.to_dict()
+    for name in sorted(names):
+        before, now = theirs[name], ours[name]
+        if name.endswith(
+            "_weight"
+        ):  # of a loss: whether there is a head is what counts
+            before, now = before > 0, now > 0
+        other_model = model_only(name) not in (None, ours["model"])
+        if before != now and not other_model and idle(name, settings) is None:
+            raise UserError(
+                f"{origin} does not fit: --{name} is {theirs[name]} there and {ours[name]} here; "
+                f"give the same, or train one with it"
+            )

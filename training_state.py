@@ -4,6 +4,7 @@ folder, and the order of the optimizer's parameters in it."""
 import dataclasses
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,10 +58,9 @@ def save_state(run: Any, folder: Path) -> None:
     """Write weights, best weights, optimizer, random state, losses and progress."""
     tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in run.best_weights.items()}
-    names = _ordered_names(run.model)
     for index, values in run.optimizer.state_dict()["state"].items():
         for key, value in values.items():
-            tensors[f"optimizer.{names[index]}.{key}"] = value
+            tensors[f"optimizer.{index}.{key}"] = value
     tensors["random"] = torch.get_rng_state()
     if run.device.type == "cuda":
         tensors["random_cuda"] = torch.cuda.get_rng_state()
@@ -87,12 +87,10 @@ def load_state(run: Any, folder: Path) -> dict[str, Any]:
         )
     load_weights(run.model, _part(tensors, "model."), str(folder))
     run.best_weights = _part(tensors, "best.")
-    state = {}
-    for index, name in enumerate(_ordered_names(run.model)):
-        values = _part(tensors, f"optimizer.{name}.")
-        values = {key: value for key, value in values.items() if "." not in key}
-        if values:
-            state[index] = values
+    state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in _part(tensors, "optimizer.").items():
+        index, _, key = name.partition(".")
+        state[int(index)][key] = value
     groups = run.optimizer.state_dict()["param_groups"]
     run.optimizer.load_state_dict({"state": state, "param_groups": groups})
     torch.set_rng_state(tensors["random"])
@@ -113,30 +111,15 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def parameter_group_names(model: nn.Module) -> tuple[list[str], list[str]]:
-    """Names of parameters (with weight decay, without): matrices of linear maps decay; biases,
-    norms, positions and embedding tables do not."""
-    decayed = {
-        f"{prefix}.weight".lstrip(".")
-        for prefix, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    names = [name for name, _ in model.named_parameters()]
-    with_decay = [name for name in names if name in decayed]
-    return with_decay, [name for name in names if name not in decayed]
-
-
-def _ordered_names(model: nn.Module) -> list[str]:
-    """Names of parameters in the order of the optimizer's state."""
-    with_decay, without = parameter_group_names(model)
-    return with_decay + without
-
-
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's parameter groups."""
-    parameters = dict(model.named_parameters())
-    groups = zip(parameter_group_names(model), (weight_decay, 0.0), strict=True)
+    """AdamW's parameter groups: matrices of linear maps decay; biases, norms, positions and
+    embedding tables do not."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    decayed = {id(module.weight) for module in linear}
+    with_decay, without = [], []
+    for parameter in model.parameters():
+        (with_decay if id(parameter) in decayed else without).append(parameter)
     return [
-        {"params": [parameters[name] for name in names], "weight_decay": decay}
-        for names, decay in groups
+        {"params": with_decay, "weight_decay": weight_decay},
+        {"params": without, "weight_decay": 0.0},
     ]

@@ -22,7 +22,6 @@ from evaluation.protocols import both_filters, protocol_line, target_ranks
 from evaluation.report import cell, summarise
 from evaluation.side_tasks import head_outputs
 from evaluation.slices import slice_table
-from measuring import query_time
 from model_io import data_of, load_model
 from scorer import Scorer
 from settings import Settings
@@ -131,7 +130,7 @@ def main(argv: list[str]) -> None:
         data_of(checkpoint, flags.model_path, flags.data_dir),
         checkpoint.settings,
     )
-    line = protocol_line(data, flags.until, settings.eval, query_time(settings))
+    line = protocol_line(data, flags.until, settings.eval, settings.model.query_time)
     tables = analyse(checkpoint.model.frozen(), data, settings, flags.until)
     for title, header, rows in tables:
         print_table(title, line, header, rows)

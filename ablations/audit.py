@@ -20,7 +20,6 @@ from command_line import parse_command_line
 from data_processor import load
 from dataset import ITEM_ROWS, Dataset
 from evaluation.protocols import Ranker, protocol_line, request_batches
-from measuring import query_time
 from model_io import data_of, load_model
 from settings import Settings
 from support.arguments import ArgumentParser
@@ -70,7 +69,7 @@ def swap_test(ranker: Ranker, data: Dataset, settings: Settings, until: str) -> 
     first = data.offsets[1:].copy()
     first[requests.users] = requests.ends  # of several requests the last
     rows = np.flatnonzero(np.arange(len(data.items)) >= first[data.user_of])
-    other = swapped(data, rows, times=query_time(settings) == "unknown")
+    other = swapped(data, rows, times=settings.model.query_time == "unknown")
     largest, device = 0.0, torch.device("cpu")
     batches = [
         request_batches(part, until, settings.model.seq_length, device)

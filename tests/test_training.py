@@ -28,7 +28,7 @@ from support.errors import UserError
 from support.tracking import Tracker
 from tests.conftest import ROOT, VARIANTS, fresh_model, span, tiny_settings
 from training_loop import Stopped, fit
-from training_state import Progress, parameter_group_names
+from training_state import Progress, parameter_groups
 
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 
@@ -258,15 +258,19 @@ def test_schedule_warms_up_and_decays(data, tmp_path):
 
 def test_weight_decay_spares_tables_biases_and_norms(data):
     model = new_model(data, VARIANTS["enhanced"])
-    decayed, spared = parameter_group_names(model)
+    groups = parameter_groups(model, 0.1)
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    decayed, spared = ({id(one) for one in group["params"]} for group in groups)
     assert len(decayed) + len(spared) == len(list(model.parameters()))
-    assert "encoder.blocks.0.qkv.weight" in decayed
-    assert {
+    named = {name: id(one) for name, one in model.named_parameters()}
+    assert named["encoder.blocks.0.qkv.weight"] in decayed
+    for name in (
         "item_ids.weight",
         "position",
         "next_bias",
         "encoder.final_norm.weight",
-    } <= set(spared)
+    ):
+        assert named[name] in spared
 
 
 @pytest.mark.slow
