@@ -41,6 +41,7 @@ def measure(
     scorer = model.frozen()
     device = next(model.parameters()).device
     length, name = settings.model.seq_length, settings.model.model
+    told = settings.model.query_time
     rankers = {"popularity": Popularity(data), name: scorer}
     users = data.split.requests["test"].users
     ranking, columns = {}, {}
@@ -65,9 +66,7 @@ def measure(
     if candidates is not None:
         columns["candidate"] = data.catalogue.items.id_array(candidates)
     results = {
-        "protocol": protocol_line(
-            data, "test", settings.eval, settings.model.query_time
-        ),
+        "protocol": protocol_line(data, "test", settings.eval, told),
         "seed": settings.train.seed,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),

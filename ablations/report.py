@@ -8,7 +8,6 @@ differences over groups of users, no data of single ones.
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,52 +66,6 @@ KEPT = (
 Run = tuple[str, int]  # variant, seed
 Folders = Mapping[Run, Path]  # of finished runs
 Results = Mapping[Run, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Line:
-    """A variant's figures, one value a seed, and its comparison where there is one."""
-
-    variant: Variant
-    validation: np.ndarray  # (S,)
-    test: np.ndarray  # (S,)
-    gain: float  # on validation, mean over the seeds that both have
-    comparison: Comparison | None  # on the test users
-    p_value: float  # corrected; 1 where one seed allows no test
-    minutes: float  # of all cores together
-    parameters: int
-    memory: float  # MB
-
-
-def study_lines(study: Study, folders: Folders, results: Results) -> list[Line]:
-    """A line for each variant that has a finished run, in the study's order."""
-    finished = {name for name, _ in folders}
-    variants = [variant for variant in study.variants if variant.name in finished]
-    of_users = {run: _of_users(folder) for run, folder in folders.items()}
-    tests = _tests(variants, of_users, results)
-    lines = []
-    for variant in variants:
-        seeds = [seed for name, seed in folders if name == variant.name]
-        own = [results[variant.name, seed] for seed in seeds]
-        gains = [
-            _validation(results[variant.name, seed])
-            - _validation(results[variant.against, seed])
-            for seed in _common_seeds(variant, folders)
-        ]
-        comparison, p_value = tests.get(variant.name, (None, 1.0))
-        line = Line(
-            variant,
-            validation=np.array([_validation(result) for result in own]),
-            test=np.array([ranking_of(result)[METRIC]["mean"] for result in own]),
-            gain=float(np.mean(gains)) if gains else np.nan,
-            comparison=comparison,
-            p_value=p_value,
-            minutes=_mean(own, "processor_seconds") / 60,
-            parameters=int(_mean(own, "parameters")),
-            memory=_mean(own, "peak_memory_mb"),
-        )
-        lines.append(line)
-    return lines
 
 
 def _tests(
@@ -193,34 +146,46 @@ def ranking_of(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     )
 
 
-def table(lines: Sequence[Line]) -> list[list[str]]:
-    """The rows under HEADER."""
+def table(study: Study, folders: Folders, results: Results) -> list[list[str]]:
+    """The rows under HEADER: variants that have a finished run, in the study's order."""
+    finished = {name for name, _ in folders}
+    variants = [variant for variant in study.variants if variant.name in finished]
+    of_users = {run: _of_users(folder) for run, folder in folders.items()}
+    tests = _tests(variants, of_users, results)
     rows = []
-    for line in lines:
+    for variant in variants:
+        own = [result for (name, _), result in results.items() if name == variant.name]
         differences = ["", ""]
-        test = line.comparison
-        if test is not None:
+        if variant.name in tests:
+            test, p_value = tests[variant.name]
+            gains = []
+            for seed in _common_seeds(variant, results):
+                ours, theirs = (
+                    results[variant.name, seed],
+                    results[variant.against, seed],
+                )
+                gains.append(_validation(ours) - _validation(theirs))
             interval = f"{test.low:+.4f} to {test.high:+.4f}"
-            difference = f"{test.difference:+.4f}{mark(line.p_value)}\n{interval}"
-            differences = [f"{line.gain:+.4f}", difference]
+            difference = f"{test.difference:+.4f}{mark(p_value)}\n{interval}"
+            differences = [f"{np.mean(gains):+.4f}", difference]
         row = [
-            line.variant.name,
-            str(len(line.test)),
-            _with_spread(line.validation),
-            _with_spread(line.test),
-            line.variant.against,
+            variant.name,
+            str(len(own)),
+            _with_spread([_validation(result) for result in own]),
+            _with_spread([ranking_of(result)[METRIC]["mean"] for result in own]),
+            variant.against,
             *differences,
-            f"{line.minutes:.1f}",
-            f"{line.parameters:,}",
-            f"{line.memory:,.0f}",
+            f"{_mean(own, 'processor_seconds') / 60:.1f}",
+            f"{_mean(own, 'parameters'):,.0f}",
+            f"{_mean(own, 'peak_memory_mb'):,.0f}",
         ]
         rows.append(row)
     return rows
 
 
-def _with_spread(values: np.ndarray) -> str:
-    spread = f"\n±{values.std(ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{values.mean():.4f}{spread}"
+def _with_spread(values: Sequence[float]) -> str:
+    spread = f"\n±{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
 
 
 def write_report(
@@ -243,32 +208,21 @@ def write_report(
     results = {
         run: read_json(folder / "best/results.json") for run, folder in folders.items()
     }
-    lines = study_lines(study, folders, results)
     protocols = dict.fromkeys(result["protocol"] for result in results.values())
     commits = dict.fromkeys(result["git_commit"] for result in results.values())
     note = f"{'; '.join(protocols)}. {EXPLANATION}; commit {', '.join(commits)}"
-    rows = table(lines)
+    rows = table(study, folders, results)
     print_table(study.question, note, HEADER, rows)
     for line in failed:
         print("failed:", line)
-    place.mkdir(parents=True, exist_ok=True)
-    text = _text(study, rows, note, failed, flags)
-    (place / "report.md").write_text(text, encoding="utf-8")
-    write_json(place / "runs.json", _record(study, flags, results))
-
-
-def _text(
-    study: Study,
-    rows: list[list[str]],
-    note: str,
-    failed: Sequence[str],
-    flags: Sequence[str],
-) -> str:
-    """The report as Markdown."""
-    parts = [f"# {study.name}", study.question, table_text(HEADER, rows).strip(), note]
-    parts += ["## What it cannot say", _list(LIMITS)]
     changes = [[variant.name, _named(variant.changes)] for variant in study.variants]
-    parts += [
+    parts = [
+        f"# {study.name}",
+        study.question,
+        table_text(HEADER, rows).strip(),
+        note,
+        "## What it cannot say",
+        _list(LIMITS),
         "## What was run",
         f"Preset {study.base}; for all: {_named(study.common) or 'nothing'}; from the "
         f"command line: {' '.join(flags) or 'nothing'}.",
@@ -276,7 +230,9 @@ def _text(
     ]
     if failed:
         parts += ["## Not finished", _list(failed)]
-    return "\n\n".join(parts) + "\n"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_json(place / "runs.json", _record(study, flags, results))
 
 
 def _list(sentences: Sequence[str]) -> str:
