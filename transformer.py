@@ -32,8 +32,7 @@ class Attend:
     pattern: Pattern
     # (B, 1, 1, L) True where a key may be seen; None when every key may
     padding: Tensor | None
-    # cosines and sines, each (B, 1, L, P / 2)
-    rotation: tuple[Tensor, Tensor] | None = None
+    rotation: Tensor | None = None  # (B, L, P) of `time_rotation`
     prefix: int = 0  # leading positions that are no interactions; L counts them here
 
     def of_the_newest(self, last: Tensor) -> "Attend":
@@ -43,11 +42,7 @@ class Attend:
         """
         rotation = self.rotation
         if rotation is not None:
-            cosine, sine = rotation
-            rotation = (
-                pick(cosine[:, 0], last)[:, None],
-                pick(sine[:, 0], last)[:, None],
-            )
+            rotation = pick(rotation, last)
         return dataclasses.replace(self, pattern="bidirectional", rotation=rotation)
 
 
@@ -131,7 +126,7 @@ class Block(nn.Module):
             (q,) = self._maps(pick(x, last), 0, 1)
             k, v = self._maps(x, 1, 3)
         if key_rotation is not None:
-            q, k = rotate(q, *attend.rotation), rotate(k, *key_rotation)
+            q, k = rotate(q, attend.rotation), rotate(k, key_rotation)
         mixed = attention(q, k, v, attend)
         return self.attention_out(rearrange(mixed, "b h l d -> b l (h d)"))
 
@@ -142,7 +137,7 @@ class Block(nn.Module):
         x = self.attention_norm(x) if self.pre_norm else x
         q, k = self._maps(x, 0, 2)
         if attend.rotation is not None:
-            q, k = rotate(q, *attend.rotation), rotate(k, *attend.rotation)
+            q, k = rotate(q, attend.rotation), rotate(k, attend.rotation)
         scores = q @ k.mT * q.shape[-1] ** -0.5  # (B, H, L, L)
         if attend.pattern == "causal":
             later = torch.full(scores.shape[-2:], -torch.inf, device=x.device).triu(1)
@@ -268,11 +263,7 @@ def in_front(first: Tensor, x: Tensor, attend: Attend) -> tuple[Tensor, Attend]:
     if padding is not None:
         padding = F.pad(padding, (1, 0), value=True)
     if rotation is not None:
-        cosine, sine = rotation
-        rotation = (
-            torch.cat([cosine[:, :, :1], cosine], dim=2),
-            torch.cat([sine[:, :, :1], sine], dim=2),
-        )
+        rotation = torch.cat([rotation[:, :1], rotation], dim=1)
     attend = dataclasses.replace(
         attend, padding=padding, rotation=rotation, prefix=attend.prefix + 1
     )
@@ -314,8 +305,8 @@ def rotation_periods(pairs: int) -> Tensor:
     return torch.logspace(shortest, longest, max(1, pairs // 2), dtype=torch.float64)
 
 
-def time_rotation(times: Tensor, periods: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, (B, 1, L, P / 2), that rotate half of the P pairs of queries and keys.
+def time_rotation(times: Tensor, periods: Tensor) -> Tensor:
+    """(B, L, P) cosines, then sines, that rotate half of the P pairs of queries and keys.
 
     A query at t and a key at s then meet under the angle w (t - s): attention sees the time
     between two events and never the date, and stays within the fused kernels. The rotation is
@@ -327,18 +318,18 @@ def time_rotation(times: Tensor, periods: Tensor) -> tuple[Tensor, Tensor]:
     elapsed = (times - times[:, :1]).double()
     turns = (elapsed[:, :, None] / periods).remainder(1.0)  # (B, L, P / 2)
     angle = turns.mul(2 * math.pi).float()
-    return angle.cos()[:, None], angle.sin()[:, None]
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotate as many pairs (of first half, second half) of each head of x (B, H, L, D / H) as
-    there are angles."""
+    there are angles in `time_rotation`."""
+    cosine, sine = rotation[:, None].to(x.dtype).chunk(2, dim=-1)  # (B, 1, L, P / 2)
     turned = cosine.shape[-1]
     still = x.shape[-1] // 2 - turned
     first, first_still, second, second_still = x.split(
         [turned, still, turned, still], dim=-1
     )
-    cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
     new_first = first * cosine - second * sine
     new_second = first * sine + second * cosine
     return torch.cat([new_first, first_still, new_second, second_still], dim=-1)

@@ -322,7 +322,7 @@ def test_time_rotation_sees_differences_only():
 
     def logits(times):
         rotation = time_rotation(torch.tensor([times]), rotation_periods(8))
-        return rotate(query, *rotation) @ rotate(key, *rotation).transpose(-1, -2)
+        return rotate(query, rotation) @ rotate(key, rotation).transpose(-1, -2)
 
     base = logits([10**9, 10**9 + 3600])
     torch.testing.assert_close(
