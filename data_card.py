@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dataset import ITEM_ROWS, UNKNOWN, USER_ROWS, Dataset, Field
+from dataset import UNKNOWN, Dataset, Field
 
 
 def data_card(data: Dataset) -> list[tuple[str, str]]:
@@ -26,12 +26,12 @@ def data_card(data: Dataset) -> list[tuple[str, str]]:
     ]
     rows += _time_rows(data)
     rows += [(what, f"{number:,}") for what, number in data.counts]
-    for table, fields, values in (
-        ("interactions", data.catalogue.interaction_fields, data.columns),
-        ("items", items.fields, items.data),
-        ("users", data.catalogue.users.fields, data.catalogue.users.data),
+    users = data.catalogue.users
+    for table, fields, values, first in (
+        ("interactions", data.catalogue.interaction_fields, data.columns, 0),
+        ("items", items.fields, items.data, items.first),
+        ("users", users.fields, users.data, users.first),
     ):
-        first = {"interactions": 0, "items": ITEM_ROWS, "users": USER_ROWS}[table]
         rows += [
             (f"column {table}.{name}", _column_line(entry, values[name][first:]))
             for name, entry in fields.items()

@@ -102,11 +102,9 @@ class Field:
             numbers = np.array(value, dtype=np.float32)
         except (TypeError, ValueError):
             raise UserError(f"{self.name}: {value!r} is not a number") from None
-        if np.isinf(numbers).any():
-            raise UserError(f"{self.name}: {value!r} is not a finite number")
-        if kind == "vector" and numbers.shape != (self.size,):
+        if np.isinf(numbers).any() or numbers.shape != self.unknown.shape:
             raise UserError(
-                f"{self.name}: expected {self.size} numbers, not {numbers.shape}"
+                f"{self.name}: {value!r} is not {self.size or 1} finite numbers"
             )
         return numbers
 
@@ -117,10 +115,9 @@ class Field:
         Of numbers the largest value that is not above it: an age in years counts as its group.
         """
         text = _plain(value)
-        for names in (self.values, self.titles):
-            folded = [name.casefold() for name in names]
-            if text.casefold() in folded:
-                return folded.index(text.casefold()) + 1
+        folded = [name.casefold() for name in (*self.values, *self.titles)]
+        if text.casefold() in folded:
+            return folded.index(text.casefold()) % len(self.values) + 1
         numbers = self.numbers
         if numbers is not None and not self.column.ordered:
             try:
@@ -191,21 +188,16 @@ class Table:
 
     def parse_id(self, text: Any) -> Id:
         """An id as this table has it. Raises `UserError` for what cannot be one."""
-        if (
-            isinstance(text, bool)
-            or text is None
-            or isinstance(text, float | np.floating)
-        ):
+        if text is None or isinstance(text, bool | float | np.floating):
             raise UserError(f"{text!r} is not an id")
         if not self.numeric:
             return str(text)
         try:
-            number = int(text)
+            return int(text)
         except (TypeError, ValueError):
             raise UserError(
                 f"{text!r} is not an id: ids are whole numbers here"
             ) from None
-        return number
 
     def index(self, ids: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Rows of ids; 0 for those that are not here."""
@@ -255,8 +247,7 @@ class Table:
         if (rows == UNKNOWN).any():
             missing = self.ids[np.argmax(rows == UNKNOWN)]
             raise UserError(
-                f"the larger catalogue lacks {missing!r}, which the model was trained "
-                f"on; add it"
+                f"the data lack {missing!r}, which the model was trained on"
             )
         return rows
 

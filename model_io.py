@@ -17,7 +17,7 @@ from torch import nn
 
 from bert4rec import BERT4Rec
 from data_processor import load
-from dataset import ITEM_ROWS, UNKNOWN, USER_ROWS, Catalogue, Dataset, Field, Table
+from dataset import ITEM_ROWS, USER_ROWS, Catalogue, Dataset, Field, Table
 from enhanced_model import EnhancedBERT4Rec
 from schema import schema_of
 from settings import DataSettings, ModelSettings, Settings
@@ -203,14 +203,12 @@ def data_of(
 
 def _rows_of(bare: Table, found: Table, folder: Path) -> Table:
     """The items of a checkpoint with the names and columns that the data at hand have for them."""
-    rows = found.index(bare.ids)
-    if (rows == UNKNOWN).any():
-        missing = bare.ids[np.argmax(rows == UNKNOWN)]
+    try:
+        rows = np.append(np.arange(bare.first), bare.rows_in(found))
+    except UserError as error:
         raise UserError(
-            f"{folder}: the files at hand lack item {missing!r}, which it was trained on; "
-            f"give the right --data_dir or train again"
-        )
-    rows = np.concatenate([np.arange(bare.first), rows])
+            f"{folder}: {error}; give the right --data_dir or train again"
+        ) from error
     data = {name: values[rows] for name, values in found.data.items()}
     return dataclasses.replace(bare, names=found.names[rows], data=data)
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from ablations.comparison import (
+    MEANING,
     METRIC,
     check_full_ranking,
     marked_cell,
@@ -58,14 +59,6 @@ BASELINES: dict[str, Callable[[Dataset], Ranker]] = {
     "ItemKNN": partial(item_knn, neighbours=200, shrinkage=0.0, decay=0.6),
     "EASE": partial(ease, regularisation=1000.0, decay=0.8),
 }
-NOTE = (
-    "{name}: {new_items} items and {share:.0%} of the users (draw {draw}), unseen in training; "
-    "{users:,} new users, {askers:,} users asked for a new item; {metric}, full ranking of "
-    "{known:,} known items where not said otherwise, what is known left out, items of equal "
-    "score in all orders; training holds what known users had after a new item; 95 % bootstrap "
-    "intervals over users, mean of {seeds} seeds; difference to the preset: paired, Holm, * .05 "
-    "** .01 *** .001; {data_note}"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,17 +260,15 @@ def main(argv: list[str]) -> None:
     here = world(settings, flags.draw)
     check_full_ranking(settings, here.whole)
     result = summary(measured(here, settings, flags.seeds, flags.work), PRESET)
-    note = NOTE.format(
-        name=here.whole.name,
-        new_items=len(here.new_items),
-        share=USERS,
-        draw=flags.draw,
-        users=len(here.requests["0 first"].targets),
-        askers=len(here.requests["among new items"].targets),
-        metric=METRIC,
-        known=len(here.known.catalogue.items.ids),
-        seeds=len(flags.seeds),
-        data_note=here.whole.note,
+    asked = here.requests
+    note = (
+        f"{here.whole.name}: {len(here.new_items)} items and {USERS:.0%} of the users (draw "
+        f"{flags.draw}), unseen in training; {len(asked['0 first'].targets):,} new users, "
+        f"{len(asked['among new items'].targets):,} users asked for a new item; {METRIC}, full "
+        f"ranking of {len(here.known.catalogue.items.ids):,} known items where not said "
+        f"otherwise, what is known left out, items of equal score in all orders; training holds "
+        f"what known users had after a new item; {MEANING}, mean of {len(flags.seeds)} seeds; "
+        f"{here.whole.note}"
     )
     names = [*BASELINES, PRESET]
     rows = []

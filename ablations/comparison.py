@@ -19,6 +19,10 @@ from support.tables import print_table, write_tables
 from support.tracking import git_commit
 
 METRIC = "NDCG@10"
+MEANING = (
+    "95 % bootstrap intervals over users; * .05 ** .01 *** .001 where the row compared with is "
+    "better or worse: paired, Holm"
+)
 # question -> row -> (S, P) the metric of each seed and user
 Values = Mapping[str, Mapping[str, np.ndarray]]
 Summary = dict[str, dict[str, dict[str, Any]]]

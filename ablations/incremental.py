@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ablations.comparison import (
+    MEANING,
     METRIC,
     check_full_ranking,
     marked_cell,
@@ -47,14 +48,6 @@ DATES = ("2000-10-01", "2000-11-01", "2000-12-01", "2001-01-01", "2001-02-01")
 POPULARITY = "popularity"
 OLDER, TUNED, AGAIN = "as it was", "fine-tuned", "trained again"
 ROWS = (POPULARITY, OLDER, TUNED, AGAIN)
-NOTE = (
-    "{name}: at each date all that is before it trains, for {epochs} epochs or, from the weights "
-    "of the date before, for {tuning_epochs}; asked for up to {most} interactions of each user "
-    "until the next date (last: {last}), {metric}, means over each user's first, full ranking, "
-    "history left out, ties against the target, request time unknown; 95 % bootstrap intervals "
-    "over users, mean of {seeds} seeds; difference to the fine-tuned model: paired, Holm, * .05 "
-    "** .01 *** .001; {data_note}"
-)
 Values = dict[str, np.ndarray]  # group of users -> (P,) metric of each
 Found = dict[str, dict[str, np.ndarray]]  # date and group -> row -> (S, P)
 
@@ -202,15 +195,13 @@ def main(argv: list[str]) -> None:
     check_full_ranking(settings, chain[0].asked)
     tuning = {"max_epochs": flags.tuning_epochs}
     found, seconds = measured(chain, settings, tuning, flags.seeds, flags.work)
-    note = NOTE.format(
-        name=raw.schema.name,
-        epochs=settings.train.max_epochs,
-        tuning_epochs=flags.tuning_epochs,
-        most=MOST_TARGETS,
-        last=flags.dates[-1],
-        metric=METRIC,
-        seeds=len(flags.seeds),
-        data_note=raw.schema.note,
+    note = (
+        f"{raw.schema.name}: at each date all that is before it trains, for "
+        f"{settings.train.max_epochs} epochs or, from the weights of the date before, for "
+        f"{flags.tuning_epochs}; asked for up to {MOST_TARGETS} interactions of each user until "
+        f"the next date (last: {flags.dates[-1]}), {METRIC}, means over each user's first, full "
+        f"ranking, history left out, ties against the target, request time unknown; {MEANING}, "
+        f"mean of {len(flags.seeds)} seeds; {raw.schema.note}"
     )
     result = summary(found, TUNED)
     cells = []
