@@ -60,7 +60,9 @@ class Batch:
                 if isinstance(value, Tensor):
                     changes[name] = function(value)
                 else:
-                    changes[name] = {key: function(part) for key, part in value.items()}
+                    changes[name] = {
+                        key: function(part) for key, part in value.items()
+                    }
         return self.replace(**changes)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -77,7 +79,9 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Copy on a device."""
         moved = self.each(lambda tensor: tensor.to(device))
-        return moved.replace(views=tuple(view.to(device) for view in self.views))
+        return moved.replace(
+            views=tuple(view.to(device) for view in self.views)
+        )
 
     def replace(self, **changes: Any) -> "Batch":
         """Copy with some fields changed."""
@@ -85,7 +89,9 @@ class Batch:
 
     def select(self, rows: Tensor | slice) -> "Batch":
         """Some of the sequences, without views, no wider than the longest of them needs."""
-        width = padded_width(int(self.lengths[rows].max()), self.items.shape[1])
+        width = padded_width(
+            int(self.lengths[rows].max()), self.items.shape[1]
+        )
         chosen = self.each(
             lambda tensor: tensor[rows, :width], lambda tensor: tensor[rows]
         )
@@ -120,6 +126,15 @@ class Batch:
             return positions
         return torch.cat([positions, (targets == PAD).nonzero()[:missing, 0]])
 
+    def with_first_target(self) -> "Batch":
+        """A causal batch with one more position in front, which predicts the first item."""
+        columns = {}
+        for name, values in self.target_columns.items():
+            first = self.columns[name][:, :1]
+            columns[name] = torch.cat([first, values], dim=1)
+        targets = torch.cat([self.items[:, :1], self.targets], dim=1)
+        return self.replace(targets=targets, target_columns=columns)
+
     @property
     def num_targets(self) -> int:
         """Positions at which something is predicted."""
@@ -131,7 +146,14 @@ class Batch:
         return int(self.lengths.sum())
 
 
-GRIDS = ("items", "times", "request_times", "targets", "columns", "target_columns")
+GRIDS = (
+    "items",
+    "times",
+    "request_times",
+    "targets",
+    "columns",
+    "target_columns",
+)
 ROWS = ("lengths", "whole", "users", "user_columns")
 
 
@@ -144,16 +166,20 @@ class History:
 
     items: np.ndarray  # (L,) rows of items
     times: np.ndarray | None = None  # (L,) seconds
-    columns: Mapping[str, np.ndarray] = field(default_factory=dict)  # (L,) each
+    # (L,) each
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     user: int = UNKNOWN  # row of users
-    user_columns: Mapping[str, np.ndarray] = field(default_factory=dict)  # a row each
+    # a row each
+    user_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     request_time: int = NO_TIME
     whole: bool = True  # False if there may be earlier interactions
 
     def select(self, chosen: np.ndarray | slice) -> "History":
         """Some of the interactions."""
         times = None if self.times is None else self.times[chosen]
-        columns = {name: values[chosen] for name, values in self.columns.items()}
+        columns = {
+            name: values[chosen] for name, values in self.columns.items()
+        }
         return dataclasses.replace(
             self, items=self.items[chosen], times=times, columns=columns
         )
@@ -168,7 +194,9 @@ def history_of(data: Dataset, user: int, end: int | None = None) -> History:
     start, last = int(data.offsets[user]), int(data.offsets[user + 1])
     end = last if end is None else int(end)
     trained = data.split.train_ends[user] > start
-    columns = {name: values[start:end] for name, values in data.columns.items()}
+    columns = {
+        name: values[start:end] for name, values in data.columns.items()
+    }
     return History(
         data.items[start:end],
         data.times[start:end],
@@ -207,10 +235,13 @@ def history_batch(
         if entry.column.kind != "text":  # no model reads texts of users
             # As wide as the data's, where there are any.
             unknown = catalogue.users.data.get(name, [entry.unknown])[UNKNOWN]
-            rows = [history.user_columns.get(name, unknown) for history in read]
+            rows = [
+                history.user_columns.get(name, unknown) for history in read
+            ]
             user_columns[name] = _rows(rows)
     whole = [
-        history.whole and len(history.items) <= seq_length for history in histories
+        history.whole and len(history.items) <= seq_length
+        for history in histories
     ]
     return Batch(
         "causal",
@@ -267,7 +298,9 @@ def append_mask(batch: Batch, seq_length: int) -> Batch:
 
 def unknown_like(values: Tensor) -> Tensor:
     """The same shape, all unknown: 0 for codes, rows and times, NaN for numbers."""
-    return torch.full_like(values, torch.nan if values.is_floating_point() else 0)
+    return torch.full_like(
+        values, torch.nan if values.is_floating_point() else 0
+    )
 
 
 def _stack(
@@ -309,7 +342,9 @@ def cut(lengths: np.ndarray, most_rows: int, most_tokens: int) -> np.ndarray:
     while start < len(lengths):
         rows = most_rows
         if most_tokens:
-            rows = min(rows, max(1, most_tokens // max(1, int(lengths[start]))))
+            rows = min(
+                rows, max(1, most_tokens // max(1, int(lengths[start])))
+            )
         start = min(len(lengths), start + rows)
         bounds.append(start)
     return np.array(bounds)

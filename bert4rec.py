@@ -89,7 +89,9 @@ class BERT4Rec(nn.Module):
         self.settings = Settings().replace(**{**options, **shape}).model
         rows = vocab_size + ITEM_ROWS
         self.vocab_size = vocab_size
-        self.catalogue = from_sequences([[1]], vocab_size, split=False).catalogue
+        self.catalogue = from_sequences(
+            [[1]], vocab_size, split=False
+        ).catalogue
         self.items = nn.Embedding(rows, hidden_size)
         self.positions = nn.Embedding(max_seq_length, hidden_size)
         segmented = self.settings.segment_embeddings
@@ -102,10 +104,13 @@ class BERT4Rec(nn.Module):
         not_an_item = torch.zeros(rows)
         not_an_item[:ITEM_ROWS] = -torch.inf
         self.register_buffer("not_an_item", not_an_item, persistent=False)
-        initialise(self, std=0.8 * hidden_size**-0.5)  # as in the enhanced model
+        # as in the enhanced model
+        initialise(self, std=0.8 * hidden_size**-0.5)
 
     @classmethod
-    def from_settings(cls, catalogue: Catalogue, settings: ModelSettings) -> "BERT4Rec":
+    def from_settings(
+        cls, catalogue: Catalogue, settings: ModelSettings
+    ) -> "BERT4Rec":
         """The model that settings describe, for the items of a catalogue."""
         model = cls(
             len(catalogue.items.ids),
@@ -134,7 +139,9 @@ class BERT4Rec(nn.Module):
         states = self.encode(batch).flatten(0, 1)[masked]  # (N, D)
         targets = batch.targets.flatten()[masked]
         bias = self.item_bias + self.not_an_item
-        prediction = ItemPrediction(self.head(states), self.items.weight, bias, targets)
+        prediction = ItemPrediction(
+            self.head(states), self.items.weight, bias, targets
+        )
         return Outputs(masked_item=prediction)
 
     def encode(self, batch: Batch) -> Tensor:
@@ -145,7 +152,8 @@ class BERT4Rec(nn.Module):
         """(B, L, D) what the blocks read, and who may attend to whom."""
         length = batch.items.shape[1]
         from_end = positions_from_end(batch.lengths, length)
-        x = F.embedding(batch.items, table) + self.positions(from_end)  # (B, L, D)
+        # (B, L, D)
+        x = F.embedding(batch.items, table) + self.positions(from_end)
         if self.segments is not None:
             newest = (from_end == 0) & positions_before(batch.lengths, length)
             x = x + self.segments(((batch.items == MASK) & newest).long())
@@ -175,7 +183,9 @@ class BERT4Rec(nn.Module):
     ) -> Tensor:
         """(B, D) state of the mask appended to each history."""
         asked = self.as_request(batch)
-        return self.encoder.last_state(*self.embed(asked, table), asked.lengths - 1)
+        return self.encoder.last_state(
+            *self.embed(asked, table), asked.lengths - 1
+        )
 
     def rank(
         self, states: Tensor, table: Tensor, _batch: Batch | None = None
@@ -183,12 +193,17 @@ class BERT4Rec(nn.Module):
         """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
         with full_precision(states.device):
             return (
-                self.head(states.float()) @ table.T + self.item_bias + self.not_an_item
+                self.head(states.float()) @ table.T
+                + self.item_bias
+                + self.not_an_item
             )
 
     @torch.no_grad()
     def recommend(
-        self, user_sequence: Sequence[int], top_k: int = 10, filter_seen: bool = True
+        self,
+        user_sequence: Sequence[int],
+        top_k: int = 10,
+        filter_seen: bool = True,
     ) -> list[tuple[int, float]]:
         """The `top_k` best (item, score), best first, for a history of item numbers, oldest
         first.
@@ -199,7 +214,9 @@ class BERT4Rec(nn.Module):
         history = from_sequences(
             [list(user_sequence)], self.vocab_size, split=False
         ).items
-        left = self.vocab_size - (len(set(history.tolist())) if filter_seen else 0)
+        left = self.vocab_size - (
+            len(set(history.tolist())) if filter_seen else 0
+        )
         if not 1 <= top_k <= left:
             raise UserError(
                 f"top_k must lie in 1 to {left}, the items that can be recommended; got "
@@ -246,17 +263,23 @@ class BERT4Rec(nn.Module):
         return self
 
     def fine_tune(
-        self, target_dataset: "SequentialDataset", epochs: int = 20, **options: float
+        self,
+        target_dataset: "SequentialDataset",
+        epochs: int = 20,
+        **options: float,
     ) -> Progress:
         """Go on training on other sequences; item numbers above `vocab_size` join the vocabulary.
 
         Options as in `BERT4RecTrainer.train`.
         """
         largest = [
-            max(sequence, default=0) for sequence in target_dataset.user_sequences
+            max(sequence, default=0)
+            for sequence in target_dataset.user_sequences
         ]
         self._grow(max(largest, default=0))
-        return BERT4RecTrainer(self, target_dataset).train(epochs=epochs, **options)
+        return BERT4RecTrainer(self, target_dataset).train(
+            epochs=epochs, **options
+        )
 
     @torch.no_grad()
     def _grow(self, vocab_size: int) -> None:
@@ -269,10 +292,14 @@ class BERT4Rec(nn.Module):
         self.items = nn.Embedding.from_pretrained(
             torch.cat([known, mean]), freeze=False
         )
-        self.item_bias = nn.Parameter(torch.cat([self.item_bias, odds.expand(more)]))
+        self.item_bias = nn.Parameter(
+            torch.cat([self.item_bias, odds.expand(more)])
+        )
         self.not_an_item = F.pad(self.not_an_item, (0, more))
         self.vocab_size = vocab_size
-        self.catalogue = from_sequences([[1]], vocab_size, split=False).catalogue
+        self.catalogue = from_sequences(
+            [[1]], vocab_size, split=False
+        ).catalogue
 
 
 class SequentialDataset:

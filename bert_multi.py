@@ -39,13 +39,18 @@ def compare_candidates(settings: Settings) -> dict[str, dict[str, Any]]:
     """Test metrics of the trained model and of popularity for each way of choosing what is
     ranked.
     """
-    ranker = load_model(Path(settings.train.checkpoint_dir) / "best").model.frozen()
+    ranker = load_model(
+        Path(settings.train.checkpoint_dir) / "best"
+    ).model.frozen()
     data = load(settings.data)
     users, results = data.split.requests["test"].users, {}
     for candidates in ("full", "popular_100", "uniform_100"):
         evaluation = EvalSettings(candidates=candidates)
         rows = {}
-        for name, one in (("popularity", Popularity(data)), ("vanilla", ranker)):
+        for name, one in (
+            ("popularity", Popularity(data)),
+            ("vanilla", ranker),
+        ):
             rank = target_ranks(
                 one, data, "test", settings.model.seq_length, evaluation
             )
@@ -83,7 +88,8 @@ def main(argv: list[str]) -> None:
         f"size {size}."
     )
     write_json(
-        Path(settings.train.checkpoint_dir) / "best" / "candidates.json", results
+        Path(settings.train.checkpoint_dir) / "best" / "candidates.json",
+        results,
     )
 
 

@@ -44,7 +44,9 @@ def recommend_all(
     bf16 = until == "end" and uses_bf16(precision, CPU)
     lengths = requests.ends - engine.data.offsets[requests.users]
     users, items, scores = [], [], []
-    for chosen in length_groups(lengths, len(catalogue.items), engine.seq_length, CPU):
+    for chosen in length_groups(
+        lengths, len(catalogue.items), engine.seq_length, CPU
+    ):
         best = _best(engine, requests, chosen, until, k, filter_seen, bf16)
         users.append(requests.users[chosen])
         items.append(best.indices.numpy())
@@ -75,7 +77,11 @@ def _best(
     bf16: bool,
 ) -> torch.return_types.topk:
     """Scores and items, (B, k) each, of some requests."""
-    data, users, ends = engine.data, requests.users[chosen], requests.ends[chosen]
+    data, users, ends = (
+        engine.data,
+        requests.users[chosen],
+        requests.ends[chosen],
+    )
     histories = []
     for user, end in zip(users, ends, strict=True):
         history = history_of(data, user, end)
@@ -114,4 +120,6 @@ def _requests(
             f"({data.split.protocol}); use --history_until end"
         )
     chosen = np.isin(requests.users, wanted)
-    return Requests(requests.users[chosen], requests.ends[chosen], requests.count)
+    return Requests(
+        requests.users[chosen], requests.ends[chosen], requests.count
+    )

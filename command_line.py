@@ -24,15 +24,26 @@ def settings_parser(
         kind = SECTIONS[section]
         group = parser.add_argument_group(section, kind.__doc__)
         for name, entry in kind.__pydantic_fields__.items():
-            text = f"{entry.description} (default: {entry.default})".replace("%", "%%")
+            text = f"{entry.description} (default: {entry.default})".replace(
+                "%", "%%"
+            )
             if entry.annotation is bool:
-                for flag, value in ((f"--{name}", True), (f"--no_{name}", False)):
-                    set_to = {"dest": name, "action": "store_const", "const": value}
+                for flag, value in (
+                    (f"--{name}", True),
+                    (f"--no_{name}", False),
+                ):
+                    set_to = {
+                        "dest": name,
+                        "action": "store_const",
+                        "const": value,
+                    }
                     group.add_argument(flag, help=text, **set_to, **absent)
                 continue
             if get_origin(entry.annotation) is Literal:
                 text += f"; one of {', '.join(get_args(entry.annotation))}"
-            group.add_argument(f"--{name}", metavar="VALUE", help=text, **absent)
+            group.add_argument(
+                f"--{name}", metavar="VALUE", help=text, **absent
+            )
     return parser
 
 
@@ -50,7 +61,9 @@ def parse_command_line(
     add("--preset", help=", ".join(PRESETS))
     add("--config", type=Path, metavar="FILE.yaml", help="settings by name")
     add("--resume", action="store_true", help="go on with the stopped run")
-    given = vars(parser.parse_args([_with_underscores(token) for token in argv]))
+    given = vars(
+        parser.parse_args([_with_underscores(token) for token in argv])
+    )
     chosen, config, resume = (
         given.pop(name) for name in ("preset", "config", "resume")
     )
@@ -99,7 +112,10 @@ def say_idle_flags(argv: list[str], settings: Settings) -> None:
     for name in sorted(vars(given)):
         needed = idle(name, settings)
         if needed:
-            print(f"note: --{name} does nothing without {needed}", file=sys.stderr)
+            print(
+                f"note: --{name} does nothing without {needed}",
+                file=sys.stderr,
+            )
 
 
 def _file_values(path: Path) -> dict[str, Any]:

@@ -10,7 +10,9 @@ def data_card(data: Dataset) -> list[tuple[str, str]]:
     schema, items = data.catalogue.schema, data.catalogue.items
     lengths = np.diff(data.offsets)[1:]
     shares = (0, 0.25, 0.5, 0.75, 0.95, 1)
-    quantiles = [f"{share:.0%} {int(np.quantile(lengths, share))}" for share in shares]
+    quantiles = [
+        f"{share:.0%} {int(np.quantile(lengths, share))}" for share in shares
+    ]
     pairs = np.ravel_multi_index(
         (data.user_of, data.items), (len(data.offsets), len(items))
     )
@@ -20,7 +22,10 @@ def data_card(data: Dataset) -> list[tuple[str, str]]:
         ("interactions", f"{len(data.items):,}"),
         ("users", f"{data.num_users:,}"),
         (schema.nouns, f"{len(items.ids):,}"),
-        ("sparsity", f"{1 - len(data.items) / (data.num_users * len(items.ids)):.4f}"),
+        (
+            "sparsity",
+            f"{1 - len(data.items) / (data.num_users * len(items.ids)):.4f}",
+        ),
         ("history length, quantiles", ", ".join(quantiles)),
         ("repeats (an item again)", f"{repeats:.1%}"),
     ]
@@ -33,7 +38,10 @@ def data_card(data: Dataset) -> list[tuple[str, str]]:
         ("users", users.fields, users.data, users.first),
     ):
         rows += [
-            (f"column {table}.{name}", _column_line(entry, values[name][first:]))
+            (
+                f"column {table}.{name}",
+                _column_line(entry, values[name][first:]),
+            )
             for name, entry in fields.items()
         ]
     requests = data.split.requests
@@ -51,10 +59,15 @@ def data_card(data: Dataset) -> list[tuple[str, str]]:
 def _time_rows(data: Dataset) -> list[tuple[str, str]]:
     if not data.has_times:
         return [
-            ("times", "none: the order is that of the file; what needs times is off")
+            (
+                "times",
+                "none: the order is that of the file; what needs times is off",
+            )
         ]
     same_user = np.diff(data.user_of) == 0
-    ties = ((np.diff(data.times) == 0) & same_user).sum() / max(same_user.sum(), 1)
+    ties = ((np.diff(data.times) == 0) & same_user).sum() / max(
+        same_user.sum(), 1
+    )
     days = [
         str(np.datetime64(int(time), "s").astype("datetime64[D]"))
         for time in (data.times.min(), data.times.max())

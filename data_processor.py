@@ -70,7 +70,8 @@ def process(
     keys = [user]
     if "time" in rows:
         keys = [rows["time"], user]
-    rows = rows.iloc[np.lexsort(keys)]  # equal ones stay in the order of the file
+    # equal ones stay in the order of the file
+    rows = rows.iloc[np.lexsort(keys)]
     times = np.full(len(rows), NO_TIME)
     if "time" in rows:
         times = np.array(rows["time"])
@@ -80,7 +81,10 @@ def process(
         offsets,
         items.index(rows["item"].to_numpy()),
         times,
-        {name: np.array(_stored(entry, rows[name])) for name, entry in fields.items()},
+        {
+            name: np.array(_stored(entry, rows[name]))
+            for name, entry in fields.items()
+        },
         split_interactions(settings, offsets, times),
         "",
         (*raw.counts, *counts),
@@ -95,7 +99,9 @@ def _kept(
     everything = rows = raw.interactions
     if settings.keep:
         fields = _fields(raw.schema.interactions.columns, rows, None)
-        stored = {name: _stored(entry, rows[name]) for name, entry in fields.items()}
+        stored = {
+            name: _stored(entry, rows[name]) for name, entry in fields.items()
+        }
         nobody = np.empty(0, dtype=object)
         table = Table(np.arange(len(rows)), 0, nobody, fields, stored)
         rows = rows[rows_where(table, [settings.keep])]
@@ -119,7 +125,9 @@ def _kept(
     return rows, dropped
 
 
-def _table(raw: RawData, name: str, used: pd.Series, like: Catalogue | None) -> Table:
+def _table(
+    raw: RawData, name: str, used: pd.Series, like: Catalogue | None
+) -> Table:
     """The table of those ids that are used; ids without a row of their own have unknown columns."""
     found = getattr(raw, name)
     first = ITEM_ROWS if name == "items" else USER_ROWS
@@ -137,14 +145,20 @@ def _table(raw: RawData, name: str, used: pd.Series, like: Catalogue | None) -> 
         fields = _fields(raw.schema.table(name).columns, rows, known)
         for column, entry in fields.items():
             stored = _stored(entry, rows[column])
-            unknown = np.broadcast_to(entry.unknown, (first, *stored.shape[1:]))
-            data[column] = np.concatenate([unknown.astype(stored.dtype), stored])
+            unknown = np.broadcast_to(
+                entry.unknown, (first, *stored.shape[1:])
+            )
+            data[column] = np.concatenate(
+                [unknown.astype(stored.dtype), stored]
+            )
     blank = np.array([""] * first, dtype=object)
     return Table(ids, first, np.concatenate([blank, names]), fields, data)
 
 
 def _fields(
-    columns: Mapping[str, Column], rows: pd.DataFrame, known: Mapping[str, Field] | None
+    columns: Mapping[str, Column],
+    rows: pd.DataFrame,
+    known: Mapping[str, Field] | None,
 ) -> dict[str, Field]:
     """What is known of columns already, or what their values say."""
     fields = {}
@@ -161,7 +175,9 @@ def _field_of(column: Column, values: pd.Series) -> Field:
             known = known.explode().dropna()
         found = set(known.unique())
         declared = list(column.values)
-        return Field(column, values=tuple(declared + _in_order(found - set(declared))))
+        return Field(
+            column, values=tuple(declared + _in_order(found - set(declared)))
+        )
     if column.kind == "number":
         numbers = np.log1p(known.clip(lower=0)) if column.log else known
         knots = (
@@ -186,7 +202,9 @@ def _in_order(values: set[str]) -> list[str]:
 def _stored(entry: Field, values: pd.Series) -> np.ndarray:
     """(n, ...) a column's values as a table stores them (dataset.py)."""
     kind = entry.column.kind
-    code = {value: number for number, value in enumerate(entry.values, start=1)}
+    code = {
+        value: number for number, value in enumerate(entry.values, start=1)
+    }
     if kind == "category":
         return values.map(code).fillna(UNKNOWN).to_numpy(dtype=np.int64)
     if kind == "tags":
@@ -198,7 +216,9 @@ def _stored(entry: Field, values: pd.Series) -> np.ndarray:
             entry.unknown if row is None or isinstance(row, float) else row
             for row in values
         ]
-        return np.array(rows, dtype=np.float32).reshape(len(values), entry.size)
+        return np.array(rows, dtype=np.float32).reshape(
+            len(values), entry.size
+        )
     return values.fillna("").to_numpy(dtype=object)
 
 
@@ -238,7 +258,11 @@ def from_sequences(
     """
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     flat = np.array(list(itertools.chain(*histories)))
-    if flat.dtype.kind not in "iu" or flat.min() < 1 or flat.max() > vocab_size:
+    if (
+        flat.dtype.kind not in "iu"
+        or flat.min() < 1
+        or flat.max() > vocab_size
+    ):
         raise UserError(
             f"user_sequences must hold whole numbers from 1 to vocab_size = {vocab_size}"
         )

@@ -94,14 +94,20 @@ class Field:
         if kind == "category":
             return np.array(self.code(value))
         if kind == "tags":
-            tags = value if isinstance(value, list | tuple) else str(value).split(",")
+            tags = (
+                value
+                if isinstance(value, list | tuple)
+                else str(value).split(",")
+            )
             return np.array([self.code(tag) for tag in tags] or [UNKNOWN])
         if kind == "vector" and isinstance(value, str):
             value = value.split(",")
         try:
             numbers = np.array(value, dtype=np.float32)
         except (TypeError, ValueError):
-            raise UserError(f"{self.name}: {value!r} is not a number") from None
+            raise UserError(
+                f"{self.name}: {value!r} is not a number"
+            ) from None
         if np.isinf(numbers).any() or numbers.shape != self.unknown.shape:
             raise UserError(
                 f"{self.name}: {value!r} is not {self.size or 1} finite numbers"
@@ -137,18 +143,20 @@ class Field:
             return self.titles[int(stored) - 1] if stored else None
         if kind == "tags":
             titles = self.titles
-            return [titles[code - 1] for code in np.atleast_1d(stored).tolist() if code]
+            return [
+                titles[code - 1]
+                for code in np.atleast_1d(stored).tolist()
+                if code
+            ]
         if kind == "number":
             number = float(stored)
             if math.isnan(number):
                 return None
             return int(number) if number == int(number) else round(number, 4)
         if kind == "vector":
-            return (
-                None
-                if np.isnan(stored).any()
-                else [round(float(part), 6) for part in stored]
-            )
+            if np.isnan(stored).any():
+                return None
+            return [round(float(part), 6) for part in stored]
         return str(stored) or None
 
 
@@ -204,7 +212,9 @@ class Table:
         if isinstance(ids, np.ndarray):
             wanted = pd.Index(ids)
         else:
-            wanted = pd.Index([self.parse_id(one) for one in ids], dtype=object)
+            wanted = pd.Index(
+                [self.parse_id(one) for one in ids], dtype=object
+            )
             if self.numeric and len(wanted):
                 inside = [one if abs(one) < 2**63 else -1 for one in wanted]
                 wanted = pd.Index(np.array(inside, dtype=np.int64))
@@ -251,7 +261,9 @@ class Table:
             )
         return rows
 
-    def with_row(self, one: Id, name: str, values: Mapping[str, Any]) -> "Table":
+    def with_row(
+        self, one: Id, name: str, values: Mapping[str, Any]
+    ) -> "Table":
         """This table with one more row at its end. Raises `UserError` for an id that is taken, an
         unknown column or value."""
         one = self.parse_id(one)
@@ -294,13 +306,17 @@ class Catalogue:
     def predicted_values(self) -> list[Field]:
         """Columns of interactions that a head learns."""
         fields = self.interaction_fields.values()
-        return [entry for entry in fields if entry.column.predict and entry.values]
+        return [
+            entry for entry in fields if entry.column.predict and entry.values
+        ]
 
     @property
     def predicted_columns(self) -> list[Field]:
         """Columns of items that a head learns for what comes next."""
         fields = self.items.fields.values()
-        return [entry for entry in fields if entry.column.predict and entry.values]
+        return [
+            entry for entry in fields if entry.column.predict and entry.values
+        ]
 
 
 @dataclass(frozen=True)
@@ -317,7 +333,9 @@ class Dataset:
     columns: Mapping[str, np.ndarray]  # (N,) each, as in a table
     split: Split
     split_hash: str
-    counts: tuple[tuple[str, int], ...] = ()  # what was changed on the way here
+    counts: tuple[
+        tuple[str, int], ...
+    ] = ()  # what was changed on the way here
 
     @property
     def name(self) -> str:
@@ -342,7 +360,9 @@ class Dataset:
     @property
     def user_of(self) -> np.ndarray:
         """(N,) user row of each interaction."""
-        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        return np.repeat(
+            np.arange(len(self.offsets) - 1), np.diff(self.offsets)
+        )
 
     def whole(self) -> "Dataset":
         """The same with nothing held out."""
@@ -363,7 +383,9 @@ class Dataset:
     def item_counts(self) -> np.ndarray:
         """(rows of items,) training interactions of each item."""
         rows = self.training_rows()
-        return np.bincount(self.items[rows], minlength=len(self.catalogue.items))
+        return np.bincount(
+            self.items[rows], minlength=len(self.catalogue.items)
+        )
 
     def histories(self, requests: Requests) -> list[np.ndarray]:
         """Items that stand before each request, oldest first."""

@@ -55,7 +55,10 @@ class RecommendationEngine:
     ) -> None:
         self.model_path, self.data_dir = Path(model_path), data_dir
         self.checkpoint = load_model(self.model_path, mapped, data_dir)
-        self.settings, self.info = self.checkpoint.settings, self.checkpoint.info
+        self.settings, self.info = (
+            self.checkpoint.settings,
+            self.checkpoint.info,
+        )
         self.catalogue = self.checkpoint.catalogue
         self.scorer = self.checkpoint.model.frozen()
         self.new_items: set[Id] = set()
@@ -68,7 +71,9 @@ class RecommendationEngine:
         data = data_of(
             self.checkpoint, self.model_path, self.data_dir, same_split=False
         )
-        self.catalogue = dataclasses.replace(self.catalogue, users=data.catalogue.users)
+        self.catalogue = dataclasses.replace(
+            self.catalogue, users=data.catalogue.users
+        )
         return data.replace(catalogue=self.catalogue)
 
     @property
@@ -130,12 +135,16 @@ class RecommendationEngine:
                 titles = self.catalogue.items.fields[name].titles
                 order = shares.argsort(descending=True).tolist()
                 found.expected[name] = {
-                    titles[code]: round(float(shares[code]), 3) for code in order
+                    titles[code]: round(float(shares[code]), 3)
+                    for code in order
                 }
         return found
 
     def add_item(
-        self, item_id: Id | None, name: str, columns: Mapping[str, Any] | None = None
+        self,
+        item_id: Id | None,
+        name: str,
+        columns: Mapping[str, Any] | None = None,
     ) -> Id:
         """Let an item that training never saw be recommended and be part of histories; returns
         its id.
@@ -191,8 +200,13 @@ class RecommendationEngine:
             history = history_of(self.data, self.user_rows([user_id])[0])
         if item_sequence is not None or user_id is None:
             given = [] if item_sequence is None else list(item_sequence)
-            rows = known_rows(self.catalogue.items, self.schema, given, "--history")
-            known = {"user": history.user, "user_columns": history.user_columns}
+            rows = known_rows(
+                self.catalogue.items, self.schema, given, "--history"
+            )
+            known = {
+                "user": history.user,
+                "user_columns": history.user_columns,
+            }
             history = History(rows, whole=not given, **known)
         if user_columns is not None:
             columns = user_columns_of(self.catalogue.users, user_columns)
@@ -212,18 +226,22 @@ class RecommendationEngine:
             return history
         if at is None and history.times is not None and len(history.times):
             at = typical_next_time(history.times)
-        return dataclasses.replace(history, request_time=NO_TIME if at is None else at)
+        return dataclasses.replace(
+            history, request_time=NO_TIME if at is None else at
+        )
 
     @torch.no_grad()
     def answer(self, queries: Sequence[Query]) -> list[list[Recommendation]]:
         """Recommendations for each query as in `get_recommendations`, read by the model in one
         batch."""
-        allowed = np.stack([self._allowed(query) for query in queries])  # (B, R)
+        # (B, R)
+        allowed = np.stack([self._allowed(query) for query in queries])
         left = allowed.sum(1).tolist()
         batch = self.batch([query.history for query in queries])
         states = self.scorer.states(batch)
         scores = self.scorer.scores(states, batch)
-        scores = scores.masked_fill(~torch.from_numpy(allowed), -torch.inf)  # (B, R)
+        # (B, R)
+        scores = scores.masked_fill(~torch.from_numpy(allowed), -torch.inf)
         answers = []
         for row, query in enumerate(queries):
             best = scores[row].topk(min(query.k, left[row]))
@@ -238,7 +256,9 @@ class RecommendationEngine:
         for name in self.scorer.value_columns if count else ():
             entry = self.catalogue.interaction_fields[name]
             states = state.expand(count, -1)
-            shares = self.scorer.value_probabilities(name, states, best.indices)
+            shares = self.scorer.value_probabilities(
+                name, states, best.indices
+            )
             for place, value in enumerate(_expected(entry, shares.numpy())):
                 values[place][name] = value
         return [
@@ -292,7 +312,9 @@ class RecommendationEngine:
         allowed = self._allowed(query)
         allowed[rows] = True
         among = torch.from_numpy(allowed)
-        return Question(self.scorer, self.catalogue, query.history, rows, among)
+        return Question(
+            self.scorer, self.catalogue, query.history, rows, among
+        )
 
     def item(self, row: int) -> Item:
         """What is said of an item, and a note if training never saw it."""
@@ -301,9 +323,7 @@ class RecommendationEngine:
         note = None
         if item_id in self.new_items:
             nouns = self.schema.nouns
-            note = (
-                f"new: placed by its columns and by the {nouns} most like it in these"
-            )
+            note = f"new: placed by its columns and by the {nouns} most like it in these"
         return Item(item_id, str(items.names[row]), items.readable(row), note)
 
     def request_time_note(self, history: History, at: int | None) -> str:

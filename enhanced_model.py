@@ -72,10 +72,12 @@ class EnhancedBERT4Rec(nn.Module):
         super().__init__()
         self.settings, self.catalogue = settings, catalogue
         width, rows = settings.hidden_size, len(catalogue.items)
-        self.special = nn.Parameter(torch.zeros(ITEM_ROWS, width))  # PAD and MASK
-        self.item_ids = (
-            nn.Embedding(len(catalogue.items.ids), width) if settings.item_ids else None
-        )
+        # PAD and MASK
+        self.special = nn.Parameter(torch.zeros(ITEM_ROWS, width))
+        self.item_ids = None
+        if settings.item_ids:
+            self.item_ids = nn.Embedding(len(catalogue.items.ids), width)
+        # What the columns say is added to the item's own vector.
         self.item_columns = ItemColumns(catalogue.items, settings)
         self.graph = ItemGraph(catalogue, settings) if settings.graph else None
         self.interaction_columns = InteractionColumns(catalogue, settings)
@@ -89,10 +91,11 @@ class EnhancedBERT4Rec(nn.Module):
                 "--query_time known: these data have no times; drop the flag"
             )
         self.request_time = TimeEncoder(settings) if told else None
+        shape = settings.seq_length, width
         if settings.positions == "learned":
-            self.position = nn.Parameter(torch.zeros(settings.seq_length, width))
+            self.position = nn.Parameter(torch.zeros(shape))
         else:
-            fixed = sinusoids(settings.seq_length, width)
+            fixed = sinusoids(*shape)
             self.register_buffer("position", fixed, persistent=False)
         self.start = self.lost = None
         if settings.start_token:
@@ -102,22 +105,25 @@ class EnhancedBERT4Rec(nn.Module):
         tokens = UserTokens(catalogue.users, settings)
         self.user_tokens = tokens if tokens.count else None
         self.user_context = UserContext(settings) if tokens.count else None
+        # Pairs of numbers in an attention head are what time rotates.
+        pairs = width // settings.num_heads // 2
         rotated = has_times and settings.relative_time
-        periods = rotation_periods(settings.rotated_pairs) if rotated else None
+        periods = rotation_periods(pairs) if rotated else None
         self.register_buffer("periods", periods, persistent=False)
         self.dropout = Dropout(settings.dropout)
         self.encoder = Encoder(settings, pre_norm=True)
         self._build_heads(catalogue, rows)
+        self._initialise()
+
+    def _build_heads(self, catalogue: Catalogue, rows: int) -> None:
+        settings, width = self.settings, self.settings.hidden_size
         # training interactions of each item
         self.register_buffer("counts", torch.zeros(rows))
         not_an_item = torch.zeros(rows)
         not_an_item[:ITEM_ROWS] = -torch.inf
         self.register_buffer("not_an_item", not_an_item, persistent=False)
-        self._initialise()
-
-    def _build_heads(self, catalogue: Catalogue, rows: int) -> None:
-        settings, width = self.settings, self.settings.hidden_size
-        self.masked_head = self.masked_bias = self.next_bias = self.start_bias = None
+        self.masked_head = self.masked_bias = None
+        self.next_bias = self.start_bias = None
         if settings.masked_item_weight:
             self.masked_head = nn.Sequential(
                 nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)
@@ -140,13 +146,10 @@ class EnhancedBERT4Rec(nn.Module):
         # 0.1 at 64 wide: BERT's 0.02 starts a narrow model slowly (ablations/LOG.md).
         std = 0.8 * self.settings.hidden_size**-0.5
         initialise(self, std)
-        learned = [self.special]
-        if self.settings.positions == "learned":
-            learned.append(self.position)
-        if self.start is not None:
-            learned.append(self.start)
-        for parameter in learned:
-            nn.init.normal_(parameter, std=std)
+        # Tables that are no nn.Embedding; sinusoids are a buffer and stay.
+        for table in (self.special, self.position, self.start):
+            if isinstance(table, nn.Parameter):
+                nn.init.normal_(table, std=std)
 
     def prepare(self, data: Dataset) -> "EnhancedBERT4Rec":
         """Let the encoders look at texts and training interactions, once, before training.
@@ -167,7 +170,9 @@ class EnhancedBERT4Rec(nn.Module):
         """Share of training batches that carry the cloze task."""
         if not self.settings.masked_item_weight:
             return 0.0
-        return train.masked_batch_share if self.settings.next_item_weight else 1.0
+        if not self.settings.next_item_weight:
+            return 1.0  # no other head that ranks
+        return train.masked_batch_share
 
     def num_targets(self, batch: Batch) -> int:
         """Interactions that are predicted from a training batch."""
@@ -197,7 +202,9 @@ class EnhancedBERT4Rec(nn.Module):
         targets = batch.targets.flatten()[predicted]  # (N,)
         bias = self.masked_bias + self.not_an_item
         return Outputs(
-            masked_item=ItemPrediction(self.masked_head(states), table, bias, targets)
+            masked_item=ItemPrediction(
+                self.masked_head(states), table, bias, targets
+            )
         )
 
     def _causal(self, batch: Batch, table: Tensor) -> Outputs:
@@ -207,7 +214,7 @@ class EnhancedBERT4Rec(nn.Module):
         # (B, L, D), with a start (B, 1 + L, D)
         states = self.encode(batch, table, from_start)
         if from_start:  # one more position, in front
-            batch = _with_first_target(batch)
+            batch = batch.with_first_target()
         predicted = batch.predicted()  # (N,)
         states = states.flatten(0, 1)[predicted]  # (N, D)
         targets = batch.targets.flatten()[predicted]  # (N,)
@@ -216,7 +223,9 @@ class EnhancedBERT4Rec(nn.Module):
             bias = self.next_bias + self.not_an_item  # (R,)
             if from_start:
                 # (B,)
-                oldest = (predicted % batch.targets.shape[1] == 0).nonzero()[:, 0]
+                oldest = (predicted % batch.targets.shape[1] == 0).nonzero()[
+                    :, 0
+                ]
                 first_item = self._first_item(
                     states[oldest], table, bias, targets[oldest], history
                 )
@@ -255,7 +264,9 @@ class EnhancedBERT4Rec(nn.Module):
             self.encoder.last_state(*self.embed(view, table), view.lengths - 1)
             for view in batch.views
         )
-        return first, second, batch.targets.gather(1, batch.lengths[:, None] - 1)[:, 0]
+        # Views of histories that go on with the same item are not told apart.
+        newest = batch.lengths[:, None] - 1  # (B, 1)
+        return first, second, batch.targets.gather(1, newest)[:, 0]
 
     # Ranking
 
@@ -271,7 +282,8 @@ class EnhancedBERT4Rec(nn.Module):
     @property
     def families(self) -> tuple[str, ...]:
         """Families of features that the model reads, beside the items' ids (scorer.py)."""
-        found = [f"interactions.{name}" for name in self.interaction_columns.encoders]
+        columns = self.interaction_columns.encoders
+        found = [f"interactions.{name}" for name in columns]
         if self.time is not None or self.periods is not None:
             found.append("times")
         if self.user_tokens is not None:
@@ -283,20 +295,22 @@ class EnhancedBERT4Rec(nn.Module):
     def as_request(self, batch: Batch) -> Batch:
         """Histories in the form from whose last position the next item is read: with a mask
         appended where the cloze head ranks."""
-        return (
-            append_mask(batch, self.settings.seq_length)
-            if self.next_bias is None
-            else batch
-        )
+        if self.next_bias is not None:
+            return batch
+        return append_mask(batch, self.settings.seq_length)
 
     def request_states(
         self, batch: Batch, table: Tensor, without: Set[str] = NOTHING
     ) -> Tensor:
         """(B, D) state that predicts the interaction after each history."""
         batch = hide(self.as_request(batch), without)
-        return self.encoder.last_state(*self.embed(batch, table), batch.lengths - 1)
+        return self.encoder.last_state(
+            *self.embed(batch, table), batch.lengths - 1
+        )
 
-    def rank(self, states: Tensor, table: Tensor, batch: Batch | None = None) -> Tensor:
+    def rank(
+        self, states: Tensor, table: Tensor, batch: Batch | None = None
+    ) -> Tensor:
         """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
         with full_precision(states.device):
             states, bias = states.float(), self.next_bias
@@ -324,16 +338,20 @@ class EnhancedBERT4Rec(nn.Module):
         parts += self.item_columns(without)
         if self.graph is not None and "graph" not in without:
             parts.append(self.graph())
+        # Explanations may leave all of an item's families out.
         nothing = self.special.new_zeros(
             len(self.catalogue.items.ids), self.special.shape[1]
         )
-        items = sum(parts[1:], start=parts[0]) if parts else nothing
+        items = sum(parts[1:], start=parts[0]) if parts else nothing  # (V, D)
         mask = items.mean(0)  # (D,)
-        if self.masked_head is not None and (self.training or bool(self.mask_trained)):
+        cloze = self.masked_head is not None
+        if cloze and (self.training or bool(self.mask_trained)):
             mask = self.special[MASK]
         return torch.cat([torch.stack([self.special[PAD], mask]), items])
 
-    def encode(self, batch: Batch, table: Tensor, from_start: bool = False) -> Tensor:
+    def encode(
+        self, batch: Batch, table: Tensor, from_start: bool = False
+    ) -> Tensor:
         """(B, L, D) states of a batch under its pattern; from the start's on, (B, 1 + L, D)."""
         x, attend = self.embed(batch, table)
         if from_start:
@@ -348,15 +366,18 @@ class EnhancedBERT4Rec(nn.Module):
         for column in self.interaction_columns(batch):
             x = x + column
         if self.time is not None:
+            # The first interaction of a sequence has none before it: NO_TIME.
             previous = F.pad(batch.times, (1, 0))[:, :-1]
             x = x + self.time(batch.times, previous)
         if self.request_time is not None:
             x = x + self.request_time(batch.request_times, batch.times)
         x = self.dropout(x + self.position[: x.shape[1]])
-        rotation = (
-            None if self.periods is None else time_rotation(batch.times, self.periods)
+        rotation = None
+        if self.periods is not None:
+            rotation = time_rotation(batch.times, self.periods)  # (B, L, P)
+        attend = Attend(
+            batch.pattern, key_padding(batch.lengths, x.shape[1]), rotation
         )
-        attend = Attend(batch.pattern, key_padding(batch.lengths, x.shape[1]), rotation)
         if self.start is not None:
             x, attend = in_front(self.dropout(self._start(batch)), x, attend)
         if self.user_tokens is not None:
@@ -371,13 +392,6 @@ class EnhancedBERT4Rec(nn.Module):
         first = batch.times[:, :1].where(
             batch.lengths[:, None] > 0, batch.request_times[:, :1]
         )
-        return start + self.request_time(first, torch.full_like(first, NO_TIME))
-
-
-def _with_first_target(batch: Batch) -> Batch:
-    """A causal batch whose positions begin with a start, which predicts the first item."""
-    columns = {}
-    for name, values in batch.target_columns.items():
-        columns[name] = torch.cat([batch.columns[name][:, :1], values], dim=1)
-    targets = torch.cat([batch.items[:, :1], batch.targets], dim=1)
-    return batch.replace(targets=targets, target_columns=columns)
+        return start + self.request_time(
+            first, torch.full_like(first, NO_TIME)
+        )

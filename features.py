@@ -31,8 +31,12 @@ CENTRES = 16  # bumps of a number
 # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
 BUCKET, GAP_BUCKETS = 0.301, 72
 DAYS = np.arange("1970-01-01", "2300-01-01", dtype="datetime64[D]")
-DAY_OF_YEAR = torch.from_numpy((DAYS - DAYS.astype("datetime64[Y]")).astype(int))
-MOST_SHARES = 512  # different tags up to which a product is faster than looking them up
+DAY_OF_YEAR = torch.from_numpy(
+    (DAYS - DAYS.astype("datetime64[Y]")).astype(int)
+)
+MOST_SHARES = (
+    512  # different tags up to which a product is faster than looking them up
+)
 
 
 class ByColumn(nn.ModuleDict):
@@ -104,7 +108,9 @@ class NumberEncoder(nn.Module):
         knots = torch.tensor(entry.knots, dtype=torch.float32)
         self.log = entry.column.log
         self.register_buffer("knots", knots)
-        self.register_buffer("places", torch.linspace(0, CENTRES - 1, len(knots)))
+        self.register_buffer(
+            "places", torch.linspace(0, CENTRES - 1, len(knots))
+        )
         self.project = nn.Linear(CENTRES + 1, width)
 
     def forward(self, values: Tensor) -> Tensor:
@@ -126,7 +132,9 @@ class NumberEncoder(nn.Module):
         below = (self.knots < numbers[..., None]).sum(-1)
         right = below.clamp(1, len(self.knots) - 1)
         left = right - 1
-        share = (numbers - self.knots[left]) / (self.knots[right] - self.knots[left])
+        share = (numbers - self.knots[left]) / (
+            self.knots[right] - self.knots[left]
+        )
         return self.places[left] + share.clamp(0, 1) * (
             self.places[right] - self.places[left]
         )
@@ -150,13 +158,19 @@ class VectorEncoder(nn.Module):
 class TextEncoder(nn.Module):
     """Fixed vectors of texts, projected. They lie in the checkpoint: inference needs no texts."""
 
-    def __init__(self, count: int, kind: str, _entry: Field, width: int) -> None:
+    def __init__(
+        self, count: int, kind: str, _entry: Field, width: int
+    ) -> None:
         super().__init__()
         self.kind = kind
-        self.register_buffer("vectors", torch.zeros(count, SIZE, dtype=torch.float16))
+        self.register_buffer(
+            "vectors", torch.zeros(count, SIZE, dtype=torch.float16)
+        )
         self.project = nn.Linear(SIZE, width)
 
-    def read(self, texts: list[str], rows: np.ndarray | slice = slice(None)) -> None:
+    def read(
+        self, texts: list[str], rows: np.ndarray | slice = slice(None)
+    ) -> None:
         """Compute the vectors of some rows."""
         if len(texts):
             vectors = torch.from_numpy(text_vectors(texts, self.kind))
@@ -176,7 +190,10 @@ KINDS = {
 
 
 def encoders_of(
-    flag: str, settings: ModelSettings, fields: Mapping[str, Field], text: Any = None
+    flag: str,
+    settings: ModelSettings,
+    fields: Mapping[str, Field],
+    text: Any = None,
 ) -> ByColumn:
     """An encoder for each column that a setting names: all, none, or some.
 
@@ -206,15 +223,22 @@ class ItemColumns(nn.Module):
         text = None
         if settings.text_encoder != "none":
             text = partial(TextEncoder, len(items.ids), settings.text_encoder)
-        self.encoders = encoders_of("item_features", settings, items.fields, text)
+        self.encoders = encoders_of(
+            "item_features", settings, items.fields, text
+        )
         for name in self.encoders:
             values = items.data[name][items.first :]
             if values.dtype != object:
                 values = torch.from_numpy(values)
                 number = len(items.fields[name].values)
-                if items.fields[name].column.kind == "tags" and number < MOST_SHARES:
+                if (
+                    items.fields[name].column.kind == "tags"
+                    and number < MOST_SHARES
+                ):
                     values = tag_shares(values, number)
-                self.register_buffer(f"values_{name}", values, persistent=False)
+                self.register_buffer(
+                    f"values_{name}", values, persistent=False
+                )
 
     def prepare(self, items: Table) -> None:
         """Read the texts, once, before training."""
@@ -222,14 +246,18 @@ class ItemColumns(nn.Module):
             if isinstance(encoder, TextEncoder):
                 encoder.read(items.data[name][items.first :].tolist())
 
-    def take_over(self, older: "ItemColumns", place: Tensor, items: Table) -> None:
+    def take_over(
+        self, older: "ItemColumns", place: Tensor, items: Table
+    ) -> None:
         """Become what `older` was, for more items. place: (V,) where its items stand among
         these."""
         for name, encoder in self.encoders.items():
             before = older.encoders[name]
             if isinstance(encoder, TextEncoder):
                 new = np.setdiff1d(np.arange(len(items.ids)), place)
-                encoder.read([items.data[name][items.first + row] for row in new], new)
+                encoder.read(
+                    [items.data[name][items.first + row] for row in new], new
+                )
                 encoder.vectors[place] = before.vectors
                 encoder.project.load_state_dict(before.project.state_dict())
             else:
@@ -254,7 +282,10 @@ class InteractionColumns(nn.Module):
 
     def forward(self, batch: Batch) -> list[Tensor]:
         """(B, L, D) of each column."""
-        return [encoder(batch.columns[name]) for name, encoder in self.encoders.items()]
+        return [
+            encoder(batch.columns[name])
+            for name, encoder in self.encoders.items()
+        ]
 
 
 class UserTokens(nn.Module):
@@ -263,7 +294,9 @@ class UserTokens(nn.Module):
     def __init__(self, users: Table, settings: ModelSettings) -> None:
         super().__init__()
         width = settings.hidden_size
-        self.ids = nn.Embedding(len(users), width) if settings.user_ids else None
+        self.ids = (
+            nn.Embedding(len(users), width) if settings.user_ids else None
+        )
         self.encoders = encoders_of("user_features", settings, users.fields)
 
     @property
@@ -275,7 +308,8 @@ class UserTokens(nn.Module):
         """(B, T, D)."""
         tokens = [] if self.ids is None else [self.ids(batch.users)]
         tokens += [
-            encoder(batch.user_columns[name]) for name, encoder in self.encoders.items()
+            encoder(batch.user_columns[name])
+            for name, encoder in self.encoders.items()
         ]
         return torch.stack(tokens, dim=1)
 
@@ -301,7 +335,9 @@ class TimeEncoder(nn.Module):
         width, parts = settings.hidden_size, settings.time_parts
         self.season = nn.Linear(4, width) if "season" in parts else None
         # 0 = unknown
-        self.gap = nn.Embedding(GAP_BUCKETS + 1, width) if "gap" in parts else None
+        self.gap = (
+            nn.Embedding(GAP_BUCKETS + 1, width) if "gap" in parts else None
+        )
 
     def forward(self, moments: Tensor, previous: Tensor) -> Tensor:
         """(B, L) moments and those before them, in seconds, NO_TIME where unknown, to (B, L, D)."""
@@ -309,7 +345,12 @@ class TimeEncoder(nn.Module):
         total = 0.0
         if self.season is not None:
             angle = 2 * torch.pi * day_of_year(moments) / 365.25
-            waves = [angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()]
+            waves = [
+                angle.sin(),
+                angle.cos(),
+                (2 * angle).sin(),
+                (2 * angle).cos(),
+            ]
             season = self.season(torch.stack(waves, dim=-1))
             total = season * known[..., None].to(season.dtype)
         if self.gap is not None:

@@ -30,7 +30,9 @@ TOGETHER = ("follows", "followed_by", "had_with")
 NEIGHBOURS = 8  # K, of each item by each of TOGETHER
 SESSION = 3600  # seconds without an interaction that end a session
 FEWEST_TOGETHER = 3  # users behind an edge between two items
-WORDS = 4096  # hashed, so that nodes stay the same when items join the catalogue
+WORDS = (
+    4096  # hashed, so that nodes stay the same when items join the catalogue
+)
 BASES = 4  # matrices of which a layer mixes those of its relations
 
 
@@ -51,10 +53,14 @@ class ItemGraph(nn.Module):
         self.num_attribute_relations = len(relations)
         for number, edges in enumerate(relations):
             self.register_buffer(
-                f"attributes_{number}", torch.from_numpy(edges), persistent=False
+                f"attributes_{number}",
+                torch.from_numpy(edges),
+                persistent=False,
             )
         for name in TOGETHER:
-            nobody = torch.full((self.count, NEIGHBOURS), -1, dtype=torch.int32)
+            nobody = torch.full(
+                (self.count, NEIGHBOURS), -1, dtype=torch.int32
+            )
             self.register_buffer(name, nobody)
         self.attributes = nn.Embedding(max(1, nodes), width)
         count = len(relations) + len(TOGETHER)
@@ -76,7 +82,9 @@ class ItemGraph(nn.Module):
         """
         state = older.state_dict()
         for name in TOGETHER:
-            moved = torch.where(state[name] >= 0, place[state[name].long()].int(), -1)
+            moved = torch.where(
+                state[name] >= 0, place[state[name].long()].int(), -1
+            )
             state[name] = getattr(self, name).index_copy(0, place, moved)
         self.load_state_dict(state)
 
@@ -88,7 +96,9 @@ class ItemGraph(nn.Module):
         ]
         edges, kinds = _joined(attributes)
         device = self.attributes.weight.device
-        nobody = torch.zeros(self.count, self.attributes.embedding_dim, device=device)
+        nobody = torch.zeros(
+            self.count, self.attributes.embedding_dim, device=device
+        )
         with full_precision(device):
             nodes = torch.cat([nobody, self.attributes.weight.float()])
             hidden = self.first(nodes, edges, kinds)[: self.count].relu()
@@ -123,7 +133,9 @@ def attribute_edges(items: Table) -> tuple[list[np.ndarray], int]:
     """
     relations, nodes = [], 0
     for name, entry in items.fields.items():
-        item, value, size = _attributes_of(entry, items.data[name][items.first :])
+        item, value, size = _attributes_of(
+            entry, items.data[name][items.first :]
+        )
         relations.append(np.stack([len(items.ids) + nodes + value, item]))
         nodes += size
     return relations, nodes
@@ -143,12 +155,18 @@ def _attributes_of(
         numbers = values[item]
         if entry.column.log:
             numbers = np.log1p(np.maximum(numbers, 0))
-        return item, np.searchsorted(entry.knots[1:], numbers), len(entry.knots)
+        return (
+            item,
+            np.searchsorted(entry.knots[1:], numbers),
+            len(entry.knots),
+        )
     if kind == "text":
         from sklearn.feature_extraction.text import HashingVectorizer
 
         words = HashingVectorizer(
-            n_features=WORDS, stop_words="english", token_pattern=r"(?u)\b[^\W\d]{3,}\b"
+            n_features=WORDS,
+            stop_words="english",
+            token_pattern=r"(?u)\b[^\W\d]{3,}\b",
         )
         item, word = words.transform(values.tolist()).nonzero()
         # in one text alone it joins nothing
@@ -163,7 +181,10 @@ def item_neighbours(data: Dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
 
     Nearest is j for which |i and j| / sqrt(|j|) is largest, |j| its training interactions.
     """
-    users, items = data.user_of[rows], data.items[rows] - data.catalogue.items.first
+    users, items = (
+        data.user_of[rows],
+        data.items[rows] - data.catalogue.items.first,
+    )
     times, count = data.times[rows], len(data.catalogue.items.ids)
     near = users[1:] == users[:-1]
     if data.has_times:
@@ -175,10 +196,15 @@ def item_neighbours(data: Dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
         (np.ones(len(items)), (users, items)), shape=(users.max() + 1, count)
     )
     has.data[:] = 1.0  # an item twice is an item once
-    relations = {"follows": after.T, "followed_by": after, "had_with": has.T @ has}
+    relations = {
+        "follows": after.T,
+        "followed_by": after,
+        "had_with": has.T @ has,
+    }
     weight = np.sqrt(np.bincount(items, minlength=count))
     return {
-        name: _nearest(matrix.tocsr(), weight) for name, matrix in relations.items()
+        name: _nearest(matrix.tocsr(), weight)
+        for name, matrix in relations.items()
     }
 
 

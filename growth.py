@@ -97,7 +97,9 @@ def _grown_vectors(
     return table
 
 
-def grown_rows(bias: Tensor, place: Tensor, new: Tensor, weights: Tensor) -> Tensor:
+def grown_rows(
+    bias: Tensor, place: Tensor, new: Tensor, weights: Tensor
+) -> Tensor:
     """Biases (R, ...) for more items: a new one has the mean odds exp(b) of those that stand in
     for it.
 

@@ -13,8 +13,11 @@ from batches import Batch
 from dataset import Catalogue
 from features import ByColumn
 
-PREFERENCE_HORIZON = 20  # later interactions that the preference target averages over
-Predictions = dict[str, tuple[Tensor, Tensor]]  # column -> logits and what is true
+PREFERENCE_HORIZON = (
+    20  # later interactions that the preference target averages over
+)
+# column -> logits and what is true
+Predictions = dict[str, tuple[Tensor, Tensor]]
 
 
 class ValueHead(nn.Module):
@@ -22,7 +25,10 @@ class ValueHead(nn.Module):
 
     def __init__(self, width: int, values: int) -> None:
         super().__init__()
-        self.hidden, self.out = nn.Linear(3 * width, width), nn.Linear(width, values)
+        self.hidden, self.out = (
+            nn.Linear(3 * width, width),
+            nn.Linear(width, values),
+        )
 
     def forward(self, states: Tensor, items: Tensor) -> Tensor:
         """states (N, D), item vectors (N, D) to logits (N, K)."""
@@ -60,10 +66,15 @@ class PreferenceHeads(ByColumn):
         super().__init__()
         for entry in catalogue.predicted_columns:
             self[entry.name] = nn.Linear(width, len(entry.values))
-            shares = torch.from_numpy(catalogue.items.shares(entry.name))  # (R, F)
-            self.register_buffer(f"shares_{entry.name}", shares, persistent=False)
+            # (R, F)
+            shares = torch.from_numpy(catalogue.items.shares(entry.name))
+            self.register_buffer(
+                f"shares_{entry.name}", shares, persistent=False
+            )
 
-    def forward(self, batch: Batch, predicted: Tensor, states: Tensor) -> Predictions:
+    def forward(
+        self, batch: Batch, predicted: Tensor, states: Tensor
+    ) -> Predictions:
         """Logits and true shares, (N, F) each, at the predicted positions (N,)."""
         found = {}
         for name, head in self.items():

@@ -23,12 +23,19 @@ from support.tables import write_parquet
 
 __all__ = ["Query", "RecommendationEngine"]
 ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "json")
-SHOWN = 5  # contributions of the history in JSON that is not asked to explain all
+SHOWN = (
+    5  # contributions of the history in JSON that is not asked to explain all
+)
 
 
 FLAGS: dict[str, dict[str, Any]] = {
-    "model_path": {"default": "checkpoints/best", "help": "folder of a trained model"},
-    "data_dir": {"help": "folder with the data set's files (default: as in training)"},
+    "model_path": {
+        "default": "checkpoints/best",
+        "help": "folder of a trained model",
+    },
+    "data_dir": {
+        "help": "folder with the data set's files (default: as in training)"
+    },
     "user_id": {"help": "a user of the data"},
     "history": {
         "help": "items a user has had, oldest first: ids with commas or names with semicolons"
@@ -45,7 +52,9 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "CONDITION",
         "help": 'items that meet a condition: --where "price<=20" --where colour=red,blue',
     },
-    "users": {"help": "'all' or a list of ids: recommendations for many, to --output"},
+    "users": {
+        "help": "'all' or a list of ids: recommendations for many, to --output"
+    },
     "history_until": {
         "choices": ("end", "test", "validation"),
         "default": "end",
@@ -93,9 +102,16 @@ def _many(engine: RecommendationEngine, flags: Any) -> None:
             )
     users = None
     if flags.users != "all":
-        users = [part.strip() for part in flags.users.split(",") if part.strip()]
+        users = [
+            part.strip() for part in flags.users.split(",") if part.strip()
+        ]
     table = recommend_all(
-        engine, users, flags.k, flags.history_until, _filter(flags), flags.precision
+        engine,
+        users,
+        flags.k,
+        flags.history_until,
+        _filter(flags),
+        flags.precision,
     )
     write_parquet(Path(flags.output), table)
     per_user = table.groupby("user_id").size()
@@ -118,7 +134,9 @@ def _facts(pairs: list[str]) -> dict[str, str] | None:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise UserError(f"--set {pair!r}: write COLUMN=VALUE, as in --set age=25")
+            raise UserError(
+                f"--set {pair!r}: write COLUMN=VALUE, as in --set age=25"
+            )
         facts[name.strip()] = value.strip()
     return facts or None
 
@@ -126,7 +144,9 @@ def _facts(pairs: list[str]) -> dict[str, str] | None:
 def _one(engine: RecommendationEngine, flags: Any) -> None:
     sequence = None
     if flags.history is not None:
-        sequence = find_items(engine.catalogue.items, engine.schema, flags.history)
+        sequence = find_items(
+            engine.catalogue.items, engine.schema, flags.history
+        )
     at = None if flags.at is None else parse_time(flags.at)
     facts = _facts(flags.set)
     history = engine.history(flags.user_id, sequence, at, facts)
@@ -137,12 +157,16 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
             f"no {engine.schema.noun} is left to recommend: loosen --where, or give "
             f"--filter_seen no"
         )
-    reasons = engine.explain(query, [item.id for item in items], in_full=flags.explain)
+    reasons = engine.explain(
+        query, [item.id for item in items], in_full=flags.explain
+    )
     note = engine.request_time_note(history, at)
     data_note = engine.schema.note
     profile = None
     if flags.user_id is not None:
-        profile = engine.get_user_profile(flags.user_id, at=at, user_columns=facts)
+        profile = engine.get_user_profile(
+            flags.user_id, at=at, user_columns=facts
+        )
     if flags.json:
         rows = []
         for item, why in zip(items, reasons, strict=True):
@@ -174,8 +198,14 @@ def main(argv: list[str]) -> None:
     if flags.users:
         _many(engine, flags)
         return
-    if flags.output or flags.history_until != "end" or flags.precision != "auto":
-        raise UserError("--output, --history_until and --precision go with --users")
+    if (
+        flags.output
+        or flags.history_until != "end"
+        or flags.precision != "auto"
+    ):
+        raise UserError(
+            "--output, --history_until and --precision go with --users"
+        )
     _one(engine, flags)
 
 

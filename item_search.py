@@ -50,7 +50,9 @@ def _id_of(items: Table, schema: Schema, text: str) -> Any:
             f"name, or the id"
         )
     hint = nearest(text, names[items.first :], "give an id or a name")
-    raise UserError(f"no {schema.noun} in the catalogue is called {text!r}; {hint}")
+    raise UserError(
+        f"no {schema.noun} in the catalogue is called {text!r}; {hint}"
+    )
 
 
 def known_rows(
@@ -58,7 +60,9 @@ def known_rows(
 ) -> np.ndarray:
     """Rows of ids. Raises `UserError`, naming `what`, for an id that is not in the catalogue."""
     if isinstance(ids, str):
-        raise UserError(f"{what}: expected a list of ids, not the text {ids!r}")
+        raise UserError(
+            f"{what}: expected a list of ids, not the text {ids!r}"
+        )
     ids = list(ids)
     rows = items.index(ids)
     if (rows == UNKNOWN).any():
@@ -84,7 +88,10 @@ def rows_where(items: Table, conditions: Sequence[str]) -> np.ndarray:
                 f"condition {condition!r}: write column=value or column>=number"
             )
         name, sign, value = match.groups()
-        if name not in items.fields or items.fields[name].column.kind == "vector":
+        if (
+            name not in items.fields
+            or items.fields[name].column.kind == "vector"
+        ):
             listed = ", ".join(items.fields) or "none"
             hint = nearest(name, items.fields, f"there are {listed}")
             raise UserError(
@@ -94,10 +101,14 @@ def rows_where(items: Table, conditions: Sequence[str]) -> np.ndarray:
     return found
 
 
-def _meets(entry: Field, values: np.ndarray, sign: str, wanted: str) -> np.ndarray:
+def _meets(
+    entry: Field, values: np.ndarray, sign: str, wanted: str
+) -> np.ndarray:
     kind = entry.column.kind
     if kind == "text":
-        return np.array([wanted.casefold() in str(text).casefold() for text in values])
+        return np.array(
+            [wanted.casefold() in str(text).casefold() for text in values]
+        )
     if kind in ("category", "tags") and sign == "=":
         codes = _codes(entry, wanted)
         return np.isin(values.reshape(len(values), -1), codes).any(1)
@@ -138,7 +149,9 @@ def folded(name: str) -> str:
     """A name as it is compared: small letters without accents and punctuation, an article at its
     end put first."""
     signs = unicodedata.normalize("NFKD", str(name).lower())
-    letters = "".join(sign for sign in signs if not unicodedata.combining(sign))
+    letters = "".join(
+        sign for sign in signs if not unicodedata.combining(sign)
+    )
     plain = ARTICLE_LAST.sub(r"\2 \1", letters)
     return " ".join(re.findall(r"\w+", re.sub("['’.*]", "", plain)))
 
@@ -150,7 +163,9 @@ def _matches(items: Table, name: str) -> list[int]:
     rules: list[Callable[[str], bool]] = [
         lambda other: folded(other) == wanted,
         lambda other: folded(re.sub(r" *\(\d{4}\)$", "", other)) == wanted,
-        lambda other: _bare(other.partition(" (")[0]) == ARTICLE.sub("", wanted),
+        lambda other: (
+            _bare(other.partition(" (")[0]) == ARTICLE.sub("", wanted)
+        ),
         lambda other: f" {wanted} " in f" {folded(other)} ",
         lambda other: wanted in folded(other),
     ]

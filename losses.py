@@ -46,20 +46,19 @@ def linear_cross_entropy(
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, table, bias, targets):
-        device, dtype = states.device.type, states.dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        needs_gradient = any(ctx.needs_input_grad)
-        held = CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"])
-        chunks, blocks = _tiles(len(states), len(table), held)
-        with torch.no_grad(), torch.autocast(device, enabled=False):
+        device, dtype = states.device, states.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        chunks, blocks = _tiles(len(states), len(table), device.type)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             # Logits in bits, not nats: exp2 takes a third of exp's time on a CPU.
-            x, x_bits = states.to(dtype), (states.float() * LOG2_E).to(dtype)
-            weight, offset = table.to(dtype), bias.float() * LOG2_E
-            grad_x = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-            grad_table = torch.zeros(table.shape, dtype=torch.float32, device=x.device)
-            grad_bias = torch.zeros_like(offset)
-            total = torch.zeros((), dtype=torch.float32, device=x.device)
+            x, weight = states.to(dtype), table.to(dtype)
+            x_bits = (states.float() * LOG2_E).to(dtype)
+            offset = bias.float() * LOG2_E
+            grad_x, grad_table, grad_bias, total = (
+                torch.zeros(shape, dtype=torch.float32, device=device)
+                for shape in (x.shape, table.shape, bias.shape, ())
+            )
             for chunk in chunks:
                 target = targets[chunk, None]  # (C, 1)
                 counts = target != PAD  # (C, 1)
@@ -68,11 +67,11 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                     logits = (x_bits[chunk] @ weight[block].T).float()
                     return logits.add_(offset[block])  # (C, R or less)
 
-                top, normaliser, own, powers = _streaming_softmax(
-                    logits_of, blocks, target
-                )
-                total += (normaliser.log2() + top - own).where(counts, 0.0).sum()
-                if not needs_gradient:
+                found = _streaming_softmax(logits_of, blocks, target)
+                top, normaliser, own, powers = found
+                each = normaliser.log2() + top - own
+                total += each.where(counts, 0.0).sum()
+                if not any(ctx.needs_input_grad):
                     continue
                 # A row that does not count has no gradient.
                 divisor = normaliser.where(counts, torch.inf)
@@ -80,20 +79,21 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                     # One exponential serves loss and gradient where one block holds all rows.
                     if len(blocks) > 1:
                         powers = logits_of(block).sub_(top).exp2_()
-                    gradient = powers.div_(divisor)  # softmax, minus one-hot below
+                    # Softmax, minus one-hot where the target lies in the block.
+                    gradient = powers.div_(divisor)
                     column, inside = _column_in(block, target)
-                    gradient.scatter_add_(1, column, -(inside & counts).float())
+                    true = -(inside & counts).float()
+                    gradient.scatter_add_(1, column, true)
                     grad_bias[block] += gradient.sum(0)
                     gradient = gradient.to(dtype)
                     grad_x[chunk] += gradient @ weight[block]
                     grad_table[block] += gradient.T @ x[chunk]
-            number = (targets != PAD).sum()
-        if needs_gradient:
-            ctx.save_for_backward(
-                grad_x.to(states.dtype).div_(number),
-                grad_table.to(table.dtype).div_(number),
-                grad_bias.to(bias.dtype).div_(number),
-            )
+        number = (targets != PAD).sum()
+        ctx.save_for_backward(
+            grad_x.to(states.dtype).div_(number),
+            grad_table.to(table.dtype).div_(number),
+            grad_bias.to(bias.dtype).div_(number),
+        )
         return total / (number * LOG2_E)
 
     @staticmethod
@@ -101,20 +101,29 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         return *(grad * grad_output for grad in ctx.saved_tensors), None
 
 
-def _tiles(states: int, rows: int, held: int) -> tuple[list[slice], list[slice]]:
-    """Chunks of states and blocks of rows, such that a tile of logits holds about `held` numbers.
+def _tiles(
+    states: int, rows: int, device: str
+) -> tuple[list[slice], list[slice]]:
+    """Chunks of states and blocks of rows, such that a tile of logits holds about CHUNK_ELEMENTS.
 
     Few rows: some states against all of them, in one block. Many: many states against some rows,
     or the sum of the table's gradient would be fetched anew for every few states.
     """
+    held = CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"])
     if rows <= held // 64:
-        size, width = math.ceil(held // rows / 64) * 64, rows
+        size = math.ceil(held // rows / 64) * 64
+        width = rows
     else:
-        size, width = 2048, max(1, held // 2048)
+        size = 2048
+        width = max(1, held // 2048)
     chunks = [
-        slice(start, min(start + size, states)) for start in range(0, states, size)
+        slice(start, min(start + size, states))
+        for start in range(0, states, size)
     ]
-    blocks = [slice(start, min(start + width, rows)) for start in range(0, rows, width)]
+    blocks = [
+        slice(start, min(start + width, rows))
+        for start in range(0, rows, width)
+    ]
     return chunks, blocks
 
 
@@ -131,7 +140,9 @@ def _streaming_softmax(
         column, inside = _column_in(block, target)
         own = logits.gather(1, column).where(inside, own)
         powers = logits.sub_(top).exp2_()
-        normaliser = normaliser * (before - top).exp2_() + powers.sum(1, keepdim=True)
+        normaliser = normaliser * (before - top).exp2_() + powers.sum(
+            1, keepdim=True
+        )
     return top, normaliser, own, powers
 
 
@@ -157,12 +168,17 @@ def distillation_loss(
     def chunk_loss(chunk: slice) -> Tensor:
         wanted = []
         for teacher in teachers:
-            logits = (teacher.states[chunk] @ teacher.table.T).float() + teacher.bias
+            logits = (
+                teacher.states[chunk] @ teacher.table.T
+            ).float() + teacher.bias
             wanted.append(logits.softmax(1))
         logits = (own.states[chunk] @ own.table.T).float() + own.bias
         # Rows that are no candidates are at 0 times -inf.
-        logarithms = logits.log_softmax(1).masked_fill(own.bias == -torch.inf, 0.0)
-        each = -(torch.stack(wanted).mean(0) * logarithms).sum(1)
+        logarithms = logits.log_softmax(1).masked_fill(
+            own.bias == -torch.inf, 0.0
+        )
+        mean = torch.stack(wanted).mean(0)  # (N, R)
+        each = -(mean * logarithms).sum(1)
         return each.where(counted[chunk], 0.0).sum()
 
     total = 0.0
@@ -194,7 +210,9 @@ def sampled_softmax_loss(
     sampled = (states @ F.embedding(negatives, table).T).float()
     sampled = sampled + F.embedding(negatives, column)[:, 0]  # (N, K)
     sampled = sampled.masked_fill(target[:, None] == negatives, -torch.inf)
-    each = torch.cat([positive[:, None], sampled], dim=1).logsumexp(1) - positive
+    each = (
+        torch.cat([positive[:, None], sampled], dim=1).logsumexp(1) - positive
+    )
     return each.where(counted, 0.0).sum() / counted.sum()
 
 
@@ -209,7 +227,8 @@ def preference_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy against a distribution. logits and target (N, F); rows of the target sum to
     1, or to 0 where nothing is known."""
     known = (target.sum(1) > 0).sum()
-    return -(target * logits.float().log_softmax(-1)).sum() / known
+    logarithms = logits.float().log_softmax(-1)
+    return -(target * logarithms).sum() / known
 
 
 def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
@@ -219,8 +238,12 @@ def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
     first and second (B, D); of groups (B,) equal ones are not told apart.
     """
     # (B, B)
-    cosines = F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T
+    first = F.normalize(first.float(), dim=-1)
+    second = F.normalize(second.float(), dim=-1)
+    cosines = first @ second.T
     own = torch.arange(len(cosines), device=cosines.device)
     same = (groups[:, None] == groups) & (own[:, None] != own)
     logits = (cosines / CONTRASTIVE_TEMPERATURE).masked_fill(same, -torch.inf)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    there = F.cross_entropy(logits, own)
+    back = F.cross_entropy(logits.T, own)
+    return (there + back) / 2

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from baselines.popularity import Popularity
@@ -21,6 +23,7 @@ from evaluation.side_tasks import (
     preference_quality,
     value_quality,
 )
+from scorer import Scorer
 from settings import Settings
 from support.checkpoint import write_json
 from support.memory import peak_memory_mb
@@ -47,21 +50,15 @@ def measure(
     ranking, columns = {}, {}
     for suffix, evaluation in both_filters(settings.eval, data).items():
         for label, ranker in rankers.items():
-            rank = target_ranks(ranker, data, "test", length, evaluation, device)
+            rank = target_ranks(
+                ranker, data, "test", length, evaluation, device
+            )
             ranking[label + suffix] = summarise(rank, users)
             if not suffix:
                 columns["rank" if label == name else "popularity_rank"] = rank
     columns |= per_request(columns["rank"])
-    stated, expected_shares = head_outputs(scorer, data, "test", length, device)
-    values, preferences = {}, {}
-    for column, probabilities in stated.items():
-        entry = data.catalogue.interaction_fields[column]
-        values[column] = value_quality(entry, probabilities, data, "test")
-        guess = expected(entry, probabilities)
-        if guess is not None:
-            columns[f"predicted_{column}"] = guess
-    for column, shares in expected_shares.items():
-        preferences[column] = preference_quality(column, shares, data, "test")
+    values, preferences, guesses = _heads(scorer, data, length, device)
+    columns |= guesses
     candidates = draw_candidates(data, "test", settings.eval)
     if candidates is not None:
         columns["candidate"] = data.catalogue.items.id_array(candidates)
@@ -73,12 +70,32 @@ def measure(
         "ranking": ranking,
         "values": values,
         "preferences": preferences,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(
+            parameter.numel() for parameter in model.parameters()
+        ),
         **_spent(progress),
     }
     write_request_results(folder / "test_users.parquet", data, "test", columns)
-    write_json(folder / "results.json", results)  # last: where it stands, all is done
+    # Last: where it stands, all is done.
+    write_json(folder / "results.json", results)
     return results
+
+
+def _heads(
+    scorer: Scorer, data: Dataset, length: int, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
+    """(figures of the value heads, of the preference heads, expected numbers of each request)."""
+    stated, shares = head_outputs(scorer, data, "test", length, device)
+    values, preferences, guesses = {}, {}, {}
+    for column, probabilities in stated.items():
+        entry = data.catalogue.interaction_fields[column]
+        values[column] = value_quality(entry, probabilities, data, "test")
+        guess = expected(entry, probabilities)
+        if guess is not None:
+            guesses[f"predicted_{column}"] = guess
+    for column, found in shares.items():
+        preferences[column] = preference_quality(column, found, data, "test")
+    return values, preferences, guesses
 
 
 def _spent(progress: Progress) -> dict[str, Any]:
@@ -106,7 +123,9 @@ def report(results: dict[str, Any], progress: Progress) -> None:
             [name, *(f"{row[measure]:.4f}" for measure in names)]
             for name, row in rows.items()
         ]
-        print_table(f"{column} of the test item", same, ["predictor", *names], cells)
+        print_table(
+            f"{column} of the test item", same, ["predictor", *names], cells
+        )
     for column, row in results["preferences"].items():
         cells = [[name, f"{value:.4f}"] for name, value in row.items()]
         title = f"{column} of the next item: cross-entropy in nats, lower is better"

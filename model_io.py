@@ -21,7 +21,12 @@ from dataset import ITEM_ROWS, USER_ROWS, Catalogue, Dataset, Field, Table
 from enhanced_model import EnhancedBERT4Rec
 from schema import schema_of
 from settings import DataSettings, ModelSettings, Settings
-from support.checkpoint import INFO, load_weights, read_checkpoint, write_checkpoint
+from support.checkpoint import (
+    INFO,
+    load_weights,
+    read_checkpoint,
+    write_checkpoint,
+)
 from support.errors import UserError
 from support.tracking import git_commit
 
@@ -102,7 +107,9 @@ def save_model(
         columns = catalogue.items.data
         info["items"] = {
             "names": catalogue.items.names.tolist(),
-            "columns": {name: values.tolist() for name, values in columns.items()},
+            "columns": {
+                name: values.tolist() for name, values in columns.items()
+            },
         }
     write_checkpoint(folder, model.state_dict(), info, keep_previous)
 
@@ -148,15 +155,22 @@ def stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
 
 
 def _stored_catalogue(
-    folder: Path, info: dict[str, Any], settings: DataSettings, data_dir: str | None
+    folder: Path,
+    info: dict[str, Any],
+    settings: DataSettings,
+    data_dir: str | None,
 ) -> Catalogue:
     """The catalogue that a model was trained on; of its users nothing but the ids is known."""
     nameless = np.empty(0, dtype=object)
     try:
         schema = schema_of(info["schema"], folder / INFO, {})
         fields = Fields.validate_python(info["fields"])
-        items = Table(_ids(info["item_ids"]), ITEM_ROWS, nameless, fields["items"])
-        users = Table(_ids(info["user_ids"]), USER_ROWS, nameless, fields["users"])
+        items = Table(
+            _ids(info["item_ids"]), ITEM_ROWS, nameless, fields["items"]
+        )
+        users = Table(
+            _ids(info["user_ids"]), USER_ROWS, nameless, fields["users"]
+        )
         if "items" in info:
             items = _described(items, info["items"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -164,7 +178,9 @@ def _stored_catalogue(
     catalogue = Catalogue(schema, items, users, fields["interactions"])
     if "items" in info:
         return catalogue
-    files = dataclasses.replace(settings, data_dir=data_dir or settings.data_dir)
+    files = dataclasses.replace(
+        settings, data_dir=data_dir or settings.data_dir
+    )
     items = _rows_of(items, load(files, catalogue).catalogue.items, folder)
     return dataclasses.replace(catalogue, items=items)
 
@@ -228,7 +244,9 @@ def _described(bare: Table, stored: dict[str, Any]) -> Table:
     """The item table with the names and columns that a checkpoint holds."""
     data = {}
     for name, entry in bare.fields.items():
-        data[name] = np.array(stored["columns"][name], dtype=entry.unknown.dtype)
+        data[name] = np.array(
+            stored["columns"][name], dtype=entry.unknown.dtype
+        )
     names = np.array(stored["names"], dtype=object)
     if {len(bare)} != {len(names), *map(len, data.values())}:
         raise ValueError(f"not the {len(bare)} rows of its items")

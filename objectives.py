@@ -41,8 +41,12 @@ def task_losses(
             continue
         losses[task] = item_loss(own, train)
         if theirs:
-            followed = distillation_loss(own, [getattr(said, task) for said in theirs])
-            losses[task] = (1 - TEACHER_SHARE) * losses[task] + TEACHER_SHARE * followed
+            followed = distillation_loss(
+                own, [getattr(said, task) for said in theirs]
+            )
+            losses[task] = (1 - TEACHER_SHARE) * losses[
+                task
+            ] + TEACHER_SHARE * followed
     if outputs.first_item is not None:
         # Mean over all positions; starts are few, and teachers say nothing of them.
         first = len(outputs.first_item.targets)

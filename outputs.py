@@ -23,7 +23,9 @@ class Outputs:
 
     masked_item: ItemPrediction | None = None
     next_item: ItemPrediction | None = None
-    first_item: ItemPrediction | None = None  # of the starts, with odds of their own
+    first_item: ItemPrediction | None = (
+        None  # of the starts, with odds of their own
+    )
     # logits (N, K), codes (N,)
     values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     # logits, shares (N, F)

@@ -14,7 +14,9 @@ from support.errors import UserError
 MOST_VALUES = 200  # of an item column, in a profile
 
 
-def user_columns_of(users: Table, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def user_columns_of(
+    users: Table, facts: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
     """Stored values of facts such as {'country': 'FR', 'age': 25}; None for unknown. Raises
     `UserError` for an unknown column or value."""
     columns = {}
@@ -29,18 +31,26 @@ def user_columns_of(users: Table, facts: Mapping[str, Any]) -> dict[str, np.ndar
     return columns
 
 
-def profile(catalogue: Catalogue, user_id: Id | None, history: History) -> Profile:
+def profile(
+    catalogue: Catalogue, user_id: Id | None, history: History
+) -> Profile:
     """What a history says of a user, beside the user's own columns."""
     columns, affinities, means = {}, {}, {}
     for name, entry in catalogue.users.fields.items():
-        columns[name] = entry.readable(history.user_columns.get(name, entry.unknown))
+        columns[name] = entry.readable(
+            history.user_columns.get(name, entry.unknown)
+        )
     for name, entry in catalogue.items.fields.items():
         small = 0 < len(entry.values) <= MOST_VALUES
         if small and len(history.items):
             had = catalogue.items.shares(name)[history.items] > 0  # (L, F)
             shares = had.mean(0).round(3).tolist()
-            pairs = sorted(zip(entry.titles, shares, strict=True), key=lambda p: -p[1])
-            affinities[name] = {title: share for title, share in pairs if share}
+            pairs = sorted(
+                zip(entry.titles, shares, strict=True), key=lambda p: -p[1]
+            )
+            affinities[name] = {
+                title: share for title, share in pairs if share
+            }
     for name, values in history.columns.items():
         numbers = catalogue.interaction_fields[name].as_numbers(values)
         if numbers is not None and not np.isnan(numbers).all():
@@ -83,6 +93,8 @@ def parse_time(text: str) -> int:
 def iso(seconds: int) -> str:
     """'2001-01-31 20:00 UTC'; of moments beyond the calendar the seconds."""
     try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return datetime.fromtimestamp(seconds, UTC).strftime(
+            "%Y-%m-%d %H:%M UTC"
+        )
     except (ValueError, OverflowError, OSError):
         return f"{seconds} s since 1970"

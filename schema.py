@@ -40,7 +40,11 @@ ROLES = {
     "items": ("id", "name"),
     "users": ("id",),
 }
-REQUIRED = {"interactions": ("user", "item"), "items": ("id",), "users": ("id",)}
+REQUIRED = {
+    "interactions": ("user", "item"),
+    "items": ("id",),
+    "users": ("id",),
+}
 # Kinds that a head can predict.
 PREDICTABLE = {
     "interactions": ("category",),
@@ -73,7 +77,9 @@ def _named_columns(columns: Any) -> Any:
     for name, column in columns.items():
         if isinstance(column, str):
             column = {"kind": column}
-        named[name] = {"name": name, **column} if isinstance(column, dict) else column
+        named[name] = (
+            {"name": name, **column} if isinstance(column, dict) else column
+        )
     return named
 
 
@@ -121,15 +127,16 @@ class TableSchema:
     time: Text = ""
     id: Text = ""
     name: Text = ""
-    columns: Annotated[dict[str, Column], BeforeValidator(_named_columns)] = field(
-        default_factory=dict
+    columns: Annotated[dict[str, Column], BeforeValidator(_named_columns)] = (
+        field(default_factory=dict)
     )
 
     @property
     def roles(self) -> dict[str, str]:
         """Role -> field of the file."""
         given = {
-            role: getattr(self, role) for role in ("user", "item", "time", "id", "name")
+            role: getattr(self, role)
+            for role in ("user", "item", "time", "id", "name")
         }
         return {role: name for role, name in given.items() if name}
 
@@ -169,7 +176,9 @@ class Schema:
         """As YAML has it; what is as by default is left out."""
         content = TypeAdapter(Schema).dump_python(self, exclude_defaults=True)
         for table in TABLES:
-            for name, column in content.get(table, {}).get("columns", {}).items():
+            for name, column in (
+                content.get(table, {}).get("columns", {}).items()
+            ):
                 del column["name"]
                 if len(column) == 1:
                     content[table]["columns"][name] = column["kind"]
@@ -192,21 +201,25 @@ def schema_of(content: Mapping[str, Any], path: Path, lines: Lines) -> Schema:
     except ValidationError as error:
         # A wrong name before what is missing for it.
         unknown = "unexpected_keyword_argument"
-        faults = sorted(error.errors(), key=lambda fault: fault["type"] != unknown)
+        faults = sorted(
+            error.errors(), key=lambda fault: fault["type"] != unknown
+        )
         fault, message = faults[0], faults[0]["msg"]
         if fault["type"] == "string_pattern_mismatch":
-            message = (
-                "a name has letters, digits and _ alone; the field's own goes to source"
-            )
+            message = "a name has letters, digits and _ alone; the field's own goes to source"
         if fault["type"] == unknown:
-            message = "unknown key; datasets/README.md says what may stand there"
+            message = (
+                "unknown key; datasets/README.md says what may stand there"
+            )
         _refuse(path, lines, tuple(map(str, fault["loc"])), message)
     for place, message in _faults(schema):
         _refuse(path, lines, place, message)
     return schema
 
 
-def _refuse(path: Path, lines: Lines, place: tuple[str, ...], message: str) -> None:
+def _refuse(
+    path: Path, lines: Lines, place: tuple[str, ...], message: str
+) -> None:
     """Name the line of a place, or of the nearest one around it that has a line."""
     around = place
     while around and around not in lines:
@@ -228,7 +241,10 @@ def _faults(schema: Schema) -> Iterator[tuple[tuple[str, ...], str]]:
                     place,
                     f"{name} is a role; give the column another name, with source",
                 )
-            if table == "interactions" and column.kind not in ("category", "number"):
+            if table == "interactions" and column.kind not in (
+                "category",
+                "number",
+            ):
                 yield (
                     place,
                     f"an interaction's column is a category or a number; put {column.kind} into "
@@ -240,7 +256,10 @@ def _faults(schema: Schema) -> Iterator[tuple[tuple[str, ...], str]]:
                     f"a {column.kind} of {table} cannot be predicted; drop predict, or declare "
                     f"it as a category",
                 )
-            if column.counterfactual and (table, column.kind) != ("users", "category"):
+            if column.counterfactual and (table, column.kind) != (
+                "users",
+                "category",
+            ):
                 yield place, "counterfactual is for categories of users"
 
 

@@ -27,20 +27,26 @@ class Scorer(nn.Module):
             self.register_buffer("table", model.item_table(), persistent=False)
         # Whether users without a history can be served; families of features; columns of
         # interactions, and of items that come next, which a head predicts.
-        self.starts, self.families = model.starts, model.families
+        self.starts = model.starts
+        self.families = model.families
         self.value_columns = tuple(getattr(model, "value_heads", ()))
         self.preference_columns = tuple(getattr(model, "preference_heads", ()))
 
     def items(self, without: Set[str] = NOTHING) -> Tensor:
         """(R, D) item table."""
-        return self.model.item_table(without) if without else self.table
+        if not without:
+            return self.table
+        return self.model.item_table(without)
 
     def states(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
         """(B, D) state that predicts the interaction after each history."""
         return self.model.request_states(batch, self.items(without), without)
 
     def scores(
-        self, states: Tensor, batch: Batch | None = None, without: Set[str] = NOTHING
+        self,
+        states: Tensor,
+        batch: Batch | None = None,
+        without: Set[str] = NOTHING,
     ) -> Tensor:
         """States (B, D) to logits (B, R), -inf for PAD and MASK, in fp32 even under autocast.
 
@@ -52,23 +58,29 @@ class Scorer(nn.Module):
         """(B, R) logits of each item as the next interaction."""
         return self.scores(self.states(batch, without), batch, without)
 
-    def value_probabilities(self, name: str, states: Tensor, items: Tensor) -> Tensor:
+    def value_probabilities(
+        self, name: str, states: Tensor, items: Tensor
+    ) -> Tensor:
         """States (N, D) and rows of items (N,) to the probabilities of an interaction column's
         values, (N, K)."""
-        return self.model.value_logits(name, states, self.table[items]).softmax(-1)
+        vectors = self.table[items]
+        logits = self.model.value_logits(name, states, vectors)
+        return logits.softmax(-1)
 
     def preferences(self, name: str, states: Tensor) -> Tensor:
         """States (B, D) to the distribution of an item column's values in what comes next, (B,
         F).
         """
-        return self.model.preference_heads[name](states).softmax(-1)
+        logits = self.model.preference_heads[name](states)
+        return logits.softmax(-1)
 
 
 def hide(batch: Batch, families: Set[str]) -> Batch:
     """Batch that says 'unknown' where it told of these families of features."""
     if not families:
         return batch
-    columns, user_columns = dict(batch.columns), dict(batch.user_columns)
+    columns = dict(batch.columns)
+    user_columns = dict(batch.user_columns)
     everywhere = torch.ones_like(batch.whole)
     for family in families - {USER_ID}:
         table, _, name = family.partition(".")

@@ -3,7 +3,7 @@
 Four frozen dataclasses (data, model, train, eval) make up `Settings`. The command line of
 `trainer.py`, the YAML files (command_line.py) and the checkpoints all follow from their fields;
 the text under a field is its `--help`. What a setting belongs to, or needs to have an effect,
-stands in its metadata (`option`). This module knows nothing of models or data.
+stands in its metadata (`option`). It knows no models or data.
 """
 
 import dataclasses
@@ -19,7 +19,9 @@ from support.errors import UserError, nearest, require
 
 # Kinds and limits of values are checked by pydantic; the text under a field is its description.
 CHECKED = ConfigDict(
-    use_attribute_docstrings=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    use_attribute_docstrings=True,
+    allow_inf_nan=False,
+    coerce_numbers_to_str=True,
 )
 Count = Annotated[int, Ge(1)]
 Number = Annotated[int, Ge(0)]
@@ -27,7 +29,9 @@ Size = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 
 
-def option(default: Any, model: str | None = None, needs: str | None = None) -> Any:
+def option(
+    default: Any, model: str | None = None, needs: str | None = None
+) -> Any:
     """A setting that only one `model` reads, or that does nothing without another one.  needs: the
     name of the other setting, as in 'teacher', or with its value, 'loss=sampled_softmax'."""
     return field(default=default, metadata={"model": model, "needs": needs})
@@ -50,7 +54,9 @@ class DataSettings:
     """Keep users with at least this many interactions, or as many as --protocol needs."""
     keep: str = ""
     """Keep interactions that meet a condition on one of their columns, as in 'rating>=4'."""
-    protocol: Literal["leave_one_out", "global_time", "multi5"] = "leave_one_out"
+    protocol: Literal["leave_one_out", "global_time", "multi5"] = (
+        "leave_one_out"
+    )
     """Which interactions train and which are asked for (splits.py)."""
     split_seed: Number = option(0, needs="protocol=multi5")
     """Seed of the split of users (--protocol multi5)."""
@@ -92,7 +98,9 @@ class ModelSettings:
     """One learned vector per item."""
     item_features: str = option("all", "enhanced")
     """Columns of the items as input: all, none, or names as in 'price,brand'."""
-    text_encoder: Literal["none", "sentence", "ngrams"] = option("none", "enhanced")
+    text_encoder: Literal["none", "sentence", "ngrams"] = option(
+        "none", "enhanced"
+    )
     """How text columns are read: sentence = MiniLM (requirements-text.txt), ngrams = hashed
     characters, none = not at all."""
     graph: bool = option(False, "enhanced")
@@ -124,7 +132,9 @@ class ModelSettings:
     heads."""
     preference_weight: Size = option(0.2, "enhanced")
     """Weight of predicting item columns of what comes next; 0 = no such heads."""
-    contrastive_weight: Size = option(0.0, "enhanced", needs="next_item_weight")
+    contrastive_weight: Size = option(
+        0.0, "enhanced", needs="next_item_weight"
+    )
     """Weight of the loss that brings two views of a history together (views.py)."""
 
     def __post_init__(self) -> None:
@@ -134,12 +144,11 @@ class ModelSettings:
             f"{self.num_heads}; choose a multiple of {self.num_heads}",
         )
         rates = f"((0|0?\\.\\d+)(,(?!$)|$)){{{self.num_layers}}}"
+        given = not self.layer_dropout or re.fullmatch(
+            rates, self.layer_dropout
+        )
         require(
-            not self.layer_dropout
-            or (
-                bool(re.fullmatch(rates, self.layer_dropout))
-                and max(self.block_dropouts) <= 0.95
-            ),
+            given and max(self.block_dropouts) <= 0.95,
             f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates in "
             f"[0, 0.95], as in {','.join(['0.1'] * self.num_layers)!r}",
         )
@@ -175,11 +184,6 @@ class ModelSettings:
         }
         for message, wrong in faults.items():
             require(not wrong, message)
-
-    @property
-    def rotated_pairs(self) -> int:
-        """Pairs of numbers in an attention head, which --relative_time rotates."""
-        return self.hidden_size // self.num_heads // 2
 
     @property
     def block_dropouts(self) -> list[float]:
@@ -240,13 +244,19 @@ class TrainSettings:
     sliding_window: bool = False
     """Cut histories longer than --seq_length into half-overlapping windows instead of keeping their
     newest part only."""
-    mask_prob: Annotated[float, Gt(0), Lt(1)] = option(0.2, needs="masked_item_weight")
+    mask_prob: Annotated[float, Gt(0), Lt(1)] = option(
+        0.2, needs="masked_item_weight"
+    )
     """Cloze task: share of positions masked."""
-    masking: Literal["uniform", "late"] = option("uniform", needs="masked_item_weight")
+    masking: Literal["uniform", "late"] = option(
+        "uniform", needs="masked_item_weight"
+    )
     """Cloze task: which positions; late = the newer the more often."""
     last_mask_share: Share = option(0.1, needs="masked_item_weight")
     """Cloze task: share of sequences with the last position alone masked, as at inference."""
-    masked_batch_share: Share = option(0.5, "enhanced", needs="masked_item_weight")
+    masked_batch_share: Share = option(
+        0.5, "enhanced", needs="masked_item_weight"
+    )
     """Share of batches that carry the cloze task; the others carry the causal tasks."""
     late_start_share: Share = option(0.0, "enhanced")
     """Share of training sequences that begin late, without the user's id, as if the past were lost:
@@ -284,9 +294,9 @@ class EvalSettings:
     filter_seen: Literal["auto", "yes", "no"] = "auto"
     """Take the items of the user's history out of the ranking; auto = yes, unless the schema says
     that users have items repeatedly."""
-    candidates: Literal["full", "uniform_100", "popular_100", "popular_100_any"] = (
-        "full"
-    )
+    candidates: Literal[
+        "full", "uniform_100", "popular_100", "popular_100_any"
+    ] = "full"
     """What the targets are ranked among: all items, or 100 drawn uniformly or by popularity from
     those that the user has not had, or (popular_100_any, as in the published tables) from all but
     the target, of which those in the history are then left out."""
@@ -302,7 +312,9 @@ class Settings:
     eval: EvalSettings = field(default_factory=EvalSettings)
 
     def __post_init__(self) -> None:
-        both_item_heads = self.model.next_item_weight and self.model.masked_item_weight
+        both_item_heads = (
+            self.model.next_item_weight and self.model.masked_item_weight
+        )
         if self.model.model == "enhanced" and both_item_heads:
             require(
                 self.train.masked_batch_share < 1,
@@ -337,7 +349,9 @@ class Settings:
         return flat
 
 
-SECTIONS = {entry.name: entry.default_factory for entry in dataclasses.fields(Settings)}
+SECTIONS = {
+    entry.name: entry.default_factory for entry in dataclasses.fields(Settings)
+}
 # Every setting by name.
 FIELDS = {
     entry.name: entry
@@ -346,8 +360,8 @@ FIELDS = {
 }
 
 # Where things lie and who follows the run: never changes a result.
-BOOKKEEPING = ("checkpoint_dir", "runs_dir", "data_dir", "use_wandb", "wandb_mode")
-BOOKKEEPING += ("run_group", "run_name")
+BOOKKEEPING = ("checkpoint_dir", "runs_dir", "data_dir", "use_wandb")
+BOOKKEEPING += ("wandb_mode", "run_group", "run_name")
 
 
 def names_of(text: str) -> list[str]:

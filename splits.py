@@ -79,7 +79,9 @@ def split_interactions(
         "global_time": _global_time,
         "multi5": _multi5,
     }[settings.protocol]
-    train_ends, validation, test, description = split(settings, offsets, users, times)
+    train_ends, validation, test, description = split(
+        settings, offsets, users, times
+    )
     trains = (train_ends > offsets[:-1]).any()
     if not (trains and len(validation) and len(test)):
         raise UserError(
@@ -92,7 +94,10 @@ def split_interactions(
 
 
 def _leave_one_out(
-    _settings: DataSettings, offsets: np.ndarray, users: np.ndarray, _times: np.ndarray
+    _settings: DataSettings,
+    offsets: np.ndarray,
+    users: np.ndarray,
+    _times: np.ndarray,
 ) -> Parts:
     ends = offsets[1:]
     return (
@@ -104,7 +109,10 @@ def _leave_one_out(
 
 
 def _global_time(
-    _settings: DataSettings, offsets: np.ndarray, _users: np.ndarray, times: np.ndarray
+    _settings: DataSettings,
+    offsets: np.ndarray,
+    _users: np.ndarray,
+    times: np.ndarray,
 ) -> Parts:
     if not times.any():
         raise UserError(
@@ -112,7 +120,11 @@ def _global_time(
         )
     shares = [1 - 2 * HELD_OUT, 1 - HELD_OUT]
     first, second = np.quantile(times, shares, method="lower")
-    dates = np.array([first, second]).astype("datetime64[s]").astype("datetime64[m]")
+    dates = (
+        np.array([first, second])
+        .astype("datetime64[s]")
+        .astype("datetime64[m]")
+    )
     return (
         ends_before(offsets, times, first),
         spread_requests(offsets, (times >= first) & (times < second)),
@@ -123,7 +135,9 @@ def _global_time(
     )
 
 
-def ends_before(offsets: np.ndarray, times: np.ndarray, moment: int) -> np.ndarray:
+def ends_before(
+    offsets: np.ndarray, times: np.ndarray, moment: int
+) -> np.ndarray:
     """(users,) where what a user had before a moment ends."""
     before = np.append(0, np.cumsum(times < moment))
     return offsets[:-1] + before[offsets[1:]] - before[offsets[:-1]]
@@ -137,7 +151,9 @@ def spread_requests(offsets: np.ndarray, period: np.ndarray) -> Requests:
         # The very first interaction of a user has no history to rank from.
         rows = start + 1 + np.flatnonzero(period[start + 1 : end])
         if len(rows):
-            places = np.linspace(0, len(rows) - 1, MOST_TARGETS).round().astype(int)
+            places = (
+                np.linspace(0, len(rows) - 1, MOST_TARGETS).round().astype(int)
+            )
             chosen.append(rows[np.unique(places)])
             users += [user] * len(chosen[-1])
     return Requests(
@@ -146,7 +162,10 @@ def spread_requests(offsets: np.ndarray, period: np.ndarray) -> Requests:
 
 
 def _multi5(
-    settings: DataSettings, offsets: np.ndarray, users: np.ndarray, _times: np.ndarray
+    settings: DataSettings,
+    offsets: np.ndarray,
+    users: np.ndarray,
+    _times: np.ndarray,
 ) -> Parts:
     users = np.random.default_rng(settings.split_seed).permutation(users)
     held = round(HELD_OUT * len(users))

@@ -79,7 +79,11 @@ def check_start(start: Checkpoint, data: Dataset, settings: Settings) -> None:
 
 def load_teachers(data: Dataset, settings: Settings) -> list[nn.Module]:
     """Models to follow. Raises `UserError` if one cannot say what this run asks."""
-    paths = [Path(path.strip()) for path in settings.train.teacher.split(",") if path]
+    paths = [
+        Path(path.strip())
+        for path in settings.train.teacher.split(",")
+        if path
+    ]
     return [_teacher(path, data, settings) for path in paths]
 
 
@@ -107,7 +111,9 @@ def _teacher(folder: Path, data: Dataset, settings: Settings) -> nn.Module:
     return checkpoint.model
 
 
-def _check_selected(origin: str, info: dict[str, Any], settings: Settings) -> None:
+def _check_selected(
+    origin: str, info: dict[str, Any], settings: Settings
+) -> None:
     """Raises `UserError` if a checkpoint with this info may have learned from what this run holds
     out. origin: the flag and folder that brought it here."""
     # The hash does not hold each choice, so one that rounds alike is compared too.
@@ -124,7 +130,10 @@ def _check_same(
     origin: str, info: dict[str, Any], settings: Settings, names: Iterable[str]
 ) -> None:
     """Raises `UserError` if one of these settings is in use and another one there."""
-    theirs, ours = Settings().replace(**info["settings"]).to_dict(), settings.to_dict()
+    theirs, ours = (
+        Settings().replace(**info["settings"]).to_dict(),
+        settings.to_dict(),
+    )
     for name in sorted(names):
         before, now = theirs[name], ours[name]
         if name.endswith(

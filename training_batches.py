@@ -109,11 +109,15 @@ class TrainingBatches:
                 batch = self._cloze(rows, starts[rows], noise)
             else:
                 batch = self._causal(rows, starts[rows])
-            known = batch.users.masked_fill(torch.from_numpy(late[rows]), UNKNOWN)
+            known = batch.users.masked_fill(
+                torch.from_numpy(late[rows]), UNKNOWN
+            )
             yield hide_context(batch.replace(users=known), noise)
 
     def _carries_cloze(self, count: int) -> bool:
-        return int((count + 1) * self.cloze_share) > int(count * self.cloze_share)
+        return int((count + 1) * self.cloze_share) > int(
+            count * self.cloze_share
+        )
 
     def _gather(
         self, starts: np.ndarray, ends: np.ndarray
@@ -121,7 +125,9 @@ class TrainingBatches:
         """(lengths, (B, L) positions in the flat arrays, -1 on padding) of runs of interactions."""
         lengths = ends - starts
         grid = np.arange(padded_width(lengths.max(), self.seq_length))
-        return lengths, np.where(grid < lengths[:, None], starts[:, None] + grid, -1)
+        return lengths, np.where(
+            grid < lengths[:, None], starts[:, None] + grid, -1
+        )
 
     def _take(self, flat: np.ndarray, where: np.ndarray) -> Tensor:
         unknown = np.nan if flat.dtype == np.float32 else 0
@@ -131,10 +137,13 @@ class TrainingBatches:
 
     def _columns(self, where: np.ndarray) -> dict[str, Tensor]:
         return {
-            name: self._take(flat, where) for name, flat in self.data.columns.items()
+            name: self._take(flat, where)
+            for name, flat in self.data.columns.items()
         }
 
-    def _user_fields(self, rows: np.ndarray, starts: np.ndarray) -> dict[str, Any]:
+    def _user_fields(
+        self, rows: np.ndarray, starts: np.ndarray
+    ) -> dict[str, Any]:
         users = self.users[rows]
         columns = {
             name: torch.from_numpy(values[users])
@@ -194,7 +203,10 @@ class TrainingBatches:
 
 
 def cloze_mask(
-    lengths: np.ndarray, width: int, train: TrainSettings, noise: np.random.Generator
+    lengths: np.ndarray,
+    width: int,
+    train: TrainSettings,
+    noise: np.random.Generator,
 ) -> np.ndarray:
     """(B, L) positions to mask, at least one a sequence, `train.mask_prob` of them on average
     (late, above .5: fewer).
@@ -254,6 +266,11 @@ def visible_times(times: Tensor, masked: Tensor) -> Tensor:
     place = torch.arange(times.shape[1]).expand_as(times)
     last_visible = place.masked_fill(masked, -1).cummax(1).values
     first_visible = (
-        masked.long().cumprod(1).sum(1, keepdim=True).clamp(max=times.shape[1] - 1)
+        masked.long()
+        .cumprod(1)
+        .sum(1, keepdim=True)
+        .clamp(max=times.shape[1] - 1)
     )
-    return visible.gather(1, torch.where(last_visible < 0, first_visible, last_visible))
+    return visible.gather(
+        1, torch.where(last_visible < 0, first_visible, last_visible)
+    )

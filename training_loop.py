@@ -40,8 +40,10 @@ from views import two_views
 
 # what one forward and backward pass holds
 PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}
-LOG_EVERY = 25  # steps between two looks at the losses; a look waits for the device
-VIEWS = 2**41  # stream of noise of a batch's views; batches have their own numbers
+# steps between two looks at the losses; a look waits for the device
+LOG_EVERY = 25
+# stream of noise of a batch's views; batches have their own numbers
+VIEWS = 2**41
 LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
 WARM_UP = 0.05  # share of all steps
 OnBest = Callable[[nn.Module, dict[str, Any], bool], None]
@@ -115,21 +117,20 @@ class Run:
         self.batches = TrainingBatches(
             data, settings.model.seq_length, self.train, share
         )
-        self.steps_per_epoch = len(self.batches) // self.world
-        if self.steps_per_epoch == 0:
-            raise UserError(
-                f"no full step for {self.world} processes: lower --batch_size "
-                f"{self.train.batch_size}, or give longer histories: beside what is held out, "
-                f"two interactions of a user train"
-            )
-        all_epochs = self.train.max_epochs * self.steps_per_epoch
-        self.steps = self.train.max_steps or all_epochs
+        self.steps_per_epoch, self.steps = self._count_steps()
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
-        self.teachers = [teacher.to(self.device).eval() for teacher in teachers]
+        self.teachers = [
+            teacher.to(self.device).eval() for teacher in teachers
+        ]
         groups = parameter_groups(model, self.train.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.train.learning_rate, fused=True)
-        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
-        if self.rank:  # each process draws dropout masks and negatives of its own
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.train.learning_rate, fused=True
+        )
+        self.wrapped, self.optimizer = self.accelerator.prepare(
+            model, optimizer
+        )
+        if self.rank:
+            # Each process draws dropout masks and negatives of its own.
             torch.manual_seed(self.train.seed + 1_000_003 * self.rank)
         self.progress, self.best_weights = Progress(), {}
         self.loss_sums: dict[str, Any] = defaultdict(float)
@@ -137,6 +138,20 @@ class Run:
         self.quiet = quiet or not self.accelerator.is_main_process
         # On a terminal alone.
         self.bar = tqdm(total=self.steps, disable=self.quiet or None)
+
+    def _count_steps(self) -> tuple[int, int]:
+        """(steps in an epoch, steps of the run)."""
+        in_epoch = len(self.batches) // self.world
+        if in_epoch == 0:
+            raise UserError(
+                f"no full step for {self.world} processes: lower --batch_size "
+                f"{self.train.batch_size}, or give longer histories: beside what is held out, "
+                f"two interactions of a user train"
+            )
+        return (
+            in_epoch,
+            self.train.max_steps or self.train.max_epochs * in_epoch,
+        )
 
     # Phases
 
@@ -150,13 +165,16 @@ class Run:
         )
         for batch in batches:
             self.train_step(self.with_views(batch))
+            # What a stop must leave behind is counted at once.
             progress.step += 1
             progress.step_in_epoch += 1
             progress.tokens += batch.tokens
             count_time()
             # A look at the losses waits for the device, so not at every step.
             if progress.step % LOG_EVERY == 0:
-                self.bar.set_description(f"epoch {progress.epoch + 1}", refresh=False)
+                self.bar.set_description(
+                    f"epoch {progress.epoch + 1}", refresh=False
+                )
                 self.bar.set_postfix(self.mean_losses(), refresh=False)
                 self.bar.update(progress.step - self.bar.n)
             # --max_steps are taken or --max_minutes are over
@@ -170,6 +188,7 @@ class Run:
                     f"stopped and saved in {self.state_folder}; the same command goes on, "
                     f"trainer.py and bert_multi.py with --resume"
                 )
+        # An epoch that is cut short counts too: the run is at its end.
         progress.epoch += 1
         progress.step_in_epoch = 0
 
@@ -179,7 +198,9 @@ class Run:
             return batch
         # A stream of its own: views change no other draw.
         number = VIEWS + self.progress.step_in_epoch * self.world + self.rank
-        noise = np.random.default_rng((self.train.seed, self.progress.epoch, number))
+        noise = np.random.default_rng(
+            (self.train.seed, self.progress.epoch, number)
+        )
         return batch.replace(views=two_views(batch, noise))
 
     def train_step(self, batch: Batch) -> None:
@@ -202,9 +223,14 @@ class Run:
                 else self.accelerator.no_sync(self.wrapped)
             )
             with alone:
-                self.add_gradients(part, self.model.num_targets(part) / targets)
+                self.add_gradients(
+                    part, self.model.num_targets(part) / targets
+                )
         # Of the whole step's gradient, as one pass would have it.
-        self.accelerator.clip_grad_norm_(self.wrapped.parameters(), LARGEST_GRADIENT)
+        self.accelerator.clip_grad_norm_(
+            self.wrapped.parameters(), LARGEST_GRADIENT
+        )
+        # Set at every step, as --max_minutes moves the schedule.
         for group in self.optimizer.param_groups:
             group["lr"] = self.train.learning_rate * self.schedule()
         self.optimizer.step()
@@ -213,7 +239,10 @@ class Run:
     def add_gradients(self, part: Batch, share: float) -> None:
         """Forward and backward of a part that holds this share of a batch's targets."""
         part = part.to(self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+        # The weights stay in fp32; autocast casts what the products read.
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.bf16
+        ):
             outputs = self.wrapped(part)
             losses = task_losses(outputs, part, self.train, self.teachers)
         if not losses:  # nothing in this part that its heads predict
@@ -222,6 +251,7 @@ class Run:
         for task, loss in losses.items():
             self.loss_sums[task] += share * loss.detach()
             self.loss_counts[task] += share
+        # Tasks are weighed here alone: what is logged is not.
         total = sum(self.weights[task] * loss for task, loss in losses.items())
         self.accelerator.backward(total * share)
 
@@ -249,6 +279,7 @@ class Run:
             "seconds": round(progress.seconds, 2),
             **metrics,
         }
+        # Kept in memory too: the best weights are what training ends with.
         if metrics[SELECTION_METRIC] > progress.best_score:
             first, progress.best = not progress.best, record
             progress.evaluations_without_gain = 0
@@ -261,6 +292,7 @@ class Run:
         tired = progress.evaluations_without_gain >= self.train.patience
         progress.finished |= last or tired
         losses = self.mean_losses(reset=True)
+        # Losses since the last evaluation, not those of the last step.
         named = {f"loss_{task}": value for task, value in losses.items()}
         self.tracker.log(
             "epoch",
@@ -270,7 +302,7 @@ class Run:
             learning_rate=self.optimizer.param_groups[0]["lr"],
         )
         if not self.quiet:
-            self.bar.write(_line(record, losses, progress.best))
+            self.bar.write(progress.line(record, losses))
 
     def save(self) -> None:
         """Write what `resume` needs; main process only."""
@@ -292,16 +324,21 @@ class Run:
             self.world,
         )
         # Requests of other processes have rank 0 here, so the sum is everybody's rank.
-        ranks = self.accelerator.reduce(torch.from_numpy(mine).to(self.device), "sum")
+        ranks = self.accelerator.reduce(
+            torch.from_numpy(mine).to(self.device), "sum"
+        )
         users = self.data.split.requests["validation"].users
         metrics = per_user(ranks.cpu().numpy(), users)
         return {name: float(values.mean()) for name, values in metrics.items()}
 
     def schedule_position(self) -> float:
         """Share of the run that lies behind, by steps or by --max_minutes, whichever is further."""
+        # Whichever limit comes first ends the run with the learning rate at 0.
         share = min(1.0, self.progress.step / self.steps)
         if self.train.max_minutes:
-            share = max(share, self.progress.seconds / (60 * self.train.max_minutes))
+            share = max(
+                share, self.progress.seconds / (60 * self.train.max_minutes)
+            )
         return self._agree(min(share, 1.0))
 
     def _agree(self, value: float) -> float:
@@ -326,7 +363,9 @@ class Run:
         position = self.schedule_position()
         if position < WARM_UP:  # never 0, or the first step would be lost
             return max(position / WARM_UP, 1 / (1 + WARM_UP * self.steps))
-        return 0.5 * (1 + math.cos(math.pi * (position - WARM_UP) / (1 - WARM_UP)))
+        return 0.5 * (
+            1 + math.cos(math.pi * (position - WARM_UP) / (1 - WARM_UP))
+        )
 
     def mean_losses(self, reset: bool = False) -> dict[str, float]:
         """Mean of each task's loss since the last evaluation. Raises `UserError` if not finite."""
@@ -345,18 +384,6 @@ class Run:
             self.loss_sums.clear()
             self.loss_counts.clear()
         return means
-
-
-def _line(
-    record: dict[str, Any], losses: dict[str, float], best: dict[str, Any]
-) -> str:
-    """What an evaluation found; * if it is the best so far."""
-    parts = " ".join(f"{task} {value:.3f}" for task, value in losses.items())
-    mark = " *" if best["epoch"] == record["epoch"] else ""
-    return (
-        f"epoch {record['epoch']:3d}  {record['seconds']:6.0f} s  losses: {parts}  validation: "
-        f"HR@10 {record['HR@10']:.4f} NDCG@10 {record['NDCG@10']:.4f}{mark}"
-    )
 
 
 def _accelerator(train: TrainSettings) -> Any:

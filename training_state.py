@@ -42,6 +42,17 @@ class Progress:
         """Validation score of the best model so far."""
         return self.best.get(SELECTION_METRIC, -math.inf)
 
+    def line(self, record: dict[str, Any], losses: dict[str, float]) -> str:
+        """What an evaluation found; * if it is the best so far."""
+        parts = " ".join(
+            f"{task} {value:.3f}" for task, value in losses.items()
+        )
+        mark = " *" if self.best["epoch"] == record["epoch"] else ""
+        return (
+            f"epoch {record['epoch']:3d}  {record['seconds']:6.0f} s  losses: {parts}  "
+            f"validation: HR@10 {record['HR@10']:.4f} NDCG@10 {record['NDCG@10']:.4f}{mark}"
+        )
+
     def stopwatch(self) -> Callable[[], None]:
         """A function that adds the time since now, whenever it is called."""
         wall = self.seconds - time.perf_counter()
@@ -56,8 +67,13 @@ class Progress:
 
 def save_state(run: Any, folder: Path) -> None:
     """Write weights, best weights, optimizer, random state, losses and progress."""
-    tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in run.best_weights.items()}
+    tensors = {
+        f"model.{name}": value
+        for name, value in run.model.state_dict().items()
+    }
+    tensors |= {
+        f"best.{name}": value for name, value in run.best_weights.items()
+    }
     for index, values in run.optimizer.state_dict()["state"].items():
         for key, value in values.items():
             tensors[f"optimizer.{index}.{key}"] = value
@@ -97,7 +113,9 @@ def load_state(run: Any, folder: Path) -> dict[str, Any]:
     if "random_cuda" in tensors and run.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["random_cuda"])
     losses = _part(tensors, "loss.")
-    run.loss_sums |= {task: value.to(run.device) for task, value in losses.items()}
+    run.loss_sums |= {
+        task: value.to(run.device) for task, value in losses.items()
+    }
     run.loss_counts |= info["loss_counts"]
     return info["progress"]
 
@@ -111,10 +129,14 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float
+) -> list[dict[str, Any]]:
     """AdamW's parameter groups: matrices of linear maps decay; biases, norms, positions and
     embedding tables do not."""
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    linear = [
+        module for module in model.modules() if isinstance(module, nn.Linear)
+    ]
     decayed = {id(module.weight) for module in linear}
     with_decay, without = [], []
     for parameter in model.parameters():

@@ -33,7 +33,9 @@ class Attend:
     # (B, 1, 1, L) True where a key may be seen; None when every key may
     padding: Tensor | None
     rotation: Tensor | None = None  # (B, L, P) of `time_rotation`
-    prefix: int = 0  # leading positions that are no interactions; L counts them here
+    prefix: int = (
+        0  # leading positions that are no interactions; L counts them here
+    )
 
     def of_the_newest(self, last: Tensor) -> "Attend":
         """The same for a single query, at position `last` (B,).
@@ -43,7 +45,9 @@ class Attend:
         rotation = self.rotation
         if rotation is not None:
             rotation = pick(rotation, last)
-        return dataclasses.replace(self, pattern="bidirectional", rotation=rotation)
+        return dataclasses.replace(
+            self, pattern="bidirectional", rotation=rotation
+        )
 
 
 class Dropout(nn.Module):
@@ -64,9 +68,9 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.threshold / 256)
-        draws = torch.empty(math.ceil(x.numel() / 8), dtype=torch.int64).random_(
-            -(2**63), None
-        )
+        draws = torch.empty(
+            math.ceil(x.numel() / 8), dtype=torch.int64
+        ).random_(-(2**63), None)
         draws = draws.view(torch.uint8)[: x.numel()].view(x.shape)
         # Compared as numbers of x's type (0 to 255 are exact in bf16): many times faster than by
         # way of booleans.
@@ -101,7 +105,9 @@ class Block(nn.Module):
         self.network_norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, attend: Attend, last: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, attend: Attend, last: Tensor | None = None
+    ) -> Tensor:
         """(B, L, D) to (B, L, D).
 
         With `last` (B,), the newest real position of each sequence, to (B, 1, D): its state
@@ -109,15 +115,21 @@ class Block(nn.Module):
         """
         queries = x if last is None else pick(x, last)  # (B, L or 1, D)
         if self.pre_norm:
+            # The residual path stays free of norms: gradients reach the table unchanged.
             mixed = self.attention(self.attention_norm(x), attend, last)
             queries = queries + self.dropout(mixed)
-            return queries + self.dropout(self.network(self.network_norm(queries)))
+            return queries + self.dropout(
+                self.network(self.network_norm(queries))
+            )
         mixed = self.attention(x, attend, last)
         queries = self.attention_norm(queries + self.dropout(mixed))
         return self.network_norm(queries + self.dropout(self.network(queries)))
 
-    def attention(self, x: Tensor, attend: Attend, last: Tensor | None) -> Tensor:
+    def attention(
+        self, x: Tensor, attend: Attend, last: Tensor | None
+    ) -> Tensor:
         """Self-attention under a pattern."""
+        # Keys keep the rotation of all positions when one query is asked.
         key_rotation = attend.rotation
         if last is None:
             q, k, v = self._maps(x, 0, 3)
@@ -134,13 +146,16 @@ class Block(nn.Module):
         """(B, L, D) to the weights of the block's self-attention, (B, H, L, L), as `forward`
         uses.
         """
+        # As the fused kernel, which does not give its weights away.
         x = self.attention_norm(x) if self.pre_norm else x
         q, k = self._maps(x, 0, 2)
         if attend.rotation is not None:
             q, k = rotate(q, attend.rotation), rotate(k, attend.rotation)
         scores = q @ k.mT * q.shape[-1] ** -0.5  # (B, H, L, L)
         if attend.pattern == "causal":
-            later = torch.full(scores.shape[-2:], -torch.inf, device=x.device).triu(1)
+            later = torch.full(
+                scores.shape[-2:], -torch.inf, device=x.device
+            ).triu(1)
             scores = scores + later
         elif attend.padding is not None:
             scores = scores.masked_fill(~attend.padding, -torch.inf)
@@ -148,6 +163,7 @@ class Block(nn.Module):
 
     def _maps(self, x: Tensor, first: int, end: int) -> Tensor:
         """(B, L, D) to those of (queries, keys, values), each (B, H, L, D / H)."""
+        # One matrix for all three, of which a part is multiplied.
         width = x.shape[-1]
         rows = slice(first * width, end * width)
         mapped = F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
@@ -170,7 +186,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
     causal = attend.pattern == "causal"
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         mask = None if causal else attend.padding
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal
+        )
     # it would widen the weights; softmax sums in fp32
     with torch.autocast("cpu", enabled=False):
         # One copy each; the products would make slower ones.
@@ -216,9 +234,12 @@ class Encoder(nn.Module):
     def last_state(self, x: Tensor, attend: Attend, last: Tensor) -> Tensor:
         """(B, prefix + L, D) to (B, D): what `forward` gives at position `last` (B,), the newest
         real one, without the work that no other position's state is needed for."""
+        # Only the last block may leave the other positions out: the ones before feed its keys.
         for block in self.blocks[:-1]:
             x = block(x, attend)
-        return self.final_norm(self.blocks[-1](x, attend, last + attend.prefix))[:, 0]
+        return self.final_norm(
+            self.blocks[-1](x, attend, last + attend.prefix)
+        )[:, 0]
 
 
 class CrossAttention(nn.Module):
@@ -234,14 +255,22 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """x (B, L, D), tokens (B, T, D) to (B, L, D)."""
-        q = rearrange(self.query(self.norm(x)), "b l (h d) -> b h l d", h=self.heads)
-        k, v = rearrange(
-            self.key_value(tokens), "b t (two h d) -> two b h t d", two=2, h=self.heads
+        q = rearrange(
+            self.query(self.norm(x)), "b l (h d) -> b h l d", h=self.heads
         )
+        k, v = rearrange(
+            self.key_value(tokens),
+            "b t (two h d) -> two b h t d",
+            two=2,
+            h=self.heads,
+        )
+        # (B, H, T, D / H) keys and values of the few tokens
         # With few tokens the plain product takes less than a tenth of the fused kernel's time on
         # a CPU in bf16.
         weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (B, H, L, T)
-        return self.out(rearrange(weights.to(v.dtype) @ v, "b h l d -> b l (h d)"))
+        return self.out(
+            rearrange(weights.to(v.dtype) @ v, "b h l d -> b l (h d)")
+        )
 
 
 def full_precision(device: torch.device) -> torch.autocast:
@@ -256,7 +285,9 @@ def pick(x: Tensor, positions: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device), positions][:, None]
 
 
-def in_front(first: Tensor, x: Tensor, attend: Attend) -> tuple[Tensor, Attend]:
+def in_front(
+    first: Tensor, x: Tensor, attend: Attend
+) -> tuple[Tensor, Attend]:
     """x (B, L, D) with a position (B, 1, D) before it that is no interaction, and what the blocks
     are told of the whole. It stands at the time of the first interaction."""
     padding, rotation = attend.padding, attend.rotation
@@ -288,13 +319,16 @@ def positions_before(lengths: Tensor, width: int) -> Tensor:
 def positions_from_end(lengths: Tensor, width: int) -> Tensor:
     """(B, L) 0 at the newest interaction, 1 before it, and so on; 0 on padding."""
     place = torch.arange(width, device=lengths.device)
+    # Padding would be negative.
     return (lengths[:, None] - 1 - place).clamp_min(0)
 
 
 def sinusoids(length: int, width: int) -> Tensor:
     """(length, width) fixed position signal (Vaswani et al., section 3.5)."""
     # (D / 2,)
-    frequency = torch.exp(-math.log(10_000.0) * torch.arange(0, width, 2) / width)
+    frequency = torch.exp(
+        -math.log(10_000.0) * torch.arange(0, width, 2) / width
+    )
     angle = torch.arange(length)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
@@ -302,7 +336,9 @@ def sinusoids(length: int, width: int) -> Tensor:
 def rotation_periods(pairs: int) -> Tensor:
     """(P / 2,) seconds in which each of half of the P pairs of `time_rotation` turns once."""
     shortest, longest = math.log10(SHORTEST_PERIOD), math.log10(LONGEST_PERIOD)
-    return torch.logspace(shortest, longest, max(1, pairs // 2), dtype=torch.float64)
+    return torch.logspace(
+        shortest, longest, max(1, pairs // 2), dtype=torch.float64
+    )
 
 
 def time_rotation(times: Tensor, periods: Tensor) -> Tensor:
@@ -324,7 +360,9 @@ def time_rotation(times: Tensor, periods: Tensor) -> Tensor:
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotate as many pairs (of first half, second half) of each head of x (B, H, L, D / H) as
     there are angles in `time_rotation`."""
-    cosine, sine = rotation[:, None].to(x.dtype).chunk(2, dim=-1)  # (B, 1, L, P / 2)
+    # (B, 1, L, P / 2)
+    cosine, sine = rotation[:, None].to(x.dtype).chunk(2, dim=-1)
+    # Pairs beyond these carry content alone and are left as they are.
     turned = cosine.shape[-1]
     still = x.shape[-1] // 2 - turned
     first, first_still, second, second_still = x.split(
@@ -332,7 +370,9 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     )
     new_first = first * cosine - second * sine
     new_second = first * sine + second * cosine
-    return torch.cat([new_first, first_still, new_second, second_still], dim=-1)
+    return torch.cat(
+        [new_first, first_still, new_second, second_still], dim=-1
+    )
 
 
 def initialise(model: nn.Module, std: float) -> None:

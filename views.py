@@ -16,9 +16,12 @@ SHUFFLED = 0.6  # share of a history, as in CL4SRec's experiments
 def two_views(batch: Batch, noise: np.random.Generator) -> tuple[Batch, Batch]:
     """Two views of each history of a causal training batch."""
     nothing = {
-        name: unknown_like(values) for name, values in batch.user_columns.items()
+        name: unknown_like(values)
+        for name, values in batch.user_columns.items()
     }
-    anonymous = batch.replace(users=unknown_like(batch.users), user_columns=nothing)
+    anonymous = batch.replace(
+        users=unknown_like(batch.users), user_columns=nothing
+    )
     return reorder(anonymous, noise), reorder(anonymous, noise)
 
 
@@ -31,7 +34,11 @@ def reorder(batch: Batch, noise: np.random.Generator) -> Batch:
     place = np.arange(batch.items.shape[1])
     inside = (place >= start[:, None]) & (place < (start + length)[:, None])
     shuffled = start[:, None] + noise.random(inside.shape) * length[:, None]
-    order = np.argsort(np.where(inside, shuffled, place + 0.5), axis=1, kind="stable")
+    order = np.argsort(
+        np.where(inside, shuffled, place + 0.5), axis=1, kind="stable"
+    )
     where = torch.from_numpy(order)
-    columns = {name: values.gather(1, where) for name, values in batch.columns.items()}
+    columns = {
+        name: values.gather(1, where) for name, values in batch.columns.items()
+    }
     return batch.replace(items=batch.items.gather(1, where), columns=columns)

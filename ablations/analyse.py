@@ -50,7 +50,9 @@ def analyse(
                 own = rank
         rows = []
         for metric in summaries[0]:
-            rows.append([metric, *(cell(summary[metric]) for summary in summaries)])
+            rows.append(
+                [metric, *(cell(summary[metric]) for summary in summaries)]
+            )
         tables.append((f"Ranking{suffix}", ["metric", *rankers], rows))
     tables.append(_lists(rankers, data, settings, until))
     rows = [
@@ -58,12 +60,18 @@ def analyse(
         for family, part, number, found in slice_table(own, data, until)
     ]
     tables.append(
-        ("NDCG@10 by slice, 95 % intervals over users", ["slice", "users", name], rows)
+        (
+            "NDCG@10 by slice, 95 % intervals over users",
+            ["slice", "users", name],
+            rows,
+        )
     )
     stated, _ = head_outputs(scorer, data, until, length, torch.device("cpu"))
     for column, shares in stated.items():
         codes = data.columns[column][data.split.requests[until].ends]
-        tables.append(_reliability(column, shares[codes > 0], codes[codes > 0]))
+        tables.append(
+            _reliability(column, shares[codes > 0], codes[codes > 0])
+        )
     return tables
 
 
@@ -79,16 +87,19 @@ def _reliability(column: str, shares: np.ndarray, codes: np.ndarray) -> Table:
     numbers = np.bincount(bins, minlength=BINS)
     rows, error = [], 0.0
     for place in np.flatnonzero(numbers):
-        said, seen = statements[bins == place].mean(), true[bins == place].mean()
+        said, seen = (
+            statements[bins == place].mean(),
+            true[bins == place].mean(),
+        )
         error += abs(said - seen) * numbers[place] / len(statements)
         rows.append([f"{said:.3f}", f"{seen:.3f}", f"{numbers[place]:,}"])
-    title = (
-        f"Reliability of the head for {column}: expected calibration error {error:.4f}"
-    )
+    title = f"Reliability of the head for {column}: expected calibration error {error:.4f}"
     return title, ["stated probability", "observed share", "statements"], rows
 
 
-def _lists(rankers: dict, data: Dataset, settings: Settings, until: str) -> Table:
+def _lists(
+    rankers: dict, data: Dataset, settings: Settings, until: str
+) -> Table:
     columns = {}
     for name, ranker in rankers.items():
         chosen = top_lists(
@@ -104,7 +115,11 @@ def _lists(rankers: dict, data: Dataset, settings: Settings, until: str) -> Tabl
         [measure, *(f"{values[measure]:.3f}" for values in columns.values())]
         for measure in measures
     ]
-    return f"Lists of ten {data.catalogue.schema.nouns}", ["measure", *rankers], rows
+    return (
+        f"Lists of ten {data.catalogue.schema.nouns}",
+        ["measure", *rankers],
+        rows,
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -116,7 +131,10 @@ def main(argv: list[str]) -> None:
         default="checkpoints/best",
         help="folder of a trained model (default: %(default)s)",
     )
-    add("--data_dir", help="folder with the data set's files (default: as in training)")
+    add(
+        "--data_dir",
+        help="folder with the data set's files (default: as in training)",
+    )
     add(
         "--until",
         choices=("validation", "test"),
@@ -130,7 +148,9 @@ def main(argv: list[str]) -> None:
         data_of(checkpoint, flags.model_path, flags.data_dir),
         checkpoint.settings,
     )
-    line = protocol_line(data, flags.until, settings.eval, settings.model.query_time)
+    line = protocol_line(
+        data, flags.until, settings.eval, settings.model.query_time
+    )
     tables = analyse(checkpoint.model.frozen(), data, settings, flags.until)
     for title, header, rows in tables:
         print_table(title, line, header, rows)
@@ -140,7 +160,9 @@ def main(argv: list[str]) -> None:
     for title, header, rows in tables:
         parts.append(f"## {title}\n\n{table_text(header, rows)}")
     flags.output.mkdir(parents=True, exist_ok=True)
-    (flags.output / "analysis.md").write_text("\n".join(parts), encoding="utf-8")
+    (flags.output / "analysis.md").write_text(
+        "\n".join(parts), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

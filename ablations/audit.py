@@ -40,12 +40,17 @@ def suspicious(data: Dataset, until: str) -> dict[str, np.ndarray]:
         return signs
     first = np.full(len(known), np.iinfo(np.int64).max)
     np.minimum.at(first, data.items[rows], data.times[rows])
-    only_later = known[targets] & (first[targets] > data.times[requests.target_rows])
+    only_later = known[targets] & (
+        first[targets] > data.times[requests.target_rows]
+    )
     now, before = data.times[requests.ends], data.times[requests.ends - 1]
-    later = 1 - np.searchsorted(np.sort(data.times[rows]), now, "right") / len(rows)
+    later = 1 - np.searchsorted(np.sort(data.times[rows]), now, "right") / len(
+        rows
+    )
     return signs | {
         "item in training only after the target": only_later.any(1),
-        "target at the very time of the history's last interaction": now == before,
+        "target at the very time of the history's last interaction": now
+        == before,
         "training later than the target": later,
     }
 
@@ -58,11 +63,15 @@ def swapped(data: Dataset, rows: np.ndarray, times: bool = True) -> Dataset:
     source[mixed] = np.roll(mixed, 1)
     columns = {name: values[source] for name, values in data.columns.items()}
     moments = data.times[source] if times else data.times
-    return data.replace(items=data.items[source], columns=columns, times=moments)
+    return data.replace(
+        items=data.items[source], columns=columns, times=moments
+    )
 
 
 @torch.no_grad()
-def swap_test(ranker: Ranker, data: Dataset, settings: Settings, until: str) -> float:
+def swap_test(
+    ranker: Ranker, data: Dataset, settings: Settings, until: str
+) -> float:
     """Largest change of any score when each user's last target, and all that comes after it, is
     swapped; 0 for a model without a leak. A model that knows request times keeps the times."""
     requests = data.split.requests[until]
@@ -76,7 +85,9 @@ def swap_test(ranker: Ranker, data: Dataset, settings: Settings, until: str) -> 
         for part in (data, other)
     ]
     for (_, before), (_, after) in zip(*batches, strict=True):
-        ours, theirs = (ranker.score(batch)[:, ITEM_ROWS:] for batch in (before, after))
+        ours, theirs = (
+            ranker.score(batch)[:, ITEM_ROWS:] for batch in (before, after)
+        )
         largest = max(largest, float((ours - theirs).abs().max()))
     return largest
 
@@ -88,7 +99,9 @@ def training_test(model: nn.Module, data: Dataset, settings: Settings) -> int:
     held_out = np.setdiff1d(np.arange(len(data.items)), data.training_rows())
     share = model.cloze_share(settings.train)
     epochs = [
-        TrainingBatches(part, settings.model.seq_length, settings.train, share).epoch(0)
+        TrainingBatches(
+            part, settings.model.seq_length, settings.train, share
+        ).epoch(0)
         for part in (data, swapped(data, held_out))
     ]
     changed = 0
@@ -142,7 +155,9 @@ def main(argv: list[str]) -> int:
         for until in ("validation", "test")
     }
     batches = training_test(checkpoint.model, data, settings)
-    told = ", ".join(f"{value:g} ({until})" for until, value in changes.items())
+    told = ", ".join(
+        f"{value:g} ({until})" for until, value in changes.items()
+    )
     print(
         f"Targets swapped for other items, columns and times: largest change of a score "
         f"{told}; training batches "

@@ -102,10 +102,14 @@ def world(settings: Settings, number: int) -> World:
     asked = new_item_requests(whole, known, new)
     everything = [
         np.concatenate([np.setdiff1d(old, history.items), candidates])
-        for history, candidates in zip(asked.histories, asked.candidates, strict=True)
+        for history, candidates in zip(
+            asked.histories, asked.candidates, strict=True
+        )
     ]
     requests["among new items"] = asked
-    requests["among all items"] = dataclasses.replace(asked, candidates=everything)
+    requests["among all items"] = dataclasses.replace(
+        asked, candidates=everything
+    )
     if not all(len(part.targets) for part in requests.values()):
         raise UserError("nobody is left to ask; use a larger data set")
     return World(whole, known, new, requests)
@@ -129,14 +133,18 @@ def new_user_requests(
             continue
         chosen = rows[: count + 1] if end == "first" else rows[-count - 1 :]
         history = _history_at(whole, user, chosen[:-1])
-        unknown = dataclasses.replace(history, user=UNKNOWN, whole=end == "first")
+        unknown = dataclasses.replace(
+            history, user=UNKNOWN, whole=end == "first"
+        )
         histories.append(unknown)
         targets.append(whole.items[chosen[-1]])
         candidates.append(np.setdiff1d(items, history.items))
     return ColdRequests(histories, np.array(targets), candidates)
 
 
-def new_item_requests(whole: Dataset, known: Dataset, new: np.ndarray) -> ColdRequests:
+def new_item_requests(
+    whole: Dataset, known: Dataset, new: np.ndarray
+) -> ColdRequests:
     """Requests for the items `new` (rows of the whole catalogue) by the known users."""
     is_new = np.zeros(len(whole.catalogue.items), dtype=bool)
     is_new[new] = True
@@ -166,7 +174,10 @@ def _history_at(data: Dataset, user: int, rows: np.ndarray) -> History:
 
 @torch.no_grad()
 def cold_ranks(
-    ranker: Ranker, requests: ColdRequests, catalogue: Catalogue, seq_length: int
+    ranker: Ranker,
+    requests: ColdRequests,
+    catalogue: Catalogue,
+    seq_length: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(Q,) rank of each target among its candidates, ties for it and ties against it."""
     best, worst = [], []
@@ -218,7 +229,9 @@ def measured(
     """METRIC (S, Q) of each question and row; baselines have one seed."""
     data = with_items(here.known, here.whole.catalogue)
     length = settings.model.seq_length
-    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in here.requests}
+    found: dict[str, dict[str, np.ndarray]] = {
+        name: {} for name in here.requests
+    }
     for name, build in BASELINES.items():
         each = answers(build(data), here, data.catalogue, length)
         for question, values in each.items():
@@ -234,8 +247,7 @@ def measured(
     return found
 
 
-def main(argv: list[str]) -> None:
-    """See the module's head."""
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--seeds", type=seeds, default="1", help="how many: 42, 43, ...")
@@ -246,11 +258,24 @@ def main(argv: list[str]) -> None:
         choices=range(DRAWS),
         help="which items and users (settings were chosen on draws 0 and 1)",
     )
-    add("--work", type=Path, default=Path("runs/cold_start"), help="trained models")
+    add(
+        "--work",
+        type=Path,
+        default=Path("runs/cold_start"),
+        help="trained models",
+    )
     add("--results", type=Path, default=Path("runs/results/cold-start"))
-    flags, rest = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    flags, rest = _parser().parse_known_args(argv)
     settings, _ = parse_command_line(rest, "", preset="quick")
-    if settings.data.protocol != "leave_one_out" or settings.model.model != "enhanced":
+    if (
+        settings.data.protocol != "leave_one_out"
+        or settings.model.model != "enhanced"
+    ):
         raise UserError(
             "cold_start asks the enhanced model under --protocol leave_one_out; drop the "
             "other flags"
@@ -273,10 +298,14 @@ def main(argv: list[str]) -> None:
     names = [*BASELINES, PRESET]
     rows = []
     for question, of_row in result.items():
-        rows.append([question, *(marked_cell(of_row.get(name)) for name in names)])
+        rows.append(
+            [question, *(marked_cell(of_row.get(name)) for name in names)]
+        )
     content = {"questions": result, "settings": recorded(settings)}
     header = ["asked", *names]
-    write_results(flags.results, "New users, new items", note, header, rows, content)
+    write_results(
+        flags.results, "New users, new items", note, header, rows, content
+    )
 
 
 if __name__ == "__main__":

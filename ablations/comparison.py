@@ -35,7 +35,9 @@ def check_full_ranking(settings: Settings, data: Dataset) -> None:
             "what the models of this table begin with is not to be chosen: drop --teacher and "
             "--start_from"
         )
-    full = settings.eval.candidates == "full" and filters_seen(settings.eval, data)
+    full = settings.eval.candidates == "full" and filters_seen(
+        settings.eval, data
+    )
     if settings.model.query_time != "unknown" or not full:
         raise UserError(
             "these tables rank all items but those of the history, at an unknown time: drop "
@@ -46,7 +48,11 @@ def check_full_ranking(settings: Settings, data: Dataset) -> None:
 def recorded(settings: Settings) -> dict[str, Any]:
     """The settings that a result depends on."""
     values = settings.to_dict()
-    return {name: value for name, value in values.items() if name not in BOOKKEEPING}
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in BOOKKEEPING
+    }
 
 
 def summary(values: Values, against: str) -> Summary:
@@ -74,7 +80,9 @@ def summary(values: Values, against: str) -> Summary:
 
 def _gain(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     several = len(ours) == len(theirs) > 1 and ours.shape[1] > 1
-    test = compare_over_seeds(ours, theirs) if several else compare(ours, theirs)
+    test = (
+        compare_over_seeds(ours, theirs) if several else compare(ours, theirs)
+    )
     return dataclasses.asdict(test)
 
 
@@ -97,5 +105,6 @@ def write_results(
     print_table(title, note, header, rows)
     write_tables(folder / "table.md", note, header, rows)
     write_json(
-        folder / "results.json", {"note": note, "git_commit": git_commit(), **content}
+        folder / "results.json",
+        {"note": note, "git_commit": git_commit(), **content},
     )

@@ -53,7 +53,12 @@ CURVE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # shares of the history
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 WAYS: tuple[Absence, ...] = ("removed", "masked", "replaced")
 # 1 = high is good
-MEASURES = {"deletion": -1, "insertion": 1, "comprehensiveness": 1, "sufficiency": -1}
+MEASURES = {
+    "deletion": -1,
+    "insertion": 1,
+    "comprehensiveness": 1,
+    "sufficiency": -1,
+}
 CONTROLS = ("attention_rollout", "random")
 # Of the randomisation test: Holm's correction must leave room for p < .001.
 SAMPLES = 100_000
@@ -69,9 +74,13 @@ def measures(question: Question, contributions: np.ndarray) -> np.ndarray:
     """(M,) MEASURES for the one item of a question and the contributions (L,) of its history."""
     length = question.length
     order = np.argsort(-contributions, kind="stable")
-    sizes = {share: int(np.ceil(share * length)) for share in (*CURVE, *SHARES)}
+    sizes = {
+        share: int(np.ceil(share * length)) for share in (*CURVE, *SHARES)
+    }
     counts = sorted(set(sizes.values()))
-    first = np.stack([np.isin(np.arange(length), order[:count]) for count in counts])
+    first = np.stack(
+        [np.isin(np.arange(length), order[:count]) for count in counts]
+    )
     without = dict(zip(counts, question.scores(~first)[:, 0], strict=True))
     alone = dict(zip(counts, question.scores(first)[:, 0], strict=True))
     whole = without[0]
@@ -137,9 +146,13 @@ def planted_causes(
     known = true_causes()
     requests, catalogue = data.split.requests["test"], data.catalogue
     hits: dict[str, dict[str, list[bool]]] = {}
-    for user, end in zip(requests.users.tolist(), requests.ends.tolist(), strict=True):
+    for user, end in zip(
+        requests.users.tolist(), requests.ends.tolist(), strict=True
+    ):
         item = int(data.items[end])
-        cause, source = known[catalogue.users.id(user), catalogue.items.id(item)]
+        cause, source = known[
+            catalogue.users.id(user), catalogue.items.id(item)
+        ]
         if cause not in CAUSES or end - data.offsets[user] < FEWEST:
             continue
         question = question_of(scorer, data, user, end, item)
@@ -159,10 +172,14 @@ def planted_causes(
     }
 
 
-def _names(answer: Attribution, question: Question, cause: str, source: Any) -> bool:
+def _names(
+    answer: Attribution, question: Question, cause: str, source: Any
+) -> bool:
     """Whether an answer has the true cause first, or its item among the FIRST."""
     if CAUSES[cause]:
-        strongest = max(answer.families, key=lambda name: answer.families[name][0])
+        strongest = max(
+            answer.families, key=lambda name: answer.families[name][0]
+        )
         return strongest == CAUSES[cause]
     order = np.argsort(-answer.history[0], kind="stable")
     row = question.catalogue.items.index([int(source)])[0]
@@ -195,7 +212,9 @@ def faithfulness_table(
     for way, method in np.ndindex(means.shape[:2]):
         row = [WAYS[way], methods[method]]
         for measure, mean in enumerate(means[way, method]):
-            row.append(f"{mean:.3f}{mark(corrected.get((way, method, measure), 1.0))}")
+            row.append(
+                f"{mean:.3f}{mark(corrected.get((way, method, measure), 1.0))}"
+            )
         cells.append([*row, f"{seconds[:, method].mean():.2f}"])
     return ["left out by being", "method", *MEASURES, "seconds an item"], cells
 
@@ -209,7 +228,9 @@ def causes_table(
         shown = []
         for cause in CAUSES:
             found = of_cause.get(cause)
-            shown.append(f"{found['share']:.1%} of {found['cases']}" if found else "")
+            shown.append(
+                f"{found['share']:.1%} of {found['cases']}" if found else ""
+            )
         cells.append([method, *shown])
     return ["method", *CAUSES], cells
 
@@ -218,11 +239,21 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--model_path", type=Path, default=Path("checkpoints/best"))
-    add("--data_dir", help="folder with the data set's files (default: as in training)")
+    add(
+        "--data_dir",
+        help="folder with the data set's files (default: as in training)",
+    )
     add("--users", type=int, default=500, help="how many, drawn at random")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--results", type=Path, default=Path("runs/results/faithfulness"))
     return parser
+
+
+def drawn_users(data: Dataset, count: int) -> list[int]:
+    """Some users at random, from the second sixth of the draw: DEFAULT, BLOCK_ENDS, BLOCK_WAYS
+    and ATTENTION were chosen on others."""
+    draw = 1 + np.random.default_rng(0).permutation(data.num_users)
+    return np.roll(draw, -(data.num_users // 6))[:count].tolist()
 
 
 def main(argv: list[str]) -> None:
@@ -233,10 +264,7 @@ def main(argv: list[str]) -> None:
     checkpoint = load_model(flags.model_path, data_dir=flags.data_dir)
     data = data_of(checkpoint, flags.model_path, flags.data_dir)
     settings, scorer = checkpoint.settings, checkpoint.model.frozen()
-    # From the second sixth of the draw: DEFAULT, BLOCK_ENDS, BLOCK_WAYS and ATTENTION were
-    # chosen on others.
-    draw = 1 + np.random.default_rng(0).permutation(data.num_users)
-    users = np.roll(draw, -(data.num_users // 6))[: flags.users].tolist()
+    users = drawn_users(data, flags.users)
     from rich.progress import track
 
     answers = []
@@ -257,7 +285,11 @@ def main(argv: list[str]) -> None:
         "measures": _intervals(found, flags.methods),
     }
     tables = [
-        ("Faithfulness", note, *faithfulness_table(found, seconds, flags.methods)),
+        (
+            "Faithfulness",
+            note,
+            *faithfulness_table(found, seconds, flags.methods),
+        ),
     ]
     if data.name == "synthetic":
         planted = content["planted causes"] = planted_causes(
@@ -277,7 +309,9 @@ def main(argv: list[str]) -> None:
 
 def _intervals(found: np.ndarray, methods: Sequence[str]) -> dict[str, Any]:
     """Way -> measure -> method -> mean and interval over users."""
-    content: dict[str, Any] = {way: {name: {} for name in MEASURES} for way in WAYS}
+    content: dict[str, Any] = {
+        way: {name: {} for name in MEASURES} for way in WAYS
+    }
     for way, of_way in enumerate(WAYS):
         for measure, name in enumerate(MEASURES):
             for place, method in enumerate(methods):

@@ -16,7 +16,6 @@ import datetime
 import itertools
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -65,7 +64,9 @@ class Round:
     groups: dict[str, np.ndarray]  # name -> ids of users
 
 
-def rounds(raw: RawData, settings: Settings, dates: list[datetime.date]) -> list[Round]:
+def rounds(
+    raw: RawData, settings: Settings, dates: list[datetime.date]
+) -> list[Round]:
     """A round for each three dates in a row. Raises `UserError` where nothing trains or nobody is
     asked.
     """
@@ -76,7 +77,9 @@ def rounds(raw: RawData, settings: Settings, dates: list[datetime.date]) -> list
     times = raw.interactions["time"]
     data = [
         process(
-            raw.replace(raw.interactions[times < end]), settings.data, whole.catalogue
+            raw.replace(raw.interactions[times < end]),
+            settings.data,
+            whole.catalogue,
         )
         for end in ends
     ]
@@ -115,7 +118,9 @@ def _split_at(data: Dataset, time: int) -> Dataset:
     ends = ends_before(data.offsets, data.times, time)
     requests = {"test": spread_requests(data.offsets, data.times >= time)}
     description = "a round of ablations/incremental.py"
-    return data.replace(split=Split("global_time", ends, requests, description))
+    return data.replace(
+        split=Split("global_time", ends, requests, description)
+    )
 
 
 def quality(ranker: Ranker, here: Round, settings: Settings) -> Values:
@@ -126,13 +131,16 @@ def quality(ranker: Ranker, here: Round, settings: Settings) -> Values:
     )
     values = per_user(rank, requests.users)[METRIC]
     ids = here.asked.catalogue.users.id_array(np.unique(requests.users))
-    return {name: values[np.isin(ids, group)] for name, group in here.groups.items()}
+    return {
+        name: values[np.isin(ids, group)]
+        for name, group in here.groups.items()
+    }
 
 
 def measured(
     chain: list[Round],
     settings: Settings,
-    tuning: dict[str, Any],
+    tuning_epochs: int,
     numbers: list[int],
     work: Path,
 ) -> tuple[Found, dict[str, dict[str, float]]]:
@@ -141,13 +149,17 @@ def measured(
     seconds: dict[str, dict[str, float]] = {}
     for here in chain:
         runs: dict[str, list[Values]] = {name: [] for name in ROWS}
-        runs[POPULARITY].append(quality(Popularity(here.asked), here, settings))
+        runs[POPULARITY].append(
+            quality(Popularity(here.asked), here, settings)
+        )
         spent = {TUNED: 0.0, AGAIN: 0.0}
         for seed in numbers:
             print(f"{here.date}, seed {seed}", flush=True)
             own = settings.replace(seed=seed)
             older = trained(own, here.older, work)
-            going_on = own.replace(start_from=str(older[-1]), **tuning)
+            going_on = own.replace(
+                start_from=str(older[-1]), max_epochs=tuning_epochs
+            )
             models = {
                 OLDER: older,
                 TUNED: trained(going_on, here.newer, work),
@@ -173,9 +185,21 @@ def _parser() -> ArgumentParser:
     dates = "UTC; three or more, a round for each three in a row"
     day = datetime.date.fromisoformat
     default = [day(date) for date in DATES]
-    add("--dates", nargs="+", type=day, default=default, metavar="DATE", help=dates)
+    add(
+        "--dates",
+        nargs="+",
+        type=day,
+        default=default,
+        metavar="DATE",
+        help=dates,
+    )
     add("--tuning_epochs", type=int, default=24)
-    add("--work", type=Path, default=Path("runs/incremental"), help="trained models")
+    add(
+        "--work",
+        type=Path,
+        default=Path("runs/incremental"),
+        help="trained models",
+    )
     add("--results", type=Path, default=Path("runs/results/incremental"))
     return parser
 
@@ -185,20 +209,23 @@ def main(argv: list[str]) -> None:
     flags, rest = _parser().parse_known_args(argv)
     settings, _ = parse_command_line(rest, "", preset="quick")
     settings = settings.replace(protocol="global_time", max_minutes=0.0)
-    rising = all(date < later for date, later in itertools.pairwise(flags.dates))
+    rising = all(
+        date < later for date, later in itertools.pairwise(flags.dates)
+    )
     if len(flags.dates) < 3 or not rising:
         raise UserError(
             "--dates needs three dates or more, each later than the one before it"
         )
-    raw = read(settings.data.dataset, settings.data.data_dir, settings.data.columns)
+    data = settings.data
+    raw = read(data.dataset, data.data_dir, data.columns)
     chain = rounds(raw, settings, flags.dates)
     check_full_ranking(settings, chain[0].asked)
-    tuning = {"max_epochs": flags.tuning_epochs}
-    found, seconds = measured(chain, settings, tuning, flags.seeds, flags.work)
+    epochs = flags.tuning_epochs
+    found, seconds = measured(chain, settings, epochs, flags.seeds, flags.work)
     note = (
         f"{raw.schema.name}: at each date all that is before it trains, for "
         f"{settings.train.max_epochs} epochs or, from the weights of the date before, for "
-        f"{flags.tuning_epochs}; asked for up to {MOST_TARGETS} interactions of each user until "
+        f"{epochs}; asked for up to {MOST_TARGETS} interactions of each user until "
         f"the next date (last: {flags.dates[-1]}), {METRIC}, means over each user's first, full "
         f"ranking, history left out, ties against the target, request time unknown; {MEANING}, "
         f"mean of {len(flags.seeds)} seeds; {raw.schema.note}"
@@ -207,14 +234,25 @@ def main(argv: list[str]) -> None:
     cells = []
     for asked, rows in result.items():
         users = f"{rows[TUNED]['users']:,}"
-        cells.append([asked, users, *(marked_cell(rows[name]) for name in ROWS)])
+        cells.append(
+            [asked, users, *(marked_cell(rows[name]) for name in ROWS)]
+        )
     for date, spent in seconds.items():
         times = [f"{spent[name]:.0f} s" for name in (TUNED, AGAIN)]
         cells.append([f"{date} training", "", "", "", *times])
     header = ["renewed on, asked", "users", *ROWS]
-    content = {"results": result, "seconds": seconds, "settings": recorded(settings)}
+    content = {
+        "results": result,
+        "seconds": seconds,
+        "settings": recorded(settings),
+    }
     write_results(
-        flags.results, "Going on, or training again", note, header, cells, content
+        flags.results,
+        "Going on, or training again",
+        note,
+        header,
+        cells,
+        content,
     )
 
 

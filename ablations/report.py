@@ -69,7 +69,9 @@ Results = Mapping[Run, dict[str, Any]]
 
 
 def _tests(
-    variants: Sequence[Variant], of_users: Mapping[Run, np.ndarray], results: Results
+    variants: Sequence[Variant],
+    of_users: Mapping[Run, np.ndarray],
+    results: Results,
 ) -> dict[str, tuple[Comparison, float]]:
     """Variant -> comparison with its reference, p corrected for the number of comparisons."""
     spread = _seed_spread(variants, of_users)
@@ -88,7 +90,9 @@ def _tests(
             test = compare(ours, theirs)
         tests[variant.name] = test
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return {name: (test, corrected.get(name, 1.0)) for name, test in tests.items()}
+    return {
+        name: (test, corrected.get(name, 1.0)) for name, test in tests.items()
+    }
 
 
 def _seed_spread(
@@ -98,21 +102,27 @@ def _seed_spread(
     groups = []
     for variant in variants:
         runs = [
-            values for (name, _), values in of_users.items() if name == variant.name
+            values
+            for (name, _), values in of_users.items()
+            if name == variant.name
         ]
         if len(runs) > 1:
             groups.append(np.stack(runs))
     return seed_spread(groups) if groups else None
 
 
-def _asked_the_same(variant: Variant, seeds: list[int], results: Results) -> bool:
+def _asked_the_same(
+    variant: Variant, seeds: list[int], results: Results
+) -> bool:
     """Whether a variant and its reference ranked for the same requests in the same way."""
     asked = set()
     for seed in seeds:
         for name in (variant.name, variant.against):
             result = results[name, seed]
             # A model that is told the time of the request is still asked the same.
-            protocol = re.sub("request time (un)?known", "", result["protocol"])
+            protocol = re.sub(
+                "request time (un)?known", "", result["protocol"]
+            )
             asked.add((protocol, result["split_hash"]))
     return len(asked) == 1
 
@@ -142,19 +152,27 @@ def _of_users(folder: Path) -> np.ndarray:
 def ranking_of(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Test metrics of the model of a run, not of popularity beside it."""
     return next(
-        ranking for name, ranking in result["ranking"].items() if name != "popularity"
+        ranking
+        for name, ranking in result["ranking"].items()
+        if name != "popularity"
     )
 
 
 def table(study: Study, folders: Folders, results: Results) -> list[list[str]]:
     """The rows under HEADER: variants that have a finished run, in the study's order."""
     finished = {name for name, _ in folders}
-    variants = [variant for variant in study.variants if variant.name in finished]
+    variants = [
+        variant for variant in study.variants if variant.name in finished
+    ]
     of_users = {run: _of_users(folder) for run, folder in folders.items()}
     tests = _tests(variants, of_users, results)
     rows = []
     for variant in variants:
-        own = [result for (name, _), result in results.items() if name == variant.name]
+        own = [
+            result
+            for (name, _), result in results.items()
+            if name == variant.name
+        ]
         differences = ["", ""]
         if variant.name in tests:
             test, p_value = tests[variant.name]
@@ -172,7 +190,9 @@ def table(study: Study, folders: Folders, results: Results) -> list[list[str]]:
             variant.name,
             str(len(own)),
             _with_spread([_validation(result) for result in own]),
-            _with_spread([ranking_of(result)[METRIC]["mean"] for result in own]),
+            _with_spread(
+                [ranking_of(result)[METRIC]["mean"] for result in own]
+            ),
             variant.against,
             *differences,
             f"{_mean(own, 'processor_seconds') / 60:.1f}",
@@ -206,16 +226,39 @@ def write_report(
             f"{'; '.join(failed)}"
         )
     results = {
-        run: read_json(folder / "best/results.json") for run, folder in folders.items()
+        run: read_json(folder / "best/results.json")
+        for run, folder in folders.items()
     }
-    protocols = dict.fromkeys(result["protocol"] for result in results.values())
-    commits = dict.fromkeys(result["git_commit"] for result in results.values())
-    note = f"{'; '.join(protocols)}. {EXPLANATION}; commit {', '.join(commits)}"
+    protocols = dict.fromkeys(
+        result["protocol"] for result in results.values()
+    )
+    commits = dict.fromkeys(
+        result["git_commit"] for result in results.values()
+    )
+    note = (
+        f"{'; '.join(protocols)}. {EXPLANATION}; commit {', '.join(commits)}"
+    )
     rows = table(study, folders, results)
     print_table(study.question, note, HEADER, rows)
     for line in failed:
         print("failed:", line)
-    changes = [[variant.name, _named(variant.changes)] for variant in study.variants]
+    place.mkdir(parents=True, exist_ok=True)
+    text = _text(study, rows, note, failed, flags)
+    (place / "report.md").write_text(text, encoding="utf-8")
+    write_json(place / "runs.json", _record(study, flags, results))
+
+
+def _text(
+    study: Study,
+    rows: list[list[str]],
+    note: str,
+    failed: Sequence[str],
+    flags: Sequence[str],
+) -> str:
+    """The report as Markdown."""
+    changes = [
+        [variant.name, _named(variant.changes)] for variant in study.variants
+    ]
     parts = [
         f"# {study.name}",
         study.question,
@@ -230,9 +273,7 @@ def write_report(
     ]
     if failed:
         parts += ["## Not finished", _list(failed)]
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    write_json(place / "runs.json", _record(study, flags, results))
+    return "\n\n".join(parts) + "\n"
 
 
 def _list(sentences: Sequence[str]) -> str:
@@ -243,11 +284,16 @@ def _named(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _record(study: Study, flags: Sequence[str], results: Results) -> dict[str, Any]:
+def _record(
+    study: Study, flags: Sequence[str], results: Results
+) -> dict[str, Any]:
     """What runs.json says: the study, and each run's figures."""
     runs = []
     for (name, seed), result in results.items():
-        test = {metric: entry["mean"] for metric, entry in ranking_of(result).items()}
+        test = {
+            metric: entry["mean"]
+            for metric, entry in ranking_of(result).items()
+        }
         run = {
             "variant": name,
             "seed": seed,

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ablations.comparison import recorded
+from ablations.publishing import SHOWN, publish
 from ablations.study import ROOT, code_version, data_hash, run_key
 from baselines.neighbours import ease, item_knn, markov_chain
 from baselines.popularity import Popularity, RecentPopularity
@@ -33,18 +34,16 @@ from evaluation.protocols import Ranker, protocol_line, target_ranks
 from evaluation.report import cell
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
-from settings import BOOKKEEPING, EvalSettings
+from settings import EvalSettings
 from support.arguments import ArgumentParser, seeds
 from support.checkpoint import (
-    read_checkpoint,
     read_json,
     settled,
-    write_checkpoint,
     write_json,
 )
 from support.errors import UserError, run_command
 from support.processes import alone
-from support.tables import print_table, table_text, write_tables
+from support.tables import print_table, write_tables
 from support.tracking import git_commit
 from trainer import train
 
@@ -62,11 +61,34 @@ GRIDS: dict[str, tuple[Callable[..., Ranker], Grid]] = {
     "popularity": (Popularity, {}),
     "recent_popularity": (
         RecentPopularity,
-        {"days": [1, 2, 3, 5, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180, 240, 365]},
+        {
+            "days": [
+                1,
+                2,
+                3,
+                5,
+                7,
+                10,
+                14,
+                21,
+                30,
+                45,
+                60,
+                90,
+                120,
+                180,
+                240,
+                365,
+            ]
+        },
     ),
     "markov_chain": (
         markov_chain,
-        {"reach": [1, 10, 30, 100], "backoff": [3.0, 30.0], "decay": [0.0, 0.7, 0.85]},
+        {
+            "reach": [1, 10, 30, 100],
+            "backoff": [3.0, 30.0],
+            "decay": [0.0, 0.7, 0.85],
+        },
     ),
     "item_knn": (
         item_knn,
@@ -94,7 +116,6 @@ RANKINGS = {
     "": EvalSettings(),
     SAMPLED: EvalSettings(candidates="popular_100_any"),
 }
-SHOWN = ("HR@1", "HR@10", "NDCG@10", "MRR", SAMPLED + "HR@10", SAMPLED + "NDCG@10")
 SELECTION = "NDCG@10"
 NOTE = (
     "{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users; pop-100: "
@@ -102,25 +123,6 @@ NOTE = (
     "100), as in the published tables; difference in {metric} against {against}: randomisation "
     "test over users, Holm, * .05 ** .01 *** .001; time: of training, or of all trials"
 )
-CARD = """# {row}
-
-`{row}` of `configs/`, trained on {dataset} with seed {seed}: {parameters:,} parameters,
-{items:,} items, columns read: {columns}.
-
-```
-python inference.py --model_path models/{row} --user_id 123 --k 10
-```
-
-{figures}
-*{protocol}. pop-100: among 100 items drawn by popularity, the seen ones among them left out, as in
-published tables. Of {seeds} seeds the best by validation NDCG@10 (this one {validation:.4f}).*
-
-Trained in {minutes:.0f} minutes ({memory:,} MB), commit {commit};
-`make reproduce ROW={row} BOARD={board} SEEDS={seeds}` trains it again and compares.
-Neither interactions nor names of items are part of this folder: names come from the data set,
-whose licence also holds for what is made from it. Leave-one-out lets training see events that are
-later in calendar time than other users' targets; rows without that: `results/global-time/`.
-"""
 
 
 def tuned(name: str, data: Dataset) -> tuple[dict[str, Any], list[Ranker]]:
@@ -131,11 +133,16 @@ def tuned(name: str, data: Dataset) -> tuple[dict[str, Any], list[Ranker]]:
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
         ranker = build(data, **settings)
-        rank = target_ranks(ranker, data, "validation", WHOLE_HISTORY, EvalSettings())
+        rank = target_ranks(
+            ranker, data, "validation", WHOLE_HISTORY, EvalSettings()
+        )
         score = float(per_user(rank, users)[SELECTION].mean())
         trials.append({**settings, "validation": score})
     best = dict(max(trials, key=lambda trial: trial["validation"]))
-    run = {"validation": best.pop("validation"), "seconds": time.perf_counter() - began}
+    run = {
+        "validation": best.pop("validation"),
+        "seconds": time.perf_counter() - began,
+    }
     record = {"settings": best, "trials": trials, "runs": [run]}
     return record, [build(data, **best)]
 
@@ -173,10 +180,19 @@ def trained(
             "best_epoch": results["best"]["epoch"],
             "seconds": results["training_seconds"],
         }
-        kept = ("steps", "git_commit", "peak_memory_mb", "values", "preferences")
+        kept = (
+            "steps",
+            "git_commit",
+            "peak_memory_mb",
+            "values",
+            "preferences",
+        )
         runs.append(run | {figure: results[figure] for figure in kept})
         models.append(load_model(place / "best").model.frozen())
-    return {"settings": recorded(settings) | {"seed": numbers}, "runs": runs}, models
+    return {
+        "settings": recorded(settings) | {"seed": numbers},
+        "runs": runs,
+    }, models
 
 
 def measure(
@@ -221,7 +237,9 @@ def measure(
     return record, np.stack(of_metric[SELECTION])
 
 
-def verdict(record: dict[str, Any], reported: dict[str, Any]) -> tuple[bool, str]:
+def verdict(
+    record: dict[str, Any], reported: dict[str, Any]
+) -> tuple[bool, str]:
     """Whether a row came out as reported: its mean within three standard errors of the seeds'
     spread, or, where there are no seeds, equal to the third digit."""
     ours, theirs = (entry["test"][SELECTION] for entry in (record, reported))
@@ -236,47 +254,19 @@ def verdict(record: dict[str, Any], reported: dict[str, Any]) -> tuple[bool, str
     )
 
 
-def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
-    """Write the row's best run as a model folder with a card; names and columns of items stay out
-    where the licence of the data asks for it."""
-    run = max(record["runs"], key=lambda run: run["validation"])
-    source = work / run["folder"] / "best"
-    tensors, info = read_checkpoint(source)
-    settings = info["settings"]
-    kept = [name for name in settings if name not in BOOKKEEPING]
-    info["settings"] = {name: settings[name] for name in kept}
-    write_checkpoint(folder, tensors, info)
-    rows = [["this model", *(f"{run['test'][name]:.4f}" for name in SHOWN)]]
-    for what in ("mean", "low", "high"):
-        figures = [record["test"][metric][what] for metric in SHOWN]
-        rows.append([f"{what} of the seeds", *(f"{figure:.4f}" for figure in figures)])
-    columns = [name for table in info["fields"].values() for name in table]
-    text = CARD.format(
-        **record,
-        dataset=info["schema"]["name"],
-        seed=run["seed"],
-        seeds=len(record["runs"]),
-        parameters=sum(tensor.numel() for tensor in tensors.values()),
-        items=len(info["item_ids"]),
-        columns=", ".join(columns) or "none",
-        figures=table_text(["", *SHOWN], rows),
-        validation=run["validation"],
-        minutes=run["seconds"] / 60,
-        memory=run["peak_memory_mb"],
-        commit=run["git_commit"],
-    )
-    (folder / "README.md").write_text(text, encoding="utf-8")
-
-
 def table(
-    records: dict[str, dict[str, Any]], values: dict[str, np.ndarray], against: str
+    records: dict[str, dict[str, Any]],
+    values: dict[str, np.ndarray],
+    against: str,
 ) -> tuple[str, list[str], list[list[str]]]:
     """(what it means, header, rows): means over seeds, intervals over users, paired tests against
     one row."""
     tests = {}
     if against in records:
         others = [name for name in records if name != against]
-        tests = {name: compare(values[name], values[against]) for name in others}
+        tests = {
+            name: compare(values[name], values[against]) for name in others
+        }
     p_values = holm([test.p_value for test in tests.values()])
     corrected = dict(zip(tests, p_values, strict=True))
     rows = []
@@ -290,7 +280,9 @@ def table(
             row.append(f"{mean}\n{spread}")
         difference = ""
         if name in tests:
-            difference = f"{tests[name].difference:+.4f}{mark(corrected[name])}"
+            difference = (
+                f"{tests[name].difference:+.4f}{mark(corrected[name])}"
+            )
         seconds = np.mean([run["seconds"] for run in record["runs"]])
         rows.append([*row, difference, f"{seconds:,.0f} s"])
     protocol = next(iter(records.values()))["protocol"]
@@ -302,23 +294,48 @@ def table(
     )
 
 
-def main(argv: list[str]) -> int:
-    """Exit code 1 if a row does not come out as reported."""
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("rows", nargs="*", help=f"of {', '.join(NAMES)} (default: {', '.join(ALL)})")
-    add("--board", choices=BOARDS, default="loo-3416", help="data and protocol")
+    add(
+        "rows",
+        nargs="*",
+        help=f"of {', '.join(NAMES)} (default: {', '.join(ALL)})",
+    )
+    add(
+        "--board", choices=BOARDS, default="loo-3416", help="data and protocol"
+    )
     add("--seeds", type=seeds, default="3", help="how many: 42, 43, ...")
-    add("--against", default="vanilla", help="row that the others are tested against")
+    add(
+        "--against",
+        default="vanilla",
+        help="row that the others are tested against",
+    )
     add("--write", action="store_true", help="replace what results/ reports")
-    add("--publish", type=Path, help="write trained rows as models to this folder")
+    add(
+        "--publish",
+        type=Path,
+        help="write trained rows as models to this folder",
+    )
     add("--results", type=Path, default=Path("results"))
-    add("--work", type=Path, default=Path("runs/rows"), help="models of the runs")
-    flags, extra = parser.parse_known_args(argv)
+    add(
+        "--work",
+        type=Path,
+        default=Path("runs/rows"),
+        help="models of the runs",
+    )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 1 if a row does not come out as reported."""
+    flags, extra = _parser().parse_known_args(argv)
     names = flags.rows or ALL
     for name in (*names, flags.against):
         if name not in NAMES:
-            raise UserError(f"there is no row {name!r}; there are {', '.join(NAMES)}")
+            raise UserError(
+                f"there is no row {name!r}; there are {', '.join(NAMES)}"
+            )
     settings, _ = parse_command_line(extra, "")
     data = load(settings.replace(**BOARDS[flags.board]).data)
     place, work = flags.results / flags.board, flags.work / flags.board

@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablations.report import write_report
-from ablations.study import ROOT, Study, code_version, data_hash, load_study, run_key
+from ablations.study import (
+    ROOT,
+    Study,
+    code_version,
+    data_hash,
+    load_study,
+    run_key,
+)
 from data_processor import load
 from settings import Settings
 from support.arguments import ArgumentParser, seeds
@@ -60,7 +67,9 @@ class Run:
     def fail(self, message: str) -> None:
         """Record why there are no results."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.error.write_text(" ".join(message.split()) + "\n", encoding="utf-8")
+        self.error.write_text(
+            " ".join(message.split()) + "\n", encoding="utf-8"
+        )
 
     @property
     def failure(self) -> str:
@@ -85,7 +94,9 @@ def plan(study: Study, numbers: list[int], work: Path) -> list[Run]:
         if data not in hashes:
             hashes[data] = data_hash(load(variant.settings.data))
         for seed in numbers:
-            key = run_key(variant.settings.replace(seed=seed), hashes[data], code)
+            key = run_key(
+                variant.settings.replace(seed=seed), hashes[data], code
+            )
             folder = work / key
             settings = variant.settings.replace(
                 seed=seed,
@@ -102,7 +113,9 @@ def execute(runs: list[Run], jobs: int) -> None:
     """Take the runs that are not finished, up to `jobs` at a time, each in a process with its
     share of the cores.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs))
+    )
     context = multiprocessing.get_context("spawn")
     waiting = _unfinished(runs)
     active: dict[multiprocessing.Process, Run] = {}
@@ -110,11 +123,15 @@ def execute(runs: list[Run], jobs: int) -> None:
         while waiting or active:
             while waiting and len(active) < jobs:
                 run = waiting.pop(0)
-                process = context.Process(target=_work, args=(run, os.getpid()))
+                process = context.Process(
+                    target=_work, args=(run, os.getpid())
+                )
                 process.start()
                 active[process] = run
             time.sleep(0.2)
-            for process in [process for process in active if not process.is_alive()]:
+            for process in [
+                process for process in active if not process.is_alive()
+            ]:
                 run = active.pop(process)
                 if (
                     process.exitcode
@@ -153,7 +170,10 @@ def _report_end(run: Run, waiting: int, active: int) -> None:
     said = run.failure
     if run.results.exists():
         results = read_json(run.results)
-        score, seconds = results["best"]["NDCG@10"], results["training_seconds"]
+        score, seconds = (
+            results["best"]["NDCG@10"],
+            results["training_seconds"],
+        )
         said = f"validation NDCG@10 {score:.4f}, {seconds:.0f} s"
     print(
         f"{time.strftime('%H:%M')}  {run.name}: {said}; {active} running, {waiting} waiting",
@@ -162,7 +182,9 @@ def _report_end(run: Run, waiting: int, active: int) -> None:
     log = run.folder / LOG
     text = log.read_text(encoding="utf-8") if log.exists() else ""
     # of W&B out of reach, say
-    for warning in dict.fromkeys(re.findall(r"^warning: .*", text, re.MULTILINE)):
+    for warning in dict.fromkeys(
+        re.findall(r"^warning: .*", text, re.MULTILINE)
+    ):
         print(f"       {warning}", flush=True)
 
 
@@ -191,7 +213,9 @@ def execute_on_ray(runs: list[Run], address: str, jobs: int) -> None:
     # A new process a run: the peak memory of a process would be that of its largest run so far.
     # a run takes one where there are any
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3, max_calls=1)(_on_ray)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3, max_calls=1)(
+        _on_ray
+    )
     pending = {task.remote(run, str(ROOT)): run for run in _unfinished(runs)}
     while pending:
         ready, _ = ray.wait(list(pending), num_returns=1)
@@ -201,7 +225,9 @@ def execute_on_ray(runs: list[Run], address: str, jobs: int) -> None:
                 ray.get(reference)
             except ray.exceptions.RayError as error:
                 reason = " ".join(str(error).split())[-200:]
-                run.fail(f"its Ray task failed ({reason}); start the study again")
+                run.fail(
+                    f"its Ray task failed ({reason}); start the study again"
+                )
             _report_end(run, len(pending), 0)
     ray.shutdown()
 
@@ -228,7 +254,9 @@ def _train(run: Run) -> None:
         if run.results.exists():  # another command came first
             return
         if code_version() != run.code:
-            run.fail("the code has changed since the study began; start it again")
+            run.fail(
+                "the code has changed since the study began; start it again"
+            )
             return
         run.error.unlink(missing_ok=True)
         with (
@@ -238,7 +266,9 @@ def _train(run: Run) -> None:
         ):
             try:
                 train(
-                    run.settings, resume=settled(run.folder / "last"), identity=run.key
+                    run.settings,
+                    resume=settled(run.folder / "last"),
+                    identity=run.key,
                 )
             except Stopped:
                 run.fail("was stopped; the same command goes on with it")
@@ -246,7 +276,9 @@ def _train(run: Run) -> None:
                 run.fail(str(error))
             except Exception as error:
                 traceback.print_exc()
-                run.fail(f"{type(error).__name__}: {error}; see {LOG} of run {run.key}")
+                run.fail(
+                    f"{type(error).__name__}: {error}; see {LOG} of run {run.key}"
+                )
 
 
 def _parser() -> ArgumentParser:
@@ -260,7 +292,12 @@ def _parser() -> ArgumentParser:
         default=0,
         help="of every run, instead of what the study says",
     )
-    add("--jobs", type=int, default=1, help="runs at a time; they share the cores")
+    add(
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs at a time; they share the cores",
+    )
     add(
         "--ray",
         metavar="ADDRESS",
@@ -304,7 +341,11 @@ def main(argv: list[str]) -> int:
     else:
         execute(runs, flags.jobs)
     finished = [run for run in runs if run.results.exists()]
-    failed = [f"{run.name}: {run.failure}" for run in runs if not run.results.exists()]
+    failed = [
+        f"{run.name}: {run.failure}"
+        for run in runs
+        if not run.results.exists()
+    ]
     folders = {(run.variant, run.seed): run.folder for run in finished}
     place = flags.results / study.name
     write_report(study, folders, failed, rest, place)

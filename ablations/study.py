@@ -20,7 +20,14 @@ from typing import Any
 from command_line import settings_of, settings_parser
 from dataset import Dataset
 from presets import PRESETS
-from settings import BOOKKEEPING, FIELDS, Settings, idle, model_only, unknown_name
+from settings import (
+    BOOKKEEPING,
+    FIELDS,
+    Settings,
+    idle,
+    model_only,
+    unknown_name,
+)
 from support.checkpoint import WEIGHTS
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
@@ -31,7 +38,13 @@ FOLDER = ROOT / "ablations" / "studies"
 KEYS = ("question", "base", "settings", "variants")
 # What a result depends on beside settings and data; what explains, serves and shows results does
 # not count.
-CODE = ("*.py", "baselines/*.py", "evaluation/*.py", "readers/*.py", "support/*.py")
+CODE = (
+    "*.py",
+    "baselines/*.py",
+    "evaluation/*.py",
+    "readers/*.py",
+    "support/*.py",
+)
 Lines = dict[tuple[str, ...], int]
 
 
@@ -63,33 +76,18 @@ def load_study(name: str, flags: Sequence[str] = ()) -> Study:
     Raises `UserError` naming file and line for an unknown setting, a wrong value, no variants, or
     two variants alike.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-        raise UserError(
-            f"there is no study {name!r}; there are {known}, or give a .yaml file"
-        )
-    content, lines = read_yaml(path)
-    for key in content:
-        if key not in KEYS:
-            problem = f"unknown key {key!r}; a study has {', '.join(KEYS)}"
-            refuse(path, lines[(key,)], problem)
-    base = content.get("base", "default")
-    if base not in PRESETS:
-        problem = f"unknown preset {base!r}; there are {', '.join(PRESETS)}"
-        refuse(path, lines[("base",)], problem)
-    common = content.get("settings") or {}
-    if not isinstance(common, dict):
-        refuse(path, lines[("settings",)], "settings: expected lines of 'name: value'")
-    variants = content.get("variants")
-    if not isinstance(variants, dict) or not variants:
-        problem = "a study needs variants: lines of 'name: {setting: value}'"
-        refuse(path, lines.get(("variants",), 1), problem)
+    path = (
+        Path(name)
+        if name.endswith((".yaml", ".yml"))
+        else FOLDER / f"{name}.yaml"
+    )
+    content, lines = _content(path)
+    base, common = content["base"], content["settings"]
     # Wrong flags are not the file's fault.
     given = vars(settings_parser("").parse_args(list(flags)))
     settings_of(base, given)
     found: list[Variant] = []
-    for variant, changes in variants.items():
+    for variant, changes in content["variants"].items():
         place = ("variants", variant)
         if not isinstance(changes, dict | None):
             refuse(
@@ -105,11 +103,40 @@ def load_study(name: str, flags: Sequence[str] = ()) -> Study:
                 problem = f"variants {other.name!r} and {variant!r} are alike"
                 refuse(path, lines[place], problem)
         found.append(Variant(variant, settings, own, against))
-    question = str(content.get("question", ""))
-    return Study(path.stem, question, base, common, tuple(found))
+    return Study(path.stem, content["question"], base, common, tuple(found))
 
 
-def _reference(own: dict[str, Any], found: list[Variant], path: Path, line: int) -> str:
+def _content(path: Path) -> tuple[dict[str, Any], Lines]:
+    """What a study's file says, every key there, and the lines of its names."""
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+        raise UserError(
+            f"there is no study {path.stem!r}; there are {known}, or give a .yaml file"
+        )
+    content, lines = read_yaml(path)
+    for key in content:
+        if key not in KEYS:
+            problem = f"unknown key {key!r}; a study has {', '.join(KEYS)}"
+            refuse(path, lines[(key,)], problem)
+    base = content.get("base", "default")
+    if base not in PRESETS:
+        problem = f"unknown preset {base!r}; there are {', '.join(PRESETS)}"
+        refuse(path, lines[("base",)], problem)
+    common = content.get("settings") or {}
+    if not isinstance(common, dict):
+        problem = "settings: expected lines of 'name: value'"
+        refuse(path, lines[("settings",)], problem)
+    variants = content.get("variants")
+    if not isinstance(variants, dict) or not variants:
+        problem = "a study needs variants: lines of 'name: {setting: value}'"
+        refuse(path, lines.get(("variants",), 1), problem)
+    whole = {"question": "", **content, "base": base, "settings": common}
+    return whole, lines
+
+
+def _reference(
+    own: dict[str, Any], found: list[Variant], path: Path, line: int
+) -> str:
     """What a variant is compared with: the first one, unless it says `against`, taken out here."""
     names = [other.name for other in found]
     against = str(own.pop("against", names[0] if names else ""))
@@ -137,7 +164,9 @@ def _in_use(settings: Settings) -> dict[str, Any]:
     }
     if values["max_steps"]:
         unused.add("max_epochs")
-    return {name: value for name, value in values.items() if name not in unused}
+    return {
+        name: value for name, value in values.items() if name not in unused
+    }
 
 
 def _checked(
@@ -169,7 +198,10 @@ def _checked(
     try:
         settings = settings_of(base, {**changes, **flags})
     except UserError as error:
-        for name, value in changes.items():  # which of them is wrong by itself?
+        for (
+            name,
+            value,
+        ) in changes.items():  # which of them is wrong by itself?
             try:
                 settings_of(base, {name: value})
             except UserError as own:
@@ -201,7 +233,9 @@ def run_key(settings: Settings, data: str, code: str) -> str:
         for folder in values[name].split(","):
             weights = Path(folder) / WEIGHTS
             if folder and weights.exists():
-                values[name] += hashlib.sha256(weights.read_bytes()).hexdigest()
+                values[name] += hashlib.sha256(
+                    weights.read_bytes()
+                ).hexdigest()
     told = [
         (name, value)
         for name, value in sorted(values.items())
@@ -217,4 +251,7 @@ def data_hash(data: Dataset) -> str:
         for values in data.catalogue.items.data.values()
         if values.dtype == object
     ]
-    return data.split_hash + hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
+    return (
+        data.split_hash
+        + hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
+    )

@@ -6,10 +6,14 @@ import numpy as np
 
 from dataset import Dataset, Field
 
-DAMPING = 10.0  # pseudo-values at the global mean; keeps rarely had items near it
+DAMPING = (
+    10.0  # pseudo-values at the global mean; keeps rarely had items near it
+)
 
 
-def mean_predictors(entry: Field, data: Dataset, until: str) -> dict[str, np.ndarray]:
+def mean_predictors(
+    entry: Field, data: Dataset, until: str
+) -> dict[str, np.ndarray]:
     """Predicted value (Q,) of the item that follows each request's history, by predictor.
 
     User means use the history before the target, item means the training part of all users;
@@ -35,7 +39,9 @@ def mean_predictors(entry: Field, data: Dataset, until: str) -> dict[str, np.nda
     counts = np.bincount(data.items[train], minlength=rows)
     item_mean = overall + (sums / np.maximum(counts, 1))[targets]
     item_effect = (sums / (counts + DAMPING))[targets]
-    both = np.clip(user_mean + item_effect, entry.numbers.min(), entry.numbers.max())
+    both = np.clip(
+        user_mean + item_effect, entry.numbers.min(), entry.numbers.max()
+    )
     return {
         "global mean": np.full(len(requests), overall),
         "user mean": user_mean,

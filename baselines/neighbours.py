@@ -22,14 +22,17 @@ class ItemToItem:
     starts = False  # says nothing before the first item
 
     def __init__(self, matrix: np.ndarray, decay: float = 1.0) -> None:
-        self.matrix, self.decay = torch.from_numpy(matrix).float(), decay
+        self.matrix = torch.from_numpy(matrix).float()
+        self.decay = decay
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) scores; -inf for PAD and MASK."""
         age = positions_from_end(batch.lengths, batch.items.shape[1])
-        weight = torch.pow(torch.tensor(self.decay), age.float()) * (batch.items != PAD)
-        history = torch.zeros(len(batch.lengths), len(self.matrix))  # (B, R)
-        scores = history.scatter_add_(1, batch.items, weight) @ self.matrix
+        weight = torch.pow(torch.tensor(self.decay), age.float())
+        weight = weight * (batch.items != PAD)
+        history = torch.zeros(len(batch.lengths), len(self.matrix))
+        history.scatter_add_(1, batch.items, weight)  # (B, R)
+        scores = history @ self.matrix
         scores[:, :ITEM_ROWS] = -torch.inf
         return scores
 
@@ -49,18 +52,21 @@ class ColumnNeighbours:
         flags = [
             items.shares(name) > 0
             for name, entry in items.fields.items()
-            if entry.column.kind in ("category", "tags") and len(entry.values) <= 1000
+            if entry.column.kind in ("category", "tags")
+            and len(entry.values) <= 1000
         ]
         nothing = np.zeros((len(items), 1), dtype=bool)
         joined = np.concatenate([*flags, nothing], axis=1).astype(np.float32)
         self.columns = F.normalize(torch.from_numpy(joined), dim=1)  # (R, F)
         counts = data.item_counts()
-        self.order = torch.from_numpy(counts / (counts.max() + 1)).double() * 1e-6
+        order = counts / (counts.max() + 1)
+        self.order = torch.from_numpy(order).double() * 1e-6
         self.order[:ITEM_ROWS] = -torch.inf
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) similarities, plus less than a millionth by popularity."""
-        history = self.columns[batch.items].double().sum(1)  # (B, F), PAD has none
+        # (B, F), PAD has none
+        history = self.columns[batch.items].double().sum(1)
         taste = history / batch.lengths.clamp_min(1)[:, None]
         return taste @ self.columns.double().T + self.order
 
@@ -73,19 +79,25 @@ def item_knn(
     2019, section 3.2)."""
     together = _co_occurrence(data)
     counts = together.diagonal()
-    cosine = together / (np.sqrt(np.outer(counts, counts)) + shrinkage + 1e-12)
+    norms = np.sqrt(np.outer(counts, counts))
+    cosine = together / (norms + shrinkage + 1e-12)
     np.fill_diagonal(cosine, 0.0)
-    if neighbours < len(cosine):  # of each item j, the items i that speak for it
+    if neighbours < len(cosine):
+        # Of each item j, the items i that speak for it.
         weakest = np.partition(cosine, -neighbours, axis=0)[-neighbours]
         cosine[cosine < weakest] = 0.0
     return ItemToItem(cosine, decay)
 
 
-def ease(data: Dataset, regularisation: float, decay: float = 1.0) -> ItemToItem:
+def ease(
+    data: Dataset, regularisation: float, decay: float = 1.0
+) -> ItemToItem:
     """Embarrassingly shallow autoencoder (Steck, WWW 2019, arXiv:1905.03375, eq. 8): with
     P = (X^T X + lambda I)^-1, M = -P / diag(P) column by column, and 0 on the diagonal."""
     together = _co_occurrence(data)
-    precision = np.linalg.inv(together + regularisation * np.eye(len(together)))
+    precision = np.linalg.inv(
+        together + regularisation * np.eye(len(together))
+    )
     matrix = -precision / np.diag(precision)
     np.fill_diagonal(matrix, 0.0)
     return ItemToItem(matrix, decay)
@@ -101,24 +113,32 @@ def markov_chain(
     decay 0: the first-order chain; above it older items speak too.
     """
     rows = data.training_rows()
-    users, items, size = data.user_of[rows], data.items[rows], len(data.catalogue.items)
+    users = data.user_of[rows]
+    items = data.items[rows]
+    size = len(data.catalogue.items)
     following = sparse.csr_matrix((size, size))
     for step in range(1, reach + 1):
         same = users[step:] == users[:-step]
-        pairs = (items[:-step][same], items[step:][same])
+        before, after = items[:-step][same], items[step:][same]
+        pairs = (before, after)
         weights = np.full(int(same.sum()), 1.0 / step)
-        following = following + sparse.csr_matrix((weights, pairs), shape=(size, size))
+        following = following + sparse.csr_matrix(
+            (weights, pairs), shape=(size, size)
+        )
     popularity = np.bincount(items, minlength=size) / len(items)
     matrix = following.toarray() + backoff * popularity
-    return ItemToItem(matrix / matrix.sum(1, keepdims=True), decay)
+    matrix = matrix / matrix.sum(1, keepdims=True)
+    return ItemToItem(matrix, decay)
 
 
 def _co_occurrence(data: Dataset) -> np.ndarray:
     """(R, R) how many users have both items in training; on the diagonal, how many have
     the item."""
     rows = data.training_rows()
-    cells = (data.user_of[rows], data.items[rows])
+    users = data.user_of[rows]
+    items = data.items[rows]
     shape = (len(data.catalogue.users), len(data.catalogue.items))
-    seen = sparse.csr_matrix((np.ones(len(rows)), cells), shape=shape)
+    ones = np.ones(len(rows))
+    seen = sparse.csr_matrix((ones, (users, items)), shape=shape)
     seen.data[:] = 1.0  # an item twice is an item once
     return (seen.T @ seen).toarray()

@@ -51,7 +51,8 @@ class RecentPopularity:
         self.times, self.items = data.times[order], data.items[order]
         self.window, self.rows = int(days * DAY), len(data.catalogue.items)
         ever = Popularity(data).counts
-        self.fallback = ever / (ever.max() + 1)  # below 1; -inf for PAD and MASK
+        # below 1; -inf for PAD and MASK
+        self.fallback = ever / (ever.max() + 1)
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) counts in the window, plus less than 1 by popularity at any time."""

@@ -30,7 +30,11 @@ from support.errors import UserError, run_command
 from support.tables import print_table
 from support.tracking import git_commit
 
-PAIRS = {"vanilla": "BERT4RecModel", "causal": "SASRecModel", "enhanced": "HSTUModel"}
+PAIRS = {
+    "vanilla": "BERT4RecModel",
+    "causal": "SASRecModel",
+    "enhanced": "HSTUModel",
+}
 ROOT = Path(__file__).parent.parent
 # Title of a column -> figure, how it is shown
 COLUMNS = {
@@ -54,7 +58,11 @@ Figures = dict[str, dict[str, Any]]  # model -> figures
 
 
 def measure(
-    peers: str | None, dataset: str, kinds: list[str], rounds: int, folder: Path
+    peers: str | None,
+    dataset: str,
+    kinds: list[str],
+    rounds: int,
+    folder: Path,
 ) -> Figures:
     """All figures. Raises `UserError` if a process dies."""
     train = training_part(load(DataSettings(dataset=dataset)), folder)
@@ -68,11 +76,17 @@ def measure(
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, command in commands.items():
-            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            done = subprocess.run(
+                command, capture_output=True, text=True, cwd=ROOT
+            )
             if done.returncode:
-                raise UserError(f"{name} died; its log ends: {done.stderr[-1000:]}")
+                raise UserError(
+                    f"{name} died; its log ends: {done.stderr[-1000:]}"
+                )
             runs[name].append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"{name}: {runs[name][-1]['seconds']:.1f} s", file=sys.stderr)
+            print(
+                f"{name}: {runs[name][-1]['seconds']:.1f} s", file=sys.stderr
+            )
     results: Figures = {}
     for name, found in runs.items():
         results[name] = dict(found[0])
@@ -89,14 +103,18 @@ def measure(
 def add_ratios(results: Figures) -> None:
     """How many times as fast as its peer each of ours trains and recommends."""
     for kind, peer in PAIRS.items():
-        ours, theirs = results.get(f"ours {kind}"), results.get(f"RecTools {peer}")
+        ours, theirs = (
+            results.get(f"ours {kind}"),
+            results.get(f"RecTools {peer}"),
+        )
         if ours and theirs:
             ours["training_ratio"] = theirs["seconds"] / ours["seconds"]
-            ours["users_ratio"] = ours["users_per_second"] / theirs["users_per_second"]
+            ours["users_ratio"] = (
+                ours["users_per_second"] / theirs["users_per_second"]
+            )
 
 
-def main(argv: list[str]) -> None:
-    """See the module's head."""
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add(
@@ -107,25 +125,41 @@ def main(argv: list[str]) -> None:
     add("--models", nargs="+", choices=PAIRS, default=list(PAIRS))
     add("--rounds", type=int, default=3)
     add("--output", type=Path, default=Path("benchmarks/results/compare.json"))
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    flags = _parser().parse_args(argv)
     if flags.peers and not Path(flags.peers).exists():
         raise UserError(
             f"--peers {flags.peers}: no such file; `make bench` builds that environment"
         )
     with tempfile.TemporaryDirectory() as folder:
         results = measure(
-            flags.peers, flags.dataset, flags.models, flags.rounds, Path(folder)
+            flags.peers,
+            flags.dataset,
+            flags.models,
+            flags.rounds,
+            Path(folder),
         )
     add_ratios(results)
-    threads = "/".join(sorted({str(result["threads"]) for result in results.values()}))
+    threads = "/".join(
+        sorted({str(result["threads"]) for result in results.values()})
+    )
     protocol = PROTOCOL.format(
-        **SHARED, dataset=flags.dataset.upper(), rounds=flags.rounds, threads=threads
+        **SHARED,
+        dataset=flags.dataset.upper(),
+        rounds=flags.rounds,
+        threads=threads,
     )
     rows = []
     for name, result in results.items():
         cells = [name]
         for figure, shown in COLUMNS.values():
-            cells.append(shown.format(result[figure]) if figure in result else "")
+            cells.append(
+                shown.format(result[figure]) if figure in result else ""
+            )
         rows.append(cells)
     title = "Training an epoch, recommending, answering"
     print_table(title, protocol, ["model", *COLUMNS], rows)

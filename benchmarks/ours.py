@@ -50,7 +50,8 @@ MODELS: dict[str, dict[str, Any]] = {
         value_weight=0.0,
         preference_weight=0.0,
     ),
-    "enhanced": dict(masked_batch_share=0.1),  # four heads, all side information
+    # four heads, all side information
+    "enhanced": dict(masked_batch_share=0.1),
 }
 
 
@@ -58,7 +59,9 @@ class Ours:
     """A model of ours on a data set."""
 
     def __init__(self, kind: str, dataset: str) -> None:
-        self.settings = Settings().replace(dataset=dataset, **SHARED, **MODELS[kind])
+        self.settings = Settings().replace(
+            dataset=dataset, **SHARED, **MODELS[kind]
+        )
         self.data = load(self.settings.data)
         self.users = self.data.catalogue.users.ids.tolist()
         torch.manual_seed(self.settings.train.seed)
@@ -99,7 +102,10 @@ def training_part(data: Dataset, folder: Path) -> Path:
     rows = data.training_rows()
     path = folder / "train.npz"
     np.savez(
-        path, user=data.user_of[rows], item=data.items[rows], time=data.times[rows]
+        path,
+        user=data.user_of[rows],
+        item=data.items[rows],
+        time=data.times[rows],
     )
     return path
 

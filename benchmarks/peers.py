@@ -30,7 +30,10 @@ class Clock(Callback):
     def on_fit_start(self, trainer: Trainer, *_args: Any) -> None:
         """Take out dropout on attention weights, inside the position-wise network and behind it a
         second time: ours has none there, and drawing it costs time."""
-        for name, module in trainer.lightning_module.torch_model.named_modules():
+        for (
+            name,
+            module,
+        ) in trainer.lightning_module.torch_model.named_modules():
             if isinstance(module, nn.MultiheadAttention):
                 module.dropout = 0.0
             elif name.rpartition(".")[2] in ("ff_dropout_1", "dropout_3"):

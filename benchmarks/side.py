@@ -54,5 +54,6 @@ def run(build: Callable[..., Side]) -> None:
         times.append(1e3 * (time.perf_counter() - began))
     parts = statistics.quantiles(times, n=100)
     print(
-        json.dumps(figures | {"p50_ms": parts[49], "p99_ms": parts[98]}), file=answers
+        json.dumps(figures | {"p50_ms": parts[49], "p99_ms": parts[98]}),
+        file=answers,
     )

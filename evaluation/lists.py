@@ -9,7 +9,12 @@ import torch
 from scipy.special import rel_entr
 
 from dataset import ITEM_ROWS, Dataset
-from evaluation.protocols import Ranker, filters_seen, hide_seen, request_batches
+from evaluation.protocols import (
+    Ranker,
+    filters_seen,
+    hide_seen,
+    request_batches,
+)
 from settings import EvalSettings
 
 
@@ -31,14 +36,18 @@ def top_lists(
     for chosen, batch in request_batches(data, until, seq_length, device):
         scores = ranker.score(batch).float()
         if hides:
-            hide_seen(scores, data, requests.users[chosen], requests.ends[chosen])
+            hide_seen(
+                scores, data, requests.users[chosen], requests.ends[chosen]
+            )
         best = scores.topk(min(k, scores.shape[1]))
         items = best.indices.where(best.values > -torch.inf, 0)
         result[chosen, : items.shape[1]] = items.numpy()
     return result
 
 
-def list_quality(lists: np.ndarray, data: Dataset, until: str) -> dict[str, np.ndarray]:
+def list_quality(
+    lists: np.ndarray, data: Dataset, until: str
+) -> dict[str, np.ndarray]:
     """Each measure as a vector over requests.
 
     novelty: mean of -log2 of the share of users who have the item in training (Vargas & Castells,
@@ -65,7 +74,9 @@ def list_quality(lists: np.ndarray, data: Dataset, until: str) -> dict[str, np.n
             shares = data.catalogue.items.shares(entry.name)
             name = entry.column.title
             found[f"diversity of {name}"] = _diversity(shares[lists] > 0)
-            found[f"miscalibration of {name}"] = _miscalibration(shares, lists, history)
+            found[f"miscalibration of {name}"] = _miscalibration(
+                shares, lists, history
+            )
     return found
 
 
@@ -93,7 +104,9 @@ def _miscalibration(
 def coverage(lists: np.ndarray, data: Dataset) -> dict[str, float]:
     """Of all lists together: the share of items that anybody gets, and the Gini coefficient of
     how often items are given (0 = all alike, near 1 = the same few)."""
-    counts = np.bincount(lists.ravel(), minlength=len(data.catalogue.items))[ITEM_ROWS:]
+    counts = np.bincount(lists.ravel(), minlength=len(data.catalogue.items))[
+        ITEM_ROWS:
+    ]
     exposure, number = np.sort(counts), len(counts)
     weights = 2 * np.arange(1, number + 1) - number - 1
     gini = float(weights @ exposure / (number * exposure.sum()))

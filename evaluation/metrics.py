@@ -69,10 +69,13 @@ def per_request(rank: np.ndarray) -> dict[str, np.ndarray]:
 def per_user(rank: np.ndarray, users: np.ndarray) -> dict[str, np.ndarray]:
     """Every metric as a vector over the users who were asked, in ascending order: the mean over a
     user's requests."""
-    _, place, counts = np.unique(users, return_inverse=True, return_counts=True)
+    _, place, counts = np.unique(
+        users, return_inverse=True, return_counts=True
+    )
     metrics = per_request(rank)
     return {
-        name: np.bincount(place, values) / counts for name, values in metrics.items()
+        name: np.bincount(place, values) / counts
+        for name, values in metrics.items()
     }
 
 
@@ -86,4 +89,8 @@ def interval(
         for _ in range(samples)
     ]
     low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+    return {
+        "mean": float(values.mean()),
+        "low": float(low),
+        "high": float(high),
+    }

@@ -24,7 +24,10 @@ from evaluation.metrics import ranks
 from settings import EvalSettings
 from support.errors import UserError
 
-GROUP_POSITIONS = {"cpu": 6400, "cuda": 1 << 18}  # what is read at once, at most
+GROUP_POSITIONS = {
+    "cpu": 6400,
+    "cuda": 1 << 18,
+}  # what is read at once, at most
 GROUP_SCORES = 1 << 26  # what is scored at once, at most
 MOST_REQUESTS = 128  # of a group
 CANDIDATES = 100
@@ -47,7 +50,9 @@ def filters_seen(settings: EvalSettings, data: Dataset) -> bool:
     return settings.filter_seen == "yes"
 
 
-def both_filters(settings: EvalSettings, data: Dataset) -> dict[str, EvalSettings]:
+def both_filters(
+    settings: EvalSettings, data: Dataset
+) -> dict[str, EvalSettings]:
     """What is measured, by what is added to a model's name: where items may repeat, both with the
     history taken out and not."""
     if not data.catalogue.schema.repeats:
@@ -61,7 +66,10 @@ def both_filters(settings: EvalSettings, data: Dataset) -> dict[str, EvalSetting
 
 
 def protocol_line(
-    data: Dataset, until: str, settings: EvalSettings, query_time: str = "unknown"
+    data: Dataset,
+    until: str,
+    settings: EvalSettings,
+    query_time: str = "unknown",
 ) -> str:
     """What a number means: stands above every table."""
     requests, schema = data.split.requests[until], data.catalogue.schema
@@ -94,7 +102,9 @@ def protocol_line(
     return f"{line}; {data.note}" if data.note else line
 
 
-def _candidates_line(data: Dataset, targets: int, settings: EvalSettings) -> str:
+def _candidates_line(
+    data: Dataset, targets: int, settings: EvalSettings
+) -> str:
     items = f"{len(data.catalogue.items.ids):,} {data.catalogue.schema.nouns}"
     if settings.candidates == "full":
         return f"full ranking of {items}"
@@ -120,14 +130,18 @@ def target_ranks(
     result = np.zeros((len(requests), requests.count), dtype=np.int64)
     candidates = draw_candidates(data, until, settings)
     hides = filters_seen(settings, data)
-    for chosen, batch in request_batches(data, until, seq_length, device, rank, world):
+    for chosen, batch in request_batches(
+        data, until, seq_length, device, rank, world
+    ):
         scores = ranker.score(batch.to(device)).float()
-        targets = torch.from_numpy(data.items[requests.target_rows[chosen]]).to(
-            scores.device
-        )
+        targets = torch.from_numpy(
+            data.items[requests.target_rows[chosen]]
+        ).to(scores.device)
         own = scores.gather(1, targets)  # (B, T)
         if hides:
-            hide_seen(scores, data, requests.users[chosen], requests.ends[chosen])
+            hide_seen(
+                scores, data, requests.users[chosen], requests.ends[chosen]
+            )
         repeated = scores.gather(1, targets) == -torch.inf  # (B, T)
         if candidates is not None:
             rows = torch.from_numpy(candidates[chosen]).to(scores.device)
@@ -153,7 +167,9 @@ def request_batches(
     together."""
     requests = data.split.requests[until]
     lengths = requests.ends - data.offsets[requests.users]
-    groups = length_groups(lengths, len(data.catalogue.items), seq_length, device)
+    groups = length_groups(
+        lengths, len(data.catalogue.items), seq_length, device
+    )
     for chosen in groups[rank::world]:
         pairs = zip(requests.users[chosen], requests.ends[chosen], strict=True)
         histories = [history_of(data, user, end) for user, end in pairs]
@@ -181,9 +197,13 @@ def hide_seen(
 ) -> None:
     """Set the scores (B, R) of items that B users have before these positions to -inf, in place."""
     starts = data.offsets[users]
-    seen = [data.items[start:end] for start, end in zip(starts, ends, strict=True)]
+    seen = [
+        data.items[start:end] for start, end in zip(starts, ends, strict=True)
+    ]
     rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
-    scores[torch.from_numpy(rows), torch.from_numpy(np.concatenate(seen))] = -torch.inf
+    scores[
+        torch.from_numpy(rows), torch.from_numpy(np.concatenate(seen))
+    ] = -torch.inf
 
 
 def draw_candidates(
@@ -207,13 +227,17 @@ def draw_candidates(
     )
     weights[:ITEM_ROWS] = 0
     requests = data.split.requests[until]
-    draw = np.random.default_rng((0, until == "test", int(data.split_hash, 16)))
+    draw = np.random.default_rng(
+        (0, until == "test", int(data.split_hash, 16))
+    )
     result = np.empty((len(requests), CANDIDATES), dtype=np.int64)
     for number, (user, end) in enumerate(
         zip(requests.users, requests.ends, strict=True)
     ):
         possible = weights > 0
-        start = end if settings.candidates.endswith("_any") else data.offsets[user]
+        start = (
+            end if settings.candidates.endswith("_any") else data.offsets[user]
+        )
         possible[data.items[start : end + requests.count]] = False
         if not possible.any():
             raise UserError(
@@ -221,7 +245,9 @@ def draw_candidates(
                 f"{data.catalogue.users.id(user)}; use --candidates full"
             )
         keys = np.full(len(weights), -np.inf)
-        keys[possible] = np.log(draw.random(int(possible.sum()))) / weights[possible]
+        keys[possible] = (
+            np.log(draw.random(int(possible.sum()))) / weights[possible]
+        )
         best = np.argsort(-keys)[:CANDIDATES]
         result[number] = np.resize(best[np.isfinite(keys[best])], CANDIDATES)
     return result

@@ -45,7 +45,11 @@ def write_request_results(
     """
     import pandas as pd
 
-    table = {"user_id": data.catalogue.users.id_array(data.split.requests[until].users)}
+    table = {
+        "user_id": data.catalogue.users.id_array(
+            data.split.requests[until].users
+        )
+    }
     for name, values in columns.items():
         parts = values.T if values.ndim == 2 else [values]
         for number, part in enumerate(parts, start=1):

@@ -17,7 +17,11 @@ Outputs = dict[str, np.ndarray]  # by column
 
 @torch.no_grad()
 def head_outputs(
-    scorer: Scorer, data: Dataset, until: str, seq_length: int, device: torch.device
+    scorer: Scorer,
+    data: Dataset,
+    until: str,
+    seq_length: int,
+    device: torch.device,
 ) -> tuple[Outputs, Outputs]:
     """What the heads say of the interaction that follows each request's history: (Q, K)
     probabilities of its values given the item, and (Q, F) distributions of item columns."""
@@ -37,7 +41,10 @@ def head_outputs(
             parts.append(scorer.preferences(name, states).cpu())
     place = np.argsort(np.concatenate(order))
     return tuple(
-        {name: torch.cat(parts).numpy()[place] for name, parts in heads.items()}
+        {
+            name: torch.cat(parts).numpy()[place]
+            for name, parts in heads.items()
+        }
         for heads in (values, preferences)
     )
 
@@ -59,11 +66,18 @@ def value_quality(
     if guess is None:
         stated = probabilities[known, codes[known] - 1]
         return {
-            "head": {"cross-entropy": float(-np.log(np.maximum(stated, 1e-9)).mean())}
+            "head": {
+                "cross-entropy": float(
+                    -np.log(np.maximum(stated, 1e-9)).mean()
+                )
+            }
         }
     true = entry.numbers[codes[known] - 1]
     rows = {}
-    for name, values in {**mean_predictors(entry, data, until), "head": guess}.items():
+    for name, values in {
+        **mean_predictors(entry, data, until),
+        "head": guess,
+    }.items():
         error = values[known] - true
         rows[name] = {
             "RMSE": float(np.sqrt((error**2).mean())),
@@ -81,7 +95,10 @@ def preference_quality(
     everybody; 'own history' the user's own distribution so far, mixed with 5 % of the constant so
     that nothing is impossible. Items without values are left out.
     """
-    shares, requests = data.catalogue.items.shares(name), data.split.requests[until]
+    shares, requests = (
+        data.catalogue.items.shares(name),
+        data.split.requests[until],
+    )
     target = shares[data.items[requests.ends]]  # (Q, F)
     counts = data.item_counts()
     constant = (counts / counts.sum()) @ shares + 1e-6  # (F,)

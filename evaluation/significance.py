@@ -25,7 +25,10 @@ class Comparison:
 
 
 def compare(
-    model: np.ndarray, reference: np.ndarray, samples: int = 10_000, seed: int = 0
+    model: np.ndarray,
+    reference: np.ndarray,
+    samples: int = 10_000,
+    seed: int = 0,
 ) -> Comparison:
     """Paired bootstrap and paired randomisation test (Fisher's, by random signs; Smucker et al.,
     CIKM 2007, section 3) of a metric (S, P) against a reference (S', P).
@@ -43,7 +46,9 @@ def compare(
     means, extreme = [], 0
     for start in range(0, samples, BLOCK):
         size = min(BLOCK, samples - start)
-        means.append(difference[draw.integers(0, users, (size, users))].mean(1))
+        means.append(
+            difference[draw.integers(0, users, (size, users))].mean(1)
+        )
         signs = draw.integers(0, 2, (size, users), dtype=np.int8) * 2 - 1
         extreme += int((np.abs(signs @ difference) >= observed).sum())
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
@@ -60,7 +65,9 @@ def seed_spread(models: list[np.ndarray]) -> tuple[float, int]:
     counted on.
     """
     freedom = sum(len(values) - 1 for values in models)
-    total = sum(_components(values)[1] * (len(values) - 1) for values in models)
+    total = sum(
+        _components(values)[1] * (len(values) - 1) for values in models
+    )
     return 2 * total / freedom, freedom
 
 
@@ -69,13 +76,17 @@ def _components(values: np.ndarray) -> tuple[float, float, float]:
     chance below 0; and that of what a seed does to one user."""
     of_users, of_seeds = values.mean(0), values.mean(1)
     left = values - of_users - of_seeds[:, None] + values.mean()
-    alone = float((left**2).sum()) / ((len(of_seeds) - 1) * (len(of_users) - 1))
+    alone = float((left**2).sum()) / (
+        (len(of_seeds) - 1) * (len(of_users) - 1)
+    )
     luck = float(of_seeds.var(ddof=1)) - alone / len(of_users)
     return float(of_users.var(ddof=1)), luck, alone
 
 
 def compare_over_seeds(
-    model: np.ndarray, reference: np.ndarray, spread: tuple[float, int] | None = None
+    model: np.ndarray,
+    reference: np.ndarray,
+    spread: tuple[float, int] | None = None,
 ) -> Comparison:
     """Difference of a metric (S, P) to a reference (S, P) with the same seeds, S of 2 or more, as
     a draw of users and of seeds.

@@ -41,7 +41,9 @@ def request_slices(data: Dataset, until: str) -> Slices:
                 slices[f"{whose} {entry.column.title}"] = by_value
     slices["history, interactions"] = _between(lengths, HISTORY_BOUNDS)
     popularity = data.item_counts()[targets]
-    slices["target's popularity, in training"] = _between(popularity, POPULARITY_BOUNDS)
+    slices["target's popularity, in training"] = _between(
+        popularity, POPULARITY_BOUNDS
+    )
     if data.has_times:
         gaps = data.times[requests.ends] - data.times[requests.ends - 1]
         bounds = tuple(GAP_BOUNDS.values())
@@ -53,7 +55,9 @@ def request_slices(data: Dataset, until: str) -> Slices:
     return slices
 
 
-def _between(values: np.ndarray, bounds: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _between(
+    values: np.ndarray, bounds: tuple[int, ...]
+) -> dict[str, np.ndarray]:
     parts = {}
     for low, high in itertools.pairwise((0, *bounds, np.inf)):
         name = f"{low} and more" if high == np.inf else f"{low} to {high - 1}"

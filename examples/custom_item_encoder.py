@@ -39,7 +39,9 @@ def main(**changes: Any) -> None:
     shipped = features.KINDS["number"]
     features.KINDS["number"] = DecadeEncoder
     try:
-        train_and_recommend.main(**{"folder": "checkpoints/decades", **changes})
+        train_and_recommend.main(
+            **{"folder": "checkpoints/decades", **changes}
+        )
     finally:
         features.KINDS["number"] = shipped
 

@@ -7,7 +7,9 @@ from support.errors import run_command
 
 
 def main(
-    folder: str = "checkpoints/best", user_id: int = 123, data_dir: str | None = None
+    folder: str = "checkpoints/best",
+    user_id: int = 123,
+    data_dir: str | None = None,
 ) -> None:
     """Explain the first item that is recommended to a user."""
     engine = RecommendationEngine(folder, data_dir=data_dir)
@@ -27,7 +29,9 @@ def main(
     if gone is None:
         print("  it stays whatever is left out")
         return
-    print(f"  not among the first ten without {', '.join(item.name for item in gone)}")
+    print(
+        f"  not among the first ten without {', '.join(item.name for item in gone)}"
+    )
 
 
 if __name__ == "__main__":

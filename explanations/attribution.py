@@ -32,10 +32,20 @@ from torch import Tensor
 from dataset import MASK
 from explanations.question import Absence, Question, unknown_items
 
-BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64)  # interactions from the newest, where blocks end
+BLOCK_ENDS = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+    64,
+)  # interactions from the newest, where blocks end
 # interactions of the strongest contributions that `carried` leaves out for good measure
 TRIED = 4
-ATTENTION = 0.5  # how much it counts beside gradients where a block's value is divided
+ATTENTION = (
+    0.5  # how much it counts beside gradients where a block's value is divided
+)
 # Chosen, as the numbers around it were, on other users than ablations/faithfulness.py reports.
 DEFAULT = "blocks"
 # How much each game counts: by masking alone it loses to attention roll-out where interactions
@@ -53,13 +63,17 @@ class Attribution:
     families: dict[str, np.ndarray]
 
 
-def leave_one_out(question: Question, _draw: np.random.Generator) -> np.ndarray:
+def leave_one_out(
+    question: Question, _draw: np.random.Generator
+) -> np.ndarray:
     """See the module's head."""
     scores, _ = question.one_by_one
     return (scores[0] - scores[1:]).T
 
 
-def places_lost(question: Question) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def places_lost(
+    question: Question,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """By how many ranks each item falls, among those that may be recommended, without each
     interaction, (C, L), and without each family, (C,)."""
     _, ranks = question.one_by_one
@@ -92,10 +106,14 @@ def blocks(question: Question, draw: np.random.Generator) -> np.ndarray:
     """See the module's head."""
     length = question.length
     newest_first = np.arange(length)[::-1]
-    spans = np.split(newest_first, [size for size in BLOCK_ENDS if size < length])
+    spans = np.split(
+        newest_first, [size for size in BLOCK_ENDS if size < length]
+    )
     count = len(spans)
     # (2^n, n): which blocks each coalition knows.
-    coalitions = (np.arange(2**count)[:, None] >> np.arange(count) & 1).astype(bool)
+    coalitions = (np.arange(2**count)[:, None] >> np.arange(count) & 1).astype(
+        bool
+    )
     known = np.zeros((len(coalitions), length), dtype=bool)
     for number, span in enumerate(spans):
         known[:, span] = coalitions[:, number : number + 1]
@@ -125,7 +143,11 @@ def integrated_gradients(
     question: Question, _draw: np.random.Generator, steps: int = 32
 ) -> np.ndarray:
     """See the module's head; the integral by Gauss and Legendre's rule."""
-    model, table, length = question.scorer.model, question.scorer.table, question.length
+    model, table, length = (
+        question.scorer.model,
+        question.scorer.table,
+        question.length,
+    )
     real = question.request(question.read)
     unknown = question.request(unknown_items(question.read, MASK))
     with torch.no_grad():
@@ -167,7 +189,9 @@ def attention_flow(question: Question) -> np.ndarray:
     return flow[-1, attend.prefix :][: question.length].double().numpy()
 
 
-def attention_rollout(question: Question, _draw: np.random.Generator) -> np.ndarray:
+def attention_rollout(
+    question: Question, _draw: np.random.Generator
+) -> np.ndarray:
     """See the module's head."""
     return np.tile(attention_flow(question), (len(question.candidates), 1))
 
@@ -189,7 +213,9 @@ METHODS: dict[str, Callable[[Question, np.random.Generator], np.ndarray]] = {
 }
 
 
-def explain(question: Question, method: str = DEFAULT, seed: int = 0) -> Attribution:
+def explain(
+    question: Question, method: str = DEFAULT, seed: int = 0
+) -> Attribution:
     """The contributions that a method of METHODS finds."""
     draw = np.random.default_rng(seed)
     history = METHODS[method](question, draw)

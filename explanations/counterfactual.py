@@ -30,7 +30,9 @@ def what_if(
     return WhatIf(without, tuple(other_users(question, number)))
 
 
-def smallest_set(question: Question, k: int, number: int = 0) -> list[int] | None:
+def smallest_set(
+    question: Question, k: int, number: int = 0
+) -> list[int] | None:
     """Interactions (places in 0..L - 1) without which an item of the question is not among the
     first k; none of them if it is not there anyway, None if it stays without any history.
 
@@ -58,7 +60,9 @@ def smallest_set(question: Question, k: int, number: int = 0) -> list[int] | Non
     )
     if found is not None:
         return sorted(found)
-    found = first_that_leaves([order[: size + 1] for size in range(len(order))])
+    found = first_that_leaves(
+        [order[: size + 1] for size in range(len(order))]
+    )
     if found is None:
         return None
     for place in found[::-1]:  # the least important first
@@ -77,7 +81,10 @@ def other_users(question: Question, number: int) -> list[Flip]:
     history, users = question.read, question.catalogue.users
     others, places = [], []
     for name, entry in users.fields.items():
-        if not entry.column.counterfactual or f"users.{name}" not in question.families:
+        if (
+            not entry.column.counterfactual
+            or f"users.{name}" not in question.families
+        ):
             continue
         own = int(history.user_columns.get(name, entry.unknown))
         for code, (value, title) in enumerate(
@@ -85,12 +92,18 @@ def other_users(question: Question, number: int) -> list[Flip]:
         ):
             if code != own:
                 columns = {**history.user_columns, name: np.array(code)}
-                others.append(dataclasses.replace(history, user_columns=columns))
+                others.append(
+                    dataclasses.replace(history, user_columns=columns)
+                )
                 places.append((name, value, title))
     if not others:
         return []
     scores, ranks = question.of_histories(others)
     return [
-        Flip(*place, int(ranks[row, number]), round(float(scores[row, number]), 4))
+        Flip(
+            *place,
+            int(ranks[row, number]),
+            round(float(scores[row, number]), 4),
+        )
         for row, place in enumerate(places)
     ]

@@ -5,7 +5,12 @@ from collections.abc import Callable
 import numpy as np
 
 from answers import Contribution, Explanation, Feature, Item, Reason
-from explanations.attribution import carried, explain, places_lost
+from explanations.attribution import (
+    Attribution,
+    carried,
+    explain,
+    places_lost,
+)
 from explanations.counterfactual import what_if
 from explanations.question import Question
 from explanations.sentences import family_label, sentence, strongest
@@ -27,22 +32,19 @@ def explanations_of(
     falls, family_falls = (None, {}) if k is None else places_lost(question)
     answers = []
     for number, row in enumerate(question.candidates):
-        contributions, named, features = [], [], []
+        contributions, named = [], []
         # The largest first.
         for place in np.argsort(-found.history[number], kind="stable"):
             item = item_of(question.read.items[place])
             effect = round(float(found.history[number, place]), 4)
             places = None if k is None else int(falls[number, place])
-            contribution = Contribution(**vars(item), effect=effect, places=places)
+            contribution = Contribution(
+                **vars(item), effect=effect, places=places
+            )
             contributions.append(contribution)
             if reasons[number, place]:
                 named.append((item.name, effect))
-        for name, values in found.families.items():
-            label = family_label(question.catalogue, name)
-            places = None if k is None else int(family_falls[name][number])
-            effect = round(float(values[number]), 4)
-            features.append(Feature(name, label, effect, places))
-        features.sort(key=lambda feature: -feature.effect)
+        features = _features(question, found, family_falls, number)
         labels = {feature.label: feature.effect for feature in features}
         items, families = strongest(named, labels)
         full = {}
@@ -58,8 +60,24 @@ def explanations_of(
                 *(Reason("features", *pair) for pair in families),
             ),
             history=tuple(contributions),
-            features=tuple(features),
+            features=features,
             **full,
         )
         answers.append(answer)
     return answers
+
+
+def _features(
+    question: Question,
+    found: Attribution,
+    falls: dict[str, np.ndarray],
+    number: int,
+) -> tuple[Feature, ...]:
+    """Of each family of features, the largest effect first."""
+    features = []
+    for name, values in found.families.items():
+        label = family_label(question.catalogue, name)
+        places = int(falls[name][number]) if falls else None
+        effect = round(float(values[number]), 4)
+        features.append(Feature(name, label, effect, places))
+    return tuple(sorted(features, key=lambda feature: -feature.effect))

@@ -87,7 +87,9 @@ class Question:
         """The families of features that the model has."""
         return self.scorer.families
 
-    def scores(self, known: np.ndarray, without: Set[str] = NOTHING) -> np.ndarray:
+    def scores(
+        self, known: np.ndarray, without: Set[str] = NOTHING
+    ) -> np.ndarray:
         """(N, C) score of each item when only the interactions in `known` (N, L) are, and not
         these families."""
         return self.outcomes(known, without)[0]
@@ -124,13 +126,17 @@ class Question:
         ranks = np.empty(scores.shape, dtype=int)
         own = torch.from_numpy(self.candidates)
         device = torch.device("cpu")
-        groups = length_groups(lengths, len(self.allowed), self.seq_length, device)
+        groups = length_groups(
+            lengths, len(self.allowed), self.seq_length, device
+        )
         for chosen in groups:
             batch = self.batch([histories[row] for row in chosen])
             logits = self.scorer.score(batch, without)
             scores[chosen] = self.of_logits(logits).double().numpy()
             rivals = logits.masked_fill(~self.allowed, -torch.inf)
-            better = [(rivals > one[:, None]).sum(1) for one in logits[:, own].T]
+            better = [
+                (rivals > one[:, None]).sum(1) for one in logits[:, own].T
+            ]
             ranks[chosen] = 1 + torch.stack(better, dim=1).numpy()
         return scores, ranks
 
@@ -152,7 +158,9 @@ class Question:
         columns = {}
         for name, values in history.columns.items():
             unknown = self.catalogue.interaction_fields[name].unknown
-            columns[name] = np.where(known, values, unknown).astype(values.dtype)
+            columns[name] = np.where(known, values, unknown).astype(
+                values.dtype
+            )
         items = np.where(known, history.items, others)
         return dataclasses.replace(history, items=items, columns=columns)
 

@@ -43,7 +43,9 @@ def strongest(
     """(items, families) that a sentence may name, the strongest first: (name, contribution)
     pairs.
     """
-    positive = [value for _, value in (*items, *families.items()) if value >= LEAST]
+    positive = [
+        value for _, value in (*items, *families.items()) if value >= LEAST
+    ]
     least = max(LEAST, SHARE * max(positive, default=0.0))
     named_items = [pair for pair in items if pair[1] >= least]
     named_families = [pair for pair in families.items() if pair[1] >= least]
@@ -61,7 +63,9 @@ def sentence(schema: Schema, items: Pairs, families: Pairs) -> str:
     if items:
         named = " and ".join(f"{name} ({value:+.2f})" for name, value in items)
         parts.append(f"because you {schema.verb} {named}")
-    parts += [f"because of {label} ({value:+.2f})" for label, value in families]
+    parts += [
+        f"because of {label} ({value:+.2f})" for label, value in families
+    ]
     if not parts:
         return (
             f"No single {schema.noun} of yours and nothing else that the model knows speaks for it "

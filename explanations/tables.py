@@ -21,8 +21,16 @@ def columns_text(item: Item) -> str:
     """Columns of an item in a line, without its name and its longer values."""
     parts = []
     for value in item.columns.values():
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        if value is not None and value != item.name and 0 < len(text) <= LONGEST:
+        text = (
+            ", ".join(map(str, value))
+            if isinstance(value, list)
+            else str(value)
+        )
+        if (
+            value is not None
+            and value != item.name
+            and 0 < len(text) <= LONGEST
+        ):
             parts.append(text)
     return "; ".join(parts)
 
@@ -41,15 +49,21 @@ def full_lines(why: Explanation) -> list[str]:
     named = {reason.name for reason in why.reasons if reason.of == "history"}
     told = [(one.name, one) for one in why.history if one.name in named]
     told += [(one.label, one) for one in why.features]
-    lines = [f"{name} ({one.effect:+.2f}; {one.places:+d})" for name, one in told]
+    lines = [
+        f"{name} ({one.effect:+.2f}; {one.places:+d})" for name, one in told
+    ]
     without = why.what_if.without
     if without is None and why.history:
         lines.append("stays without any of the history")
     if without is not None:
         names = ", ".join(one.name for one in without)
-        lines.append(f"without: {names}" if names else "not on the list anyway")
+        lines.append(
+            f"without: {names}" if names else "not on the list anyway"
+        )
     if why.what_if.as_another:
-        flips = [f"{flip.title} {flip.rank}" for flip in why.what_if.as_another]
+        flips = [
+            f"{flip.title} {flip.rank}" for flip in why.what_if.as_another
+        ]
         lines.append(f"as another: {', '.join(flips)}")
     return lines
 
@@ -57,7 +71,9 @@ def full_lines(why: Explanation) -> list[str]:
 def profile_line(schema: Schema, profile: Profile) -> str:
     """A user in a line."""
     parts = [
-        str(value) for value in profile.columns.values() if value not in (None, [])
+        str(value)
+        for value in profile.columns.values()
+        if value not in (None, [])
     ]
     parts.append(f"{profile.interactions} {schema.nouns}")
     parts += [f"mean {name} {value}" for name, value in profile.means.items()]

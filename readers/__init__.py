@@ -14,7 +14,9 @@ from support.errors import UserError
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 
 
-def read(dataset: str, data_dir: str | None = None, columns: str = "") -> RawData:
+def read(
+    dataset: str, data_dir: str | None = None, columns: str = ""
+) -> RawData:
     """The raw tables of a data set.
 
     dataset: a name from datasets/, a YAML file with a schema, or a file or folder with data,
@@ -25,7 +27,9 @@ def read(dataset: str, data_dir: str | None = None, columns: str = "") -> RawDat
     if not path.exists():
         path = Path(dataset)
     if not path.exists():
-        names = ", ".join(sorted(file.stem for file in DATASETS.glob("*.yaml")))
+        names = ", ".join(
+            sorted(file.stem for file in DATASETS.glob("*.yaml"))
+        )
         raise UserError(
             f"--dataset {dataset}: no such file or folder ({path.absolute()}), and none "
             f"of the data sets {names}"
@@ -35,7 +39,9 @@ def read(dataset: str, data_dir: str | None = None, columns: str = "") -> RawDat
 
         return assemble(*inferred(path, columns))
     if columns:
-        raise UserError(f"--columns is for a file without a schema; {dataset} has one")
+        raise UserError(
+            f"--columns is for a file without a schema; {dataset} has one"
+        )
     schema, note = read_schema(path), ""
     folder = Path(data_dir) if data_dir else path.parent
     if schema.reader == "synthetic":

@@ -95,7 +95,9 @@ def inferred(path: Path, columns: str) -> tuple[Schema, Files]:
                 f"--columns {role}={field}: write role=field, with the roles "
                 f"{', '.join(ROLE_NAMES)} and the fields {', '.join(fields)}"
             )
-    tables = {table: _table(table, file, given) for table, file in files.items()}
+    tables = {
+        table: _table(table, file, given) for table, file in files.items()
+    }
     roles = tables["interactions"].roles
     pair = [roles["user"], roles["item"]]
     repeats = files["interactions"].frame.duplicated(pair).mean() > 0.01
@@ -134,7 +136,9 @@ def _table(table: str, file: File, given: Mapping[str, str]) -> TableSchema:
     fields = [str(field) for field in file.frame]
     roles = {}
     for role in ROLES[table]:
-        meaning = {"items": "item", "users": "user"}[table] if role == "id" else role
+        meaning = (
+            {"items": "item", "users": "user"}[table] if role == "id" else role
+        )
         found = given.get(meaning)
         if found not in fields:
             found = _field_named(fields, meaning)
@@ -158,7 +162,9 @@ def _table(table: str, file: File, given: Mapping[str, str]) -> TableSchema:
         column = _column(table, name, field, file, kind)
         if column is not None:
             columns[name] = column
-    return TableSchema(str(Path(file.name).resolve()), columns=columns, **roles)
+    return TableSchema(
+        str(Path(file.name).resolve()), columns=columns, **roles
+    )
 
 
 def _field_named(fields: list[str], role: str) -> str | None:
@@ -192,22 +198,30 @@ def _column(
         separator = " "
     if kind is None:
         kind, separator = _kind(field, values, text)
-    if kind is None or (table == "interactions" and kind not in ("category", "number")):
+    if kind is None or (
+        table == "interactions" and kind not in ("category", "number")
+    ):
         return None
     if kind == "number":
         numbers = pd.to_numeric(text, errors="coerce").dropna()
         wide = len(numbers) > 0 and numbers.min() >= 0
-        log = bool(wide and numbers.quantile(0.99) > 50 * (numbers.median() + 1))
+        log = bool(
+            wide and numbers.quantile(0.99) > 50 * (numbers.median() + 1)
+        )
         return Column(name, kind, field, log=log)
     if kind == "tags":
         tags = values.map(lambda cell: tags_of(cell, separator)).explode()
         predict = table == "items" and tags.nunique() <= MOST_PREDICTED
         return Column(name, kind, field, separator=separator, predict=predict)
-    counterfactual = table == "users" and kind == "category" and different <= FEW
+    counterfactual = (
+        table == "users" and kind == "category" and different <= FEW
+    )
     return Column(name, kind, field, counterfactual=counterfactual)
 
 
-def _kind(field: str, values: pd.Series, text: pd.Series) -> tuple[Kind | None, str]:
+def _kind(
+    field: str, values: pd.Series, text: pd.Series
+) -> tuple[Kind | None, str]:
     """(kind, separator of tags) by the values; None for what is different in nearly every row."""
     different = text.nunique()
     numbers = pd.to_numeric(text, errors="coerce")

@@ -17,7 +17,9 @@ from support.errors import UserError
 # A copy of ratings.dat in circulation whose timestamps are partly reconstructed; numbers from it
 # must say so.
 ESTIMATED_COPY_MD5 = "1853567acfd2080deafecd8b5380fd58"
-ESTIMATED_COPY_NOTE = "timestamps of 12.4 % of the rows estimated, median bracket 113 s"
+ESTIMATED_COPY_NOTE = (
+    "timestamps of 12.4 % of the rows estimated, median bracket 113 s"
+)
 RATINGS = ["user_id", "movie_id", "rating", "timestamp"]
 # In the order of the flags of u.item, which has one for 'unknown' before them.
 GENRES = (
@@ -43,7 +45,8 @@ GENRES = (
 
 
 ITEMS = ["movie_id", "title", "date", "video", "url", "unknown", *GENRES]
-Layout = dict[str, tuple[str, str, list[str]]]  # table -> file, separator, fields
+# table -> file, separator, fields
+Layout = dict[str, tuple[str, str, list[str]]]
 ONE_MILLION: Layout = {
     "interactions": ("ratings.dat", "::", RATINGS),
     "items": ("movies.dat", "::", ["movie_id", "title", "genres"]),
@@ -56,7 +59,11 @@ ONE_MILLION: Layout = {
 HUNDRED_THOUSAND: Layout = {
     "interactions": ("u.data", "\t", RATINGS),
     "items": ("u.item", "|", ITEMS),
-    "users": ("u.user", "|", ["user_id", "age", "gender", "occupation", "zip_code"]),
+    "users": (
+        "u.user",
+        "|",
+        ["user_id", "age", "gender", "occupation", "zip_code"],
+    ),
 }
 # No text holds it; several characters between fields are one of these for the reader.
 FIELD_END = b"\x1f"
@@ -86,7 +93,9 @@ def read_movielens(folder: Path) -> tuple[dict[str, File], str]:
     if "genres" not in films:
         flags = films[list(GENRES)].to_numpy() == "1"
         films["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
-    estimated = hashlib.md5(ratings.read_bytes()).hexdigest() == ESTIMATED_COPY_MD5
+    estimated = (
+        hashlib.md5(ratings.read_bytes()).hexdigest() == ESTIMATED_COPY_MD5
+    )
     return files, ESTIMATED_COPY_NOTE if estimated else ""
 
 
@@ -101,16 +110,23 @@ def _read_lines(path: Path, separator: str, fields: list[str]) -> File:
     import pyarrow as pa
     from pyarrow import csv
 
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
-    kinds = {name: pa.int64() if name in RATINGS else pa.string() for name in fields}
+    # Arrow's own keeps what is freed
+    pa.set_memory_pool(pa.system_memory_pool())
+    kinds = {
+        name: pa.int64() if name in RATINGS else pa.string() for name in fields
+    }
     try:
         content = path.read_bytes().replace(separator.encode(), FIELD_END)
         table = csv.read_csv(
             io.BytesIO(content),
             # In one thread errors name the row.
-            csv.ReadOptions(use_threads=False, column_names=fields, encoding="latin-1"),
+            csv.ReadOptions(
+                use_threads=False, column_names=fields, encoding="latin-1"
+            ),
             csv.ParseOptions(
-                delimiter=FIELD_END.decode(), quote_char=False, ignore_empty_lines=False
+                delimiter=FIELD_END.decode(),
+                quote_char=False,
+                ignore_empty_lines=False,
             ),
             csv.ConvertOptions(column_types=kinds, null_values=[]),
         )

@@ -15,7 +15,19 @@ from support.errors import UserError
 
 WHOLE = r"0|-?[1-9]\d{0,17}"
 LARGEST_ID = 10**18  # larger ones are text
-MISSING = ("", "NULL", "null", "NaN", "nan", "NaT", "NA", "N/A", "\\N", "None", "<NA>")
+MISSING = (
+    "",
+    "NULL",
+    "null",
+    "NaN",
+    "nan",
+    "NaT",
+    "NA",
+    "N/A",
+    "\\N",
+    "None",
+    "<NA>",
+)
 
 
 @dataclass(frozen=True)
@@ -72,9 +84,45 @@ def assemble(schema: Schema, files: Files, note: str = "") -> RawData:
     tables = {}
     for table in TABLES:
         if table in files and schema.table(table).roles:
-            tables[table] = _named(table, files[table], schema.table(table), counts)
+            tables[table] = _named(
+                table, files[table], schema.table(table), counts
+            )
     if "interactions" not in tables:
         raise UserError(f"data set {schema.name} has no interactions")
+    interactions = tables["interactions"]
+    _match_ids(tables, files, counts)
+    if "time" in interactions:
+        times = interactions["time"]
+        for row in times.index[times < 0]:
+            files["interactions"].fault(
+                row, f"time {times[row]} is before 1970"
+            )
+    # Each item once a user, or with repeats once at each time; the first row stays.
+    key = ["user", "item", "time"] if schema.repeats else ["user", "item"]
+    if set(key) <= set(interactions):
+        twice = interactions.duplicated(key)
+        again = (
+            "at the same time"
+            if "time" in key
+            else "(the schema allows no repeats)"
+        )
+        counts[f"rows dropped: the same user and item {again}"] = int(
+            twice.sum()
+        )
+        interactions = interactions[~twice]
+    return RawData(
+        schema,
+        interactions.reset_index(drop=True),
+        tables.get("items"),
+        tables.get("users"),
+        tuple((what, number) for what, number in counts.items() if number),
+    )
+
+
+def _match_ids(
+    tables: Mapping[str, pd.DataFrame], files: Files, counts: dict[str, int]
+) -> None:
+    """Check the ids of items and users, and count those without a row of their own."""
     interactions = tables["interactions"]
     for role, table in (("item", "items"), ("user", "users")):
         if table not in tables:
@@ -88,26 +136,6 @@ def assemble(schema: Schema, files: Files, note: str = "") -> RawData:
             files[table].fault(row, f"{own['id'][row]} is listed twice")
         strange = interactions.loc[~interactions[role].isin(own["id"]), role]
         counts[f"{table} without a row in their table"] = strange.nunique()
-    if "time" in interactions:
-        times = interactions["time"]
-        for row in times.index[times < 0]:
-            files["interactions"].fault(row, f"time {times[row]} is before 1970")
-    # Each item once a user, or with repeats once at each time; the first row stays.
-    key = ["user", "item", "time"] if schema.repeats else ["user", "item"]
-    if set(key) <= set(interactions):
-        twice = interactions.duplicated(key)
-        again = (
-            "at the same time" if "time" in key else "(the schema allows no repeats)"
-        )
-        counts[f"rows dropped: the same user and item {again}"] = int(twice.sum())
-        interactions = interactions[~twice]
-    return RawData(
-        schema,
-        interactions.reset_index(drop=True),
-        tables.get("items"),
-        tables.get("users"),
-        tuple((what, number) for what, number in counts.items() if number),
-    )
 
 
 def _named(
@@ -116,7 +144,9 @@ def _named(
     """One table under the names of the schema, without the rows that lack an id or a time. The
     index counts the rows of the file."""
     columns = described.columns
-    fields = {name: column.field for name, column in columns.items()} | described.roles
+    fields = {
+        name: column.field for name, column in columns.items()
+    } | described.roles
     for field in fields.values():
         if field not in file.frame:
             raise UserError(
@@ -127,7 +157,9 @@ def _named(
     missing = np.zeros(len(file.frame), dtype=bool)
     for role in needed:
         missing |= is_blank(file.frame[fields[role]]).to_numpy()
-    counts[f"rows of {table} dropped: no {' or '.join(needed)}"] = int(missing.sum())
+    counts[f"rows of {table} dropped: no {' or '.join(needed)}"] = int(
+        missing.sum()
+    )
     frame = file.frame.reset_index(drop=True)[~missing]
     if frame.empty:
         raise UserError(f"{file.name} is empty; give a file with data")
@@ -176,11 +208,15 @@ def _numbers(file: File, column: Column, known: pd.Series) -> pd.Series:
 def _vectors(file: File, column: Column, known: pd.Series) -> pd.Series:
     """Lists of numbers of one length."""
     parts = [
-        re.findall(r"[^\s,;|\[\]()]+", value) if isinstance(value, str) else value
+        re.findall(r"[^\s,;|\[\]()]+", value)
+        if isinstance(value, str)
+        else value
         for value in known
     ]
     # A list that is too short ends in NaN.
-    numbers = pd.DataFrame(parts, known.index).apply(pd.to_numeric, errors="coerce")
+    numbers = pd.DataFrame(parts, known.index).apply(
+        pd.to_numeric, errors="coerce"
+    )
     for row in numbers.index[~np.isfinite(numbers).all(axis=1)]:
         length = numbers.shape[1]
         problem = f"{known[row]!r} is not a list of {length} finite numbers"
@@ -226,7 +262,9 @@ def tags_of(value: object, separator: str) -> list[str]:
     text = str(value).strip()
     if text in MISSING or re.fullmatch(r"\(no .* listed\)", text):
         return []
-    return [tag for tag in (part.strip() for part in text.split(separator)) if tag]
+    return [
+        tag for tag in (part.strip() for part in text.split(separator)) if tag
+    ]
 
 
 def _text(values: pd.Series) -> pd.Series:
@@ -243,11 +281,16 @@ def is_blank(values: pd.Series) -> pd.Series:
 
 def _ids(values: pd.Series) -> pd.Series:
     """Whole numbers if all are, else text as it is."""
-    if pd.api.types.is_integer_dtype(values) and values.abs().max() < LARGEST_ID:
+    if (
+        pd.api.types.is_integer_dtype(values)
+        and values.abs().max() < LARGEST_ID
+    ):
         return values.astype(np.int64, copy=False)
     text = values.astype(str).str.strip()
     # What pandas writes of whole numbers beside a missing one: 12.0.
     plain = text.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
     if plain.str.fullmatch(WHOLE).all():
         return plain.astype(np.int64)
-    return (plain if pd.api.types.is_float_dtype(values) else text).astype(object)
+    return (plain if pd.api.types.is_float_dtype(values) else text).astype(
+        object
+    )

@@ -28,7 +28,9 @@ def is_sequences(path: Path) -> bool:
 def read_sequences(path: Path) -> dict[str, File]:
     """Interactions in the order of the lines, and items with attributes where there are any."""
     if not path.is_file():
-        raise UserError(f"{path} is missing; name the file of the interactions")
+        raise UserError(
+            f"{path} is missing; name the file of the interactions"
+        )
     users: list[str] = []
     items: list[str] = []
     with open_text(path) as file:
@@ -47,7 +49,10 @@ def read_sequences(path: Path) -> dict[str, File]:
                 f"{beside}: expected a mapping of items to lists of attributes ({error})"
             ) from error
         table = pd.DataFrame(
-            {"item_id": list(attributes), "attributes": list(attributes.values())}
+            {
+                "item_id": list(attributes),
+                "attributes": list(attributes.values()),
+            }
         )
         files["items"] = File(table, str(beside))
     return files

@@ -39,12 +39,23 @@ CAUSES = {
     "chance": 0.10,
 }
 # What an explanation should name: the family of features, or '' for an item of the history.
-FAMILY_OF_CAUSE = {"earlier_film": "", "age_group": "users.age", "season": "times"}
+FAMILY_OF_CAUSE = {
+    "earlier_film": "",
+    "age_group": "users.age",
+    "season": "times",
+}
 FIRST_TIME = 946_684_800  # 2000-01-01
 DAY = 86_400
 SEQUEL_MEMORY = 3
 AGES = (1, 18, 25, 35, 45, 50, 56)  # lower bounds of age groups
-RATINGS = ["user_id", "movie_id", "rating", "timestamp", "cause", "cause_movie_id"]
+RATINGS = [
+    "user_id",
+    "movie_id",
+    "rating",
+    "timestamp",
+    "cause",
+    "cause_movie_id",
+]
 
 
 class _World:
@@ -55,7 +66,9 @@ class _World:
         # versions.
         self.genres = np.zeros((films, len(GENRES)), dtype=bool)
         for film in range(films):
-            chosen = (draw.random(1 + int(draw.random() * 3)) * len(GENRES)).astype(int)
+            chosen = (
+                draw.random(1 + int(draw.random() * 3)) * len(GENRES)
+            ).astype(int)
             self.genres[film, chosen] = True
         self.year = 1940 + (60 * np.sqrt(draw.random(films))).astype(int)
         self.popularity = 1.0 / (1.0 + np.argsort(draw.random(films))) ** 0.6
@@ -63,10 +76,14 @@ class _World:
         self.sequel = np.empty(films, dtype=int)
         self.sequel[order] = np.roll(order, -1)
         self.age_films = [np.argsort(draw.random(films))[:25] for _ in AGES]
-        self.season_films = [np.argsort(draw.random(films))[:30] for _ in range(4)]
+        self.season_films = [
+            np.argsort(draw.random(films))[:30] for _ in range(4)
+        ]
 
 
-def generate(seed: int = 7, people: int = 1000, films: int = 400) -> dict[str, File]:
+def generate(
+    seed: int = 7, people: int = 1000, films: int = 400
+) -> dict[str, File]:
     """The tables; about 45 interactions a user. The defaults are the frozen data set."""
     draw = np.random.Generator(np.random.PCG64(seed))
     world = _World(draw, films)
@@ -87,7 +104,9 @@ def generate(seed: int = 7, people: int = 1000, films: int = 400) -> dict[str, F
                 for film in range(films)
             ],
             "year": world.year.astype(np.int64),
-            "genres": ["|".join(np.array(GENRES)[flags]) for flags in world.genres],
+            "genres": [
+                "|".join(np.array(GENRES)[flags]) for flags in world.genres
+            ],
         }
     )
     frames = {
@@ -97,7 +116,10 @@ def generate(seed: int = 7, people: int = 1000, films: int = 400) -> dict[str, F
             users, columns=["user_id", "gender", "age", "occupation"]
         ),
     }
-    return {table: File(frame, f"synthetic {table}") for table, frame in frames.items()}
+    return {
+        table: File(frame, f"synthetic {table}")
+        for table, frame in frames.items()
+    }
 
 
 def true_causes() -> dict[tuple[int, int], tuple[str, int]]:
@@ -114,11 +136,19 @@ def season_of(timestamp: int) -> int:
     """0 = December to February, 1 = March to May, 2 = June to August, 3 = September to November
     (UTC).
     """
-    return datetime.datetime.fromtimestamp(timestamp, datetime.UTC).month % 12 // 3
+    return (
+        datetime.datetime.fromtimestamp(timestamp, datetime.UTC).month
+        % 12
+        // 3
+    )
 
 
 def _one_user(
-    draw: np.random.Generator, world: _World, user_id: int, age: int, tasty: np.ndarray
+    draw: np.random.Generator,
+    world: _World,
+    user_id: int,
+    age: int,
+    tasty: np.ndarray,
 ) -> list[tuple]:
     seen: list[int] = []
     unseen = np.ones(len(world.year), dtype=bool)
@@ -127,28 +157,28 @@ def _one_user(
     for _ in range(min(20 + int(draw.random() ** 2 * 75), len(unseen) // 2)):
         cause = _pick(draw, np.array(list(CAUSES.values())))
         name = list(CAUSES)[cause]
-        candidates = np.zeros_like(unseen)
-        if name == "earlier_film":
-            candidates[[world.sequel[film] for film in seen[-SEQUEL_MEMORY:]]] = True
-        elif name == "age_group":
-            candidates[world.age_films[age]] = True
-        elif name == "season":
-            candidates[world.season_films[season_of(time)]] = True
-        elif name == "genre_taste":
-            candidates = tasty.copy()
+        candidates = _caused(world, name, seen, age, time, tasty)
         if not (candidates & unseen).any():
             name, candidates = "chance", np.ones_like(unseen)
         by_popularity = name in ("genre_taste", "chance")
         weight = np.where(
-            candidates & unseen, world.popularity if by_popularity else 1.0, 0.0
+            candidates & unseen,
+            world.popularity if by_popularity else 1.0,
+            0.0,
         )
         film = _pick(draw, weight)
         recent = reversed(seen[-SEQUEL_MEMORY:])
-        source = next((old for old in recent if world.sequel[old] == film), None)
+        source = next(
+            (old for old in recent if world.sequel[old] == film), None
+        )
         by_sequel = name == "earlier_film"
-        rating = 3 + int(tasty[film]) + int(by_sequel) + int(draw.random() * 3) - 1
+        rating = (
+            3 + int(tasty[film]) + int(by_sequel) + int(draw.random() * 3) - 1
+        )
         cause = source + 1 if by_sequel else 0
-        rows.append((user_id, film + 1, min(max(rating, 1), 5), time, name, cause))
+        rows.append(
+            (user_id, film + 1, min(max(rating, 1), 5), time, name, cause)
+        )
         seen.append(film)
         unseen[film] = False
         if draw.random() < 2 / 3:
@@ -156,6 +186,27 @@ def _one_user(
         else:
             time += int(DAY * (1 + 59 * draw.random()))
     return rows
+
+
+def _caused(
+    world: _World,
+    cause: str,
+    seen: list[int],
+    age: int,
+    time: int,
+    tasty: np.ndarray,
+) -> np.ndarray:
+    """(films,) what a cause may lead to."""
+    if cause == "genre_taste":
+        return tasty
+    films = {
+        "earlier_film": world.sequel[seen[-SEQUEL_MEMORY:]],
+        "age_group": world.age_films[age],
+        "season": world.season_films[season_of(time)],
+    }
+    candidates = np.zeros(len(world.year), dtype=bool)
+    candidates[films.get(cause, [])] = True
+    return candidates
 
 
 def _pick(draw: np.random.Generator, weight: np.ndarray) -> int:

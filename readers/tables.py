@@ -44,12 +44,16 @@ def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
 
 def read_file(path: Path) -> File:
     """One table. Values of CSV are text as it stands there. Raises `UserError`."""
-    kind = next((part for part in reversed(path.suffixes) if part != ".gz"), "")
+    kind = next(
+        (part for part in reversed(path.suffixes) if part != ".gz"), ""
+    )
     try:
         if kind in PARQUET:
             return File(pd.read_parquet(path), str(path))
         if kind in JSON_LINES:
-            frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            frame = pd.read_json(
+                path, lines=True, dtype=False, convert_dates=False
+            )
             return File(frame, str(path))
         return _read_csv(path)
     except FileNotFoundError:
@@ -83,7 +87,9 @@ def _read_csv(path: Path) -> File:
         name, _, kind = str(field).rpartition(":")
         if name and kind in RECBOLE:
             names[field], kinds[name] = name, RECBOLE[kind]
-    return File(frame.rename(columns=names), str(path), first_line=2, kinds=kinds)
+    return File(
+        frame.rename(columns=names), str(path), first_line=2, kinds=kinds
+    )
 
 
 def open_text(path: Path) -> IO[str]:

@@ -73,7 +73,9 @@ def _of_numbers(numbers: pd.Series, where: str) -> pd.Series:
 def _ordered(parts: pd.DataFrame, where: str) -> pd.Series:
     """ISO dates of day, month and year in one order, decided by the whole column."""
     # A number above 12 is a day.
-    day_places = [place for place in (0, 1) if (parts[place].astype(int) > 12).any()]
+    day_places = [
+        place for place in (0, 1) if (parts[place].astype(int) > 12).any()
+    ]
     if len(day_places) != 1:
         example = "-".join(parts.iloc[0, :3])
         raise UserError(

@@ -20,32 +20,51 @@ from support.errors import UserError, run_command
 KERNELS = "16"
 
 
-def main(argv: list[str]) -> None:
-    """See the module's head."""
+def _parser() -> ArgumentParser:
     cores = os.cpu_count() or 1
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--model_path", default="checkpoints/best", help="folder of a trained model")
+    add(
+        "--model_path",
+        default="checkpoints/best",
+        help="folder of a trained model",
+    )
     vanilla = "the model to compare with where it fits the data, '' for none"
     add("--vanilla_path", default="models/vanilla", help=vanilla)
-    add("--data_dir", help="folder with the data set's files (default: as in training)")
+    add(
+        "--data_dir",
+        help="folder with the data set's files (default: as in training)",
+    )
     add(
         "--host",
         default="127.0.0.1",
         help="address to listen on (default: this machine alone)",
     )
     add("--port", type=int, default=8000)
-    add("--workers", type=int, default=cores, help="processes (default: one a core)")
-    flags = parser.parse_args(argv)
+    add(
+        "--workers",
+        type=int,
+        default=cores,
+        help="processes (default: one a core)",
+    )
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    flags = _parser().parse_args(argv)
     if flags.workers < 1 or not 0 < flags.port < 65536:
-        raise UserError("--workers must be at least 1 and --port lie in 1 to 65535")
+        raise UserError(
+            "--workers must be at least 1 and --port lie in 1 to 65535"
+        )
     hosts = _names(flags.host)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     vanilla = flags.vanilla_path or None
     # What is wrong with them is said here, once, and not by each worker.
     Engines(flags.model_path, vanilla, flags.data_dir)
     to_environment(Config(flags.model_path, vanilla, flags.data_dir, hosts))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // flags.workers)))
+    threads = max(1, (os.cpu_count() or 1) // flags.workers)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with tempfile.TemporaryDirectory() as counters:
         if flags.workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
@@ -69,9 +88,13 @@ def main(argv: list[str]) -> None:
 def _names(host: str) -> tuple[str, ...]:
     """Names by which the service may be asked for: on this machine alone, its own."""
     try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        loopback = (
+            host == "localhost" or ipaddress.ip_address(host).is_loopback
+        )
     except ValueError:
-        raise UserError(f"--host {host}: give an address such as 127.0.0.1") from None
+        raise UserError(
+            f"--host {host}: give an address such as 127.0.0.1"
+        ) from None
     return ("localhost", "127.0.0.1", "[::1]", host) if loopback else ("*",)
 
 

@@ -31,7 +31,15 @@ from dataset import Field, Table
 from serving.batching import Batcher
 from serving.engines import Engines
 from serving.guards import Guard, Metrics
-from serving.schemas import Error, Explanations, Items, Recommendations, User, Why, Wish
+from serving.schemas import (
+    Error,
+    Explanations,
+    Items,
+    Recommendations,
+    User,
+    Why,
+    Wish,
+)
 from support.checkpoint import INFO
 from support.errors import UserError
 
@@ -40,7 +48,9 @@ M_ARENA_MAX = -8  # malloc.h
 LONGEST = 500  # characters of a refusal
 SOME_USERS = 200  # at least, that /health names where there are so many
 MOST_VALUES = 1000  # of a column, that /health names
-ENVIRONMENT = "ENHANCED_BERT4REC_SERVICE"  # how the configuration reaches workers
+ENVIRONMENT = (
+    "ENHANCED_BERT4REC_SERVICE"  # how the configuration reaches workers
+)
 REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": Error} for code in (400, 413, 422, 503)
 }
@@ -71,7 +81,9 @@ class Service:
         """Serve what lies in the checkpoint folder now."""
         config = self.config
         self.version = self.found()
-        self.engines = Engines(config.model_path, config.vanilla_path, config.data_dir)
+        self.engines = Engines(
+            config.model_path, config.vanilla_path, config.data_dir
+        )
 
     def found(self) -> tuple[int, int]:
         """What changes when the checkpoint is replaced or written anew."""
@@ -129,7 +141,9 @@ def create_app(config: Config) -> FastAPI:
 
 def from_environment() -> FastAPI:
     """The application of a worker process."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if sys.platform == "linux" and hasattr(
+        libc := ctypes.CDLL(None), "mallopt"
+    ):
         # Else each thread keeps memory of its own, and a worker grows for minutes.
         libc.mallopt(M_ARENA_MAX, 1)
     values = json.loads(os.environ[ENVIRONMENT])
@@ -158,10 +172,14 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """What of a user's history, and what else, speaks for items or against them."""
         engine = service.engines.main
         history, _ = service.engines.history(why, engine)
-        query = engines_of.Query(history, why.k or 10, why.filter_seen, why.where)
+        query = engines_of.Query(
+            history, why.k or 10, why.filter_seen, why.where
+        )
         found = await service.batcher.compute(
             "explain",
-            lambda: engine.explain(query, why.item_ids, in_full=why.k is not None),
+            lambda: engine.explain(
+                query, why.item_ids, in_full=why.k is not None
+            ),
         )
         return {"explanations": found}
 
@@ -173,18 +191,10 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         known = {"at": user.at, "user_columns": user.columns}
         return await service.batcher.compute(
             "rank",
-            lambda: engine.get_user_profile(user.user_id, user.history, **known),
+            lambda: engine.get_user_profile(
+                user.user_id, user.history, **known
+            ),
         )
-
-    @app.get("/items", response_model=Items, **options)
-    async def items(
-        query: Annotated[
-            str, Query(min_length=1, max_length=100, description="words of a name")
-        ],
-    ) -> Any:
-        """Items whose names hold all words of a query, the most popular first."""
-        engines = service.engines
-        return {"items": [engines.main.item(row) for row in engines.search(query)]}
 
 
 def health_of(engines: Engines) -> dict[str, Any]:
@@ -207,16 +217,22 @@ def health_of(engines: Engines) -> dict[str, Any]:
         "models": ["main", *sorted(engines.others)],
         "users": len(ids),
         "numeric_ids": users.numeric,
-        "some_users": [exact(one) for one in ids[:: max(1, len(ids) // SOME_USERS)]],
+        "some_users": [
+            exact(one) for one in ids[:: max(1, len(ids) // SOME_USERS)]
+        ],
         "serves_empty_histories": main.scorer.starts,
         "knows_request_time": main.knows_request_time,
         "item_columns": _described(catalogue.items.fields, catalogue.items),
-        "user_columns": _described(users.fields, users if engines.has_data else None),
+        "user_columns": _described(
+            users.fields, users if engines.has_data else None
+        ),
         "interaction_columns": _described(catalogue.interaction_fields, None),
     }
 
 
-def _described(fields: dict[str, Field], table: Table | None) -> list[dict[str, Any]]:
+def _described(
+    fields: dict[str, Field], table: Table | None
+) -> list[dict[str, Any]]:
     """Columns as the page needs them for its widgets."""
     columns = []
     for name, entry in fields.items():
@@ -228,7 +244,9 @@ def _described(fields: dict[str, Field], table: Table | None) -> list[dict[str, 
         }
         if entry.values:
             pairs = list(zip(entry.values, entry.titles, strict=True))
-            column["values"] = [pairs[code] for code in _most_common(entry, table)]
+            column["values"] = [
+                pairs[code] for code in _most_common(entry, table)
+            ]
         if entry.column.kind == "number" and table is not None:
             known = table.data[name][~np.isnan(table.data[name])]
             if len(known):
@@ -242,11 +260,33 @@ def _most_common(entry: Field, table: Table | None) -> list[int]:
     count = len(entry.values)
     if table is None or count <= MOST_VALUES:
         return list(range(count))
-    occurrences = np.bincount(table.data[entry.name].ravel(), minlength=count + 1)[1:]
-    return sorted(np.argsort(-occurrences, kind="stable")[:MOST_VALUES].tolist())
+    occurrences = np.bincount(
+        table.data[entry.name].ravel(), minlength=count + 1
+    )[1:]
+    return sorted(
+        np.argsort(-occurrences, kind="stable")[:MOST_VALUES].tolist()
+    )
 
 
 def _add_surroundings(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/items",
+        response_model=Items,
+        responses=REFUSALS,
+        response_model_exclude_none=True,
+    )
+    async def items(
+        query: Annotated[
+            str,
+            Query(min_length=1, max_length=100, description="words of a name"),
+        ],
+    ) -> Any:
+        """Items whose names hold all words of a query, the most popular first."""
+        engines = service.engines
+        return {
+            "items": [engines.main.item(row) for row in engines.search(query)]
+        }
+
     @app.get("/health")
     async def health() -> dict[str, Any]:
         """Which model is served, and what it can be asked."""
@@ -270,11 +310,17 @@ async def refuse(_request: Request, error: Exception) -> Response:
     request."""
     code, text, headers = 400, re.sub(r"--(?=\w)", "", str(error)), None
     if isinstance(error, HTTPException):
-        code, text, headers = error.status_code, str(error.detail), error.headers
+        code, text, headers = (
+            error.status_code,
+            str(error.detail),
+            error.headers,
+        )
     if isinstance(error, RequestValidationError):
         faults = []
         for fault in error.errors()[:3]:
-            place = ".".join(str(part) for part in fault["loc"] if part != "body")
+            place = ".".join(
+                str(part) for part in fault["loc"] if part != "body"
+            )
             faults.append(f"{place or 'body'}: {fault['msg']}")
         code, text = 422, "; ".join(faults).encode("ascii", "replace").decode()
     line = " ".join(text.encode("utf-8", "replace").decode().split())

@@ -36,7 +36,9 @@ class Batcher:
     Explanations run in a thread of their own at a lower priority (on Linux), one at a time.
     """
 
-    def __init__(self, observe: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(
+        self, observe: Callable[[int], None] = lambda size: None
+    ) -> None:
         self.observe = observe  # told the size of each batch
         self.waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING["rank"])
         self.threads = {
@@ -91,9 +93,13 @@ class Batcher:
             while len(batch) < MOST and not self.waiting.empty():
                 batch.append(self.waiting.get_nowait())
             self.observe(len(batch))
-            for engine in {id(engine): engine for engine, _, _ in batch}.values():
+            for engine in {
+                id(engine): engine for engine, _, _ in batch
+            }.values():
                 part = [
-                    (query, future) for own, query, future in batch if own is engine
+                    (query, future)
+                    for own, query, future in batch
+                    if own is engine
                 ]
                 queries = [query for query, _ in part]
                 answers = await loop.run_in_executor(

@@ -42,17 +42,28 @@ class Engines:
             print(f"without users and popularity: {error}", flush=True)
         try:
             if vanilla_path:
-                self.others["vanilla"] = self._vanilla(Path(vanilla_path), data_dir)
+                self.others["vanilla"] = self._vanilla(
+                    Path(vanilla_path), data_dir
+                )
         except UserError as error:
             print(f"without vanilla: {error}", flush=True)
         # Rows and folded names, the most popular first where known.
         order = items.first + np.argsort(-counts[items.first :], kind="stable")
-        self.names = [(row, folded(items.names[row])) for row in order.tolist()]
+        self.names = [
+            (row, folded(items.names[row])) for row in order.tolist()
+        ]
 
-    def _vanilla(self, path: Path, data_dir: str | None) -> RecommendationEngine:
-        own, other = self.main.schema.name, read_json(path / INFO).get("schema", {})
+    def _vanilla(
+        self, path: Path, data_dir: str | None
+    ) -> RecommendationEngine:
+        own, other = (
+            self.main.schema.name,
+            read_json(path / INFO).get("schema", {}),
+        )
         if other.get("name") != own:
-            raise UserError(f"{path} was trained on {other.get('name')}, not on {own}")
+            raise UserError(
+                f"{path} was trained on {other.get('name')}, not on {own}"
+            )
         return RecommendationEngine(path, data_dir, mapped=True)
 
     @property
@@ -79,7 +90,9 @@ class Engines:
                 "those that the model was trained on; give a history"
             )
 
-    def history(self, user: User, engine: RecommendationEngine) -> tuple[History, str]:
+    def history(
+        self, user: User, engine: RecommendationEngine
+    ) -> tuple[History, str]:
         """What is known of a user, for an engine, and what must be said of it.
 
         A history speaks of the main model's items; those that another one does not know are left
@@ -87,7 +100,9 @@ class Engines:
         """
         self.check(user)
         main = self.main
-        history = main.history(user.user_id, user.history, user.at, user.columns)
+        history = main.history(
+            user.user_id, user.history, user.at, user.columns
+        )
         if engine.catalogue.items is main.catalogue.items:
             return history, main.request_time_note(history, user.at)
         ids = main.catalogue.items.id_array(history.items)
@@ -95,9 +110,7 @@ class Engines:
         note = ""
         if len(known) < len(ids):
             left_out = len(ids) - len(known)
-            note = (
-                f"without {left_out} {main.schema.nouns} that this model does not know"
-            )
+            note = f"without {left_out} {main.schema.nouns} that this model does not know"
         return engine.history(None, known.tolist()), note
 
     def search(self, query: str) -> list[int]:

@@ -37,20 +37,27 @@ class Exported(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """(B, R) scores."""
-        groups: dict[str, dict[str, Tensor]] = {"columns": {}, "user_columns": {}}
+        groups: dict[str, dict[str, Tensor]] = {
+            "columns": {},
+            "user_columns": {},
+        }
         fields = {}
         for name, tensor in zip(self.names, tensors, strict=True):
             group, _, column = name.partition(".")
             groups.get(group, fields)[column or name] = tensor
         targets = torch.zeros_like(fields["items"])
-        batch = Batch("causal", targets=targets, target_columns={}, **groups, **fields)
+        batch = Batch(
+            "causal", targets=targets, target_columns={}, **groups, **fields
+        )
         return self.scorer.score(batch)
 
 
 def inputs_of(batch: Batch) -> dict[str, Tensor]:
     """The tensors that a ranking reads, by name."""
     return {
-        name: tensor for name, tensor in batch.tensors().items() if name not in UNREAD
+        name: tensor
+        for name, tensor in batch.tensors().items()
+        if name not in UNREAD
     }
 
 
@@ -63,8 +70,12 @@ def export(engine: RecommendationEngine, path: Path) -> None:
             "one ranks by an appended mask"
         )
     first = engine.catalogue.items.first
-    examples = [History(np.arange(first, first + count)) for count in (3, 5, 9)]
-    inputs = inputs_of(history_batch(examples, engine.catalogue, engine.seq_length))
+    examples = [
+        History(np.arange(first, first + count)) for count in (3, 5, 9)
+    ]
+    inputs = inputs_of(
+        history_batch(examples, engine.catalogue, engine.seq_length)
+    )
     axes = []
     for name, tensor in inputs.items():
         grid = tensor.dim() == 2 and not name.startswith("user_columns")
@@ -87,24 +98,34 @@ def export(engine: RecommendationEngine, path: Path) -> None:
 def histories(engine: RecommendationEngine) -> list[History]:
     """USERS of the data, spread evenly, one of them without a history, if served."""
     rows = engine.data.catalogue.users.rows
-    chosen = np.unique(np.linspace(rows[0], rows[-1], USERS).round().astype(int))
+    chosen = np.unique(
+        np.linspace(rows[0], rows[-1], USERS).round().astype(int)
+    )
     asked = [engine.timed(history_of(engine.data, row)) for row in chosen]
     if engine.scorer.starts:
         asked[0] = History(np.zeros(0, dtype=np.int64))
     return asked
 
 
-def difference(engine: RecommendationEngine, path: Path) -> tuple[int, float, float]:
+def difference(
+    engine: RecommendationEngine, path: Path
+) -> tuple[int, float, float]:
     """(users, share of them with the same TOP items in the same order, largest difference of a
     score).
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        path, providers=["CPUExecutionProvider"]
+    )
     wanted = {entry.name for entry in session.get_inputs()}
     asked, same, largest = histories(engine), 0, 0.0
     first = engine.catalogue.items.first
-    bounds = [0, *np.cumsum(BATCHES), *range(sum(BATCHES) + 32, len(asked), 32)]
+    bounds = [
+        0,
+        *np.cumsum(BATCHES),
+        *range(sum(BATCHES) + 32, len(asked), 32),
+    ]
     for start, end in itertools.pairwise([*bounds, len(asked)]):
         part = asked[start:end]
         batch = history_batch(part, engine.catalogue, engine.seq_length)
@@ -127,12 +148,17 @@ def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = ArgumentParser(__doc__)
     parser.add_argument(
-        "--model_path", default="checkpoints/best", help="(default: %(default)s)"
+        "--model_path",
+        default="checkpoints/best",
+        help="(default: %(default)s)",
     )
     parser.add_argument(
-        "--data_dir", help="folder with the data set's files (default: as in training)"
+        "--data_dir",
+        help="folder with the data set's files (default: as in training)",
     )
-    parser.add_argument("--onnx", type=Path, required=True, help="the file to write")
+    parser.add_argument(
+        "--onnx", type=Path, required=True, help="the file to write"
+    )
     flags = parser.parse_args(argv)
     engine = RecommendationEngine(flags.model_path, flags.data_dir)
     if not flags.onnx.parent.is_dir():

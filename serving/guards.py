@@ -5,13 +5,26 @@ figures.
 import os
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 64 * 1024
-PATHS = ("/recommend", "/explain", "/profile", "/items", "/health", "/metrics", "/")
+PATHS = (
+    "/recommend",
+    "/explain",
+    "/profile",
+    "/items",
+    "/health",
+    "/metrics",
+    "/",
+)
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; "
@@ -66,7 +79,9 @@ class Metrics:
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
-        return generate_latest(registry), "text/plain; version=0.0.4; charset=utf-8"
+        return generate_latest(
+            registry
+        ), "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Guard:
@@ -76,7 +91,9 @@ class Guard:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -89,7 +106,9 @@ class Guard:
             message = await receive()
             size += len(message.get("body", b""))
             if size > MOST_BYTES:
-                raise HTTPException(413, f"the body is longer than {MOST_BYTES} bytes")
+                raise HTTPException(
+                    413, f"the body is longer than {MOST_BYTES} bytes"
+                )
             return message
 
         async def extended(message: Message) -> None:
@@ -106,4 +125,6 @@ class Guard:
             raise
         finally:
             self.metrics.requests.labels(path, status).inc()
-            self.metrics.seconds.labels(path).observe(time.perf_counter() - began)
+            self.metrics.seconds.labels(path).observe(
+                time.perf_counter() - began
+            )

@@ -27,9 +27,13 @@ class User(_Strict):
     """A user of the data (user_id), or a new one: a history of item ids, oldest first, and
     columns of the user. What is given beside a user_id stands instead of what the data say."""
 
-    user_id: Id | None = Field(None, description="a user of the data", examples=[123])
-    history: Annotated[list[Id], Field(max_length=LONGEST_HISTORY)] | None = Field(
-        None, description="item ids, oldest first", examples=[[260, 1210]]
+    user_id: Id | None = Field(
+        None, description="a user of the data", examples=[123]
+    )
+    history: Annotated[list[Id], Field(max_length=LONGEST_HISTORY)] | None = (
+        Field(
+            None, description="item ids, oldest first", examples=[[260, 1210]]
+        )
     )
     columns: Annotated[dict[str, Fact], Field(max_length=50)] | None = Field(
         None,
@@ -46,10 +50,12 @@ class User(_Strict):
 class Choice(User):
     """Which items may be recommended."""
 
-    where: Annotated[list[Condition], Field(max_length=MOST_CONDITIONS)] = Field(
-        default=[],
-        description="keep items that meet all conditions on their columns",
-        examples=[[]],
+    where: Annotated[list[Condition], Field(max_length=MOST_CONDITIONS)] = (
+        Field(
+            default=[],
+            description="keep items that meet all conditions on their columns",
+            examples=[[]],
+        )
     )
     filter_seen: bool | None = Field(
         None,
@@ -60,7 +66,9 @@ class Choice(User):
 class Wish(Choice):
     """What to recommend."""
 
-    k: Annotated[int, Field(ge=1, le=MOST_ITEMS)] = Field(10, description="how many")
+    k: Annotated[int, Field(ge=1, le=MOST_ITEMS)] = Field(
+        10, description="how many"
+    )
     model: ModelName = Field(
         "main",
         description="the served model, vanilla BERT4Rec, or the most popular items",
@@ -70,9 +78,9 @@ class Wish(Choice):
 class Why(Choice):
     """Which items to explain, among those that may be recommended."""
 
-    item_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_EXPLAINED)] = (
-        Field(examples=[[1196]])
-    )
+    item_ids: Annotated[
+        list[Id], Field(min_length=1, max_length=MOST_EXPLAINED)
+    ] = Field(examples=[[1196]])
     k: Annotated[int, Field(ge=1, le=MOST_ITEMS)] | None = Field(
         None,
         examples=[10],

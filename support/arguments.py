@@ -21,7 +21,11 @@ class ArgumentParser(argparse.ArgumentParser):
         parsed, rest = self.parse_known_args(args)
         if rest:
             name = rest[0].partition("=")[0]
-            known = [flag for action in self._actions for flag in action.option_strings]
+            known = [
+                flag
+                for action in self._actions
+                for flag in action.option_strings
+            ]
             raise UserError(
                 f"unknown flag {name!r}; {nearest(name, known, 'see --help')}"
             )

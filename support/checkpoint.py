@@ -34,7 +34,9 @@ def write_checkpoint(
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(folder)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    scratch = Path(
+        tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-")
+    )
     new, old = scratch / "new", scratch / "old"
     try:
         new.mkdir()

@@ -4,6 +4,7 @@ import difflib
 import errno
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 # A full or read-only disk, or a file where a folder should be.
 DISK_ERRORS = {
@@ -23,7 +24,7 @@ class UserError(Exception):
     """
 
 
-def require(condition: bool, message: str) -> None:
+def require(condition: Any, message: str) -> None:
     """Raise `UserError(message)` unless the condition holds."""
     if not condition:
         raise UserError(message)

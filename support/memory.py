@@ -11,9 +11,13 @@ def peak_memory_mb() -> int:
     tell (Windows).
     """
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would also count what the parent process held
+    if (
+        status.exists()
+    ):  # getrusage would also count what the parent process held
         return (
-            int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024 // 10**6
+            int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
+            * 1024
+            // 10**6
         )
     try:
         import resource
@@ -25,5 +29,7 @@ def peak_memory_mb() -> int:
 
 def release_memory() -> None:
     """Give freed memory back to the system, which glibc keeps: reading data frees a lot."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+    if sys.platform == "linux" and hasattr(
+        libc := ctypes.CDLL(None), "malloc_trim"
+    ):
         libc.malloc_trim(0)

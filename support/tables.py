@@ -31,7 +31,9 @@ def print_table(
     table = Table(show_header=any(header))
     for number, name in enumerate(header):
         table.add_column(
-            escape(name), justify="left" if number == 0 else "right", no_wrap=True
+            escape(name),
+            justify="left" if number == 0 else "right",
+            no_wrap=True,
         )
     for row in rows:
         table.add_row(*map(escape, row))
@@ -51,7 +53,9 @@ def write_parquet(path: Path, table: Any) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        with tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=".writing-"
+        ) as folder:
             part = Path(folder) / path.name
             table.to_parquet(part, index=False)
             part.replace(path)

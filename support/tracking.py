@@ -73,7 +73,9 @@ class Tracker:
             )
         )
         # Curves over training's steps, however often each run is evaluated.
-        self._try(lambda: library.define_metric("epoch/*", step_metric="epoch/step"))
+        self._try(
+            lambda: library.define_metric("epoch/*", step_metric="epoch/step")
+        )
 
     @property
     def shown(self) -> bool:
@@ -87,9 +89,15 @@ class Tracker:
         self._write(event, values)
         self._try(lambda: self._library.log(_numbers(event, values)))
 
-    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+    def table(
+        self, name: str, columns: list[str], rows: list[list[Any]]
+    ) -> None:
         """Show a table on the dashboard."""
-        self._try(lambda: self._library.log({name: self._library.Table(columns, rows)}))
+        self._try(
+            lambda: self._library.log(
+                {name: self._library.Table(columns, rows)}
+            )
+        )
 
     def artifact(self, folder: Path, name: str) -> None:
         """Keep the files of a checkpoint with the run."""

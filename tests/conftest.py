@@ -32,8 +32,13 @@ SHARED = ROOT.parent / "shared" / "data"
 SASREC = SHARED / "ml-1m-sasrec"
 
 os.environ.setdefault("WANDB_MODE", "offline")
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # as many threads as cores, in all
-    own = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+if (
+    "PYTEST_XDIST_WORKER_COUNT" in os.environ
+):  # as many threads as cores, in all
+    own = max(
+        1,
+        (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]),
+    )
     os.environ.setdefault("OMP_NUM_THREADS", str(own))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # An export traces each step for whoever listens, pytest too: it takes minutes.
@@ -87,7 +92,8 @@ def without_times() -> RawData:
         "interactions": {"user": "user_id", "item": "movie_id"},
     }
     return assemble(
-        schema_of(schema, Path("ids.yaml"), {}), {"interactions": File(frame, "ids")}
+        schema_of(schema, Path("ids.yaml"), {}),
+        {"interactions": File(frame, "ids")},
     )
 
 
@@ -154,7 +160,8 @@ def shop_frames(
             "sku": [f"sku-{number}" for number in range(articles)],
             "label": [f"Article {number}" for number in range(articles)],
             "price": [
-                np.nan if number % 4 == 0 else number / 2 for number in range(articles)
+                np.nan if number % 4 == 0 else number / 2
+                for number in range(articles)
             ],
             "picture": [vector[number % 3] for number in range(articles)],
             "shelf": [
@@ -166,9 +173,12 @@ def shop_frames(
     users = pd.DataFrame(
         {
             "customer": [f"c {number}" for number in range(customers)],
-            "club": ["gold;new" if number % 3 else "" for number in range(customers)],
+            "club": [
+                "gold;new" if number % 3 else "" for number in range(customers)
+            ],
             "income": [
-                np.nan if number % 2 else float(number) for number in range(customers)
+                np.nan if number % 2 else float(number)
+                for number in range(customers)
             ],
             "taste": [vector[number % 3] for number in range(customers)],
         }
@@ -183,7 +193,9 @@ def shop_frames(
 def shop(*sizes: int) -> RawData:
     """The frames of the shop, read by its schema. sizes: as in `shop_frames`."""
     frames = shop_frames(*sizes)
-    files = {name: File(frame, f"shop {name}") for name, frame in frames.items()}
+    files = {
+        name: File(frame, f"shop {name}") for name, frame in frames.items()
+    }
     return assemble(schema_of(SHOP, Path("shop.yaml"), {}), files)
 
 
@@ -197,7 +209,8 @@ def data(tiny: RawData) -> Dataset:
 def other_data(name: str) -> Dataset:
     """Data of another shape: 'ids' or 'shop'."""
     return process(
-        {"ids": without_times, "shop": shop}[name](), DataSettings(dataset=name)
+        {"ids": without_times, "shop": shop}[name](),
+        DataSettings(dataset=name),
     )
 
 
@@ -214,7 +227,8 @@ def write_ml_1m(folder: Path, files: dict[str, File]) -> Path:
     }
     for name, table in tables.items():
         text = "".join(
-            "::".join(map(str, row)) + "\n" for row in table.itertuples(index=False)
+            "::".join(map(str, row)) + "\n"
+            for row in table.itertuples(index=False)
         )
         (folder / f"{name}.dat").write_text(text, encoding="latin-1")
     return folder
@@ -229,24 +243,39 @@ def ml_1m_folder(tmp_path: Path) -> Path:
 def span(data: Dataset, user: int, until: str) -> tuple[int, int]:
     """Under leave-one-out: where the history of a user row (from 1) starts and where it ends."""
     requests = data.split.requests[until]
-    return int(data.offsets[user]), int(requests.ends[list(requests.users).index(user)])
+    return int(data.offsets[user]), int(
+        requests.ends[list(requests.users).index(user)]
+    )
 
 
-TINY_MODEL = dict(hidden_size=16, num_heads=2, num_layers=2, seq_length=12, dropout=0.0)
+TINY_MODEL = dict(
+    hidden_size=16, num_heads=2, num_layers=2, seq_length=12, dropout=0.0
+)
 
 VARIANTS = {
     "vanilla": ModelSettings(model="vanilla", **TINY_MODEL),
     "vanilla-causal-segments": ModelSettings(
-        model="vanilla", attention_type="causal", segment_embeddings=True, **TINY_MODEL
+        model="vanilla",
+        attention_type="causal",
+        segment_embeddings=True,
+        **TINY_MODEL,
     ),
     "enhanced": ModelSettings(**TINY_MODEL),
     "enhanced-known-time": ModelSettings(
-        query_time="known", positions="sinusoidal", start_token=True, **TINY_MODEL
+        query_time="known",
+        positions="sinusoidal",
+        start_token=True,
+        **TINY_MODEL,
     ),
     "enhanced-cloze-only": ModelSettings(
-        next_item_weight=0.0, value_weight=0.0, preference_weight=0.0, **TINY_MODEL
+        next_item_weight=0.0,
+        value_weight=0.0,
+        preference_weight=0.0,
+        **TINY_MODEL,
     ),
-    "enhanced-graph": ModelSettings(graph=True, text_encoder="ngrams", **TINY_MODEL),
+    "enhanced-graph": ModelSettings(
+        graph=True, text_encoder="ngrams", **TINY_MODEL
+    ),
     "enhanced-ids-only": ModelSettings(
         item_features="none",
         interaction_features="none",
@@ -299,7 +328,9 @@ def fresh_model(
     return model
 
 
-def tiny_settings(tmp_path: Path, model: ModelSettings, **changes: object) -> Settings:
+def tiny_settings(
+    tmp_path: Path, model: ModelSettings, **changes: object
+) -> Settings:
     """Settings of a run of seconds."""
     values = dict(
         dataset="synthetic",
@@ -346,7 +377,11 @@ def service_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "vanilla": ["--model", "vanilla", "--min_item_count", "22"],
     }
     for name, flags in runs.items():
-        kept = [flag for flag in SERVED if name != "vanilla" or flag != "--start_token"]
+        kept = [
+            flag
+            for flag in SERVED
+            if name != "vanilla" or flag != "--start_token"
+        ]
         folders = [
             "--data_dir",
             str(data),
@@ -359,7 +394,9 @@ def service_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def start_service(files: Path, *flags: str) -> tuple[subprocess.Popen[str], str]:
+def start_service(
+    files: Path, *flags: str
+) -> tuple[subprocess.Popen[str], str]:
     """`python -m serving` of the tiny films on a free port: see `serve`."""
     models = ["--model_path", str(files / "main" / "best")]
     models += ["--vanilla_path", str(files / "vanilla" / "best")]

@@ -28,7 +28,9 @@ def test_top_lists_are_the_best_unseen_films(data):
         start, end = span(data, person, "test")
         scores = (
             model.score(
-                history_batch([history_of(data, person, end)], data.catalogue, 12)
+                history_batch(
+                    [history_of(data, person, end)], data.catalogue, 12
+                )
             )[0]
             .detach()
             .numpy()
@@ -50,11 +52,16 @@ def test_top_lists_are_the_best_unseen_films(data):
 def test_list_quality_by_hand(data):
     lists = np.stack(
         [
-            rng(person).permutation(np.arange(ITEM_ROWS, len(data.catalogue.items)))[:4]
+            rng(person).permutation(
+                np.arange(ITEM_ROWS, len(data.catalogue.items))
+            )[:4]
             for person in data.catalogue.users.rows
         ]
     )
-    quality, train = list_quality(lists, data, "test"), data.items[data.training_rows()]
+    quality, train = (
+        list_quality(lists, data, "test"),
+        data.items[data.training_rows()],
+    )
     table = data.catalogue.items.shares("genres")
     genres = [set(np.flatnonzero(row)) for row in table]
     for person in (1, 9):
@@ -63,12 +70,18 @@ def test_list_quality_by_hand(data):
             data.items[slice(*span(data, person, "test"))],
         )
         seen = [(train == film).sum() for film in films]
-        assert quality["popularity"][person - 1] == pytest.approx(np.mean(seen))
+        assert quality["popularity"][person - 1] == pytest.approx(
+            np.mean(seen)
+        )
         assert quality["popularity lift"][person - 1] == pytest.approx(
-            np.mean(seen) / np.mean([(train == film).sum() for film in history]) - 1
+            np.mean(seen)
+            / np.mean([(train == film).sum() for film in history])
+            - 1
         )
         assert quality["novelty (bits)"][person - 1] == pytest.approx(
-            np.mean([-np.log2(max(count, 1) / data.num_users) for count in seen])
+            np.mean(
+                [-np.log2(max(count, 1) / data.num_users) for count in seen]
+            )
         )
         pairs = [
             1 - len(genres[i] & genres[j]) / len(genres[i] | genres[j])
@@ -78,19 +91,24 @@ def test_list_quality_by_hand(data):
             np.mean(pairs)
         )
         wanted, given = (
-            np.mean([table[film] for film in part], axis=0) for part in (history, films)
+            np.mean([table[film] for film in part], axis=0)
+            for part in (history, films)
         )
-        assert quality["miscalibration of genres"][person - 1] == pytest.approx(
+        assert quality["miscalibration of genres"][
+            person - 1
+        ] == pytest.approx(
             stats.entropy(wanted, 0.99 * given + 0.01 * wanted), rel=1e-4
         )
-    assert coverage(lists, data)["catalogue coverage"] == len(np.unique(lists)) / len(
-        data.catalogue.items.ids
-    )
+    assert coverage(lists, data)["catalogue coverage"] == len(
+        np.unique(lists)
+    ) / len(data.catalogue.items.ids)
 
 
 def test_gini_of_exposure_at_its_ends(data):
     films = np.arange(ITEM_ROWS, len(data.catalogue.items))
-    assert coverage(films[:, None], data)["Gini of exposure"] == pytest.approx(0.0)
+    assert coverage(films[:, None], data)["Gini of exposure"] == pytest.approx(
+        0.0
+    )
     assert coverage(np.full((50, 1), ITEM_ROWS), data)[
         "Gini of exposure"
     ] == pytest.approx(1 - 1 / len(films))
@@ -123,7 +141,9 @@ def test_reliability_agrees_with_scikit_learn():
     ratings = np.array([draw.choice(5, p=row) + 1 for row in probabilities])
     title, _, rows = analyse._reliability("rating", probabilities, ratings)
     true = (ratings[:, None] == np.arange(1, 6)).ravel()
-    observed, stated = calibration_curve(true, probabilities.ravel(), n_bins=10)
+    observed, stated = calibration_curve(
+        true, probabilities.ravel(), n_bins=10
+    )
     assert [row[:2] for row in rows] == [
         [f"{said:.3f}", f"{seen:.3f}"]
         for said, seen in zip(stated, observed, strict=True)
@@ -145,11 +165,20 @@ def test_tables_as_text():
 def test_script(data, tiny, tmp_path, monkeypatch, capsys):
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"])
     save_model(
-        tmp_path / "model", fresh_model(data, VARIANTS["enhanced"]), settings, data, {}
+        tmp_path / "model",
+        fresh_model(data, VARIANTS["enhanced"]),
+        settings,
+        data,
+        {},
     )
     monkeypatch.setattr(model_io, "load", lambda _settings, _like=None: data)
     analyse.main(
-        ["--model_path", str(tmp_path / "model"), "--output", str(tmp_path / "tables")]
+        [
+            "--model_path",
+            str(tmp_path / "model"),
+            "--output",
+            str(tmp_path / "tables"),
+        ]
     )
     text = (tmp_path / "tables" / "analysis.md").read_text(encoding="utf-8")
     for part in (

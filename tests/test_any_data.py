@@ -107,7 +107,8 @@ def test_ml_100k_three_ways_gives_the_same_figures(tmp_path, capsys):
     table = tmp_path / "interactions.csv"
     rows = [line.split("\t") for line in lines[1:]]
     table.write_text(
-        "user,item,rating,time\n" + "".join(",".join(row) + "\n" for row in rows)
+        "user,item,rating,time\n"
+        + "".join(",".join(row) + "\n" for row in rows)
     )
     written = tmp_path / "mine.yaml"
     assert (

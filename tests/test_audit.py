@@ -14,8 +14,12 @@ from support.errors import run_command
 from tests.conftest import VARIANTS, fresh_model, tiny_settings
 
 
-@pytest.mark.parametrize("protocol", ["leave_one_out", "global_time", "multi5"])
-def test_clean_models_pass_under_every_protocol(tiny, tmp_path, protocol, variant):
+@pytest.mark.parametrize(
+    "protocol", ["leave_one_out", "global_time", "multi5"]
+)
+def test_clean_models_pass_under_every_protocol(
+    tiny, tmp_path, protocol, variant
+):
     data, settings = (
         process(tiny, DataSettings(protocol=protocol)),
         tiny_settings(tmp_path, variant),
@@ -28,7 +32,9 @@ def test_clean_models_pass_under_every_protocol(tiny, tmp_path, protocol, varian
     assert training_test(model, data, settings) == 0
 
 
-def test_a_history_that_holds_its_target_is_caught(data, tmp_path, monkeypatch):
+def test_a_history_that_holds_its_target_is_caught(
+    data, tmp_path, monkeypatch
+):
     model, settings = (
         fresh_model(data, VARIANTS["enhanced"]),
         tiny_settings(tmp_path, VARIANTS["enhanced"]),
@@ -46,7 +52,10 @@ def test_a_request_time_that_should_be_unknown_is_caught(data, tmp_path):
     model = fresh_model(data, VARIANTS["enhanced-known-time"])
     assert (
         swap_test(
-            model.frozen(), data, tiny_settings(tmp_path, VARIANTS["enhanced"]), "test"
+            model.frozen(),
+            data,
+            tiny_settings(tmp_path, VARIANTS["enhanced"]),
+            "test",
         )
         > 1e-4
     )
@@ -90,9 +99,9 @@ def test_signs_by_hand(tiny, monkeypatch):
         assert signs["item unknown to training"][number] == (
             int(data.items[end]) not in known
         )
-        assert signs["target at the very time of the history's last interaction"][
-            number
-        ] == (data.times[end] == data.times[end - 1])
+        assert signs[
+            "target at the very time of the history's last interaction"
+        ][number] == (data.times[end] == data.times[end - 1])
     # that is what the protocol is for
     assert (signs["training later than the target"] == 0).all()
     assert not signs["item in training only after the target"].any()
@@ -102,8 +111,13 @@ def test_signs_by_hand(tiny, monkeypatch):
 
 def test_script(tmp_path, capsys, data):
     assert (
-        run_command(audit.main, ["--dataset", "synthetic", "--until", "validation"])
+        run_command(
+            audit.main, ["--dataset", "synthetic", "--until", "validation"]
+        )
         == 0
     )
     assert "training later than the target" in capsys.readouterr().out
-    assert run_command(audit.main, ["--model_path", str(tmp_path / "nowhere")]) == 2
+    assert (
+        run_command(audit.main, ["--model_path", str(tmp_path / "nowhere")])
+        == 2
+    )

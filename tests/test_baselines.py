@@ -37,7 +37,9 @@ def seen(data):
 def test_item_knn_is_cosine_similarity(data, seen):
     expected = cosine_similarity(seen.T)
     np.fill_diagonal(expected, 0)
-    everything = item_knn(data, neighbours=len(data.catalogue.items), shrinkage=0.0)
+    everything = item_knn(
+        data, neighbours=len(data.catalogue.items), shrinkage=0.0
+    )
     np.testing.assert_allclose(everything.matrix.numpy(), expected, atol=1e-6)
     nearest = item_knn(data, neighbours=3, shrinkage=0.0).matrix.numpy()
     for film in range(ITEM_ROWS, len(data.catalogue.items)):
@@ -62,7 +64,9 @@ def test_ease_solves_its_regressions(data, seen):
     for film in (ITEM_ROWS, ITEM_ROWS + 5, len(data.catalogue.items) - 1):
         others = np.delete(np.arange(seen.shape[1]), film)
         x, y = seen[:, others], seen[:, film]
-        expected = np.linalg.solve(x.T @ x + 7.0 * np.eye(len(others)), x.T @ y)
+        expected = np.linalg.solve(
+            x.T @ x + 7.0 * np.eye(len(others)), x.T @ y
+        )
         np.testing.assert_allclose(matrix[others, film], expected, atol=1e-5)
         assert matrix[film, film] == 0
 
@@ -93,14 +97,20 @@ def test_scores_weigh_films_by_their_age(data):
     )
     for row, history in zip(scores, histories, strict=True):
         newest = history.items[-12:][::-1]
-        expected = sum(0.5**age * matrix[film] for age, film in enumerate(newest))
-        np.testing.assert_allclose(row[ITEM_ROWS:], expected[ITEM_ROWS:], rtol=1e-4)
+        expected = sum(
+            0.5**age * matrix[film] for age, film in enumerate(newest)
+        )
+        np.testing.assert_allclose(
+            row[ITEM_ROWS:], expected[ITEM_ROWS:], rtol=1e-4
+        )
         assert (row[:ITEM_ROWS] == -torch.inf).all()
     newest = ItemToItem(matrix, decay=0.0).score(
         history_batch(histories, data.catalogue, 12)
     )
     np.testing.assert_allclose(
-        newest[0, ITEM_ROWS:], matrix[histories[0].items[-1], ITEM_ROWS:], rtol=1e-5
+        newest[0, ITEM_ROWS:],
+        matrix[histories[0].items[-1], ITEM_ROWS:],
+        rtol=1e-5,
     )
 
 
@@ -109,14 +119,19 @@ def test_recent_popularity_counts_the_days_before(data):
     history = history_of(data, 5, span(data, 5, "test")[1])
     scores = recent.score(history_batch([history], data.catalogue, 12))[0]
     rows, now = data.training_rows(), history.times[-1]
-    inside = rows[(data.times[rows] < now) & (data.times[rows] >= now - 30 * DAY)]
-    expected = np.bincount(data.items[inside], minlength=len(data.catalogue.items))
+    inside = rows[
+        (data.times[rows] < now) & (data.times[rows] >= now - 30 * DAY)
+    ]
+    expected = np.bincount(
+        data.items[inside], minlength=len(data.catalogue.items)
+    )
     assert (scores[ITEM_ROWS:].floor().numpy() == expected[ITEM_ROWS:]).all()
     empty = RecentPopularity(data, days=0).score(
         history_batch([history], data.catalogue, 12)
     )[0]
     assert (
-        empty[ITEM_ROWS:].argsort() == Popularity(data).counts[ITEM_ROWS:].argsort()
+        empty[ITEM_ROWS:].argsort()
+        == Popularity(data).counts[ITEM_ROWS:].argsort()
     ).all()
 
 
@@ -127,7 +142,9 @@ def test_baselines_rank_under_the_one_protocol(data):
         ease(data, 20.0, 0.9),
         markov_chain(data),
     ):
-        assert target_ranks(ranker, data, "test", 12, EvalSettings()).min() >= 1
+        assert (
+            target_ranks(ranker, data, "test", 12, EvalSettings()).min() >= 1
+        )
 
 
 def test_neighbours_by_columns_are_mean_cosine_similarities(data):

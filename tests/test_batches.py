@@ -79,21 +79,27 @@ def test_training_never_holds_a_held_out_interaction(data):
                 assert not {(user, item) for item in shown} & held_out
 
 
-@pytest.mark.parametrize("masking", [{}, {"masking": "late"}, {"last_mask_share": 0.8}])
+@pytest.mark.parametrize(
+    "masking", [{}, {"masking": "late"}, {"last_mask_share": 0.8}]
+)
 def test_cloze_replaces_item_rating_and_time(data, masking):
     for batch in TrainingBatches(
         data, 12, dataclasses.replace(PLAIN, **masking), 1.0
     ).epoch(0):
         masked = batch.items == MASK
         assert batch.pattern == "bidirectional" and batch.items.shape[1] <= 12
-        assert torch.equal(masked, batch.targets != PAD) and masked.any(1).all()
+        assert (
+            torch.equal(masked, batch.targets != PAD) and masked.any(1).all()
+        )
         assert (batch.columns["rating"][masked] == 0).all()
         assert (batch.request_times[~masked] == 0).all()
 
 
 def test_kinds_of_batch_alternate_by_share(data):
     made = TrainingBatches(data, 12, PLAIN, 0.25)
-    kinds = [batch.pattern for epoch in range(4) for batch in made.epoch(epoch)]
+    kinds = [
+        batch.pattern for epoch in range(4) for batch in made.epoch(epoch)
+    ]
     assert kinds.count("bidirectional") == len(kinds) // 4
 
 
@@ -105,7 +111,9 @@ def test_epochs_are_a_function_of_seed_epoch_and_step(data):
     assert not all(map(same, first, made.epoch(4)))
     halves = [list(made.epoch(3, rank=rank, world=2)) for rank in (0, 1)]
     assert len(halves[0]) == len(halves[1]) == len(first) // 2
-    users = [set(batch.users.tolist()) - {0} for half in halves for batch in half]
+    users = [
+        set(batch.users.tolist()) - {0} for half in halves for batch in half
+    ]
     assert sum(map(len, users)) == len(set().union(*users))  # nobody twice
 
 
@@ -148,13 +156,21 @@ def test_context_dropout_hides_the_stated_share(data, monkeypatch):
 def test_late_starts_are_ends_of_the_same_windows(data, cloze):
     """The stated share begins later, by somebody unknown; each still ends where it did, and the
     others are as they were. Short ends are as frequent as long ones."""
-    late_too, left, share = dataclasses.replace(PLAIN, late_start_share=0.5), [], []
+    late_too, left, share = (
+        dataclasses.replace(PLAIN, late_start_share=0.5),
+        [],
+        [],
+    )
     trained = data.train_lengths
 
     def rows(train, epoch):
         for batch in TrainingBatches(data, 12, train, cloze).epoch(epoch):
-            items = torch.where(batch.items == MASK, batch.targets, batch.items)
-            times = torch.where(batch.items == MASK, batch.request_times, batch.times)
+            items = torch.where(
+                batch.items == MASK, batch.targets, batch.items
+            )
+            times = torch.where(
+                batch.items == MASK, batch.request_times, batch.times
+            )
             for row, length in enumerate(batch.lengths.tolist()):
                 told = [
                     items[row],
@@ -162,7 +178,12 @@ def test_late_starts_are_ends_of_the_same_windows(data, cloze):
                     *([] if cloze else [batch.targets[row]]),
                 ]
                 yield (
-                    tuple(zip(*(part[:length].tolist() for part in told), strict=True)),
+                    tuple(
+                        zip(
+                            *(part[:length].tolist() for part in told),
+                            strict=True,
+                        )
+                    ),
                     batch.users[row].item(),
                     batch.user_columns["age"][row],
                     bool(batch.whole[row]),
@@ -174,9 +195,10 @@ def test_late_starts_are_ends_of_the_same_windows(data, cloze):
         for window, user, facts, _ in whole
         for place in range(len(window))
     }
+    # no two alike
     assert len(whole) == data.num_users and len(of_end) == sum(
         len(window) for window, *_ in whole
-    )  # no two alike
+    )
     for epoch in range(20):
         ends = set()
         for window, user, facts, complete in rows(late_too, epoch):
@@ -190,7 +212,9 @@ def test_late_starts_are_ends_of_the_same_windows(data, cloze):
             assert complete == (fits and window == full)
             ends.add(person)
             share.append(late)
-            left += [len(window) + 1] * (late and len(full) == 12 and not cloze)
+            left += [len(window) + 1] * (
+                late and len(full) == 12 and not cloze
+            )
         assert len(ends) == data.num_users  # each once
     assert 0.47 < np.mean(share) < 0.53
     if not cloze:
@@ -204,7 +228,9 @@ def test_late_starts_are_ends_of_the_same_windows(data, cloze):
 
 def test_batches_are_of_windows_of_similar_length_after_late_starts(real_data):
     """Little padding, and limits kept, exactly in the first epoch and nearly in others."""
-    train = TrainSettings(late_start_share=0.5, batch_size=512, batch_tokens=6400)
+    train = TrainSettings(
+        late_start_share=0.5, batch_size=512, batch_tokens=6400
+    )
     made = TrainingBatches(real_data, 200, train, 0.0)
     for epoch in (0, 1, 17):
         found = list(made.epoch(epoch))
@@ -213,7 +239,10 @@ def test_batches_are_of_windows_of_similar_length_after_late_starts(real_data):
             and sum(len(batch.users) for batch in found) == real_data.num_users
         )
         assert (
-            max(batch.items.numel() if epoch == 0 else batch.tokens for batch in found)
+            max(
+                batch.items.numel() if epoch == 0 else batch.tokens
+                for batch in found
+            )
             <= 6400
         )
         assert sum(batch.tokens for batch in found) > 0.91 * sum(
@@ -223,7 +252,9 @@ def test_batches_are_of_windows_of_similar_length_after_late_starts(real_data):
 
 
 def mask(lengths, width, **changes):
-    settings = TrainSettings(**{"mask_prob": 0.3, "last_mask_share": 0.0, **changes})
+    settings = TrainSettings(
+        **{"mask_prob": 0.3, "last_mask_share": 0.0, **changes}
+    )
     return cloze_mask(np.asarray(lengths), width, settings, rng())
 
 
@@ -233,7 +264,9 @@ def test_cloze_mask_shares(masking):
     assert not masked[:, 20:].any() and masked.any(1).all()
     assert abs(masked[:, :20].mean() - 0.3) < 0.02
     assert (
-        mask([1, 2, 3] * 200, 5, masking=masking, mask_prob=1e-9).sum(1).tolist()
+        mask([1, 2, 3] * 200, 5, masking=masking, mask_prob=1e-9)
+        .sum(1)
+        .tolist()
         == [1] * 600
     )
     last = mask([20] * 4000, 25, masking=masking, last_mask_share=1.0)
@@ -243,10 +276,13 @@ def test_cloze_mask_shares(masking):
 def test_which_positions_are_masked():
     """Alike, or in proportion to the place."""
     uniform, late = (
-        mask([40] * 4000, 40, masking=masking) for masking in ("uniform", "late")
+        mask([40] * 4000, 40, masking=masking)
+        for masking in ("uniform", "late")
     )
     assert uniform.mean(0).min() > 0.27 and uniform.mean(0).max() < 0.33
-    np.testing.assert_allclose(late.mean(0), 2 * 0.3 * np.arange(1, 41) / 41, atol=0.03)
+    np.testing.assert_allclose(
+        late.mean(0), 2 * 0.3 * np.arange(1, 41) / 41, atol=0.03
+    )
 
 
 def test_visible_times_hide_the_masked_moments():
@@ -274,7 +310,10 @@ def test_append_mask_keeps_the_newest(data):
             request_time=99,
         ),
         History(
-            np.array([9]), np.array([50]), {"rating": np.array([4])}, request_time=60
+            np.array([9]),
+            np.array([50]),
+            {"rating": np.array([4])},
+            request_time=60,
         ),
     ]
     catalogue = data.catalogue
@@ -319,15 +358,18 @@ def test_parts_hold_everybody_once_and_respect_their_size(data, positions):
             ).epoch(0)
         )
         parts = batch.parts(positions)
-        assert sorted(int(user) for part in parts for user in part.users) == sorted(
-            batch.users.tolist()
-        )
+        assert sorted(
+            int(user) for part in parts for user in part.users
+        ) == sorted(batch.users.tolist())
         for part in parts:
             assert (
                 part.items.numel() <= max(positions, part.items.shape[1])
                 and int(part.lengths.max()) > 0
             )
-            rows = [batch.users.tolist().index(user) for user in part.users.tolist()]
+            rows = [
+                batch.users.tolist().index(user)
+                for user in part.users.tolist()
+            ]
             width = part.items.shape[1]
             for name, value in part.tensors().items():
                 whole = batch.tensors()[name][rows]
@@ -341,12 +383,16 @@ def test_parts_hold_everybody_once_and_respect_their_size(data, positions):
                 )
 
 
-def test_predicted_positions_are_the_targets_and_a_filling_that_does_not_count(data):
+def test_predicted_positions_are_the_targets_and_a_filling_that_does_not_count(
+    data,
+):
     for batch in TrainingBatches(data, 12, PLAIN, 1.0).epoch(0):
         predicted, targets = batch.predicted(), batch.targets.flatten()
         assert len(set(predicted.tolist())) == len(predicted)
         assert set((targets != PAD).nonzero()[:, 0].tolist()) == {
-            position for position in predicted.tolist() if targets[position] != PAD
+            position
+            for position in predicted.tolist()
+            if targets[position] != PAD
         }
         assert len(predicted) % 64 == 0 or len(predicted) == len(targets)
 

@@ -42,7 +42,10 @@ def test_compare_without_peers(tmp_path, capsys, small):
     assert set(record["results"]) == {"ours causal"}
     for result in record["results"].values():
         assert result["steps"] == 8 and result["seconds"] > 0
-        assert result["users_per_second"] > 0 and result["p50_ms"] <= result["p99_ms"]
+        assert (
+            result["users_per_second"] > 0
+            and result["p50_ms"] <= result["p99_ms"]
+        )
     with pytest.raises(UserError, match="make bench"):
         compare.main(["--peers", "/nowhere/python"])
 

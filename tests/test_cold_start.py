@@ -15,8 +15,15 @@ from tests.conftest import TINY_MODEL, films, write_ml_1m
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
     """The tiny world in files, and a model of seconds."""
-    folder = write_ml_1m(tmp_path_factory.mktemp("newcomers") / "data", films())
-    values = {**TINY_MODEL, "data_dir": folder, "max_steps": 3, "device": "cpu"}
+    folder = write_ml_1m(
+        tmp_path_factory.mktemp("newcomers") / "data", films()
+    )
+    values = {
+        **TINY_MODEL,
+        "data_dir": folder,
+        "max_steps": 3,
+        "device": "cpu",
+    }
     return [f"--{name}={value}" for name, value in values.items()]
 
 
@@ -49,11 +56,14 @@ def test_new_users_and_items_are_nowhere_in_training(here, tiny):
                 place = count if end == "first" else len(own) - 1
                 history = asked.histories[number]
                 assert (
-                    items.id_array(history.items).tolist() == own[place - count : place]
+                    items.id_array(history.items).tolist()
+                    == own[place - count : place]
                 )
                 assert items.id(asked.targets[number]) == own[place]
                 assert history.user == 0
-                assert not set(items.id_array(asked.candidates[number])) & set(new)
+                assert not set(items.id_array(asked.candidates[number])) & set(
+                    new
+                )
             assert len(asked.targets) == len(lists)
     asked = here.requests["among all items"]
     for history, target in zip(asked.histories, asked.targets, strict=True):
@@ -66,7 +76,8 @@ def test_draws_share_no_user_and_no_item(here, settings):
     assert not set(here.new_items) & set(other.new_items)
     users = here.whole.catalogue.users.ids
     taken = [
-        set(users) - set(world.known.catalogue.users.ids) for world in (here, other)
+        set(users) - set(world.known.catalogue.users.ids)
+        for world in (here, other)
     ]
     assert all(taken) and not taken[0] & taken[1]
 
@@ -102,7 +113,12 @@ def test_items_of_equal_score_stand_in_all_orders(here):
 def test_the_command(flags, tmp_path, capsys):
     """Every question has an answer from every row that can give one; a second run trains nothing
     again."""
-    folders = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
+    folders = [
+        "--work",
+        str(tmp_path / "work"),
+        "--results",
+        str(tmp_path / "results"),
+    ]
     command = ["--seeds", "2", *folders, *flags]
     assert run_command(cold_start.main, command) == 0
     path = tmp_path / "results" / "results.json"
@@ -117,7 +133,12 @@ def test_the_command(flags, tmp_path, capsys):
     assert "epoch" not in capsys.readouterr().out
     assert json.loads(path.read_text())["questions"] == found
     assert str(tmp_path) not in (tmp_path / "results" / "table.md").read_text()
-    for flag in ("--teacher", "--start_from"):  # a model that knows what is new here
-        assert run_command(cold_start.main, [*command, flag, str(tmp_path)]) == 2
+    for flag in (
+        "--teacher",
+        "--start_from",
+    ):  # a model that knows what is new here
+        assert (
+            run_command(cold_start.main, [*command, flag, str(tmp_path)]) == 2
+        )
         assert "drop --teacher and --start_from" in capsys.readouterr().err
     assert run_command(cold_start.main, [*command, "--model", "vanilla"]) == 2

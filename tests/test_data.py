@@ -56,10 +56,16 @@ def test_ids_round_trip(data):
     items, users = data.catalogue.items, data.catalogue.users
     assert (items.id_array(items.index(items.ids)) == items.ids).all()
     assert items.index([10**9, -1, 0]).tolist() == [PAD] * 3
-    assert users.index([10**30, 0, int(users.ids[4])]).tolist() == [UNKNOWN, UNKNOWN, 5]
+    assert users.index([10**30, 0, int(users.ids[4])]).tolist() == [
+        UNKNOWN,
+        UNKNOWN,
+        5,
+    ]
     assert data.items.min() >= ITEM_ROWS and data.items.max() < len(items)
     text = other_data("shop").catalogue.users
-    assert [text.id(row) for row in text.index(["c 3", "nobody", "c 11"])[[0, 2]]] == [
+    assert [
+        text.id(row) for row in text.index(["c 3", "nobody", "c 11"])[[0, 2]]
+    ] == [
         "c 3",
         "c 11",
     ]
@@ -69,13 +75,15 @@ def test_columns_follow_the_raw_tables(data, tiny):
     raw, items = tiny.items.set_index("id"), data.catalogue.items
     for row in items.rows:
         found, wanted = items.readable(row), raw.loc[items.id(row)]
-        assert found["year"] == wanted["year"] and sorted(found["genres"]) == sorted(
-            wanted["genres"]
-        )
+        assert found["year"] == wanted["year"] and sorted(
+            found["genres"]
+        ) == sorted(wanted["genres"])
     users = data.catalogue.users
     genders = [users.readable(row)["gender"] for row in users.rows]
     raw_genders = tiny.users.set_index("id").loc[users.ids, "gender"]
-    assert genders == [{"F": "woman", "M": "man"}[code] for code in raw_genders]
+    assert genders == [
+        {"F": "woman", "M": "man"}[code] for code in raw_genders
+    ]
 
 
 def test_gaps_are_unknown_in_every_kind_of_column():
@@ -99,7 +107,9 @@ def test_repeats_are_kept_only_where_the_schema_says_so(tiny):
         process(tiny, DataSettings()).items
     )
     shop = other_data("shop")
-    assert any(len(set(items)) < len(items) for items in raw_sequences(shop).values())
+    assert any(
+        len(set(items)) < len(items) for items in raw_sequences(shop).values()
+    )
 
 
 def test_split_holds_out_the_last_two_of_everyone(data):
@@ -117,7 +127,9 @@ def test_item_filter(tiny):
     counts = tiny.interactions["item"].value_counts()
     threshold = int(counts.median())
     data = process(tiny, DataSettings(min_item_count=threshold))
-    assert set(data.catalogue.items.ids) == set(counts[counts >= threshold].index)
+    assert set(data.catalogue.items.ids) == set(
+        counts[counts >= threshold].index
+    )
     with pytest.raises(UserError, match="leave no interactions"):
         process(tiny, DataSettings(min_item_count=10**6))
 
@@ -128,7 +140,8 @@ def test_hash_sees_every_part(tiny, data):
         assert changed.loc[5, column] != value
         changed.loc[5, column] = value
         assert (
-            process(tiny.replace(changed), DataSettings()).split_hash != data.split_hash
+            process(tiny.replace(changed), DataSettings()).split_hash
+            != data.split_hash
         )
 
 
@@ -145,9 +158,15 @@ def test_item_preset_equals_the_sasrec_file(real_data):
     if not (SASREC / "ml-1m.txt").exists():
         pytest.skip(f"{SASREC.name}/ml-1m.txt is absent")
     data = load(DataSettings(min_item_count=5, data_dir=str(REAL)))
-    assert len(data.catalogue.items.ids) == 3_416 and len(data.items) == 999_611
+    assert (
+        len(data.catalogue.items.ids) == 3_416 and len(data.items) == 999_611
+    )
     to_movie, to_user = (
-        dict(np.loadtxt(SASREC / f"sas_to_original_{what}.txt", dtype=int).tolist())
+        dict(
+            np.loadtxt(
+                SASREC / f"sas_to_original_{what}.txt", dtype=int
+            ).tolist()
+        )
         for what in ("items", "users")
     )
     published = {}
@@ -166,7 +185,11 @@ BOARDS = {
     "loo-3706": {},
     "loo-3416": {"min_item_count": 5},
     "global-time": {"protocol": "global_time"},
-    "multi-S": {"protocol": "multi5", "keep": "rating>=4", "min_user_count": 10},
+    "multi-S": {
+        "protocol": "multi5",
+        "keep": "rating>=4",
+        "min_user_count": 10,
+    },
 }
 HASHES = {
     "loo-3706 validation": (6040, "2150ccaac1c1cb24"),
@@ -185,7 +208,9 @@ HASHES = {
 
 
 def hash_of(lines):
-    return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[
+        :16
+    ]
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -195,7 +220,9 @@ def test_every_protocol_asks_for_the_very_targets_as_before(real_data, board):
     for until in ("validation", "test"):
         requests = data.split.requests[until]
         targets = items.id_array(data.items[requests.target_rows]).tolist()
-        asked = zip(users.id_array(requests.users).tolist(), targets, strict=True)
+        asked = zip(
+            users.id_array(requests.users).tolist(), targets, strict=True
+        )
         lines = [f"{user} {' '.join(map(str, row))}" for user, row in asked]
         assert hash_of(lines) == HASHES[f"{board} {until}"]
     rows = data.training_rows()

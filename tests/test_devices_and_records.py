@@ -15,7 +15,9 @@ def test_auto_precision_follows_the_processor(monkeypatch):
     cpu = torch.device("cpu")
     for has_it in (True, False):
         monkeypatch.setattr(
-            devices.torch.cpu, "_is_avx512_bf16_supported", lambda answer=has_it: answer
+            devices.torch.cpu,
+            "_is_avx512_bf16_supported",
+            lambda answer=has_it: answer,
         )
         assert uses_bf16("auto", cpu) is has_it
     assert uses_bf16("bf16", cpu) and not uses_bf16("fp32", cpu)
@@ -51,7 +53,10 @@ def test_no_record_without_a_path():
 
 
 def test_commit_is_known_in_a_repository():
-    assert git_commit() == "unknown" or len(git_commit().removesuffix("+changes")) == 12
+    assert (
+        git_commit() == "unknown"
+        or len(git_commit().removesuffix("+changes")) == 12
+    )
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def test_a_profile_says_what_the_files_say(engine, tiny):
     assert sum(found.expected["genres"].values()) == pytest.approx(1, abs=0.02)
     stranger = engine.get_user_profile(item_sequence=[3, 5])
     assert (
-        stranger.user_id is None and stranger.interactions == 2 and not stranger.means
+        stranger.user_id is None
+        and stranger.interactions == 2
+        and not stranger.means
     )
 
 
@@ -77,7 +79,8 @@ def test_the_time_of_the_request(timed):
     assert "unknown" in timed.request_time_note(bare, None)
     moments = [parse_time(text) for text in ("2003-01-05", "2003-07-05T20:00")]
     scores = [
-        timed.get_recommendations(12, k=3, at=moment)[0].score for moment in moments
+        timed.get_recommendations(12, k=3, at=moment)[0].score
+        for moment in moments
     ]
     assert scores[0] != scores[1]
     assert (
@@ -88,7 +91,10 @@ def test_the_time_of_the_request(timed):
 
 def test_a_new_user_is_ranked_by_what_is_given(engine):
     lists = [
-        [item.id for item in engine.get_recommendations(user_columns=facts, k=20)]
+        [
+            item.id
+            for item in engine.get_recommendations(user_columns=facts, k=20)
+        ]
         for facts in ({"gender": "F", "age": 1}, {"gender": "M", "age": 56})
     ]
     assert len(lists[0]) == 20 and lists[0] != lists[1]
@@ -101,7 +107,9 @@ def test_conditions_hold_of_all_that_is_recommended(engine):
         12, k=2, where=["year<=1980", "genres=Drama,Comedy"]
     )
     assert all(item.columns["year"] <= 1980 for item in items)
-    assert all({"Drama", "Comedy"} & set(item.columns["genres"]) for item in items)
+    assert all(
+        {"Drama", "Comedy"} & set(item.columns["genres"]) for item in items
+    )
 
 
 def test_a_new_item_is_recommended_and_said_to_be_new(service_files):
@@ -109,9 +117,13 @@ def test_a_new_item_is_recommended_and_said_to_be_new(service_files):
         service_files / "main" / "best", data_dir=str(service_files / "data")
     )
     before = engine.get_recommendations(12, k=5)
-    new = engine.add_item(None, "Brand New", {"genres": ["Drama"], "year": 1999})
+    new = engine.add_item(
+        None, "Brand New", {"genres": ["Drama"], "year": 1999}
+    )
     assert new == int(max(engine.catalogue.items.ids))
-    everything = engine.get_recommendations(12, k=len(engine.catalogue.items.ids) - 60)
+    everything = engine.get_recommendations(
+        12, k=len(engine.catalogue.items.ids) - 60
+    )
     found = {
         item.id: item
         for item in engine.get_recommendations(12, k=10, where=["year>=0"])
@@ -146,7 +158,9 @@ def test_an_explanation_in_full_is_what_the_model_does(engine):
     ranks = question.outcomes(np.stack([known, np.ones_like(known)]))[1][:, 0]
     assert first.places == ranks[0] - ranks[1]
     if why.what_if.without:
-        gone = engine.catalogue.items.index([item.id for item in why.what_if.without])
+        gone = engine.catalogue.items.index(
+            [item.id for item in why.what_if.without]
+        )
         left = ~np.isin(question.read.items, gone)
         assert question.outcomes(left[None])[1][0, 0] > query.k
     for flip in why.what_if.as_another:

@@ -7,7 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import AP, RR, R, Success, nDCG
-from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_error
+from sklearn.metrics import (
+    mean_absolute_error,
+    ndcg_score,
+    root_mean_squared_error,
+)
 
 from baselines.mean_values import mean_predictors
 from baselines.popularity import Popularity
@@ -66,7 +70,9 @@ def test_metrics_agree_with_ir_measures(data):
         for row in ir_measures.iter_calc(list(wanted.values()), qrels, run)
     }
     for name, measure in wanted.items():
-        expected = [theirs[measure, user] for user in data.catalogue.users.rows]
+        expected = [
+            theirs[measure, user] for user in data.catalogue.users.rows
+        ]
         np.testing.assert_allclose(ours[name], expected, atol=1e-6)
 
 
@@ -75,7 +81,9 @@ def test_ndcg_agrees_with_scikit_learn():
     target = rng(1).integers(0, 50, 40)
     relevance = np.zeros((40, 50))
     relevance[np.arange(40), target] = 1
-    rank = ranks(torch.from_numpy(scores), torch.from_numpy(target)[:, None]).numpy()
+    rank = ranks(
+        torch.from_numpy(scores), torch.from_numpy(target)[:, None]
+    ).numpy()
     assert per_request(rank)["NDCG@10"].mean() == pytest.approx(
         ndcg_score(relevance, scores, k=10), abs=1e-9
     )
@@ -84,15 +92,19 @@ def test_ndcg_agrees_with_scikit_learn():
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.data())
 def test_ties_are_broken_against_the_target(values, draw):
     target = draw.draw(st.integers(0, len(values) - 1))
-    rank = int(ranks(torch.tensor([values]).float(), torch.tensor([[target]]))[0])
-    assert rank == sum(value > values[target] for value in values) + values.count(
-        values[target]
+    rank = int(
+        ranks(torch.tensor([values]).float(), torch.tensor([[target]]))[0]
     )
+    assert rank == sum(
+        value > values[target] for value in values
+    ) + values.count(values[target])
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, -np.inf]), min_size=1, max_size=25),
+    st.lists(
+        st.sampled_from([0.0, 1.0, 2.0, 3.0, -np.inf]), min_size=1, max_size=25
+    ),
     st.data(),
 )
 def test_metrics_of_several_targets_agree_with_ir_measures(values, draw):
@@ -127,7 +139,10 @@ def test_metrics_of_several_targets_agree_with_ir_measures(values, draw):
             (f"Recall@{k}", R @ k, 1),
             (f"MAP@{k}", AP @ k, len(targets) / min(len(targets), k)),
         ):  # they divide by T
-            theirs = ir_measures.calc_aggregate([measure], qrels, run)[measure] * scale
+            theirs = (
+                ir_measures.calc_aggregate([measure], qrels, run)[measure]
+                * scale
+            )
             assert ours[name][0] == pytest.approx(theirs, abs=1e-6), name
     assert ours["MRR"][0] == pytest.approx(
         ir_measures.calc_aggregate([RR], qrels, run)[RR], abs=1e-6
@@ -136,9 +151,9 @@ def test_metrics_of_several_targets_agree_with_ir_measures(values, draw):
 
 
 def test_a_film_that_is_a_target_twice_has_no_rank_before_the_first():
-    assert ranks(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0, 0]])).tolist() == [
-        [1, 2]
-    ]
+    assert ranks(
+        torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0, 0]])
+    ).tolist() == [[1, 2]]
 
 
 def test_means_are_over_each_persons_requests_first():
@@ -162,9 +177,15 @@ def test_a_constant_scorer_gets_nothing(data):
 def test_a_scorer_that_knows_gets_everything(data):
     class Oracle:
         def score(self, batch):
-            scores = torch.full((len(batch.lengths), len(data.catalogue.items)), -1.0)
-            targets = torch.from_numpy(data.items[data.split.requests["test"].ends])
-            scores[torch.arange(len(scores)), targets[batch.users.numpy() - 1]] = 1
+            scores = torch.full(
+                (len(batch.lengths), len(data.catalogue.items)), -1.0
+            )
+            targets = torch.from_numpy(
+                data.items[data.split.requests["test"].ends]
+            )
+            scores[
+                torch.arange(len(scores)), targets[batch.users.numpy() - 1]
+            ] = 1
             return scores
 
     assert (target_ranks(Oracle(), data, "test", 12, PLAIN) == 1).all()
@@ -173,14 +194,19 @@ def test_a_scorer_that_knows_gets_everything(data):
 def test_filter_takes_the_whole_history_out(data):
     """Against a naive loop, also over interactions older than the model reads."""
     model = fresh_model(data, VARIANTS["enhanced"]).frozen()
-    plain = target_ranks(model, data, "validation", 12, EvalSettings(filter_seen="no"))
+    plain = target_ranks(
+        model, data, "validation", 12, EvalSettings(filter_seen="no")
+    )
     filtered = target_ranks(model, data, "validation", 12, PLAIN)
     popular = Popularity(data)
     assert (filtered <= plain).all() and (filtered < plain).any()
     rank = target_ranks(popular, data, "test", 12, PLAIN)
     for user in range(1, data.num_users, 9):
         start, end = span(data, user, "test")
-        seen, target = set(data.items[start:end].tolist()), int(data.items[end])
+        seen, target = (
+            set(data.items[start:end].tolist()),
+            int(data.items[end]),
+        )
         rivals = [
             film
             for film in range(ITEM_ROWS, len(data.catalogue.items))
@@ -193,9 +219,13 @@ def test_filter_takes_the_whole_history_out(data):
 
 def test_published_candidates_may_be_seen(data):
     """Then --no-filter_seen ranks them by their scores, and the filter puts them last."""
-    drawn = draw_candidates(data, "test", EvalSettings(candidates="popular_100_any"))
+    drawn = draw_candidates(
+        data, "test", EvalSettings(candidates="popular_100_any")
+    )
     seen = [
-        np.isin(drawn[person - 1], data.items[slice(*span(data, person, "test"))])
+        np.isin(
+            drawn[person - 1], data.items[slice(*span(data, person, "test"))]
+        )
         for person in data.catalogue.users.rows
     ]
     assert all(flags.any() for flags in seen)
@@ -216,15 +246,19 @@ def test_published_candidates_may_be_seen(data):
             "test",
             12,
             EvalSettings(
-                candidates="popular_100_any", filter_seen="yes" if filtered else "no"
+                candidates="popular_100_any",
+                filter_seen="yes" if filtered else "no",
             ),
         )
         for person in data.catalogue.users.rows:
             rivals = set(
-                drawn[person - 1][~seen[person - 1]] if filtered else drawn[person - 1]
+                drawn[person - 1][~seen[person - 1]]
+                if filtered
+                else drawn[person - 1]
             )
             assert got[person - 1, 0] == 1 + sum(
-                rival >= data.items[span(data, person, "test")[1]] for rival in rivals
+                rival >= data.items[span(data, person, "test")[1]]
+                for rival in rivals
             )
 
 
@@ -233,7 +267,10 @@ def test_candidates_are_unseen_and_the_same_for_everybody(data, kind):
     evaluation = EvalSettings(candidates=kind)
     drawn = draw_candidates(data, "test", evaluation)
     assert (drawn == draw_candidates(data, "test", evaluation)).all()
-    assert drawn.shape == (data.num_users, CANDIDATES) and drawn.min() >= ITEM_ROWS
+    assert (
+        drawn.shape == (data.num_users, CANDIDATES)
+        and drawn.min() >= ITEM_ROWS
+    )
     for person in data.catalogue.users.rows:
         start, end = span(data, person, "test")
         assert not set(drawn[person - 1]) & set(data.items[start : end + 1])
@@ -307,7 +344,9 @@ def test_summary():
     assert summary["NDCG@10"]["mean"] == pytest.approx(
         (1 + 1 / np.log2(3) + 1 / np.log2(7) + 0) / 4
     )
-    assert summary["MRR"]["mean"] == pytest.approx((1 + 1 / 2 + 1 / 6 + 1 / 11) / 4)
+    assert summary["MRR"]["mean"] == pytest.approx(
+        (1 + 1 / 2 + 1 / 6 + 1 / 11) / 4
+    )
 
 
 def test_protocol_line_says_what_a_number_means(data):

@@ -6,7 +6,9 @@ import pytest
 
 from tests.conftest import ROOT
 
-SMALL = dict(hidden_size=16, num_layers=1, seq_length=20, max_epochs=1, device="cpu")
+SMALL = dict(
+    hidden_size=16, num_layers=1, seq_length=20, max_epochs=1, device="cpu"
+)
 EXAMPLES = {
     "train_and_recommend": lambda files, place: dict(
         SMALL, folder=str(place / "model"), data_dir=str(files / "data")
@@ -15,7 +17,9 @@ EXAMPLES = {
         SMALL, folder=str(place / "model"), data_dir=str(files / "data")
     ),
     "read_an_explanation": lambda files, place: dict(
-        folder=str(files / "main" / "best"), user_id=12, data_dir=str(files / "data")
+        folder=str(files / "main" / "best"),
+        user_id=12,
+        data_dir=str(files / "data"),
     ),
 }
 SAYS = {
@@ -24,9 +28,9 @@ SAYS = {
 
 
 def test_every_example_is_run_here():
-    assert set(EXAMPLES) == {path.stem for path in (ROOT / "examples").glob("*.py")} - {
-        "__init__"
-    }
+    assert set(EXAMPLES) == {
+        path.stem for path in (ROOT / "examples").glob("*.py")
+    } - {"__init__"}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -37,7 +37,12 @@ def question_of(data, settings, user=4, items=(0, 5), **options):
     allowed = torch.arange(len(data.catalogue.items)) >= ITEM_ROWS
     rows = np.array(items) + ITEM_ROWS
     return Question(
-        scorer, data.catalogue, history_of(data, user), rows, allowed, **options
+        scorer,
+        data.catalogue,
+        history_of(data, user),
+        rows,
+        allowed,
+        **options,
     )
 
 
@@ -51,9 +56,14 @@ def test_every_method_answers_for_every_model(data, variant, method):
     assert question.length == room < len(question.history.items)
     found, again = (explain(question, method, seed=2) for _ in range(2))
     with torch.no_grad():
-        logits = question.scorer.score(question.batch([question.read]))[0, ITEM_ROWS:]
+        logits = question.scorer.score(question.batch([question.read]))[
+            0, ITEM_ROWS:
+        ]
     np.testing.assert_allclose(
-        found.score, logits.log_softmax(0)[[0, 5]].numpy(), rtol=1e-4, atol=1e-4
+        found.score,
+        logits.log_softmax(0)[[0, 5]].numpy(),
+        rtol=1e-4,
+        atol=1e-4,
     )
     assert found.history.shape == (2, room) and set(found.families) == set(
         question.families
@@ -107,13 +117,18 @@ def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
 
     class Known(Game):
         def scores(self, kept, _without=frozenset()):
-            return super().scores(kept) * {"removed": 1, "masked": 2.25}[self.absent]
+            return (
+                super().scores(kept)
+                * {"removed": 1, "masked": 2.25}[self.absent]
+            )
 
     game = Known(None, None, None, np.zeros(2), None)
     monkeypatch.setattr(
         attribution,
         "integrated_gradients",
-        lambda question, _draw: np.array([[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]),
+        lambda question, _draw: np.array(
+            [[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]
+        ),
     )
     monkeypatch.setattr(
         attribution, "attention_flow", lambda _: np.array([0.2, 0.2, 0.6])
@@ -153,13 +168,17 @@ def test_ways_to_leave_out(data, absent):
     seen, real = question._only(kept[1]), question.read
     assert np.array_equal(question._only(kept[0]).items, real.items)
     assert len(seen.items) == question.length - (absent == "removed")
-    assert absent == "removed" or (seen.items[4], seen.columns["rating"][4]) == (
+    assert absent == "removed" or (
+        seen.items[4],
+        seen.columns["rating"][4],
+    ) == (
         MASK if absent == "masked" else films[0],
         0,
     )
     others = np.delete(np.arange(12), 4)
     assert np.array_equal(
-        seen.items if absent == "removed" else seen.items[others], real.items[others]
+        seen.items if absent == "removed" else seen.items[others],
+        real.items[others],
     )
     scores = question.scores(kept)
     np.testing.assert_allclose(
@@ -177,7 +196,9 @@ def test_nothing_known_is_the_start_or_a_mask(data):
         question = question_of(data, settings)
         empty = question._only(np.zeros(question.length, dtype=bool))
         assert empty.items.tolist() == (
-            [MASK] if settings.model == "enhanced" and not settings.start_token else []
+            [MASK]
+            if settings.model == "enhanced" and not settings.start_token
+            else []
         )
         assert np.isfinite(
             question.scores(np.zeros((1, question.length), dtype=bool))
@@ -235,7 +256,9 @@ def test_the_film_asked_about_is_the_one_recommended_first(data):
 
 
 @pytest.mark.parametrize("dataset", ["synthetic", "ml-1m"])
-def test_the_faithfulness_command(tmp_path, ml_1m_folder, capsys, monkeypatch, dataset):
+def test_the_faithfulness_command(
+    tmp_path, ml_1m_folder, capsys, monkeypatch, dataset
+):
     """Figures of every method in every way; the planted causes where they are known."""
     monkeypatch.setattr(faithfulness, "FEWEST", 80)  # fewer cases
     place = tmp_path / "model"
@@ -316,7 +339,9 @@ def test_ranks_lost_are_those_of_the_model_without_it(data):
         ).all()
     without = everything.copy()
     without[0, 1] = False
-    assert (of_films[:, 1] == question.outcomes(without)[1][0] - ranks[0]).all()
+    assert (
+        of_films[:, 1] == question.outcomes(without)[1][0] - ranks[0]
+    ).all()
     assert any(values.any() for values in of_families.values())
 
 
@@ -339,7 +364,9 @@ class Cases(Question):
         (lambda kept: np.ones(len(kept), dtype=bool), None),
     ],
 )
-def test_the_fewest_interactions_without_which_a_film_leaves_the_list(stays, expected):
+def test_the_fewest_interactions_without_which_a_film_leaves_the_list(
+    stays, expected
+):
     """All of one and two are tried; larger sets hold nothing that they don't need."""
     assert smallest_set(Cases(None, None, None, stays, None), 10) == expected
 
@@ -351,16 +378,22 @@ def test_leaving_out_is_ranking_without(data, shape):
     found = explain(question, "leave_one_out")
     rank, (falls, _) = question.one_by_one[1][0], places_lost(question)
     for place in (0, question.length - 1):
-        history = question.read.select(np.delete(np.arange(question.length), place))
+        history = question.read.select(
+            np.delete(np.arange(question.length), place)
+        )
         with torch.no_grad():
             logits = question.scorer.score(question.batch([history]))
         scores = question.of_logits(logits)[0]
         lost = [
-            1 + int((logits > logits[0, item]).sum()) for item in question.candidates
+            1 + int((logits > logits[0, item]).sum())
+            for item in question.candidates
         ]
         assert (falls[:, place] + rank).tolist() == lost
         np.testing.assert_allclose(
-            found.history[:, place], found.score - scores.numpy(), rtol=1e-3, atol=1e-4
+            found.history[:, place],
+            found.score - scores.numpy(),
+            rtol=1e-3,
+            atol=1e-4,
         )
 
 
@@ -374,7 +407,9 @@ def test_a_user_without_a_history_is_explained(data, name, method):
     nobody = History(np.zeros(0, dtype=int), user_columns=columns)
     found = explain(dataclasses.replace(question, history=nobody), method)
     assert found.history.shape == (2, 0) and np.isfinite(found.score).all()
-    for family in {"interactions.rating", "times", "users.id"} & set(found.families):
+    for family in {"interactions.rating", "times", "users.id"} & set(
+        found.families
+    ):
         if method != "random":
             # nothing of it is known
             np.testing.assert_allclose(found.families[family], 0.0, atol=1e-4)
@@ -386,9 +421,14 @@ def test_integrated_gradients_are_captums(data, name):
     question = question_of(data, VARIANTS[name])
     model, table = question.scorer.model, question.scorer.table
     batch = question.request(question.read)
-    blank = question.request(question_module.unknown_items(question.read, MASK))
+    blank = question.request(
+        question_module.unknown_items(question.read, MASK)
+    )
     with torch.no_grad():
-        (end, attend), (start, _) = model.embed(batch, table), model.embed(blank, table)
+        (end, attend), (start, _) = (
+            model.embed(batch, table),
+            model.embed(blank, table),
+        )
 
     def score(x):
         states = model.encoder(x, attend)[
@@ -397,7 +437,9 @@ def test_integrated_gradients_are_captums(data, name):
         return question.of_logits(model.rank(states, table, batch))[:, 1]
 
     gradients = captum.IntegratedGradients(score)
-    theirs = gradients.attribute(end, start, n_steps=32, method="gausslegendre")
+    theirs = gradients.attribute(
+        end, start, n_steps=32, method="gausslegendre"
+    )
     ours = integrated_gradients(question, rng(0), steps=32)
     places = slice(attend.prefix, attend.prefix + question.length)
     np.testing.assert_allclose(
@@ -418,7 +460,12 @@ def test_a_sentence_names_what_the_numbers_carry():
 
     films = [("Alien", 0.8), ("Aliens", 0.5), ("Heat", 0.4), ("Clue", -0.3)]
     assert spoken(
-        films, {"its genres": 0.3, "its year": 0.25, "the times of your history": -1.0}
+        films,
+        {
+            "its genres": 0.3,
+            "its year": 0.25,
+            "the times of your history": -1.0,
+        },
     ) == (
         "Because you watched Alien (+0.80) and Aliens (+0.50), and because of its genres (+0.30)."
     )
@@ -426,7 +473,9 @@ def test_a_sentence_names_what_the_numbers_carry():
         spoken(films, {"its genres": 0.19})
         == "Because you watched Alien (+0.80) and Aliens (+0.50)."
     )
-    assert spoken([("milk", 0.6)], {}, SHOP) == "Because you bought milk (+0.60)."
+    assert (
+        spoken([("milk", 0.6)], {}, SHOP) == "Because you bought milk (+0.60)."
+    )
     for nothing in ([], [("Alien", 0.04)], [("Alien", -2.0)]):
         assert spoken(nothing, {"its year": -0.2}).startswith("No single film")
         assert spoken(nothing, {}, SHOP).startswith("No single article")
@@ -434,14 +483,20 @@ def test_a_sentence_names_what_the_numbers_carry():
 
 def test_every_family_has_words(data):
     for world in (data, other_data("shop")):
-        scorer = fresh_model(world, ModelSettings(graph=True, **TINY_MODEL)).frozen()
-        words = [family_label(world.catalogue, family) for family in scorer.families]
+        scorer = fresh_model(
+            world, ModelSettings(graph=True, **TINY_MODEL)
+        ).frozen()
+        words = [
+            family_label(world.catalogue, family) for family in scorer.families
+        ]
         assert all(words) and len(set(words)) == len(words)
 
 
 def test_another_users_rank_is_what_the_model_says_of_them(data):
     question = question_of(data, VARIANTS["enhanced"])
-    flips = {(flip.column, flip.value): flip for flip in other_users(question, 0)}
+    flips = {
+        (flip.column, flip.value): flip for flip in other_users(question, 0)
+    }
     assert len(flips) == 1 + 6
     columns, field = (
         dict(question.read.user_columns),
@@ -454,8 +509,15 @@ def test_another_users_rank_is_what_the_model_says_of_them(data):
     with torch.no_grad():
         logits = question.scorer.score(question.batch([history]))[0]
     flip = flips["gender", field.values[other - 1]]
-    assert flip.rank == 1 + int((logits > logits[question.candidates[0]]).sum())
+    assert flip.rank == 1 + int(
+        (logits > logits[question.candidates[0]]).sum()
+    )
     assert other_users(question_of(data, VARIANTS["vanilla"]), 0) == []
-    unknown = {name: values[0] for name, values in data.catalogue.users.data.items()}
+    unknown = {
+        name: values[0] for name, values in data.catalogue.users.data.items()
+    }
     nobody = dataclasses.replace(question.history, user_columns=unknown)
-    assert len(other_users(dataclasses.replace(question, history=nobody), 0)) == 2 + 7
+    assert (
+        len(other_users(dataclasses.replace(question, history=nobody), 0))
+        == 2 + 7
+    )

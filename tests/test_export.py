@@ -38,7 +38,11 @@ def test_the_export_command(service_files, tmp_path, capsys, model):
             and not list(place.parent.iterdir())
         )
     else:
-        assert code == 0 and "the same 10 items for 60 users" in out and place.exists()
+        assert (
+            code == 0
+            and "the same 10 items for 60 users" in out
+            and place.exists()
+        )
 
 
 @pytest.mark.slow
@@ -62,9 +66,15 @@ def test_the_published_model_exports(real_data, tmp_path, capsys):
     assert "the same 10 items for 200 users" in capsys.readouterr().out
 
 
-def test_a_file_that_is_off_is_not_kept(service_files, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export, "difference", lambda engine, path: (200, 0.99, 0.5))
-    monkeypatch.setattr(export, "export", lambda engine, path: path.write_bytes(b"x"))
+def test_a_file_that_is_off_is_not_kept(
+    service_files, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        export, "difference", lambda engine, path: (200, 0.99, 0.5)
+    )
+    monkeypatch.setattr(
+        export, "export", lambda engine, path: path.write_bytes(b"x")
+    )
     assert (
         run_command(
             export.main,

@@ -69,9 +69,14 @@ def test_no_edge_comes_from_what_is_held_out(data):
     for which in (data, swapped(data, hidden)):
         torch.manual_seed(0)
         graphs.append(new_model(which, settings).graph.state_dict())
-    assert all(torch.equal(value, graphs[1][name]) for name, value in graphs[0].items())
+    assert all(
+        torch.equal(value, graphs[1][name])
+        for name, value in graphs[0].items()
+    )
     torch.manual_seed(0)
-    everything = new_model(swapped(data, hidden).whole(), settings).graph.state_dict()
+    everything = new_model(
+        swapped(data, hidden).whole(), settings
+    ).graph.state_dict()
     assert any(
         value.shape != everything[name].shape
         or not torch.equal(value, everything[name])
@@ -111,24 +116,35 @@ def test_contrastive_loss_is_cross_entropy_of_cosines():
         / CONTRASTIVE_TEMPERATURE
     )
     own = torch.arange(5)
-    expected = (F.cross_entropy(cosines, own) + F.cross_entropy(cosines.T, own)) / 2
+    expected = (
+        F.cross_entropy(cosines, own) + F.cross_entropy(cosines.T, own)
+    ) / 2
     torch.testing.assert_close(contrastive_loss(first, second, own), expected)
     # Sequences that end in the same item are not told apart.
     groups = torch.tensor([0, 0, 2, 3, 4])
     alike = cosines.clone()
     alike[0, 1] = alike[1, 0] = -torch.inf
-    expected = (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2
-    torch.testing.assert_close(contrastive_loss(first, second, groups), expected)
+    expected = (
+        F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)
+    ) / 2
+    torch.testing.assert_close(
+        contrastive_loss(first, second, groups), expected
+    )
 
 
 def test_views_hold_the_same_interactions_in_another_order(data):
-    batch = next(TrainingBatches(data, 12, TrainSettings(batch_size=16), 0.0).epoch(0))
+    batch = next(
+        TrainingBatches(data, 12, TrainSettings(batch_size=16), 0.0).epoch(0)
+    )
     views = two_views(batch, np.random.default_rng(0))
     assert not torch.equal(views[0].items, views[1].items)
     for view in views:
         assert not view.users.any() and torch.equal(view.times, batch.times)
         assert not any(values.any() for values in view.user_columns.values())
-        assert view.items.sort(1).values.tolist() == batch.items.sort(1).values.tolist()
+        assert (
+            view.items.sort(1).values.tolist()
+            == batch.items.sort(1).values.tolist()
+        )
 
 
 def test_items_without_any_column_still_have_rows():

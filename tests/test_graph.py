@@ -29,7 +29,9 @@ def test_attribute_edges_are_the_values_of_the_items(data, shape):
     relations, nodes = attribute_edges(items)
     assert len(relations) == len(items.fields) and nodes > 0
     first, seen = len(items.ids), 0
-    for edges, (name, entry) in zip(relations, items.fields.items(), strict=True):
+    for edges, (name, entry) in zip(
+        relations, items.fields.items(), strict=True
+    ):
         values = items.data[name][items.first :]
         if entry.column.kind in ("category", "tags"):
             wanted = {
@@ -41,7 +43,9 @@ def test_attribute_edges_are_the_values_of_the_items(data, shape):
             assert set(zip(*edges.tolist(), strict=True)) == wanted
             seen += len(entry.values)
         elif entry.column.kind == "number":
-            assert sorted(edges[1]) == np.flatnonzero(~np.isnan(values)).tolist()
+            assert (
+                sorted(edges[1]) == np.flatnonzero(~np.isnan(values)).tolist()
+            )
             seen += len(entry.knots)
         elif entry.column.kind == "text":
             seen += WORDS
@@ -52,7 +56,11 @@ def test_neighbours_are_those_of_the_training_part_by_hand(data):
     rows, first = data.training_rows(), data.catalogue.items.first
     found, count = item_neighbours(data, rows), len(data.catalogue.items.ids)
     pairs = {name: np.zeros((count, count)) for name in TOGETHER}
-    users, items, times = data.user_of[rows], data.items[rows] - first, data.times[rows]
+    users, items, times = (
+        data.user_of[rows],
+        data.items[rows] - first,
+        data.times[rows],
+    )
     for place in range(1, len(rows)):
         same = users[place] == users[place - 1]
         if same and times[place] - times[place - 1] <= SESSION:
@@ -68,7 +76,11 @@ def test_neighbours_are_those_of_the_training_part_by_hand(data):
         for item in range(count):
             enough = np.flatnonzero(matrix[item] >= FEWEST_TOGETHER)
             near = sorted(
-                enough, key=lambda other: (-matrix[item, other] / weight[other], other)
+                enough,
+                key=lambda other: (
+                    -matrix[item, other] / weight[other],
+                    other,
+                ),
             )
             chosen = found[name][item]
             assert chosen[chosen >= 0].tolist() == near[:NEIGHBOURS]
@@ -87,7 +99,9 @@ def test_the_convolution_by_dense_matrices(data):
         hidden = _layer(graph.first, nodes, attributes)[:count].relu()
         nodes = torch.cat([hidden, known])
         together = [graph._neighbours(name) for name in TOGETHER]
-        expected = _layer(graph.second, nodes, [*attributes, *together])[:count]
+        expected = _layer(graph.second, nodes, [*attributes, *together])[
+            :count
+        ]
         torch.testing.assert_close(graph(), expected, rtol=1e-4, atol=1e-5)
 
 

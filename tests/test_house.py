@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 MODULES = sorted(
     path
     for path in ROOT.rglob("*.py")
-    if not {".venv", ".venv-peers", "tests", ".git"} & set(path.relative_to(ROOT).parts)
+    if not {".venv", ".venv-peers", "tests", ".git"}
+    & set(path.relative_to(ROOT).parts)
 )
 # Earlier rows know nothing of later ones; names in one row do not import each other.
 ORDER = [
@@ -79,12 +80,16 @@ def imports(path, everywhere=True):
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_imports_point_one_way(path):
     level = {name: number for number, row in enumerate(ORDER) for name in row}
     own = name_of(path)
     assert own in level, f"{own} has no place in the order of imports"
-    upward = {name for name in imports(path) if level.get(name, -1) > level[own]}
+    upward = {
+        name for name in imports(path) if level.get(name, -1) > level[own]
+    }
     assert not upward
 
 
@@ -99,7 +104,9 @@ def test_no_circle_of_imports_inside_a_folder_either():
     below = {}
     for name, path in names.items():
         wanted = set(imported_modules(path))
-        below[name] = {other for other in wanted if other in names and other != name}
+        below[name] = {
+            other for other in wanted if other in names and other != name
+        }
     TopologicalSorter(below).prepare()
 
 
@@ -113,7 +120,9 @@ def imported_modules(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_modules_say_what_they_are_and_stay_small(path):
     text = path.read_text(encoding="utf-8")
     if not text.strip():
@@ -122,7 +131,9 @@ def test_modules_say_what_they_are_and_stay_small(path):
     assert text.count("\n") <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 50, f"{node.name} is too long"
+            assert node.end_lineno - node.lineno < 50, (
+                f"{node.name} is too long"
+            )
 
 
 def test_public_functions_have_docstrings_and_types():
@@ -135,7 +146,9 @@ def test_public_functions_have_docstrings_and_types():
             and not getattr(node, "name", "").startswith("_")
         ]
         for node in (node for owner in public for node in owner.body):
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith(
+                "_"
+            ):
                 assert ast.get_docstring(node), f"{path.name}: {node.name}"
                 assert node.returns is not None, (
                     f"{path.name}: {node.name} has no return type"
@@ -165,7 +178,13 @@ def test_readme_flags_exist():
     from inference import _parser
     from settings import FIELDS
 
-    known = set(FIELDS) | {"preset", "config", "resume", "help", "nproc_per_node"}
+    known = set(FIELDS) | {
+        "preset",
+        "config",
+        "resume",
+        "help",
+        "nproc_per_node",
+    }
     known |= {
         "size",
         "until",
@@ -196,7 +215,9 @@ def test_make_help_lists_every_target():
     ).stdout
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = (
-        re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE).group(1).split()
+        re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
+        .group(1)
+        .split()
     )
     assert all(f"make {target}" in text for target in targets)
 
@@ -227,7 +248,9 @@ ABOUT_FILMS = {"readers", "datasets", "examples"}
 def words_of(path):
     """(line, text) of each name and string of a module that is no docstring."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Name | ast.arg):
             yield node.lineno, getattr(node, "id", None) or node.arg
@@ -243,7 +266,9 @@ def words_of(path):
             yield node.lineno, node.value
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_code_knows_no_films(path):
     """What a data set is about is said by its schema alone."""
     if name_of(path) in ABOUT_FILMS:

@@ -20,7 +20,9 @@ def dates(tiny):
     """Four dates that cut the tiny world's interactions into fifths."""
     times = np.quantile(tiny.interactions["time"], [0.2, 0.4, 0.6, 0.8])
     found = [
-        datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d")
+        datetime.datetime.fromtimestamp(time, datetime.UTC).strftime(
+            "%Y-%m-%d"
+        )
         for time in times
     ]
     assert len(set(found)) == 4
@@ -28,7 +30,9 @@ def dates(tiny):
 
 
 def seconds(date: str) -> int:
-    return int(datetime.datetime.fromisoformat(date + "T00:00+00:00").timestamp())
+    return int(
+        datetime.datetime.fromisoformat(date + "T00:00+00:00").timestamp()
+    )
 
 
 def test_each_round_trains_on_the_past_and_asks_for_what_follows(
@@ -37,13 +41,18 @@ def test_each_round_trains_on_the_past_and_asks_for_what_follows(
     """By hand, from the table of ratings."""
     monkeypatch.setattr("splits.MOST_TARGETS", 1000)
     settings = Settings().replace(
-        dataset="synthetic", protocol="global_time", min_item_count=1, min_user_count=1
+        dataset="synthetic",
+        protocol="global_time",
+        min_item_count=1,
+        min_user_count=1,
     )
     found = incremental.rounds(tiny, settings, dates)
     assert [here.date for here in found] == dates[1:3]
     table = tiny.interactions
     for number, here in enumerate(found):
-        before, now, until = (seconds(date) for date in dates[number : number + 3])
+        before, now, until = (
+            seconds(date) for date in dates[number : number + 3]
+        )
         for data, end in ((here.older, before), (here.newer, now)):
             assert (
                 len(data.training_rows())
@@ -66,9 +75,9 @@ def test_each_round_trains_on_the_past_and_asks_for_what_follows(
             ("joined since", now, until),
         ):
             people = starts[(starts >= low) & (starts < high)].index
-            assert set(here.groups.get(name, [])) == set(here.groups["all"]) & set(
-                people
-            )
+            assert set(here.groups.get(name, [])) == set(
+                here.groups["all"]
+            ) & set(people)
 
 
 def test_quality_is_each_groups_mean_of_its_users(tiny, dates, monkeypatch):
@@ -104,7 +113,9 @@ def test_quality_is_each_groups_mean_of_its_users(tiny, dates, monkeypatch):
         )
 
 
-def test_the_command_measures_each_row_and_trains_nothing_twice(tiny, dates, tmp_path):
+def test_the_command_measures_each_row_and_trains_nothing_twice(
+    tiny, dates, tmp_path
+):
     data = write_ml_1m(tmp_path / "data", films())
     small = [
         f"--{name}={value}"
@@ -143,10 +154,18 @@ def test_the_command_measures_each_row_and_trains_nothing_twice(tiny, dates, tmp
         path: path.stat().st_mtime_ns
         for path in (tmp_path / "work").glob("*/checkpoint.json")
     }
-    assert json.loads((tmp_path / "results" / "results.json").read_text()) == found
+    assert (
+        json.loads((tmp_path / "results" / "results.json").read_text())
+        == found
+    )
     # Another base is another chain: no fine-tuned model of the older one is taken for its own.
-    assert run_command(incremental.main, [*command, "--learning_rate", "0.01"]) == 0
-    assert len(list((tmp_path / "work").glob("*/checkpoint.json"))) == 2 * len(written)
+    assert (
+        run_command(incremental.main, [*command, "--learning_rate", "0.01"])
+        == 0
+    )
+    assert len(list((tmp_path / "work").glob("*/checkpoint.json"))) == 2 * len(
+        written
+    )
 
 
 @pytest.mark.parametrize(

@@ -42,22 +42,32 @@ from transformer import (
     chunk=st.sampled_from([1, 64 * 40, 1 << 20]),
     seed=st.integers(0, 99),
 )
-def test_fused_and_plain_softmax_loss_agree(count, rows, width, ignored, chunk, seed):
+def test_fused_and_plain_softmax_loss_agree(
+    count, rows, width, ignored, chunk, seed
+):
     """Value and gradients over random shapes, some targets not counting, to 1e-5 in fp32."""
     torch.manual_seed(seed)
     targets = torch.randint(1, rows, (count,))
     targets[torch.randperm(count)[: min(ignored, count - 1)]] = 0
-    inputs = [torch.randn(count, width), torch.randn(rows, width), torch.randn(rows)]
+    inputs = [
+        torch.randn(count, width),
+        torch.randn(rows, width),
+        torch.randn(rows),
+    ]
     results = []
     before = losses.CHUNK_ELEMENTS["cpu"]
     losses.CHUNK_ELEMENTS["cpu"] = chunk
     try:
         for fused in (True, False):
-            states, table, bias = (value.clone().requires_grad_() for value in inputs)
+            states, table, bias = (
+                value.clone().requires_grad_() for value in inputs
+            )
             loss = (
                 linear_cross_entropy(states, table, bias, targets)
                 if fused
-                else F.cross_entropy(states @ table.T + bias, targets, ignore_index=0)
+                else F.cross_entropy(
+                    states @ table.T + bias, targets, ignore_index=0
+                )
             )
             loss.backward()
             results.append((loss.detach(), states.grad, table.grad, bias.grad))
@@ -81,7 +91,9 @@ def test_softmax_loss_over_blocks_of_items(monkeypatch, rows):
     inputs = [torch.randn(50, 8), torch.randn(rows, 8), torch.randn(rows)]
     results = []
     for ours in (True, False):
-        states, table, bias = (value.clone().requires_grad_() for value in inputs)
+        states, table, bias = (
+            value.clone().requires_grad_() for value in inputs
+        )
         loss = (
             linear_cross_entropy(states, table, bias + excluded, targets)
             if ours
@@ -96,7 +108,9 @@ def test_softmax_loss_over_blocks_of_items(monkeypatch, rows):
 
 
 @pytest.mark.parametrize("chunk", [5, 512])
-def test_distillation_is_cross_entropy_against_the_teachers(monkeypatch, chunk):
+def test_distillation_is_cross_entropy_against_the_teachers(
+    monkeypatch, chunk
+):
     monkeypatch.setattr(losses, "CHECKPOINTED_POSITIONS", chunk)
     states, table, bias, targets = sampled_inputs()
     opinions = [
@@ -104,7 +118,10 @@ def test_distillation_is_cross_entropy_against_the_teachers(monkeypatch, chunk):
         (torch.randn(17, 3), torch.randn(30, 3), bias),
     ]
     wanted = torch.stack(
-        [(said @ rows.T + offset).softmax(1) for said, rows, offset in opinions]
+        [
+            (said @ rows.T + offset).softmax(1)
+            for said, rows, offset in opinions
+        ]
     ).mean(0)
     results = []
     for ours in (True, False):
@@ -137,9 +154,13 @@ def sampled_inputs(rows=30, count=17):
 
 def test_sampling_every_item_once_is_the_full_softmax():
     states, table, bias, targets = sampled_inputs()
-    loss = sampled_softmax_loss(states, table, bias, targets, torch.arange(2, 30))
+    loss = sampled_softmax_loss(
+        states, table, bias, targets, torch.arange(2, 30)
+    )
     assert float(loss) == pytest.approx(
-        float(F.cross_entropy(states @ table.T + bias, targets, ignore_index=0)),
+        float(
+            F.cross_entropy(states @ table.T + bias, targets, ignore_index=0)
+        ),
         rel=1e-5,
     )
 
@@ -157,7 +178,9 @@ def test_the_sampled_loss_equals_its_formula_position_by_position():
         )
         softmax.append(-logits.log_softmax(0)[0])
     loss = sampled_softmax_loss(states, table, bias, targets, negatives)
-    assert float(loss) == pytest.approx(float(torch.stack(softmax).mean()), rel=1e-5)
+    assert float(loss) == pytest.approx(
+        float(torch.stack(softmax).mean()), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("pattern", ["bidirectional", "causal"])
@@ -169,7 +192,9 @@ def test_plain_and_fused_attention_agree(pattern):
     inputs = [torch.randn(3, 2, 21, 16) for _ in range(3)]
     attend = Attend(
         pattern,
-        None if pattern == "causal" else key_padding(torch.tensor([21, 9, 4]), 21),
+        None
+        if pattern == "causal"
+        else key_padding(torch.tensor([21, 9, 4]), 21),
     )
     results = []
     for dtype in (torch.bfloat16, torch.float32):
@@ -177,7 +202,10 @@ def test_plain_and_fused_attention_agree(pattern):
         mixed = attention(q, k, v, attend)
         mixed.float().square().sum().backward()
         results.append(
-            [mixed.detach().float(), *(value.grad.float() for value in (q, k, v))]
+            [
+                mixed.detach().float(),
+                *(value.grad.float() for value in (q, k, v)),
+            ]
         )
     for ours, theirs in zip(*results, strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) < 0.015
@@ -185,14 +213,19 @@ def test_plain_and_fused_attention_agree(pattern):
 
 @pytest.mark.parametrize(
     ("count", "held", "chunks", "blocks"),
-    [(29, 1 << 20, 1, 1), (150, 64 * 13, 3, 1), (29, 640, 1, 13), (2100, 800, 2, 13)],
+    [
+        (29, 1 << 20, 1, 1),
+        (150, 64 * 13, 3, 1),
+        (29, 640, 1, 13),
+        (2100, 800, 2, 13),
+    ],
 )
 def test_linear_cross_entropy_is_cross_entropy(
     monkeypatch, count, held, chunks, blocks
 ):
     """Value and all three gradients, whatever the tiles; rows of bias -inf are no candidates."""
     monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", held)
-    assert tuple(map(len, losses._tiles(count, 13, held))) == (chunks, blocks)
+    assert tuple(map(len, losses._tiles(count, 13, "cpu"))) == (chunks, blocks)
     torch.manual_seed(0)
     inputs = [
         torch.randn(count, 8, dtype=torch.float64),
@@ -204,15 +237,21 @@ def test_linear_cross_entropy_is_cross_entropy(
     excluded[:2] = -torch.inf
     gradients = []
     for ours in (True, False):
-        states, table, bias = (value.clone().requires_grad_() for value in inputs)
+        states, table, bias = (
+            value.clone().requires_grad_() for value in inputs
+        )
         if ours:
-            loss = linear_cross_entropy(states, table, bias + excluded, targets)
+            loss = linear_cross_entropy(
+                states, table, bias + excluded, targets
+            )
         else:
             loss = F.cross_entropy(
                 states @ table.T + bias + excluded, targets, ignore_index=0
             )
         (3 * loss).backward()
-        gradients.append((loss.detach().double(), states.grad, table.grad, bias.grad))
+        gradients.append(
+            (loss.detach().double(), states.grad, table.grad, bias.grad)
+        )
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -221,7 +260,10 @@ def test_linear_cross_entropy_of_a_certain_answer():
     """A position predicted perfectly still counts in the mean."""
     states = torch.tensor([[-100.0], [0.0]])
     loss = linear_cross_entropy(
-        states, torch.tensor([[1.0], [-1.0]]), torch.zeros(2), torch.tensor([1, 1])
+        states,
+        torch.tensor([[1.0], [-1.0]]),
+        torch.zeros(2),
+        torch.tensor([1, 1]),
     )
     assert float(loss) == pytest.approx((0 + math.log(2)) / 2)
 
@@ -310,9 +352,9 @@ def test_dropout_rate_scale_and_seed(rate):
     assert torch.equal(out, dropout(x))
     assert float((out == 0).float().mean()) == pytest.approx(rate, abs=0.005)
     assert float(out.mean()) == pytest.approx(1, abs=0.01)
-    assert float((out[:, 1:] * out[:, :-1] == 0).float().mean()) == pytest.approx(
-        1 - (1 - rate) ** 2, abs=0.005
-    )
+    assert float(
+        (out[:, 1:] * out[:, :-1] == 0).float().mean()
+    ) == pytest.approx(1 - (1 - rate) ** 2, abs=0.005)
     assert torch.equal(dropout.eval()(x), x)
 
 
@@ -322,7 +364,9 @@ def test_time_rotation_sees_differences_only():
 
     def logits(times):
         rotation = time_rotation(torch.tensor([times]), rotation_periods(8))
-        return rotate(query, rotation) @ rotate(key, rotation).transpose(-1, -2)
+        return rotate(query, rotation) @ rotate(key, rotation).transpose(
+            -1, -2
+        )
 
     base = logits([10**9, 10**9 + 3600])
     torch.testing.assert_close(

@@ -21,7 +21,14 @@ from losses import value_loss
 from model_io import load_model, new_model, save_model
 from objectives import task_losses
 from settings import DataSettings, ModelSettings, Settings, TrainSettings
-from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, other_data, shop, span
+from tests.conftest import (
+    TINY_MODEL,
+    VARIANTS,
+    fresh_model,
+    other_data,
+    shop,
+    span,
+)
 from training_batches import TrainingBatches
 
 CPU = torch.device("cpu")
@@ -68,7 +75,9 @@ def outputs(model, batch):
 
 
 def request(data, seq_length=12, users=range(1, 13), until="test"):
-    histories = [history_of(data, user, span(data, user, until)[1]) for user in users]
+    histories = [
+        history_of(data, user, span(data, user, until)[1]) for user in users
+    ]
     return history_batch(histories, data.catalogue, seq_length)
 
 
@@ -81,7 +90,9 @@ def changed_columns(columns, rows):
     changed = {name: values.copy() for name, values in columns.items()}
     for values in changed.values():
         values[rows] = (
-            values[rows] + 1 if values.dtype.kind == "f" else (values[rows] + 1) % 3
+            values[rows] + 1
+            if values.dtype.kind == "f"
+            else (values[rows] + 1) % 3
         )
     return changed
 
@@ -120,7 +131,10 @@ def asked_and_compared(data, settings, share, train=TRAIN, epochs=12):
     """How often a training batch asked for one interaction; fails where a head saw it."""
     user = 6
     row = span(data, user, "test")[1] - 3
-    changed, model = moved(data, row, settings.query_time), fresh_model(data, settings)
+    changed, model = (
+        moved(data, row, settings.query_time),
+        fresh_model(data, settings),
+    )
     asked = 0
     for epoch in range(epochs):
         pairs = zip(
@@ -129,7 +143,9 @@ def asked_and_compared(data, settings, share, train=TRAIN, epochs=12):
             strict=True,
         )
         for batch, other in pairs:
-            for line, position in (other.targets != batch.targets).nonzero().tolist():
+            for line, position in (
+                (other.targets != batch.targets).nonzero().tolist()
+            ):
                 assert batch.users[line] == user
                 asked += 1
                 torch.testing.assert_close(
@@ -148,10 +164,14 @@ def test_no_head_sees_what_it_predicts(case, share):
     data, variant = case
     if variant.model == "vanilla" and share == 0.0:
         return  # it never trains on causal batches
-    assert asked_and_compared(data, variant, share) >= (12 if share == 0.0 else 1)
+    assert asked_and_compared(data, variant, share) >= (
+        12 if share == 0.0 else 1
+    )
 
 
-@pytest.mark.parametrize("masking", [{"masking": "late"}, {"last_mask_share": 0.8}])
+@pytest.mark.parametrize(
+    "masking", [{"masking": "late"}, {"last_mask_share": 0.8}]
+)
 def test_no_kind_of_mask_leaks(data, masking):
     assert asked_and_compared(
         data, VARIANTS["enhanced"], 1.0, dataclasses.replace(TRAIN, **masking)
@@ -177,7 +197,10 @@ def test_what_comes_after_a_position_does_not_matter(case):
         values[:, 2:] = batches.unknown_like(values[:, 2:])
     other = batch.replace(items=items, times=times, columns=columns)
     torch.testing.assert_close(
-        outputs(model, other)[:, :2], outputs(model, batch)[:, :2], rtol=1e-5, atol=1e-5
+        outputs(model, other)[:, :2],
+        outputs(model, batch)[:, :2],
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
@@ -234,7 +257,8 @@ def test_same_seed_same_model(case):
     torch.manual_seed(5)
     again = new_model(data, variant).state_dict()
     assert all(
-        torch.equal(value, again[name]) for name, value in first.state_dict().items()
+        torch.equal(value, again[name])
+        for name, value in first.state_dict().items()
     )
 
 
@@ -253,7 +277,9 @@ def test_order_of_the_history_matters(case):
 def test_save_and_load(case, tmp_path, monkeypatch):
     data, variant = case
     model = fresh_model(data, variant)
-    save_model(tmp_path / "model", model, Settings(model=variant), data, {"epoch": 1})
+    save_model(
+        tmp_path / "model", model, Settings(model=variant), data, {"epoch": 1}
+    )
     loaded = load_model(tmp_path / "model")
     batch = request(data)
     assert torch.equal(score(loaded.model, batch), score(model, batch))
@@ -278,8 +304,12 @@ def test_overfits_one_batch(case):
     """A model that cannot learn eight people by heart learns nothing."""
     data, variant = case
     torch.manual_seed(0)
-    model = new_model(data, dataclasses.replace(variant, hidden_size=32)).train()
-    chosen = [batch.select(slice(8)) for batch in both_batches(data, model, variant)]
+    model = new_model(
+        data, dataclasses.replace(variant, hidden_size=32)
+    ).train()
+    chosen = [
+        batch.select(slice(8)) for batch in both_batches(data, model, variant)
+    ]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(150):
         for batch in chosen:
@@ -302,7 +332,9 @@ def test_bf16_training_step_is_close_to_fp32(case):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rough = losses_of(model, batch)
         for task, loss in exact.items():
-            torch.testing.assert_close(rough[task].float(), loss, rtol=0.03, atol=0.03)
+            torch.testing.assert_close(
+                rough[task].float(), loss, rtol=0.03, atol=0.03
+            )
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
@@ -327,7 +359,9 @@ def test_no_gradient_is_gathered_in_an_order_of_its_own(case, loss):
         assert len(met) > 20
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(
     seed=st.integers(0, 10**6),
     customers=st.integers(5, 20),
@@ -370,7 +404,9 @@ def test_any_schema_trains_ranks_and_comes_back(
     folder = tmp_path_factory.mktemp("any") / "model"
     save_model(folder, model, Settings(model=variant), data, {})
     batch = history_batch([history_of(data, 1)], data.catalogue, 12)
-    assert torch.equal(score(load_model(folder).model, batch), score(model, batch))
+    assert torch.equal(
+        score(load_model(folder).model, batch), score(model, batch)
+    )
 
 
 # Parts of the enhanced model
@@ -416,7 +452,9 @@ def test_each_input_counts_when_on_and_is_absent_when_off(data, switch, shape):
     assert size(without) < size(with_it) or switch == "relative_time"
 
 
-@pytest.mark.parametrize("task", ["masked_item", "next_item", "value", "preference"])
+@pytest.mark.parametrize(
+    "task", ["masked_item", "next_item", "value", "preference"]
+)
 def test_each_head_trains_when_on_and_is_absent_when_off(data, task):
     base = ModelSettings(**TINY_MODEL)
     off = {f"{task}_weight": 0.0}
@@ -429,7 +467,8 @@ def test_each_head_trains_when_on_and_is_absent_when_off(data, task):
 
     def tasks(model):
         patterns = [
-            next(TrainingBatches(data, 12, TRAIN, kind).epoch(0)) for kind in (0.0, 1.0)
+            next(TrainingBatches(data, 12, TRAIN, kind).epoch(0))
+            for kind in (0.0, 1.0)
         ]
         return set().union(*(losses_of(model, batch) for batch in patterns))
 
@@ -444,7 +483,10 @@ def test_each_family_left_out_changes_the_scores(data, shape):
     batch = request(data)
     columns = [
         *(f"items.{name}" for name in data.catalogue.items.fields),
-        *(f"interactions.{name}" for name in data.catalogue.interaction_fields),
+        *(
+            f"interactions.{name}"
+            for name in data.catalogue.interaction_fields
+        ),
         *(f"users.{name}" for name in data.catalogue.users.fields),
         "users.id",
         "times",
@@ -467,16 +509,23 @@ def test_preference_target_is_the_mean_of_what_comes_later(data, monkeypatch):
         for position in range(int(batch.lengths[row])):
             later = [
                 target
-                for target in batch.targets[row, position : position + 3].tolist()
+                for target in batch.targets[
+                    row, position : position + 3
+                ].tolist()
                 if target
             ]
-            mean = sum(model.preference_heads.shares_genres[target] for target in later)
+            mean = sum(
+                model.preference_heads.shares_genres[target]
+                for target in later
+            )
             torch.testing.assert_close(got[row, position], mean / mean.sum())
 
 
 def test_the_mask_is_the_average_item_where_no_cloze_task_teaches_it(data):
     taught, untaught = (
-        fresh_model(data, ModelSettings(masked_item_weight=weight, **TINY_MODEL))
+        fresh_model(
+            data, ModelSettings(masked_item_weight=weight, **TINY_MODEL)
+        )
         for weight in (1.0, 0.0)
     )
     table = untaught.item_table()
@@ -484,7 +533,9 @@ def test_the_mask_is_the_average_item_where_no_cloze_task_teaches_it(data):
     table = taught.item_table()  # built, and no step of the cloze task yet
     torch.testing.assert_close(table[MASK], table[ITEM_ROWS:].mean(0))
     taught.train()(next(TrainingBatches(data, 12, TRAIN, 1.0).epoch(0)))
-    torch.testing.assert_close(taught.eval().item_table()[MASK], taught.special[MASK])
+    torch.testing.assert_close(
+        taught.eval().item_table()[MASK], taught.special[MASK]
+    )
     grown = for_catalogue(taught, data.catalogue)
     assert torch.equal(grown.item_table(), taught.item_table())
 
@@ -507,7 +558,9 @@ def test_value_loss_counts_known_values_only(data):
     table, codes = model.item_table(), batch.target_columns["rating"]
     known = codes > 0
     logits = model.value_logits(
-        "rating", model.encode(batch, table)[known], table[batch.targets[known]]
+        "rating",
+        model.encode(batch, table)[known],
+        table[batch.targets[known]],
     )
     torch.testing.assert_close(
         losses_of(model, batch)["value"], value_loss(logits, codes[known])
@@ -537,14 +590,20 @@ def test_times_that_are_not_known_are_not_read():
     """Data without times: no part of the model is about time."""
     model = fresh_model(other_data("ids"), ModelSettings(**TINY_MODEL))
     assert (
-        model.time is None and model.periods is None and "times" not in model.families
+        model.time is None
+        and model.periods is None
+        and "times" not in model.families
     )
     assert (other_data("ids").times == NO_TIME).all()
 
 
 def test_every_request_is_scored_once(data):
     everybody = list(range(len(data.split.requests["test"])))
-    alone = [row for rows, _ in request_batches(data, "test", 12, CPU) for row in rows]
+    alone = [
+        row
+        for rows, _ in request_batches(data, "test", 12, CPU)
+        for row in rows
+    ]
     assert sorted(alone) == everybody
     shares = [
         row

@@ -20,9 +20,14 @@ def rows(**columns):
     """Twelve users with five interactions each, and further columns of 60 values."""
     users = np.repeat(np.arange(1, 13), 5)
     frame = pd.DataFrame(
-        {"user_id": users, "item_id": 100 + (users * 3 + np.arange(60) % 5) % 17}
+        {
+            "user_id": users,
+            "item_id": 100 + (users * 3 + np.arange(60) % 5) % 17,
+        }
     )
-    return frame.assign(timestamp=1_500_000_000 + np.arange(60) * 3600, **columns)
+    return frame.assign(
+        timestamp=1_500_000_000 + np.arange(60) * 3600, **columns
+    )
 
 
 def items(**columns):
@@ -67,7 +72,9 @@ def test_numbers_booleans_and_late_texts_of_typed_files(tmp_path, kind):
 
 def test_columns_named_like_roles_and_alike(tmp_path):
     frame = rows(
-        user=["x", "y"] * 30, time=np.arange(60) % 24, **{"a.b": ["p", "q"] * 30}
+        user=["x", "y"] * 30,
+        time=np.arange(60) % 24,
+        **{"a.b": ["p", "q"] * 30},
     )
     frame = frame.assign(
         **{"a b": ["q", "p"] * 30, "$": ["1", "2"] * 30, "%": ["2", "3"] * 30}
@@ -77,7 +84,8 @@ def test_columns_named_like_roles_and_alike(tmp_path):
         name=[f"n {n}" for n in range(17)],
     )
     data = prepared(
-        folder_of(tmp_path, interactions=frame, items=things), columns="user=user_id"
+        folder_of(tmp_path, interactions=frame, items=things),
+        columns="user=user_id",
     )
     assert data.catalogue.users.ids.tolist() == list(range(1, 13))
     assert set(data.catalogue.interaction_fields) == {
@@ -89,7 +97,8 @@ def test_columns_named_like_roles_and_alike(tmp_path):
         "column_2",
     }
     assert (
-        "id_2" in data.catalogue.items.fields and data.catalogue.items.names[2] == "n 0"
+        "id_2" in data.catalogue.items.fields
+        and data.catalogue.items.names[2] == "n 0"
     )
 
 
@@ -101,9 +110,14 @@ def test_gaps_in_every_kind(tmp_path):
         vector=["[0.5, 1]", "", "[1, 2]"] * 5 + ["[0, 0]", "[1, 1]"],
     )
     people = pd.DataFrame(
-        {"user_id": range(1, 13), "bio": [f"likes thing {n} much" for n in range(12)]}
+        {
+            "user_id": range(1, 13),
+            "bio": [f"likes thing {n} much" for n in range(12)],
+        }
     )
-    data = prepared(folder_of(tmp_path, interactions=frame, items=things, users=people))
+    data = prepared(
+        folder_of(tmp_path, interactions=frame, items=things, users=people)
+    )
     dates = data.columns["date"]
     assert np.isnan(dates).sum() == 20 and np.nanmin(dates) == 18262
     fields = data.catalogue.items.fields
@@ -131,7 +145,9 @@ def test_ids_as_pandas_writes_them(tmp_path):
     assert data.catalogue.items.data["shelf"][2:].all() and not data.counts
 
 
-@pytest.mark.parametrize("text", ["20170714", "20170714023959", "2017-07-14 02:39:59"])
+@pytest.mark.parametrize(
+    "text", ["20170714", "20170714023959", "2017-07-14 02:39:59"]
+)
 def test_compact_dates(tmp_path, text):
     path = tmp_path / "a.csv"
     rows().assign(timestamp=text).to_csv(path, index=False)
@@ -149,9 +165,17 @@ def write(tmp_path, name, content):
 HEAD = "user_id,item_id,timestamp\n"
 WRONG = {
     "no gzip": ("a.txt.gz", b"plain", "cannot be read"),
-    "cut gzip": ("a.csv.gz", gzip.compress(HEAD.encode() * 50)[:-9], "cannot be read"),
+    "cut gzip": (
+        "a.csv.gz",
+        gzip.compress(HEAD.encode() * 50)[:-9],
+        "cannot be read",
+    ),
     "no UTF-8": ("a.txt", b"\xff\xfe\x00 a\n", "UTF-8"),
-    "a wrong epoch": ("a.csv", HEAD + "1,2,1500000000\n1,3,soon\n", "'soon' in line 3"),
+    "a wrong epoch": (
+        "a.csv",
+        HEAD + "1,2,1500000000\n1,3,soon\n",
+        "'soon' in line 3",
+    ),
     "infinite": ("a.yaml", None, "'inf' is not a number or date"),
     "a word among vectors": (
         "v.yaml",
@@ -186,10 +210,13 @@ def test_flags_that_do_not_fit_the_file(tmp_path):
     path = tmp_path / "a.csv"
     rows().to_csv(path, index=False)
     with pytest.raises(
-        UserError, match=r"user=user_ids: .* the fields user_id, item_id, timestamp"
+        UserError,
+        match=r"user=user_ids: .* the fields user_id, item_id, timestamp",
     ):
         read(str(path), columns="user=user_ids")
-    with pytest.raises(UserError, match="--columns is for a file without a schema"):
+    with pytest.raises(
+        UserError, match="--columns is for a file without a schema"
+    ):
         read("synthetic", columns="user=a")
 
 

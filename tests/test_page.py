@@ -13,11 +13,15 @@ from support.errors import run_command
 from tests.conftest import SERVED, serve, start_service, write_shop
 
 CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+    filter(
+        None,
+        map(shutil.which, ("chromium", "chromium-browser", "google-chrome")),
+    ),
     None,
 )
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="test_page.py: no Chromium found; install it to run these"
+    CHROMIUM is None,
+    reason="test_page.py: no Chromium found; install it to run these",
 )
 FLAGS = [
     "--no-sandbox",
@@ -36,7 +40,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=FLAGS
+        )
         yield browser
         browser.close()
 
@@ -84,7 +90,9 @@ def page(browser, live_service, request):
     context.close()
     # the browser notes each refusal on its console
     refused = "wrong" in request.node.name
-    assert not [fault for fault in faults if not (refused and "status of 400" in fault)]
+    assert not [
+        fault for fault in faults if not (refused and "status of 400" in fault)
+    ]
 
 
 def titles(page, name="main"):
@@ -106,7 +114,10 @@ def settled(page):
     """Wait until nothing is being asked, nor about to be."""
     for _ in range(2):
         page.wait_for_timeout(250)
-        until(page, "!document.querySelector('section[aria-busy=true], .placeholder')")
+        until(
+            page,
+            "!document.querySelector('section[aria-busy=true], .placeholder')",
+        )
 
 
 def test_a_user_has_ten_films_with_reasons(page, live_service):
@@ -114,15 +125,19 @@ def test_a_user_has_ten_films_with_reasons(page, live_service):
 
     page.locator("#user").fill("12")
     page.keyboard.press("Enter")
-    until(page, "document.querySelector('[data-testid=profile]').innerText.length > 10")
+    until(
+        page,
+        "document.querySelector('[data-testid=profile]').innerText.length > 10",
+    )
     settled(page)
-    expected = httpx.post(f"{live_service}/recommend", json={"user_id": 12}).json()[
-        "recommendations"
-    ]
+    expected = httpx.post(
+        f"{live_service}/recommend", json={"user_id": 12}
+    ).json()["recommendations"]
     assert titles(page) == [item["name"] for item in expected]
     assert page.locator("article .because").count() == 10
     assert re.search(
-        r"films, mean rating", page.locator("[data-testid=profile]").inner_text()
+        r"films, mean rating",
+        page.locator("[data-testid=profile]").inner_text(),
     )
     before = page.locator("#user").input_value()
     page.get_by_role("button", name="somebody else").click()
@@ -152,10 +167,16 @@ def test_the_time_of_the_request(browser, service_files):
             settled(page)
             assert "never sees the time" not in page.inner_text("form")
             found[moment] = [
-                titles(page, name) for name in ("main", "vanilla", "popularity")
+                titles(page, name)
+                for name in ("main", "vanilla", "popularity")
             ]
         (main, *others), (later, *same) = found.values()
-        assert len(main) == 10 and main != later and others == same and all(others)
+        assert (
+            len(main) == 10
+            and main != later
+            and others == same
+            and all(others)
+        )
     finally:
         context.close()
         process.terminate()
@@ -164,7 +185,10 @@ def test_the_time_of_the_request(browser, service_files):
 
 @pytest.mark.parametrize(
     "page",
-    [{"viewport": {"width": width, "height": 900}} for width in (390, 768, 1000, 1280)],
+    [
+        {"viewport": {"width": width, "height": 900}}
+        for width in (390, 768, 1000, 1280)
+    ],
     indirect=["page"],
 )
 def test_side_by_side(page, live_service):
@@ -174,7 +198,9 @@ def test_side_by_side(page, live_service):
     page.get_by_label("Side by side").check()
     settled(page)
     page.wait_for_selector("article .because")
-    columns = {name: titles(page, name) for name in ("main", "vanilla", "popularity")}
+    columns = {
+        name: titles(page, name) for name in ("main", "vanilla", "popularity")
+    }
     for films in columns.values():
         assert len(films) == 10
     assert len({tuple(films) for films in columns.values()}) == 3
@@ -182,10 +208,13 @@ def test_side_by_side(page, live_service):
         "[...document.querySelectorAll('.because .name')].map((name) => name.clientWidth)"
     )
     assert widths and min(widths) > 150
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.evaluate(
+        "document.documentElement.scrollWidth <= window.innerWidth"
+    )
     ARTEFACTS.mkdir(exist_ok=True)
     page.screenshot(
-        path=ARTEFACTS / f"beside-{page.viewport_size['width']}.png", full_page=True
+        path=ARTEFACTS / f"beside-{page.viewport_size['width']}.png",
+        full_page=True,
     )
 
 
@@ -204,19 +233,31 @@ def test_a_wrong_user_is_said_and_mended(page):
     ("page", "name"),
     [
         (
-            {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
+            {
+                "viewport": {"width": 390, "height": 844},
+                "color_scheme": "light",
+            },
             "phone-light",
         ),
         (
-            {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
+            {
+                "viewport": {"width": 390, "height": 844},
+                "color_scheme": "dark",
+            },
             "phone-dark",
         ),
         (
-            {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
+            {
+                "viewport": {"width": 1280, "height": 900},
+                "color_scheme": "light",
+            },
             "wide-light",
         ),
         (
-            {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+            {
+                "viewport": {"width": 1280, "height": 900},
+                "color_scheme": "dark",
+            },
             "wide-dark",
         ),
     ],
@@ -225,7 +266,9 @@ def test_a_wrong_user_is_said_and_mended(page):
 def test_nothing_is_cut(page, name):
     """No sideways scrolling, no element wider than its place; dark is dark; a screenshot
     is kept."""
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.evaluate(
+        "document.documentElement.scrollWidth <= window.innerWidth"
+    )
     wide = page.evaluate("""[...document.querySelectorAll('main *')].filter((one) =>
         one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 1
         && getComputedStyle(one).overflowX !== 'visible'
@@ -244,7 +287,9 @@ def test_a_condition_on_a_column_changes_the_list(page):
     page.wait_for_selector('.ts-dropdown .option.active:has-text("Drama")')
     page.keyboard.press("Enter")
     settled(page)
-    assert titles(page) != before and page.asked[-1]["where"] == ["genres=Drama"]
+    assert titles(page) != before and page.asked[-1]["where"] == [
+        "genres=Drama"
+    ]
 
 
 # A shop: text ids, repeats, tags and numbers of users
@@ -255,7 +300,12 @@ def shop_page(browser, tmp_path_factory):
     import trainer
 
     folder = tmp_path_factory.mktemp("shop")
-    places = ["--checkpoint_dir", str(folder / "model"), "--runs_dir", str(folder)]
+    places = [
+        "--checkpoint_dir",
+        str(folder / "model"),
+        "--runs_dir",
+        str(folder),
+    ]
     small = [*SERVED, "--dataset", str(write_shop(folder)), *places]
     assert run_command(trainer.main, small) == 0
     process, url = serve(
@@ -283,11 +333,19 @@ def shop_page(browser, tmp_path_factory):
 
 def test_the_shop_has_its_own_words_and_widgets(shop_page):
     text = shop_page.inner_text("body")
-    assert "My articles" in text and re.search(r"income \d+; \d+ articles", text)
+    assert "My articles" in text and re.search(
+        r"income \d+; \d+ articles", text
+    )
     assert not re.search(
         r"\b(films?|movies?|watched|genres?|Asked at)\b", text, re.IGNORECASE
     )
-    for label in ("Club", "Income", "Shelf: any of", "Price from", "New articles only"):
+    for label in (
+        "Club",
+        "Income",
+        "Shelf: any of",
+        "Price from",
+        "New articles only",
+    ):
         assert label in text
     assert shop_page.evaluate(
         "document.documentElement.scrollWidth <= window.innerWidth"
@@ -299,7 +357,10 @@ def test_articles_that_were_bought_can_be_left_out(shop_page):
     before = titles(shop_page)
     shop_page.get_by_label("New articles only").check()
     settled(shop_page)
-    assert shop_page.asked[-1]["filter_seen"] is True and titles(shop_page) != before
+    assert (
+        shop_page.asked[-1]["filter_seen"] is True
+        and titles(shop_page) != before
+    )
     shop_page.get_by_label("New articles only").uncheck()
     settled(shop_page)
 
@@ -324,7 +385,9 @@ def test_facts_go_with_their_user_and_a_history_is_found_by_name(shop_page):
     box = shop_page.locator("#history + .ts-wrapper input").first
     for name in ("Article 1", "Article 2", "Article 1"):
         box.press_sequentially(name)
-        active = "document.querySelector('.ts-dropdown .option.active')?.innerText"
+        active = (
+            "document.querySelector('.ts-dropdown .option.active')?.innerText"
+        )
         until(shop_page, f"{active} === '{name}'")
         shop_page.keyboard.press("Enter")
         settled(shop_page)
@@ -338,10 +401,15 @@ def test_all_reasons_by_keyboard(shop_page):
     button.focus()
     shop_page.keyboard.press("Enter")
     shop_page.wait_for_selector(".offcanvas.show .because")
-    until(shop_page, "document.activeElement.classList.contains('offcanvas-body')")
+    until(
+        shop_page,
+        "document.activeElement.classList.contains('offcanvas-body')",
+    )
     drawer = shop_page.inner_text(".offcanvas")
     assert "Rank" in drawer and "Articles of the history" in drawer
     assert "\u22120.00" not in drawer
     shop_page.keyboard.press("Escape")
     until(shop_page, "!document.querySelector('.offcanvas')")
-    assert shop_page.evaluate("document.activeElement.matches('article button')")
+    assert shop_page.evaluate(
+        "document.activeElement.matches('article button')"
+    )

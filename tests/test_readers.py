@@ -55,9 +55,17 @@ BAD_LINES = {  # file, what replaces its third line, what the message must say
         "1::Again (1990)::Drama",
         "movies.dat:3: 1 is listed twice",
     ),
-    "unknown genre": ("movies", "3::X (1990)::Dramma", "movies.dat:3: genres 'Dramma'"),
+    "unknown genre": (
+        "movies",
+        "3::X (1990)::Dramma",
+        "movies.dat:3: genres 'Dramma'",
+    ),
     "film fields": ("movies", "3::X (1990)", "movies.dat:3"),
-    "film id": ("movies", "three::X (1990)::Drama", "movies.dat:3: In CSV column #0"),
+    "film id": (
+        "movies",
+        "three::X (1990)::Drama",
+        "movies.dat:3: In CSV column #0",
+    ),
     "gender": ("users", "3::X::25::1::0", "users.dat:3: gender 'X'"),
     "age": ("users", "3::F::26::1::0", "users.dat:3: age '26'"),
     "occupation": ("users", "3::F::25::77::0", "users.dat:3: occupation '77'"),
@@ -94,7 +102,9 @@ def test_missing_and_empty_files(ml_1m_folder, name):
     with pytest.raises(UserError, match=f"{name}.dat: Empty CSV file"):
         read("ml-1m", str(ml_1m_folder))
     (ml_1m_folder / f"{name}.dat").unlink()
-    with pytest.raises(UserError, match=rf"{name}.dat: No such file|has no {name}.dat"):
+    with pytest.raises(
+        UserError, match=rf"{name}.dat: No such file|has no {name}.dat"
+    ):
         read("ml-1m", str(ml_1m_folder))
 
 
@@ -136,7 +146,9 @@ def archive(server, ml_1m_folder, tmp_path, monkeypatch):
     return site / "ml-1m.zip"
 
 
-def test_download_checks_unpacks_and_is_not_repeated(archive, tmp_path, capsys):
+def test_download_checks_unpacks_and_is_not_repeated(
+    archive, tmp_path, capsys
+):
     folder = data_folder("ml-1m")
     assert "no redistribution" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -211,21 +223,26 @@ def test_real_ml_1m_is_read_and_validated_in_under_4_seconds(real_data):
         1193,
         "5",
     ]
-    assert raw.items.set_index("id").loc[73, "name"] == "Misérables, Les (1995)"
+    assert (
+        raw.items.set_index("id").loc[73, "name"] == "Misérables, Les (1995)"
+    )
 
 
 def test_ml_1m_round_trip(ml_1m_folder, tiny):
     raw = read("ml-1m", str(ml_1m_folder))
     columns = ["user", "item", "rating", "time"]
     assert (
-        raw.interactions[columns].to_numpy() == tiny.interactions[columns].to_numpy()
+        raw.interactions[columns].to_numpy()
+        == tiny.interactions[columns].to_numpy()
     ).all()
     assert raw.items["year"].tolist() == tiny.items["year"].tolist()
     assert raw.users["age"].tolist() == tiny.users["age"].tolist()
 
 
 def test_ml_100k_own_files(tmp_path):
-    (tmp_path / "u.data").write_text("1\t1\t5\t874965758\n2\t2\t3\t888550871\n")
+    (tmp_path / "u.data").write_text(
+        "1\t1\t5\t874965758\n2\t2\t3\t888550871\n"
+    )
     flags = ["0"] * 19
     flags[1] = flags[5] = "1"  # Action and Comedy; column 0 is 'unknown'
     films = [
@@ -233,11 +250,15 @@ def test_ml_100k_own_files(tmp_path):
         b"2|unknown||||" + "|".join(["1"] + ["0"] * 18).encode(),
     ]
     (tmp_path / "u.item").write_bytes(b"\n".join(films) + b"\n")
-    (tmp_path / "u.user").write_text("1|24|M|technician|85711\n2|7|F|other|94043\n")
+    (tmp_path / "u.user").write_text(
+        "1|24|M|technician|85711\n2|7|F|other|94043\n"
+    )
     (tmp_path / "u.occupation").write_text("other\ntechnician\n")
     raw = read("ml-100k", str(tmp_path))
     assert raw.items["genres"].tolist()[0] == ["Action", "Comedy"]
-    assert raw.items["year"].iloc[0] == 1995 and np.isnan(raw.items["year"].iloc[1])
+    assert raw.items["year"].iloc[0] == 1995 and np.isnan(
+        raw.items["year"].iloc[1]
+    )
     assert raw.users["occupation"].tolist() == ["technician", "other"]
 
 
@@ -246,17 +267,25 @@ def test_synthetic_causes_are_true():
     files = generate(people=100)
     ratings = files["interactions"].frame
     shares = ratings["cause"].value_counts(normalize=True)
-    assert all(abs(shares[cause] - share) < 0.04 for cause, share in CAUSES.items())
+    assert all(
+        abs(shares[cause] - share) < 0.04 for cause, share in CAUSES.items()
+    )
     sequel = {}
     for _, rows in ratings.groupby("user_id"):
-        assert rows["movie_id"].is_unique and rows["timestamp"].is_monotonic_increasing
+        assert (
+            rows["movie_id"].is_unique
+            and rows["timestamp"].is_monotonic_increasing
+        )
         films = rows["movie_id"].tolist()
         for place, row in enumerate(rows.itertuples()):
             if row.cause != "earlier_film":
                 assert row.cause_movie_id == 0
                 continue
             assert row.cause_movie_id in films[max(0, place - 3) : place]
-            assert sequel.setdefault(row.cause_movie_id, row.movie_id) == row.movie_id
+            assert (
+                sequel.setdefault(row.cause_movie_id, row.movie_id)
+                == row.movie_id
+            )
     in_season = ratings[ratings["cause"] == "season"]
     by_season = in_season.groupby(in_season["timestamp"].map(season_of))[
         "movie_id"

@@ -35,7 +35,11 @@ TITLES = {
     1196: "Star Wars: Episode V (1980)",
     1214: "Alien (1979)",
 }
-DATES = ["2000-09-01", "2001-01-01", "2001-03-01"]  # the tiny world is of 2000 to 2001
+DATES = [
+    "2000-09-01",
+    "2001-01-01",
+    "2001-03-01",
+]  # the tiny world is of 2000 to 2001
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line.split("#")[0].strip()
@@ -83,12 +87,18 @@ def place(tmp_path_factory):
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) > 12 and "make run" in COMMANDS and "make test" in COMMANDS
+    assert (
+        len(COMMANDS) > 12
+        and "make run" in COMMANDS
+        and "make test" in COMMANDS
+    )
 
 
 def slow(command: str) -> bool:
     """It starts processes of its own, or takes as long."""
-    return any(module in command for module in ("ablations.run", "serving.export"))
+    return any(
+        module in command for module in ("ablations.run", "serving.export")
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,7 +196,10 @@ def test_command(place, monkeypatch, tmp_path, command):
             ],
             "serving.export": ["--onnx", str(tmp_path / "model.onnx"), *data],
         }[module]
-        assert run_command(importlib.import_module(module).main, [*flags, *more]) == 0
+        assert (
+            run_command(importlib.import_module(module).main, [*flags, *more])
+            == 0
+        )
     else:
         assert script == "data_processor.py"
         assert (
@@ -210,7 +223,10 @@ def test_python_block(place, monkeypatch, block):
         "vocab_size=10000, hidden_size=256, num_layers=6, num_heads=8",
         "vocab_size=50, hidden_size=16, num_layers=1, num_heads=2",
     )
-    exec(compile(re.sub(r"epochs=\d+", "epochs=1", small), "README.md", "exec"), {})
+    exec(
+        compile(re.sub(r"epochs=\d+", "epochs=1", small), "README.md", "exec"),
+        {},
+    )
 
 
 def test_every_number_of_the_data_is_true(real_data):

@@ -50,12 +50,17 @@ def run(tmp_path, *arguments):
 
 
 def read(tmp_path, row):
-    return json.loads((tmp_path / "results" / "loo-3706" / f"{row}.json").read_text())
+    return json.loads(
+        (tmp_path / "results" / "loo-3706" / f"{row}.json").read_text()
+    )
 
 
 def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     assert run(tmp_path, "popularity", "vanilla", "--seeds", "2") == 0
-    record, popularity = read(tmp_path, "vanilla"), read(tmp_path, "popularity")
+    record, popularity = (
+        read(tmp_path, "vanilla"),
+        read(tmp_path, "popularity"),
+    )
     assert [entry["seed"] for entry in record["runs"]] == [42, 43]
     assert record["test"]["NDCG@10"]["mean"] == pytest.approx(
         sum(entry["test"]["NDCG@10"] for entry in record["runs"]) / 2
@@ -113,7 +118,10 @@ def test_a_row_is_published_without_titles(row, tmp_path, capsys):
     assert str(tmp_path) not in (folder / "checkpoint.json").read_text() + text
     trained = tmp_path / "work" / "loo-3706" / best["folder"] / "best"
     ours, theirs = load_model(folder), load_model(trained)
-    assert ours.catalogue.items.names.tolist() == theirs.catalogue.items.names.tolist()
+    assert (
+        ours.catalogue.items.names.tolist()
+        == theirs.catalogue.items.names.tolist()
+    )
     weights = theirs.model.state_dict()
     assert all(
         torch.equal(value, weights[name])
@@ -166,12 +174,16 @@ def test_a_published_model_ranks_as_reported(row, real_data):
     data = data_of(checkpoint, row)
     scorer, length = checkpoint.model.frozen(), settings.model.seq_length
     rank = target_ranks(scorer, data, "test", length, EvalSettings())
-    measured = per_user(rank, data.split.requests["test"].users)["NDCG@10"].mean()
+    measured = per_user(rank, data.split.requests["test"].users)[
+        "NDCG@10"
+    ].mean()
     records = [
         json.loads(path.read_text())
         for path in (ROOT / "results").glob(f"loo-*/{row}.json")
     ]
     board = {3706: "3,706", 3416: "3,416"}[len(data.catalogue.items.ids)]
     (record,) = [record for record in records if board in record["protocol"]]
-    (run,) = [run for run in record["runs"] if run["seed"] == settings.train.seed]
+    (run,) = [
+        run for run in record["runs"] if run["seed"] == settings.train.seed
+    ]
     assert measured == pytest.approx(run["test"]["NDCG@10"], abs=2e-4)

@@ -35,7 +35,10 @@ users:
 def test_the_schema_is_read(tmp_path):
     (tmp_path / "shop.yaml").write_text(GOOD)
     schema = read_schema(tmp_path / "shop.yaml")
-    assert schema.nouns == "articles" and schema.items.columns["shelf"].separator == ";"
+    assert (
+        schema.nouns == "articles"
+        and schema.items.columns["shelf"].separator == ";"
+    )
     assert schema.interactions.roles == {"user": "customer", "item": "sku"}
 
 
@@ -43,8 +46,18 @@ def test_the_schema_is_read(tmp_path):
     ("old", "new", "line", "message"),
     [
         ("name: shop", "title: shop", 1, "title: unknown key"),
-        ("noun: article", "noun: [article]", 2, "noun: Input should be a valid string"),
-        ("price: number", "price: numbers", 11, "Input should be 'category', 'tags'"),
+        (
+            "noun: article",
+            "noun: [article]",
+            2,
+            "noun: Input should be a valid string",
+        ),
+        (
+            "price: number",
+            "price: numbers",
+            11,
+            "Input should be 'category', 'tags'",
+        ),
         ("price: number", "price: 3", 11, "price"),
         (
             "price: number",
@@ -59,7 +72,12 @@ def test_the_schema_is_read(tmp_path):
             "predict: Input should be a valid boolean",
         ),
         ("predict: true", "predicts: true", 7, "predicts: unknown key"),
-        ("kind: category, predict", "kind: number, predict", 7, "cannot be predicted"),
+        (
+            "kind: category, predict",
+            "kind: number, predict",
+            7,
+            "cannot be predicted",
+        ),
         (
             "channel: {kind: category",
             "channel: {kind: text",
@@ -81,14 +99,20 @@ def test_the_schema_is_read(tmp_path):
         ),
     ],
 )
-def test_a_wrong_schema_is_refused_with_its_line(tmp_path, old, new, line, message):
+def test_a_wrong_schema_is_refused_with_its_line(
+    tmp_path, old, new, line, message
+):
     assert old in GOOD
     path = tmp_path / "shop.yaml"
     path.write_text(GOOD.replace(old, new, 1))
     with pytest.raises(UserError) as caught:
         read_schema(path)
     text = str(caught.value)
-    assert text.startswith(f"{path}:{line}:") and message in text and "\n" not in text
+    assert (
+        text.startswith(f"{path}:{line}:")
+        and message in text
+        and "\n" not in text
+    )
 
 
 def test_a_table_without_what_it_must_say_is_refused(tmp_path):
@@ -125,8 +149,12 @@ def test_a_column_may_have_any_name(name):
     frame = pd.DataFrame(rows, columns=["u", "i"]).assign(
         x=["ab"[row % 2] for row in range(45)]
     )
-    items = pd.DataFrame({"i": [f"i{row}" for row in range(7)], "x": list("aabbccd")})
-    users = pd.DataFrame({"u": [f"u{row}" for row in range(9)], "x": list("aabbccdde")})
+    items = pd.DataFrame(
+        {"i": [f"i{row}" for row in range(7)], "x": list("aabbccd")}
+    )
+    users = pd.DataFrame(
+        {"u": [f"u{row}" for row in range(9)], "x": list("aabbccdde")}
+    )
     column = {"kind": "category", "source": "x"}
     schema = {
         "name": "any",
@@ -144,7 +172,8 @@ def test_a_column_may_have_any_name(name):
         "users": File(users, "u"),
     }
     data = process(
-        assemble(schema_of(schema, Path("x"), {}), files), DataSettings(dataset="any")
+        assemble(schema_of(schema, Path("x"), {}), files),
+        DataSettings(dataset="any"),
     )
     model = new_model(data, ModelSettings(**TINY_MODEL))
     assert list(model.value_heads) == list(model.preference_heads) == [name]

@@ -89,7 +89,10 @@ def timed_model(files, tmp_path_factory):
 @pytest.fixture(scope="module")
 def starting_model(files):
     """A model that also serves people without a history."""
-    assert train(files / "starting", files, "--start_token", "--max_steps", "3") == 0
+    assert (
+        train(files / "starting", files, "--start_token", "--max_steps", "3")
+        == 0
+    )
     return files / "starting" / "best"
 
 
@@ -130,8 +133,16 @@ def test_trainer_leaves_what_it_promises(model):
         set(results["ranking"]) == {"popularity", "enhanced"}
         and results["split_hash"] == info["split_hash"]
     )
-    assert set(results["values"]["rating"]) >= {"user mean", "item mean", "head"}
-    assert set(results["preferences"]["genres"]) >= {"head", "constant", "own history"}
+    assert set(results["values"]["rating"]) >= {
+        "user mean",
+        "item mean",
+        "head",
+    }
+    assert set(results["preferences"]["genres"]) >= {
+        "head",
+        "constant",
+        "own history",
+    }
     users = pd.read_parquet(model / "test_users.parquet")
     assert len(users) == 60 and users["HR@10"].mean() == pytest.approx(
         results["ranking"]["enhanced"]["HR@10"]["mean"]
@@ -145,7 +156,9 @@ def test_trainer_leaves_what_it_promises(model):
         "epoch",
         "test",
     ]
-    assert {"loss_next_item", "loss_value", "loss_preference"} <= set(events[3])
+    assert {"loss_next_item", "loss_value", "loss_preference"} <= set(
+        events[3]
+    )
     assert {"seconds", "step", "tokens"} <= set(events[4]["best"])
 
 
@@ -176,7 +189,11 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
         "1000",
     ]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.time() + 300
     while not (tmp_path / "c" / "best").exists() and time.time() < deadline:
@@ -189,18 +206,24 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
         and "trainer.py and bert_multi.py with --resume" in err
         and "Traceback" not in err
     )
-    stopped = json.loads((tmp_path / "c" / "last" / "checkpoint.json").read_text())
+    stopped = json.loads(
+        (tmp_path / "c" / "last" / "checkpoint.json").read_text()
+    )
     done_steps = stopped["progress"]["step"]
     # Shorten what is left, then go on through the command line.
     stopped["settings"]["max_epochs"] = stopped["progress"]["epoch"] + 2
-    (tmp_path / "c" / "last" / "checkpoint.json").write_text(json.dumps(stopped))
+    (tmp_path / "c" / "last" / "checkpoint.json").write_text(
+        json.dumps(stopped)
+    )
     assert (
-        run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path / "c")])
+        run_command(
+            trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path / "c")]
+        )
         == 0
     )
-    after = json.loads((tmp_path / "c" / "last" / "checkpoint.json").read_text())[
-        "progress"
-    ]
+    after = json.loads(
+        (tmp_path / "c" / "last" / "checkpoint.json").read_text()
+    )["progress"]
     assert (
         after["step"] > done_steps
         and after["epoch"] == stopped["progress"]["epoch"] + 2
@@ -221,7 +244,10 @@ def test_a_file_where_a_folder_should_be(files, tmp_path, capsys, flag):
 
 def test_resume_without_a_stopped_run(tmp_path, capsys):
     assert (
-        run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]) == 2
+        run_command(
+            trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]
+        )
+        == 2
     )
     assert "no stopped run" in capsys.readouterr().err
 
@@ -230,8 +256,12 @@ def test_resume_without_a_stopped_run(tmp_path, capsys):
 
 
 def test_ten_titled_recommendations_with_reasons(model, files, capsys):
-    code, out, _ = infer(capsys, "--model_path", model, "--user_id", 12, "--k", 10)
-    assert code == 0 and out.count("Synthetic Film") >= 10 and "User 12: " in out
+    code, out, _ = infer(
+        capsys, "--model_path", model, "--user_id", 12, "--k", 10
+    )
+    assert (
+        code == 0 and out.count("Synthetic Film") >= 10 and "User 12: " in out
+    )
     assert len(re.findall("Because |No single film", out)) == 10
     assert [f"{rank:3d}. " in out for rank in range(1, 11)] == [True] * 10
 
@@ -245,7 +275,10 @@ def test_precision_of_batch_recommendation(engine):
         for precision in ("fp32", "bf16")
     )
     both = exact.merge(quick, on=["user_id", "item_id"])
-    assert len(both) > 0.9 * len(exact) and (both["score_x"] != both["score_y"]).any()
+    assert (
+        len(both) > 0.9 * len(exact)
+        and (both["score_x"] != both["score_y"]).any()
+    )
     assert (both["score_x"] - both["score_y"]).abs().max() < 0.02 * exact[
         "score"
     ].abs().max()
@@ -268,7 +301,10 @@ WRONG = {
         "user 99999999999999999999 is not in",
     ),
     "unknown films only": (["--history", "88888,99999"], "film 88888"),
-    "unknown title": (["--history", "Synthetic Film 004 (1066)"], "did you mean"),
+    "unknown title": (
+        ["--history", "Synthetic Film 004 (1066)"],
+        "did you mean",
+    ),
     "ambiguous title": (["--history", "Synthetic Film"], "fits 80 films"),
     "nobody": ([], "--user_id"),
     "unknown value": (
@@ -285,9 +321,15 @@ WRONG = {
         ["--user_id", "12", "--where", "year>=2990"],
         "no film is left to recommend",
     ),
-    "bad users": (["--users", "a,b", "--output", "x.parquet"], "'a' is not an id"),
+    "bad users": (
+        ["--users", "a,b", "--output", "x.parquet"],
+        "'a' is not an id",
+    ),
     "k of 0": (["--user_id", "12", "--k", "0"], "--k 0"),
-    "k too small": (["--user_id", "12", "--k", "0"], "--k 0: must be at least 1"),
+    "k too small": (
+        ["--user_id", "12", "--k", "0"],
+        "--k 0: must be at least 1",
+    ),
     "k no number": (["--user_id", "12", "--k", "ten"], "--k"),
     "time unknown to it": (
         ["--user_id", "12", "--at", "2001-01-01"],
@@ -300,7 +342,10 @@ WRONG = {
         ["--users", "1,99999", "--output", "x.parquet"],
         "user 99999",
     ),
-    "output without users": (["--user_id", "12", "--output", "x.parquet"], "--users"),
+    "output without users": (
+        ["--user_id", "12", "--output", "x.parquet"],
+        "--users",
+    ),
 }
 
 
@@ -382,7 +427,11 @@ DAMAGE = {
 def test_damaged_checkpoints(model, tmp_path, capsys, case):
     change, message = DAMAGE[case]
     code, _, err = infer(
-        capsys, "--model_path", damaged(model, tmp_path, change), "--history", "3,5"
+        capsys,
+        "--model_path",
+        damaged(model, tmp_path, change),
+        "--history",
+        "3,5",
     )
     assert code == 2 and message in err and err.count("\n") == 1
 
@@ -394,12 +443,18 @@ def test_weights_of_another_shape(model, tmp_path, capsys):
         (folder / "checkpoint.json").write_text(json.dumps(info))
 
     code, _, err = infer(
-        capsys, "--model_path", damaged(model, tmp_path, widen), "--history", "3,5"
+        capsys,
+        "--model_path",
+        damaged(model, tmp_path, widen),
+        "--history",
+        "3,5",
     )
     assert code == 2 and "does not fit this model" in err
 
 
-def test_a_full_disk_keeps_what_was_there(model, engine, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_keeps_what_was_there(
+    model, engine, tmp_path, capsys, monkeypatch
+):
     output = tmp_path / "recs.parquet"
     output.write_bytes(b"precious")
 
@@ -410,7 +465,11 @@ def test_a_full_disk_keeps_what_was_there(model, engine, tmp_path, capsys, monke
     code, _, err = infer(
         capsys, "--model_path", model, "--users", "all", "--output", output
     )
-    assert code == 2 and "No space left" in err and output.read_bytes() == b"precious"
+    assert (
+        code == 2
+        and "No space left" in err
+        and output.read_bytes() == b"precious"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["recs.parquet"]
 
 
@@ -434,7 +493,9 @@ def test_what_a_killed_process_left_of_a_checkpoint_goes(tmp_path):
     ]
 
 
-def test_a_checkpoint_killed_between_its_two_moves_is_put_in_its_place(tmp_path):
+def test_a_checkpoint_killed_between_its_two_moves_is_put_in_its_place(
+    tmp_path,
+):
     """The old one had made way and the new one was not there yet; one that was still being
     written stays away.
     """
@@ -508,7 +569,9 @@ def test_bert_multi(tmp_path, capsys):
     place = ["--checkpoint_dir", str(tmp_path / "multi")]
     assert run_command(bert_multi.main, ["--size", "M", *small, *place]) == 0
     printed = capsys.readouterr().out
-    results = json.loads((tmp_path / "multi" / "best" / "candidates.json").read_text())
+    results = json.loads(
+        (tmp_path / "multi" / "best" / "candidates.json").read_text()
+    )
     assert (
         set(results) == {"full", "popular_100", "uniform_100"}
         and "claims Recall@10 0.5978" in printed
@@ -517,11 +580,12 @@ def test_bert_multi(tmp_path, capsys):
         name: result["ranking"]["popularity"]["Recall@10"]["mean"]
         for name, result in results.items()
     }
-    assert (
-        recall["full"] < recall["popular_100"] < recall["uniform_100"]
-    )  # the more is ranked, the harder it is
+    # the more is ranked, the harder it is
+    assert recall["full"] < recall["popular_100"] < recall["uniform_100"]
     assert "the last 5 interactions" in results["full"]["protocol"]
-    assert run_command(bert_multi.main, ["--size", "M", "--resume", *place]) == 0
+    assert (
+        run_command(bert_multi.main, ["--size", "M", "--resume", *place]) == 0
+    )
     assert run_command(bert_multi.main, ["--size", "XXL"]) == 2
 
 
@@ -541,7 +605,13 @@ def without(_name, keep):
     "flags",
     [
         ["--model", "vanilla"],
-        ["--model", "vanilla", "--segment_embeddings", "--attention_type", "causal"],
+        [
+            "--model",
+            "vanilla",
+            "--segment_embeddings",
+            "--attention_type",
+            "causal",
+        ],
         [
             "--next_item_weight",
             "0",
@@ -567,12 +637,15 @@ def test_trainer_with_other_flags(files, tmp_path, capsys, flags):
     [[], ["--graph"], ["--model", "vanilla"]],
     ids=["plain", "graph", "vanilla"],
 )
-def test_going_on_from_a_model_with_new_items_and_users(tmp_path, capsys, flags):
+def test_going_on_from_a_model_with_new_items_and_users(
+    tmp_path, capsys, flags
+):
     """At a learning rate of nothing it is the older model for old items and users."""
     early = without(
         "few",
         lambda frame: (
-            (frame.groupby("user_id").cumcount() < 8) & (frame["user_id"] <= 30)
+            (frame.groupby("user_id").cumcount() < 8)
+            & (frame["user_id"] <= 30)
         ),
     )
     few = write_ml_1m(tmp_path / "few", early)
@@ -626,15 +699,24 @@ def test_going_on_may_not_have_seen_what_is_held_out(tmp_path, capsys):
     before = write_ml_1m(
         tmp_path / "before",
         without(
-            "newest", lambda frame: ~frame.index.isin(newest) & (frame["user_id"] < 60)
+            "newest",
+            lambda frame: ~frame.index.isin(newest) & (frame["user_id"] < 60),
         ),
     )
     now = write_ml_1m(tmp_path / "now", films())
-    start = ["--start_from", str(tmp_path / "model" / "best"), "--max_steps", "1"]
+    start = [
+        "--start_from",
+        str(tmp_path / "model" / "best"),
+        "--max_steps",
+        "1",
+    ]
     for protocol, grows in (("leave_one_out", True), ("multi5", False)):
         flags = ["--protocol", protocol]
         for first, second in ((before, before), (before, now), (now, before)):
-            assert train(tmp_path / "model", first, *flags, "--max_steps", "1") == 0
+            assert (
+                train(tmp_path / "model", first, *flags, "--max_steps", "1")
+                == 0
+            )
             capsys.readouterr()
             allowed = first == second or (second == now and grows)
             assert train(tmp_path / "later", second, *flags, *start) == (
@@ -647,13 +729,21 @@ def test_trainer_with_teachers(files, model, tmp_path, capsys):
     assert train(tmp_path / "plain", files) == 0
     folders = (tmp_path / "best", tmp_path / "plain" / "best")
     taught, plain = (
-        load_model(folder, data_dir=str(files)).model.state_dict() for folder in folders
+        load_model(folder, data_dir=str(files)).model.state_dict()
+        for folder in folders
     )
-    assert any(not torch.equal(value, plain[name]) for name, value in taught.items())
+    assert any(
+        not torch.equal(value, plain[name]) for name, value in taught.items()
+    )
     capsys.readouterr()
     assert (
         train(
-            tmp_path / "no", files, "--teacher", str(model), "--masked_item_weight", "1"
+            tmp_path / "no",
+            files,
+            "--teacher",
+            str(model),
+            "--masked_item_weight",
+            "1",
         )
         == 2
     )
@@ -665,7 +755,8 @@ def test_an_earlier_best_is_set_aside_not_lost(files, tmp_path):
     first = (tmp_path / "best" / "model.safetensors").read_bytes()
     assert train(tmp_path, files, "--max_epochs", "1", "--seed", "9") == 0
     assert any(
-        path.read_bytes() == first for path in tmp_path.glob("*/model.safetensors")
+        path.read_bytes() == first
+        for path in tmp_path.glob("*/model.safetensors")
     )
 
 
@@ -681,7 +772,13 @@ def test_a_published_model_reads_its_names_from_the_data(
     )
     assert code == 0 and "Synthetic Film" in out
     code, _, err = infer(
-        capsys, "--model_path", model, "--history", "3,9", "--data_dir", tmp_path
+        capsys,
+        "--model_path",
+        model,
+        "--history",
+        "3,9",
+        "--data_dir",
+        tmp_path,
     )
     assert code == 2 and "has no ratings.dat" in err
 
@@ -696,12 +793,18 @@ def test_a_model_of_ones_own_data_needs_no_data(tmp_path, capsys):
     code, out, _ = infer(
         capsys, "--model_path", tmp_path / "best", "--history", "3,9", "--json"
     )
-    assert code == 0 and out.isascii() and len(json.loads(out)["recommendations"]) == 10
+    assert (
+        code == 0
+        and out.isascii()
+        and len(json.loads(out)["recommendations"]) == 10
+    )
 
 
 def test_recommendations_are_unseen_and_ordered(engine):
     best = engine.get_recommendations(12, k=20)
-    seen = set(engine.catalogue.items.id_array(engine.history(12).items).tolist())
+    seen = set(
+        engine.catalogue.items.id_array(engine.history(12).items).tolist()
+    )
     assert len({item.id for item in best}) == 20 and not seen & {
         item.id for item in best
     }
@@ -775,7 +878,9 @@ def test_an_item_that_training_never_saw(starting_model, files):
     assert next(item for item in everything if item.id == new).note
 
 
-def test_a_run_resumed_before_its_first_best_keeps_the_older_model(files, tmp_path):
+def test_a_run_resumed_before_its_first_best_keeps_the_older_model(
+    files, tmp_path
+):
     """Run A finishes, run B stops before it evaluates and resumes: A's model is set aside, not
     overwritten.
     """
@@ -788,16 +893,21 @@ def test_a_run_resumed_before_its_first_best_keeps_the_older_model(files, tmp_pa
 
     training_loop.Run.train_step = stopped
     try:
-        assert train(tmp_path, files, "--max_epochs", "2", "--seed", "2") == 130
+        assert (
+            train(tmp_path, files, "--max_epochs", "2", "--seed", "2") == 130
+        )
     finally:
         training_loop.Run.train_step = step
     assert (
-        run_command(trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]) == 0
+        run_command(
+            trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]
+        )
+        == 0
     )
     seeds = [
-        json.loads((tmp_path / name / "checkpoint.json").read_text())["settings"][
-            "seed"
-        ]
+        json.loads((tmp_path / name / "checkpoint.json").read_text())[
+            "settings"
+        ]["seed"]
         for name in ("best.previous", "best")
     ]
     assert seeds == [1, 2]
@@ -823,16 +933,24 @@ def test_a_full_disk_while_saving_a_checkpoint(model, tmp_path, monkeypatch):
             write_checkpoint(
                 folder, {"x": torch.zeros(3)}, {}, keep_previous=keep_previous
             )
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert {
+            path.name: path.read_bytes() for path in folder.iterdir()
+        } == before
         assert [path.name for path in tmp_path.iterdir()] == ["best"]
     monkeypatch.undo()
     replace = os.replace
     monkeypatch.setattr(
         os,
         "replace",
-        lambda old, new: full() if str(old).endswith("new") else replace(old, new),
+        lambda old, new: (
+            full() if str(old).endswith("new") else replace(old, new)
+        ),
     )
-    with pytest.raises(UserError, match="no space left"):  # at the very last step
+    with pytest.raises(
+        UserError, match="no space left"
+    ):  # at the very last step
         write_checkpoint(folder, {"x": torch.zeros(3)}, {})
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    } == before
     assert read_checkpoint(folder)[1]["settings"]["seed"] == 42

@@ -49,21 +49,32 @@ def config(folder, **changes):
 
 @pytest.fixture(scope="module")
 def client(folder):
-    with TestClient(create_app(config(folder)), base_url="http://localhost") as client:
+    with TestClient(
+        create_app(config(folder)), base_url="http://localhost"
+    ) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def engine(folder):
-    return RecommendationEngine(folder / "main" / "best", data_dir=str(folder / "data"))
+    return RecommendationEngine(
+        folder / "main" / "best", data_dir=str(folder / "data")
+    )
 
 
 def test_the_time_of_the_request_is_heeded(folder):
     """By a model that knows it; those beside it answer the same at any time."""
-    place, times = folder / "timed" / "best", [978_300_000, 978_300_000 + 200 * 86_400]
-    engine, found = RecommendationEngine(place, data_dir=str(folder / "data")), {}
+    place, times = (
+        folder / "timed" / "best",
+        [978_300_000, 978_300_000 + 200 * 86_400],
+    )
+    engine, found = (
+        RecommendationEngine(place, data_dir=str(folder / "data")),
+        {},
+    )
     with TestClient(
-        create_app(config(folder, model_path=str(place))), base_url="http://localhost"
+        create_app(config(folder, model_path=str(place))),
+        base_url="http://localhost",
     ) as client:
         assert client.get("/health").json()["knows_request_time"]
         for name in ("main", "vanilla", "popularity"):
@@ -118,7 +129,9 @@ def test_health_and_metrics(client):
         "vanilla",
     ]
     assert health["users"] == 60
-    assert health["serves_empty_histories"] and not health["knows_request_time"]
+    assert (
+        health["serves_empty_histories"] and not health["knows_request_time"]
+    )
     text = client.get("/metrics").text
     assert (
         'requests_total{path="/health",status="200"}' in text
@@ -192,9 +205,14 @@ def test_raw_bodies(client, raw, code):
 
 
 def test_a_refusal_is_one_line(client):
-    for body in (b'{"a\\nb": 1}', b'{"history": [' + b"9999," * 50 + b"9999]}"):
+    for body in (
+        b'{"a\\nb": 1}',
+        b'{"history": [' + b"9999," * 50 + b"9999]}",
+    ):
         error = client.post(
-            "/recommend", content=body, headers={"content-type": "application/json"}
+            "/recommend",
+            content=body,
+            headers={"content-type": "application/json"},
         ).json()["error"]
         assert "\n" not in error and len(error) <= 500
 
@@ -236,7 +254,10 @@ def test_a_form_of_another_site_is_no_request(client):
         ).status_code
         == 422
     )
-    assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
+    assert (
+        client.get("/health", headers={"host": "evil.example"}).status_code
+        == 400
+    )
 
 
 def test_page_and_headers(client):
@@ -249,7 +270,9 @@ def test_page_and_headers(client):
         "vendor/bootstrap.min.css",
         "vendor/preact-htm.module.js",
     ):
-        assert f"/static/{name}" in page.text + client.get("/static/page.js").text
+        assert (
+            f"/static/{name}" in page.text + client.get("/static/page.js").text
+        )
         assert client.get(f"/static/{name}").status_code == 200
     assert page.headers["x-content-type-options"] == "nosniff"
 
@@ -267,7 +290,8 @@ def test_those_who_wait_are_ranked_together_and_get_their_own_answer(engine):
         queries = [Query(engine.history(user), k=5) for user in range(1, 41)]
         queries[7] = Query(engine.history(8), where=["shoes=41"])
         answers = await asyncio.gather(
-            *(batcher.rank(engine, query) for query in queries), return_exceptions=True
+            *(batcher.rank(engine, query) for query in queries),
+            return_exceptions=True,
         )
         await batcher.stop()
         return queries, answers
@@ -279,7 +303,9 @@ def test_those_who_wait_are_ranked_together_and_get_their_own_answer(engine):
         (alone,) = engine.answer([query])
         assert [row.id for row in answer] == [row.id for row in alone]
         np.testing.assert_allclose(
-            [row.score for row in answer], [row.score for row in alone], atol=1e-3
+            [row.score for row in answer],
+            [row.score for row in alone],
+            atol=1e-3,
         )
 
 
@@ -341,7 +367,8 @@ def test_a_newer_checkpoint_is_served_without_a_dropped_request(
     )
     assert first != second
     with TestClient(
-        create_app(config(folder, model_path=str(place))), base_url="http://localhost"
+        create_app(config(folder, model_path=str(place))),
+        base_url="http://localhost",
     ) as client:
 
         def ask():
@@ -421,9 +448,10 @@ def hammered(operation, mode, url):
         )
         for case.body in bodies:
             answer = case.call(base_url=url)
+            # a refusal that it does not know
             too_long = (
                 [negative_data_rejection] if answer.status_code == 413 else []
-            )  # a refusal that it does not know
+            )
             case.validate_response(
                 answer, excluded_checks=[positive_data_acceptance, *too_long]
             )
@@ -492,7 +520,10 @@ def test_stops_gracefully(service_files):
                 for user in range(1, MANY + 1)
             ]
             until = time.monotonic() + 60
-            while figure("requests_begun_total") < MANY and time.monotonic() < until:
+            while (
+                figure("requests_begun_total") < MANY
+                and time.monotonic() < until
+            ):
                 time.sleep(0.01)
             left = MANY - figure("requests_total")
             process.send_signal(signal.SIGTERM)
@@ -509,7 +540,10 @@ def test_stops_gracefully(service_files):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model_path", "nowhere"], "nowhere/checkpoint.json does not exist"),
+        (
+            ["--model_path", "nowhere"],
+            "nowhere/checkpoint.json does not exist",
+        ),
         (["--port", "0"], "--port"),
         (["--host", "nowhere.example"], "--host"),
         (["--workers", "0"], "--workers"),
@@ -529,7 +563,8 @@ def test_wrong_flags(service_files, capsys, flags, message):
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/maps").exists(), reason="looks for mapped files in /proc"
+    not Path("/proc/self/maps").exists(),
+    reason="looks for mapped files in /proc",
 )
 def test_weights_of_the_service_are_the_file_itself(folder, client):
     """So that workers share them; and what they share stays unwritten after a request."""
@@ -543,7 +578,10 @@ def test_weights_of_the_service_are_the_file_itself(folder, client):
             if line.endswith(str(weights))
         ]
         sizes = [
-            (one.numel(), any(low <= one.data_ptr() < high for low, high in ranges))
+            (
+                one.numel(),
+                any(low <= one.data_ptr() < high for low, high in ranges),
+            )
             for one in model.parameters()
         ]
         return sum(size for size, found in sizes if found) / sum(
@@ -594,7 +632,10 @@ def test_recommendations_are_the_engines(client, engine):
         ),
         (
             {"history": [3, 9], "columns": {"gender": "F", "age": 30}},
-            {"item_sequence": [3, 9], "user_columns": {"gender": "F", "age": 30}},
+            {
+                "item_sequence": [3, 9],
+                "user_columns": {"gender": "F", "age": 30},
+            },
         ),
         ({"history": []}, {"item_sequence": []}),
         (
@@ -620,7 +661,12 @@ def test_recommendations_are_the_engines(client, engine):
 
 
 def recommended(
-    engine, user_id=None, item_sequence=None, top_k=10, user_columns=None, **options
+    engine,
+    user_id=None,
+    item_sequence=None,
+    top_k=10,
+    user_columns=None,
+    **options,
 ):
     history = engine.history(user_id, item_sequence, None, user_columns)
     return engine.answer([Query(history, top_k, **options)])[0]
@@ -631,10 +677,17 @@ def test_explanations_and_profiles_are_the_engines(client, engine):
     for items, k in (([40], 5), ([40, 41], None)):
         body = {"user_id": 12, "item_ids": items, **({"k": k} if k else {})}
         answer = client.post("/explain", json=body).json()
-        reasons = engine.explain(Query(history, k or 10), items, in_full=bool(k))
+        reasons = engine.explain(
+            Query(history, k or 10), items, in_full=bool(k)
+        )
         assert answer == {"explanations": to_json(reasons)}
-    many = client.post("/explain", json={"user_id": 12, "item_ids": [40, 41], "k": 5})
-    assert many.status_code == 422 and "one item at a time" in many.json()["error"]
+    many = client.post(
+        "/explain", json={"user_id": 12, "item_ids": [40, 41], "k": 5}
+    )
+    assert (
+        many.status_code == 422
+        and "one item at a time" in many.json()["error"]
+    )
     assert client.post("/profile", json={"user_id": 12}).json() == to_json(
         engine.get_user_profile(12)
     )
@@ -658,7 +711,8 @@ def test_models_side_by_side(client, folder, tiny):
     known = vanilla.catalogue.items.ids[:4].tolist()
     assert len(unknown)
     answer = client.post(
-        "/recommend", json={"history": [*known, int(unknown[0])], "model": "vanilla"}
+        "/recommend",
+        json={"history": [*known, int(unknown[0])], "model": "vanilla"},
     ).json()
     assert answer["recommendations"] == to_json(
         vanilla.get_recommendations(None, known)
@@ -667,8 +721,13 @@ def test_models_side_by_side(client, folder, tiny):
 
 
 def test_search(client):
-    items = client.get("/items", params={"query": "FILM synthetic 004"}).json()["items"]
+    items = client.get(
+        "/items", params={"query": "FILM synthetic 004"}
+    ).json()["items"]
     assert [item["id"] for item in items] == [4]
     assert (
-        len(client.get("/items", params={"query": "synthetic"}).json()["items"]) == 20
+        len(
+            client.get("/items", params={"query": "synthetic"}).json()["items"]
+        )
+        == 20
     )

@@ -75,7 +75,8 @@ TESTED_ELSEWHERE = {
     "columns": "test_any_data.py",
     **dict.fromkeys(("checkpoint_dir", "runs_dir"), "test_any_data.py"),
     **dict.fromkeys(
-        ("use_wandb", "wandb_mode", "run_group", "run_name"), "test_tracking.py"
+        ("use_wandb", "wandb_mode", "run_group", "run_name"),
+        "test_tracking.py",
     ),
     "start_from": "test_scripts.py",
     "teacher": "test_training.py",
@@ -86,7 +87,10 @@ TESTED_ELSEWHERE = {
 
 
 # What an option needs to have an effect.
-BASES = {"split_seed": {"protocol": "multi5"}, "negatives": {"loss": "sampled_softmax"}}
+BASES = {
+    "split_seed": {"protocol": "multi5"},
+    "negatives": {"loss": "sampled_softmax"},
+}
 
 
 def arrive(tiny, tmp_path, kind="enhanced", **changes):
@@ -95,7 +99,9 @@ def arrive(tiny, tmp_path, kind="enhanced", **changes):
         **{"max_epochs": 3, **changes}
     )
     coarse = tiny.replace(
-        tiny.interactions.assign(time=tiny.interactions["time"] // 100_000 * 100_000)
+        tiny.interactions.assign(
+            time=tiny.interactions["time"] // 100_000 * 100_000
+        )
     )
     data = process(coarse, settings.data)
     torch.manual_seed(settings.train.seed)
@@ -109,7 +115,8 @@ def arrive(tiny, tmp_path, kind="enhanced", **changes):
         on_best=lambda _model, record, _first: validations.append(record),
     )
     total = sum(
-        float(value.double().abs().sum()) for value in model.state_dict().values()
+        float(value.double().abs().sum())
+        for value in model.state_dict().values()
     )
     return str(
         (
@@ -131,17 +138,24 @@ def test_every_option_is_listed_here_and_has_help():
 @pytest.fixture(scope="module")
 def plain(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
-    found = {kind: arrive(tiny, folder, kind) for kind in ("enhanced", "vanilla")}
-    return found | {name: arrive(tiny, folder, **base) for name, base in BASES.items()}
+    found = {
+        kind: arrive(tiny, folder, kind) for kind in ("enhanced", "vanilla")
+    }
+    return found | {
+        name: arrive(tiny, folder, **base) for name, base in BASES.items()
+    }
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in OTHER_VALUE if name not in ("patience", "eval_every")]
+    "name",
+    [name for name in OTHER_VALUE if name not in ("patience", "eval_every")],
 )
 def test_each_option_has_an_effect(tiny, tmp_path, plain, name):
     kind = "vanilla" if model_only(name) == "vanilla" else "enhanced"
     changes = {**BASES.get(name, {}), name: OTHER_VALUE[name]}
-    assert arrive(tiny, tmp_path, kind, **changes) != plain.get(name, plain[kind])
+    assert arrive(tiny, tmp_path, kind, **changes) != plain.get(
+        name, plain[kind]
+    )
 
 
 def test_evaluation_rhythm_has_an_effect(tiny, tmp_path):
@@ -185,7 +199,11 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
     assert parse_command_line([], "")[0] == preset_settings("default")
     assert parse_command_line(["--resume"], "")[1]
     # a script's own preset
-    for flags in ([], ["--preset=quick"], ["--config", str(tmp_path / "run.yaml")]):
+    for flags in (
+        [],
+        ["--preset=quick"],
+        ["--config", str(tmp_path / "run.yaml")],
+    ):
         chosen, _ = parse_command_line(flags, "", preset="original")
         assert chosen.model.num_layers == (2 if flags else 4)
 
@@ -213,9 +231,9 @@ def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
     assert not said("--config", str(tmp_path / "all.yaml"))
     for name, entry in FIELDS.items():  # what an option needs is an option
         needs = (entry.metadata.get("needs") or name).partition("=")[0]
-        assert needs in FIELDS and (idle(name, Settings()) or "--").startswith("--"), (
-            name
-        )
+        assert needs in FIELDS and (idle(name, Settings()) or "--").startswith(
+            "--"
+        ), name
 
 
 def test_explicit_flags_are_not_cut_short_by_a_presets_limits():
@@ -225,10 +243,20 @@ def test_explicit_flags_are_not_cut_short_by_a_presets_limits():
     capped, _ = parse_command_line([], "")
     assert capped.train.batch_tokens and capped.train.max_minutes
     free, _ = parse_command_line(
-        ["--batch_size", "128", "--learning_rate", "5e-4", "--max_epochs", "50"], ""
+        [
+            "--batch_size",
+            "128",
+            "--learning_rate",
+            "5e-4",
+            "--max_epochs",
+            "50",
+        ],
+        "",
     )
     assert (free.train.batch_tokens, free.train.max_minutes) == (0, 0.0)
-    both, _ = parse_command_line(["--max_epochs", "50", "--max_minutes", "3"], "")
+    both, _ = parse_command_line(
+        ["--max_epochs", "50", "--max_minutes", "3"], ""
+    )
     assert both.train.max_minutes == 3.0
 
 
@@ -250,7 +278,10 @@ WRONG = [
     (["--mask_prob", "0"], "--mask_prob"),
     (["--batch_size", "0"], "--batch_size"),
     (["--learning_rate", "-1"], "--learning_rate"),
-    (["--learning_rate", "inf"], "--learning_rate 'inf': Input should be a finite"),
+    (
+        ["--learning_rate", "inf"],
+        "--learning_rate 'inf': Input should be a finite",
+    ),
     (
         [
             "--next_item_weight",
@@ -262,14 +293,20 @@ WRONG = [
         ],
         "--value_weight 0",
     ),
-    (["--next_item_weight", "0", "--masked_item_weight", "0"], "nothing ranks items"),
+    (
+        ["--next_item_weight", "0", "--masked_item_weight", "0"],
+        "nothing ranks items",
+    ),
     (["--no-item_ids", "--item_features", "none"], "representation"),
     (["--model", "vanilla", "--no-user_ids"], "belongs to --model enhanced"),
     (["--segment_embeddings"], "belongs to --model vanilla"),
     (["--resume", "--batch_size", "3"], "--resume"),
     (["--resume", "--preset", "quick"], "--resume"),
     (["--resume", "--config", "longer.yaml"], "--resume"),
-    (["--query_time", "known", "--time_features", "none"], "--query_time known needs"),
+    (
+        ["--query_time", "known", "--time_features", "none"],
+        "--query_time known needs",
+    ),
     (["--time_features", "hour"], "--time_features"),
     (["--model", "vanilla", "--seq_length", "1"], "--seq_length"),
     (["--max_epochs", "2", "7"], "7"),

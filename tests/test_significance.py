@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.significance import compare, compare_over_seeds, holm, mark, seed_spread
+from evaluation.significance import (
+    compare,
+    compare_over_seeds,
+    holm,
+    mark,
+    seed_spread,
+)
 from tests.conftest import rng
 
 
@@ -30,8 +36,12 @@ def test_randomisation_test_agrees_with_scipy():
             n_resamples=20_000,
             rng=seed,
         )
-        assert ours.low == pytest.approx(interval.confidence_interval.low, abs=0.01)
-        assert ours.high == pytest.approx(interval.confidence_interval.high, abs=0.01)
+        assert ours.low == pytest.approx(
+            interval.confidence_interval.low, abs=0.01
+        )
+        assert ours.high == pytest.approx(
+            interval.confidence_interval.high, abs=0.01
+        )
 
 
 def test_false_alarms_are_as_rare_as_promised():
@@ -40,7 +50,9 @@ def test_false_alarms_are_as_rare_as_promised():
     for seed in range(300):
         draw = rng(seed)
         alarms.append(
-            compare(draw.random(40), draw.random(40), samples=300, seed=seed).p_value
+            compare(
+                draw.random(40), draw.random(40), samples=300, seed=seed
+            ).p_value
             < 0.05
         )
     assert 0.02 <= np.mean(alarms) <= 0.09
@@ -55,16 +67,24 @@ def test_the_luck_of_the_seed_counts():
         draw = rng(seed)
         people, luck = draw.random(200), draw.normal(0, 0.1, (2, 3, 1))
         model, reference = (
-            people + luck[side] + draw.normal(0, 0.1, (3, 200)) for side in (0, 1)
+            people + luck[side] + draw.normal(0, 0.1, (3, 200))
+            for side in (0, 1)
         )
         result = compare_over_seeds(model, reference)
         alarms.append(result.p_value < 0.05)
         covered.append(result.low <= 0 <= result.high)
-        blind.append(compare(model, reference, samples=200, seed=seed).p_value < 0.05)
-    assert np.mean(alarms) <= 0.08 < 0.5 < np.mean(blind) and np.mean(covered) >= 0.92
+        blind.append(
+            compare(model, reference, samples=200, seed=seed).p_value < 0.05
+        )
+    assert (
+        np.mean(alarms) <= 0.08 < 0.5 < np.mean(blind)
+        and np.mean(covered) >= 0.92
+    )
 
 
-def worlds(number, seeds, of_seed, of_person, of_pair, first=1, models=10, people=60):
+def worlds(
+    number, seeds, of_seed, of_person, of_pair, first=1, models=10, people=60
+):
     """(models, seeds, people) values of equal models in each of so many worlds; of_*: standard
     deviations of what the mean over people and seeds is moved by, of a model; first: how much
     farther the second one's seeds scatter."""
@@ -75,7 +95,9 @@ def worlds(number, seeds, of_seed, of_person, of_pair, first=1, models=10, peopl
         yield (
             luck
             + draw.normal(0, of_person * people**0.5, (models, 1, people))
-            + draw.normal(0, of_pair * (seeds * people) ** 0.5, (models, seeds, people))
+            + draw.normal(
+                0, of_pair * (seeds * people) ** 0.5, (models, seeds, people)
+            )
         )
 
 
@@ -83,12 +105,15 @@ def told(models, pooled=True):
     """p-values of the others against the first."""
     spread = seed_spread(list(models)) if pooled else None
     return [
-        compare_over_seeds(model, models[0], spread).p_value for model in models[1:]
+        compare_over_seeds(model, models[0], spread).p_value
+        for model in models[1:]
     ]
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
-@pytest.mark.parametrize(("pooled", "first"), [(False, 1), (True, 1), (True, 2)])
+@pytest.mark.parametrize(
+    ("pooled", "first"), [(False, 1), (True, 1), (True, 2)]
+)
 def test_seeds_that_agree_by_luck_prove_nothing(seeds, pooled, first):
     """Nine equal variants and the one that they are compared with, where seeds do most of what
     chance does, or those of the first variant twice as much (its own test is then a little too
@@ -118,7 +143,9 @@ def test_a_persons_own_luck_under_a_seed_counts_once(seeds):
         alarms += [p < 0.05 for p in told(models)]
         found += [
             p < 0.05
-            for p in told(models + 4 * error * (np.arange(10) > 0)[:, None, None])
+            for p in told(
+                models + 4 * error * (np.arange(10) > 0)[:, None, None]
+            )
         ]
     assert 0.02 <= np.mean(alarms) <= 0.06 and np.mean(found) > 0.85
 
@@ -129,7 +156,10 @@ def test_the_pooled_luck_of_seeds():
     first, second = np.array([1.0, 3.0]), np.array([0.0, 1.0, 2.0])
     people = rng(0).normal(size=50)
     models = [values[:, None] + people for values in (first, second)]
-    assert seed_spread(models) == (pytest.approx(2 * (2.0 * 1 + 1.0 * 2) / 3), 3)
+    assert seed_spread(models) == (
+        pytest.approx(2 * (2.0 * 1 + 1.0 * 2) / 3),
+        3,
+    )
     spread, freedom = seed_spread(
         [rng(seed).normal(size=(40, 5)) for seed in range(40)]
     )
@@ -140,7 +170,9 @@ def test_seeds_without_luck_leave_the_paired_t_test_of_people():
     draw = rng(5)
     difference = draw.normal(0.1, 1.0, 50)
     reference = np.tile(draw.random(50), (4, 1))
-    ours = compare_over_seeds(reference + difference, reference, spread=(0.0, 1000))
+    ours = compare_over_seeds(
+        reference + difference, reference, spread=(0.0, 1000)
+    )
     theirs = stats.ttest_1samp(difference, 0.0)
     assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-6)
     assert (ours.low, ours.high) == pytest.approx(
@@ -166,4 +198,9 @@ def test_seeds_are_averaged_for_each_person():
 def test_holm():
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert [mark(p) for p in (0.0005, 0.005, 0.04, 0.06)] == ["***", "**", "*", ""]
+    assert [mark(p) for p in (0.0005, 0.005, 0.04, 0.06)] == [
+        "***",
+        "**",
+        "*",
+        "",
+    ]

@@ -72,7 +72,10 @@ def test_histories_and_targets_are_of_one_person_and_in_order(split_data):
             assert (history.items == split_data.items[start:end]).all()
             assert history.request_time == split_data.times[rows[0]]
         met = np.concatenate(
-            [chosen for chosen, _ in request_batches(split_data, until, 12, CPU)]
+            [
+                chosen
+                for chosen, _ in request_batches(split_data, until, 12, CPU)
+            ]
         )
         assert sorted(met) == list(range(len(requests)))
 
@@ -104,20 +107,28 @@ def test_protocols_have_hashes_of_their_own(tiny):
     )
 
 
-def test_global_time_trains_before_the_cut_and_asks_after_it(tiny, monkeypatch):
+def test_global_time_trains_before_the_cut_and_asks_after_it(
+    tiny, monkeypatch
+):
     monkeypatch.setattr(splits, "MOST_TARGETS", 10**6)
     data = process(tiny, DataSettings(protocol="global_time"))
     trained = data.times[data.training_rows()]
     validation, test = (
-        data.times[data.split.requests[until].ends] for until in ("validation", "test")
+        data.times[data.split.requests[until].ends]
+        for until in ("validation", "test")
     )
     assert trained.max() < validation.min() and validation.max() < test.min()
     # Everything after the cut is asked for, but a person's first interaction ever.
     assert (
-        len(data.items) - len(data.training_rows()) - len(validation) - len(test)
+        len(data.items)
+        - len(data.training_rows())
+        - len(validation)
+        - len(test)
         <= data.num_users
     )
-    assert len(test) == pytest.approx(splits.HELD_OUT * len(data.items), rel=0.1)
+    assert len(test) == pytest.approx(
+        splits.HELD_OUT * len(data.items), rel=0.1
+    )
 
 
 def test_global_time_spreads_a_users_targets(tiny, monkeypatch):
@@ -151,10 +162,13 @@ def test_multi5_splits_people(tiny):
         int(np.searchsorted(data.offsets, row, side="right")) - 1
         for row in data.training_rows()
     }
-    assert len(validation) == len(test) == round(splits.HELD_OUT * data.num_users)
+    assert (
+        len(validation) == len(test) == round(splits.HELD_OUT * data.num_users)
+    )
     assert (
         not validation & test
-        and trained == set(data.catalogue.users.rows.tolist()) - validation - test
+        and trained
+        == set(data.catalogue.users.rows.tolist()) - validation - test
     )
     person = min(test)
     assert (
@@ -178,7 +192,8 @@ def test_filters_of_interactions_and_users(tiny):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "rows"), [("leave_one_out", 2), ("global_time", 1), ("multi5", 4)]
+    ("protocol", "rows"),
+    [("leave_one_out", 2), ("global_time", 1), ("multi5", 4)],
 )
 def test_a_split_that_asks_nobody_is_refused(tiny, protocol, rows):
     few = tiny.replace(tiny.interactions.groupby("user").head(rows))

@@ -69,8 +69,14 @@ def test_shipped_studies_are_sound(path):
 def test_a_study_is_read(study_file):
     study = load_study(str(study_file), ["--num_layers", "1"])
     assert study.variants[1].settings.model.positions == "sinusoidal"
-    assert all(variant.settings.model.num_layers == 1 for variant in study.variants)
-    assert [variant.against for variant in study.variants] == ["", "plain", "fixed"]
+    assert all(
+        variant.settings.model.num_layers == 1 for variant in study.variants
+    )
+    assert [variant.against for variant in study.variants] == [
+        "",
+        "plain",
+        "fixed",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +108,12 @@ def test_a_study_is_read(study_file):
             12,
             "compared with 'nobody', which is none",
         ),
-        ("{positions: sinusoidal}", "{teacher: elsewhere}", 11, "not for a study"),
+        (
+            "{positions: sinusoidal}",
+            "{teacher: elsewhere}",
+            11,
+            "not for a study",
+        ),
         ("{positions: sinusoidal}", "{seed: 7}", 11, "not for a study"),
         (
             "{positions: sinusoidal}",
@@ -112,12 +123,16 @@ def test_a_study_is_read(study_file):
         ),
     ],
 )
-def test_a_wrong_study_is_refused_with_its_line(study_file, old, new, line, message):
+def test_a_wrong_study_is_refused_with_its_line(
+    study_file, old, new, line, message
+):
     assert old in TINY
     study_file.write_text(TINY.replace(old, new, 1))
     with pytest.raises(UserError) as caught:
         load_study(str(study_file))
-    assert f"tiny.yaml:{line}:" in str(caught.value) and message in str(caught.value)
+    assert f"tiny.yaml:{line}:" in str(caught.value) and message in str(
+        caught.value
+    )
 
 
 def test_a_study_without_variants_or_of_no_name_is_refused(study_file):
@@ -138,7 +153,8 @@ def test_the_key_of_a_run_is_what_it_depends_on():
     ]
     assert len(set(keys)) == 4
     assert (
-        run_key(settings.replace(checkpoint_dir="elsewhere"), "data", "code") == keys[0]
+        run_key(settings.replace(checkpoint_dir="elsewhere"), "data", "code")
+        == keys[0]
     )
 
 
@@ -204,7 +220,11 @@ def figures(folder):
     """What each run of a study found, without what it cost."""
     record = json.loads((folder / "tiny" / "runs.json").read_text())
     return {
-        (run["variant"], run["seed"]): (run["validation"], run["test"], run["steps"])
+        (run["variant"], run["seed"]): (
+            run["validation"],
+            run["test"],
+            run["steps"],
+        )
         for run in record["runs"]
     }
 
@@ -247,7 +267,10 @@ def undisturbed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         subprocess.run(
-            [*command, *places], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+            [*command, *places],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
         yield command, figures(folder)
 
@@ -257,11 +280,20 @@ def test_killed_again_and_again_a_study_finds_the_same(undisturbed, tmp_path):
     """kill -9 once of the command alone, twice of it and its workers; the next start goes on."""
     command, expected = undisturbed
     work = tmp_path / "work"
-    command = [*command, "--work", str(work), "--results", str(tmp_path / "results")]
+    command = [
+        *command,
+        "--work",
+        str(work),
+        "--results",
+        str(tmp_path / "results"),
+    ]
     for whole, more in ((False, 1), (True, 2), (True, 3)):
         least = len(steps_seen(work)) + more
         with subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
+            command,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
         ) as process:
             wait_for(lambda least=least: len(steps_seen(work)) >= least)
             assert process.poll() is None  # it was in the middle
@@ -284,7 +316,9 @@ def test_killed_again_and_again_a_study_finds_the_same(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+@pytest.mark.skipif(
+    not Path("/proc").exists(), reason="looks for processes in /proc"
+)
 def test_a_ray_worker_may_die(undisturbed, tmp_path):
     """One of two, killed in the middle of a run: another goes on from where it stood."""
     pytest.importorskip("ray", reason="requirements-ray.txt is not installed")
@@ -292,7 +326,9 @@ def test_a_ray_worker_may_die(undisturbed, tmp_path):
     work = tmp_path / "work"
     places = ["--work", str(work), "--results", str(tmp_path / "results")]
     command = [*command, "--ray", "local", *places]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     wait_for(lambda: list(work.glob("*/last/checkpoint.json")))
     os.kill(ray_workers()[0], signal.SIGKILL)
     out, _ = process.communicate(timeout=300)

@@ -111,7 +111,9 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(
         if record.HasField("metric") and record.metric.step_metric
     ]
     assert axes == ["epoch/*"]
-    config = {entry.key: json.loads(entry.value_json) for entry in run.config.update}
+    config = {
+        entry.key: json.loads(entry.value_json) for entry in run.config.update
+    }
     assert (
         config["hidden_size"] == 8
         and config["dataset"] == "synthetic"
@@ -135,10 +137,19 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(
     ):
         assert name in told, name
     tables = {
-        path.name.rpartition("_")[0].rpartition("_")[0]: json.loads(path.read_text())
-        for path in log.glob("wandb/offline-run-*/files/media/table/*.table.json")
+        path.name.rpartition("_")[0].rpartition("_")[0]: json.loads(
+            path.read_text()
+        )
+        for path in log.glob(
+            "wandb/offline-run-*/files/media/table/*.table.json"
+        )
     }
-    assert tables["recommendations"]["columns"] == ["user_id", "place", "item", "score"]
+    assert tables["recommendations"]["columns"] == [
+        "user_id",
+        "place",
+        "item",
+        "score",
+    ]
     assert len(tables["recommendations"]["data"]) == 50
     logged = [
         record.request.log_artifact.artifact
@@ -146,7 +157,10 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(
         else record.artifact
         for record in records
         if record.HasField("artifact")
-        or (record.HasField("request") and record.request.HasField("log_artifact"))
+        or (
+            record.HasField("request")
+            and record.request.HasField("log_artifact")
+        )
     ]
     # a table is one too
     (model,) = [artifact for artifact in logged if artifact.type == "model"]
@@ -183,7 +197,9 @@ def test_with_the_network_down_a_run_goes_on(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "warnings"), [("online", 1), ("disabled", 0)])
+@pytest.mark.parametrize(
+    ("mode", "warnings"), [("online", 1), ("disabled", 0)]
+)
 def test_a_whole_training_without_a_dashboard(tmp_path, mode, warnings):
     """From the flags to the results, with W&B out of reach or switched off."""
     pytest.importorskip("wandb")
@@ -229,9 +245,9 @@ def test_a_whole_training_without_a_dashboard(tmp_path, mode, warnings):
         and (tmp_path / "best" / "results.json").exists()
     )
     (record,) = (tmp_path / "runs").glob("*.jsonl")
-    assert [json.loads(line)["event"] for line in record.read_text().splitlines()][
-        -1
-    ] == "test"
+    assert [
+        json.loads(line)["event"] for line in record.read_text().splitlines()
+    ][-1] == "test"
 
 
 def test_nobody_at_the_terminal_to_log_in(tmp_path):
@@ -293,7 +309,10 @@ def test_a_resumed_run_goes_on_under_its_name(tmp_path, monkeypatch):
             failed=failed
         )
     first, code, second, resumed_code, third, _ = calls
-    assert first["id"] == second["id"] != third["id"] and (code, resumed_code) == (1, 0)
+    assert first["id"] == second["id"] != third["id"] and (
+        code,
+        resumed_code,
+    ) == (1, 0)
     assert all(
         run["resume"] == "allow" and run["mode"] == "offline"
         for run in (first, second, third)
@@ -331,7 +350,9 @@ def test_whatever_fails_is_said_once_and_left_alone(
     tracker.log("epoch", loss=0.5)
     tracker.table("results", ["model"], [["a"]])
     tracker.close()
-    assert capsys.readouterr().err.count("warning: wandb failed (no answer)") == 1
+    assert (
+        capsys.readouterr().err.count("warning: wandb failed (no answer)") == 1
+    )
     assert (
         calls
         == {
@@ -350,9 +371,14 @@ def test_the_sweep_speaks_the_trainers_language():
     from ruamel.yaml import YAML
 
     sweep = YAML(typ="safe", pure=True).load(ROOT / "ablations" / "sweep.yaml")
-    assert sweep["program"] == "trainer.py" and sweep["metric"]["name"] == "epoch/best"
+    assert (
+        sweep["program"] == "trainer.py"
+        and sweep["metric"]["name"] == "epoch/best"
+    )
     after = sweep["command"].index("${program}")
-    fixed = [part for part in sweep["command"][after:] if not part.startswith("${")]
+    fixed = [
+        part for part in sweep["command"][after:] if not part.startswith("${")
+    ]
     shell = [*sweep["command"][1 : after - 1], "echo", *fixed, "--dropout=0.1"]
     said = subprocess.run(
         shell,
@@ -363,10 +389,15 @@ def test_the_sweep_speaks_the_trainers_language():
     )
     trial, _ = parse_command_line(said.stdout.split(), "")
     assert (
-        trial.train.checkpoint_dir == "runs/sweep/a1" and trial.model.dropout == 0.1
+        trial.train.checkpoint_dir == "runs/sweep/a1"
+        and trial.model.dropout == 0.1
     )  # each trial has its own
     for name, values in sweep["parameters"].items():
-        for value in values.get("values", [values.get("min"), values.get("max")]):
+        for value in values.get(
+            "values", [values.get("min"), values.get("max")]
+        ):
             settings, _ = parse_command_line([*fixed, f"--{name}={value}"], "")
             assert str(settings.to_dict()[name]) == str(value)
-            assert settings.train.use_wandb and settings.train.max_steps == 1500
+            assert (
+                settings.train.use_wandb and settings.train.max_steps == 1500
+            )

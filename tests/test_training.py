@@ -67,7 +67,11 @@ def same_weights(left, right):
 
 def test_training_is_deterministic_and_learns(data, tmp_path):
     settings = tiny_settings(
-        tmp_path, DROPOUT_MODEL, max_epochs=30, learning_rate=0.01, eval_every=30
+        tmp_path,
+        DROPOUT_MODEL,
+        max_epochs=30,
+        learning_rate=0.01,
+        eval_every=30,
     )
     model, progress = trained(data, settings)
     again, _ = trained(data, settings)
@@ -99,7 +103,9 @@ def test_the_parts_of_a_step_add_up_to_the_step(
     # history's ratings are hidden.
     settings = tiny_settings(tmp_path, variant, max_epochs=1, batch_size=24)
     monkeypatch.setattr(training_batches, "CONTEXT_DROPOUT", 0.0)
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *_, **__: look(self))
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *_, **__: look(self)
+    )
     losses = []
     for size in (10_000, positions):
         monkeypatch.setitem(training_loop.PART_POSITIONS, "cpu", size)
@@ -117,7 +123,9 @@ def test_a_stopwatch_tells_work_from_waiting():
     count = progress.stopwatch()
     time.sleep(0.2)
     count()
-    assert 5.2 <= progress.seconds < 6 and 7 <= progress.processor_seconds < 7.1
+    assert (
+        5.2 <= progress.seconds < 6 and 7 <= progress.processor_seconds < 7.1
+    )
     until = time.process_time() + 0.2
     while time.process_time() < until:
         pass
@@ -132,10 +140,15 @@ def test_a_stopwatch_tells_work_from_waiting():
         ({"max_steps": 13}, {}),
         ({}, {"graph": True, "text_encoder": "ngrams"}),
         ({}, {"contrastive_weight": 0.3, "masked_item_weight": 0.0}),
-        ({"late_start_share": 0.5, "loss": "sampled_softmax"}, {"start_token": True}),
+        (
+            {"late_start_share": 0.5, "loss": "sampled_softmax"},
+            {"start_token": True},
+        ),
     ],
 )
-def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, changes, parts):
+def test_a_stopped_run_resumes_exactly(
+    data, tmp_path, monkeypatch, changes, parts
+):
     """Stop in the middle of an epoch by a real Ctrl-C signal, resume: the same weights to the
     last bit.
     """
@@ -169,13 +182,18 @@ def test_a_stopped_run_resumes_exactly(data, tmp_path, monkeypatch, changes, par
     )
 
 
-def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeypatch):
+def test_best_weights_are_kept_and_patience_ends_the_run(
+    data, tmp_path, monkeypatch
+):
     scores = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.9])
     weights = []
 
     def planned(run):
         weights.append(
-            {name: value.clone() for name, value in run.model.state_dict().items()}
+            {
+                name: value.clone()
+                for name, value in run.model.state_dict().items()
+            }
         )
         return {"NDCG@10": next(scores), "HR@10": 0.0}
 
@@ -184,7 +202,9 @@ def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeyp
     model, progress = trained(
         data,
         tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=10, patience=3),
-        on_best=lambda _model, record, first: called.append((record["epoch"], first)),
+        on_best=lambda _model, record, first: called.append(
+            (record["epoch"], first)
+        ),
     )
     assert (
         called == [(1, True), (2, False)]
@@ -197,7 +217,9 @@ def test_best_weights_are_kept_and_patience_ends_the_run(data, tmp_path, monkeyp
     )
 
 
-def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(data, tmp_path):
+def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(
+    data, tmp_path
+):
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"])
     torch.manual_seed(0)
     model = new_model(data, settings.model)
@@ -216,7 +238,9 @@ def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(data, tmp_
         assert not (tmp_path / "last").exists()
 
 
-def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path, monkeypatch):
+def test_max_minutes_ends_the_run_and_the_learning_rate(
+    data, tmp_path, monkeypatch
+):
     monkeypatch.setattr(training_loop, "LOG_EVERY", 1)
     settings = tiny_settings(
         tmp_path,
@@ -226,11 +250,14 @@ def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path, monkeypa
         eval_every=10_000,
     )
     _, progress = trained(
-        data, settings, tracker=Tracker(tmp_path / "run.jsonl", settings.to_dict())
+        data,
+        settings,
+        tracker=Tracker(tmp_path / "run.jsonl", settings.to_dict()),
     )
     assert progress.finished and progress.seconds < 10 and progress.best
     records = [
-        json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (tmp_path / "run.jsonl").read_text().splitlines()
     ]
     assert [record["event"] for record in records] == ["settings", "epoch"]
     assert records[1]["learning_rate"] < 0.05 * settings.train.learning_rate
@@ -239,7 +266,9 @@ def test_max_minutes_ends_the_run_and_the_learning_rate(data, tmp_path, monkeypa
 
 def test_schedule_warms_up_and_decays(data, tmp_path):
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=50)
-    run = training_loop.Run(new_model(data, settings.model), data, settings, quiet=True)
+    run = training_loop.Run(
+        new_model(data, settings.model), data, settings, quiet=True
+    )
     total = 50 * run.steps_per_epoch
     factors = []
     for step in range(total + 1):
@@ -251,16 +280,18 @@ def test_schedule_warms_up_and_decays(data, tmp_path):
         and factors[peak] == pytest.approx(1, abs=0.02)
         and factors[-1] == pytest.approx(0, abs=1e-9)
     )
-    assert factors[:peak] == sorted(factors[:peak]) and factors[peak:] == sorted(
-        factors[peak:], reverse=True
-    )
+    assert factors[:peak] == sorted(factors[:peak]) and factors[
+        peak:
+    ] == sorted(factors[peak:], reverse=True)
 
 
 def test_weight_decay_spares_tables_biases_and_norms(data):
     model = new_model(data, VARIANTS["enhanced"])
     groups = parameter_groups(model, 0.1)
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
-    decayed, spared = ({id(one) for one in group["params"]} for group in groups)
+    decayed, spared = (
+        {id(one) for one in group["params"]} for group in groups
+    )
     assert len(decayed) + len(spared) == len(list(model.parameters()))
     named = {name: id(one) for name, one in model.named_parameters()}
     assert named["encoder.blocks.0.qkv.weight"] in decayed
@@ -339,7 +370,9 @@ def test_vanilla_interface(tmp_path):
         max_seq_length=12,
         dropout_rate=0.0,
     )
-    dataset = SequentialDataset(user_sequences=sequences, max_length=12, mask_prob=0.15)
+    dataset = SequentialDataset(
+        user_sequences=sequences, max_length=12, mask_prob=0.15
+    )
     assert len(dataset) == 100
     BERT4RecTrainer(model, dataset).train(
         epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3
@@ -361,29 +394,41 @@ def test_vanilla_interface(tmp_path):
         dropout_rate=0.0,
     )
     assert (
-        other.load_pretrained(tmp_path / "cycle").recommend(history, top_k=11) == best
+        other.load_pretrained(tmp_path / "cycle").recommend(history, top_k=11)
+        == best
     )
     backwards = SequentialDataset(
-        {user: sequence[::-1] for user, sequence in enumerate(sequences)}, max_length=12
+        {user: sequence[::-1] for user, sequence in enumerate(sequences)},
+        max_length=12,
     )
     other.fine_tune(
-        backwards, epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3
+        backwards,
+        epochs=90,
+        batch_size=25,
+        learning_rate=0.003,
+        last_mask_share=0.3,
     )
     assert other.recommend(history[::-1], top_k=1)[0][0] == 2
 
 
 def test_fine_tuning_grows_the_vocabulary(tmp_path):
     """Items of later numbers join: what is known scores as before, and the new ones are learned."""
-    model = BERT4Rec(vocab_size=20, hidden_size=32, max_seq_length=12, dropout_rate=0.0)
+    model = BERT4Rec(
+        vocab_size=20, hidden_size=32, max_seq_length=12, dropout_rate=0.0
+    )
     before = dict(model.recommend([1, 2, 3], top_k=17))
-    model.fine_tune(SequentialDataset([[1, 2, 23]], 12), epochs=1, learning_rate=1e-12)
+    model.fine_tune(
+        SequentialDataset([[1, 2, 23]], 12), epochs=1, learning_rate=1e-12
+    )
     after = dict(model.recommend([1, 2, 3], top_k=20))
     assert model.vocab_size == 23 and {
         item: after[item] for item in before
     } == pytest.approx(before, abs=1e-4)
     assert after[21] == after[22] == pytest.approx(after[23], abs=1e-4)
     torch.manual_seed(0)
-    cycle = [[1 + (start + step) % 25 for step in range(10)] for start in range(25)] * 5
+    cycle = [
+        [1 + (start + step) % 25 for step in range(10)] for start in range(25)
+    ] * 5
     model.fine_tune(
         SequentialDataset(cycle, 12),
         epochs=90,
@@ -392,11 +437,13 @@ def test_fine_tuning_grows_the_vocabulary(tmp_path):
         last_mask_share=0.3,
     )
     for last in (20, 21, 22, 23, 24):  # each next one is new
-        assert last + 1 in dict(model.recommend([last - 2, last - 1, last], top_k=3))
+        assert last + 1 in dict(
+            model.recommend([last - 2, last - 1, last], top_k=3)
+        )
     model.save_pretrained(tmp_path / "grown")
-    again = BERT4Rec(vocab_size=25, hidden_size=32, max_seq_length=12).load_pretrained(
-        tmp_path / "grown"
-    )
+    again = BERT4Rec(
+        vocab_size=25, hidden_size=32, max_seq_length=12
+    ).load_pretrained(tmp_path / "grown")
     assert again.recommend([7, 8], top_k=5) == model.recommend([7, 8], top_k=5)
 
 
@@ -416,7 +463,9 @@ def test_vanilla_interface_refuses():
 
 
 def test_vanilla_validation_holds_out_two(tmp_path):
-    sequences = [[1 + (start + step) % 20 for step in range(8)] for start in range(20)]
+    sequences = [
+        [1 + (start + step) % 20 for step in range(8)] for start in range(20)
+    ]
     model = BERT4Rec(vocab_size=20, hidden_size=16, max_seq_length=12)
     progress = BERT4RecTrainer(model, SequentialDataset(sequences, 12)).train(
         epochs=2, validate=True
@@ -439,9 +488,9 @@ HIDING = {
 @pytest.mark.parametrize("name", HIDING)
 def test_training_knows_nothing_of_what_is_held_out(data, tmp_path, name):
     """Other items, columns and times in validation and test: the same weights to the last bit."""
-    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_steps=3).replace(
-        **HIDING[name]
-    )
+    settings = tiny_settings(
+        tmp_path, VARIANTS["enhanced"], max_steps=3
+    ).replace(**HIDING[name])
     other = swapped(
         data, np.setdiff1d(np.arange(len(data.items)), data.training_rows())
     )
@@ -458,7 +507,9 @@ def test_under_every_protocol_too(tiny, protocol, tmp_path):
     other = swapped(
         data, np.setdiff1d(np.arange(len(data.items)), data.training_rows())
     )
-    assert same_weights(trained(data, settings)[0], trained(other, settings)[0])
+    assert same_weights(
+        trained(data, settings)[0], trained(other, settings)[0]
+    )
 
 
 @pytest.mark.parametrize("kind", ["vanilla", "enhanced"])
@@ -470,15 +521,20 @@ def test_a_student_comes_to_say_what_its_teachers_say(
     monkeypatch.setattr(objectives, "TEACHER_SHARE", 1.0)
     model = VARIANTS[kind]
     if kind == "enhanced":
-        model = dataclasses.replace(model, value_weight=0.0, preference_weight=0.0)
+        model = dataclasses.replace(
+            model, value_weight=0.0, preference_weight=0.0
+        )
     settings = tiny_settings(
         tmp_path, model, max_epochs=40, learning_rate=0.02, eval_every=40
     )
     torch.manual_seed(7)
-    teachers = [fresh_model(data, settings.model, seed, spread=0.5) for seed in (1, 2)]
+    teachers = [
+        fresh_model(data, settings.model, seed, spread=0.5) for seed in (1, 2)
+    ]
     student, _ = trained(data.whole(), settings, teachers=teachers)
     histories = [
-        history_of(data, user, span(data, user, "test")[1]) for user in range(1, 31)
+        history_of(data, user, span(data, user, "test")[1])
+        for user in range(1, 31)
     ]
     batch = history_batch(histories, data.catalogue, 12)
 
@@ -486,22 +542,30 @@ def test_a_student_comes_to_say_what_its_teachers_say(
         return one.eval().frozen().score(batch).softmax(1)
 
     with torch.no_grad():
-        wanted = torch.stack([chances(teacher) for teacher in teachers]).mean(0)
+        wanted = torch.stack([chances(teacher) for teacher in teachers]).mean(
+            0
+        )
         strangers = chances(fresh_model(data, settings.model, 3, spread=0.5))
         found = chances(student)
-    assert (found - wanted).abs().sum(1).mean() < 0.7 * (strangers - wanted).abs().sum(
-        1
-    ).mean()
+    assert (found - wanted).abs().sum(1).mean() < 0.7 * (
+        strangers - wanted
+    ).abs().sum(1).mean()
     short = settings.replace(max_epochs=1)
     plain, _ = trained(data, short, teachers=teachers)
-    assert not same_weights(plain, trained(data, short, teachers=teachers[:1])[0])
+    assert not same_weights(
+        plain, trained(data, short, teachers=teachers[:1])[0]
+    )
     monkeypatch.setattr(objectives, "TEACHER_SHARE", 0.5)
     assert not same_weights(plain, trained(data, short, teachers=teachers)[0])
 
 
-def test_max_steps_ends_the_run_mid_epoch_and_the_learning_rate(data, tmp_path):
+def test_max_steps_ends_the_run_mid_epoch_and_the_learning_rate(
+    data, tmp_path
+):
     """Whatever --max_epochs says."""
-    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=1, max_steps=11)
+    settings = tiny_settings(
+        tmp_path, VARIANTS["enhanced"], max_epochs=1, max_steps=11
+    )
     tracker = Tracker(tmp_path / "run.jsonl", settings.to_dict())
     _, progress = trained(data, settings, tracker=tracker)
     assert progress.step == 11 and progress.finished and progress.epoch > 1
