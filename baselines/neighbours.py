@@ -67,7 +67,8 @@ class ColumnNeighbours:
         """(B, R) similarities, plus less than a millionth by popularity."""
         # (B, F), PAD has none
         history = self.columns[batch.items].double().sum(1)
-        taste = history / batch.lengths.clamp_min(1)[:, None]
+        lengths = batch.lengths.clamp_min(1)[:, None]
+        taste = history / lengths
         return taste @ self.columns.double().T + self.order
 
 
@@ -98,7 +99,8 @@ def ease(
     precision = np.linalg.inv(
         together + regularisation * np.eye(len(together))
     )
-    matrix = -precision / np.diag(precision)
+    scale = np.diag(precision)
+    matrix = -precision / scale
     np.fill_diagonal(matrix, 0.0)
     return ItemToItem(matrix, decay)
 
