@@ -1,5 +1,6 @@
 """What the engine answers, as dataclasses; `to_json` where an answer leaves the program."""
 
+import functools
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -125,5 +126,8 @@ def to_json(answer: Any) -> Any:
     """Dictionaries and lists; a field that is None is left out."""
     if isinstance(answer, list):
         return [to_json(part) for part in answer]
-    kind = TypeAdapter(type(answer))
-    return kind.dump_python(answer, mode="json", exclude_none=True)
+    adapter = _adapter(type(answer))
+    return adapter.dump_python(answer, mode="json", exclude_none=True)
+
+
+_adapter = functools.cache(TypeAdapter)

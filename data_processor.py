@@ -99,12 +99,14 @@ def _kept(
     everything = rows = raw.interactions
     if settings.keep:
         fields = _fields(raw.schema.interactions.columns, rows, None)
-        stored = {
-            name: _stored(entry, rows[name]) for name, entry in fields.items()
-        }
+        stored = {}
+        for name, entry in fields.items():
+            stored[name] = _stored(entry, rows[name])
+            if entry.column.kind == "number":  # exact, not in fp32
+                stored[name] = rows[name].to_numpy(dtype=float)
         nobody = np.empty(0, dtype=object)
         table = Table(np.arange(len(rows)), 0, nobody, fields, stored)
-        rows = rows[rows_where(table, [settings.keep])]
+        rows = rows[rows_where(table, [settings.keep], "--keep")]
     fewest = max(settings.min_user_count, FEWEST[settings.protocol])
     for role, least in (("item", settings.min_item_count), ("user", fewest)):
         counts = rows[role].value_counts()
@@ -163,7 +165,9 @@ def _fields(
     """What is known of columns already, or what their values say."""
     fields = {}
     for name, column in columns.items():
-        fields[name] = known[name] if known else _field_of(column, rows[name])
+        # A column that the model does not know is not read by it either.
+        own = (known or {}).get(name)
+        fields[name] = own or _field_of(column, rows[name])
     return fields
 
 

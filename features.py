@@ -334,6 +334,7 @@ class TimeEncoder(nn.Module):
         super().__init__()
         width, parts = settings.hidden_size, settings.time_parts
         self.season = nn.Linear(4, width) if "season" in parts else None
+        self.register_buffer("days", DAY_OF_YEAR, persistent=False)
         # 0 = unknown
         self.gap = (
             nn.Embedding(GAP_BUCKETS + 1, width) if "gap" in parts else None
@@ -344,7 +345,7 @@ class TimeEncoder(nn.Module):
         known = moments != NO_TIME
         total = 0.0
         if self.season is not None:
-            angle = 2 * torch.pi * day_of_year(moments) / 365.25
+            angle = 2 * torch.pi * day_of_year(moments, self.days) / 365.25
             waves = [
                 angle.sin(),
                 angle.cos(),
@@ -367,8 +368,9 @@ def gap_bucket(seconds: Tensor) -> Tensor:
     return logarithm.mul_(1 / BUCKET).clamp_(max=GAP_BUCKETS - 1).int()
 
 
-def day_of_year(times: Tensor) -> Tensor:
-    """Day of the year, 0-365, UTC, of seconds since 1970 of any shape, until 2299."""
+def day_of_year(times: Tensor, days: Tensor) -> Tensor:
+    """Day of the year, 0-365, UTC, of seconds since 1970 of any shape, until 2299. days: the
+    DAY_OF_YEAR of each day."""
     # div(rounding_mode="floor") would pass through fp32 in an exported model
-    days = (times // 86_400).clamp(0, len(DAY_OF_YEAR) - 1)
-    return DAY_OF_YEAR.to(times.device)[days]
+    since = (times // 86_400).clamp(0, len(days) - 1)
+    return days[since]

@@ -1,6 +1,5 @@
 """Items by what a person types: ids, names, and conditions on columns."""
 
-import contextlib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dataset import UNKNOWN, Field, Table
+from readers.raw import plain_number
 from schema import Schema
 from support.errors import UserError, nearest
 
@@ -26,7 +26,10 @@ def find_items(items: Table, schema: Schema, text: str) -> list[Any]:
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(_is_id(items, part) for part in parts):
-        parts = [part.strip() for part in text.split(";") if part.strip()]
+        names = [part.strip() for part in text.split(";") if part.strip()]
+        # Commas separate names too unless the whole is one: 'Piano, The'.
+        if len(names) > 1 or _matches(items, text):
+            parts = names
     return [_id_of(items, schema, part) for part in parts]
 
 
@@ -74,18 +77,20 @@ def known_rows(
     return rows
 
 
-def rows_where(items: Table, conditions: Sequence[str]) -> np.ndarray:
+def rows_where(
+    items: Table, conditions: Sequence[str], flag: str = "--where"
+) -> np.ndarray:
     """(R,) True at the items that meet all conditions: 'colour=red,blue' (any of these),
     'price<=20'.
 
-    Raises `UserError` for what is no condition, an unknown column or value.
+    Raises `UserError`, naming the flag, for what is no condition, an unknown column or value.
     """
     found = np.arange(len(items)) >= items.first
     for condition in conditions:
         match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|=|>|<)\s*(.+?)\s*", condition)
         if match is None:
             raise UserError(
-                f"condition {condition!r}: write column=value or column>=number"
+                f"{flag} {condition!r}: write column=value or column>=number"
             )
         name, sign, value = match.groups()
         if (
@@ -95,9 +100,13 @@ def rows_where(items: Table, conditions: Sequence[str]) -> np.ndarray:
             listed = ", ".join(items.fields) or "none"
             hint = nearest(name, items.fields, f"there are {listed}")
             raise UserError(
-                f"condition {condition!r}: no column is called {name!r}; {hint}"
+                f"{flag} {condition!r}: no column is called {name!r}; {hint}"
             )
-        found &= _meets(items.fields[name], items.data[name], sign, value)
+        entry, values = items.fields[name], items.data[name]
+        try:
+            found &= _meets(entry, values, sign, value)
+        except UserError as error:
+            raise UserError(f"{flag} {name}: {error}") from None
     return found
 
 
@@ -114,13 +123,11 @@ def _meets(
         return np.isin(values.reshape(len(values), -1), codes).any(1)
     numbers = entry.as_numbers(values)
     if numbers is None:
-        raise UserError(
-            f"condition: {entry.name} has no order; write {entry.name}=value"
-        )
+        raise UserError(f"it has no order; write {entry.name}=value")
     try:
         limit = float(wanted)
     except ValueError:
-        raise UserError(f"condition: {wanted!r} is not a number") from None
+        raise UserError(f"{wanted!r} is not a number") from None
     compare = {
         ">=": np.greater_equal,
         "<=": np.less_equal,
@@ -133,15 +140,25 @@ def _meets(
 
 def _codes(entry: Field, wanted: str) -> list[int]:
     """Codes of values with commas between; a value may hold a comma itself."""
+    code = {}
+    for names in (entry.titles, entry.values):
+        for number, name in enumerate(names, start=1):
+            code[name.casefold()] = number
     parts, codes = wanted.split(","), []
     while parts:
         for count in range(len(parts), 0, -1):
-            with contextlib.suppress(UserError):
-                codes.append(entry.code(",".join(parts[:count])))
+            text = ",".join(parts[:count]).strip().casefold()
+            found = code.get(text) or code.get(plain_number(text))
+            if found:
+                codes.append(found)
+                parts = parts[count:]
                 break
         else:
-            entry.code(parts[0])  # says what is wrong
-        parts = parts[count:]
+            value, listed = parts[0].strip(), ", ".join(entry.values[:40])
+            hint = nearest(
+                value, entry.values, f"there are {listed or 'none'}"
+            )
+            raise UserError(f"no value is called {value!r}; {hint}")
     return codes
 
 

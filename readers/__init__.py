@@ -11,7 +11,8 @@ from readers.raw import RawData, assemble
 from schema import read_schema
 from support.errors import UserError
 
-DATASETS = Path(__file__).resolve().parent.parent / "datasets"
+ROOT = Path(__file__).resolve().parent.parent
+DATASETS = ROOT / "datasets"
 
 
 def read(
@@ -23,9 +24,9 @@ def read(
     whose schema is then inferred. columns: roles of the fields of such a file, as in
     'user=A,item=B'. Raises `UserError` naming file, line and remedy.
     """
-    path = DATASETS / f"{dataset}.yaml"
-    if not path.exists():
-        path = Path(dataset)
+    path, folder = DATASETS / f"{dataset}.yaml", ROOT
+    if not path.exists() or Path(dataset).name != dataset:
+        path, folder = Path(dataset), Path(dataset).parent
     if not path.exists():
         names = ", ".join(
             sorted(file.stem for file in DATASETS.glob("*.yaml"))
@@ -43,7 +44,8 @@ def read(
             f"--columns is for a file without a schema; {dataset} has one"
         )
     schema, note = read_schema(path), ""
-    folder = Path(data_dir) if data_dir else path.parent
+    if data_dir:
+        folder = Path(data_dir)
     if schema.reader == "synthetic":
         from readers.synthetic import generate
 

@@ -119,5 +119,13 @@ def _fetch(url: str) -> bytes:
         return response.read()
 
 
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    if len(argv) != 1 or argv[0] not in ARCHIVES:
+        names = "|".join(ARCHIVES)
+        raise UserError(f"usage: python -m readers.download {names}")
+    print(data_folder(argv[0]))
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(lambda argv: print(data_folder(*argv))))
+    sys.exit(run_command(main))

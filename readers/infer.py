@@ -123,8 +123,9 @@ def _files_of(path: Path) -> dict[str, File]:
                 found.append(file)
         if len(found) > 1 or (table == "interactions" and not found):
             raise UserError(
-                f"{path} has {len(found)} files of {table} ({', '.join(sorted(names))}); name "
-                f"the file itself, or write a schema (datasets/README.md)"
+                f"{path} has {[file.name for file in found]} as files of {table} "
+                f"({', '.join(sorted(names))}); name the file itself, or write a schema "
+                f"(datasets/README.md)"
             )
         if found:
             files[table] = read_file(found[0])
@@ -228,8 +229,9 @@ def _kind(
     kind: Kind | None = "category"
     separator = "|"
     if isinstance(values[0], list | tuple | np.ndarray):
-        parts = values.explode()
-        kind = "vector" if parts.map(type).eq(float).any() else "tags"
+        parts = [part for cell in values for part in cell]
+        real = any(isinstance(part, float | np.floating) for part in parts)
+        kind = "vector" if real else "tags"
     elif text.str.fullmatch(r"\[[-+\d.eE, ]+\]").all():
         kind = "vector"
     elif pd.api.types.is_datetime64_any_dtype(values):

@@ -74,16 +74,18 @@ def read_movielens(folder: Path) -> tuple[dict[str, File], str]:
 
     note: what must stand beside numbers measured on it. Raises `UserError` naming file and line.
     """
-    if (folder / "ratings.csv").exists():
-        ratings = folder / "ratings.csv"
+    one_million = (folder / "ratings.dat").exists()
+    smaller = (folder / "u.data").exists()
+    in_csv = (folder / "ratings.csv").exists()
+    if in_csv and not one_million and not smaller:
         files = {
-            "interactions": read_file(ratings),
+            "interactions": read_file(folder / "ratings.csv"),
             "items": read_file(folder / "movies.csv"),
         }
     else:
-        smaller = (folder / "u.data").exists()
-        layout = HUNDRED_THOUSAND if smaller else ONE_MILLION
-        ratings = folder / layout["interactions"][0]
+        layout = ONE_MILLION
+        if smaller and not one_million:
+            layout = HUNDRED_THOUSAND
         files = {
             table: _read_lines(folder / name, separator, fields)
             for table, (name, separator, fields) in layout.items()
@@ -93,10 +95,12 @@ def read_movielens(folder: Path) -> tuple[dict[str, File], str]:
     if "genres" not in films:
         flags = films[list(GENRES)].to_numpy() == "1"
         films["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
-    estimated = (
-        hashlib.md5(ratings.read_bytes()).hexdigest() == ESTIMATED_COPY_MD5
-    )
-    return files, ESTIMATED_COPY_NOTE if estimated else ""
+    note = ""
+    if one_million:
+        content = (folder / "ratings.dat").read_bytes()
+        if hashlib.md5(content).hexdigest() == ESTIMATED_COPY_MD5:
+            note = ESTIMATED_COPY_NOTE
+    return files, note
 
 
 def release_year(title: str) -> float:

@@ -207,21 +207,25 @@ def _numbers(file: File, column: Column, known: pd.Series) -> pd.Series:
 
 def _vectors(file: File, column: Column, known: pd.Series) -> pd.Series:
     """Lists of numbers of one length."""
-    parts = [
-        re.findall(r"[^\s,;|\[\]()]+", value)
-        if isinstance(value, str)
-        else value
-        for value in known
-    ]
-    # A list that is too short ends in NaN.
-    numbers = pd.DataFrame(parts, known.index).apply(
-        pd.to_numeric, errors="coerce"
-    )
-    for row in numbers.index[~np.isfinite(numbers).all(axis=1)]:
-        length = numbers.shape[1]
-        problem = f"{known[row]!r} is not a list of {length} finite numbers"
-        file.fault(row, f"{column.field} {problem}")
-    return pd.Series(numbers.to_numpy().tolist(), known.index, dtype=object)
+    if known.map(np.ndim).eq(0).all() and not known.map(type).eq(str).any():
+        file.fault(known.index[0], f"{column.field} is a number, not a list")
+    parts = []
+    for value in known:
+        if isinstance(value, str):
+            value = re.findall(r"[^\s,;|\[\]()]+", value)
+        parts.append(value if np.ndim(value) else [])
+    length = max(1, len(parts[0])) if parts else 0
+    vectors = []
+    for row, part in zip(known.index, parts, strict=True):
+        try:
+            vector = [float(number) for number in part]
+        except (TypeError, ValueError):
+            vector = [np.nan]
+        if len(vector) != length or not np.isfinite(vector).all():
+            problem = f"is not a list of {length} finite numbers"
+            file.fault(row, f"{column.field} {known[row]!r} {problem}")
+        vectors.append(vector)
+    return pd.Series(vectors, known.index, dtype=object)
 
 
 def _category(file: File, column: Column, values: pd.Series) -> pd.Series:

@@ -19,10 +19,12 @@ def is_sequences(path: Path) -> bool:
         return False
     try:
         with open_text(path) as file:
-            fields = file.readline().split()
+            lines = [file.readline().split() for _ in range(5)]
     except (OSError, EOFError, UnicodeDecodeError):
         return False  # read_file says what is wrong
-    return len(fields) >= 2 and "," not in fields[0]
+    lines = [line for line in lines if line]
+    several = all(len(line) >= 2 and "," not in line[0] for line in lines)
+    return bool(lines) and several
 
 
 def read_sequences(path: Path) -> dict[str, File]:
@@ -34,8 +36,12 @@ def read_sequences(path: Path) -> dict[str, File]:
     users: list[str] = []
     items: list[str] = []
     with open_text(path) as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             user, *history = line.split() or [""]
+            if user and not history:
+                raise UserError(
+                    f"{path}:{number}: user {user} has no item; drop the line"
+                )
             users += [user] * len(history)
             items += history
     frame = pd.DataFrame({"user_id": users, "item_id": items})
@@ -43,11 +49,13 @@ def read_sequences(path: Path) -> dict[str, File]:
     beside = path.with_name(f"{path.stem}_item2attributes.json")
     if beside.exists():
         try:
-            attributes = dict(json.loads(beside.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            attributes = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{beside} is not JSON ({error})") from error
+        if not isinstance(attributes, dict):
             raise UserError(
-                f"{beside}: expected a mapping of items to lists of attributes ({error})"
-            ) from error
+                f"{beside}: expected a mapping of items to lists of attributes"
+            )
         table = pd.DataFrame(
             {
                 "item_id": list(attributes),

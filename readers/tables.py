@@ -5,6 +5,7 @@ files.
 import csv
 import glob
 import gzip
+import os
 from pathlib import Path
 from typing import IO
 
@@ -32,8 +33,12 @@ def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
     for table in TABLES:
         described = schema.table(table)
         if described.file:
-            pattern = str(folder / described.file)
-            paths = sorted(glob.glob(pattern)) or [pattern]
+            paths = [folder / described.file]
+            if not paths[0].exists():
+                pattern = os.path.join(
+                    glob.escape(str(folder)), described.file
+                )
+                paths = sorted(glob.glob(pattern)) or paths
             files[table] = _together([read_file(Path(path)) for path in paths])
         elif described.roles or described.columns:
             raise UserError(

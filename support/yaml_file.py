@@ -28,8 +28,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         return _plain(content, (), lines, 1), lines
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        refuse(path, 1, "is not UTF-8 text")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        refuse(path, line, "is not UTF-8 text")
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join((error.problem or error.context).split())

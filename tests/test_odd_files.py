@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 
 from data_processor import load, main
+from dataset import Field, Table
+from item_search import rows_where
 from model_io import new_model
 from readers import read
+from schema import Column
 from settings import DataSettings, ModelSettings
 from support.errors import UserError, run_command
 from tests.conftest import TINY_MODEL
@@ -237,3 +240,79 @@ def test_a_table_may_lie_in_several_files(tmp_path):
         "name: own\ninteractions: {file: part-*.csv, user: user_id, item: item_id}\n"
     )
     assert len(read(str(schema)).interactions) == len(table)
+
+
+def test_lists_are_tags_or_vectors_whatever_file_holds_them(tmp_path):
+    """An empty list is no number, and a list of doubles no list of words."""
+    frame = rows()
+    frame.to_csv(tmp_path / "interactions.csv", index=False)
+    ids = sorted(set(frame["item_id"]))
+    words = [["a", "b"], [], ["b"], ["c", "a"]]
+    numbers = [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.7, 0.8]]
+    table = pd.DataFrame(
+        {
+            "item_id": ids,
+            "labels": [words[row % 4] for row in range(len(ids))],
+            "image": [numbers[row % 4] for row in range(len(ids))],
+        }
+    )
+    table.to_parquet(tmp_path / "items.parquet")
+    columns = read(str(tmp_path)).schema.items.columns
+    assert columns["labels"].kind == "tags"
+    assert columns["image"].kind == "vector"
+
+
+def test_conditions_are_exact():
+    """An unknown number is no smaller one, and large numbers keep their digits."""
+    values = (10**9 + np.arange(3)).astype(float)
+    stamp = Field(Column("stamp", "number"), knots=(0.0,))
+    shelf = Field(Column("shelf", "category"), values=("10", "20", "30"))
+    table = Table(
+        np.arange(3),
+        0,
+        np.empty(0, dtype=object),
+        {"stamp": stamp, "shelf": shelf},
+        {"stamp": values, "shelf": np.array([1, 2, 3])},
+    )
+    assert rows_where(table, ["stamp>=1000000001"]).tolist() == [
+        False,
+        True,
+        True,
+    ]
+    assert rows_where(table, ["shelf=20.0"]).tolist() == [False, True, False]
+    with pytest.raises(
+        UserError, match="--keep shelf: no value is called '25'"
+    ):
+        rows_where(table, ["shelf=25"], "--keep")
+
+
+def test_a_header_with_a_blank_is_no_sequence(tmp_path):
+    frame = rows().rename(columns={"user_id": "user id"})
+    path = tmp_path / "ratings.csv.gz"
+    frame.to_csv(path, index=False)
+    assert len(read(str(path)).interactions) == len(frame)
+
+
+def test_a_user_without_items_is_named(tmp_path):
+    write(tmp_path, "s.txt", "1 2 3 4\n2\n3 4 5\n")
+    schema = write(
+        tmp_path,
+        "own.yaml",
+        "name: own\nreader: sequences\n"
+        "interactions: {file: s.txt, user: user_id, item: item_id}\n",
+    )
+    with pytest.raises(UserError, match=r"s\.txt:2: user 2 has no item"):
+        read(str(schema))
+
+
+def test_the_file_that_is_named_is_read(tmp_path):
+    """A name with brackets is a name first, a pattern second."""
+    rows()[:16].to_csv(tmp_path / "log[1].csv", index=False)
+    rows()[:1].to_csv(tmp_path / "log1.csv", index=False)
+    schema = write(
+        tmp_path,
+        "own.yaml",
+        "name: own\n"
+        "interactions: {file: 'log[1].csv', user: user_id, item: item_id}\n",
+    )
+    assert len(read(str(schema)).interactions) == 16
