@@ -83,13 +83,13 @@ def settings_of(preset: str, values: dict[str, Any]) -> Settings:
 
     Raises `UserError` for a value that cannot be, or that the chosen model would ignore.
     """
-    model = values.get("model", "enhanced")
+    settings = preset_settings(preset, values.get("model"))
+    model = settings.model.model
     for name in sorted(values):
         if model_only(name) not in (None, model):
             raise UserError(
                 f"--{name} belongs to --model {model_only(name)}; --model {model} does not read it"
             )
-    settings = preset_settings(preset, model)
     if "batch_size" in values:
         settings = settings.replace(batch_tokens=0)
     if values.keys() & {"max_epochs", "max_steps"}:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from batches import Batch
 from dataset import NO_TIME, Catalogue, Field, Table
-from settings import ModelSettings, names_of
+from settings import ModelSettings
+from support.arguments import names_of
 from support.errors import UserError
 from text_vectors import SIZE, text_vectors
 from transformer import CrossAttention, Dropout

@@ -12,16 +12,16 @@ PRESETS = tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 
 
 @functools.cache
-def preset_settings(preset: str, model: str = "enhanced") -> Settings:
-    """Settings of a preset; values that only the other model reads are left out."""
+def preset_settings(preset: str, model: str | None = None) -> Settings:
+    """Settings of a preset, of its own model or of another one; values that only the other model
+    reads are left out."""
     if preset not in PRESETS:
-        raise UserError(
-            f"unknown --preset {preset!r}; there are {', '.join(PRESETS)}"
-        )
+        names = ", ".join(PRESETS)
+        raise UserError(f"unknown --preset {preset!r}; there are {names}")
     values, _ = read_yaml(CONFIGS / f"{preset}.yaml")
-    read = {
-        name: values[name]
-        for name in values
-        if model_only(name) in (None, model)
-    }
+    model = model or values.get("model", "enhanced")
+    read = {}
+    for name, value in values.items():
+        if model_only(name) in (None, model):
+            read[name] = value
     return Settings().replace(**{**read, "model": model})

@@ -12,9 +12,10 @@ from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import ConfigDict, ValidationError
+from pydantic import BeforeValidator, ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
+from support.arguments import names_of
 from support.errors import UserError, nearest, require
 
 # Kinds and limits of values are checked by pydantic; the text under a field is its description.
@@ -23,10 +24,20 @@ CHECKED = ConfigDict(
     allow_inf_nan=False,
     coerce_numbers_to_str=True,
 )
-Count = Annotated[int, Ge(1)]
-Number = Annotated[int, Ge(0)]
-Size = Annotated[float, Ge(0)]
-Share = Annotated[float, Ge(0), Le(1)]
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth)]
+Real = Annotated[float, BeforeValidator(_no_truth)]
+Count = Annotated[Whole, Ge(1)]
+Number = Annotated[Whole, Ge(0)]
+Size = Annotated[Real, Ge(0)]
+Share = Annotated[Real, Ge(0), Le(1)]
 
 
 def option(
@@ -74,11 +85,11 @@ class ModelSettings:
     """Attention heads; must divide --hidden_size."""
     num_layers: Count = 2
     """Transformer blocks."""
-    seq_length: Annotated[int, Ge(2)] = 200
+    seq_length: Annotated[Whole, Ge(2)] = 200
     """Longest history the model reads; older interactions are cut off."""
     ffn_multiplier: Count = 4
     """Inner width of each block's position-wise network, in multiples of --hidden_size."""
-    dropout: Annotated[float, Ge(0), Le(0.95)] = 0.2
+    dropout: Annotated[Real, Ge(0), Le(0.95)] = 0.2
     """Dropout on embeddings and on each sub-layer's output."""
     layer_dropout: str = ""
     """Rates of the blocks one by one, as in '0.1,0.3', instead of --dropout, which the embeddings
@@ -218,7 +229,7 @@ class TrainSettings:
     batch_tokens: Number = 0
     """If above 0, a step holds about this many interactions at most, padding counted (and
     --batch_size sequences). A preset's limit goes when --batch_size is given."""
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    learning_rate: Annotated[Real, Gt(0)] = 1e-3
     """Peak learning rate of AdamW; it warms up linearly and decays to 0 along a cosine."""
     weight_decay: Size = 0.01
     """Weight decay of AdamW on the matrices of linear maps (not on biases, norms and
@@ -244,7 +255,7 @@ class TrainSettings:
     sliding_window: bool = False
     """Cut histories longer than --seq_length into half-overlapping windows instead of keeping their
     newest part only."""
-    mask_prob: Annotated[float, Gt(0), Lt(1)] = option(
+    mask_prob: Annotated[Real, Gt(0), Lt(1)] = option(
         0.2, needs="masked_item_weight"
     )
     """Cloze task: share of positions masked."""
@@ -362,13 +373,6 @@ FIELDS = {
 # Where things lie and who follows the run: never changes a result.
 BOOKKEEPING = ("checkpoint_dir", "runs_dir", "data_dir", "use_wandb")
 BOOKKEEPING += ("wandb_mode", "run_group", "run_name")
-
-
-def names_of(text: str) -> list[str]:
-    """Names separated by commas; 'none' and '' are no names."""
-    if text == "none":
-        return []
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def model_only(name: str) -> str | None:

@@ -47,6 +47,7 @@ def train(
     folder = Path(settings.train.checkpoint_dir)
     torch.manual_seed(settings.train.seed)
     model = starting_model(data, settings)
+    teachers = load_teachers(data, settings)
     tracker = Tracker(None, {})
     if main_process:
         # Found out now, if it cannot be written.
@@ -68,7 +69,7 @@ def train(
             resume=resume,
             tracker=tracker,
             on_best=keep,
-            teachers=load_teachers(data, settings),
+            teachers=teachers,
         )
         results = None
         if main_process:

@@ -106,6 +106,11 @@ def load_state(run: Any, folder: Path) -> dict[str, Any]:
     state: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for name, value in _part(tensors, "optimizer.").items():
         index, _, key = name.partition(".")
+        if not index.isdecimal():
+            raise UserError(
+                f"{folder} was written by an older version of this program; go on with that "
+                f"version, or start again without --resume"
+            )
         state[int(index)][key] = value
     groups = run.optimizer.state_dict()["param_groups"]
     run.optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -51,6 +51,10 @@ LICENCE = (
 )
 
 
+class DataUnavailable(UserError):
+    """The data set is neither on disk nor to be downloaded."""
+
+
 def data_folder(dataset: str, data_dir: str | None = None) -> Path:
     """Folder with the raw files of a data set, downloaded first if need be.
 
@@ -76,7 +80,7 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) in DISK_ERRORS:
             raise
-        raise UserError(
+        raise DataUnavailable(
             f"{dataset} is not in {folder.name}/ and cannot be downloaded "
             f"({getattr(error, 'reason', error)}). "
             f"Three ways to get it: (1) connect to the internet and run again, it downloads "
@@ -119,12 +123,17 @@ def _fetch(url: str) -> bytes:
         return response.read()
 
 
-def main(argv: list[str]) -> None:
-    """See the module's head."""
+def main(argv: list[str]) -> int:
+    """Exit code 3 where the data set can be neither found nor downloaded."""
     if len(argv) != 1 or argv[0] not in ARCHIVES:
         names = "|".join(ARCHIVES)
         raise UserError(f"usage: python -m readers.download {names}")
-    print(data_folder(argv[0]))
+    try:
+        data_folder(argv[0])
+    except DataUnavailable as error:
+        print(f"note: {error}", file=sys.stderr)
+        return 3
+    return 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from readers.sequences import is_sequences, read_sequences
 from readers.tables import read_file
 from readers.times import seconds_of
 from schema import REQUIRED, ROLES, Column, Kind, Schema, TableSchema
-from settings import names_of
+from support.arguments import names_of
 from support.errors import UserError
 
 # Compared without case and punctuation; the first that is there plays the role.

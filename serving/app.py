@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +40,7 @@ from serving.schemas import (
     Why,
     Wish,
 )
-from support.checkpoint import INFO
+from support.checkpoint import INFO, WEIGHTS
 from support.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
@@ -74,32 +74,37 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.config, self.metrics = config, Metrics()
         self.batcher = Batcher(self.metrics.batch_size.observe)
-        self.description = Path(config.model_path) / INFO
+        self.engines: Engines | None = None
         self.read()
 
     def read(self) -> None:
         """Serve what lies in the checkpoint folder now."""
         config = self.config
         self.version = self.found()
-        self.engines = Engines(
-            config.model_path, config.vanilla_path, config.data_dir
-        )
+        paths = config.model_path, config.vanilla_path, config.data_dir
+        self.engines = Engines(*paths, self.engines)
 
-    def found(self) -> tuple[int, int]:
-        """What changes when the checkpoint is replaced or written anew."""
-        file = self.description.stat()
-        return file.st_ino, file.st_mtime_ns
+    def found(self) -> list[tuple[int, int, int]] | None:
+        """What changes when a checkpoint is replaced, or a file in it; None while a part is
+        missing."""
+        folder = Path(self.config.model_path)
+        try:
+            files = [(folder / name).stat() for name in (INFO, WEIGHTS)]
+        except OSError:
+            return None
+        return [
+            (file.st_ino, file.st_mtime_ns, file.st_size) for file in files
+        ]
 
     async def look_for_newer(self) -> None:
         """Serve a checkpoint that takes the place of the old one as soon as it is read. One that
         cannot be read is reported and looked at again when it changes; the old one stays."""
         while True:
             await asyncio.sleep(self.config.look_every)
-            try:
-                if self.found() != self.version:
-                    await asyncio.to_thread(self.read)
-            except FileNotFoundError:  # just being replaced
+            if self.found() in (None, self.version):
                 continue
+            try:
+                await asyncio.to_thread(self.read)
             except Exception as error:
                 place = self.config.model_path
                 print(
@@ -168,19 +173,20 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         return {"recommendations": rows, "note": note}
 
     @app.post("/explain", response_model=Explanations, **options)
-    async def explain(why: Why) -> Any:
+    async def explain(why: Why, request: Request) -> Any:
         """What of a user's history, and what else, speaks for items or against them."""
         engine = service.engines.main
         history, _ = service.engines.history(why, engine)
         query = engines_of.Query(
             history, why.k or 10, why.filter_seen, why.where
         )
-        found = await service.batcher.compute(
+        work = service.batcher.compute(
             "explain",
             lambda: engine.explain(
                 query, why.item_ids, in_full=why.k is not None
             ),
         )
+        found = await _while_there(request, work)
         return {"explanations": found}
 
     @app.post("/profile", response_model=Profile, **options)
@@ -195,6 +201,22 @@ def _add_questions(app: FastAPI, service: Service) -> None:
                 user.user_id, user.history, **known
             ),
         )
+
+
+async def _while_there(
+    request: Request, work: Coroutine[Any, Any, Any]
+) -> Any:
+    """The result of slow work, which is dropped, if it has not begun, when nobody waits for it
+    any more.
+    """
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        await asyncio.wait({task}, timeout=0.5)
+        if not task.done() and await request.is_disconnected():
+            task.cancel()
+    if task.cancelled():
+        raise HTTPException(499, "the client has gone")
+    return task.result()
 
 
 def health_of(engines: Engines) -> dict[str, Any]:

@@ -27,10 +27,20 @@ class Engines:
     """
 
     def __init__(
-        self, model_path: str, vanilla_path: str | None, data_dir: str | None
+        self,
+        model_path: str,
+        vanilla_path: str | None,
+        data_dir: str | None,
+        older: "Engines | None" = None,
     ) -> None:
         self.main = RecommendationEngine(model_path, data_dir, mapped=True)
         self.others: dict[str, RecommendationEngine] = {}
+        if older is not None and older.has_data:
+            # The same data are not read again.
+            split = older.main.info["split_hash"]
+            if self.main.info["split_hash"] == split:
+                self.main.catalogue = older.main.catalogue
+                self.main.data = older.main.data
         items = self.main.catalogue.items
         counts = np.zeros(len(items))
         try:
@@ -100,18 +110,19 @@ class Engines:
         """
         self.check(user)
         main = self.main
-        history = main.history(
-            user.user_id, user.history, user.at, user.columns
-        )
+        # What only the main model may be told is not told to others.
+        told = engine is main or engine.knows_request_time
+        at = user.at if told else None
+        history = main.history(user.user_id, user.history, at, user.columns)
         if engine.catalogue.items is main.catalogue.items:
-            return history, main.request_time_note(history, user.at)
+            return history, main.request_time_note(history, at)
         ids = main.catalogue.items.id_array(history.items)
         known = ids[engine.catalogue.items.index(ids) > 0]
         note = ""
         if len(known) < len(ids):
             left_out = len(ids) - len(known)
             note = f"without {left_out} {main.schema.nouns} that this model does not know"
-        return engine.history(None, known.tolist()), note
+        return engine.history(None, known.tolist(), at, user.columns), note
 
     def search(self, query: str) -> list[int]:
         """Rows of at most SHOWN items whose names hold all words of a query: the id or name

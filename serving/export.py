@@ -10,6 +10,7 @@ file.
 
 import itertools
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -121,11 +122,9 @@ def difference(
     wanted = {entry.name for entry in session.get_inputs()}
     asked, same, largest = histories(engine), 0, 0.0
     first = engine.catalogue.items.first
-    bounds = [
-        0,
-        *np.cumsum(BATCHES),
-        *range(sum(BATCHES) + 32, len(asked), 32),
-    ]
+    later = range(sum(BATCHES) + 32, len(asked), 32)
+    bounds = [0, *np.cumsum(BATCHES).tolist(), *later]
+    bounds = [bound for bound in bounds if bound < len(asked)]
     for start, end in itertools.pairwise([*bounds, len(asked)]):
         part = asked[start:end]
         batch = history_batch(part, engine.catalogue, engine.seq_length)
@@ -165,14 +164,17 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"--onnx {flags.onnx}: there is no such folder; make it or choose another place"
         )
-    export(engine, flags.onnx)
-    users, same, largest = difference(engine, flags.onnx)
-    if same < 1 or largest > NEAR:
-        flags.onnx.unlink()
-        raise UserError(
-            f"{flags.onnx} was not kept: onnxruntime gives {same:.1%} of {users} users the same "
-            f"{TOP} items, scores differ by up to {largest:.1e}; please report this"
-        )
+    with tempfile.TemporaryDirectory(dir=flags.onnx.parent) as scratch:
+        draft = Path(scratch) / flags.onnx.name
+        export(engine, draft)
+        users, same, largest = difference(engine, draft)
+        if same < 1 or largest > NEAR:
+            raise UserError(
+                f"{flags.onnx} was not written: onnxruntime gives {same:.1%} of {users} users "
+                f"the same {TOP} items, scores differ by up to {largest:.1e}; please report this"
+            )
+        for part in Path(scratch).iterdir():
+            part.replace(flags.onnx.parent / part.name)
     print(
         f"{flags.onnx}: under onnxruntime the same {TOP} items for {users} users, scores within "
         f"{largest:.1e}"

@@ -107,7 +107,9 @@ class Guard:
             size += len(message.get("body", b""))
             if size > MOST_BYTES:
                 raise HTTPException(
-                    413, f"the body is longer than {MOST_BYTES} bytes"
+                    413,
+                    f"the body is longer than {MOST_BYTES} bytes",
+                    {"connection": "close"},
                 )
             return message
 

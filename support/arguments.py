@@ -44,3 +44,10 @@ def seeds(text: str) -> list[int]:
             f"{text!r} is not a number of seeds (which are 42, 43, ...)"
         )
     return list(range(42, 42 + int(text)))
+
+
+def names_of(text: str) -> list[str]:
+    """Names separated by commas; 'none' and '' are no names."""
+    if text == "none":
+        return []
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from support.errors import UserError
+
 PROJECT = "enhanced-bert4rec"
 # seconds that a dashboard may take to answer, and somebody at the terminal to log in
 PATIENCE = 30
@@ -47,8 +49,12 @@ class Tracker:
         self._write("settings", settings)
         if not wandb:
             return
-        import wandb as library
-
+        try:
+            import wandb as library
+        except ImportError as error:
+            raise UserError(
+                "--use_wandb needs the package wandb: pip install wandb"
+            ) from error
         self._library = library
         mode = settings.get("wandb_mode", "online")
         if mode == "online":

@@ -396,3 +396,16 @@ def test_original_preset_is_the_documented_design():
         "preference": 0.2,
         "contrastive": 0.0,
     }
+
+
+def test_a_preset_has_the_model_that_its_file_names():
+    settings, _ = parse_command_line(["--preset", "vanilla"], "")
+    assert settings.model.model == "vanilla"
+    flags = ["--preset", "quick", "--model", "vanilla"]
+    assert parse_command_line(flags, "")[0].model.model == "vanilla"
+
+
+def test_a_truth_value_is_no_number(tmp_path):
+    (tmp_path / "run.yaml").write_text("max_epochs: true\n")
+    with pytest.raises(UserError, match="--max_epochs True: .*expected a num"):
+        parse_command_line(["--config", str(tmp_path / "run.yaml")], "")

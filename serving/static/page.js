@@ -234,7 +234,7 @@ function profileText(profile) {
     [profile.columns[name] ?? []].flat().map((value) => kind === "number" ? `${label} ${value}` : value));
   const means = Object.entries(profile.means).map(([name, value]) => `mean ${name} ${value}`);
   const best = Object.values(profile.affinities).map((values) =>
-    `mostly ${Object.keys(values).slice(0, 3).join(", ")}`);
+    `mostly ${Object.entries(values).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([value]) => value).join(", ")}`);
   return [facts.join(", "), [`${profile.interactions} ${known.nouns}`, ...means, ...best].join(", ")]
     .filter(Boolean).join("; ");
 }
