@@ -52,7 +52,7 @@ class Field:
         """Of the column."""
         return self.column.name
 
-    @property
+    @cached_property
     def titles(self) -> list[str]:
         """The values as people call them."""
         return [self.column.values.get(value, value) for value in self.values]
