@@ -407,5 +407,7 @@ def test_a_preset_has_the_model_that_its_file_names():
 
 def test_a_truth_value_is_no_number(tmp_path):
     (tmp_path / "run.yaml").write_text("max_epochs: true\n")
-    with pytest.raises(UserError, match=r"--max_epochs True: .*expected a num"):
+    with pytest.raises(
+        UserError, match=r"--max_epochs True: .*expected a num"
+    ):
         parse_command_line(["--config", str(tmp_path / "run.yaml")], "")
