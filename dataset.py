@@ -209,16 +209,12 @@ class Table:
 
     def index(self, ids: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Rows of ids; 0 for those that are not here."""
-        if isinstance(ids, np.ndarray):
-            wanted = pd.Index(ids)
-        else:
-            wanted = pd.Index(
-                [self.parse_id(one) for one in ids], dtype=object
-            )
-            if self.numeric and len(wanted):
-                inside = [one if abs(one) < 2**63 else -1 for one in wanted]
-                wanted = pd.Index(np.array(inside, dtype=np.int64))
-        place = self._index.get_indexer(wanted)
+        if not isinstance(ids, np.ndarray):
+            ids = [self.parse_id(one) for one in ids]
+            if self.numeric:  # an id beyond 64 bits is nobody's, as -1 is
+                ids = [one if abs(one) < 2**63 else -1 for one in ids]
+            ids = np.array(ids, dtype=self.ids.dtype)
+        place = self._index.get_indexer(ids)
         return np.where(place >= 0, place + self.first, UNKNOWN)
 
     def id(self, row: int) -> Id:
@@ -242,11 +238,14 @@ class Table:
             if name in self.fields
         }
 
-    def shares(self, name: str) -> np.ndarray:
+    def shares(
+        self, name: str, rows: np.ndarray | slice = slice(None)
+    ) -> np.ndarray:
         """(R, F) each row's values of a category or of tags in shares that sum to 1, or to 0."""
-        codes = self.data[name].reshape(len(self), -1)
+        codes = self.data[name][rows]
+        codes = codes.reshape(len(codes), -1)
         count = len(self.fields[name].values)
-        flags = np.zeros((len(self), count + 1), dtype=np.float32)
+        flags = np.zeros((len(codes), count + 1), dtype=np.float32)
         np.put_along_axis(flags, codes, 1.0, axis=1)
         flags = flags[:, 1:]
         return flags / np.maximum(flags.sum(1, keepdims=True), 1)

@@ -43,7 +43,7 @@ def profile(
     for name, entry in catalogue.items.fields.items():
         small = 0 < len(entry.values) <= MOST_VALUES
         if small and len(history.items):
-            had = catalogue.items.shares(name)[history.items] > 0  # (L, F)
+            had = catalogue.items.shares(name, history.items) > 0  # (L, F)
             shares = had.mean(0).round(3).tolist()
             pairs = sorted(
                 zip(entry.titles, shares, strict=True), key=lambda p: -p[1]

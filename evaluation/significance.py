@@ -1,9 +1,8 @@
-"""Is one model better than another on the same users? Paired tests over users, seeds,
-comparisons.
+"""Is one model better than another on the same users? Paired tests.
 
-Input is a metric as (S, P) values, S seeds of a model, P users in one order; a model without
-seeds has S = 1. `compare` averages seeds for each user first: it speaks of users, and the spread
-over seeds stands beside it. `compare_over_seeds` counts the luck of the seed too.
+A metric is an array (S, P): S seeds of a model, P users in the same order for both models. A
+model without seeds has S = 1. `compare` averages over seeds first, so its interval holds for
+these seeds and new users. `compare_over_seeds` holds for new users and new seeds.
 """
 
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ BLOCK = 256  # resamples at a time
 
 @dataclass(frozen=True)
 class Comparison:
-    """Model minus reference: mean difference, its 95 % interval, p of the test against none."""
+    """Model minus reference: the mean difference, its 95 % interval, and the p-value of the
+    hypothesis that there is no difference."""
 
     difference: float
     low: float
@@ -30,10 +30,10 @@ def compare(
     samples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Paired bootstrap and paired randomisation test (Fisher's, by random signs; Smucker et al.,
-    CIKM 2007, section 3) of a metric (S, P) against a reference (S', P).
+    """Interval by the paired bootstrap, p-value by the paired randomisation test.
 
-    Raises `ValueError` where the users differ in number.
+    The test is Fisher's, with random signs (Smucker et al., CIKM 2007, section 3). model (S, P),
+    reference (S', P). Raises `ValueError` if the numbers of users differ.
     """
     model, reference = np.atleast_2d(model), np.atleast_2d(reference)
     if model.shape[1] != reference.shape[1]:
@@ -41,28 +41,32 @@ def compare(
             f"{model.shape[1]} users against {reference.shape[1]}: not the same ones"
         )
     difference = model.mean(0) - reference.mean(0)  # (P,)
-    draw, users = np.random.default_rng(seed), len(difference)
+    users = len(difference)
+    # Less a trifle: sums of the same numbers differ in the last digits.
     observed = np.abs(difference.sum()) - 1e-12
-    means, extreme = [], 0
+    draw = np.random.default_rng(seed)
+    means = []
+    extreme = 0
     for start in range(0, samples, BLOCK):
         size = min(BLOCK, samples - start)
-        means.append(
-            difference[draw.integers(0, users, (size, users))].mean(1)
-        )
+        drawn = draw.integers(0, users, (size, users))
+        means.append(difference[drawn].mean(1))
         signs = draw.integers(0, 2, (size, users), dtype=np.int8) * 2 - 1
-        extreme += int((np.abs(signs @ difference) >= observed).sum())
+        sums = np.abs(signs @ difference)
+        extreme += int((sums >= observed).sum())
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    mean, p_value = float(difference.mean()), (extreme + 1) / (samples + 1)
-    return Comparison(mean, float(low), float(high), p_value)
+    p_value = (extreme + 1) / (samples + 1)
+    return Comparison(
+        float(difference.mean()), float(low), float(high), p_value
+    )
 
 
 def seed_spread(models: list[np.ndarray]) -> tuple[float, int]:
-    """(variance of the luck of the seed in the difference of two models, its degrees of freedom),
-    pooled over the models of a study, each a metric (S, P).
+    """(variance that seeds add to the difference of two models, its degrees of freedom).
 
-    Of the models and not of their differences: those that share a reference share its luck, and
-    many of them tell no more of it than one. That a seed is the same luck for two models is not
-    counted on.
+    Pooled over the models of a study, each a metric (S, P). The variance is estimated from the
+    models, not from their differences: all differences share one reference, so they are not
+    independent. The seeds of two models are taken as independent draws, hence the factor 2.
     """
     freedom = sum(len(values) - 1 for values in models)
     total = sum(
@@ -72,15 +76,18 @@ def seed_spread(models: list[np.ndarray]) -> tuple[float, int]:
 
 
 def _components(values: np.ndarray) -> tuple[float, float, float]:
-    """Of (S, P): the variance of users' means; that of what a seed does to everybody alike, by
-    chance below 0; and that of what a seed does to one user."""
-    of_users, of_seeds = values.mean(0), values.mean(1)
-    left = values - of_users - of_seeds[:, None] + values.mean()
-    alone = float((left**2).sum()) / (
-        (len(of_seeds) - 1) * (len(of_users) - 1)
-    )
-    luck = float(of_seeds.var(ddof=1)) - alone / len(of_users)
-    return float(of_users.var(ddof=1)), luck, alone
+    """Variance components of a metric (S, P): of users, of seeds, of their interaction.
+
+    The first is the variance of the users' means. The second is an estimate, which can come out
+    below 0.
+    """
+    user_means = values.mean(0)
+    seed_means = values.mean(1)
+    seeds, users = values.shape
+    residuals = values - user_means - seed_means[:, None] + values.mean()
+    interaction = float((residuals**2).sum()) / ((seeds - 1) * (users - 1))
+    of_seeds = float(seed_means.var(ddof=1)) - interaction / users
+    return float(user_means.var(ddof=1)), of_seeds, interaction
 
 
 def compare_over_seeds(
@@ -88,20 +95,23 @@ def compare_over_seeds(
     reference: np.ndarray,
     spread: tuple[float, int] | None = None,
 ) -> Comparison:
-    """Difference of a metric (S, P) to a reference (S, P) with the same seeds, S of 2 or more, as
-    a draw of users and of seeds.
+    """Difference for new users and new seeds; both metrics (S, P) with the same seeds, S >= 2.
 
-    Both are crossed: var(mean) = (users + alone / S) / P + seeds / S, where `alone`, a user's own
-    luck under a seed, is in the variance of the users' means already and is counted once (Searle,
-    Casella and McCulloch, Variance Components, 1992, chapter 4). t has Satterthwaite's degrees of
-    freedom (Biometrics Bulletin 2, 1946).
+    Users and seeds are crossed random effects (Searle, Casella and McCulloch, Variance
+    Components, 1992, chapter 4):
 
-    Two or three seeds that agree by luck would make any difference certain. So the luck of the
-    seed is `spread`, of `seed_spread` over a whole study, or the difference's own where that is
-    larger; without `spread` it is its own, and t has no more than S - 1 degrees of freedom. Where
-    the seeds of one model scatter twice as far as those of the others, so few seeds cannot show
-    it: then p is below .05 in up to 11 % of the worlds without a difference. Raises `ValueError`
-    where users or seeds differ in number, or there is one seed.
+        var(mean) = (users + interaction / S) / P + seeds / S
+
+    The variance of the users' means already holds interaction / S, so it is counted once. The
+    t test has Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946).
+
+    spread: what `seed_spread` says of a whole study. Two or three seeds can agree by chance, and
+    would then make any difference certain. So the larger of `spread` and the difference's own
+    variance counts. Without `spread`, t has at most S - 1 degrees of freedom. If the seeds of one
+    model scatter twice as far as those of the others, p is too small: below .05 in up to 11 % of
+    the cases without a difference.
+
+    Raises `ValueError` if the shapes differ or there is one seed.
     """
     if model.shape != reference.shape or len(model) < 2:
         raise ValueError(
@@ -110,12 +120,14 @@ def compare_over_seeds(
         )
     difference = model - reference  # (S, P)
     seeds, users = difference.shape
-    among_users, luck, alone = _components(difference)
+    of_users, of_seeds, interaction = _components(difference)
     pooled, seed_freedom = spread or (0.0, seeds - 1)
-    parts = np.array([among_users / users, max(pooled, luck, 0.0) / seeds])
-    # The luck of seeds was told from their means, which hold that of each user under them too.
-    measured = np.array([parts[0], parts[1] + alone / (seeds * users)])
-    mean, error = float(difference.mean()), float(np.sqrt(parts.sum()))
+    of_seeds = max(pooled, of_seeds, 0.0)
+    parts = np.array([of_users / users, of_seeds / seeds])
+    # The seeds' means, from which their variance was estimated, hold the interaction too.
+    measured = parts + np.array([0.0, interaction / (seeds * users)])
+    mean = float(difference.mean())
+    error = float(np.sqrt(parts.sum()))
     scatter = (measured**2 / [users - 1, seed_freedom]).sum()
     freedom = parts.sum() ** 2 / max(scatter, np.finfo(float).tiny)
     if spread is None:
@@ -130,8 +142,10 @@ def compare_over_seeds(
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """P-values corrected for the number of comparisons (Holm, 1979): the smallest times n, the
-    next times n - 1, ..."""
+    """P-values corrected for the number of comparisons (Holm, 1979).
+
+    The smallest is multiplied by n, the next by n - 1, and so on.
+    """
     order = np.argsort(p_values)
     factors = len(p_values) - np.arange(len(p_values))
     raised = np.maximum.accumulate(np.array(p_values)[order] * factors)
