@@ -1,4 +1,4 @@
-"""Vanilla BERT4Rec as published (Sun et al., CIKM 2019, arXiv:1904.06690).
+"""Vanilla BERT4Rec: the model of Sun et al. (CIKM 2019, arXiv:1904.06690).
 
     x_i  = E_{v_i} + p_i                                           eq. 5, then norm and dropout
     H^l  = Block(H^{l-1}), bidirectional, post-norm                  eq. 1-4 and 6, transformer.py

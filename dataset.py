@@ -1,8 +1,8 @@
 """What everything after the readers works on: `Table`, `Catalogue` and `Dataset`.
 
 Ids (what a user types) become rows of a table. Row 0 of every table stands for what is unknown;
-in the item table it is also the padding of sequences, and row 1 is MASK. Every array of a table
-has the same R rows, so nobody has to shift an index.
+in the item table it is also the padding of sequences, and row 1 is MASK. All columns of a table
+have these R rows, so no index needs shifting; only `Table.ids` lacks the rows without an id.
 
     category   (R,) int64 code of a value, 0 = unknown; code c stands for values[c - 1]
     tags       (R, M) int64 codes, filled up with 0
@@ -168,10 +168,10 @@ def _plain(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Items or users: ids, names, columns by name, all with R rows."""
+    """Items or users: names and columns with R rows, ids of the rows from `first` on."""
 
-    ids: np.ndarray  # (n,) of the rows from `first` on
-    first: int  # rows that stand for nobody
+    ids: np.ndarray  # (n,), n = R - first
+    first: int  # rows that stand for nobody: unknown, MASK
     names: np.ndarray  # (R,) str
     fields: Mapping[str, Field] = field(default_factory=dict)
     data: Mapping[str, np.ndarray] = field(default_factory=dict)  # (R, ...)

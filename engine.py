@@ -39,8 +39,7 @@ class Query:
 
 
 class RecommendationEngine:
-    """A trained model with its catalogue and, when a user of the data is asked for, the data it
-    was trained on.
+    """A trained model with its catalogue, and its data set once a user of it is asked for.
 
     mapped: several processes share one copy of the weights (support/checkpoint.py). Raises
     `UserError` for whatever the caller can mend: unknown ids, empty histories, unusable
@@ -278,7 +277,9 @@ class RecommendationEngine:
         method: str = DEFAULT,
         in_full: bool = False,
     ) -> list[Explanation]:
-        """What speaks for items among those that the query allows (explanations/explaining.py).
+        """Why these items, each compared with those that the query allows (explanations/).
+
+        An item that the query's filters leave out is explained too, as if it were allowed.
 
         method: see explanations/attribution.py. in_full: also each item's rank, by how many
         ranks it falls without each item of the history and each family, and what would have to

@@ -1,4 +1,4 @@
-"""EnhancedBERT4Rec: one encoder over items, interactions, times and users, read by four heads.
+"""EnhancedBERT4Rec: one encoder over items, interactions, times and users, with up to four heads.
 
     e_v  = id_v + sum_c encoder_c(v) (+ graph_v)                     item v (features.py, graph.py)
     x_i  = e_{v_i} + sum_c column_c(i) + time_i + position_i         input at position i
@@ -271,7 +271,7 @@ class EnhancedBERT4Rec(nn.Module):
     # Ranking
 
     def frozen(self) -> Scorer:
-        """This model as what ranks: in evaluation mode, its item table computed once."""
+        """This model, put in evaluation mode, with its item table computed once (scorer.py)."""
         return Scorer(self)
 
     @property

@@ -1,9 +1,9 @@
 """A trained model for a catalogue with further items and users.
 
-An item that training never saw is what the encoders say of its columns, with the mean of what
-experience taught, vectors and odds, of the known items that stand in for it: those whose columns
-are the most alike, by how often training saw them; where no encoder says anything, those that
-share its categories and tags. A new user starts as unknown.
+A new item gets what the encoders say of its columns. Its id vector and its odds are the weighted
+mean of those of similar known items: those with the nearest column vectors, weighted by how often
+training saw them. A model without column encoders takes those that share most categories and tags.
+A new user starts as unknown.
 
 Axes: R rows of the item table, V known items, n new ones, D width.
 """
@@ -19,8 +19,8 @@ from bert4rec import BERT4Rec
 from dataset import ITEM_ROWS, UNKNOWN, Catalogue, Table
 from enhanced_model import EnhancedBERT4Rec
 
-NEAREST = 5  # known items in whose place a new one is put (ablations/LOG.md)
-MOST_VALUES = 1000  # of a column by which items are alike
+NEAREST = 5  # known items that a new one is like, and those that tie (ablations/LOG.md)
+MOST_VALUES = 1000  # of a column that similarity is measured by
 Model = EnhancedBERT4Rec | BERT4Rec
 
 
@@ -91,7 +91,7 @@ def _vanilla(
 def _grown_vectors(
     vectors: Tensor, place: Tensor, new: Tensor, weights: Tensor
 ) -> Tensor:
-    """(V, D) to (V + n, D): a new item has the mean vector of those that stand in for it."""
+    """(V, D) to (V + n, D): a new item has the weighted mean vector of known ones."""
     table = vectors.new_zeros(len(place) + len(new), vectors.shape[1])
     table[place], table[new] = vectors, weights @ vectors
     return table
@@ -100,8 +100,7 @@ def _grown_vectors(
 def grown_rows(
     bias: Tensor, place: Tensor, new: Tensor, weights: Tensor
 ) -> Tensor:
-    """Biases (R, ...) for more items: a new one has the mean odds exp(b) of those that stand in
-    for it.
+    """Biases (R, ...) for more items: a new one has the weighted mean odds exp(b) of known ones.
 
     place, new: where known and new items stand among all; weights (n, V).
     """
@@ -116,9 +115,9 @@ def grown_rows(
 def nearest_items(new: Tensor, known: Tensor, counts: Tensor) -> Tensor:
     """Weights (n, V) of known items for new ones, rows summing to 1.
 
-    Of the NEAREST by cosine similarity of what their columns say, and those as near as the last
-    of them, by how often they were had (one more is counted). new (n, D), known (V, D), counts
-    (V,).
+    The NEAREST known items by cosine similarity of their column vectors have a weight, with those
+    that tie with the last of them: their training interactions plus one. new (n, D), known (V, D),
+    counts (V,).
     """
     similar = F.normalize(new, dim=1) @ F.normalize(known, dim=1).T  # (n, V)
     last = similar.topk(min(NEAREST, len(known)), dim=1).values[:, -1:]

@@ -1,4 +1,4 @@
-"""Losses: pure functions, each a mean over the positions that count. They know nothing of models.
+"""Losses: pure functions, each a mean over positions, or over sequences. They know no model.
 
 N positions, D width, R rows of the item table, K values of a column, F tags.
 """
@@ -33,12 +33,14 @@ def linear_cross_entropy(
     """Softmax cross-entropy of `states @ table.T + bias`, without ever holding all N x R logits.
 
     states (N, D), table (R, D), bias (R,) with -inf where a row is no candidate, targets (N,)
-    rows of the table, or PAD where nothing is predicted. Exact: the same value and
-    gradients as `F.cross_entropy` on the full logits. Each chunk's logits are made, turned into
-    the gradient (softmax minus one-hot) and dropped, so forward and backward cost three matrix
-    products in all (Hsu et al., Liger Kernel, arXiv:2410.10989, section 3.2, describes the
-    scheme); a table of many rows is taken in blocks besides, which costs a fourth. Products run
-    in autocast's dtype where autocast is on; softmax and sums are fp32.
+    rows of the table, or PAD where nothing is predicted. Value and gradients are those of
+    `F.cross_entropy` on the full logits, up to rounding.
+
+    The logits of a chunk of states are computed, turned into the gradient (softmax minus one-hot)
+    and discarded. Forward and backward take three matrix products in all (the scheme of Hsu et
+    al., Liger Kernel, arXiv:2410.10989, section 3.2). A large table is split into blocks too,
+    which takes a fourth product. Products run in autocast's dtype where autocast is on; softmax
+    and sums are fp32.
     """
     return _ChunkedLinearCrossEntropy.apply(states, table, bias, targets)
 

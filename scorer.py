@@ -1,6 +1,4 @@
-"""`Scorer`: a trained model with its item table computed once, as whatever ranks or explains uses
-it.
-"""
+"""`Scorer`: a trained model for ranking and explaining, with its item table computed once."""
 
 from collections.abc import Set
 
@@ -14,10 +12,11 @@ USER_ID = "users.id"
 
 
 class Scorer(nn.Module):
-    """What `model.frozen()` gives. It follows no later change of the model's weights.
+    """What `model.frozen()` gives: the model in evaluation mode and a cached item table.
 
-    A family of features is 'items.NAME', 'interactions.NAME', 'users.NAME', 'users.id', 'times'
-    or 'graph'; `without` leaves some of them out, for explanations.
+    All other weights are the model's own. After training steps make a new one, or an old table
+    meets new weights. A family of features is 'items.NAME', 'interactions.NAME', 'users.NAME',
+    'users.id', 'times' or 'graph'; explanations leave some of them out by `without`.
     """
 
     def __init__(self, model: nn.Module) -> None:

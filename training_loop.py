@@ -61,7 +61,8 @@ def fit(
     resume: bool = False,
     **options: Any,
 ) -> Progress:
-    """Train a model and leave the best weights in it.
+    """Train a model. It ends with the weights that were best on validation, or with the last
+    ones if the data has no validation part.
 
     resume: go on with the state in `state_folder`. options: as in `Run`. Raises `Stopped` after
     Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is not finite.
@@ -206,11 +207,11 @@ class Run:
     def train_step(self, batch: Batch) -> None:
         """Forward, backward and one optimizer step.
 
-        A batch passes in parts whose gradients add up to those of the whole: what a part holds
-        stays in the caches, memory does not grow with the batch, and histories of different
-        length need no common padding. (Parts weigh by their targets; where values are missing
-        here and there, the means of the heads that predict them differ by that much. A batch with
-        views is one part.)
+        A batch passes in parts whose gradients add up to those of the whole. A part fits the
+        caches, memory does not grow with the batch, and histories of different length need no
+        common padding. Each part is weighted by its number of targets. Where values are missing,
+        the means of the heads that predict them are therefore approximate. A batch with views,
+        for contrastive learning, is one part.
         """
         parts = batch.parts(PART_POSITIONS[self.device.type])
         targets = self.model.num_targets(batch)

@@ -50,20 +50,25 @@ def list_quality(
 ) -> dict[str, np.ndarray]:
     """Each measure as a vector over requests.
 
-    novelty: mean of -log2 of the share of users who have the item in training (Vargas & Castells,
-    RecSys 2011); an item that nobody has counts as one that one user has. popularity: mean number
-    of training interactions. popularity lift: that over the same mean of the user's history,
-    minus 1 (Abdollahpouri et al., RecSys 2020). For each tags column besides, diversity: mean
-    over pairs of 1 - Jaccard similarity (Ziegler et al., WWW 2005), and miscalibration: KL
-    divergence of the list's distribution, smoothed with 1 % of the history's, from the history's
-    (Steck, RecSys 2018, eq. 7).
+    - novelty: mean of -log2 of the share of users who have the item in training (Vargas &
+      Castells, RecSys 2011). An item without users counts as one with one user.
+    - popularity: mean number of training interactions.
+    - popularity lift: popularity over the same mean of the user's history, minus 1
+      (Abdollahpouri et al., RecSys 2020).
+
+    For each tags column with `predict: true`:
+
+    - diversity: mean over pairs of 1 - Jaccard similarity (Ziegler et al., WWW 2005).
+    - miscalibration: KL divergence of the list's distribution from the history's; the list's is
+      smoothed with 1 % of the history's (Steck, RecSys 2018, eq. 7).
     """
     counts = data.item_counts().astype(float)
-    trained = max(1, int((data.train_lengths > 0).sum()))
+    users = max(1, int((data.train_lengths > 0).sum()))
+    owners = np.maximum(_user_counts(data), 1)
     history = data.histories(data.split.requests[until])
     own = np.array([counts[items].mean() for items in history])
     popularity = counts[lists].mean(1)
-    novelty = -np.log2(np.maximum(counts[lists], 1) / trained).mean(1)
+    novelty = -np.log2(owners[lists] / users).mean(1)
     found = {
         "novelty (bits)": novelty,
         "popularity": popularity,
@@ -78,6 +83,14 @@ def list_quality(
                 shares, lists, history
             )
     return found
+
+
+def _user_counts(data: Dataset) -> np.ndarray:
+    """(R,) users who have each item in training, however often."""
+    rows = data.training_rows()
+    pairs = np.stack([data.user_of[rows], data.items[rows]])
+    items = np.unique(pairs, axis=1)[1]
+    return np.bincount(items, minlength=len(data.catalogue.items))
 
 
 def _diversity(flags: np.ndarray) -> np.ndarray:

@@ -22,9 +22,9 @@ Slices = dict[str, dict[str, np.ndarray]]
 def request_slices(data: Dataset, until: str) -> Slices:
     """Family -> slice -> (Q,) flags.
 
-    By each category and tags column of users, and of the target, and by length of history,
-    popularity and time. Slices of a family do not overlap, but for tags; a request whose value is
-    unknown is in none.
+    Families: each category and tags column of the user and of the target item with at most
+    MOST_VALUES values; the length of the history; the target's popularity; its time. Only slices
+    of tags overlap. A request whose value is unknown is in no slice of that family.
     """
     requests = data.split.requests[until]
     lengths = requests.ends - data.offsets[requests.users]

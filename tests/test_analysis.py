@@ -104,6 +104,14 @@ def test_list_quality_by_hand(data):
     ) / len(data.catalogue.items.ids)
 
 
+def test_novelty_counts_users_not_interactions(data):
+    """An item that each user has many times is no novelty to anybody."""
+    same = data.replace(items=np.full_like(data.items, ITEM_ROWS))
+    lists = np.full((data.num_users, 2), ITEM_ROWS)
+    quality = list_quality(lists, same, "test")
+    assert quality["novelty (bits)"].tolist() == [0.0] * data.num_users
+
+
 def test_gini_of_exposure_at_its_ends(data):
     films = np.arange(ITEM_ROWS, len(data.catalogue.items))
     assert coverage(films[:, None], data)["Gini of exposure"] == pytest.approx(
