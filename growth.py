@@ -44,23 +44,19 @@ def _enhanced(
     model.item_columns.take_over(older.item_columns, place, larger.items)
     if model.graph is not None:
         model.graph.take_over(older.graph, place)
-    columns = model.item_columns()
-    if columns:
-        vectors = sum(columns)  # (V + n, D)
-        counts = older.counts[ITEM_ROWS:]
-        weights = nearest_items(vectors[new], vectors[place], counts)
-    else:
-        weights = alike(larger.items, new, place)
-    state = {
-        name: value
-        for name, value in older.state_dict().items()
-        if not name.startswith(("item_columns.", "graph."))
-    }
-    for name in {"next_bias", "masked_bias"} & set(state):
-        state[name] = grown_rows(state[name], place, new, weights)
+    weights = _similar_items(model, older, place, new)
+    # What does not depend on the catalogue stays; rows of items and users are added.
+    state = model.state_dict()
+    for name, value in older.state_dict().items():
+        if not name.startswith(("item_columns.", "graph.")):
+            state[name] = value
     state["counts"] = model.counts
     state["counts"][ITEM_ROWS + place] = older.counts[ITEM_ROWS:]
+    for name in ("next_bias", "masked_bias"):
+        if name in state:
+            state[name] = grown_rows(state[name], place, new, weights)
     if older.start_bias is not None:
+        # Odds belong to the sum of both biases.
         both = older.next_bias[:, None] + older.start_bias  # (R, 2)
         grown = grown_rows(both, place, new, weights)
         state["start_bias"] = grown - state["next_bias"][:, None]
@@ -69,10 +65,26 @@ def _enhanced(
         state["item_ids.weight"] = _grown_vectors(vectors, place, new, weights)
     if "user_tokens.ids.weight" in state:
         rows = older.catalogue.users.index(larger.users.ids)
+        rows = np.append(UNKNOWN, rows)
         vectors = state["user_tokens.ids.weight"]
-        state["user_tokens.ids.weight"] = vectors[np.append(UNKNOWN, rows)]
-    model.load_state_dict({**model.state_dict(), **state})
+        state["user_tokens.ids.weight"] = vectors[rows]
+    model.load_state_dict(state)
     return model
+
+
+def _similar_items(
+    model: EnhancedBERT4Rec,
+    older: EnhancedBERT4Rec,
+    place: Tensor,
+    new: Tensor,
+) -> Tensor:
+    """Weights (n, V) of known items for new ones, by the encoders of columns if there are any."""
+    columns = model.item_columns()
+    if not columns:
+        return alike(model.catalogue.items, new, place)
+    vectors = sum(columns)  # (V + n, D)
+    counts = older.counts[ITEM_ROWS:]
+    return nearest_items(vectors[new], vectors[place], counts)
 
 
 def _vanilla(
