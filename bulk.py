@@ -7,14 +7,11 @@ import numpy as np
 import torch
 
 from answers import Id
-from batches import history_of
 from engine import RecommendationEngine
-from evaluation.protocols import hide_seen, length_groups
+from evaluation.lists import top_lists
 from splits import Requests
 from support.devices import uses_bf16
 from support.errors import UserError
-
-CPU = torch.device("cpu")
 
 
 def recommend_all(
@@ -40,57 +37,30 @@ def recommend_all(
     requests = _requests(engine, user_ids, until)
     if not len(requests):
         raise UserError("--users: nobody to recommend for")
-    catalogue = engine.catalogue
-    bf16 = until == "end" and uses_bf16(precision, CPU)
-    lengths = requests.ends - engine.data.offsets[requests.users]
-    users, items, scores = [], [], []
-    for chosen in length_groups(
-        lengths, len(catalogue.items), engine.seq_length, CPU
-    ):
-        best = _best(engine, requests, chosen, until, k, filter_seen, bf16)
-        users.append(requests.users[chosen])
-        items.append(best.indices.numpy())
-        scores.append(best.values.numpy())
-    order = np.argsort(np.concatenate(users), kind="stable")
-    ids = np.concatenate(users)[order]
-    rows, values = np.concatenate(items)[order], np.concatenate(scores)[order]
+    data, whole = engine.data, until == "end"
+    bf16 = whole and uses_bf16(precision, torch.device("cpu"))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        rows, values = top_lists(
+            engine.scorer,
+            data,
+            requests,
+            engine.seq_length,
+            engine.hides_seen(filter_seen),
+            k,
+            engine.timed if whole else lambda history: history,
+        )
     width = rows.shape[1]
     # Where fewer items are left the rest is -inf.
     there = np.isfinite(values).ravel()
     table = {
-        "user_id": np.repeat(catalogue.users.id_array(ids), width)[there],
-        "item_id": catalogue.items.id_array(rows.ravel()[there]),
-        "rank": np.tile(np.arange(1, width + 1), len(ids))[there],
+        "user_id": np.repeat(
+            data.catalogue.users.id_array(requests.users), width
+        )[there],
+        "item_id": data.catalogue.items.id_array(rows.ravel()[there]),
+        "rank": np.tile(np.arange(1, width + 1), len(rows))[there],
         "score": values.ravel()[there],
     }
     return pd.DataFrame(table)
-
-
-@torch.no_grad()
-def _best(
-    engine: RecommendationEngine,
-    requests: Requests,
-    chosen: np.ndarray,
-    until: str,
-    k: int,
-    filter_seen: bool | None,
-    bf16: bool,
-) -> torch.return_types.topk:
-    """Scores and items, (B, k) each, of some requests."""
-    data, users, ends = (
-        engine.data,
-        requests.users[chosen],
-        requests.ends[chosen],
-    )
-    histories = []
-    for user, end in zip(users, ends, strict=True):
-        history = history_of(data, user, end)
-        histories.append(engine.timed(history) if until == "end" else history)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        scores = engine.scorer.score(engine.batch(histories))  # (B, R)
-    if engine.hides_seen(filter_seen):
-        hide_seen(scores, data, users, ends)
-    return scores.topk(min(k, len(engine.catalogue.items.ids)))
 
 
 def _requests(
@@ -119,7 +89,4 @@ def _requests(
             f"{flag}: user {engine.catalogue.users.id(absent[0])} is not asked for in this split "
             f"({data.split.protocol}); use --history_until end"
         )
-    chosen = np.isin(requests.users, wanted)
-    return Requests(
-        requests.users[chosen], requests.ends[chosen], requests.count
-    )
+    return requests.part(np.isin(requests.users, wanted))

@@ -10,7 +10,7 @@ from presets import PRESETS, preset_settings
 from settings import FIELDS, SECTIONS, Settings, idle, model_only, unknown_name
 from support.arguments import ArgumentParser
 from support.errors import UserError
-from support.yaml_file import read_yaml, refuse
+from support.yaml_file import Lines, read_yaml, refuse_at
 
 
 def settings_parser(
@@ -121,9 +121,16 @@ def say_idle_flags(argv: list[str], settings: Settings) -> None:
 def _file_values(path: Path) -> dict[str, Any]:
     """The settings in a YAML file."""
     content, lines = read_yaml(path)
-    for key, value in content.items():
-        if key not in FIELDS:
-            refuse(path, lines[(key,)], unknown_name("key", key))
-        if isinstance(value, list | dict | None):
-            refuse(path, lines[(key,)], f"{key}: expected one value")
+    check_names(content, path, lines)
     return content
+
+
+def check_names(
+    values: dict[str, Any], path: Path, lines: Lines, *place: str
+) -> None:
+    """Raise `UserError` unless what stands at a place of a file is settings, one value each."""
+    for name, value in values.items():
+        if name not in FIELDS:
+            refuse_at(path, lines, (*place, name), unknown_name("key", name))
+        if isinstance(value, list | dict | None):
+            refuse_at(path, lines, (*place, name), "expected one value")

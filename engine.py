@@ -52,7 +52,7 @@ class RecommendationEngine:
         data_dir: str | None = None,
         mapped: bool = False,
     ) -> None:
-        self.model_path, self.data_dir = Path(model_path), data_dir
+        self.model_path = Path(model_path)
         self.checkpoint = load_model(self.model_path, mapped, data_dir)
         self.settings, self.info = (
             self.checkpoint.settings,
@@ -67,9 +67,7 @@ class RecommendationEngine:
     def data(self) -> Dataset:
         """The data set of the checkpoint, read when first needed: its items and users, perhaps
         with newer interactions."""
-        data = data_of(
-            self.checkpoint, self.model_path, self.data_dir, same_split=False
-        )
+        data = data_of(self.checkpoint, self.model_path, same_split=False)
         self.catalogue = dataclasses.replace(
             self.catalogue, users=data.catalogue.users
         )

@@ -3,27 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from baselines.popularity import Popularity
 from dataset import Dataset
-from evaluation.metrics import per_request
-from evaluation.protocols import (
-    both_filters,
-    draw_candidates,
-    protocol_line,
-    target_ranks,
-)
+from evaluation.protocols import protocol_line, ranks_of
 from evaluation.report import print_ranking, summarise, write_request_results
 from evaluation.side_tasks import (
-    expected,
+    PREFERENCES,
+    VALUES,
     head_outputs,
     preference_quality,
     value_quality,
 )
-from scorer import Scorer
 from settings import Settings
 from support.checkpoint import write_json
 from support.memory import peak_memory_mb
@@ -44,62 +36,27 @@ def measure(
     scorer = model.frozen()
     device = next(model.parameters()).device
     length, name = settings.model.seq_length, settings.model.model
-    told = settings.model.query_time
+    query_time = settings.model.query_time
     rankers = {"popularity": Popularity(data), name: scorer}
+    ranks = ranks_of(rankers, data, "test", length, settings.eval, device)
     users = data.split.requests["test"].users
-    ranking, columns = {}, {}
-    for suffix, evaluation in both_filters(settings.eval, data).items():
-        for label, ranker in rankers.items():
-            rank = target_ranks(
-                ranker, data, "test", length, evaluation, device
-            )
-            ranking[label + suffix] = summarise(rank, users)
-            if not suffix:
-                columns["rank" if label == name else "popularity_rank"] = rank
-    columns |= per_request(columns["rank"])
-    values, preferences, guesses = _heads(scorer, data, length, device)
-    columns |= guesses
-    candidates = draw_candidates(data, "test", settings.eval)
-    if candidates is not None:
-        columns["candidate"] = data.catalogue.items.id_array(candidates)
+    qualities = {VALUES: value_quality, PREFERENCES: preference_quality}
+    figures = {kind: {} for kind in qualities}
+    outputs = head_outputs(scorer, data, "test", length, device)
+    for (kind, column), found in outputs.items():
+        figures[kind][column] = qualities[kind](column, found, data, "test")
     results = {
-        "protocol": protocol_line(data, "test", settings.eval, told),
+        "protocol": protocol_line(data, "test", settings.eval, query_time),
         "seed": settings.train.seed,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),
-        "ranking": ranking,
-        "values": values,
-        "preferences": preferences,
+        "ranking": {
+            label: summarise(rank, users) for label, rank in ranks.items()
+        },
+        **figures,
         "parameters": sum(
             parameter.numel() for parameter in model.parameters()
         ),
-        **_spent(progress),
-    }
-    write_request_results(folder / "test_users.parquet", data, "test", columns)
-    # Last: where it stands, all is done.
-    write_json(folder / "results.json", results)
-    return results
-
-
-def _heads(
-    scorer: Scorer, data: Dataset, length: int, device: torch.device
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
-    """(figures of the value heads, of the preference heads, expected numbers of each request)."""
-    stated, shares = head_outputs(scorer, data, "test", length, device)
-    values, preferences, guesses = {}, {}, {}
-    for column, probabilities in stated.items():
-        entry = data.catalogue.interaction_fields[column]
-        values[column] = value_quality(entry, probabilities, data, "test")
-        guess = expected(entry, probabilities)
-        if guess is not None:
-            guesses[f"predicted_{column}"] = guess
-    for column, found in shares.items():
-        preferences[column] = preference_quality(column, found, data, "test")
-    return values, preferences, guesses
-
-
-def _spent(progress: Progress) -> dict[str, Any]:
-    return {
         "best": progress.best,
         "training_seconds": round(progress.seconds, 1),
         "processor_seconds": round(progress.processor_seconds, 1),
@@ -107,6 +64,12 @@ def _spent(progress: Progress) -> dict[str, Any]:
         "steps": progress.step,
         "peak_memory_mb": peak_memory_mb(),
     }
+    write_request_results(
+        folder / "test_users.parquet", data, "test", ranks[name]
+    )
+    # Last: where it stands, all is done.
+    write_json(folder / "results.json", results)
+    return results
 
 
 def report(results: dict[str, Any], progress: Progress) -> None:

@@ -131,7 +131,9 @@ def load_model(
             f"model, not a model for recommendation; give checkpoints/best"
         )
     settings = stored_settings(folder, info)
-    catalogue = _stored_catalogue(folder, info, settings.data, data_dir)
+    if data_dir:
+        settings = settings.replace(data_dir=data_dir)
+    catalogue = _stored_catalogue(folder, info, settings.data)
     try:
         model = build_model(catalogue, settings.model)
     except (KeyError, TypeError, ValueError) as error:
@@ -155,10 +157,7 @@ def stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
 
 
 def _stored_catalogue(
-    folder: Path,
-    info: dict[str, Any],
-    settings: DataSettings,
-    data_dir: str | None,
+    folder: Path, info: dict[str, Any], settings: DataSettings
 ) -> Catalogue:
     """The catalogue that a model was trained on; of its users nothing but the ids is known."""
     nameless = np.empty(0, dtype=object)
@@ -178,29 +177,20 @@ def _stored_catalogue(
     catalogue = Catalogue(schema, items, users, fields["interactions"])
     if "items" in info:
         return catalogue
-    files = dataclasses.replace(
-        settings, data_dir=data_dir or settings.data_dir
-    )
-    items = _rows_of(items, load(files, catalogue).catalogue.items, folder)
+    items = _rows_of(items, load(settings, catalogue).catalogue.items, folder)
     return dataclasses.replace(catalogue, items=items)
 
 
 def data_of(
-    checkpoint: Checkpoint,
-    folder: Path | str,
-    data_dir: str | None = None,
-    same_split: bool = True,
+    checkpoint: Checkpoint, folder: Path | str, same_split: bool = True
 ) -> Dataset:
     """The data that a model was trained on, read again, its columns coded as then.
 
     Raises `UserError` if the files hold other items or users, or (same_split) other interactions,
     so that what was held out then may not be what is held out now.
     """
-    settings, info = checkpoint.settings.data, checkpoint.info
-    data = load(
-        dataclasses.replace(settings, data_dir=data_dir or settings.data_dir),
-        checkpoint.catalogue,
-    )
+    info = checkpoint.info
+    data = load(checkpoint.settings.data, checkpoint.catalogue)
     ours = data.catalogue
     differs = ""
     if same_split and data.split_hash != info["split_hash"]:
@@ -215,6 +205,15 @@ def data_of(
             f"or train again"
         )
     return data
+
+
+def load_with_data(
+    folder: Path, data_dir: str | None = None
+) -> tuple[nn.Module, Settings, Dataset]:
+    """(model, settings, data) of a checkpoint folder: see `load_model` and `data_of`."""
+    checkpoint = load_model(folder, data_dir=data_dir)
+    data = data_of(checkpoint, folder)
+    return checkpoint.model, checkpoint.settings, data
 
 
 def _rows_of(bare: Table, found: Table, folder: Path) -> Table:

@@ -25,12 +25,11 @@ from pydantic import (
     Strict,
     StringConstraints,
     TypeAdapter,
-    ValidationError,
 )
 from pydantic.dataclasses import dataclass
 
 from support.errors import UserError
-from support.yaml_file import Lines, read_yaml, refuse
+from support.yaml_file import Lines, read_yaml, refuse_at, validated
 
 Kind = Literal["category", "tags", "number", "text", "vector"]
 TABLES = ("interactions", "items", "users")
@@ -196,35 +195,11 @@ def schema_of(content: Mapping[str, Any], path: Path, lines: Lines) -> Schema:
 
     path, lines: where it was read, for `UserError`.
     """
-    try:
-        schema = TypeAdapter(Schema).validate_python(content)
-    except ValidationError as error:
-        # A wrong name before what is missing for it.
-        unknown = "unexpected_keyword_argument"
-        faults = sorted(
-            error.errors(), key=lambda fault: fault["type"] != unknown
-        )
-        fault, message = faults[0], faults[0]["msg"]
-        if fault["type"] == "string_pattern_mismatch":
-            message = "a name has letters, digits and _ alone; the field's own goes to source"
-        if fault["type"] == unknown:
-            message = (
-                "unknown key; datasets/README.md says what may stand there"
-            )
-        _refuse(path, lines, tuple(map(str, fault["loc"])), message)
+    keys = "datasets/README.md says what may stand there"
+    schema = validated(Schema, content, path, lines, keys)
     for place, message in _faults(schema):
-        _refuse(path, lines, place, message)
+        refuse_at(path, lines, place, message)
     return schema
-
-
-def _refuse(
-    path: Path, lines: Lines, place: tuple[str, ...], message: str
-) -> None:
-    """Name the line of a place, or of the nearest one around it that has a line."""
-    around = place
-    while around and around not in lines:
-        around = around[:-1]
-    refuse(path, lines.get(around, 1), f"{'.'.join(place)}: {message}")
 
 
 def _faults(schema: Schema) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -359,6 +359,11 @@ class Settings:
             flat |= vars(getattr(self, name))
         return flat
 
+    def recorded(self) -> dict[str, Any]:
+        """The settings that a result depends on."""
+        values = self.to_dict().items()
+        return {key: value for key, value in values if key not in BOOKKEEPING}
+
 
 SECTIONS = {
     entry.name: entry.default_factory for entry in dataclasses.fields(Settings)

@@ -47,6 +47,10 @@ class Requests:
         """(Q, T) positions of the targets."""
         return self.ends[:, None] + np.arange(self.count)
 
+    def part(self, chosen: np.ndarray) -> "Requests":
+        """Some of the requests, by index or by flag."""
+        return Requests(self.users[chosen], self.ends[chosen], self.count)
+
 
 @dataclass(frozen=True)
 class Split:

@@ -33,13 +33,10 @@ from training_state import Progress
 SHOWN_USERS = 5  # for whom W&B shows recommendations, about
 
 
-def train(
-    settings: Settings, resume: bool = False, identity: str = ""
-) -> dict[str, Any] | None:
+def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     """Train, test, report; returns the results (None on processes other than the main one).
 
-    identity: by which W&B knows the run; '' for a new one, or with `resume` that of the stopped
-    run. Leaves `<checkpoint_dir>/best` with the model, results.json and a row of results per
+    Leaves `<checkpoint_dir>/best` with the model, results.json and a row of results per
     request. Raises `Stopped` or `UserError`.
     """
     main_process = int(os.environ.get("RANK", "0")) == 0
@@ -52,7 +49,7 @@ def train(
     if main_process:
         # Found out now, if it cannot be written.
         folder.mkdir(parents=True, exist_ok=True)
-        identity = identity or run_identity(folder / "run_id", resume)
+        identity = run_identity(folder / "run_id", resume)
         tracker = _tracker(settings, data, identity)
         _announce(settings, data, model)
     best = folder / "best"

@@ -10,7 +10,9 @@ the report.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +20,16 @@ import torch
 from baselines.popularity import Popularity
 from dataset import Dataset
 from evaluation.lists import coverage, list_quality, top_lists
-from evaluation.protocols import both_filters, protocol_line, target_ranks
+from evaluation.protocols import filters_seen, protocol_line, ranks_of
 from evaluation.report import cell, summarise
-from evaluation.side_tasks import head_outputs
+from evaluation.side_tasks import VALUES, head_outputs
 from evaluation.slices import slice_table
-from model_io import data_of, load_model
+from model_io import load_with_data
 from scorer import Scorer
 from settings import Settings
-from support.arguments import ArgumentParser
+from support.arguments import model_parser
 from support.errors import run_command
-from support.tables import print_table, table_text
+from support.tables import show_tables
 
 BINS = 10  # of stated probabilities
 Table = tuple[str, list[str], list[list[str]]]
@@ -39,40 +41,50 @@ def analyse(
     """(title, header, rows) of every table; each beside popularity where that says something."""
     length, name = settings.model.seq_length, settings.model.model
     rankers = {"popularity": Popularity(data), name: scorer}
-    users = data.split.requests[until].users
-    tables: list[Table] = []
-    for suffix, evaluation in both_filters(settings.eval, data).items():
-        summaries = []
-        for label, ranker in rankers.items():
-            rank = target_ranks(ranker, data, until, length, evaluation)
-            summaries.append(summarise(rank, users))
-            if label == name and not suffix:
-                own = rank
-        rows = []
-        for metric in summaries[0]:
-            rows.append(
-                [metric, *(cell(summary[metric]) for summary in summaries)]
-            )
-        tables.append((f"Ranking{suffix}", ["metric", *rankers], rows))
-    tables.append(_lists(rankers, data, settings, until))
-    rows = [
-        [f"{family}: {part}", f"{number:,}", cell(found)]
-        for family, part, number, found in slice_table(own, data, until)
+    requests = data.split.requests[until]
+    ranks = ranks_of(rankers, data, until, length, settings.eval)
+    ranking, lists = {}, {}
+    for label, rank in ranks.items():
+        ranking[label] = summarise(rank, requests.users)
+    for label, ranker in rankers.items():
+        hides = filters_seen(settings.eval, data)
+        chosen, _ = top_lists(ranker, data, requests, length, hides)
+        lists[label] = coverage(chosen, data)
+        for measure, values in list_quality(chosen, data, until).items():
+            lists[label][measure] = float(np.nanmean(values))
+    slices = [
+        [f"{family}: {part}", f"{number:,}", cell(figure)]
+        for family, part, number, figure in slice_table(
+            ranks[name], data, until
+        )
     ]
-    tables.append(
-        (
-            "NDCG@10 by slice, 95 % intervals over users",
-            ["slice", "users", name],
-            rows,
-        )
-    )
-    stated, _ = head_outputs(scorer, data, until, length, torch.device("cpu"))
-    for column, shares in stated.items():
-        codes = data.columns[column][data.split.requests[until].ends]
-        tables.append(
-            _reliability(column, shares[codes > 0], codes[codes > 0])
-        )
+    title = "NDCG@10 by slice, 95 % intervals over users"
+    nouns = data.catalogue.schema.nouns
+    tables = [
+        ("Ranking", *_by_measure(ranking, cell)),
+        (f"Lists of ten {nouns}", *_by_measure(lists, "{:.3f}".format)),
+        (title, ["slice", "users", name], slices),
+    ]
+    cpu = torch.device("cpu")
+    outputs = head_outputs(scorer, data, until, length, cpu)
+    for (kind, column), shares in outputs.items():
+        if kind != VALUES:
+            continue
+        codes = data.columns[column][requests.ends]
+        known = codes > 0
+        tables.append(_reliability(column, shares[known], codes[known]))
     return tables
+
+
+def _by_measure(
+    columns: dict[str, dict[str, Any]], shown: Callable[[Any], str]
+) -> tuple[list[str], list[list[str]]]:
+    """(header, rows): a measure a row, a ranker a column."""
+    rows = []
+    for measure in next(iter(columns.values())):
+        values = [shown(column[measure]) for column in columns.values()]
+        rows.append([measure, *values])
+    return ["measure", *columns], rows
 
 
 def _reliability(column: str, shares: np.ndarray, codes: np.ndarray) -> Table:
@@ -97,72 +109,23 @@ def _reliability(column: str, shares: np.ndarray, codes: np.ndarray) -> Table:
     return title, ["stated probability", "observed share", "statements"], rows
 
 
-def _lists(
-    rankers: dict, data: Dataset, settings: Settings, until: str
-) -> Table:
-    columns = {}
-    for name, ranker in rankers.items():
-        chosen = top_lists(
-            ranker, data, until, settings.model.seq_length, settings.eval
-        )
-        means = {
-            measure: float(np.nanmean(values))
-            for measure, values in list_quality(chosen, data, until).items()
-        }
-        columns[name] = coverage(chosen, data) | means
-    measures = next(iter(columns.values()))
-    rows = [
-        [measure, *(f"{values[measure]:.3f}" for values in columns.values())]
-        for measure in measures
-    ]
-    return (
-        f"Lists of ten {data.catalogue.schema.nouns}",
-        ["measure", *rankers],
-        rows,
-    )
-
-
 def main(argv: list[str]) -> None:
     """See the module's head."""
-    parser = ArgumentParser(__doc__)
+    parser = model_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--model_path",
-        default="checkpoints/best",
-        help="folder of a trained model (default: %(default)s)",
-    )
-    add(
-        "--data_dir",
-        help="folder with the data set's files (default: as in training)",
-    )
-    add(
-        "--until",
-        choices=("validation", "test"),
-        default="test",
-        help="(default: %(default)s)",
-    )
+    add("--until", choices=("validation", "test"), default="test")
     add("--output", type=Path, help="folder for the tables as analysis.md")
     flags = parser.parse_args(argv)
-    checkpoint = load_model(Path(flags.model_path), data_dir=flags.data_dir)
-    data, settings = (
-        data_of(checkpoint, flags.model_path, flags.data_dir),
-        checkpoint.settings,
-    )
-    line = protocol_line(
-        data, flags.until, settings.eval, settings.model.query_time
-    )
-    tables = analyse(checkpoint.model.frozen(), data, settings, flags.until)
-    for title, header, rows in tables:
-        print_table(title, line, header, rows)
-    if not flags.output:
-        return
-    parts = [f"# {line}\n"]
-    for title, header, rows in tables:
-        parts.append(f"## {title}\n\n{table_text(header, rows)}")
-    flags.output.mkdir(parents=True, exist_ok=True)
-    (flags.output / "analysis.md").write_text(
-        "\n".join(parts), encoding="utf-8"
-    )
+    model, settings, data = load_with_data(flags.model_path, flags.data_dir)
+    query_time = settings.model.query_time
+    line = protocol_line(data, flags.until, settings.eval, query_time)
+    tables = [
+        (title, line, header, rows)
+        for title, header, rows in analyse(
+            model.frozen(), data, settings, flags.until
+        )
+    ]
+    show_tables(tables, flags.output and flags.output / "analysis.md")
 
 
 if __name__ == "__main__":

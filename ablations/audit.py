@@ -10,7 +10,6 @@ score again; not one score may change, nor one training batch.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,10 +19,10 @@ from command_line import parse_command_line
 from data_processor import load
 from dataset import ITEM_ROWS, Dataset
 from evaluation.protocols import Ranker, protocol_line, request_batches
-from model_io import data_of, load_model
+from model_io import load_with_data
 from settings import Settings
-from support.arguments import ArgumentParser
-from support.errors import UserError, run_command
+from support.arguments import model_parser
+from support.errors import require, run_command
 from support.tables import print_table
 from training_batches import TrainingBatches
 
@@ -79,17 +78,15 @@ def swap_test(
     first[requests.users] = requests.ends  # of several requests the last
     rows = np.flatnonzero(np.arange(len(data.items)) >= first[data.user_of])
     other = swapped(data, rows, times=settings.model.query_time == "unknown")
-    largest, device = 0.0, torch.device("cpu")
     batches = [
-        request_batches(part, until, settings.model.seq_length, device)
+        request_batches(part, requests, settings.model.seq_length)
         for part in (data, other)
     ]
-    for (_, before), (_, after) in zip(*batches, strict=True):
-        ours, theirs = (
-            ranker.score(batch)[:, ITEM_ROWS:] for batch in (before, after)
-        )
-        largest = max(largest, float((ours - theirs).abs().max()))
-    return largest
+    changes = []
+    for (*_, before), (*_, after) in zip(*batches, strict=True):
+        change = ranker.score(before) - ranker.score(after)
+        changes.append(float(change[:, ITEM_ROWS:].abs().max()))
+    return max(changes)
 
 
 def training_test(model: nn.Module, data: Dataset, settings: Settings) -> int:
@@ -107,63 +104,47 @@ def training_test(model: nn.Module, data: Dataset, settings: Settings) -> int:
     changed = 0
     for before, after in zip(*epochs, strict=True):
         others = after.tensors()
-        same = [
+        changed += not all(
             torch.equal(value.nan_to_num(), others[name].nan_to_num())
             for name, value in before.tensors().items()
-        ]
-        changed += not all(same)
+        )
     return changed
-
-
-def audit_split(data: Dataset, settings: Settings, until: str) -> None:
-    """Print shares of suspicious requests."""
-    rows = []
-    for sign, values in suspicious(data, until).items():
-        rows.append([sign, f"{values.mean():.2%}"])
-    line = protocol_line(data, until, settings.eval)
-    print_table(f"Requests of {until}", line, ["", "mean over requests"], rows)
 
 
 def main(argv: list[str]) -> int:
     """Exit code 1 if a model or a split leaks."""
-    parser = ArgumentParser(__doc__)
-    parser.add_argument(
-        "--model_path",
-        help="folder of a trained model; without it the split alone is audited",
-    )
-    parser.add_argument(
-        "--until",
-        choices=("validation", "test"),
-        default="test",
-        help="(default: %(default)s)",
-    )
+    parser = model_parser(__doc__, default=None)
     flags, rest = parser.parse_known_args(argv)
-    if not flags.model_path:
-        settings, _ = parse_command_line(rest, __doc__)
-        audit_split(load(settings.data), settings, flags.until)
-        return 0
-    if rest:
-        raise UserError(
-            f"unknown flag {rest[0]!r}: with --model_path the data are those of the model"
+    model = None
+    if flags.model_path:
+        require(
+            not rest,
+            f"unknown flag {rest[:1]}: with --model_path the data are those of the model",
         )
-    checkpoint = load_model(Path(flags.model_path))
-    settings, scorer = checkpoint.settings, checkpoint.model.frozen()
-    data = data_of(checkpoint, flags.model_path)
-    audit_split(data, settings, flags.until)
-    changes = {
-        until: swap_test(scorer, data, settings, until)
-        for until in ("validation", "test")
-    }
-    batches = training_test(checkpoint.model, data, settings)
-    told = ", ".join(
-        f"{value:g} ({until})" for until, value in changes.items()
-    )
-    print(
-        f"Targets swapped for other items, columns and times: largest change of a score "
-        f"{told}; training batches "
-        f"changed: {batches}"
-    )
-    return int(max(changes.values()) > 0 or batches > 0)
+        model, settings, data = load_with_data(
+            flags.model_path, flags.data_dir
+        )
+    else:
+        data_dir = ["--data_dir", flags.data_dir] if flags.data_dir else []
+        settings, _ = parse_command_line([*rest, *data_dir], __doc__)
+        data = load(settings.data)
+    changes: dict[str, float] = {}
+    for until in ("validation", "test"):
+        rows = [
+            [sign, f"{values.mean():.2%}"]
+            for sign, values in suspicious(data, until).items()
+        ]
+        line = protocol_line(data, until, settings.eval)
+        header = ["", "mean over requests"]
+        print_table(f"Requests of {until}", line, header, rows)
+        if model:
+            change = swap_test(model.frozen(), data, settings, until)
+            changes[f"largest change of a score ({until})"] = change
+    if model:
+        changed = training_test(model, data, settings)
+        changes["training batches changed"] = changed
+        print("Targets swapped for other items, columns and times:", changes)
+    return int(any(changes.values()))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,10 +27,12 @@ import torch
 from ablations.comparison import (
     MEANING,
     METRIC,
+    Values,
     check_full_ranking,
+    collect,
     marked_cell,
-    recorded,
     summary,
+    training_parser,
     write_results,
 )
 from ablations.once import trained
@@ -44,8 +47,8 @@ from evaluation.protocols import Ranker
 from growth import for_catalogue
 from readers import read
 from settings import Settings
-from support.arguments import ArgumentParser, seeds
-from support.errors import UserError, run_command
+from support.arguments import ArgumentParser
+from support.errors import require, run_command
 
 ITEMS, USERS = 0.05, 0.2  # shares that are taken out
 DRAWS = int(1 / USERS)  # as many share no user and no item
@@ -61,13 +64,12 @@ BASELINES: dict[str, Callable[[Dataset], Ranker]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class ColdRequests:
-    """What users are asked. Q requests; rows are those of the whole catalogue."""
+class Asked(NamedTuple):
+    """What one user is asked; rows are those of the whole catalogue."""
 
-    histories: list[History]
-    targets: np.ndarray  # (Q,) rows of items
-    candidates: list[np.ndarray]  # of each request, the target among them
+    history: History
+    target: int  # row of an item
+    candidates: np.ndarray  # rows of items, the target among them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ class World:
     whole: Dataset
     known: Dataset  # without the new items and users
     new_items: np.ndarray  # rows of items
-    requests: dict[str, ColdRequests]
+    requests: dict[str, list[Asked]]
 
 
 def world(settings: Settings, number: int) -> World:
@@ -100,18 +102,16 @@ def world(settings: Settings, number: int) -> World:
             asked = new_user_requests(whole, user_rows, old, count, end)
             requests[f"{count} {end}"] = asked
     asked = new_item_requests(whole, known, new)
-    everything = [
-        np.concatenate([np.setdiff1d(old, history.items), candidates])
-        for history, candidates in zip(
-            asked.histories, asked.candidates, strict=True
-        )
-    ]
     requests["among new items"] = asked
-    requests["among all items"] = dataclasses.replace(
-        asked, candidates=everything
+    everything = []
+    for one in asked:
+        others = np.setdiff1d(old, one.history.items)
+        candidates = np.concatenate([others, one.candidates])
+        everything.append(one._replace(candidates=candidates))
+    requests["among all items"] = everything
+    require(
+        all(requests.values()), "nobody is left to ask; use a larger data set"
     )
-    if not all(len(part.targets) for part in requests.values()):
-        raise UserError("nobody is left to ask; use a larger data set")
     return World(whole, known, new, requests)
 
 
@@ -122,73 +122,64 @@ def _part(ids: np.ndarray, share: float, number: int) -> np.ndarray:
 
 def new_user_requests(
     whole: Dataset, users: np.ndarray, items: np.ndarray, count: int, end: str
-) -> ColdRequests:
+) -> list[Asked]:
     """New users who are asked, among these items, for the one after their first `count`
     interactions with them, or after the `count` before their last one."""
-    histories, targets, candidates = [], [], []
+    requests = []
     for user in users:
-        rows = np.arange(whole.offsets[user], whole.offsets[user + 1])
-        rows = rows[np.isin(whole.items[rows], items)]
+        history = history_of(whole, user)
+        rows = np.flatnonzero(np.isin(history.items, items))
         if len(rows) <= max(KNOWN):
             continue
         chosen = rows[: count + 1] if end == "first" else rows[-count - 1 :]
-        history = _history_at(whole, user, chosen[:-1])
-        unknown = dataclasses.replace(
-            history, user=UNKNOWN, whole=end == "first"
+        known = dataclasses.replace(
+            history.select(chosen[:-1]), user=UNKNOWN, whole=end == "first"
         )
-        histories.append(unknown)
-        targets.append(whole.items[chosen[-1]])
-        candidates.append(np.setdiff1d(items, history.items))
-    return ColdRequests(histories, np.array(targets), candidates)
+        candidates = np.setdiff1d(items, known.items)
+        target = history.items[chosen[-1]]
+        requests.append(Asked(known, target, candidates))
+    return requests
 
 
 def new_item_requests(
     whole: Dataset, known: Dataset, new: np.ndarray
-) -> ColdRequests:
+) -> list[Asked]:
     """Requests for the items `new` (rows of the whole catalogue) by the known users."""
-    is_new = np.zeros(len(whole.catalogue.items), dtype=bool)
-    is_new[new] = True
-    own_rows = known.catalogue.users.index(whole.catalogue.users.ids)
-    histories, targets, candidates = [], [], []
-    for user, own in zip(whole.catalogue.users.rows, own_rows, strict=True):
-        rows = np.arange(whole.offsets[user], whole.offsets[user + 1])
-        asked = rows[is_new[whole.items[rows]]]
-        if own == UNKNOWN or not len(asked):
+    known_rows = known.catalogue.users.index(whole.catalogue.users.ids)
+    requests = []
+    for user, row in zip(whole.catalogue.users.rows, known_rows, strict=True):
+        history = history_of(whole, user)
+        is_new = np.isin(history.items, new)
+        if row == UNKNOWN or not is_new.any():
             continue
-        past = rows[(rows < asked[-1]) & ~is_new[whole.items[rows]]]
+        last = np.flatnonzero(is_new)[-1]
+        past = np.flatnonzero(~is_new[:last])
         if not len(past):
             continue
-        token = own if known.train_lengths[own] else UNKNOWN
-        histories.append(
-            dataclasses.replace(_history_at(whole, user, past), user=token)
-        )
-        targets.append(whole.items[asked[-1]])
-        candidates.append(np.setdiff1d(new, whole.items[asked[:-1]]))
-    return ColdRequests(histories, np.array(targets), candidates)
-
-
-def _history_at(data: Dataset, user: int, rows: np.ndarray) -> History:
-    """Some interactions of a user, at an unknown time."""
-    return history_of(data, user).select(rows - data.offsets[user])
+        token = row if known.train_lengths[row] else UNKNOWN
+        past = dataclasses.replace(history.select(past), user=token)
+        candidates = np.setdiff1d(new, history.items[:last])
+        requests.append(Asked(past, history.items[last], candidates))
+    return requests
 
 
 @torch.no_grad()
 def cold_ranks(
     ranker: Ranker,
-    requests: ColdRequests,
+    requests: list[Asked],
     catalogue: Catalogue,
     seq_length: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(Q,) rank of each target among its candidates, ties for it and ties against it."""
     best, worst = [], []
-    for start in range(0, len(requests.targets), BATCH):
-        part = slice(start, start + BATCH)
-        batch = history_batch(requests.histories[part], catalogue, seq_length)
-        scores = ranker.score(batch)
+    for start in range(0, len(requests), BATCH):
+        part = requests[start : start + BATCH]
+        histories = [asked.history for asked in part]
+        scores = ranker.score(history_batch(histories, catalogue, seq_length))
         among = torch.full_like(scores, -torch.inf)
-        for row, candidates in enumerate(requests.candidates[part]):
-            among[row, candidates] = scores[row, candidates]
-        targets = torch.from_numpy(requests.targets[part])[:, None]  # (B, 1)
+        for row, asked in enumerate(part):
+            among[row, asked.candidates] = scores[row, asked.candidates]
+        targets = torch.tensor([[asked.target] for asked in part])  # (B, 1)
         last = ranks(among, targets)[:, 0]
         ties = (among == among.gather(1, targets)).sum(1)
         worst.append(last)
@@ -207,7 +198,7 @@ def answers(
     """
     found = {}
     for name, requests in here.requests.items():
-        if not len(requests.histories[0].items) and not ranker.starts:
+        if not len(requests[0].history.items) and not ranker.starts:
             continue
         best, worst = cold_ranks(ranker, requests, catalogue, seq_length)
         each = per_request(np.arange(1, worst.max() + 1)[:, None])[METRIC]
@@ -225,46 +216,32 @@ def with_items(known: Dataset, catalogue: Catalogue) -> Dataset:
 
 def measured(
     here: World, settings: Settings, numbers: list[int], work: Path
-) -> dict[str, dict[str, np.ndarray]]:
-    """METRIC (S, Q) of each question and row; baselines have one seed."""
+) -> Values:
+    """METRIC of each question and row; baselines have one seed."""
     data = with_items(here.known, here.whole.catalogue)
     length = settings.model.seq_length
-    found: dict[str, dict[str, np.ndarray]] = {
-        name: {} for name in here.requests
-    }
+    values: Values = {}
     for name, build in BASELINES.items():
-        each = answers(build(data), here, data.catalogue, length)
-        for question, values in each.items():
-            found[question][name] = values[None]
-    runs = []
+        found = answers(build(data), here, data.catalogue, length)
+        collect(values, name, found)
     for seed in numbers:
         print(f"seed {seed}", flush=True)
         model, *_ = trained(settings.replace(seed=seed), here.known, work)
         larger = for_catalogue(model, data.catalogue).frozen()
-        runs.append(answers(larger, here, data.catalogue, length))
-    for question in runs[0]:
-        found[question][PRESET] = np.stack([run[question] for run in runs])
-    return found
+        found = answers(larger, here, data.catalogue, length)
+        collect(values, PRESET, found)
+    return values
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(__doc__)
-    add = parser.add_argument
-    add("--seeds", type=seeds, default="1", help="how many: 42, 43, ...")
-    add(
+    parser = training_parser(__doc__, "cold_start", "1")
+    parser.add_argument(
         "--draw",
         type=int,
         default=2,
         choices=range(DRAWS),
         help="which items and users (settings were chosen on draws 0 and 1)",
     )
-    add(
-        "--work",
-        type=Path,
-        default=Path("runs/cold_start"),
-        help="trained models",
-    )
-    add("--results", type=Path, default=Path("runs/results/cold-start"))
     return parser
 
 
@@ -272,24 +249,18 @@ def main(argv: list[str]) -> None:
     """See the module's head."""
     flags, rest = _parser().parse_known_args(argv)
     settings, _ = parse_command_line(rest, "", preset="quick")
-    if (
-        settings.data.protocol != "leave_one_out"
-        or settings.model.model != "enhanced"
-    ):
-        raise UserError(
-            "cold_start asks the enhanced model under --protocol leave_one_out; drop the "
-            "other flags"
-        )
     # The same steps for all, whatever else the machine does.
     settings = settings.replace(max_minutes=0.0)
     here = world(settings, flags.draw)
-    check_full_ranking(settings, here.whole)
+    check_full_ranking(
+        settings, here.whole, protocol="leave_one_out", model="enhanced"
+    )
     result = summary(measured(here, settings, flags.seeds, flags.work), PRESET)
     asked = here.requests
     note = (
         f"{here.whole.name}: {len(here.new_items)} items and {USERS:.0%} of the users (draw "
-        f"{flags.draw}), unseen in training; {len(asked['0 first'].targets):,} new users, "
-        f"{len(asked['among new items'].targets):,} users asked for a new item; {METRIC}, full "
+        f"{flags.draw}), unseen in training; {len(asked['0 first']):,} new users, "
+        f"{len(asked['among new items']):,} users asked for a new item; {METRIC}, full "
         f"ranking of {len(here.known.catalogue.items.ids):,} known items where not said "
         f"otherwise, what is known left out, items of equal score in all orders; training holds "
         f"what known users had after a new item; {MEANING}, mean of {len(flags.seeds)} seeds; "
@@ -298,14 +269,11 @@ def main(argv: list[str]) -> None:
     names = [*BASELINES, PRESET]
     rows = []
     for question, of_row in result.items():
-        rows.append(
-            [question, *(marked_cell(of_row.get(name)) for name in names)]
-        )
-    content = {"questions": result, "settings": recorded(settings)}
-    header = ["asked", *names]
-    write_results(
-        flags.results, "New users, new items", note, header, rows, content
-    )
+        cells = [marked_cell(of_row.get(name)) for name in names]
+        rows.append([question, *cells])
+    table = "New users, new items", note, ["asked", *names], rows
+    content = {"questions": result, "settings": settings.recorded()}
+    write_results(flags.results, [table], content)
 
 
 if __name__ == "__main__":

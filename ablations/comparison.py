@@ -1,4 +1,4 @@
-"""What the measurements beside the studies share: conditions, paired comparisons, cells."""
+"""What the measurements beside the studies share: flags, conditions, paired comparisons, tables."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,10 +12,11 @@ from evaluation.metrics import interval
 from evaluation.protocols import filters_seen
 from evaluation.report import cell
 from evaluation.significance import compare, compare_over_seeds, holm, mark
-from settings import BOOKKEEPING, Settings
+from settings import Settings
+from support.arguments import ArgumentParser, seeds
 from support.checkpoint import write_json
-from support.errors import UserError
-from support.tables import print_table, write_tables
+from support.errors import require
+from support.tables import Table, show_tables
 from support.tracking import git_commit
 
 METRIC = "NDCG@10"
@@ -23,67 +24,70 @@ MEANING = (
     "95 % bootstrap intervals over users; * .05 ** .01 *** .001 where the row compared with is "
     "better or worse: paired, Holm"
 )
-# question -> row -> (S, P) the metric of each seed and user
-Values = Mapping[str, Mapping[str, np.ndarray]]
+# question -> row -> for each seed (P,) the metric of each user
+Values = dict[str, dict[str, list[np.ndarray]]]
 Summary = dict[str, dict[str, dict[str, Any]]]
 
 
-def check_full_ranking(settings: Settings, data: Dataset) -> None:
+def training_parser(description: str, name: str, count: str) -> ArgumentParser:
+    """The flags of a program that trains for a table. count: how many seeds by default."""
+    parser = ArgumentParser(description)
+    add = parser.add_argument
+    add("--seeds", type=seeds, default=count, help="how many: 42, 43, ...")
+    add("--work", type=Path, default=Path("runs", name), help="its models")
+    add("--results", type=Path, default=Path("runs/results", name))
+    return parser
+
+
+def check_full_ranking(
+    settings: Settings, data: Dataset, **fixed: str
+) -> None:
     """Raises `UserError` for settings under which the notes of the tables would not be true."""
-    if settings.train.teacher or settings.train.start_from:
-        raise UserError(
-            "what the models of this table begin with is not to be chosen: drop --teacher and "
-            "--start_from"
+    fixed |= {"teacher": "", "start_from": "", "candidates": "full"}
+    fixed["query_time"] = "unknown"
+    for name, value in fixed.items():
+        require(
+            settings.to_dict()[name] == value,
+            f"these tables are made with --{name} {value or 'none'}: drop the flag",
         )
-    full = settings.eval.candidates == "full" and filters_seen(
-        settings.eval, data
+    require(
+        filters_seen(settings.eval, data),
+        "these tables leave the history out: give --filter_seen yes",
     )
-    if settings.model.query_time != "unknown" or not full:
-        raise UserError(
-            "these tables rank all items but those of the history, at an unknown time: drop "
-            "--query_time and --candidates, and give --filter_seen yes"
-        )
 
 
-def recorded(settings: Settings) -> dict[str, Any]:
-    """The settings that a result depends on."""
-    values = settings.to_dict()
-    return {
-        name: value
-        for name, value in values.items()
-        if name not in BOOKKEEPING
-    }
+def collect(
+    values: Values, row: str, answers: Mapping[str, np.ndarray]
+) -> None:
+    """Add one seed of a row: the metric of each user, by question."""
+    for question, metric in answers.items():
+        values.setdefault(question, {}).setdefault(row, []).append(metric)
 
 
 def summary(values: Values, against: str) -> Summary:
     """Question -> row -> users, mean, interval over users, each seed's mean, and the gain of the
     row `against` over it, p corrected for the number of comparisons (Holm)."""
     result: Summary = {}
-    gains = []
+    p_values = {}
     for question, rows in values.items():
         result[question] = {}
-        for name, metric in rows.items():
-            row = {
-                "users": metric.shape[1],
-                **interval(metric.mean(0)),
-                "seeds": metric.mean(1).tolist(),
+        ours = np.stack(rows[against])  # (S, P)
+        for name, runs in rows.items():
+            theirs = np.stack(runs)
+            row = result[question][name] = {
+                "users": theirs.shape[1],
+                **interval(theirs.mean(0)),
+                "seeds": theirs.mean(1).tolist(),
             }
-            if name != against:
-                row["gain"] = _gain(rows[against], metric)
-                gains.append(row["gain"])
-            result[question][name] = row
-    corrected = holm([gain["p_value"] for gain in gains])
-    for gain, p_value in zip(gains, corrected, strict=True):
-        gain["p_value"] = p_value
+            if name == against:
+                continue
+            several = len(ours) == len(theirs) > 1 and ours.shape[1] > 1
+            test = compare_over_seeds if several else compare
+            row["gain"] = dataclasses.asdict(test(ours, theirs))
+            p_values[question, name] = row["gain"]["p_value"]
+    for (question, name), p_value in holm(p_values).items():
+        result[question][name]["gain"]["p_value"] = p_value
     return result
-
-
-def _gain(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
-    several = len(ours) == len(theirs) > 1 and ours.shape[1] > 1
-    test = (
-        compare_over_seeds(ours, theirs) if several else compare(ours, theirs)
-    )
-    return dataclasses.asdict(test)
 
 
 def marked_cell(row: dict[str, Any] | None) -> str:
@@ -94,17 +98,9 @@ def marked_cell(row: dict[str, Any] | None) -> str:
 
 
 def write_results(
-    folder: Path,
-    title: str,
-    note: str,
-    header: list[str],
-    rows: list[list[str]],
-    content: dict[str, Any],
+    folder: Path, tables: list[Table], content: dict[str, Any]
 ) -> None:
-    """Print a table, and leave table.md and results.json in a folder."""
-    print_table(title, note, header, rows)
-    write_tables(folder / "table.md", note, header, rows)
-    write_json(
-        folder / "results.json",
-        {"note": note, "git_commit": git_commit(), **content},
-    )
+    """Print tables, and leave table.md and the figures as results.json in a folder."""
+    show_tables(tables, folder / "table.md")
+    content = {"note": tables[0][1], "git_commit": git_commit(), **content}
+    write_json(folder / "results.json", content)

@@ -13,7 +13,6 @@ Any flag of trainer.py may follow and holds for all trainings.
 
 import dataclasses
 import datetime
-import itertools
 import sys
 from pathlib import Path
 
@@ -22,10 +21,12 @@ import numpy as np
 from ablations.comparison import (
     MEANING,
     METRIC,
+    Values,
     check_full_ranking,
+    collect,
     marked_cell,
-    recorded,
     summary,
+    training_parser,
     write_results,
 )
 from ablations.once import trained
@@ -40,15 +41,13 @@ from readers import read
 from readers.raw import RawData
 from settings import Settings
 from splits import MOST_TARGETS, Split, ends_before, spread_requests
-from support.arguments import ArgumentParser, seeds
-from support.errors import UserError, run_command
+from support.arguments import ArgumentParser
+from support.errors import require, run_command
 
 DATES = ("2000-10-01", "2000-11-01", "2000-12-01", "2001-01-01", "2001-02-01")
 POPULARITY = "popularity"
 OLDER, TUNED, AGAIN = "as it was", "fine-tuned", "trained again"
 ROWS = (POPULARITY, OLDER, TUNED, AGAIN)
-Values = dict[str, np.ndarray]  # group of users -> (P,) metric of each
-Found = dict[str, dict[str, np.ndarray]]  # date and group -> row -> (S, P)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Round:
     older: Dataset
     newer: Dataset
     asked: Dataset
-    groups: dict[str, np.ndarray]  # name -> ids of users
+    groups: dict[str, np.ndarray]  # name -> (P,) which of those asked
 
 
 def rounds(
@@ -70,8 +69,10 @@ def rounds(
     """A round for each three dates in a row. Raises `UserError` where nothing trains or nobody is
     asked.
     """
-    if "time" not in raw.interactions:
-        raise UserError("incremental needs times, which these data lack")
+    require(
+        "time" in raw.interactions,
+        "incremental needs times, which these data lack",
+    )
     whole = process(raw, settings.data)
     ends = np.array(dates, dtype="datetime64[s]").astype(np.int64)
     times = raw.interactions["time"]
@@ -83,30 +84,29 @@ def rounds(
         )
         for end in ends
     ]
+    training = [_split_at(*part) for part in zip(data, ends, strict=True)]
     result = []
     for place, date in enumerate(dates[1:-1], start=1):
-        older, newer = (
-            _split_at(data[part], ends[part]) for part in (place - 1, place)
-        )
+        older, newer = training[place - 1 : place + 1]
         asked = _split_at(data[place + 1], ends[place])
         users = asked.catalogue.users.id_array(
             np.unique(asked.split.requests["test"].users)
         )
-        if not len(users):
-            raise UserError(
-                f"--dates: nobody has a history and an interaction between {date} and "
-                f"{dates[place + 1]}"
-            )
+        require(
+            len(users),
+            f"--dates: nobody has a history and an interaction between {date} and "
+            f"{dates[place + 1]}",
+        )
         known, joined = (
             part.catalogue.users.index(users) > 0 for part in (older, newer)
         )
         groups = {
-            "all": users,
-            "warm": users[known],
-            "joined between": users[joined & ~known],
-            "joined since": users[~joined],
+            "all": np.ones(len(users), dtype=bool),
+            "warm": known,
+            "joined between": joined & ~known,
+            "joined since": ~joined,
         }
-        groups = {name: ids for name, ids in groups.items() if len(ids)}
+        groups = {name: among for name, among in groups.items() if among.any()}
         result.append(Round(str(date), older, newer, asked, groups))
     return result
 
@@ -123,17 +123,18 @@ def _split_at(data: Dataset, time: int) -> Dataset:
     )
 
 
-def quality(ranker: Ranker, here: Round, settings: Settings) -> Values:
-    """METRIC of those who are asked, in each group."""
+def quality(
+    ranker: Ranker, here: Round, settings: Settings
+) -> dict[str, np.ndarray]:
+    """METRIC of those who are asked, by date and group."""
     requests = here.asked.split.requests["test"]
     rank = target_ranks(
         ranker, here.asked, "test", settings.model.seq_length, settings.eval
     )
     values = per_user(rank, requests.users)[METRIC]
-    ids = here.asked.catalogue.users.id_array(np.unique(requests.users))
     return {
-        name: values[np.isin(ids, group)]
-        for name, group in here.groups.items()
+        f"{here.date} {name}": values[among]
+        for name, among in here.groups.items()
     }
 
 
@@ -143,64 +144,46 @@ def measured(
     tuning_epochs: int,
     numbers: list[int],
     work: Path,
-) -> tuple[Found, dict[str, dict[str, float]]]:
+) -> tuple[Values, dict[str, dict[str, float]]]:
     """(metric of each date and group; date -> row -> seconds of training, mean over seeds)."""
-    found: Found = {}
+    values: Values = {}
     seconds: dict[str, dict[str, float]] = {}
     for here in chain:
-        runs: dict[str, list[Values]] = {name: [] for name in ROWS}
-        runs[POPULARITY].append(
-            quality(Popularity(here.asked), here, settings)
-        )
-        spent = {TUNED: 0.0, AGAIN: 0.0}
+        popularity = quality(Popularity(here.asked), here, settings)
+        collect(values, POPULARITY, popularity)
+        spent = seconds[here.date] = {TUNED: 0.0, AGAIN: 0.0}
         for seed in numbers:
             print(f"{here.date}, seed {seed}", flush=True)
-            own = settings.replace(seed=seed)
-            older = trained(own, here.older, work)
-            going_on = own.replace(
+            seeded = settings.replace(seed=seed)
+            older = trained(seeded, here.older, work)
+            going_on = seeded.replace(
                 start_from=str(older[-1]), max_epochs=tuning_epochs
             )
             models = {
                 OLDER: older,
                 TUNED: trained(going_on, here.newer, work),
-                AGAIN: trained(own, here.newer, work),
+                AGAIN: trained(seeded, here.newer, work),
             }
             for name, (model, record, _) in models.items():
                 grown = for_catalogue(model, here.asked.catalogue)
-                runs[name].append(quality(grown.frozen(), here, own))
+                collect(values, name, quality(grown.frozen(), here, seeded))
                 if name in spent:
                     spent[name] += record["seconds"] / len(numbers)
-        for group in here.groups:
-            rows = found[f"{here.date} {group}"] = {}
-            for name, of_row in runs.items():
-                rows[name] = np.stack([run[group] for run in of_row])
-        seconds[here.date] = spent
-    return found, seconds
+    return values, seconds
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(__doc__)
-    add = parser.add_argument
-    add("--seeds", type=seeds, default="1", help="how many: 42, 43, ...")
-    dates = "UTC; three or more, a round for each three in a row"
+    parser = training_parser(__doc__, "incremental", "1")
     day = datetime.date.fromisoformat
-    default = [day(date) for date in DATES]
-    add(
+    parser.add_argument(
         "--dates",
         nargs="+",
         type=day,
-        default=default,
+        default=[day(date) for date in DATES],
         metavar="DATE",
-        help=dates,
+        help="UTC; three or more, a round for each three in a row",
     )
-    add("--tuning_epochs", type=int, default=24)
-    add(
-        "--work",
-        type=Path,
-        default=Path("runs/incremental"),
-        help="trained models",
-    )
-    add("--results", type=Path, default=Path("runs/results/incremental"))
+    parser.add_argument("--tuning_epochs", type=int, default=24)
     return parser
 
 
@@ -209,19 +192,18 @@ def main(argv: list[str]) -> None:
     flags, rest = _parser().parse_known_args(argv)
     settings, _ = parse_command_line(rest, "", preset="quick")
     settings = settings.replace(protocol="global_time", max_minutes=0.0)
-    rising = all(
-        date < later for date, later in itertools.pairwise(flags.dates)
+    require(
+        len(flags.dates) >= 3 and flags.dates == sorted(set(flags.dates)),
+        "--dates needs three dates or more, each later than the one before it",
     )
-    if len(flags.dates) < 3 or not rising:
-        raise UserError(
-            "--dates needs three dates or more, each later than the one before it"
-        )
     data = settings.data
     raw = read(data.dataset, data.data_dir, data.columns)
     chain = rounds(raw, settings, flags.dates)
     check_full_ranking(settings, chain[0].asked)
     epochs = flags.tuning_epochs
-    found, seconds = measured(chain, settings, epochs, flags.seeds, flags.work)
+    values, seconds = measured(
+        chain, settings, epochs, flags.seeds, flags.work
+    )
     note = (
         f"{raw.schema.name}: at each date all that is before it trains, for "
         f"{settings.train.max_epochs} epochs or, from the weights of the date before, for "
@@ -230,13 +212,12 @@ def main(argv: list[str]) -> None:
         f"ranking, history left out, ties against the target, request time unknown; {MEANING}, "
         f"mean of {len(flags.seeds)} seeds; {raw.schema.note}"
     )
-    result = summary(found, TUNED)
+    result = summary(values, TUNED)
     cells = []
     for asked, rows in result.items():
         users = f"{rows[TUNED]['users']:,}"
-        cells.append(
-            [asked, users, *(marked_cell(rows[name]) for name in ROWS)]
-        )
+        figures = [marked_cell(rows[name]) for name in ROWS]
+        cells.append([asked, users, *figures])
     for date, spent in seconds.items():
         times = [f"{spent[name]:.0f} s" for name in (TUNED, AGAIN)]
         cells.append([f"{date} training", "", "", "", *times])
@@ -244,16 +225,10 @@ def main(argv: list[str]) -> None:
     content = {
         "results": result,
         "seconds": seconds,
-        "settings": recorded(settings),
+        "settings": settings.recorded(),
     }
-    write_results(
-        flags.results,
-        "Going on, or training again",
-        note,
-        header,
-        cells,
-        content,
-    )
+    table = "Going on, or training again", note, header, cells
+    write_results(flags.results, [table], content)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""Models that a table needs, trained once and kept in a folder of its work."""
+"""Runs and models that a table needs, trained once and kept in a folder of its work."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +11,49 @@ from dataset import Dataset
 from model_io import load_model, save_model
 from settings import Settings
 from starting import starting_model
-from support.checkpoint import settled
+from support.checkpoint import read_json, settled
 from support.processes import alone
+from trainer import train
 from training_loop import fit
+
+
+def run_once(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Results of a run in this folder: read if it is finished, otherwise trained and measured,
+    going on where it was stopped.
+
+    Waits for another process that is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = settings.replace(
+        checkpoint_dir=str(folder), runs_dir=str(folder / "log")
+    )
+    with alone(folder / "lock"):
+        path = folder / "best" / "results.json"
+        if path.exists():
+            return read_json(path)
+        return train(settings, settled(folder / "last"))
 
 
 def trained(
     settings: Settings, data: Dataset, work: Path
 ) -> tuple[nn.Module, dict[str, Any], Path]:
     """(model, record of its best epoch and `seconds` of training, its folder in `work`) of
-    settings; trained once, and gone on with where it was stopped.
-
-    """
+    settings and data, without a test; trained once, going on where it was stopped."""
     folder = work / run_key(settings, data_hash(data), code_version())
-    state = folder.with_name(f"{folder.name}.stopped")
-    work.mkdir(parents=True, exist_ok=True)
-    with alone(folder.with_name(f"{folder.name}.lock")):
-        if (folder / "checkpoint.json").exists():
-            checkpoint = load_model(folder)
-            return checkpoint.model, checkpoint.info["validation"], folder
-        torch.manual_seed(settings.train.seed)
-        model = starting_model(data, settings)
-        progress = fit(
-            model,
-            data,
-            settings,
-            state_folder=state,
-            resume=settled(state),
-        )
-        record = {**progress.best, "seconds": progress.seconds}
-        save_model(folder, model, settings, data, record)
-        shutil.rmtree(state)
-    return model.cpu().eval(), record, folder
+    best, last = folder / "best", folder / "last"
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder / "lock"):
+        if not settled(best):
+            torch.manual_seed(settings.train.seed)
+            model = starting_model(data, settings)
+            progress = fit(
+                model,
+                data,
+                settings,
+                state_folder=last,
+                resume=settled(last),
+            )
+            record = {**progress.best, "seconds": progress.seconds}
+            save_model(best, model, settings, data, record)
+    checkpoint = load_model(best)
+    return checkpoint.model, checkpoint.info["validation"], best

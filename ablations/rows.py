@@ -5,12 +5,14 @@ out as reported.
     python -m ablations.rows --board loo-3706                   all rows (or: make baselines)
     python -m ablations.rows vanilla --publish models           its best seed as a model to share
 
-A trained row is a file of `configs/` and one run a seed; the others are tuned on validation, at
-most TRIALS settings. A run that is finished under the same settings, data and code is not trained
-again, a stopped one goes on. Results lie in `results/BOARD/`; what lies there already is compared
-with what comes out, within the spread of seeds, and replaced only with `--write`.
+A trained row is a preset (a file of `configs/`) and one run a seed; the others are tuned on
+validation, at most TRIALS settings. A run that is finished under the same settings, data and code
+is not trained again, a stopped one goes on. Results lie in `results/BOARD/`; what lies there
+already is compared with what comes out, within the spread of seeds, and replaced only with
+`--write`.
 """
 
+import argparse
 import itertools
 import sys
 import time
@@ -21,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from ablations.comparison import recorded
+from ablations.comparison import training_parser
+from ablations.once import run_once
 from ablations.publishing import SHOWN, publish
-from ablations.study import ROOT, code_version, data_hash, run_key
+from ablations.study import code_version, data_hash, run_key
 from baselines.neighbours import ease, item_knn, markov_chain
 from baselines.popularity import Popularity, RecentPopularity
 from command_line import parse_command_line
@@ -35,24 +38,17 @@ from evaluation.report import cell
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
 from settings import EvalSettings
-from support.arguments import ArgumentParser, seeds
-from support.checkpoint import (
-    read_json,
-    settled,
-    write_json,
-)
-from support.errors import UserError, run_command
-from support.processes import alone
-from support.tables import print_table, write_tables
+from support.checkpoint import read_json, write_json
+from support.errors import require, run_command
+from support.tables import show_tables
 from support.tracking import git_commit
-from trainer import train
 
 BOARDS: dict[str, dict[str, Any]] = {
     "loo-3416": {"min_item_count": 5},
     "loo-3706": {},
     "global-time": {"protocol": "global_time"},
 }
-CONFIGS = ROOT / "configs"
+AGAINST = "vanilla"  # the row that the others are tested against
 TRIALS = 24
 # baselines read all of a history; models as much as their length
 WHOLE_HISTORY = 10_000
@@ -117,6 +113,7 @@ RANKINGS = {
     SAMPLED: EvalSettings(candidates="popular_100_any"),
 }
 SELECTION = "NDCG@10"
+KEPT = ("steps", "git_commit", "peak_memory_mb", "values", "preferences")
 NOTE = (
     "{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users; pop-100: "
     "among 100 items drawn by popularity, of which the seen ones are left out (so fewer than "
@@ -148,31 +145,17 @@ def tuned(name: str, data: Dataset) -> tuple[dict[str, Any], list[Ranker]]:
 
 
 def trained(
-    name: str,
-    board: str,
-    numbers: list[int],
-    folder: Path,
-    extra: list[str],
-    data: Dataset,
+    name: str, flags: argparse.Namespace, extra: list[str], data: Dataset
 ) -> tuple[dict[str, Any], list[Ranker]]:
-    """Record and models of a file of `configs/`, one run a seed."""
+    """Record and models of a preset, one run a seed."""
     runs, models = [], []
-    config = ["--config", str(CONFIGS / f"{name}.yaml"), *extra]
-    for seed in numbers:
-        settings, _ = parse_command_line(config, "")
-        settings = settings.replace(**BOARDS[board], seed=seed)
-        key = run_key(settings, data_hash(data), code_version())
-        place = folder / f"{name}-{seed}-{key}"
-        settings = settings.replace(
-            checkpoint_dir=str(place), runs_dir=str(folder / "log")
-        )
-        place.mkdir(parents=True, exist_ok=True)
-        path = place / "best" / "results.json"
-        with alone(place / "lock"):
-            if path.exists():
-                results = read_json(path)
-            else:
-                results = train(settings, resume=settled(place / "last"))
+    code, split = code_version(), data_hash(data)
+    for seed in flags.seeds:
+        settings, _ = parse_command_line(["--preset", name, *extra], "")
+        settings = settings.replace(**BOARDS[flags.board], seed=seed)
+        key = run_key(settings, split, code)
+        place = flags.work / flags.board / f"{name}-{seed}-{key}"
+        results = run_once(settings, place)
         run = {
             "seed": seed,
             "folder": place.name,
@@ -180,32 +163,18 @@ def trained(
             "best_epoch": results["best"]["epoch"],
             "seconds": results["training_seconds"],
         }
-        kept = (
-            "steps",
-            "git_commit",
-            "peak_memory_mb",
-            "values",
-            "preferences",
-        )
-        runs.append(run | {figure: results[figure] for figure in kept})
+        runs.append(run | {figure: results[figure] for figure in KEPT})
         models.append(load_model(place / "best").model.frozen())
-    return {
-        "settings": recorded(settings) | {"seed": numbers},
-        "runs": runs,
-    }, models
+    record = settings.recorded() | {"seed": flags.seeds}
+    return {"settings": record, "runs": runs}, models
 
 
 def measure(
-    name: str,
-    board: str,
-    numbers: list[int],
-    folder: Path,
-    extra: list[str],
-    data: Dataset,
+    name: str, flags: argparse.Namespace, extra: list[str], data: Dataset
 ) -> tuple[dict[str, Any], np.ndarray]:
     """A row's record, and its SELECTION metric (S, P) of each seed and user."""
     if name in TRAINED:
-        record, rankers = trained(name, board, numbers, folder, extra, data)
+        record, rankers = trained(name, flags, extra, data)
     else:
         record, rankers = tuned(name, data)
     users = data.split.requests["test"].users
@@ -226,7 +195,7 @@ def measure(
         test[metric] = {**interval(values.mean(0)), "sd_of_seeds": spread}
     record = {
         "row": name,
-        "board": board,
+        "board": flags.board,
         "protocol": protocol_line(data, "test", EvalSettings()),
         "test": test,
         "split_hash": data.split_hash,
@@ -255,20 +224,15 @@ def verdict(
 
 
 def table(
-    records: dict[str, dict[str, Any]],
-    values: dict[str, np.ndarray],
-    against: str,
+    records: dict[str, dict[str, Any]], values: dict[str, np.ndarray]
 ) -> tuple[str, list[str], list[list[str]]]:
     """(what it means, header, rows): means over seeds, intervals over users, paired tests against
     one row."""
     tests = {}
-    if against in records:
-        others = [name for name in records if name != against]
-        tests = {
-            name: compare(values[name], values[against]) for name in others
-        }
-    p_values = holm([test.p_value for test in tests.values()])
-    corrected = dict(zip(tests, p_values, strict=True))
+    if AGAINST in records:
+        for name in records.keys() - {AGAINST}:
+            tests[name] = compare(values[name], values[AGAINST])
+    corrected = holm({name: test.p_value for name, test in tests.items()})
     rows = []
     for name, record in records.items():
         row = [name, str(len(record["runs"]))]
@@ -280,85 +244,60 @@ def table(
             row.append(f"{mean}\n{spread}")
         difference = ""
         if name in tests:
-            difference = (
-                f"{tests[name].difference:+.4f}{mark(corrected[name])}"
-            )
+            stars = mark(corrected[name])
+            difference = f"{tests[name].difference:+.4f}{stars}"
         seconds = np.mean([run["seconds"] for run in record["runs"]])
         rows.append([*row, difference, f"{seconds:,.0f} s"])
-    protocol = next(iter(records.values()))["protocol"]
-    header = ["row", "runs", *SHOWN, f"vs {against}", "time"]
-    return (
-        NOTE.format(protocol=protocol, metric=SELECTION, against=against),
-        header,
-        rows,
+    note = NOTE.format(
+        protocol=record["protocol"], metric=SELECTION, against=AGAINST
     )
+    return note, ["row", "runs", *SHOWN, f"vs {AGAINST}", "time"], rows
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(__doc__)
+def _parser() -> argparse.ArgumentParser:
+    parser = training_parser(__doc__, "rows", "3")
+    parser.set_defaults(results=Path("results"))
     add = parser.add_argument
     add(
         "rows",
         nargs="*",
         help=f"of {', '.join(NAMES)} (default: {', '.join(ALL)})",
     )
-    add(
-        "--board", choices=BOARDS, default="loo-3416", help="data and protocol"
-    )
-    add("--seeds", type=seeds, default="3", help="how many: 42, 43, ...")
-    add(
-        "--against",
-        default="vanilla",
-        help="row that the others are tested against",
-    )
+    add("--board", choices=BOARDS, default="loo-3416", help="data, protocol")
     add("--write", action="store_true", help="replace what results/ reports")
-    add(
-        "--publish",
-        type=Path,
-        help="write trained rows as models to this folder",
-    )
-    add("--results", type=Path, default=Path("results"))
-    add(
-        "--work",
-        type=Path,
-        default=Path("runs/rows"),
-        help="models of the runs",
-    )
+    add("--publish", type=Path, help="folder for trained rows as models")
     return parser
 
 
 def main(argv: list[str]) -> int:
     """Exit code 1 if a row does not come out as reported."""
     flags, extra = _parser().parse_known_args(argv)
-    names = flags.rows or ALL
-    for name in (*names, flags.against):
-        if name not in NAMES:
-            raise UserError(
-                f"there is no row {name!r}; there are {', '.join(NAMES)}"
-            )
+    for name in flags.rows:
+        require(
+            name in NAMES, f"no row {name!r}; there are {', '.join(NAMES)}"
+        )
     settings, _ = parse_command_line(extra, "")
     data = load(settings.replace(**BOARDS[flags.board]).data)
-    place, work = flags.results / flags.board, flags.work / flags.board
+    folder, work = flags.results / flags.board, flags.work / flags.board
+    folder.mkdir(parents=True, exist_ok=True)
     records, values, failed = {}, {}, False
-    for name in names:
-        records[name], values[name] = measure(
-            name, flags.board, flags.seeds, work, extra, data
-        )
-        path = place / f"{name}.json"
+    for name in flags.rows or ALL:
+        records[name], values[name] = measure(name, flags, extra, data)
+        path = folder / f"{name}.json"
         if path.exists():
             same, line = verdict(records[name], read_json(path))
             failed |= not same
             print(line)
         if flags.write or not path.exists():
-            place.mkdir(parents=True, exist_ok=True)
             write_json(path, records[name])
         if flags.publish and name in TRAINED:
             publish(records[name], work, flags.publish / name)
-    note, header, cells = table(records, values, flags.against)
-    print_table(f"Board {flags.board}", note, header, cells)
-    path = place / "table.md"
-    if not flags.rows and (flags.write or not path.exists()):
-        write_tables(path, note, header, cells)
+    path = folder / "table.md"
+    written = not flags.rows and (flags.write or not path.exists())
+    show_tables(
+        [(f"Board {flags.board}", *table(records, values))],
+        path if written else None,
+    )
     return int(failed and not flags.write)
 
 

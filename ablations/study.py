@@ -15,27 +15,24 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from command_line import settings_of, settings_parser
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
+
+from command_line import check_names, settings_of, settings_parser
 from dataset import Dataset
 from presets import PRESETS
-from settings import (
-    BOOKKEEPING,
-    FIELDS,
-    Settings,
-    idle,
-    model_only,
-    unknown_name,
-)
+from schema import STRICT
+from settings import BOOKKEEPING, Settings, idle
+from support.arguments import names_of
 from support.checkpoint import WEIGHTS
 from support.devices import choose_device, uses_bf16
-from support.errors import UserError
-from support.yaml_file import read_yaml, refuse
+from support.errors import UserError, require
+from support.yaml_file import read_yaml, refuse_at, validated
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "ablations" / "studies"
-KEYS = ("question", "base", "settings", "variants")
 # What a result depends on beside settings and data; what explains, serves and shows results does
 # not count.
 CODE = (
@@ -45,7 +42,8 @@ CODE = (
     "readers/*.py",
     "support/*.py",
 )
-Lines = dict[tuple[str, ...], int]
+FIXED = (*BOOKKEEPING, "seed", "teacher", "start_from")
+Changes = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,18 @@ class Variant:
 
     name: str
     settings: Settings
-    changes: dict[str, Any]
+    changes: Changes
     against: str
+
+
+@checked(frozen=True, config=STRICT)
+class StudyFile:
+    """What a file says."""
+
+    variants: Annotated[dict[str, Changes | None], Field(min_length=1)]
+    question: str = ""
+    base: Literal[PRESETS] = "default"
+    settings: Changes | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Study:
     name: str
     question: str
     base: str
-    common: dict[str, Any]
+    common: Changes
     variants: tuple[Variant, ...]
 
 
@@ -76,172 +84,79 @@ def load_study(name: str, flags: Sequence[str] = ()) -> Study:
     Raises `UserError` naming file and line for an unknown setting, a wrong value, no variants, or
     two variants alike.
     """
-    path = (
-        Path(name)
-        if name.endswith((".yaml", ".yml"))
-        else FOLDER / f"{name}.yaml"
-    )
-    content, lines = _content(path)
-    base, common = content["base"], content["settings"]
+    path = _path(name)
+    content, lines = read_yaml(path)
+    keys = "a study has question, base, settings and variants"
+    file = validated(StudyFile, content, path, lines, keys)
+    common = file.settings or {}
+    check_names(common, path, lines, "settings")
     # Wrong flags are not the file's fault.
     given = vars(settings_parser("").parse_args(list(flags)))
-    settings_of(base, given)
-    found: list[Variant] = []
-    for variant, changes in content["variants"].items():
+    settings_of(file.base, given)
+    wrong = functools.partial(refuse_at, path, lines)
+    variants: dict[str, Variant] = {}
+    for variant, changes in file.variants.items():
         place = ("variants", variant)
-        if not isinstance(changes, dict | None):
-            refuse(
-                path,
-                lines[place],
-                f"variant {variant!r}: expected {{setting: value, ...}}",
-            )
-        own = dict(changes or {})
-        against = _reference(own, found, path, lines[place])
-        settings = _checked(path, lines, base, place, {**common, **own}, given)
-        for other in found:
-            if _in_use(other.settings) == _in_use(settings):
-                problem = f"variants {other.name!r} and {variant!r} are alike"
-                refuse(path, lines[place], problem)
-        found.append(Variant(variant, settings, own, against))
-    return Study(path.stem, content["question"], base, common, tuple(found))
+        changes = dict(changes or {})
+        against = str(changes.pop("against", next(iter(variants), "")))
+        if against and against not in variants:
+            wrong(place, f"against: there is no variant {against!r} above it")
+        check_names(changes, path, lines, *place)
+        places = {setting: ("settings", setting) for setting in common}
+        places |= {setting: (*place, setting) for setting in changes}
+        for setting in places.keys() & FIXED:
+            wrong(places[setting], "give it as a flag (a seed: --seeds)")
+        try:
+            settings = settings_of(file.base, {**common, **changes, **given})
+        except UserError as error:
+            # Most of these messages begin with the flag.
+            setting = str(error).split()[0].strip("-:")
+            wrong(places.get(setting, place), str(error))
+        for setting in changes:
+            if needed := idle(setting, settings):
+                wrong(places[setting], f"does nothing without {needed}")
+        for other in variants.values():
+            if other.settings == settings:
+                wrong(place, f"the same settings as {other.name!r}")
+        variants[variant] = Variant(variant, settings, changes, against)
+    return Study(
+        path.stem, file.question, file.base, common, tuple(variants.values())
+    )
 
 
-def _content(path: Path) -> tuple[dict[str, Any], Lines]:
-    """What a study's file says, every key there, and the lines of its names."""
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-        raise UserError(
-            f"there is no study {path.stem!r}; there are {known}, or give a .yaml file"
-        )
-    content, lines = read_yaml(path)
-    for key in content:
-        if key not in KEYS:
-            problem = f"unknown key {key!r}; a study has {', '.join(KEYS)}"
-            refuse(path, lines[(key,)], problem)
-    base = content.get("base", "default")
-    if base not in PRESETS:
-        problem = f"unknown preset {base!r}; there are {', '.join(PRESETS)}"
-        refuse(path, lines[("base",)], problem)
-    common = content.get("settings") or {}
-    if not isinstance(common, dict):
-        problem = "settings: expected lines of 'name: value'"
-        refuse(path, lines[("settings",)], problem)
-    variants = content.get("variants")
-    if not isinstance(variants, dict) or not variants:
-        problem = "a study needs variants: lines of 'name: {setting: value}'"
-        refuse(path, lines.get(("variants",), 1), problem)
-    whole = {"question": "", **content, "base": base, "settings": common}
-    return whole, lines
-
-
-def _reference(
-    own: dict[str, Any], found: list[Variant], path: Path, line: int
-) -> str:
-    """What a variant is compared with: the first one, unless it says `against`, taken out here."""
-    names = [other.name for other in found]
-    against = str(own.pop("against", names[0] if names else ""))
-    if against and against not in names:
-        refuse(
-            path,
-            line,
-            f"compared with {against!r}, which is none of the variants above it",
-        )
-    return against
-
-
-@functools.cache
-def _in_use(settings: Settings) -> dict[str, Any]:
-    """The settings that tell two variants apart: those that the model and the other settings
-    leave in use.
-    """
-    values = settings.to_dict()
-    unused = {
-        name
-        for name in values
-        if name in BOOKKEEPING
-        or idle(name, settings) is not None
-        or model_only(name) not in (None, values["model"])
-    }
-    if values["max_steps"]:
-        unused.add("max_epochs")
-    return {
-        name: value for name, value in values.items() if name not in unused
-    }
-
-
-def _checked(
-    path: Path,
-    lines: Lines,
-    base: str,
-    place: tuple[str, ...],
-    changes: dict[str, Any],
-    flags: dict[str, Any],
-) -> Settings:
-    """The settings that changes to a preset make, checked as the command line checks them."""
-    at = {}
-    for name, value in changes.items():
-        at[name] = (
-            lines.get((*place, name))
-            or lines.get(("settings", name))
-            or lines.get(place, 1)
-        )
-        if name not in FIELDS:
-            refuse(path, at[name], unknown_name("setting", name))
-        if name in BOOKKEEPING or name in ("seed", "teacher", "start_from"):
-            refuse(
-                path,
-                at[name],
-                f"{name} is not for a study to change: give it as a flag, or --seeds",
-            )
-        if isinstance(value, list | dict | None):
-            refuse(path, at[name], f"{name}: expected one value")
-    try:
-        settings = settings_of(base, {**changes, **flags})
-    except UserError as error:
-        for (
-            name,
-            value,
-        ) in changes.items():  # which of them is wrong by itself?
-            try:
-                settings_of(base, {name: value})
-            except UserError as own:
-                refuse(path, at[name], str(own))
-        refuse(path, lines.get(place, 1), str(error))
-    return settings
+def _path(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    path = FOLDER / f"{name}.yaml"
+    known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+    require(
+        path.exists(),
+        f"there is no study {name!r}; there are {known}, or give a .yaml file",
+    )
+    return path
 
 
 @functools.cache
 def code_version() -> str:
     """Hash of the code that results depend on, as it was when this process first asked."""
-    digest = hashlib.sha256()
-    for pattern in CODE:
-        for file in sorted(ROOT.glob(pattern)):
-            digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:12]
+    files = [file for pattern in CODE for file in sorted(ROOT.glob(pattern))]
+    return _hash(*(file.name.encode() + file.read_bytes() for file in files))
 
 
 def run_key(settings: Settings, data: str, code: str) -> str:
     """What makes two runs the same: settings, data, code, the weights that it starts from or
     follows, and where it computes."""
     device = choose_device(settings.train.device)
-    values = {
-        **settings.to_dict(),
+    values = settings.recorded() | {
         "device": device.type,
         "precision": uses_bf16(settings.train.precision, device),
     }
     for name in ("start_from", "teacher"):
-        for folder in values[name].split(","):
+        for folder in names_of(values[name]):
             weights = Path(folder) / WEIGHTS
-            if folder and weights.exists():
-                values[name] += hashlib.sha256(
-                    weights.read_bytes()
-                ).hexdigest()
-    told = [
-        (name, value)
-        for name, value in sorted(values.items())
-        if name not in BOOKKEEPING
-    ]
-    return hashlib.sha256(repr((told, data, code)).encode()).hexdigest()[:16]
+            if weights.exists():
+                values[name] += _hash(weights.read_bytes())
+    return _hash(repr((sorted(values.items()), data, code)).encode())
 
 
 def data_hash(data: Dataset) -> str:
@@ -251,7 +166,8 @@ def data_hash(data: Dataset) -> str:
         for values in data.catalogue.items.data.values()
         if values.dtype == object
     ]
-    return (
-        data.split_hash
-        + hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
-    )
+    return data.split_hash + _hash("\n".join(texts).encode())
+
+
+def _hash(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

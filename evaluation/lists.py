@@ -4,45 +4,44 @@ varied, typical.
 Q requests, K places, F values of a column.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from scipy.special import rel_entr
 
+from batches import History
 from dataset import ITEM_ROWS, Dataset
-from evaluation.protocols import (
-    Ranker,
-    filters_seen,
-    hide_seen,
-    request_batches,
-)
-from settings import EvalSettings
+from evaluation.protocols import Ranker, hide_seen, request_batches
+from splits import Requests
 
 
 @torch.no_grad()
 def top_lists(
     ranker: Ranker,
     data: Dataset,
-    until: str,
+    requests: Requests,
     seq_length: int,
-    settings: EvalSettings,
+    hides: bool,
     k: int = 10,
-) -> np.ndarray:
-    """(Q, K) best items of each request from the whole catalogue, best first; 0 where none is
-    left.
-    """
-    requests, device = data.split.requests[until], torch.device("cpu")
-    result = np.zeros((len(requests), k), dtype=np.int64)
-    hides = filters_seen(settings, data)
-    for chosen, batch in request_batches(data, until, seq_length, device):
+    timed: Callable[[History], History] = lambda history: history,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, K) best items of each request from the whole catalogue, best first, and their scores; 0
+    and -inf where none is left. hides: the items of the history are left out."""
+    k = min(k, len(data.catalogue.items.ids))
+    items = np.zeros((len(requests), k), dtype=np.int64)
+    values = np.zeros((len(requests), k), dtype=np.float32)
+    for chosen, part, batch in request_batches(
+        data, requests, seq_length, timed=timed
+    ):
         scores = ranker.score(batch).float()
         if hides:
-            hide_seen(
-                scores, data, requests.users[chosen], requests.ends[chosen]
-            )
-        best = scores.topk(min(k, scores.shape[1]))
-        items = best.indices.where(best.values > -torch.inf, 0)
-        result[chosen, : items.shape[1]] = items.numpy()
-    return result
+            hide_seen(scores, data, part)
+        best = scores.topk(k)
+        left = best.values > -torch.inf
+        items[chosen] = best.indices.where(left, 0).numpy()
+        values[chosen] = best.values.numpy()
+    return items, values
 
 
 def list_quality(

@@ -11,17 +11,25 @@ candidates, R rows of the item table.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from batches import Batch, cut, history_batch, history_of, padded_width
+from batches import (
+    Batch,
+    History,
+    cut,
+    history_batch,
+    history_of,
+    padded_width,
+)
 from dataset import ITEM_ROWS, Dataset
 from evaluation.metrics import ranks
 from settings import EvalSettings
+from splits import Requests
 from support.errors import UserError
 
 GROUP_POSITIONS = {
@@ -130,50 +138,68 @@ def target_ranks(
     result = np.zeros((len(requests), requests.count), dtype=np.int64)
     candidates = draw_candidates(data, until, settings)
     hides = filters_seen(settings, data)
-    for chosen, batch in request_batches(
-        data, until, seq_length, device, rank, world
+    for chosen, part, batch in request_batches(
+        data, requests, seq_length, device, rank, world
     ):
         scores = ranker.score(batch.to(device)).float()
-        targets = torch.from_numpy(
-            data.items[requests.target_rows[chosen]]
-        ).to(scores.device)
+        targets = torch.from_numpy(data.items[part.target_rows])
+        targets = targets.to(scores.device)
         own = scores.gather(1, targets)  # (B, T)
         if hides:
-            hide_seen(
-                scores, data, requests.users[chosen], requests.ends[chosen]
-            )
+            hide_seen(scores, data, part)
         repeated = scores.gather(1, targets) == -torch.inf  # (B, T)
         if candidates is not None:
             rows = torch.from_numpy(candidates[chosen]).to(scores.device)
             nothing = torch.full_like(scores, -torch.inf)
             scores = nothing.scatter_(1, rows, scores.gather(1, rows))
         scores.scatter_(1, targets, own)
-        found = ranks(scores, targets)
-        last = torch.full_like(found, scores.shape[1] - ITEM_ROWS)
-        found = last.where(repeated, found).sort(1).values
-        result[chosen] = found.cpu().numpy()
+        last = scores.shape[1] - ITEM_ROWS
+        found = ranks(scores, targets).masked_fill(repeated, last)
+        result[chosen] = found.sort(1).values.cpu().numpy()
     return result
+
+
+def ranks_of(
+    rankers: Mapping[str, Ranker],
+    data: Dataset,
+    until: str,
+    seq_length: int,
+    settings: EvalSettings,
+    device: torch.device = CPU,
+) -> dict[str, np.ndarray]:
+    """Name -> `target_ranks`: where items may repeat, both with the history taken out, and not."""
+    return {
+        name + suffix: target_ranks(
+            ranker, data, until, seq_length, evaluation, device
+        )
+        for suffix, evaluation in both_filters(settings, data).items()
+        for name, ranker in rankers.items()
+    }
 
 
 def request_batches(
     data: Dataset,
-    until: str,
+    requests: Requests,
     seq_length: int,
-    device: torch.device,
+    device: torch.device = CPU,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[tuple[np.ndarray, Batch]]:
-    """(indices of requests, their histories) for all requests once, those of similar length
-    together."""
-    requests = data.split.requests[until]
+    timed: Callable[[History], History] = lambda history: history,
+) -> Iterator[tuple[np.ndarray, Requests, Batch]]:
+    """(indices, requests, their histories) for all requests once, those of similar length
+    together. timed: adds the moment of the request to a history."""
     lengths = requests.ends - data.offsets[requests.users]
     groups = length_groups(
         lengths, len(data.catalogue.items), seq_length, device
     )
     for chosen in groups[rank::world]:
-        pairs = zip(requests.users[chosen], requests.ends[chosen], strict=True)
-        histories = [history_of(data, user, end) for user, end in pairs]
-        yield chosen, history_batch(histories, data.catalogue, seq_length)
+        part = requests.part(chosen)
+        histories = [
+            timed(history_of(data, user, end))
+            for user, end in zip(part.users, part.ends, strict=True)
+        ]
+        batch = history_batch(histories, data.catalogue, seq_length)
+        yield chosen, part, batch
 
 
 def length_groups(
@@ -192,18 +218,10 @@ def length_groups(
     return [order[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-def hide_seen(
-    scores: Tensor, data: Dataset, users: np.ndarray, ends: np.ndarray
-) -> None:
-    """Set the scores (B, R) of items that B users have before these positions to -inf, in place."""
-    starts = data.offsets[users]
-    seen = [
-        data.items[start:end] for start, end in zip(starts, ends, strict=True)
-    ]
-    rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
-    scores[
-        torch.from_numpy(rows), torch.from_numpy(np.concatenate(seen))
-    ] = -torch.inf
+def hide_seen(scores: Tensor, data: Dataset, requests: Requests) -> None:
+    """Set the scores (B, R) of items in the histories of B requests to -inf, in place."""
+    for row, items in zip(scores, data.histories(requests), strict=True):
+        row[torch.from_numpy(items)] = -torch.inf
 
 
 def draw_candidates(
@@ -219,35 +237,28 @@ def draw_candidates(
     """
     if settings.candidates == "full":
         return None
-    counts = data.item_counts()
-    weights = (
-        counts.astype(float)
-        if settings.candidates.startswith("popular")
-        else np.ones(len(counts))
-    )
+    weights = data.item_counts().astype(float)
+    if settings.candidates.startswith("uniform"):
+        weights[:] = 1.0
     weights[:ITEM_ROWS] = 0
     requests = data.split.requests[until]
-    draw = np.random.default_rng(
-        (0, until == "test", int(data.split_hash, 16))
-    )
+    seed = (0, until == "test", int(data.split_hash, 16))
+    draw = np.random.default_rng(seed)
     result = np.empty((len(requests), CANDIDATES), dtype=np.int64)
+    any_items = settings.candidates.endswith("_any")
     for number, (user, end) in enumerate(
         zip(requests.users, requests.ends, strict=True)
     ):
-        possible = weights > 0
-        start = (
-            end if settings.candidates.endswith("_any") else data.offsets[user]
-        )
-        possible[data.items[start : end + requests.count]] = False
-        if not possible.any():
+        left = weights.copy()
+        start = end if any_items else data.offsets[user]
+        left[data.items[start : end + requests.count]] = 0
+        rows = np.flatnonzero(left)
+        if not len(rows):
             raise UserError(
                 f"--candidates {settings.candidates}: nothing is left to draw for user "
                 f"{data.catalogue.users.id(user)}; use --candidates full"
             )
-        keys = np.full(len(weights), -np.inf)
-        keys[possible] = (
-            np.log(draw.random(int(possible.sum()))) / weights[possible]
-        )
-        best = np.argsort(-keys)[:CANDIDATES]
-        result[number] = np.resize(best[np.isfinite(keys[best])], CANDIDATES)
+        keys = np.log(draw.random(len(rows))) / left[rows]
+        best = rows[np.argsort(-keys)[:CANDIDATES]]
+        result[number] = np.resize(best, CANDIDATES)
     return result

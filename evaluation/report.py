@@ -3,12 +3,17 @@ line.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dataset import Dataset
-from evaluation.metrics import ONE_TARGET, SEVERAL_TARGETS, interval, per_user
+from evaluation.metrics import (
+    ONE_TARGET,
+    SEVERAL_TARGETS,
+    interval,
+    per_request,
+    per_user,
+)
 from support.tables import print_table, write_parquet
 
 Summary = dict[str, dict[str, float]]  # metric -> mean, low, high
@@ -37,21 +42,17 @@ def print_ranking(title: str, protocol: str, rows: dict[str, Summary]) -> None:
 
 
 def write_request_results(
-    path: Path, data: Dataset, until: str, columns: dict[str, Any]
+    path: Path, data: Dataset, until: str, rank: np.ndarray
 ) -> None:
-    """Parquet with a row a request, written whole or not at all.
-
-    A column of several numbers a request gets several names: rank, rank_2, ...
-    """
+    """Parquet with a row a request: user, ranks (Q, T) of the targets as rank, rank_2, ..., and
+    metrics; written whole or not at all."""
     import pandas as pd
 
+    users = data.split.requests[until].users
     table = {
-        "user_id": data.catalogue.users.id_array(
-            data.split.requests[until].users
-        )
+        "user_id": data.catalogue.users.id_array(users),
+        "rank": rank[:, 0],
     }
-    for name, values in columns.items():
-        parts = values.T if values.ndim == 2 else [values]
-        for number, part in enumerate(parts, start=1):
-            table[name if number == 1 else f"{name}_{number}"] = part
-    write_parquet(path, pd.DataFrame(table))
+    for place in range(1, rank.shape[1]):
+        table[f"rank_{place + 1}"] = rank[:, place]
+    write_parquet(path, pd.DataFrame(table | per_request(rank)))

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from baselines.mean_values import mean_predictors
-from dataset import Dataset, Field
+from dataset import Dataset
 from evaluation.protocols import request_batches
 from scorer import Scorer
 
-Outputs = dict[str, np.ndarray]  # by column
+VALUES, PREFERENCES = "values", "preferences"  # kinds of heads
 
 
 @torch.no_grad()
@@ -22,56 +22,49 @@ def head_outputs(
     until: str,
     seq_length: int,
     device: torch.device,
-) -> tuple[Outputs, Outputs]:
-    """What the heads say of the interaction that follows each request's history: (Q, K)
-    probabilities of its values given the item, and (Q, F) distributions of item columns."""
-    targets = data.items[data.split.requests[until].ends]
-    values = {name: [] for name in scorer.value_columns}
-    preferences = {name: [] for name in scorer.preference_columns}
-    order = []
-    if not values and not preferences:
-        return {}, {}
-    for chosen, batch in request_batches(data, until, seq_length, device):
+) -> dict[tuple[str, str], np.ndarray]:
+    """What the heads say of the interaction that follows each request's history, by kind and
+    column: (Q, K) probabilities of its values given the item, (Q, F) distributions of item
+    columns."""
+    requests, outputs, order = data.split.requests[until], {}, []
+    targets = data.items[requests.ends]
+    heads = [(VALUES, name) for name in scorer.value_columns]
+    heads += [(PREFERENCES, name) for name in scorer.preference_columns]
+    if not heads:
+        return {}
+    for chosen, _, batch in request_batches(
+        data, requests, seq_length, device
+    ):
         order.append(chosen)
         states = scorer.states(batch.to(device))
         items = torch.from_numpy(targets[chosen]).to(device)
-        for name, parts in values.items():
-            parts.append(scorer.value_probabilities(name, states, items).cpu())
-        for name, parts in preferences.items():
-            parts.append(scorer.preferences(name, states).cpu())
+        for kind, name in heads:
+            if kind == VALUES:
+                found = scorer.value_probabilities(name, states, items)
+            else:
+                found = scorer.preferences(name, states)
+            outputs.setdefault((kind, name), []).append(found.cpu())
     place = np.argsort(np.concatenate(order))
-    return tuple(
-        {
-            name: torch.cat(parts).numpy()[place]
-            for name, parts in heads.items()
-        }
-        for heads in (values, preferences)
-    )
-
-
-def expected(entry: Field, probabilities: np.ndarray) -> np.ndarray | None:
-    """(Q,) expected number, of a column whose values are numbers; else None."""
-    return None if entry.numbers is None else probabilities @ entry.numbers
+    return {
+        head: torch.cat(parts).numpy()[place]
+        for head, parts in outputs.items()
+    }
 
 
 def value_quality(
-    entry: Field, probabilities: np.ndarray, data: Dataset, until: str
+    name: str, probabilities: np.ndarray, data: Dataset, until: str
 ) -> dict[str, dict[str, float]]:
     """Errors of the head and of mean predictors; of values that are no numbers, their
     cross-entropy.
     """
-    codes = data.columns[entry.name][data.split.requests[until].ends]
+    entry = data.catalogue.interaction_fields[name]
+    codes = data.columns[name][data.split.requests[until].ends]
     known = codes > 0
-    guess = expected(entry, probabilities)
-    if guess is None:
+    if entry.numbers is None:
         stated = probabilities[known, codes[known] - 1]
-        return {
-            "head": {
-                "cross-entropy": float(
-                    -np.log(np.maximum(stated, 1e-9)).mean()
-                )
-            }
-        }
+        loss = -np.log(np.maximum(stated, 1e-9)).mean()
+        return {"head": {"cross-entropy": float(loss)}}
+    guess = probabilities @ entry.numbers
     true = entry.numbers[codes[known] - 1]
     rows = {}
     for name, values in {
@@ -103,9 +96,8 @@ def preference_quality(
     counts = data.item_counts()
     constant = (counts / counts.sum()) @ shares + 1e-6  # (F,)
     constant = constant / constant.sum()
-    own = np.zeros_like(target)
-    for number, items in enumerate(data.histories(requests)):
-        own[number] = shares[items].mean(0)
+    histories = data.histories(requests)
+    own = np.array([shares[items].mean(0) for items in histories])
     own = 0.95 * own + 0.05 * constant
     known = target.sum(1) > 0
     guesses = {

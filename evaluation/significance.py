@@ -5,7 +5,9 @@ model without seeds has S = 1. `compare` averages over seeds first, so its inter
 these seeds and new users. `compare_over_seeds` holds for new users and new seeds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -141,17 +143,17 @@ def compare_over_seeds(
     return Comparison(mean, mean - reach, mean + reach, p_value)
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """P-values corrected for the number of comparisons (Holm, 1979).
+def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
+    """P-values by name, corrected for the number of comparisons (Holm, 1979).
 
     The smallest is multiplied by n, the next by n - 1, and so on.
     """
-    order = np.argsort(p_values)
-    factors = len(p_values) - np.arange(len(p_values))
-    raised = np.maximum.accumulate(np.array(p_values)[order] * factors)
-    corrected = np.empty(len(p_values))
-    corrected[order] = np.minimum(1.0, raised)
-    return corrected.tolist()
+    names = sorted(p_values, key=p_values.get)
+    raised = [
+        p_values[name] * (len(names) - i) for i, name in enumerate(names)
+    ]
+    corrected = np.minimum(1.0, np.maximum.accumulate(raised))
+    return dict(zip(names, corrected.tolist(), strict=True))
 
 
 def mark(p_value: float) -> str:

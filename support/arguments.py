@@ -1,6 +1,7 @@
 """argparse that answers a wrong flag with one line and the nearest name."""
 
 import argparse
+from pathlib import Path
 from typing import NoReturn
 
 from support.errors import UserError, nearest
@@ -34,6 +35,18 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """argparse's own complaint, as a `UserError`."""
         raise UserError(f"{message.removeprefix('argument ')}; see --help")
+
+
+def model_parser(
+    description: str | None, default: str | None = "checkpoints/best"
+) -> ArgumentParser:
+    """A parser with the flags of a program that opens a trained model."""
+    parser = ArgumentParser(description)
+    text = "folder of a trained model (default: %(default)s)"
+    parser.add_argument("--model_path", type=Path, default=default, help=text)
+    text = "folder with the data set's files (default: as in training)"
+    parser.add_argument("--data_dir", help=text)
+    return parser
 
 
 def seeds(text: str) -> list[int]:

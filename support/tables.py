@@ -2,10 +2,14 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from support.errors import UserError
+
+# title, note, header, rows
+Table = tuple[str, str, list[str], list[list[str]]]
 
 
 def table_text(header: list[str], rows: list[list[str]]) -> str:
@@ -40,12 +44,15 @@ def print_table(
     console.print(table)
 
 
-def write_tables(
-    path: Path, note: str, header: list[str], rows: list[list[str]]
-) -> None:
-    """A table under its note as Markdown, at `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{note}\n\n{table_text(header, rows)}", encoding="utf-8")
+def show_tables(tables: Sequence[Table], path: Path | None = None) -> None:
+    """Print tables, each with its title and note, and write them as Markdown."""
+    parts = []
+    for title, note, header, rows in tables:
+        print_table(title, note, header, rows)
+        parts.append(f"## {title}\n\n{note}\n\n{table_text(header, rows)}")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(parts), encoding="utf-8")
 
 
 def write_parquet(path: Path, table: Any) -> None:

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import TypeAdapter, ValidationError
+
 from support.errors import UserError
 
 Lines = dict[tuple[str, ...], int]
@@ -56,6 +58,39 @@ def _plain(value: Any, place: tuple[str, ...], lines: Lines, line: int) -> Any:
         return plain
     # ruamel's own kinds of numbers and text, as plain ones.
     return json.loads(json.dumps(value, default=str))
+
+
+def validated(
+    kind: type, content: Any, path: Path, lines: Lines, keys: str
+) -> Any:
+    """What a file says as an instance of a class, checked by pydantic.
+
+    keys: which names may stand there, for the error about one that may not. Raises `UserError`
+    naming file and line.
+    """
+    unknown = "unexpected_keyword_argument"
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        faults = error.errors()
+    # A wrong name before what is missing for it.
+    fault = min(faults, key=lambda fault: fault["type"] != unknown)
+    message = fault["msg"]
+    if fault["type"] == "string_pattern_mismatch":
+        message = "a name has letters, digits and _ alone; the field's own goes to source"
+    if fault["type"] == unknown:
+        message = f"unknown key; {keys}"
+    refuse_at(path, lines, tuple(map(str, fault["loc"])), message)
+
+
+def refuse_at(
+    path: Path, lines: Lines, place: tuple[str, ...], message: str
+) -> NoReturn:
+    """Raise `UserError` naming the line of a place, or of the nearest one around it."""
+    around = place
+    while around and around not in lines:
+        around = around[:-1]
+    refuse(path, lines.get(around, 1), f"{'.'.join(place)}: {message}")
 
 
 def refuse(path: Path, line: int, message: str) -> NoReturn:

@@ -23,7 +23,8 @@ from tests.conftest import VARIANTS, fresh_model, rng, span, tiny_settings
 
 def test_top_lists_are_the_best_unseen_films(data):
     model = fresh_model(data, VARIANTS["enhanced"]).frozen()
-    lists = top_lists(model, data, "test", 12, EvalSettings(), k=5)
+    requests = data.split.requests["test"]
+    lists, _ = top_lists(model, data, requests, 12, True, 5)
     for person in (1, 7, 31):
         start, end = span(data, person, "test")
         scores = (

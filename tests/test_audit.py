@@ -110,12 +110,7 @@ def test_signs_by_hand(tiny, monkeypatch):
 
 
 def test_script(tmp_path, capsys, data):
-    assert (
-        run_command(
-            audit.main, ["--dataset", "synthetic", "--until", "validation"]
-        )
-        == 0
-    )
+    assert run_command(audit.main, ["--dataset", "synthetic"]) == 0
     assert "training later than the target" in capsys.readouterr().out
     assert (
         run_command(audit.main, ["--model_path", str(tmp_path / "nowhere")])

@@ -51,24 +51,20 @@ def test_new_users_and_items_are_nowhere_in_training(here, tiny):
     lists = [own for own in lists if len(own) > max(cold_start.KNOWN)]
     for count in cold_start.KNOWN:
         for end in ("first", "last"):
-            asked = here.requests[f"{count} {end}"]
-            for number, own in enumerate(lists):
+            requests = here.requests[f"{count} {end}"]
+            for asked, own in zip(requests, lists, strict=True):
                 place = count if end == "first" else len(own) - 1
-                history = asked.histories[number]
+                history = asked.history
                 assert (
                     items.id_array(history.items).tolist()
                     == own[place - count : place]
                 )
-                assert items.id(asked.targets[number]) == own[place]
+                assert items.id(asked.target) == own[place]
                 assert history.user == 0
-                assert not set(items.id_array(asked.candidates[number])) & set(
-                    new
-                )
-            assert len(asked.targets) == len(lists)
-    asked = here.requests["among all items"]
-    for history, target in zip(asked.histories, asked.targets, strict=True):
-        assert items.id(target) in new
-        assert not set(items.id_array(history.items)) & set(new)
+                assert not set(items.id_array(asked.candidates)) & set(new)
+    for asked in here.requests["among all items"]:
+        assert items.id(asked.target) in new
+        assert not set(items.id_array(asked.history.items)) & set(new)
 
 
 def test_draws_share_no_user_and_no_item(here, settings):
@@ -101,12 +97,11 @@ def test_items_of_equal_score_stand_in_all_orders(here):
     found = cold_start.answers(Nothing(), here, catalogue, 12)
     exact = cold_start.answers(Certain(), here, catalogue, 12)
     for name in ("1 last", "among all items"):
-        asked = here.requests[name]
-        for number, candidates in enumerate(asked.candidates):
-            ranks = np.arange(1, len(candidates) + 1)
+        for number, asked in enumerate(here.requests[name]):
+            ranks = np.arange(1, len(asked.candidates) + 1)
             gains = (ranks <= 10) / np.log2(1 + ranks)
             assert found[name][number] == pytest.approx(gains.mean())
-            rank = (candidates >= asked.targets[number]).sum()
+            rank = (asked.candidates >= asked.target).sum()
             assert exact[name][number] == pytest.approx(gains[rank - 1])
 
 
@@ -140,5 +135,5 @@ def test_the_command(flags, tmp_path, capsys):
         assert (
             run_command(cold_start.main, [*command, flag, str(tmp_path)]) == 2
         )
-        assert "drop --teacher and --start_from" in capsys.readouterr().err
+        assert f"made with {flag} none" in capsys.readouterr().err
     assert run_command(cold_start.main, [*command, "--model", "vanilla"]) == 2

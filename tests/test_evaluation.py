@@ -377,7 +377,7 @@ def test_value_yardsticks(data):
     ratings = entry.numbers[data.columns["rating"] - 1]
     guesses = mean_predictors(entry, data, "test")
     chances = rng().dirichlet(np.ones(5), len(ends))
-    found = value_quality(entry, chances, data, "test")
+    found = value_quality("rating", chances, data, "test")
     for name, guess in {**guesses, "head": chances @ entry.numbers}.items():
         assert found[name]["RMSE"] == pytest.approx(
             root_mean_squared_error(ratings[ends], guess)
@@ -403,7 +403,7 @@ def test_values_that_are_no_numbers_are_judged_by_cross_entropy():
     chances = rng().dirichlet(np.ones(len(entry.values)), len(requests))
     known = codes > 0
     expected = -np.log(chances[known, codes[known] - 1]).mean()
-    assert value_quality(entry, chances, shop, "test")["head"][
+    assert value_quality("channel", chances, shop, "test")["head"][
         "cross-entropy"
     ] == pytest.approx(expected)
 

@@ -297,13 +297,15 @@ def test_the_faithfulness_command(
         "random",
     ]
     assert run_command(faithfulness.main, command) == 0
-    found = json.loads((tmp_path / "results" / f"{dataset}.json").read_text())
+    found = json.loads(
+        (tmp_path / "results" / dataset / "results.json").read_text()
+    )
     assert set(found["measures"]) == set(faithfulness.WAYS)
     assert {name for way in found["measures"].values() for name in way} == set(
         faithfulness.MEASURES
     )
     assert ("planted causes" in found) == (dataset == "synthetic")
-    text = (tmp_path / "results" / f"{dataset}.md").read_text()
+    text = (tmp_path / "results" / dataset / "table.md").read_text()
     assert str(tmp_path) not in text and "| removed | leave_one_out |" in text
     assert run_command(faithfulness.main, [*command, "--users", "0"]) == 2
     assert "--users must be at least 1" in capsys.readouterr().err

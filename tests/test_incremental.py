@@ -68,16 +68,24 @@ def test_each_round_trains_on_the_past_and_asks_for_what_follows(
         assert len(requests) == len(month) - firsts
         assert here.asked.times[requests.target_rows].min() >= now
         assert here.asked.times.max() < until
-        assert set(here.groups["all"]) <= set(month["user"])
+        groups = members(here)
+        assert set(groups["all"]) <= set(month["user"])
         for name, low, high in (
             ("warm", 0, before),
             ("joined between", before, now),
             ("joined since", now, until),
         ):
             people = starts[(starts >= low) & (starts < high)].index
-            assert set(here.groups.get(name, [])) == set(
-                here.groups["all"]
-            ) & set(people)
+            assert set(groups.get(name, [])) == set(groups["all"]) & set(
+                people
+            )
+
+
+def members(here):
+    """The ids of the users in each group."""
+    requests = here.asked.split.requests["test"]
+    ids = here.asked.catalogue.users.id_array(np.unique(requests.users))
+    return {name: ids[among] for name, among in here.groups.items()}
 
 
 def test_quality_is_each_groups_mean_of_its_users(tiny, dates, monkeypatch):
@@ -106,9 +114,10 @@ def test_quality_is_each_groups_mean_of_its_users(tiny, dates, monkeypatch):
                 of_people.setdefault(user, []).append(
                     1 / np.log2(1 + rank) if rank <= 10 else 0.0
                 )
-    assert set(found) == set(here.groups)
-    for name, people in here.groups.items():
-        assert found[name] == pytest.approx(
+    groups = members(here)
+    assert set(found) == {f"{here.date} {name}" for name in groups}
+    for name, people in groups.items():
+        assert found[f"{here.date} {name}"] == pytest.approx(
             [np.mean(of_people[user]) for user in sorted(people)]
         )
 
@@ -145,14 +154,14 @@ def test_the_command_measures_each_row_and_trains_nothing_twice(
     assert found["results"]
     written = {
         path: path.stat().st_mtime_ns
-        for path in (tmp_path / "work").glob("*/checkpoint.json")
+        for path in (tmp_path / "work").glob("*/best/checkpoint.json")
     }
     # three dates trained, two of them gone on to as well
     assert len(written) == 2 * (3 + 2)
     assert run_command(incremental.main, command) == 0
     assert written == {
         path: path.stat().st_mtime_ns
-        for path in (tmp_path / "work").glob("*/checkpoint.json")
+        for path in (tmp_path / "work").glob("*/best/checkpoint.json")
     }
     assert (
         json.loads((tmp_path / "results" / "results.json").read_text())
@@ -163,9 +172,9 @@ def test_the_command_measures_each_row_and_trains_nothing_twice(
         run_command(incremental.main, [*command, "--learning_rate", "0.01"])
         == 0
     )
-    assert len(list((tmp_path / "work").glob("*/checkpoint.json"))) == 2 * len(
-        written
-    )
+    assert len(
+        list((tmp_path / "work").glob("*/best/checkpoint.json"))
+    ) == 2 * len(written)
 
 
 @pytest.mark.parametrize(

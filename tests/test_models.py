@@ -601,14 +601,16 @@ def test_every_request_is_scored_once(data):
     everybody = list(range(len(data.split.requests["test"])))
     alone = [
         row
-        for rows, _ in request_batches(data, "test", 12, CPU)
+        for rows, *_ in request_batches(data, data.split.requests["test"], 12)
         for row in rows
     ]
     assert sorted(alone) == everybody
     shares = [
         row
         for rank in (0, 1, 2)
-        for rows, _ in request_batches(data, "test", 12, CPU, rank, 3)
+        for rows, *_ in request_batches(
+            data, data.split.requests["test"], 12, CPU, rank, 3
+        )
         for row in rows
     ]
     assert sorted(shares) == everybody

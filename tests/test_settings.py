@@ -332,7 +332,7 @@ def test_wrong_flags(flags, message):
     [
         (
             "seed: 1\nhiden_size: 3",
-            "run.yaml:2: unknown key 'hiden_size'; did you mean 'hidden_size'",
+            "run.yaml:2: hiden_size: unknown key 'hiden_size'; did you mean 'hidden_size'",
         ),
         ("- 1\n- 2", "expected lines"),
         ("seed: 1\na: [", "run.yaml:2: is not YAML"),

@@ -74,7 +74,7 @@ def test_histories_and_targets_are_of_one_person_and_in_order(split_data):
         met = np.concatenate(
             [
                 chosen
-                for chosen, _ in request_batches(split_data, until, 12, CPU)
+                for chosen, *_ in request_batches(split_data, requests, 12)
             ]
         )
         assert sorted(met) == list(range(len(requests)))

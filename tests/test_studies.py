@@ -91,30 +91,35 @@ def test_a_study_is_read(study_file):
         ("positions: sinusoidal}", "positions: sinusoidel}", 11, "sinusoidel"),
         ("hidden_size: 8", "hidden_size: wide", 5, "hidden_size"),
         ("hidden_size: 8", "hiden_size: 8", 5, "hidden_size"),
-        ("{positions: sinusoidal}", "{}", 11, "'plain' and 'fixed' are alike"),
+        (
+            "{positions: sinusoidal}",
+            "{}",
+            11,
+            "variants.fixed: the same settings as 'plain'",
+        ),
         (
             "{positions: sinusoidal}",
             "{negatives: 3}",
             11,
-            "'plain' and 'fixed' are alike",
+            "negatives: does nothing without --loss",
         ),
         ("  fixed: {", "  plain: {", 11, "duplicate key"),
-        ("{positions: sinusoidal}", "yes", 11, "expected"),
-        ("base: quick", "base: quik", 2, "unknown preset"),
-        ("question:", "aim:", 1, "unknown key 'aim'"),
+        ("{positions: sinusoidal}", "yes", 11, "dictionary"),
+        ("base: quick", "base: quik", 2, "base: Input should be"),
+        ("question:", "aim:", 1, "aim: unknown key; a study has"),
         (
             "against: fixed",
             "against: nobody",
             12,
-            "compared with 'nobody', which is none",
+            "there is no variant 'nobody' above it",
         ),
         (
             "{positions: sinusoidal}",
             "{teacher: elsewhere}",
             11,
-            "not for a study",
+            "give it as a flag",
         ),
-        ("{positions: sinusoidal}", "{seed: 7}", 11, "not for a study"),
+        ("{positions: sinusoidal}", "{seed: 7}", 11, "give it as a flag"),
         (
             "{positions: sinusoidal}",
             "{positions: [sinusoidal]}",
@@ -137,7 +142,7 @@ def test_a_wrong_study_is_refused_with_its_line(
 
 def test_a_study_without_variants_or_of_no_name_is_refused(study_file):
     study_file.write_text(TINY[: TINY.index("  plain")])
-    with pytest.raises(UserError, match="needs variants"):
+    with pytest.raises(UserError, match=r"tiny\.yaml:9: variants: "):
         load_study(str(study_file))
     with pytest.raises(UserError, match="no study 'nothing'"):
         load_study("nothing")

@@ -104,7 +104,7 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(
         "a variant, seed 42",
         "train",
     )
-    assert run.run_id == log.parent.name
+    assert run.run_id == (log.parent / "run_id").read_text().strip()
     axes = [
         record.metric.glob_name
         for record in records
