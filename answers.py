@@ -1,10 +1,11 @@
 """What the engine answers, as dataclasses; `to_json` where an answer leaves the program."""
 
-import functools
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import PlainSerializer, TypeAdapter
+from pydantic import PlainSerializer
+from pydantic.dataclasses import dataclass
+from pydantic_core import to_jsonable_python
 
 EXACT = 2**53  # beyond, JSON rounds whole numbers
 
@@ -62,7 +63,6 @@ class Flip:
     value: str
     title: str
     rank: int
-    log_probability: float
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,4 @@ class Profile:
 
 def to_json(answer: Any) -> Any:
     """Dictionaries and lists; a field that is None is left out."""
-    if isinstance(answer, list):
-        return [to_json(part) for part in answer]
-    adapter = _adapter(type(answer))
-    return adapter.dump_python(answer, mode="json", exclude_none=True)
-
-
-_adapter = functools.cache(TypeAdapter)
+    return to_jsonable_python(answer, exclude_none=True)

@@ -37,7 +37,9 @@ def recommend_all(
     requests = _requests(engine, user_ids, until)
     if not len(requests):
         raise UserError("--users: nobody to recommend for")
-    data, whole = engine.data, until == "end"
+    # With the items that were added.
+    data = engine.data.replace(catalogue=engine.catalogue)
+    whole = until == "end"
     bf16 = whole and uses_bf16(precision, torch.device("cpu"))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         rows, values = top_lists(

@@ -58,6 +58,15 @@ class Field:
         return [self.column.values.get(value, value) for value in self.values]
 
     @cached_property
+    def codes(self) -> dict[str, int]:
+        """Code of each title and each value, in small letters."""
+        codes = {}
+        for names in (self.titles, self.values):
+            for code, name in enumerate(names, start=1):
+                codes[name.casefold()] = code
+        return codes
+
+    @cached_property
     def numbers(self) -> np.ndarray | None:
         """The values of a category as numbers, None where one is none: a scale of stars, say."""
         try:
@@ -121,9 +130,8 @@ class Field:
         Of numbers the largest value that is not above it: an age in years counts as its group.
         """
         text = _plain(value)
-        folded = [name.casefold() for name in (*self.values, *self.titles)]
-        if text.casefold() in folded:
-            return folded.index(text.casefold()) % len(self.values) + 1
+        if text.casefold() in self.codes:
+            return self.codes[text.casefold()]
         numbers = self.numbers
         if numbers is not None and not self.column.ordered:
             try:
@@ -252,13 +260,28 @@ class Table:
 
     def rows_in(self, larger: "Table") -> np.ndarray:
         """(n,) where these ids stand in a larger table. Raises `UserError` if some are missing."""
-        rows = larger.index(self.ids)
-        if (rows == UNKNOWN).any():
-            missing = self.ids[np.argmax(rows == UNKNOWN)]
-            raise UserError(
-                f"the data lack {missing!r}, which the model was trained on"
-            )
+        return larger.known(
+            self.ids, "the data lack {!r}, which the model was trained on"
+        )
+
+    def known(self, ids: Sequence[Any], message: str) -> np.ndarray:
+        """(n,) rows of ids. Raises `UserError` for one that is not here: the message with the id
+        in its braces."""
+        rows = self.index(ids)
+        if not rows.all():
+            raise UserError(message.format(list(ids)[int(rows.argmin())]))
         return rows
+
+    def stored(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """What the data hold of values that a person gives by column, None for unknown. Raises
+        `UserError` for an unknown column or value."""
+        columns = {}
+        for name, value in values.items():
+            if name not in self.fields:
+                there = ", ".join(self.fields) or "(there are none)"
+                raise UserError(f"no column {name!r}; the columns: {there}")
+            columns[name] = self.fields[name].stored(value)
+        return columns
 
     def with_row(
         self, one: Id, name: str, values: Mapping[str, Any]
@@ -268,14 +291,9 @@ class Table:
         one = self.parse_id(one)
         if self.index([one])[0] != UNKNOWN:
             raise UserError(f"id {one!r} is taken")
-        strange = set(values) - set(self.fields)
-        if strange:
-            raise UserError(
-                f"{min(strange)!r} is none of the columns {', '.join(self.fields)}"
-            )
-        data = {}
+        given, data = self.stored(values), {}
         for column, known in self.data.items():
-            new = self.fields[column].stored(values.get(column))
+            new = given.get(column, self.fields[column].unknown)
             data[column] = _appended(known, new)
         ids = np.append(self.ids, np.array([one], dtype=self.ids.dtype))
         names = np.append(self.names, np.array([name], dtype=object))
@@ -300,6 +318,15 @@ class Catalogue:
     items: Table
     users: Table
     interaction_fields: Mapping[str, Field]
+
+    @property
+    def fields(self) -> dict[str, Mapping[str, Field]]:
+        """Table -> column -> field."""
+        return {
+            "interactions": self.interaction_fields,
+            "items": self.items.fields,
+            "users": self.users.fields,
+        }
 
     @property
     def predicted_values(self) -> list[Field]:

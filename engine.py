@@ -12,16 +12,15 @@ import torch
 
 from answers import Explanation, Id, Item, Profile, Recommendation
 from batches import Batch, History, history_batch, history_of
-from dataset import NO_TIME, UNKNOWN, Dataset, Field
-from explanations.attribution import DEFAULT
+from dataset import NO_TIME, Dataset, Field
 from explanations.explaining import explanations_of
 from explanations.question import Question
 from growth import for_catalogue
-from item_search import known_rows, rows_where
+from item_search import rows_where
 from model_io import data_of, load_model
-from profiles import iso, profile, typical_next_time, user_columns_of
+from profiles import iso, largest_first, profile, typical_next_time
 from schema import Schema
-from support.errors import UserError
+from support.errors import UserError, require
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,6 @@ class RecommendationEngine:
         )
         self.catalogue = self.checkpoint.catalogue
         self.scorer = self.checkpoint.model.frozen()
-        self.new_items: set[Id] = set()
         self.seq_length = self.settings.model.seq_length
 
     @cached_property
@@ -71,7 +69,7 @@ class RecommendationEngine:
         self.catalogue = dataclasses.replace(
             self.catalogue, users=data.catalogue.users
         )
-        return data.replace(catalogue=self.catalogue)
+        return data
 
     @property
     def schema(self) -> Schema:
@@ -123,18 +121,15 @@ class RecommendationEngine:
         history = self.history(user_id, item_sequence, **known)
         own = None
         if user_id is not None:
-            own = self.catalogue.users.id(self.user_rows([user_id])[0])
+            own = self.catalogue.users.parse_id(user_id)
         found = profile(self.catalogue, own, history)
         with torch.no_grad():
             states = self.scorer.states(self.batch([history]))
             for name in self.scorer.preference_columns:
                 shares = self.scorer.preferences(name, states)[0]
-                titles = self.catalogue.items.fields[name].titles
-                order = shares.argsort(descending=True).tolist()
-                found.expected[name] = {
-                    titles[code]: round(float(shares[code]), 3)
-                    for code in order
-                }
+                found.expected[name] = largest_first(
+                    self.catalogue.items.fields[name], shares.double().numpy()
+                )
         return found
 
     def add_item(
@@ -160,12 +155,8 @@ class RecommendationEngine:
         catalogue = dataclasses.replace(self.catalogue, items=larger)
         # Always grown from what was trained, so that added items do not stand in for one another.
         self.scorer = for_catalogue(self.checkpoint.model, catalogue).frozen()
-        if "data" in self.__dict__:
-            self.data = self.data.replace(catalogue=catalogue)
         self.catalogue = catalogue
-        item_id = larger.id(len(larger) - 1)
-        self.new_items.add(item_id)
-        return item_id
+        return larger.id(len(larger) - 1)
 
     # Questions about a history
 
@@ -195,18 +186,16 @@ class RecommendationEngine:
         history = History(np.zeros(0, dtype=np.int64))
         if user_id is not None:
             history = history_of(self.data, self.user_rows([user_id])[0])
-        if item_sequence is not None or user_id is None:
-            given = [] if item_sequence is None else list(item_sequence)
-            rows = known_rows(
-                self.catalogue.items, self.schema, given, "--history"
+        if item_sequence is not None:
+            rows = self.item_rows(item_sequence, "--history")
+            history = History(
+                rows,
+                user=history.user,
+                user_columns=history.user_columns,
+                whole=not len(rows),
             )
-            known = {
-                "user": history.user,
-                "user_columns": history.user_columns,
-            }
-            history = History(rows, whole=not given, **known)
         if user_columns is not None:
-            columns = user_columns_of(self.catalogue.users, user_columns)
+            columns = self.catalogue.users.stored(user_columns)
             columns = {**history.user_columns, **columns}
             history = dataclasses.replace(history, user_columns=columns)
         if not len(history.items) and not self.scorer.starts:
@@ -233,7 +222,6 @@ class RecommendationEngine:
         batch."""
         # (B, R)
         allowed = np.stack([self._allowed(query) for query in queries])
-        left = allowed.sum(1).tolist()
         batch = self.batch([query.history for query in queries])
         states = self.scorer.states(batch)
         scores = self.scorer.scores(states, batch)
@@ -241,29 +229,29 @@ class RecommendationEngine:
         scores = scores.masked_fill(~torch.from_numpy(allowed), -torch.inf)
         answers = []
         for row, query in enumerate(queries):
-            best = scores[row].topk(min(query.k, left[row]))
+            left = int(allowed[row].sum())
+            best = scores[row].topk(min(query.k, left))
             answers.append(self._recommendations(states[row], best))
         return answers
 
     def _recommendations(
         self, state: torch.Tensor, best: torch.return_types.topk
     ) -> list[Recommendation]:
-        count = len(best.indices)
-        values: list[dict[str, float | str]] = [{} for _ in range(count)]
-        for name in self.scorer.value_columns if count else ():
-            entry = self.catalogue.interaction_fields[name]
-            states = state.expand(count, -1)
+        states, values = state.expand(len(best.indices), -1), {}
+        for name in self.scorer.value_columns:
             shares = self.scorer.value_probabilities(
                 name, states, best.indices
             )
-            for place, value in enumerate(_expected(entry, shares.numpy())):
-                values[place][name] = value
+            entry = self.catalogue.interaction_fields[name]
+            values[name] = _expected(entry, shares.numpy())
         return [
             Recommendation(
                 **vars(self.item(row)),
                 rank=place + 1,
                 score=round(float(best.values[place]), 4),
-                values=values[place],
+                values={
+                    name: column[place] for name, column in values.items()
+                },
             )
             for place, row in enumerate(best.indices.tolist())
         ]
@@ -272,20 +260,28 @@ class RecommendationEngine:
         self,
         query: Query,
         item_ids: Sequence[Id],
-        method: str = DEFAULT,
         in_full: bool = False,
     ) -> list[Explanation]:
         """Why these items, each compared with those that the query allows (explanations/).
 
         An item that the query's filters leave out is explained too, as if it were allowed.
 
-        method: see explanations/attribution.py. in_full: also each item's rank, by how many
+        in_full: also each item's rank, by how many
         ranks it falls without each item of the history and each family, and what would have to
         be otherwise.
         """
-        question = self._question(query, item_ids)
-        return explanations_of(
-            question, self.item, method, query.k if in_full else None
+        question = self.question(query, item_ids)
+        k = query.k if in_full else None
+        return explanations_of(question, self.item, k)
+
+    def question(self, query: Query, item_ids: Sequence[Id]) -> Question:
+        """Why these items? Each compared with those that the query allows."""
+        rows = self.item_rows(item_ids, "recommended_item_id")
+        allowed = self._allowed(query)
+        allowed[rows] = True
+        among = torch.from_numpy(allowed)
+        return Question(
+            self.scorer, self.catalogue, query.history, rows, among
         )
 
     # Parts
@@ -305,25 +301,14 @@ class RecommendationEngine:
             allowed[query.history.items] = False
         return allowed
 
-    def _question(self, query: Query, item_ids: Sequence[Id]) -> Question:
-        items = self.catalogue.items
-        rows = known_rows(items, self.schema, item_ids, "recommended_item_id")
-        allowed = self._allowed(query)
-        allowed[rows] = True
-        among = torch.from_numpy(allowed)
-        return Question(
-            self.scorer, self.catalogue, query.history, rows, among
-        )
-
     def item(self, row: int) -> Item:
         """What is said of an item, and a note if training never saw it."""
-        items, row = self.catalogue.items, int(row)
-        item_id = items.id(row)
-        note = None
-        if item_id in self.new_items:
+        items, note = self.catalogue.items, None
+        if row >= len(self.checkpoint.catalogue.items):
             nouns = self.schema.nouns
             note = f"new: placed by its columns and by the {nouns} most like it in these"
-        return Item(item_id, str(items.names[row]), items.readable(row), note)
+        name = str(items.names[row])
+        return Item(items.id(row), name, items.readable(row), note)
 
     def request_time_note(self, history: History, at: int | None) -> str:
         """What the output must say of the moment that recommendations are made for; '' if the
@@ -341,14 +326,26 @@ class RecommendationEngine:
 
     def user_rows(self, user_ids: Sequence[Id]) -> np.ndarray:
         """Rows of users in the data. Raises `UserError` for one who is not there."""
-        users, ids = self.data.catalogue.users, list(user_ids)
-        rows = users.index(ids)
-        if (rows == UNKNOWN).any():
-            raise UserError(
-                f"user {ids[int(np.argmax(rows == UNKNOWN))]} is not in {self.schema.name} (ids "
-                f"{users.ids.min()} to {users.ids.max()}); for a new user give --history"
-            )
-        return rows
+        users, name = self.data.catalogue.users, self.schema.name
+        first, last = users.ids.min(), users.ids.max()
+        return users.known(
+            user_ids,
+            f"user {{}} is not in {name} (ids {first} to {last}); for a new user give --history",
+        )
+
+    def item_rows(self, item_ids: Sequence[Id], source: str) -> np.ndarray:
+        """Rows of items. Raises `UserError`, naming the source of the ids, for one that is not in
+        the catalogue."""
+        items, schema = self.catalogue.items, self.schema
+        require(
+            not isinstance(item_ids, str),
+            f"{source}: expected a list of ids, not the text {item_ids!r}",
+        )
+        return items.known(
+            item_ids,
+            f"{source}: {schema.noun} {{!r}} is not in this model's catalogue of "
+            f"{len(items.ids)} {schema.nouns}",
+        )
 
 
 def _expected(entry: Field, shares: np.ndarray) -> list[float | str]:

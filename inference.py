@@ -17,30 +17,30 @@ from engine import Query, RecommendationEngine
 from explanations.tables import print_recommendations
 from item_search import find_items
 from profiles import parse_time
-from support.arguments import ArgumentParser
-from support.errors import UserError, run_command
+from support.arguments import ArgumentParser, model_parser, names_of
+from support.errors import UserError, require, run_command
 from support.tables import write_parquet
 
-__all__ = ["Query", "RecommendationEngine"]
 ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "json")
-SHOWN = (
-    5  # contributions of the history in JSON that is not asked to explain all
-)
+MANY_USERS = ("output", "history_until", "precision")
+FILTERS = {"auto": None, "yes": True, "no": False}
+SHOWN = 5  # contributions of the history in JSON without --explain
+
+
+def _fact(text: str) -> tuple[str, str]:
+    """A column of the user and its value, as --set gives them."""
+    name, equals, value = text.partition("=")
+    require(equals, f"--set {text!r}: write COLUMN=VALUE, as in --set age=25")
+    return name.strip(), value.strip()
 
 
 FLAGS: dict[str, dict[str, Any]] = {
-    "model_path": {
-        "default": "checkpoints/best",
-        "help": "folder of a trained model",
-    },
-    "data_dir": {
-        "help": "folder with the data set's files (default: as in training)"
-    },
     "user_id": {"help": "a user of the data"},
     "history": {
         "help": "items a user has had, oldest first: ids with commas or names with semicolons"
     },
     "set": {
+        "type": _fact,
         "action": "append",
         "default": [],
         "metavar": "COLUMN=VALUE",
@@ -68,12 +68,13 @@ FLAGS: dict[str, dict[str, Any]] = {
     "output": {"help": "with --users: the Parquet file to write"},
     "k": {"type": int, "default": 10, "help": "how many items (default: 10)"},
     "filter_seen": {
-        "choices": ("auto", "yes", "no"),
+        "choices": FILTERS,
         "default": "auto",
         "help": "leave out items of the history; auto = unless the schema allows repeats",
     },
     "at": {
-        "help": "moment of the request (ISO, UTC, or seconds), for --query_time known"
+        "type": parse_time,
+        "help": "moment of the request (ISO, UTC, or seconds), for --query_time known",
     },
     "explain": {
         "action": "store_true",
@@ -85,32 +86,21 @@ FLAGS: dict[str, dict[str, Any]] = {
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(__doc__)
+    parser = model_parser(__doc__)
     for name, options in FLAGS.items():
         parser.add_argument(f"--{name}", **options)
     return parser
 
 
 def _many(engine: RecommendationEngine, flags: Any) -> None:
-    if not flags.output:
-        raise UserError("--users needs --output, e.g. --output recs.parquet")
-    for name in ONE_USER:
-        if getattr(flags, name) not in (None, [], False):
-            raise UserError(
-                f"--{name} does not go with --users, which takes --k, --history_until, "
-                f"--filter_seen, --precision and --output"
-            )
-    users = None
-    if flags.users != "all":
-        users = [
-            part.strip() for part in flags.users.split(",") if part.strip()
-        ]
+    require(flags.output, "--users needs --output, e.g. --output recs.parquet")
+    users = None if flags.users == "all" else names_of(flags.users)
     table = recommend_all(
         engine,
         users,
         flags.k,
         flags.history_until,
-        _filter(flags),
+        FILTERS[flags.filter_seen],
         flags.precision,
     )
     write_parquet(Path(flags.output), table)
@@ -124,33 +114,15 @@ def _many(engine: RecommendationEngine, flags: Any) -> None:
     )
 
 
-def _filter(flags: Any) -> bool | None:
-    return {"auto": None, "yes": True, "no": False}[flags.filter_seen]
-
-
-def _facts(pairs: list[str]) -> dict[str, str] | None:
-    """User columns of --set."""
-    facts = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(
-                f"--set {pair!r}: write COLUMN=VALUE, as in --set age=25"
-            )
-        facts[name.strip()] = value.strip()
-    return facts or None
-
-
 def _one(engine: RecommendationEngine, flags: Any) -> None:
-    sequence = None
+    sequence = names = profile = None
     if flags.history is not None:
         sequence = find_items(
             engine.catalogue.items, engine.schema, flags.history
         )
-    at = None if flags.at is None else parse_time(flags.at)
-    facts = _facts(flags.set)
+    at, facts = flags.at, dict(flags.set) or None
     history = engine.history(flags.user_id, sequence, at, facts)
-    query = Query(history, flags.k, _filter(flags), flags.where)
+    query = Query(history, flags.k, FILTERS[flags.filter_seen], flags.where)
     (items,) = engine.answer([query])
     if not items:
         raise UserError(
@@ -161,8 +133,6 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
         query, [item.id for item in items], in_full=flags.explain
     )
     note = engine.request_time_note(history, at)
-    data_note = engine.schema.note
-    profile = None
     if flags.user_id is not None:
         profile = engine.get_user_profile(
             flags.user_id, at=at, user_columns=facts
@@ -177,36 +147,30 @@ def _one(engine: RecommendationEngine, flags: Any) -> None:
         content = {
             "profile": to_json(profile),
             "note": note,
-            "data_note": data_note,
+            "data_note": engine.schema.note,
             "recommendations": rows,
         }
         # ASCII: any terminal can show it.
         print(json.dumps(content, indent=1))
         return
-    names = None
     if sequence is not None:
-        names = [engine.item(row).name for row in history.items]
+        names = engine.catalogue.items.names[history.items]
     print_recommendations(engine.schema, items, reasons, profile, names, note)
 
 
 def main(argv: list[str]) -> None:
     """See the module's head."""
-    flags = _parser().parse_args(argv)
-    if flags.k < 1:
-        raise UserError(f"--k {flags.k}: must be at least 1")
-    engine = RecommendationEngine(flags.model_path, flags.data_dir)
-    if flags.users:
-        _many(engine, flags)
-        return
-    if (
-        flags.output
-        or flags.history_until != "end"
-        or flags.precision != "auto"
-    ):
-        raise UserError(
-            "--output, --history_until and --precision go with --users"
+    parser = _parser()
+    flags = parser.parse_args(argv)
+    require(flags.k >= 1, f"--k {flags.k}: must be at least 1")
+    for name in ONE_USER if flags.users else MANY_USERS:
+        without = "without" if flags.users else "with"
+        require(
+            getattr(flags, name) == parser.get_default(name),
+            f"--{name} goes {without} --users",
         )
-    _one(engine, flags)
+    engine = RecommendationEngine(flags.model_path, flags.data_dir)
+    (_many if flags.users else _one)(engine, flags)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 from dataset import UNKNOWN, Field, Table
 from readers.raw import plain_number
 from schema import Schema
+from support.arguments import names_of
 from support.errors import UserError, nearest
 
 # 'Matrix, The (1999)'
@@ -24,7 +25,7 @@ def find_items(items: Table, schema: Schema, text: str) -> list[Any]:
 
     Raises `UserError` for a name that no item or more than one item answers to.
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = names_of(text)
     if not all(_is_id(items, part) for part in parts):
         names = [part.strip() for part in text.split(";") if part.strip()]
         # Commas separate names too unless the whole is one: 'Piano, The'.
@@ -56,25 +57,6 @@ def _id_of(items: Table, schema: Schema, text: str) -> Any:
     raise UserError(
         f"no {schema.noun} in the catalogue is called {text!r}; {hint}"
     )
-
-
-def known_rows(
-    items: Table, schema: Schema, ids: Sequence[Any], what: str
-) -> np.ndarray:
-    """Rows of ids. Raises `UserError`, naming `what`, for an id that is not in the catalogue."""
-    if isinstance(ids, str):
-        raise UserError(
-            f"{what}: expected a list of ids, not the text {ids!r}"
-        )
-    ids = list(ids)
-    rows = items.index(ids)
-    if (rows == UNKNOWN).any():
-        unknown = ids[int(np.argmax(rows == UNKNOWN))]
-        raise UserError(
-            f"{what}: {schema.noun} {unknown!r} is not in this model's catalogue of "
-            f"{len(items.ids)} {schema.nouns}"
-        )
-    return rows
 
 
 def rows_where(
@@ -140,15 +122,13 @@ def _meets(
 
 def _codes(entry: Field, wanted: str) -> list[int]:
     """Codes of values with commas between; a value may hold a comma itself."""
-    code = {}
-    for names in (entry.titles, entry.values):
-        for number, name in enumerate(names, start=1):
-            code[name.casefold()] = number
     parts, codes = wanted.split(","), []
     while parts:
         for count in range(len(parts), 0, -1):
             text = ",".join(parts[:count]).strip().casefold()
-            found = code.get(text) or code.get(plain_number(text))
+            found = entry.codes.get(text) or entry.codes.get(
+                plain_number(text)
+            )
             if found:
                 codes.append(found)
                 parts = parts[count:]

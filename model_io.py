@@ -86,15 +86,10 @@ def save_model(
 ) -> None:
     """Write a checkpoint folder (module's head)."""
     catalogue = data.catalogue
-    fields = {
-        "interactions": catalogue.interaction_fields,
-        "items": catalogue.items.fields,
-        "users": catalogue.users.fields,
-    }
     info = {
         "settings": settings.to_dict(),
         "schema": catalogue.schema.to_dict(),
-        "fields": Fields.dump_python(fields, mode="json"),
+        "fields": Fields.dump_python(catalogue.fields, mode="json"),
         "validation": record,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),

@@ -1,56 +1,31 @@
 """Users: what may be said of somebody new, what a history says, and moments in time."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 
 from answers import Id, Profile
 from batches import History
-from dataset import Catalogue, Table
+from dataset import Catalogue, Field
 from support.errors import UserError
 
 MOST_VALUES = 200  # of an item column, in a profile
-
-
-def user_columns_of(
-    users: Table, facts: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """Stored values of facts such as {'country': 'FR', 'age': 25}; None for unknown. Raises
-    `UserError` for an unknown column or value."""
-    columns = {}
-    for name, value in facts.items():
-        if name not in users.fields:
-            there = ", ".join(users.fields) or "(there are none)"
-            raise UserError(f"--set {name}: users have the columns {there}")
-        try:
-            columns[name] = users.fields[name].stored(value)
-        except UserError as error:
-            raise UserError(f"--set {error}") from None
-    return columns
 
 
 def profile(
     catalogue: Catalogue, user_id: Id | None, history: History
 ) -> Profile:
     """What a history says of a user, beside the user's own columns."""
-    columns, affinities, means = {}, {}, {}
-    for name, entry in catalogue.users.fields.items():
-        columns[name] = entry.readable(
-            history.user_columns.get(name, entry.unknown)
-        )
+    columns = {
+        name: entry.readable(history.user_columns.get(name, entry.unknown))
+        for name, entry in catalogue.users.fields.items()
+    }
+    affinities, means = {}, {}
     for name, entry in catalogue.items.fields.items():
         small = 0 < len(entry.values) <= MOST_VALUES
         if small and len(history.items):
             had = catalogue.items.shares(name, history.items) > 0  # (L, F)
-            shares = had.mean(0).round(3).tolist()
-            pairs = sorted(
-                zip(entry.titles, shares, strict=True), key=lambda p: -p[1]
-            )
-            affinities[name] = {
-                title: share for title, share in pairs if share
-            }
+            affinities[name] = largest_first(entry, had.mean(0))
     for name, values in history.columns.items():
         numbers = catalogue.interaction_fields[name].as_numbers(values)
         if numbers is not None and not np.isnan(numbers).all():
@@ -62,6 +37,15 @@ def profile(
         affinities=affinities,
         means=means,
     )
+
+
+def largest_first(entry: Field, shares: np.ndarray) -> dict[str, float]:
+    """Title -> share of the values of a column, from (F,), the largest first, without zeros."""
+    order = np.argsort(-shares, kind="stable")
+    rounded = shares.round(3).tolist()
+    return {
+        entry.titles[code]: rounded[code] for code in order if rounded[code]
+    }
 
 
 def typical_next_time(times: np.ndarray) -> int:
@@ -91,10 +75,7 @@ def parse_time(text: str) -> int:
 
 
 def iso(seconds: int) -> str:
-    """'2001-01-31 20:00 UTC'; of moments beyond the calendar the seconds."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime(
-            "%Y-%m-%d %H:%M UTC"
-        )
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds} s since 1970"
+    """'2001-01-31 20:00 UTC'."""
+    return f"{np.datetime64(seconds, 's').astype('M8[m]')} UTC".replace(
+        "T", " ", 1
+    )

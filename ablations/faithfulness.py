@@ -199,7 +199,8 @@ def _parser() -> ArgumentParser:
     parser = model_parser(__doc__)
     add = parser.add_argument
     add("--users", type=int, default=500, help="how many, drawn at random")
-    add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    methods = [*METHODS, "random"]
+    add("--methods", nargs="+", choices=methods, default=methods)
     add("--results", type=Path, default=Path("runs/results/faithfulness"))
     return parser
 

@@ -34,16 +34,10 @@ class DecadeEncoder(nn.Module):
         )
 
 
-def main(**changes: Any) -> None:
+def main(folder: str = "checkpoints/decades", **changes: Any) -> None:
     """changes: settings by name, as in settings.py."""
-    shipped = features.KINDS["number"]
     features.KINDS["number"] = DecadeEncoder
-    try:
-        train_and_recommend.main(
-            **{"folder": "checkpoints/decades", **changes}
-        )
-    finally:
-        features.KINDS["number"] = shipped
+    train_and_recommend.main(folder, **changes)
 
 
 if __name__ == "__main__":

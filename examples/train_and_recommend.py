@@ -4,27 +4,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from data_processor import load
 from engine import RecommendationEngine
-from model_io import new_model, save_model
 from presets import preset_settings
 from support.errors import run_command
-from training_loop import fit
+from trainer import train
 
 
 def main(folder: str = "checkpoints/example", **changes: Any) -> None:
     """changes: settings by name, as in settings.py; dataset may be a file of your own."""
-    settings = preset_settings("quick").replace(**changes)
-    data = load(settings.data)
-    torch.manual_seed(settings.train.seed)
-    model = new_model(data, settings.model)
-    progress = fit(model, data, settings)
-    save_model(Path(folder), model, settings, data, progress.best)
-
-    engine = RecommendationEngine(folder, data_dir=settings.data.data_dir)
-    first_user = data.catalogue.users.id(1)
+    settings = preset_settings("quick")
+    settings = settings.replace(checkpoint_dir=folder, **changes)
+    train(settings)
+    best = Path(folder) / "best"
+    engine = RecommendationEngine(best, settings.data.data_dir)
+    first_user = engine.catalogue.users.id(1)
     for item in engine.get_recommendations(first_user, k=5):
         print(f"{item.rank}. {item.name}")
 

@@ -63,9 +63,7 @@ class Attribution:
     families: dict[str, np.ndarray]
 
 
-def leave_one_out(
-    question: Question, _draw: np.random.Generator
-) -> np.ndarray:
+def leave_one_out(question: Question) -> np.ndarray:
     """See the module's head."""
     scores, _ = question.one_by_one
     return (scores[0] - scores[1:]).T
@@ -77,10 +75,8 @@ def places_lost(
     """By how many ranks each item falls, among those that may be recommended, without each
     interaction, (C, L), and without each family, (C,)."""
     _, ranks = question.one_by_one
-    families = {
-        family: without - ranks[0]
-        for family, (_, without) in question.without_families.items()
-    }
+    falls = question.without_families[:, 1] - ranks[0]
+    families = dict(zip(question.families, falls, strict=True))
     return (ranks[1:] - ranks[0]).T, families
 
 
@@ -93,30 +89,23 @@ def carried(question: Question, found: Attribution) -> np.ndarray:
     """
     # (C, TRIED)
     strongest = np.argsort(-found.history, axis=1, kind="stable")[:, :TRIED]
-    places = np.unique(strongest)
+    places, everywhere = np.unique(strongest), np.arange(question.length)
+    without = question.scores(everywhere != places[:, None])
     falls = np.zeros(found.history.shape, dtype=bool)
-    if len(places):
-        known = np.ones((len(places), question.length), dtype=bool)
-        known[np.arange(len(places)), places] = False
-        falls[:, places] = (question.scores(known) < found.score).T
-    return falls & (np.arange(question.length) == strongest[..., None]).any(1)
+    falls[:, places] = (without < found.score).T
+    return falls & (everywhere == strongest[..., None]).any(1)
 
 
-def blocks(question: Question, draw: np.random.Generator) -> np.ndarray:
+def blocks(question: Question) -> np.ndarray:
     """See the module's head."""
-    length = question.length
-    newest_first = np.arange(length)[::-1]
-    spans = np.split(
-        newest_first, [size for size in BLOCK_ENDS if size < length]
-    )
-    count = len(spans)
+    age = np.arange(question.length)[::-1]
+    block = np.searchsorted(BLOCK_ENDS, age, side="right")  # (L,)
+    count = block.max(initial=0) + 1
     # (2^n, n): which blocks each coalition knows.
     coalitions = (np.arange(2**count)[:, None] >> np.arange(count) & 1).astype(
         bool
     )
-    known = np.zeros((len(coalitions), length), dtype=bool)
-    for number, span in enumerate(spans):
-        known[:, span] = coalitions[:, number : number + 1]
+    known = coalitions[:, block]  # (2^n, L)
     values = sum(
         share * dataclasses.replace(question, absent=way).scores(known)
         for way, share in BLOCK_WAYS.items()
@@ -124,12 +113,13 @@ def blocks(question: Question, draw: np.random.Generator) -> np.ndarray:
     weight = np.array(
         [1 / (count * math.comb(count - 1, size)) for size in range(count)]
     )
-    gradients = integrated_gradients(question, draw)
+    gradients = integrated_gradients(question)
     size = np.abs(gradients).sum(1, keepdims=True)
     steep = gradients / (size + 1e-9)  # (C, L)
     flow = attention_flow(question)
-    history = np.zeros((len(question.candidates), length))
-    for number, span in enumerate(spans):
+    history = np.zeros(gradients.shape)
+    for number in range(count):
+        span = block == number
         without = np.flatnonzero(~coalitions[:, number])
         gains = values[without + 2**number] - values[without]
         value = weight[coalitions[without].sum(1)] @ gains  # (C,)
@@ -139,9 +129,7 @@ def blocks(question: Question, draw: np.random.Generator) -> np.ndarray:
     return history
 
 
-def integrated_gradients(
-    question: Question, _draw: np.random.Generator, steps: int = 32
-) -> np.ndarray:
+def integrated_gradients(question: Question, steps: int = 32) -> np.ndarray:
     """See the module's head; the integral by Gauss and Legendre's rule."""
     model, table, length = (
         question.scorer.model,
@@ -165,10 +153,8 @@ def integrated_gradients(
     way = (start + done * (end - start)).requires_grad_()
     sums = (score(way) * share).sum(0)  # (C,)
     contributions = []
-    for item in range(len(sums)):
-        (gradient,) = torch.autograd.grad(
-            sums[item], way, retain_graph=item + 1 < len(sums)
-        )
+    for total in sums:
+        (gradient,) = torch.autograd.grad(total, way, retain_graph=True)
         each = (gradient.sum(0) * (end - start)[0]).sum(-1)
         contributions.append(each[attend.prefix : attend.prefix + length])
     return torch.stack(contributions).double().numpy()
@@ -189,26 +175,18 @@ def attention_flow(question: Question) -> np.ndarray:
     return flow[-1, attend.prefix :][: question.length].double().numpy()
 
 
-def attention_rollout(
-    question: Question, _draw: np.random.Generator
-) -> np.ndarray:
+def attention_rollout(question: Question) -> np.ndarray:
     """See the module's head."""
     return np.tile(attention_flow(question), (len(question.candidates), 1))
 
 
-def random(question: Question, draw: np.random.Generator) -> np.ndarray:
-    """See the module's head."""
-    return draw.normal(size=(len(question.candidates), question.length))
-
-
-METHODS: dict[str, Callable[[Question, np.random.Generator], np.ndarray]] = {
+METHODS: dict[str, Callable[[Question], np.ndarray]] = {
     method.__name__: method
     for method in (
         leave_one_out,
         blocks,
         integrated_gradients,
         attention_rollout,
-        random,
     )
 }
 
@@ -216,13 +194,15 @@ METHODS: dict[str, Callable[[Question, np.random.Generator], np.ndarray]] = {
 def explain(
     question: Question, method: str = DEFAULT, seed: int = 0
 ) -> Attribution:
-    """The contributions that a method of METHODS finds."""
-    draw = np.random.default_rng(seed)
-    history = METHODS[method](question, draw)
+    """The contributions that a method of METHODS finds, or 'random', which draws them."""
     score = question.scores(question.everything)[0]
-    families = {}
-    for family, (without, _) in question.without_families.items():
-        families[family] = score - without
-        if method == "random":
-            families[family] = draw.normal(size=len(score))
-    return Attribution(score, history, families)
+    if method == "random":
+        draw = np.random.default_rng(seed)
+        history = draw.normal(size=(len(score), question.length))
+        families = draw.normal(size=(len(question.families), len(score)))
+    else:
+        history = METHODS[method](question)
+        families = score - question.without_families[:, 0]
+    return Attribution(
+        score, history, dict(zip(question.families, families, strict=True))
+    )

@@ -52,16 +52,11 @@ def smallest_set(
         gone = question.outcomes(known)[1][:, number] > k
         return sets[int(gone.argmax())] if gone.any() else None
 
-    alone = [place for place in order if ranks[1 + place, number] > k]
-    if alone:
-        return alone[:1]
-    found = first_that_leaves(
-        [list(pair) for pair in itertools.combinations(order[:PAIRS_OF], 2)]
-    )
-    if found is not None:
-        return sorted(found)
-    found = first_that_leaves(
-        [order[: size + 1] for size in range(len(order))]
+    pairs = itertools.combinations(order[:PAIRS_OF], 2)
+    found = (
+        first_that_leaves([[place] for place in order])
+        or first_that_leaves([list(pair) for pair in pairs])
+        or first_that_leaves([order[: size + 1] for size in range(len(order))])
     )
     if found is None:
         return None
@@ -72,38 +67,28 @@ def smallest_set(
 
 
 def other_users(question: Question, number: int) -> list[Flip]:
-    """The item's rank and score were a counterfactual column of the user another value, all else
+    """The item's rank were a counterfactual column of the user another value, all else
     as it is.
 
     What the model learned of the user beside (the id, the history) stays. Of a user of whom
     nothing is known, each value alone.
     """
-    history, users = question.read, question.catalogue.users
-    others, places = [], []
-    for name, entry in users.fields.items():
+    history, fields = question.read, question.catalogue.users.fields
+    others, flips = [], []
+    for name, entry in fields.items():
         if (
             not entry.column.counterfactual
             or f"users.{name}" not in question.families
         ):
             continue
-        own = int(history.user_columns.get(name, entry.unknown))
-        for code, (value, title) in enumerate(
-            zip(entry.values, entry.titles, strict=True), start=1
-        ):
-            if code != own:
-                columns = {**history.user_columns, name: np.array(code)}
-                others.append(
-                    dataclasses.replace(history, user_columns=columns)
-                )
-                places.append((name, value, title))
-    if not others:
-        return []
-    scores, ranks = question.of_histories(others)
+        for code, value in enumerate(entry.values, start=1):
+            if code == history.user_columns.get(name):
+                continue
+            columns = {**history.user_columns, name: np.array(code)}
+            others.append(dataclasses.replace(history, user_columns=columns))
+            flips.append((name, value, entry.titles[code - 1]))
+    _, ranks = question.of_histories(others)
     return [
-        Flip(
-            *place,
-            int(ranks[row, number]),
-            round(float(scores[row, number]), 4),
-        )
-        for row, place in enumerate(places)
+        Flip(*flip, int(rank))
+        for flip, rank in zip(flips, ranks[:, number], strict=True)
     ]

@@ -19,7 +19,7 @@ ItemOf = Callable[[int], Item]  # what is said of an item by its row
 
 
 def explanations_of(
-    question: Question, item_of: ItemOf, method: str, k: int | None = None
+    question: Question, item_of: ItemOf, k: int | None = None
 ) -> list[Explanation]:
     """Of each item its score, what each interaction and each family of features contributes, and
     its reasons in a sentence: the strongest, interactions only if it scores less without them.
@@ -27,8 +27,8 @@ def explanations_of(
     k: explain in full, for a list of k items: also the item's rank, by how many ranks it falls
     without each interaction and each family, and what would have to be otherwise.
     """
-    found = explain(question, method)
-    reasons = carried(question, found)
+    found = explain(question)
+    carries = carried(question, found)
     falls, family_falls = (None, {}) if k is None else places_lost(question)
     answers = []
     for number, row in enumerate(question.candidates):
@@ -42,11 +42,14 @@ def explanations_of(
                 **vars(item), effect=effect, places=places
             )
             contributions.append(contribution)
-            if reasons[number, place]:
-                named.append((item.name, effect))
+            if carries[number, place]:
+                named.append(Reason("history", item.name, effect))
         features = _features(question, found, family_falls, number)
-        labels = {feature.label: feature.effect for feature in features}
-        items, families = strongest(named, labels)
+        labels = [
+            Reason("features", feature.label, feature.effect)
+            for feature in features
+        ]
+        reasons = strongest(named, labels)
         full = {}
         if k is not None:
             full["rank"] = int(question.one_by_one[1][0, number])
@@ -54,11 +57,8 @@ def explanations_of(
         answer = Explanation(
             **vars(item_of(row)),
             log_probability=round(float(found.score[number]), 4),
-            sentence=sentence(question.catalogue.schema, items, families),
-            reasons=(
-                *(Reason("history", *pair) for pair in items),
-                *(Reason("features", *pair) for pair in families),
-            ),
+            sentence=sentence(question.catalogue.schema, reasons),
+            reasons=reasons,
             history=tuple(contributions),
             features=features,
             **full,

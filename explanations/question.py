@@ -23,7 +23,7 @@ from torch import Tensor
 
 from batches import Batch, History, history_batch
 from dataset import MASK, Catalogue
-from evaluation.protocols import length_groups
+from evaluation.protocols import CPU, length_groups
 from scorer import NOTHING, Scorer
 
 Absence = Literal["removed", "masked", "replaced"]
@@ -108,13 +108,13 @@ class Question:
         return self.outcomes(np.concatenate([self.everything, each]))
 
     @cached_property
-    def without_families(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """(scores, ranks), (C,) each, without each family, one at a time."""
-        found = {}
-        for family in self.families:
-            scores, ranks = self.outcomes(self.everything, frozenset({family}))
-            found[family] = scores[0], ranks[0]
-        return found
+    def without_families(self) -> np.ndarray:
+        """(F, 2, C) scores and ranks without each family, one at a time."""
+        found = [
+            self.outcomes(self.everything, {family})
+            for family in self.families
+        ]
+        return np.reshape(found, (-1, 2, len(self.candidates)))
 
     @torch.no_grad()
     def of_histories(
@@ -125,11 +125,9 @@ class Question:
         scores = np.empty((len(histories), len(self.candidates)))
         ranks = np.empty(scores.shape, dtype=int)
         own = torch.from_numpy(self.candidates)
-        device = torch.device("cpu")
-        groups = length_groups(
-            lengths, len(self.allowed), self.seq_length, device
-        )
-        for chosen in groups:
+        for chosen in length_groups(
+            lengths, len(self.allowed), self.seq_length, CPU
+        ):
             batch = self.batch([histories[row] for row in chosen])
             logits = self.scorer.score(batch, without)
             scores[chosen] = self.of_logits(logits).double().numpy()

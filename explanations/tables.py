@@ -19,20 +19,13 @@ LONGEST = 60  # characters of a column's value in a line
 
 def columns_text(item: Item) -> str:
     """Columns of an item in a line, without its name and its longer values."""
-    parts = []
+    texts = []
     for value in item.columns.values():
-        text = (
-            ", ".join(map(str, value))
-            if isinstance(value, list)
-            else str(value)
-        )
-        if (
-            value is not None
-            and value != item.name
-            and 0 < len(text) <= LONGEST
-        ):
-            parts.append(text)
-    return "; ".join(parts)
+        if isinstance(value, list):
+            value = ", ".join(map(str, value))
+        if value not in (None, item.name):
+            texts.append(str(value))
+    return "; ".join(text for text in texts if 0 < len(text) <= LONGEST)
 
 
 def values_text(item: Recommendation) -> str:
@@ -53,17 +46,14 @@ def full_lines(why: Explanation) -> list[str]:
         f"{name} ({one.effect:+.2f}; {one.places:+d})" for name, one in told
     ]
     without = why.what_if.without
-    if without is None and why.history:
+    if without:
+        lines.append(f"without: {', '.join(one.name for one in without)}")
+    elif without is not None:
+        lines.append("not on the list anyway")
+    elif why.history:
         lines.append("stays without any of the history")
-    if without is not None:
-        names = ", ".join(one.name for one in without)
-        lines.append(
-            f"without: {names}" if names else "not on the list anyway"
-        )
-    if why.what_if.as_another:
-        flips = [
-            f"{flip.title} {flip.rank}" for flip in why.what_if.as_another
-        ]
+    flips = [f"{flip.title} {flip.rank}" for flip in why.what_if.as_another]
+    if flips:
         lines.append(f"as another: {', '.join(flips)}")
     return lines
 

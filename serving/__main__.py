@@ -5,14 +5,16 @@ Several workers share one copy of the weights in memory. A new checkpoint in the
 as soon as it is there; Ctrl-C answers what has been asked and ends.
 """
 
+import dataclasses
 import ipaddress
+import json
 import os
 import sys
 import tempfile
 
-from serving.app import Config, to_environment
-from serving.engines import Engines
-from support.arguments import ArgumentParser
+from serving.app import ENVIRONMENT
+from serving.engines import Config, Engines
+from support.arguments import ArgumentParser, model_parser
 from support.errors import UserError, run_command
 
 # oneDNN keeps a kernel for each shape of a product, a thousand by default, and requests have many
@@ -22,19 +24,10 @@ KERNELS = "16"
 
 def _parser() -> ArgumentParser:
     cores = os.cpu_count() or 1
-    parser = ArgumentParser(__doc__)
+    parser = model_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--model_path",
-        default="checkpoints/best",
-        help="folder of a trained model",
-    )
     vanilla = "the model to compare with where it fits the data, '' for none"
     add("--vanilla_path", default="models/vanilla", help=vanilla)
-    add(
-        "--data_dir",
-        help="folder with the data set's files (default: as in training)",
-    )
     add(
         "--host",
         default="127.0.0.1",
@@ -59,10 +52,12 @@ def main(argv: list[str]) -> None:
         )
     hosts = _names(flags.host)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
-    vanilla = flags.vanilla_path or None
+    config = Config(
+        str(flags.model_path), flags.vanilla_path, flags.data_dir, hosts
+    )
     # What is wrong with them is said here, once, and not by each worker.
-    Engines(flags.model_path, vanilla, flags.data_dir)
-    to_environment(Config(flags.model_path, vanilla, flags.data_dir, hosts))
+    Engines(config)
+    os.environ[ENVIRONMENT] = json.dumps(dataclasses.asdict(config))
     threads = max(1, (os.cpu_count() or 1) // flags.workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with tempfile.TemporaryDirectory() as counters:

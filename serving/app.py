@@ -13,7 +13,6 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,8 +28,8 @@ import engine as engines_of
 from answers import Profile, exact
 from dataset import Field, Table
 from serving.batching import Batcher
-from serving.engines import Engines
-from serving.guards import Guard, Metrics
+from serving.engines import Config, Engines
+from serving.guards import Guard, exposition
 from serving.schemas import (
     Error,
     Explanations,
@@ -56,33 +55,18 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Config:
-    """What a service serves."""
-
-    model_path: str = "checkpoints/best"
-    vanilla_path: str | None = "models/vanilla"
-    data_dir: str | None = None
-    # names by which it may be asked for
-    hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
-    look_every: float = 2.0  # seconds between looks for a newer checkpoint
-
-
 class Service:
     """The state of one worker."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.metrics = config, Metrics()
-        self.batcher = Batcher(self.metrics.batch_size.observe)
+        self.config, self.batcher = config, Batcher()
         self.engines: Engines | None = None
         self.read()
 
     def read(self) -> None:
         """Serve what lies in the checkpoint folder now."""
-        config = self.config
         self.version = self.found()
-        paths = config.model_path, config.vanilla_path, config.data_dir
-        self.engines = Engines(*paths, self.engines)
+        self.engines = Engines(self.config, self.engines)
 
     def found(self) -> list[tuple[int, int, int]] | None:
         """What changes when a checkpoint is replaced, or a file in it; None while a part is
@@ -132,6 +116,7 @@ def create_app(config: Config) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
         description="Recommends items and says why. All ids are the data set's own.",
+        responses=REFUSALS,
         exception_handlers=dict.fromkeys(
             (UserError, RequestValidationError, HTTPException), refuse
         ),
@@ -139,8 +124,8 @@ def create_app(config: Config) -> FastAPI:
     app.state.service = service
     _add_questions(app, service)
     _add_surroundings(app, service)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts))
-    app.add_middleware(Guard, metrics=service.metrics)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=config.hosts)
+    app.add_middleware(Guard)
     return app
 
 
@@ -151,29 +136,21 @@ def from_environment() -> FastAPI:
     ):
         # Else each thread keeps memory of its own, and a worker grows for minutes.
         libc.mallopt(M_ARENA_MAX, 1)
-    values = json.loads(os.environ[ENVIRONMENT])
-    return create_app(Config(**{**values, "hosts": tuple(values["hosts"])}))
-
-
-def to_environment(config: Config) -> None:
-    """Leave the configuration for worker processes."""
-    os.environ[ENVIRONMENT] = json.dumps(asdict(config))
+    return create_app(Config(**json.loads(os.environ[ENVIRONMENT])))
 
 
 def _add_questions(app: FastAPI, service: Service) -> None:
-    options = {"responses": REFUSALS, "response_model_exclude_none": True}
-
-    @app.post("/recommend", response_model=Recommendations, **options)
-    async def recommend(wish: Wish) -> Any:
+    @app.post("/recommend", response_model_exclude_none=True)
+    async def recommend(wish: Wish) -> Recommendations:
         """The k best items for a user, fewer if fewer are left."""
         engine = service.engines[wish.model]
         history, note = service.engines.history(wish, engine)
         query = engines_of.Query(history, wish.k, wish.filter_seen, wish.where)
         rows = await service.batcher.rank(engine, query)
-        return {"recommendations": rows, "note": note}
+        return Recommendations(recommendations=rows, note=note)
 
-    @app.post("/explain", response_model=Explanations, **options)
-    async def explain(why: Why, request: Request) -> Any:
+    @app.post("/explain", response_model_exclude_none=True)
+    async def explain(why: Why, request: Request) -> Explanations:
         """What of a user's history, and what else, speaks for items or against them."""
         engine = service.engines.main
         history, _ = service.engines.history(why, engine)
@@ -187,10 +164,10 @@ def _add_questions(app: FastAPI, service: Service) -> None:
             ),
         )
         found = await _while_there(request, work)
-        return {"explanations": found}
+        return Explanations(explanations=found)
 
-    @app.post("/profile", response_model=Profile, **options)
-    async def profile(user: User) -> Any:
+    @app.post("/profile", response_model_exclude_none=True)
+    async def profile(user: User) -> Profile:
         """What is known of a user, what the history says, and what the model expects."""
         engine = service.engines.main
         service.engines.check(user)
@@ -236,7 +213,7 @@ def health_of(engines: Engines) -> dict[str, Any]:
         "items": len(catalogue.items.ids),
         "validation": main.info["validation"],
         "git_commit": main.info["git_commit"],
-        "models": ["main", *sorted(engines.others)],
+        "models": list(engines.by_name),
         "users": len(ids),
         "numeric_ids": users.numeric,
         "some_users": [
@@ -291,23 +268,17 @@ def _most_common(entry: Field, table: Table | None) -> list[int]:
 
 
 def _add_surroundings(app: FastAPI, service: Service) -> None:
-    @app.get(
-        "/items",
-        response_model=Items,
-        responses=REFUSALS,
-        response_model_exclude_none=True,
-    )
+    @app.get("/items", response_model_exclude_none=True)
     async def items(
         query: Annotated[
             str,
             Query(min_length=1, max_length=100, description="words of a name"),
         ],
-    ) -> Any:
+    ) -> Items:
         """Items whose names hold all words of a query, the most popular first."""
         engines = service.engines
-        return {
-            "items": [engines.main.item(row) for row in engines.search(query)]
-        }
+        rows = engines.search(query)
+        return Items(items=[engines.main.item(row) for row in rows])
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -317,8 +288,8 @@ def _add_surroundings(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Figures for Prometheus."""
-        content, kind = service.metrics.exposition()
-        return Response(content, media_type=kind)
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(exposition(), media_type=kind)
 
     app.mount("/static", StaticFiles(directory=STATIC))
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from answers import Recommendation
 from engine import Query, RecommendationEngine
+from serving.guards import BATCH_SIZE
 
 MOST = 32  # queries in a batch
 WAITING = {"rank": 512, "explain": 32}  # at most; who comes then is sent away
@@ -36,17 +37,15 @@ class Batcher:
     Explanations run in a thread of their own at a lower priority (on Linux), one at a time.
     """
 
-    def __init__(
-        self, observe: Callable[[int], None] = lambda size: None
-    ) -> None:
-        self.observe = observe  # told the size of each batch
+    def __init__(self) -> None:
         self.waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING["rank"])
         self.threads = {
             "rank": ThreadPoolExecutor(1, "rank"),
             "explain": ThreadPoolExecutor(1, "explain", _step_back),
         }
-        self.running = dict.fromkeys(self.threads, 0)
-        self.task: asyncio.Task | None = None
+        self.room = {
+            name: asyncio.Semaphore(most) for name, most in WAITING.items()
+        }
 
     def start(self) -> None:
         """Begin to serve, in the running event loop."""
@@ -55,8 +54,7 @@ class Batcher:
     async def stop(self) -> None:
         """End when all that waits has been answered."""
         await self.waiting.join()
-        if self.task is not None:
-            self.task.cancel()
+        self.task.cancel()
         for thread in self.threads.values():
             thread.shutdown()
 
@@ -77,14 +75,11 @@ class Batcher:
 
         Raises `Busy`, or what that raises.
         """
-        if self.running[thread] >= WAITING[thread]:
+        if self.room[thread].locked():
             raise Busy
-        self.running[thread] += 1
-        try:
+        async with self.room[thread]:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self.threads[thread], work)
-        finally:
-            self.running[thread] -= 1
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -92,10 +87,8 @@ class Batcher:
             batch = [await self.waiting.get()]
             while len(batch) < MOST and not self.waiting.empty():
                 batch.append(self.waiting.get_nowait())
-            self.observe(len(batch))
-            for engine in {
-                id(engine): engine for engine, _, _ in batch
-            }.values():
+            BATCH_SIZE.observe(len(batch))
+            for engine in {engine for engine, _, _ in batch}:
                 part = [
                     (query, future)
                     for own, query, future in batch
@@ -127,7 +120,7 @@ def answers_of(
     answer.
     """
     try:
-        return list(engine.answer(queries))
+        return engine.answer(queries)
     except Exception as error:
         if len(queries) == 1:
             return [error]

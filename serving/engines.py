@@ -2,6 +2,8 @@
 
 import copy
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,49 +14,53 @@ from engine import RecommendationEngine
 from item_search import folded
 from serving.schemas import User
 from support.checkpoint import INFO, read_json
-from support.errors import UserError
+from support.errors import UserError, require
 
 SHOWN = 20  # items that a search lists
 YEAR = re.compile(r" \d{4}$")
 
 
-class Engines:
-    """`main` answers; `others` by name, for comparison.
+@dataclass(frozen=True)
+class Config:
+    """What a service serves."""
 
-    Raises `UserError` if the served checkpoint cannot be used. Without data there are no users
-    and no popularity, and without its checkpoint or with one of another data set no vanilla
-    model: said in a line each.
+    model_path: str = "checkpoints/best"
+    vanilla_path: str = "models/vanilla"  # '' for none
+    data_dir: str | None = None
+    # names by which it may be asked for
+    hosts: Sequence[str] = ("localhost", "127.0.0.1")
+    look_every: float = 2.0  # seconds between looks for a newer checkpoint
+
+
+class Engines:
+    """`main` answers; those of `by_name` can be asked too, for comparison.
+
+    older: those before, whose data are not read again if they are the same. Raises `UserError` if
+    the served checkpoint cannot be used. Without data there are no users and no popularity, and
+    without its checkpoint or with one of another data set no vanilla model: each of these gives a
+    line of output.
     """
 
-    def __init__(
-        self,
-        model_path: str,
-        vanilla_path: str | None,
-        data_dir: str | None,
-        older: "Engines | None" = None,
-    ) -> None:
-        self.main = RecommendationEngine(model_path, data_dir, mapped=True)
-        self.others: dict[str, RecommendationEngine] = {}
-        if older is not None and older.has_data:
-            # The same data are not read again.
-            split = older.main.info["split_hash"]
-            if self.main.info["split_hash"] == split:
-                self.main.catalogue = older.main.catalogue
-                self.main.data = older.main.data
+    def __init__(self, config: Config, older: "Engines | None" = None) -> None:
+        self.main = RecommendationEngine(
+            config.model_path, config.data_dir, mapped=True
+        )
+        self.by_name = {"main": self.main}
+        if older and older.has_data and self.split == older.split:
+            self.main.catalogue = older.main.catalogue
+            self.main.data = older.main.data
         items = self.main.catalogue.items
         counts = np.zeros(len(items))
         try:
             popularity = Popularity(self.main.data)
             counts = popularity.counts.numpy()
-            self.others["popularity"] = copy.copy(self.main)
-            self.others["popularity"].scorer = popularity
+            self.by_name["popularity"] = copy.copy(self.main)
+            self.by_name["popularity"].scorer = popularity
         except (UserError, OSError) as error:
             print(f"without users and popularity: {error}", flush=True)
         try:
-            if vanilla_path:
-                self.others["vanilla"] = self._vanilla(
-                    Path(vanilla_path), data_dir
-                )
+            if config.vanilla_path:
+                self.by_name["vanilla"] = self._vanilla(config)
         except UserError as error:
             print(f"without vanilla: {error}", flush=True)
         # Rows and folded names, the most popular first where known.
@@ -63,42 +69,39 @@ class Engines:
             (row, folded(items.names[row])) for row in order.tolist()
         ]
 
-    def _vanilla(
-        self, path: Path, data_dir: str | None
-    ) -> RecommendationEngine:
-        own, other = (
-            self.main.schema.name,
-            read_json(path / INFO).get("schema", {}),
+    def _vanilla(self, config: Config) -> RecommendationEngine:
+        path, ours = config.vanilla_path, self.main.schema.name
+        theirs = read_json(Path(path) / INFO).get("schema", {}).get("name")
+        require(
+            ours == theirs, f"{path} was trained on {theirs}, not on {ours}"
         )
-        if other.get("name") != own:
-            raise UserError(
-                f"{path} was trained on {other.get('name')}, not on {own}"
-            )
-        return RecommendationEngine(path, data_dir, mapped=True)
+        return RecommendationEngine(path, config.data_dir, mapped=True)
+
+    @property
+    def split(self) -> str:
+        """Hash of the split that the served model was trained on."""
+        return self.main.info["split_hash"]
 
     @property
     def has_data(self) -> bool:
         """Whether users of the data can be asked for."""
-        return "popularity" in self.others
+        return "popularity" in self.by_name
 
     def __getitem__(self, name: str) -> RecommendationEngine:
         """By its name in requests. Raises `UserError` if it is not served."""
-        if name == "main":
-            return self.main
-        if name not in self.others:
-            raise UserError(
-                f"model {name!r} is not served here: it needs its checkpoint and the data "
-                f"set's files"
-            )
-        return self.others[name]
+        require(
+            name in self.by_name,
+            f"model {name!r} is not served here: it needs its checkpoint and the data set's files",
+        )
+        return self.by_name[name]
 
     def check(self, user: User) -> None:
         """Raises `UserError` for a user of data that are not here."""
-        if user.user_id is not None and not self.has_data:
-            raise UserError(
-                "users of the data cannot be asked for here: its files are absent, or are not "
-                "those that the model was trained on; give a history"
-            )
+        require(
+            user.user_id is None or self.has_data,
+            "users of the data cannot be asked for here: its files are absent, or are not those "
+            "that the model was trained on; give a history",
+        )
 
     def history(
         self, user: User, engine: RecommendationEngine

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from batches import Batch, History, history_batch, history_of
 from engine import RecommendationEngine
 from scorer import Scorer
-from support.arguments import ArgumentParser
+from support.arguments import model_parser
 from support.errors import UserError, run_command
 
 USERS, TOP, NEAR = 200, 10, 1e-3
@@ -145,16 +145,7 @@ def difference(
 
 def main(argv: list[str]) -> None:
     """See the module's head."""
-    parser = ArgumentParser(__doc__)
-    parser.add_argument(
-        "--model_path",
-        default="checkpoints/best",
-        help="(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--data_dir",
-        help="folder with the data set's files (default: as in training)",
-    )
+    parser = model_parser(__doc__)
     parser.add_argument(
         "--onnx", type=Path, required=True, help="the file to write"
     )

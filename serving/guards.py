@@ -6,6 +6,7 @@ import os
 import time
 
 from prometheus_client import (
+    REGISTRY,
     CollectorRegistry,
     Counter,
     Histogram,
@@ -26,70 +27,42 @@ PATHS = (
     "/",
 )
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    b"connect-src 'self'; "
+    b"form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 HEADERS = [
-    (name.encode(), value.encode())
-    for name, value in {
-        "content-security-policy": POLICY,
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
-        "cross-origin-resource-policy": "same-origin",
-    }.items()
+    (b"content-security-policy", POLICY),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
 ]
+# Of one worker; with PROMETHEUS_MULTIPROC_DIR set, `exposition` adds up those of all workers.
+REQUESTS = Counter(
+    "requests", "requests by path and status", ["path", "status"]
+)
+BEGUN = Counter("requests_begun", "requests, answered or not", ["path"])
+SECONDS = Histogram("request_seconds", "time to answer", ["path"])
+BATCH_SIZE = Histogram(
+    "batch_size", "queries ranked together", buckets=(1, 2, 4, 8, 16, 32)
+)
 
 
-class Metrics:
-    """Counters of one worker; with PROMETHEUS_MULTIPROC_DIR set, /metrics adds up those of all
-    workers.
-    """
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "requests",
-            "requests by path and status",
-            ["path", "status"],
-            registry=self.registry,
-        )
-        self.begun = Counter(
-            "requests_begun",
-            "requests by path, answered or not",
-            ["path"],
-            registry=self.registry,
-        )
-        self.seconds = Histogram(
-            "request_seconds",
-            "time to answer",
-            ["path"],
-            registry=self.registry,
-        )
-        self.batch_size = Histogram(
-            "batch_size",
-            "queries ranked together",
-            registry=self.registry,
-            buckets=(1, 2, 4, 8, 16, 32),
-        )
-
-    def exposition(self) -> tuple[bytes, str]:
-        """(text, content type) for Prometheus."""
-        registry = self.registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)
-        return generate_latest(
-            registry
-        ), "text/plain; version=0.0.4; charset=utf-8"
+def exposition() -> bytes:
+    """Figures for Prometheus."""
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+    return generate_latest(registry)
 
 
 class Guard:
     """Around every request: refuses a body of more than MOST_BYTES with 413, whether the request
     says how long it is or not, adds HEADERS to the answer, counts and times it."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send
@@ -98,8 +71,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in PATHS else "other"
-        began, status, size = time.perf_counter(), "gone", 0
-        self.metrics.begun.labels(path).inc()
+        began, status, size = time.perf_counter(), "500", 0
+        BEGUN.labels(path).inc()
 
         async def bounded() -> Message:
             nonlocal size
@@ -122,11 +95,6 @@ class Guard:
 
         try:
             await self.app(scope, bounded, extended)
-        except Exception:
-            status = "500"
-            raise
         finally:
-            self.metrics.requests.labels(path, status).inc()
-            self.metrics.seconds.labels(path).observe(
-                time.perf_counter() - began
-            )
+            REQUESTS.labels(path, status).inc()
+            SECONDS.labels(path).observe(time.perf_counter() - began)

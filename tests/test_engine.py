@@ -98,7 +98,7 @@ def test_a_new_user_is_ranked_by_what_is_given(engine):
         for facts in ({"gender": "F", "age": 1}, {"gender": "M", "age": 56})
     ]
     assert len(lists[0]) == 20 and lists[0] != lists[1]
-    with pytest.raises(UserError, match="columns gender, age"):
+    with pytest.raises(UserError, match="columns: gender, age"):
         engine.get_recommendations(user_columns={"shoes": 41})
 
 
@@ -151,7 +151,7 @@ def test_an_explanation_in_full_is_what_the_model_does(engine):
     assert why.rank == 1 and len(why.history) == min(
         len(history.items), engine.seq_length
     )
-    question = engine._question(query, [best.id])
+    question = engine.question(query, [best.id])
     first = why.history[0]
     row = engine.catalogue.items.index([first.id])[0]
     known = question.read.items != row

@@ -12,6 +12,7 @@ import torch
 
 import trainer
 from ablations import faithfulness
+from answers import Reason
 from batches import History, history_of
 from dataset import ITEM_ROWS, MASK
 from explanations import attribution
@@ -46,7 +47,7 @@ def question_of(data, settings, user=4, items=(0, 5), **options):
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "random"])
 def test_every_method_answers_for_every_model(data, variant, method):
     """Shapes, the score itself, sums where promised; the same again with the same seed."""
     question = question_of(data, variant)
@@ -126,9 +127,7 @@ def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
     monkeypatch.setattr(
         attribution,
         "integrated_gradients",
-        lambda question, _draw: np.array(
-            [[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]
-        ),
+        lambda question: np.array([[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]),
     )
     monkeypatch.setattr(
         attribution, "attention_flow", lambda _: np.array([0.2, 0.2, 0.6])
@@ -142,10 +141,10 @@ def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
                 for end in (place, place + 1)
             )
             exact[player] += (after - before) / 6
-    found = attribution.blocks(game, rng(0))
+    found = attribution.blocks(game)
     np.testing.assert_allclose(found.T, 2 * exact, rtol=1e-9)
     monkeypatch.setattr(attribution, "BLOCK_ENDS", (1,))
-    wide = attribution.blocks(game, rng(0))
+    wide = attribution.blocks(game)
     np.testing.assert_allclose(wide.sum(1), 2 * exact.sum(0))
     for row, gradients in zip(
         wide, (1, -1), strict=True
@@ -399,7 +398,7 @@ def test_leaving_out_is_ranking_without(data, shape):
         )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "random"])
 @pytest.mark.parametrize(
     "name", ["vanilla", "enhanced-ids-only", "enhanced-cloze-only"]
 )
@@ -442,7 +441,7 @@ def test_integrated_gradients_are_captums(data, name):
     theirs = gradients.attribute(
         end, start, n_steps=32, method="gausslegendre"
     )
-    ours = integrated_gradients(question, rng(0), steps=32)
+    ours = integrated_gradients(question, steps=32)
     places = slice(attend.prefix, attend.prefix + question.length)
     np.testing.assert_allclose(
         ours[1],
@@ -458,7 +457,9 @@ SHOP = Schema("shop", noun="article", verb="bought")
 
 def test_a_sentence_names_what_the_numbers_carry():
     def spoken(items, families, schema=FILMS):
-        return sentence(schema, *strongest(items, families))
+        items = [Reason("history", *pair) for pair in items]
+        families = [Reason("features", *pair) for pair in families.items()]
+        return sentence(schema, strongest(items, families))
 
     films = [("Alien", 0.8), ("Aliens", 0.5), ("Heat", 0.4), ("Clue", -0.3)]
     assert spoken(

@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 import trainer
 from answers import to_json
 from engine import Query, RecommendationEngine
+from serving import batching
 from serving.__main__ import main as serve
 from serving.app import Config, create_app
 from serving.batching import WAITING, Batcher, Busy
@@ -280,12 +281,15 @@ def test_page_and_headers(client):
 # Several at once
 
 
-def test_those_who_wait_are_ranked_together_and_get_their_own_answer(engine):
+def test_those_who_wait_are_ranked_together_and_get_their_own_answer(
+    engine, monkeypatch
+):
     """Also beside one whose request is wrong."""
     sizes = []
+    monkeypatch.setattr(batching.BATCH_SIZE, "observe", sizes.append)
 
     async def run():
-        batcher = Batcher(sizes.append)
+        batcher = Batcher()
         batcher.start()
         queries = [Query(engine.history(user), k=5) for user in range(1, 41)]
         queries[7] = Query(engine.history(8), where=["shoes=41"])
