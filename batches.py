@@ -197,12 +197,13 @@ def history_of(data: Dataset, user: int, end: int | None = None) -> History:
     columns = {
         name: values[start:end] for name, values in data.columns.items()
     }
+    facts = data.catalogue.users.data.items()
     return History(
         data.items[start:end],
         data.times[start:end],
         columns,
         user if trained else UNKNOWN,
-        data.catalogue.users.take(user),
+        {name: values[user] for name, values in facts},
         int(data.times[end]) if end < last else NO_TIME,
     )
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dataset import UNKNOWN, Dataset, Field
+from dataset import Dataset, Field
 
 
 def data_card(data: Dataset) -> list[tuple[str, str]]:
@@ -13,9 +13,7 @@ def data_card(data: Dataset) -> list[tuple[str, str]]:
     quantiles = [
         f"{share:.0%} {int(np.quantile(lengths, share))}" for share in shares
     ]
-    pairs = np.ravel_multi_index(
-        (data.user_of, data.items), (len(data.offsets), len(items))
-    )
+    pairs = data.user_of * len(items) + data.items
     repeats = 1 - len(np.unique(pairs)) / len(pairs)
     rows = [
         ("data set", data.name),
@@ -30,7 +28,7 @@ def data_card(data: Dataset) -> list[tuple[str, str]]:
         ("repeats (an item again)", f"{repeats:.1%}"),
     ]
     rows += _time_rows(data)
-    rows += [(what, f"{number:,}") for what, number in data.counts]
+    rows += [(what, f"{number:,}") for what, number in data.counts.items()]
     users = data.catalogue.users
     for table, fields, values, first in (
         ("interactions", data.catalogue.interaction_fields, data.columns, 0),
@@ -58,41 +56,29 @@ def data_card(data: Dataset) -> list[tuple[str, str]]:
 
 def _time_rows(data: Dataset) -> list[tuple[str, str]]:
     if not data.has_times:
-        return [
-            (
-                "times",
-                "none: the order is that of the file; what needs times is off",
-            )
-        ]
-    same_user = np.diff(data.user_of) == 0
-    ties = ((np.diff(data.times) == 0) & same_user).sum() / max(
-        same_user.sum(), 1
-    )
-    days = [
-        str(np.datetime64(int(time), "s").astype("datetime64[D]"))
-        for time in (data.times.min(), data.times.max())
-    ]
+        what = "none: the order is that of the file; what needs times is off"
+        return [("times", what)]
+    ends = np.array([data.times.min(), data.times.max()], dtype="M8[s]")
+    days = " to ".join(ends.astype("M8[D]").astype(str))
+    ties = np.diff(data.times)[np.diff(data.user_of) == 0] == 0
+    equal = f"{ties.sum() / max(len(ties), 1):.1%}"
     return [
-        ("neighbouring times that are equal", f"{ties:.1%}"),
-        ("from / to (UTC)", " / ".join(days)),
+        ("times", f"{days} (UTC)"),
+        ("neighbouring times that are equal", equal),
     ]
 
 
 def _column_line(entry: Field, values: np.ndarray) -> str:
     """Kind, values and share missing of a column, and what the model makes of it."""
     kind = entry.column.kind
-    if kind in ("category", "tags"):
-        missing = (values.reshape(len(values), -1) == UNKNOWN).all(1).mean()
-        size = f"{len(entry.values):,} values"
-    elif kind == "text":
-        missing, size = (values == "").mean(), "read by --text_encoder"
-    else:
-        missing = np.isnan(values.reshape(len(values), -1)).any(1).mean()
-        size = (
-            f"{entry.size} numbers"
-            if kind == "vector"
-            else f"from {np.nanmin(values):g} to {np.nanmax(values):g}"
-        )
+    numeric = kind in ("number", "vector")
+    blank = np.isnan(values) if numeric else values == entry.unknown
+    missing = blank.reshape(len(values), -1).all(1).mean()
+    size = f"{len(entry.values) or entry.size:,} values"
+    if kind == "number":
+        size = f"from {np.nanmin(values):g} to {np.nanmax(values):g}"
+    if kind == "text":
+        size = "read by --text_encoder"
     flags = [
         name
         for name in ("ordered", "log", "predict", "counterfactual")

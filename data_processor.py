@@ -61,20 +61,19 @@ def process(
     like: a catalogue whose columns keep their codes, knots and sizes, as a model that was trained
     on it needs; values that it does not have are unknown.
     """
-    rows, counts = _kept(raw, settings)
+    rows, counts = _kept(raw, settings), dict(raw.counts)
+    for role in ("user", "item"):
+        dropped = raw.interactions[role].nunique() - rows[role].nunique()
+        counts[f"{role}s dropped by --min_{role}_count and --keep"] = dropped
     items = _table(raw, "items", rows["item"], like)
     users = _table(raw, "users", rows["user"], like)
-    known = like.interaction_fields if like else None
+    known = like and like.interaction_fields
     fields = _fields(raw.schema.interactions.columns, rows, known)
     user = users.index(rows["user"].to_numpy())
-    keys = [user]
-    if "time" in rows:
-        keys = [rows["time"], user]
+    rows = rows.assign(time=rows.get("time", NO_TIME))
     # equal ones stay in the order of the file
-    rows = rows.iloc[np.lexsort(keys)]
-    times = np.full(len(rows), NO_TIME)
-    if "time" in rows:
-        times = np.array(rows["time"])
+    rows = rows.iloc[np.lexsort([rows["time"], user])]
+    times = np.array(rows["time"])
     offsets = np.append(0, np.bincount(user, minlength=len(users)).cumsum())
     data = Dataset(
         Catalogue(raw.schema, items, users, fields),
@@ -87,16 +86,14 @@ def process(
         },
         split_interactions(settings, offsets, times),
         "",
-        (*raw.counts, *counts),
+        {what: number for what, number in counts.items() if number},
     )
     return data.replace(split_hash=_hash(data))
 
 
-def _kept(
-    raw: RawData, settings: DataSettings
-) -> tuple[pd.DataFrame, list[tuple[str, int]]]:
-    """(interactions that the settings keep, what was dropped)."""
-    everything = rows = raw.interactions
+def _kept(raw: RawData, settings: DataSettings) -> pd.DataFrame:
+    """Interactions that the settings keep."""
+    rows = raw.interactions
     if settings.keep:
         fields = _fields(raw.schema.interactions.columns, rows, None)
         stored = {}
@@ -118,13 +115,7 @@ def _kept(
             f"give users with more (--protocol {settings.protocol} needs "
             f"{FEWEST[settings.protocol]})"
         )
-    dropped = []
-    for role in ("user", "item"):
-        number = everything[role].nunique() - rows[role].nunique()
-        if number:
-            what = f"{role}s dropped by --min_{role}_count and --keep"
-            dropped.append((what, number))
-    return rows, dropped
+    return rows
 
 
 def _table(
@@ -136,25 +127,18 @@ def _table(
     ids = np.sort(used.unique())
     if ids.dtype != np.int64:
         ids = ids.astype(object)
-    names = ids.astype(str).astype(object)
+    names = np.array([""] * first + ids.astype(str).tolist(), dtype=object)
     fields, data = {}, {}
     if found is not None:
-        rows = found.set_index("id").reindex(ids)
+        rows = found.set_index("id").reindex(ids).reset_index(drop=True)
+        rows = rows.reindex(range(-first, len(ids)))  # unknown ones first
         if "name" in rows:
-            given = rows["name"].to_numpy(dtype=object)
-            names = np.where(pd.isna(given), names, given)
-        known = getattr(like, name).fields if like else None
+            names = rows["name"].fillna(pd.Series(names, rows.index))
+        known = like and getattr(like, name).fields
         fields = _fields(raw.schema.table(name).columns, rows, known)
         for column, entry in fields.items():
-            stored = _stored(entry, rows[column])
-            unknown = np.broadcast_to(
-                entry.unknown, (first, *stored.shape[1:])
-            )
-            data[column] = np.concatenate(
-                [unknown.astype(stored.dtype), stored]
-            )
-    blank = np.array([""] * first, dtype=object)
-    return Table(ids, first, np.concatenate([blank, names]), fields, data)
+            data[column] = _stored(entry, rows[column])
+    return Table(ids, first, np.array(names, dtype=object), fields, data)
 
 
 def _fields(
@@ -163,12 +147,11 @@ def _fields(
     known: Mapping[str, Field] | None,
 ) -> dict[str, Field]:
     """What is known of columns already, or what their values say."""
-    fields = {}
-    for name, column in columns.items():
-        # A column that the model does not know is not read by it either.
-        own = (known or {}).get(name)
-        fields[name] = own or _field_of(column, rows[name])
-    return fields
+    # A column that the model does not know is not read by it either.
+    return {
+        name: (known or {}).get(name) or _field_of(column, rows[name])
+        for name, column in columns.items()
+    }
 
 
 def _field_of(column: Column, values: pd.Series) -> Field:
@@ -212,30 +195,22 @@ def _stored(entry: Field, values: pd.Series) -> np.ndarray:
     if kind == "category":
         return values.map(code).fillna(UNKNOWN).to_numpy(dtype=np.int64)
     if kind == "tags":
-        return _tag_codes(values, code)
+        coded = []
+        for tags in values.fillna(""):
+            known = {code[tag] for tag in tags if tag in code}
+            coded.append(sorted(known)[:MOST_TAGS])
+        filled = itertools.zip_longest([UNKNOWN], *coded, fillvalue=UNKNOWN)
+        return np.array(list(filled)).T[1:]
     if kind == "number":
         return values.to_numpy(dtype=np.float32)
     if kind == "vector":
         rows = [
-            entry.unknown if row is None or isinstance(row, float) else row
-            for row in values
+            entry.unknown if isinstance(row, float) else row for row in values
         ]
         return np.array(rows, dtype=np.float32).reshape(
             len(values), entry.size
         )
     return values.fillna("").to_numpy(dtype=object)
-
-
-def _tag_codes(values: pd.Series, code: Mapping[str, int]) -> np.ndarray:
-    rows = []
-    for tags in values:
-        tags = tags if isinstance(tags, list) else []
-        found = sorted({code[tag] for tag in tags if tag in code})
-        rows.append(found[:MOST_TAGS])
-    table = np.zeros((len(rows), max([1, *map(len, rows)])), dtype=np.int64)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = row
-    return table
 
 
 def _hash(data: Dataset) -> str:

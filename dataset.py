@@ -12,7 +12,6 @@ have these R rows, so no index needs shifting; only `Table.ids` lacks the rows w
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from schema import Column, Schema
+from schema import Column, Schema, plain_number
 from splits import Requests, Split
 from support.errors import UserError
 
@@ -52,19 +51,28 @@ class Field:
         """Of the column."""
         return self.column.name
 
+    @property
+    def predicted(self) -> bool:
+        """Whether a head learns it."""
+        return self.column.predict and bool(self.values)
+
     @cached_property
     def titles(self) -> list[str]:
         """The values as people call them."""
         return [self.column.values.get(value, value) for value in self.values]
 
     @cached_property
-    def codes(self) -> dict[str, int]:
-        """Code of each title and each value, in small letters."""
+    def _codes(self) -> dict[str, int]:
         codes = {}
         for names in (self.titles, self.values):
             for code, name in enumerate(names, start=1):
                 codes[name.casefold()] = code
         return codes
+
+    def find(self, text: str) -> int | None:
+        """Code of a value or of its title, whatever its case; None where there is none."""
+        text = text.strip().casefold()
+        return self._codes.get(text) or self._codes.get(plain_number(text))
 
     @cached_property
     def numbers(self) -> np.ndarray | None:
@@ -85,13 +93,13 @@ class Field:
     @property
     def unknown(self) -> np.ndarray:
         """What one row holds where nothing is known."""
-        if self.column.kind == "number":
-            return np.array(np.nan, dtype=np.float32)
-        if self.column.kind == "vector":
-            return np.full(self.size, np.nan, dtype=np.float32)
-        if self.column.kind == "text":
-            return np.array("", dtype=object)
-        return np.array([UNKNOWN] if self.column.kind == "tags" else UNKNOWN)
+        return {
+            "number": np.array(np.nan, dtype=np.float32),
+            "vector": np.full(self.size, np.nan, dtype=np.float32),
+            "text": np.array("", dtype=object),
+            "tags": np.array([UNKNOWN]),
+            "category": np.array(UNKNOWN),
+        }[self.column.kind]
 
     def stored(self, value: Any) -> np.ndarray:
         """One row from a value that a person gave, by value or title. Raises `UserError`."""
@@ -102,22 +110,17 @@ class Field:
             return np.array(str(value), dtype=object)
         if kind == "category":
             return np.array(self.code(value))
-        if kind == "tags":
-            tags = (
-                value
-                if isinstance(value, list | tuple)
-                else str(value).split(",")
-            )
-            return np.array([self.code(tag) for tag in tags] or [UNKNOWN])
-        if kind == "vector" and isinstance(value, str):
+        if isinstance(value, str):
             value = value.split(",")
+        if kind == "tags":
+            codes = [self.code(tag) for tag in np.atleast_1d(value)]
+            return np.array(codes or [UNKNOWN])
         try:
             numbers = np.array(value, dtype=np.float32)
+            numbers = numbers.reshape(self.unknown.shape)
         except (TypeError, ValueError):
-            raise UserError(
-                f"{self.name}: {value!r} is not a number"
-            ) from None
-        if np.isinf(numbers).any() or numbers.shape != self.unknown.shape:
+            numbers = np.array(np.inf)
+        if np.isinf(numbers).any():
             raise UserError(
                 f"{self.name}: {value!r} is not {self.size or 1} finite numbers"
             )
@@ -129,9 +132,10 @@ class Field:
 
         Of numbers the largest value that is not above it: an age in years counts as its group.
         """
-        text = _plain(value)
-        if text.casefold() in self.codes:
-            return self.codes[text.casefold()]
+        text = str(value)
+        found = self.find(text)
+        if found:
+            return found
         numbers = self.numbers
         if numbers is not None and not self.column.ordered:
             try:
@@ -151,27 +155,15 @@ class Field:
             return self.titles[int(stored) - 1] if stored else None
         if kind == "tags":
             titles = self.titles
-            return [
-                titles[code - 1]
-                for code in np.atleast_1d(stored).tolist()
-                if code
-            ]
-        if kind == "number":
-            number = float(stored)
-            if math.isnan(number):
-                return None
-            return int(number) if number == int(number) else round(number, 4)
+            return [titles[code - 1] for code in stored.tolist() if code]
+        if kind == "text":
+            return str(stored) or None
+        if np.isnan(stored).any():
+            return None
         if kind == "vector":
-            if np.isnan(stored).any():
-                return None
             return [round(float(part), 6) for part in stored]
-        return str(stored) or None
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float) and value == int(value):
-        return str(int(value))
-    return str(value).strip()
+        number = float(stored)
+        return int(number) if number == int(number) else round(number, 4)
 
 
 @dataclass(frozen=True)
@@ -219,24 +211,16 @@ class Table:
         """Rows of ids; 0 for those that are not here."""
         if not isinstance(ids, np.ndarray):
             ids = [self.parse_id(one) for one in ids]
-            if self.numeric:  # an id beyond 64 bits is nobody's, as -1 is
-                ids = [one if abs(one) < 2**63 else -1 for one in ids]
-            ids = np.array(ids, dtype=self.ids.dtype)
         place = self._index.get_indexer(ids)
         return np.where(place >= 0, place + self.first, UNKNOWN)
 
     def id(self, row: int) -> Id:
         """Id of a row."""
-        one = self.ids[row - self.first]
-        return int(one) if self.numeric else str(one)
+        return self.ids[[row - self.first]].tolist()[0]
 
     def id_array(self, rows: np.ndarray) -> np.ndarray:
         """Ids of rows."""
         return self.ids[np.asarray(rows) - self.first]
-
-    def take(self, row: int) -> dict[str, np.ndarray]:
-        """A row's values by column."""
-        return {name: values[row] for name, values in self.data.items()}
 
     def readable(self, row: int) -> dict[str, Any]:
         """A row's columns as people read them."""
@@ -303,10 +287,9 @@ class Table:
 def _appended(known: np.ndarray, new: np.ndarray) -> np.ndarray:
     """One more row; lists of codes are filled up with 0 to the longer of both."""
     if known.ndim == 2 and known.dtype == np.int64:
-        new = np.atleast_1d(new)
-        width = max(known.shape[1], len(new))
-        known = np.pad(known, ((0, 0), (0, width - known.shape[1])))
-        new = np.pad(new, (0, width - len(new)))
+        more = len(new) - known.shape[1]
+        known = np.pad(known, ((0, 0), (0, max(more, 0))))
+        new = np.pad(new, (0, max(-more, 0)))
     return np.concatenate([known, new[None].astype(known.dtype)])
 
 
@@ -328,22 +311,6 @@ class Catalogue:
             "users": self.users.fields,
         }
 
-    @property
-    def predicted_values(self) -> list[Field]:
-        """Columns of interactions that a head learns."""
-        fields = self.interaction_fields.values()
-        return [
-            entry for entry in fields if entry.column.predict and entry.values
-        ]
-
-    @property
-    def predicted_columns(self) -> list[Field]:
-        """Columns of items that a head learns for what comes next."""
-        fields = self.items.fields.values()
-        return [
-            entry for entry in fields if entry.column.predict and entry.values
-        ]
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -359,9 +326,8 @@ class Dataset:
     columns: Mapping[str, np.ndarray]  # (N,) each, as in a table
     split: Split
     split_hash: str
-    counts: tuple[
-        tuple[str, int], ...
-    ] = ()  # what was changed on the way here
+    # what was changed on the way here
+    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -390,11 +356,6 @@ class Dataset:
             np.arange(len(self.offsets) - 1), np.diff(self.offsets)
         )
 
-    def whole(self) -> "Dataset":
-        """The same with nothing held out."""
-        split = Split("none", self.offsets[1:], {}, "nothing held out")
-        return self.replace(split=split)
-
     @property
     def train_lengths(self) -> np.ndarray:
         """(users,) interactions in each user's training part."""
@@ -402,9 +363,8 @@ class Dataset:
 
     def training_rows(self) -> np.ndarray:
         """Positions of the interactions that training may see."""
-        rows = np.arange(len(self.items))
-        ends = np.repeat(self.split.train_ends, np.diff(self.offsets))
-        return rows[rows < ends]
+        ends = self.split.train_ends[self.user_of]
+        return np.flatnonzero(np.arange(len(self.items)) < ends)
 
     def item_counts(self) -> np.ndarray:
         """(rows of items,) training interactions of each item."""

@@ -41,7 +41,9 @@ class ValueHeads(ByColumn):
 
     def __init__(self, catalogue: Catalogue, width: int) -> None:
         super().__init__()
-        for entry in catalogue.predicted_values:
+        for entry in catalogue.interaction_fields.values():
+            if not entry.predicted:
+                continue
             self[entry.name] = ValueHead(width, len(entry.values))
 
     def forward(
@@ -64,7 +66,9 @@ class PreferenceHeads(ByColumn):
 
     def __init__(self, catalogue: Catalogue, width: int) -> None:
         super().__init__()
-        for entry in catalogue.predicted_columns:
+        for entry in catalogue.items.fields.values():
+            if not entry.predicted:
+                continue
             self[entry.name] = nn.Linear(width, len(entry.values))
             # (R, F)
             shares = torch.from_numpy(catalogue.items.shares(entry.name))

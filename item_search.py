@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from dataset import UNKNOWN, Field, Table
-from readers.raw import plain_number
 from schema import Schema
 from support.arguments import names_of
 from support.errors import UserError, nearest
@@ -125,10 +124,8 @@ def _codes(entry: Field, wanted: str) -> list[int]:
     parts, codes = wanted.split(","), []
     while parts:
         for count in range(len(parts), 0, -1):
-            text = ",".join(parts[:count]).strip().casefold()
-            found = entry.codes.get(text) or entry.codes.get(
-                plain_number(text)
-            )
+            text = ",".join(parts[:count])
+            found = entry.find(text)
             if found:
                 codes.append(found)
                 parts = parts[count:]

@@ -22,13 +22,11 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     ConfigDict,
-    Strict,
     StringConstraints,
     TypeAdapter,
 )
 from pydantic.dataclasses import dataclass
 
-from support.errors import UserError
 from support.yaml_file import Lines, read_yaml, refuse_at, validated
 
 Kind = Literal["category", "tags", "number", "text", "vector"]
@@ -39,32 +37,21 @@ ROLES = {
     "items": ("id", "name"),
     "users": ("id",),
 }
-REQUIRED = {
-    "interactions": ("user", "item"),
-    "items": ("id",),
-    "users": ("id",),
+OPTIONAL = ("time", "name")
+# Kinds that a head can predict, and those that an explanation can vary.
+FLAGS = {
+    ("interactions", "predict"): ("category",),
+    ("items", "predict"): ("category", "tags"),
+    ("users", "counterfactual"): ("category",),
 }
-# Kinds that a head can predict.
-PREDICTABLE = {
-    "interactions": ("category",),
-    "items": ("category", "tags"),
-    "users": (),
-}
-STRICT = ConfigDict(extra="forbid")
-Text = Annotated[str, Strict()]
-Flag = Annotated[bool, Strict()]
+STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 Name = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 
 
 def _named_values(values: Any) -> Any:
     """Declared values with their names; of a list each is its own name."""
     if isinstance(values, list):
-        return {str(value): str(value) for value in values}
-    if isinstance(values, dict):
-        return {
-            str(value): str(value if title is None else title)
-            for value, title in values.items()
-        }
+        return dict(zip(values, values, strict=True))
     return values
 
 
@@ -94,16 +81,16 @@ class Column:
 
     name: Name
     kind: Kind
-    source: Text = ""
-    label: Text = ""
+    source: str = ""
+    label: str = ""
     values: Annotated[dict[str, str], BeforeValidator(_named_values)] = field(
         default_factory=dict
     )
-    separator: Annotated[Text, StringConstraints(min_length=1)] = "|"
-    ordered: Flag = False
-    log: Flag = False
-    predict: Flag = False
-    counterfactual: Flag = False
+    separator: Annotated[str, StringConstraints(min_length=1)] = "|"
+    ordered: bool = False
+    log: bool = False
+    predict: bool = False
+    counterfactual: bool = False
 
     @property
     def title(self) -> str:
@@ -120,12 +107,12 @@ class Column:
 class TableSchema:
     """One table: its file, which fields of the file play a role, and its columns by name."""
 
-    file: Text = ""
-    user: Text = ""
-    item: Text = ""
-    time: Text = ""
-    id: Text = ""
-    name: Text = ""
+    file: str = ""
+    user: str = ""
+    item: str = ""
+    time: str = ""
+    id: str = ""
+    name: str = ""
     columns: Annotated[dict[str, Column], BeforeValidator(_named_columns)] = (
         field(default_factory=dict)
     )
@@ -133,11 +120,11 @@ class TableSchema:
     @property
     def roles(self) -> dict[str, str]:
         """Role -> field of the file."""
-        given = {
+        return {
             role: getattr(self, role)
             for role in ("user", "item", "time", "id", "name")
+            if getattr(self, role)
         }
-        return {role: name for role, name in given.items() if name}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -151,13 +138,13 @@ class Schema:
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^\w[\w .-]*$")]
-    noun: Text = "item"
-    plural: Text = ""
-    verb: Text = "had"
-    repeats: Flag = False
-    note: Text = ""
+    noun: str = "item"
+    plural: str = ""
+    verb: str = "had"
+    repeats: bool = False
+    note: str = ""
     reader: Literal["tables", "sequences", "movielens", "synthetic"] = "tables"
-    publish_items: Flag = True
+    publish_items: bool = True
     interactions: TableSchema = field(default_factory=TableSchema)
     items: TableSchema = field(default_factory=TableSchema)
     users: TableSchema = field(default_factory=TableSchema)
@@ -175,12 +162,8 @@ class Schema:
         """As YAML has it; what is as by default is left out."""
         content = TypeAdapter(Schema).dump_python(self, exclude_defaults=True)
         for table in TABLES:
-            for name, column in (
-                content.get(table, {}).get("columns", {}).items()
-            ):
+            for column in content.get(table, {}).get("columns", {}).values():
                 del column["name"]
-                if len(column) == 1:
-                    content[table]["columns"][name] = column["kind"]
         return content
 
 
@@ -209,6 +192,13 @@ def _faults(schema: Schema) -> Iterator[tuple[tuple[str, ...], str]]:
         for role in described.roles:
             if role not in ROLES[table]:
                 yield (table, role), f"{table} have {', '.join(ROLES[table])}"
+        needed = described != TableSchema() or table == "interactions"
+        for role in ROLES[table] if needed else ():
+            if role not in (*described.roles, *OPTIONAL):
+                yield (
+                    (table,),
+                    f"lacks its {role}: say which field of the file it is",
+                )
         for name, column in described.columns.items():
             place = (table, "columns", name)
             if name in ROLES[table] and name != "name":
@@ -225,28 +215,18 @@ def _faults(schema: Schema) -> Iterator[tuple[tuple[str, ...], str]]:
                     f"an interaction's column is a category or a number; put {column.kind} into "
                     f"the table of items or users",
                 )
-            if column.predict and column.kind not in PREDICTABLE[table]:
-                yield (
-                    place,
-                    f"a {column.kind} of {table} cannot be predicted; drop predict, or declare "
-                    f"it as a category",
-                )
-            if column.counterfactual and (table, column.kind) != (
-                "users",
-                "category",
-            ):
-                yield place, "counterfactual is for categories of users"
+            for flag in ("predict", "counterfactual"):
+                kinds = FLAGS.get((table, flag), ())
+                if getattr(column, flag) and column.kind not in kinds:
+                    yield (
+                        place,
+                        f"{flag} is not for a {column.kind} of {table}",
+                    )
 
 
-def check_roles(schema: Schema) -> None:
-    """Raises `UserError` for a table that lacks what it must say."""
-    for table in TABLES:
-        given = schema.table(table)
-        if table != "interactions" and given == TableSchema():
-            continue
-        for role in REQUIRED[table]:
-            if role not in given.roles:
-                raise UserError(
-                    f"schema {schema.name}: {table} lacks its {role}: say which field of the "
-                    f"file it is, as in {table}: {{{role}: ...}}"
-                )
+def plain_number(text: str) -> str:
+    """'4.0' as '4' and '3.50' as '3.5'; other text as it is."""
+    try:
+        return f"{float(text):.10g}"
+    except ValueError:
+        return text

@@ -78,14 +78,13 @@ def split_interactions(
     """
     # Row 0 is nobody's.
     users = np.arange(1, len(offsets) - 1)
-    split = {
-        "leave_one_out": _leave_one_out,
-        "global_time": _global_time,
-        "multi5": _multi5,
-    }[settings.protocol]
-    train_ends, validation, test, description = split(
-        settings, offsets, users, times
-    )
+    if settings.protocol == "leave_one_out":
+        parts = _leave_one_out(offsets, users)
+    elif settings.protocol == "global_time":
+        parts = _global_time(offsets, times)
+    else:
+        parts = _multi5(offsets, users, settings.split_seed)
+    train_ends, validation, test, description = parts
     trains = (train_ends > offsets[:-1]).any()
     if not (trains and len(validation) and len(test)):
         raise UserError(
@@ -97,12 +96,7 @@ def split_interactions(
     return Split(settings.protocol, train_ends, requests, description)
 
 
-def _leave_one_out(
-    _settings: DataSettings,
-    offsets: np.ndarray,
-    users: np.ndarray,
-    _times: np.ndarray,
-) -> Parts:
+def _leave_one_out(offsets: np.ndarray, users: np.ndarray) -> Parts:
     ends = offsets[1:]
     return (
         np.maximum(offsets[:-1], ends - 2),
@@ -112,23 +106,14 @@ def _leave_one_out(
     )
 
 
-def _global_time(
-    _settings: DataSettings,
-    offsets: np.ndarray,
-    _users: np.ndarray,
-    times: np.ndarray,
-) -> Parts:
+def _global_time(offsets: np.ndarray, times: np.ndarray) -> Parts:
     if not times.any():
         raise UserError(
             "--protocol global_time needs times, which these data lack; use leave_one_out"
         )
     shares = [1 - 2 * HELD_OUT, 1 - HELD_OUT]
     first, second = np.quantile(times, shares, method="lower")
-    dates = (
-        np.array([first, second])
-        .astype("datetime64[s]")
-        .astype("datetime64[m]")
-    )
+    dates = np.array([first, second], dtype="M8[s]").astype("M8[m]")
     return (
         ends_before(offsets, times, first),
         spread_requests(offsets, (times >= first) & (times < second)),
@@ -165,24 +150,20 @@ def spread_requests(offsets: np.ndarray, period: np.ndarray) -> Requests:
     )
 
 
-def _multi5(
-    settings: DataSettings,
-    offsets: np.ndarray,
-    users: np.ndarray,
-    _times: np.ndarray,
-) -> Parts:
-    users = np.random.default_rng(settings.split_seed).permutation(users)
+def _multi5(offsets: np.ndarray, users: np.ndarray, seed: int) -> Parts:
+    users = np.random.default_rng(seed).permutation(users)
     held = round(HELD_OUT * len(users))
     train_ends = offsets[1:].copy()
     train_ends[users[: 2 * held]] = offsets[users[: 2 * held]]
     requests = []
-    for group in (np.sort(users[:held]), np.sort(users[held : 2 * held])):
+    for group in (users[:held], users[held : 2 * held]):
+        group = np.sort(group)
         ends = offsets[group + 1] - MULTI_TARGETS
         requests.append(Requests(group, ends, MULTI_TARGETS))
     return (
         train_ends,
         *requests,
         f"users split {1 - 2 * HELD_OUT:.0%} / {HELD_OUT:.0%} / {HELD_OUT:.0%} (seed "
-        f"{settings.split_seed}), the last {MULTI_TARGETS} interactions of each held-out "
+        f"{seed}), the last {MULTI_TARGETS} interactions of each held-out "
         f"user are the targets",
     )

@@ -138,7 +138,7 @@ def _announce(settings: Settings, data: Dataset, model: nn.Module) -> None:
         f"{len(data.catalogue.items.ids):,} {data.catalogue.schema.nouns}, split "
         f"{data.split_hash}{note}"
     )
-    for what, number in data.counts:
+    for what, number in data.counts.items():
         print(f"  {what}: {number:,}")
     print(
         f"{settings.model.model} model, {count:,} parameters; selection on validation NDCG@10; "

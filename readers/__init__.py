@@ -5,6 +5,7 @@ then gives them the names of the schema: `user`, `item`, `time` and the columns 
 `id`, `name` and the columns of items and users. No later module sees a field's name.
 """
 
+import dataclasses
 from pathlib import Path
 
 from readers.raw import RawData, assemble
@@ -24,16 +25,12 @@ def read(
     whose schema is then inferred. columns: roles of the fields of such a file, as in
     'user=A,item=B'. Raises `UserError` naming file, line and remedy.
     """
-    path, folder = DATASETS / f"{dataset}.yaml", ROOT
-    if not path.exists() or Path(dataset).name != dataset:
-        path, folder = Path(dataset), Path(dataset).parent
+    shipped = {file.stem: file for file in sorted(DATASETS.glob("*.yaml"))}
+    path = shipped.get(dataset, Path(dataset))
     if not path.exists():
-        names = ", ".join(
-            sorted(file.stem for file in DATASETS.glob("*.yaml"))
-        )
         raise UserError(
             f"--dataset {dataset}: no such file or folder ({path.absolute()}), and none "
-            f"of the data sets {names}"
+            f"of the data sets {', '.join(shipped)}"
         )
     if path.suffix not in (".yaml", ".yml"):
         from readers.infer import inferred
@@ -43,9 +40,7 @@ def read(
         raise UserError(
             f"--columns is for a file without a schema; {dataset} has one"
         )
-    schema, note = read_schema(path), ""
-    if data_dir:
-        folder = Path(data_dir)
+    schema, folder = read_schema(path), Path(data_dir or path.parent)
     if schema.reader == "synthetic":
         from readers.synthetic import generate
 
@@ -55,6 +50,7 @@ def read(
         from readers.movielens import read_movielens
 
         files, note = read_movielens(data_folder(schema.name, data_dir))
+        schema = dataclasses.replace(schema, note=note or schema.note)
     elif schema.reader == "tables":
         from readers.tables import read_tables
 
@@ -63,4 +59,4 @@ def read(
         from readers.sequences import read_sequences
 
         files = read_sequences(folder / schema.interactions.file)
-    return assemble(schema, files, note)
+    return assemble(schema, files)

@@ -9,33 +9,22 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
-from support.errors import DISK_ERRORS, UserError, run_command
+from support.errors import DISK_ERRORS, UserError, require, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 20
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A data set's zip file: address, published checksum, and one of the files in it that the
-    reader needs.
-    """
-
-    url: str
-    md5: str
-    needed: str
-
-
+# address, published checksum, and one of the files in it that the reader needs
 ARCHIVES = {
-    "ml-1m": Archive(
+    "ml-1m": (
         "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
         "c4d9eecfca2ab87c1945afe126590906",
         "ratings.dat",
     ),
-    "ml-100k": Archive(
+    "ml-100k": (
         "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
         "0e33842e24a9c977be4e0107933c0723",
         "u.data",
@@ -58,25 +47,20 @@ class DataUnavailable(UserError):
 def data_folder(dataset: str, data_dir: str | None = None) -> Path:
     """Folder with the raw files of a data set, downloaded first if need be.
 
-    Raises `UserError` with the three ways to get the data, or if --data_dir lacks them.
+    Raises `UserError` with the three ways to get the data.
     """
-    if dataset not in ARCHIVES:
-        if data_dir is None:
-            raise UserError(
-                f"--dataset {dataset} is not downloaded: give --data_dir with its folder"
-            )
-        return Path(data_dir)
-    archive = ARCHIVES[dataset]
-    folder = Path(data_dir) if data_dir else ROOT / dataset
-    if (folder / archive.needed).exists():
-        return folder
     if data_dir:
-        raise UserError(
-            f"--data_dir {data_dir} has no {archive.needed}; "
-            f"point it at the folder with the original files of {dataset}"
-        )
+        return Path(data_dir)
+    require(
+        dataset in ARCHIVES,
+        f"--dataset {dataset} is not downloaded: give --data_dir with its folder",
+    )
+    url, _, needed = ARCHIVES[dataset]
+    folder = ROOT / dataset
+    if (folder / needed).exists():
+        return folder
     try:
-        _download(archive, folder)
+        _download(dataset, folder)
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) in DISK_ERRORS:
             raise
@@ -84,21 +68,22 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
             f"{dataset} is not in {folder.name}/ and cannot be downloaded "
             f"({getattr(error, 'reason', error)}). "
             f"Three ways to get it: (1) connect to the internet and run again, it downloads "
-            f"{archive.url}; "
-            f"(2) unpack that file yourself so that {folder.name}/{archive.needed} exists; "
-            f"(3) give --data_dir with the folder that has {archive.needed}. "
+            f"{url}; "
+            f"(2) unpack that file yourself so that {folder.name}/{needed} exists; "
+            f"(3) give --data_dir with the folder that has {needed}. "
             f"To try the code without MovieLens: --dataset synthetic"
         ) from error
     return folder
 
 
-def _download(archive: Archive, folder: Path) -> None:
+def _download(dataset: str, folder: Path) -> None:
     """Download, check, unpack beside the target, then move each file into place."""
-    content = _fetch(archive.url)
+    url, md5, needed = ARCHIVES[dataset]
+    content = _fetch(url)
     digest = hashlib.md5(content).hexdigest()
-    if digest != archive.md5:
+    if digest != md5:
         raise OSError(
-            f"md5 {digest} instead of {archive.md5}: what came is truncated or altered, and "
+            f"md5 {digest} instead of {md5}: what came is truncated or altered, and "
             f"nothing of it was kept"
         )
     print(LICENCE, file=sys.stderr)
@@ -106,12 +91,12 @@ def _download(archive: Archive, folder: Path) -> None:
         dir=folder.parent, prefix=f".{folder.name}-"
     ) as scratch:
         zipfile.ZipFile(io.BytesIO(content)).extractall(scratch)
-        source = next(Path(scratch).rglob(archive.needed)).parent
+        source = next(Path(scratch).rglob(needed)).parent
         folder.mkdir(exist_ok=True)
         # The file that marks the data set as present comes last, so that an interruption is seen
         # as absence.
         for path in sorted(
-            source.iterdir(), key=lambda path: path.name == archive.needed
+            source.iterdir(), key=lambda path: path.name == needed
         ):
             if path.is_file():
                 os.replace(path, folder / path.name)
@@ -125,9 +110,10 @@ def _fetch(url: str) -> bytes:
 
 def main(argv: list[str]) -> int:
     """Exit code 3 where the data set can be neither found nor downloaded."""
-    if len(argv) != 1 or argv[0] not in ARCHIVES:
-        names = "|".join(ARCHIVES)
-        raise UserError(f"usage: python -m readers.download {names}")
+    require(
+        len(argv) == 1 and argv[0] in ARCHIVES,
+        f"usage: python -m readers.download {'|'.join(ARCHIVES)}",
+    )
     try:
         data_folder(argv[0])
     except DataUnavailable as error:

@@ -1,5 +1,6 @@
 """The schema of data that have none: roles by the names people use, kinds by the values."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from readers.raw import File, Files, is_blank, tags_of
 from readers.sequences import is_sequences, read_sequences
 from readers.tables import read_file
 from readers.times import seconds_of
-from schema import REQUIRED, ROLES, Column, Kind, Schema, TableSchema
+from schema import OPTIONAL, ROLES, Column, Kind, Schema, TableSchema
 from support.arguments import names_of
 from support.errors import UserError
 
@@ -135,17 +136,16 @@ def _files_of(path: Path) -> dict[str, File]:
 def _table(table: str, file: File, given: Mapping[str, str]) -> TableSchema:
     """Roles and columns of one table."""
     fields = [str(field) for field in file.frame]
+    by_name = {_plain(field): field for field in reversed(fields)}
+    by_name |= zip(fields, fields, strict=True)
     roles = {}
     for role in ROLES[table]:
-        meaning = (
-            {"items": "item", "users": "user"}[table] if role == "id" else role
-        )
-        found = given.get(meaning)
-        if found not in fields:
-            found = _field_named(fields, meaning)
-        if found is not None:
-            roles[role] = found
-        elif role in REQUIRED[table]:
+        meaning = table.removesuffix("s") if role == "id" else role
+        wanted = [given.get(meaning), *ROLE_NAMES[meaning]]
+        found = [by_name[name] for name in wanted if name in by_name]
+        if found:
+            roles[role] = found[0]
+        elif role not in OPTIONAL:
             raise UserError(
                 f"{file.name}: which of {', '.join(fields)} is the {meaning}? "
                 f"Give --columns {meaning}=FIELD"
@@ -168,14 +168,6 @@ def _table(table: str, file: File, given: Mapping[str, str]) -> TableSchema:
     )
 
 
-def _field_named(fields: list[str], role: str) -> str | None:
-    plain = {_plain(field): field for field in reversed(fields)}
-    for name in ROLE_NAMES[role]:
-        if name in plain:
-            return plain[name]
-    return None
-
-
 def _plain(field: str) -> str:
     return re.sub(r"[^a-z0-9]", "", field.lower())
 
@@ -191,64 +183,63 @@ def _column(
     different = text.nunique()
     if different < 2 or isinstance(values[0], dict):
         return None
-    if _plain(field) in SCALES and different <= FEW:
-        predict = table == "interactions"
-        return Column(name, "category", field, ordered=True, predict=predict)
-    separator = "|"
+    scale = _plain(field) in SCALES and different <= FEW
+    separators = [sign for sign in "|;>" if _splits(text, sign)]
     if kind == "tags" and isinstance(values[0], str):
-        separator = " "
-    if kind is None:
-        kind, separator = _kind(field, values, text)
+        separators = [" "]  # RecBole's
+    if scale:
+        kind = "category"
+    elif kind is None:
+        kind = _kind(field, values, text, bool(separators))
     if kind is None or (
         table == "interactions" and kind not in ("category", "number")
     ):
         return None
+    column = Column(name, kind, field)
     if kind == "number":
         numbers = pd.to_numeric(text, errors="coerce").dropna()
         wide = len(numbers) > 0 and numbers.min() >= 0
-        log = bool(
-            wide and numbers.quantile(0.99) > 50 * (numbers.median() + 1)
-        )
-        return Column(name, kind, field, log=log)
+        log = wide and numbers.quantile(0.99) > 50 * (numbers.median() + 1)
+        return dataclasses.replace(column, log=bool(log))
     if kind == "tags":
+        separator = (separators or ["|"])[0]
         tags = values.map(lambda cell: tags_of(cell, separator)).explode()
         predict = table == "items" and tags.nunique() <= MOST_PREDICTED
-        return Column(name, kind, field, separator=separator, predict=predict)
-    counterfactual = (
-        table == "users" and kind == "category" and different <= FEW
+        return dataclasses.replace(
+            column, separator=separator, predict=predict
+        )
+    few = kind == "category" and different <= FEW
+    return dataclasses.replace(
+        column,
+        ordered=scale,
+        predict=scale and table == "interactions",
+        counterfactual=few and table == "users",
     )
-    return Column(name, kind, field, counterfactual=counterfactual)
 
 
 def _kind(
-    field: str, values: pd.Series, text: pd.Series
-) -> tuple[Kind | None, str]:
-    """(kind, separator of tags) by the values; None for what is different in nearly every row."""
+    field: str, values: pd.Series, text: pd.Series, separated: bool
+) -> Kind | None:
+    """The kind by the values; None for what is different in nearly every row."""
     different = text.nunique()
     numbers = pd.to_numeric(text, errors="coerce")
-    kind: Kind | None = "category"
-    separator = "|"
     if isinstance(values[0], list | tuple | np.ndarray):
-        parts = [part for cell in values for part in cell]
+        parts = values.explode().dropna()
         real = any(isinstance(part, float | np.floating) for part in parts)
-        kind = "vector" if real else "tags"
-    elif text.str.fullmatch(r"\[[-+\d.eE, ]+\]").all():
-        kind = "vector"
-    elif pd.api.types.is_datetime64_any_dtype(values):
-        kind = "number"
-    elif numbers.notna().all():
+        return "vector" if real else "tags"
+    if text.str.fullmatch(r"\[[-+\d.eE, ]+\]").all():
+        return "vector"
+    if numbers.notna().all():
         few = (numbers % 1 == 0).all() and different <= FEW
         quantity = _plain(field).endswith(QUANTITIES)
-        kind = "category" if few and not quantity else "number"
-    elif separators := [sign for sign in "|;>" if _splits(text, sign)]:
-        kind, separator = "tags", separators[0]
-    elif _are_dates(text):
-        kind = "number"
-    elif different > max(50, len(text) / 5):
-        kind = "text" if text.str.count(" ").mean() >= 1 else None
-    elif different > MOST_VALUES:
-        kind = None
-    return kind, separator
+        return "category" if few and not quantity else "number"
+    if separated:
+        return "tags"
+    if _are_dates(text):
+        return "number"
+    if different > max(50, len(text) / 5):
+        return "text" if text.str.count(" ").mean() >= 1 else None
+    return "category" if different <= MOST_VALUES else None
 
 
 def _splits(text: pd.Series, separator: str) -> bool:

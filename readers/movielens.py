@@ -5,14 +5,12 @@ Formats: the README files inside the archives at https://files.grouplens.org/dat
 
 import hashlib
 import io
-import re
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
 from readers.raw import File
-from readers.tables import read_file
-from support.errors import UserError
+from readers.tables import named_errors, read_file
 
 # A copy of ratings.dat in circulation whose timestamps are partly reconstructed; numbers from it
 # must say so.
@@ -46,8 +44,7 @@ GENRES = (
 
 ITEMS = ["movie_id", "title", "date", "video", "url", "unknown", *GENRES]
 # table -> file, separator, fields
-Layout = dict[str, tuple[str, str, list[str]]]
-ONE_MILLION: Layout = {
+ONE_MILLION = {
     "interactions": ("ratings.dat", "::", RATINGS),
     "items": ("movies.dat", "::", ["movie_id", "title", "genres"]),
     "users": (
@@ -56,7 +53,7 @@ ONE_MILLION: Layout = {
         ["user_id", "gender", "age", "occupation", "zip_code"],
     ),
 }
-HUNDRED_THOUSAND: Layout = {
+HUNDRED_THOUSAND = {
     "interactions": ("u.data", "\t", RATINGS),
     "items": ("u.item", "|", ITEMS),
     "users": (
@@ -74,39 +71,29 @@ def read_movielens(folder: Path) -> tuple[dict[str, File], str]:
 
     note: what must stand beside numbers measured on it. Raises `UserError` naming file and line.
     """
-    one_million = (folder / "ratings.dat").exists()
+    ratings = folder / "ratings.dat"
     smaller = (folder / "u.data").exists()
-    in_csv = (folder / "ratings.csv").exists()
-    if in_csv and not one_million and not smaller:
+    if (folder / "ratings.csv").exists() and not ratings.exists():
         files = {
             "interactions": read_file(folder / "ratings.csv"),
             "items": read_file(folder / "movies.csv"),
         }
     else:
-        layout = ONE_MILLION
-        if smaller and not one_million:
-            layout = HUNDRED_THOUSAND
+        layout = HUNDRED_THOUSAND if smaller else ONE_MILLION
         files = {
             table: _read_lines(folder / name, separator, fields)
             for table, (name, separator, fields) in layout.items()
         }
     films = files["items"].frame
-    films["year"] = films["title"].map(release_year)
+    years = films["title"].str.extract(r"\((\d{4})\)\s*$")
+    films["year"] = years[0].astype(float)
     if "genres" not in films:
-        flags = films[list(GENRES)].to_numpy() == "1"
-        films["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
-    note = ""
-    if one_million:
-        content = (folder / "ratings.dat").read_bytes()
-        if hashlib.md5(content).hexdigest() == ESTIMATED_COPY_MD5:
-            note = ESTIMATED_COPY_NOTE
-    return files, note
-
-
-def release_year(title: str) -> float:
-    """Year in the parentheses that end a title; NaN where there is none."""
-    match = re.search(r"\((\d{4})\)\s*$", title)
-    return float(match.group(1)) if match else np.nan
+        flags = films[list(GENRES)] == "1"
+        films["genres"] = flags.dot(pd.Index(GENRES) + "|")
+    if not ratings.exists():
+        return files, ""
+    digest = hashlib.md5(ratings.read_bytes()).hexdigest()
+    return files, ESTIMATED_COPY_NOTE if digest == ESTIMATED_COPY_MD5 else ""
 
 
 def _read_lines(path: Path, separator: str, fields: list[str]) -> File:
@@ -119,7 +106,7 @@ def _read_lines(path: Path, separator: str, fields: list[str]) -> File:
     kinds = {
         name: pa.int64() if name in RATINGS else pa.string() for name in fields
     }
-    try:
+    with named_errors(path):
         content = path.read_bytes().replace(separator.encode(), FIELD_END)
         table = csv.read_csv(
             io.BytesIO(content),
@@ -134,14 +121,4 @@ def _read_lines(path: Path, separator: str, fields: list[str]) -> File:
             ),
             csv.ConvertOptions(column_types=kinds, null_values=[]),
         )
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}; fetch the data set again, or give --data_dir with the "
-            f"folder that has it"
-        ) from None
-    except pa.ArrowInvalid as error:
-        row = re.search(r"Row #(\d+)", str(error))
-        line = f":{row[1]}" if row else ""
-        reason = str(error).replace(FIELD_END.decode(), separator)
-        raise UserError(f"{path}{line}: {reason}; correct the line") from None
     return File(table.to_pandas(), str(path))

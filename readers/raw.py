@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 
 from readers.times import seconds_of
-from schema import TABLES, Column, Kind, Schema, TableSchema, check_roles
+from schema import TABLES, Column, Kind, Schema, TableSchema, plain_number
 from support.errors import UserError
 
 WHOLE = r"0|-?[1-9]\d{0,17}"
-LARGEST_ID = 10**18  # larger ones are text
 MISSING = (
     "",
     "NULL",
@@ -64,31 +63,24 @@ class RawData:
     interactions: pd.DataFrame
     items: pd.DataFrame | None
     users: pd.DataFrame | None
-    counts: tuple[tuple[str, int], ...] = ()
+    counts: dict[str, int]  # what was changed on the way here
 
     def replace(self, interactions: pd.DataFrame) -> "RawData":
         """The same with other interactions."""
         return dataclasses.replace(self, interactions=interactions)
 
 
-def assemble(schema: Schema, files: Files, note: str = "") -> RawData:
+def assemble(schema: Schema, files: Files) -> RawData:
     """Give the fields of files the names of the schema and check them.
 
-    note: what must stand beside numbers measured on these files. Raises `UserError` naming file,
-    line and value for what cannot be read.
+    Raises `UserError` naming file, line and value for what cannot be read.
     """
-    check_roles(schema)
-    if note:
-        schema = dataclasses.replace(schema, note=note)
     counts: dict[str, int] = {}
     tables = {}
     for table in TABLES:
-        if table in files and schema.table(table).roles:
-            tables[table] = _named(
-                table, files[table], schema.table(table), counts
-            )
-    if "interactions" not in tables:
-        raise UserError(f"data set {schema.name} has no interactions")
+        described = schema.table(table)
+        if table in files and described.roles:
+            tables[table] = _named(table, files[table], described, counts)
     interactions = tables["interactions"]
     _match_ids(tables, files, counts)
     if "time" in interactions:
@@ -101,21 +93,14 @@ def assemble(schema: Schema, files: Files, note: str = "") -> RawData:
     key = ["user", "item", "time"] if schema.repeats else ["user", "item"]
     if set(key) <= set(interactions):
         twice = interactions.duplicated(key)
-        again = (
-            "at the same time"
-            if "time" in key
-            else "(the schema allows no repeats)"
-        )
-        counts[f"rows dropped: the same user and item {again}"] = int(
-            twice.sum()
-        )
+        counts[f"rows dropped: the same {', '.join(key)}"] = int(twice.sum())
         interactions = interactions[~twice]
     return RawData(
         schema,
         interactions.reset_index(drop=True),
         tables.get("items"),
         tables.get("users"),
-        tuple((what, number) for what, number in counts.items() if number),
+        counts,
     )
 
 
@@ -153,14 +138,17 @@ def _named(
                 f"{file.name} has no field {field!r}; it has "
                 f"{', '.join(map(str, file.frame.columns))}: correct the schema"
             )
-    needed = [role for role in described.roles if role != "name"]
-    missing = np.zeros(len(file.frame), dtype=bool)
-    for role in needed:
-        missing |= is_blank(file.frame[fields[role]]).to_numpy()
-    counts[f"rows of {table} dropped: no {' or '.join(needed)}"] = int(
+    frame = file.frame.reset_index(drop=True)
+    blank = {
+        role: is_blank(frame[field])
+        for role, field in fields.items()
+        if role in described.roles and role != "name"
+    }
+    missing = pd.DataFrame(blank).any(axis=1)
+    counts[f"rows of {table} dropped: no {' or '.join(blank)}"] = int(
         missing.sum()
     )
-    frame = file.frame.reset_index(drop=True)[~missing]
+    frame = frame[~missing]
     if frame.empty:
         raise UserError(f"{file.name} is empty; give a file with data")
     named: dict[str, pd.Series] = {}
@@ -169,7 +157,7 @@ def _named(
             where = f"{file.name}, field {field}"
             named[role] = seconds_of(frame[field], where, file.first_line)
         elif role == "name":
-            named[role] = _text(frame[field])
+            named[role] = _values(file, Column(role, "text"), frame[field])
         else:
             named[role] = _ids(frame[field])
     for name, column in columns.items():
@@ -180,17 +168,21 @@ def _named(
 def _values(file: File, column: Column, values: pd.Series) -> pd.Series:
     """A column's values as `RawData` has them."""
     known = values[~is_blank(values)]
-    if column.kind == "category":
-        return _category(file, column, values)
-    if column.kind == "text":
-        return _text(values)
-    if column.kind == "tags":
-        tags = values.map(lambda value: tags_of(value, column.separator))
-        _check_declared(file, column, tags.explode())
-        return tags
-    if column.kind == "vector":
-        return _vectors(file, column, known).reindex(values.index)
-    return _numbers(file, column, known).reindex(values.index)
+    if column.kind == "number":
+        found = _numbers(file, column, known)
+    elif column.kind == "vector":
+        found = _vectors(file, column, known)
+    elif column.kind == "tags":
+        found = known.map(lambda value: tags_of(value, column.separator))
+    else:
+        found = _text(known, column.ordered)
+    if column.values:
+        each = found.explode().dropna()
+        declared = ", ".join(column.values)
+        for row, value in each[~each.isin(list(column.values))].items():
+            problem = f"{value!r} is none of the declared values {declared}"
+            file.fault(row, f"{column.field} {problem}")
+    return found.reindex(values.index)
 
 
 def _numbers(file: File, column: Column, known: pd.Series) -> pd.Series:
@@ -207,56 +199,30 @@ def _numbers(file: File, column: Column, known: pd.Series) -> pd.Series:
 
 def _vectors(file: File, column: Column, known: pd.Series) -> pd.Series:
     """Lists of numbers of one length."""
-    if known.map(np.ndim).eq(0).all() and not known.map(type).eq(str).any():
-        file.fault(known.index[0], f"{column.field} is a number, not a list")
-    parts = []
-    for value in known:
+    vectors: list[np.ndarray] = []
+    for row, value in known.items():
         if isinstance(value, str):
             value = re.findall(r"[^\s,;|\[\]()]+", value)
-        parts.append(value if np.ndim(value) else [])
-    length = max(1, len(parts[0])) if parts else 0
-    vectors = []
-    for row, part in zip(known.index, parts, strict=True):
         try:
-            vector = [float(number) for number in part]
+            vector = np.atleast_1d(np.array(value, dtype=float))
         except (TypeError, ValueError):
-            vector = [np.nan]
-        if len(vector) != length or not np.isfinite(vector).all():
+            vector = np.full(1, np.nan)
+        vectors.append(vector)
+        length = max(1, len(vectors[0]))
+        if vector.shape != (length,) or not np.isfinite(vector).all():
             problem = f"is not a list of {length} finite numbers"
             file.fault(row, f"{column.field} {known[row]!r} {problem}")
-        vectors.append(vector)
     return pd.Series(vectors, known.index, dtype=object)
 
 
-def _category(file: File, column: Column, values: pd.Series) -> pd.Series:
+def _text(known: pd.Series, ordered: bool) -> pd.Series:
+    """Text as it stands there; numbers, and the values of a scale, as short as may be."""
     # Each different value once: there may be many rows.
-    codes, different = pd.factorize(values)
-    text = _text(pd.Series(different))
-    if pd.api.types.is_numeric_dtype(values) or column.ordered:
-        text = text.map(plain_number, na_action="ignore")
-    found = np.append(text.to_numpy(dtype=object), None)[codes]
-    found = pd.Series(found, values.index, dtype=object)
-    _check_declared(file, column, found)
-    return found
-
-
-def _check_declared(file: File, column: Column, values: pd.Series) -> None:
-    """Raise `UserError` for a value that is none of the declared ones."""
-    if not column.values:
-        return
-    wrong = values[values.notna() & ~values.isin(list(column.values))]
-    for row, value in wrong.items():
-        declared = ", ".join(column.values)
-        problem = f"{value!r} is none of the declared values {declared}"
-        file.fault(row, f"{column.field} {problem}")
-
-
-def plain_number(text: str) -> str:
-    """'4.0' as '4' and '3.50' as '3.5'; other text as it is."""
-    try:
-        return f"{float(text):.10g}"
-    except ValueError:
-        return text
+    codes, different = pd.factorize(known)
+    text = pd.Series(different).astype(str).str.strip().astype(object)
+    if pd.api.types.is_numeric_dtype(known) or ordered:
+        text = text.map(plain_number)
+    return pd.Series(text.to_numpy()[codes], known.index, dtype=object)
 
 
 def tags_of(value: object, separator: str) -> list[str]:
@@ -271,11 +237,6 @@ def tags_of(value: object, separator: str) -> list[str]:
     ]
 
 
-def _text(values: pd.Series) -> pd.Series:
-    text = values.astype(str).str.strip().astype(object)
-    return text.where(~is_blank(values), None)
-
-
 def is_blank(values: pd.Series) -> pd.Series:
     """Which cells say nothing."""
     if pd.api.types.is_numeric_dtype(values):
@@ -285,16 +246,11 @@ def is_blank(values: pd.Series) -> pd.Series:
 
 def _ids(values: pd.Series) -> pd.Series:
     """Whole numbers if all are, else text as it is."""
-    if (
-        pd.api.types.is_integer_dtype(values)
-        and values.abs().max() < LARGEST_ID
-    ):
+    if pd.api.types.is_signed_integer_dtype(values):
         return values.astype(np.int64, copy=False)
     text = values.astype(str).str.strip()
     # What pandas writes of whole numbers beside a missing one: 12.0.
     plain = text.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
     if plain.str.fullmatch(WHOLE).all():
         return plain.astype(np.int64)
-    return (plain if pd.api.types.is_float_dtype(values) else text).astype(
-        object
-    )
+    return text.astype(object)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from readers.raw import File
-from readers.tables import open_text
+from readers.tables import named_errors, open_text
 from support.errors import UserError
 
 
@@ -19,23 +19,17 @@ def is_sequences(path: Path) -> bool:
         return False
     try:
         with open_text(path) as file:
-            lines = [file.readline().split() for _ in range(5)]
+            line = file.readline()
     except (OSError, EOFError, UnicodeDecodeError):
         return False  # read_file says what is wrong
-    lines = [line for line in lines if line]
-    several = all(len(line) >= 2 and "," not in line[0] for line in lines)
-    return bool(lines) and several
+    return len(line.split()) > 1 and "," not in line
 
 
 def read_sequences(path: Path) -> dict[str, File]:
     """Interactions in the order of the lines, and items with attributes where there are any."""
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing; name the file of the interactions"
-        )
     users: list[str] = []
     items: list[str] = []
-    with open_text(path) as file:
+    with named_errors(path), open_text(path) as file:
         for number, line in enumerate(file, start=1):
             user, *history = line.split() or [""]
             if user and not history:
@@ -48,19 +42,10 @@ def read_sequences(path: Path) -> dict[str, File]:
     files = {"interactions": File(frame, str(path))}
     beside = path.with_name(f"{path.stem}_item2attributes.json")
     if beside.exists():
-        try:
-            attributes = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{beside} is not JSON ({error})") from error
-        if not isinstance(attributes, dict):
-            raise UserError(
-                f"{beside}: expected a mapping of items to lists of attributes"
-            )
+        with named_errors(beside):
+            attributes = dict(json.loads(beside.read_text(encoding="utf-8")))
         table = pd.DataFrame(
-            {
-                "item_id": list(attributes),
-                "attributes": list(attributes.values()),
-            }
+            attributes.items(), columns=["item_id", "attributes"]
         )
         files["items"] = File(table, str(beside))
     return files

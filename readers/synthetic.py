@@ -23,8 +23,6 @@ Columns `cause` and `cause_movie_id` (0 = none) of `ratings` hold the truth. The
 frozen: a test holds the hash of its output, so that numbers measured on it stay comparable.
 """
 
-import datetime
-
 import numpy as np
 import pandas as pd
 
@@ -96,22 +94,20 @@ def generate(
         taste = (draw.random(2) * len(GENRES)).astype(int)
         tasty = world.genres[:, taste].any(axis=1)
         rows += _one_user(draw, world, person + 1, age, tasty)
-    movies = pd.DataFrame(
-        {
-            "movie_id": np.arange(1, films + 1),
-            "title": [
-                f"Synthetic Film {film + 1:03d} ({world.year[film]})"
-                for film in range(films)
-            ],
-            "year": world.year.astype(np.int64),
-            "genres": [
-                "|".join(np.array(GENRES)[flags]) for flags in world.genres
-            ],
-        }
-    )
+    movies = {
+        "movie_id": np.arange(1, films + 1),
+        "title": [
+            f"Synthetic Film {film + 1:03d} ({year})"
+            for film, year in enumerate(world.year)
+        ],
+        "year": world.year.astype(np.int64),
+        "genres": [
+            "|".join(np.array(GENRES)[flags]) for flags in world.genres
+        ],
+    }
     frames = {
         "interactions": pd.DataFrame(rows, columns=RATINGS),
-        "items": movies,
+        "items": pd.DataFrame(movies),
         "users": pd.DataFrame(
             users, columns=["user_id", "gender", "age", "occupation"]
         ),
@@ -136,11 +132,7 @@ def season_of(timestamp: int) -> int:
     """0 = December to February, 1 = March to May, 2 = June to August, 3 = September to November
     (UTC).
     """
-    return (
-        datetime.datetime.fromtimestamp(timestamp, datetime.UTC).month
-        % 12
-        // 3
-    )
+    return pd.Timestamp(timestamp, unit="s").month % 12 // 3
 
 
 def _one_user(
@@ -155,27 +147,27 @@ def _one_user(
     time = FIRST_TIME + int(draw.random() * 365 * DAY)
     rows = []
     for _ in range(min(20 + int(draw.random() ** 2 * 75), len(unseen) // 2)):
-        cause = _pick(draw, np.array(list(CAUSES.values())))
-        name = list(CAUSES)[cause]
-        candidates = _caused(world, name, seen, age, time, tasty)
-        if not (candidates & unseen).any():
-            name, candidates = "chance", np.ones_like(unseen)
+        name = list(CAUSES)[_pick(draw, np.array(list(CAUSES.values())))]
+        led_to = {
+            "earlier_film": world.sequel[seen[-SEQUEL_MEMORY:]],
+            "age_group": world.age_films[age],
+            "season": world.season_films[season_of(time)],
+            "genre_taste": np.flatnonzero(tasty),
+        }
+        possible = np.zeros_like(unseen)
+        possible[led_to.get(name, [])] = True
+        possible &= unseen
+        if not possible.any():
+            name, possible = "chance", unseen
         by_popularity = name in ("genre_taste", "chance")
-        weight = np.where(
-            candidates & unseen,
-            world.popularity if by_popularity else 1.0,
-            0.0,
-        )
-        film = _pick(draw, weight)
-        recent = reversed(seen[-SEQUEL_MEMORY:])
-        source = next(
-            (old for old in recent if world.sequel[old] == film), None
-        )
-        by_sequel = name == "earlier_film"
-        rating = (
-            3 + int(tasty[film]) + int(by_sequel) + int(draw.random() * 3) - 1
-        )
-        cause = source + 1 if by_sequel else 0
+        weight = world.popularity if by_popularity else 1.0
+        film = _pick(draw, possible * weight)
+        cause = 0
+        if name == "earlier_film":
+            recent = reversed(seen[-SEQUEL_MEMORY:])
+            sources = (old for old in recent if world.sequel[old] == film)
+            cause = next(sources) + 1
+        rating = 2 + int(tasty[film]) + bool(cause) + int(draw.random() * 3)
         rows.append(
             (user_id, film + 1, min(max(rating, 1), 5), time, name, cause)
         )
@@ -186,27 +178,6 @@ def _one_user(
         else:
             time += int(DAY * (1 + 59 * draw.random()))
     return rows
-
-
-def _caused(
-    world: _World,
-    cause: str,
-    seen: list[int],
-    age: int,
-    time: int,
-    tasty: np.ndarray,
-) -> np.ndarray:
-    """(films,) what a cause may lead to."""
-    if cause == "genre_taste":
-        return tasty
-    films = {
-        "earlier_film": world.sequel[seen[-SEQUEL_MEMORY:]],
-        "age_group": world.age_films[age],
-        "season": world.season_films[season_of(time)],
-    }
-    candidates = np.zeros(len(world.year), dtype=bool)
-    candidates[films.get(cause, [])] = True
-    return candidates
 
 
 def _pick(draw: np.random.Generator, weight: np.ndarray) -> int:

@@ -6,6 +6,9 @@ import csv
 import glob
 import gzip
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -52,24 +55,31 @@ def read_file(path: Path) -> File:
     kind = next(
         (part for part in reversed(path.suffixes) if part != ".gz"), ""
     )
-    try:
+    with named_errors(path):
         if kind in PARQUET:
             return File(pd.read_parquet(path), str(path))
         if kind in JSON_LINES:
             frame = pd.read_json(
-                path, lines=True, dtype=False, convert_dates=False
+                path, lines=True, convert_dates=False, dtype=False
             )
             return File(frame, str(path))
         return _read_csv(path)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Raise what is wrong with a file as `UserError` naming it, and the line where it is known."""
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing; correct the schema or give --data_dir"
         ) from None
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, TypeError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path} cannot be read as {kind or 'CSV'} in UTF-8: {reason}"
-        ) from error
+        line = re.search(r"(?:Row #|line )(\d+)", reason)
+        where = f"{path}:{line[1]}" if line else path
+        raise UserError(f"{where}: {reason}; correct it") from error
 
 
 def _read_csv(path: Path) -> File:

@@ -24,6 +24,7 @@ from readers.raw import File, RawData, assemble
 from readers.synthetic import generate
 from schema import read_schema, schema_of
 from settings import DataSettings, ModelSettings, Settings
+from splits import Split
 from support.errors import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -453,3 +454,9 @@ def live_service(service_files: Path) -> Iterator[str]:
 def rng(seed: int = 0) -> np.random.Generator:
     """A seeded generator."""
     return np.random.default_rng(seed)
+
+
+def whole(data):
+    """The same data with nothing held out."""
+    split = Split("none", data.offsets[1:], {}, "nothing held out")
+    return data.replace(split=split)

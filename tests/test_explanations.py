@@ -404,7 +404,8 @@ def test_leaving_out_is_ranking_without(data, shape):
 )
 def test_a_user_without_a_history_is_explained(data, name, method):
     question = question_of(data, VARIANTS[name])
-    columns = data.catalogue.users.take(3)
+    users = data.catalogue.users.data.items()
+    columns = {name: values[3] for name, values in users}
     nobody = History(np.zeros(0, dtype=int), user_columns=columns)
     found = explain(dataclasses.replace(question, history=nobody), method)
     assert found.history.shape == (2, 0) and np.isfinite(found.score).all()

@@ -16,7 +16,13 @@ from growth import nearest_items
 from losses import CONTRASTIVE_TEMPERATURE, contrastive_loss
 from schema import Column
 from settings import ModelSettings, TrainSettings
-from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, other_data
+from tests.conftest import (
+    TINY_MODEL,
+    VARIANTS,
+    fresh_model,
+    other_data,
+    whole,
+)
 from text_vectors import text_vectors as vectors_of
 from training_batches import TrainingBatches
 from views import two_views
@@ -75,7 +81,7 @@ def test_no_edge_comes_from_what_is_held_out(data):
     )
     torch.manual_seed(0)
     everything = new_model(
-        swapped(data, hidden).whole(), settings
+        whole(swapped(data, hidden)), settings
     ).graph.state_dict()
     assert any(
         value.shape != everything[name].shape

@@ -26,7 +26,14 @@ from model_io import new_model
 from settings import DataSettings, EvalSettings
 from support.errors import UserError
 from support.tracking import Tracker
-from tests.conftest import ROOT, VARIANTS, fresh_model, span, tiny_settings
+from tests.conftest import (
+    ROOT,
+    VARIANTS,
+    fresh_model,
+    span,
+    tiny_settings,
+    whole,
+)
 from training_loop import Stopped, fit
 from training_state import Progress, parameter_groups
 
@@ -113,8 +120,8 @@ def test_the_parts_of_a_step_add_up_to_the_step(
         trained(data, settings, tracker=(records := Records()))
         losses.append(records.losses())
     assert len(gradients[0]) == len(gradients[1]) > 10
-    for parted, whole in zip(gradients[1], gradients[0], strict=True):
-        torch.testing.assert_close(parted, whole, rtol=1e-4, atol=1e-6)
+    for parted, joint in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(parted, joint, rtol=1e-4, atol=1e-6)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
@@ -225,7 +232,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_overwrites_nothing(
     model = new_model(data, settings.model)
     with torch.no_grad():
         model.encoder.blocks[0].expand.weight.fill_(torch.nan)
-    for part in (data, data.whole()):
+    for part in (data, whole(data)):
         with pytest.raises(UserError, match=r"diverged|became nan"):
             fit(
                 model,
@@ -496,8 +503,8 @@ def test_training_knows_nothing_of_what_is_held_out(data, tmp_path, name):
     )
     model = trained(data, settings)[0]
     assert same_weights(model, trained(other, settings)[0])
-    everything = trained(data.whole(), settings)[0]
-    assert not same_weights(everything, trained(other.whole(), settings)[0])
+    everything = trained(whole(data), settings)[0]
+    assert not same_weights(everything, trained(whole(other), settings)[0])
 
 
 @pytest.mark.parametrize("protocol", ["global_time", "multi5"])
@@ -531,7 +538,7 @@ def test_a_student_comes_to_say_what_its_teachers_say(
     teachers = [
         fresh_model(data, settings.model, seed, spread=0.5) for seed in (1, 2)
     ]
-    student, _ = trained(data.whole(), settings, teachers=teachers)
+    student, _ = trained(whole(data), settings, teachers=teachers)
     histories = [
         history_of(data, user, span(data, user, "test")[1])
         for user in range(1, 31)
