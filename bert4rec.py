@@ -49,7 +49,7 @@ from transformer import (
     full_precision,
     initialise,
     key_padding,
-    positions_before,
+    odds,
     positions_from_end,
 )
 
@@ -101,9 +101,6 @@ class BERT4Rec(nn.Module):
         self.encoder = Encoder(self.settings, pre_norm=False)
         self.projection = nn.Linear(hidden_size, hidden_size)
         self.item_bias = nn.Parameter(torch.zeros(rows))
-        not_an_item = torch.zeros(rows)
-        not_an_item[:ITEM_ROWS] = -torch.inf
-        self.register_buffer("not_an_item", not_an_item, persistent=False)
         # as in the enhanced model
         initialise(self, std=0.8 * hidden_size**-0.5)
 
@@ -138,11 +135,11 @@ class BERT4Rec(nn.Module):
         masked = batch.predicted()  # (N,)
         states = self.encode(batch).flatten(0, 1)[masked]  # (N, D)
         targets = batch.targets.flatten()[masked]
-        bias = self.item_bias + self.not_an_item
+        bias = odds(self.item_bias)
         prediction = ItemPrediction(
             self.head(states), self.items.weight, bias, targets
         )
-        return Outputs(masked_item=prediction)
+        return Outputs(prediction)
 
     def encode(self, batch: Batch) -> Tensor:
         """(B, L, D) states."""
@@ -155,8 +152,8 @@ class BERT4Rec(nn.Module):
         # (B, L, D)
         x = F.embedding(batch.items, table) + self.positions(from_end)
         if self.segments is not None:
-            newest = (from_end == 0) & positions_before(batch.lengths, length)
-            x = x + self.segments(((batch.items == MASK) & newest).long())
+            newest = (batch.items == MASK) & (from_end == 0)
+            x = x + self.segments(newest.long())
         padding = key_padding(batch.lengths, length)
         return self.dropout(self.input_norm(x)), Attend(
             self.settings.attention_type, padding
@@ -178,25 +175,12 @@ class BERT4Rec(nn.Module):
         """Histories in the form from whose last position the next item is read: a mask appended."""
         return append_mask(batch, self.settings.seq_length)
 
-    def request_states(
-        self, batch: Batch, table: Tensor, _without: Set[str] = NOTHING
-    ) -> Tensor:
-        """(B, D) state of the mask appended to each history."""
-        asked = self.as_request(batch)
-        return self.encoder.last_state(
-            *self.embed(asked, table), asked.lengths - 1
-        )
-
     def rank(
         self, states: Tensor, table: Tensor, _batch: Batch | None = None
     ) -> Tensor:
         """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
         with full_precision(states.device):
-            return (
-                self.head(states.float()) @ table.T
-                + self.item_bias
-                + self.not_an_item
-            )
+            return self.head(states.float()) @ table.T + odds(self.item_bias)
 
     @torch.no_grad()
     def recommend(
@@ -222,13 +206,11 @@ class BERT4Rec(nn.Module):
                 f"top_k must lie in 1 to {left}, the items that can be recommended; got "
                 f"{top_k}"
             )
-        self.eval()
         device = self.item_bias.device
         batch = history_batch(
             [History(history)], self.catalogue, self.settings.seq_length
         )
-        states = self.request_states(batch.to(device), self.items.weight)
-        scores = self.rank(states, self.items.weight)[0]  # (R,)
+        scores = self.frozen().score(batch.to(device))[0]  # (R,)
         if filter_seen:
             scores[torch.from_numpy(history).to(device)] = -torch.inf
         best = scores.topk(top_k)
@@ -295,7 +277,6 @@ class BERT4Rec(nn.Module):
         self.item_bias = nn.Parameter(
             torch.cat([self.item_bias, odds.expand(more)])
         )
-        self.not_an_item = F.pad(self.not_an_item, (0, more))
         self.vocab_size = vocab_size
         self.catalogue = from_sequences(
             [[1]], vocab_size, split=False

@@ -30,6 +30,7 @@ UNKNOWN = 0
 NO_TIME = 0
 ITEM_ROWS = 2  # PAD and MASK
 USER_ROWS = 1  # UNKNOWN
+MOST_VALUES = 1000  # of a column that similarity is measured by
 Id = int | str
 
 
@@ -241,6 +242,14 @@ class Table:
         np.put_along_axis(flags, codes, 1.0, axis=1)
         flags = flags[:, 1:]
         return flags / np.maximum(flags.sum(1, keepdims=True), 1)
+
+    def small_shares(self) -> np.ndarray:
+        """(R, F) `shares` of all categories and tags of at most MOST_VALUES values."""
+        found = [np.zeros((len(self), 1), dtype=np.float32)]
+        for name, entry in self.fields.items():
+            if 0 < len(entry.values) <= MOST_VALUES:
+                found.append(self.shares(name))
+        return np.concatenate(found, axis=1)
 
     def rows_in(self, larger: "Table") -> np.ndarray:
         """(n,) where these ids stand in a larger table. Raises `UserError` if some are missing."""

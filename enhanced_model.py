@@ -26,7 +26,6 @@ Axes: B sequences, L positions, D width, R rows of the item table (PAD, MASK, it
 positions that predict something.
 """
 
-import dataclasses
 from collections.abc import Set
 
 import numpy as np
@@ -36,28 +35,22 @@ from torch import Tensor, nn
 
 from batches import Batch, append_mask
 from dataset import ITEM_ROWS, MASK, NO_TIME, PAD, Catalogue, Dataset
-from features import (
-    ByColumn,
-    InteractionColumns,
-    ItemColumns,
-    TimeEncoder,
-    UserContext,
-    UserTokens,
-)
+from features import Columns, ItemColumns, TimeEncoder
 from graph import ItemGraph
 from heads import PreferenceHeads, ValueHeads
 from outputs import ItemPrediction, Outputs
-from scorer import NOTHING, Scorer, hide
+from scorer import NOTHING, Scorer
 from settings import ModelSettings, TrainSettings
 from support.errors import UserError
 from transformer import (
     Attend,
+    CrossAttention,
     Dropout,
     Encoder,
     full_precision,
-    in_front,
     initialise,
     key_padding,
+    odds,
     rotation_periods,
     sinusoids,
     time_rotation,
@@ -80,7 +73,9 @@ class EnhancedBERT4Rec(nn.Module):
         # What the columns say is added to the item's own vector.
         self.item_columns = ItemColumns(catalogue.items, settings)
         self.graph = ItemGraph(catalogue, settings) if settings.graph else None
-        self.interaction_columns = InteractionColumns(catalogue, settings)
+        self.interaction_columns = Columns(
+            "interaction_features", settings, catalogue.interaction_fields
+        )
         # Data without times have no encoder of times and no rotation.
         has_times = "time" in catalogue.schema.interactions.roles
         timed = has_times and bool(settings.time_parts)
@@ -102,9 +97,15 @@ class EnhancedBERT4Rec(nn.Module):
             self.start = nn.Parameter(torch.zeros(1, 1, width))
             # added where the past is not known
             self.lost = nn.Parameter(torch.zeros(1, 1, width))
-        tokens = UserTokens(catalogue.users, settings)
-        self.user_tokens = tokens if tokens.count else None
-        self.user_context = UserContext(settings) if tokens.count else None
+        # The user as several tokens, one a fact: the id, and each column.
+        users = len(catalogue.users) if settings.user_ids else 0
+        fields = catalogue.users.fields
+        self.user_tokens = Columns("user_features", settings, fields, users)
+        self.user_context = None
+        if self.user_tokens.state_dict():
+            # A part of its name in every checkpoint.
+            ask = CrossAttention(width, settings.num_heads)
+            self.user_context = nn.ModuleDict({"ask": ask})
         # Pairs of numbers in an attention head are what time rotates.
         pairs = width // settings.num_heads // 2
         rotated = has_times and settings.relative_time
@@ -119,9 +120,6 @@ class EnhancedBERT4Rec(nn.Module):
         settings, width = self.settings, self.settings.hidden_size
         # training interactions of each item
         self.register_buffer("counts", torch.zeros(rows))
-        not_an_item = torch.zeros(rows)
-        not_an_item[:ITEM_ROWS] = -torch.inf
-        self.register_buffer("not_an_item", not_an_item, persistent=False)
         self.masked_head = self.masked_bias = None
         self.next_bias = self.start_bias = None
         if settings.masked_item_weight:
@@ -136,11 +134,10 @@ class EnhancedBERT4Rec(nn.Module):
         if settings.next_item_weight and settings.start_token:
             # Where the past is known to be none, and where it is lost.
             self.start_bias = nn.Parameter(torch.zeros(rows, 2))
-        self.value_heads = self.preference_heads = ByColumn()
-        if settings.value_weight:
-            self.value_heads = ValueHeads(catalogue, width)
-        if settings.preference_weight:
-            self.preference_heads = PreferenceHeads(catalogue, width)
+        fields = catalogue.interaction_fields if settings.value_weight else {}
+        self.value_heads = ValueHeads(fields, width)
+        fields = catalogue.items.fields if settings.preference_weight else {}
+        self.preference_heads = PreferenceHeads(fields, catalogue.items, width)
 
     def _initialise(self) -> None:
         # 0.1 at 64 wide: BERT's 0.02 starts a narrow model slowly (ablations/LOG.md).
@@ -156,12 +153,11 @@ class EnhancedBERT4Rec(nn.Module):
 
         Not needed after loading weights: it lies in them.
         """
-        rows = data.training_rows()
-        counts = np.bincount(data.items[rows], minlength=len(self.counts))
-        self.counts.copy_(torch.from_numpy(counts))
-        self.item_columns.prepare(data.catalogue.items)
+        self.counts.copy_(torch.from_numpy(data.item_counts()))
+        items = data.catalogue.items
+        self.item_columns.prepare(items, np.arange(len(items.ids)))
         if self.graph is not None:
-            self.graph.prepare(data, rows)
+            self.graph.prepare(data, data.training_rows())
         return self
 
     # Training
@@ -176,41 +172,16 @@ class EnhancedBERT4Rec(nn.Module):
 
     def num_targets(self, batch: Batch) -> int:
         """Interactions that are predicted from a training batch."""
-        first = len(batch.items) if self.predicts_first(batch) else 0
-        return batch.num_targets + first
+        return batch.num_targets + len(batch.items) * self.from_start(batch)
 
-    def predicts_first(self, batch: Batch) -> bool:
+    def from_start(self, batch: Batch) -> bool:
         """Whether a start predicts the first item of each sequence."""
         return self.start is not None and batch.pattern == "causal"
 
     def forward(self, batch: Batch) -> Outputs:
-        """What the heads of the batch's pattern say of it."""
+        """What the heads of the batch's pattern say at the positions that predict something."""
         table = self.item_table()  # (R, D), once for input and output
-        if batch.pattern == "bidirectional":
-            return self._cloze(batch, table)
-        return self._causal(batch, table)
-
-    def _cloze(self, batch: Batch, table: Tensor) -> Outputs:
-        """The masked-item head at the masked positions."""
-        if self.masked_head is None:
-            return Outputs()
-        if self.training and not self.mask_trained:
-            self.mask_trained.fill_(True)
-        states = self.encode(batch, table)  # (B, L, D)
-        predicted = batch.predicted()  # (N,)
-        states = states.flatten(0, 1)[predicted]  # (N, D)
-        targets = batch.targets.flatten()[predicted]  # (N,)
-        bias = self.masked_bias + self.not_an_item
-        return Outputs(
-            masked_item=ItemPrediction(
-                self.masked_head(states), table, bias, targets
-            )
-        )
-
-    def _causal(self, batch: Batch, table: Tensor) -> Outputs:
-        """The next-item, value and preference heads at every position that predicts something."""
-        history = batch
-        from_start = self.predicts_first(batch)
+        history, from_start = batch, self.from_start(batch)
         # (B, L, D), with a start (B, 1 + L, D)
         states = self.encode(batch, table, from_start)
         if from_start:  # one more position, in front
@@ -218,42 +189,29 @@ class EnhancedBERT4Rec(nn.Module):
         predicted = batch.predicted()  # (N,)
         states = states.flatten(0, 1)[predicted]  # (N, D)
         targets = batch.targets.flatten()[predicted]  # (N,)
-        next_item = first_item = None
-        if self.next_bias is not None:
-            bias = self.next_bias + self.not_an_item  # (R,)
-            if from_start:
-                # (B,)
-                oldest = (predicted % batch.targets.shape[1] == 0).nonzero()[
-                    :, 0
-                ]
-                first_item = self._first_item(
-                    states[oldest], table, bias, targets[oldest], history
-                )
-                # Starts have a call of their own, in which two more columns hold their odds.
-                later = targets.index_fill(0, oldest, PAD)
-                next_item = ItemPrediction(states, table, bias, later)
-            else:
-                next_item = ItemPrediction(states, table, bias, targets)
-        values = preferences = {}
-        if self.value_heads:
-            values = self.value_heads(batch, predicted, states, table)
-        if self.preference_heads:
-            preferences = self.preference_heads(batch, predicted, states)
+        if batch.pattern == "bidirectional":
+            if self.training and not self.mask_trained:
+                self.mask_trained.fill_(True)
+            states, bias = self.masked_head(states), odds(self.masked_bias)
+            return Outputs(ItemPrediction(states, table, bias, targets))
+        bias, first_item = odds(self.next_bias), None  # (R,)
+        if from_start:
+            # Starts have a call of their own, in which two more columns hold their odds.
+            oldest = predicted % batch.targets.shape[1] == 0
+            oldest = oldest.nonzero()[:, 0]  # (B,)
+            kind = F.one_hot((~history.whole).long(), 2)  # (B, 2)
+            first_item = ItemPrediction(
+                torch.cat([states[oldest], kind.to(states.dtype)], dim=1),
+                torch.cat([table, self.start_bias], dim=1),  # (R, D + 2)
+                bias,
+                targets[oldest],
+            )
+            targets = targets.index_fill(0, oldest, PAD)
+        values = self.value_heads(batch, predicted, states, table)
+        preferences = self.preference_heads(batch, predicted, states)
         views = self._views(history, table)
-        return Outputs(None, next_item, first_item, values, preferences, views)
-
-    def _first_item(
-        self,
-        states: Tensor,
-        table: Tensor,
-        bias: Tensor,
-        targets: Tensor,
-        history: Batch,
-    ) -> ItemPrediction:
-        kind = F.one_hot((~history.whole).long(), 2).to(states.dtype)  # (B, 2)
-        states = torch.cat([states, kind], dim=1)  # (B, D + 2)
-        table = torch.cat([table, self.start_bias], dim=1)  # (R, D + 2)
-        return ItemPrediction(states, table, bias, targets)
+        item = ItemPrediction(states, table, bias, targets)
+        return Outputs(item, first_item, values, preferences, views)
 
     def _views(
         self, batch: Batch, table: Tensor
@@ -286,9 +244,8 @@ class EnhancedBERT4Rec(nn.Module):
         found = [f"interactions.{name}" for name in columns]
         if self.time is not None or self.periods is not None:
             found.append("times")
-        if self.user_tokens is not None:
-            found += [f"users.{name}" for name in self.user_tokens.encoders]
-            found += ["users.id"] if self.user_tokens.ids is not None else []
+        found += [f"users.{name}" for name in self.user_tokens.encoders]
+        found += ["users.id"] if self.user_tokens.ids is not None else []
         found += [f"items.{name}" for name in self.item_columns.encoders]
         return tuple(found + (["graph"] if self.graph is not None else []))
 
@@ -299,15 +256,6 @@ class EnhancedBERT4Rec(nn.Module):
             return batch
         return append_mask(batch, self.settings.seq_length)
 
-    def request_states(
-        self, batch: Batch, table: Tensor, without: Set[str] = NOTHING
-    ) -> Tensor:
-        """(B, D) state that predicts the interaction after each history."""
-        batch = hide(self.as_request(batch), without)
-        return self.encoder.last_state(
-            *self.embed(batch, table), batch.lengths - 1
-        )
-
     def rank(
         self, states: Tensor, table: Tensor, batch: Batch | None = None
     ) -> Tensor:
@@ -316,18 +264,12 @@ class EnhancedBERT4Rec(nn.Module):
             states, bias = states.float(), self.next_bias
             if bias is None:
                 states, bias = self.masked_head(states), self.masked_bias
-            logits = states @ table.float().T + bias + self.not_an_item
+            logits = states @ table.float().T + odds(bias)
             if self.start_bias is None or batch is None:
                 return logits
             kind = F.one_hot((~batch.whole).long(), 2)
             begins = kind * (batch.lengths == 0)[:, None]  # (B, 2)
             return logits + begins.float() @ self.start_bias.T
-
-    def value_logits(self, name: str, states: Tensor, items: Tensor) -> Tensor:
-        """States and item vectors, (N, D) each, to logits of an interaction column's values (N,
-        K).
-        """
-        return self.value_heads[name](states, items)
 
     # Parts
 
@@ -354,16 +296,14 @@ class EnhancedBERT4Rec(nn.Module):
     ) -> Tensor:
         """(B, L, D) states of a batch under its pattern; from the start's on, (B, 1 + L, D)."""
         x, attend = self.embed(batch, table)
-        if from_start:
-            attend = dataclasses.replace(attend, prefix=attend.prefix - 1)
-        return self.encoder(x, attend)
+        return self.encoder(x, attend, attend.prefix - from_start)
 
     def embed(self, batch: Batch, table: Tensor) -> tuple[Tensor, Attend]:
         """(B, L, D) what the blocks read, and what they are told beside it; with a start wider by
         one position, which `Attend.prefix` counts."""
         # Looked up as embeddings: gradients are added in a fixed order.
         x = F.embedding(batch.items, table)  # (B, L, D)
-        for column in self.interaction_columns(batch):
+        for column in self.interaction_columns(batch.columns):
             x = x + column
         if self.time is not None:
             # The first interaction of a sequence has none before it: NO_TIME.
@@ -372,17 +312,21 @@ class EnhancedBERT4Rec(nn.Module):
         if self.request_time is not None:
             x = x + self.request_time(batch.request_times, batch.times)
         x = self.dropout(x + self.position[: x.shape[1]])
+        prefix = 0
+        if self.start is not None:
+            prefix, start = 1, self.dropout(self._start(batch))
+            x = torch.cat([start.to(x.dtype), x], dim=1)
         rotation = None
         if self.periods is not None:
-            rotation = time_rotation(batch.times, self.periods)  # (B, L, P)
-        attend = Attend(
-            batch.pattern, key_padding(batch.lengths, x.shape[1]), rotation
-        )
-        if self.start is not None:
-            x, attend = in_front(self.dropout(self._start(batch)), x, attend)
-        if self.user_tokens is not None:
-            x = self.user_context(x, self.user_tokens(batch))
-        return x, attend
+            # A start stands at the time of the first interaction.
+            times = torch.cat([batch.times[:, :prefix], batch.times], dim=1)
+            rotation = time_rotation(times, self.periods)  # (B, L, P)
+        padding = key_padding(batch.lengths + prefix, x.shape[1])
+        if self.user_context is not None:
+            tokens = self.user_tokens(batch.user_columns, batch.users)
+            tokens = torch.stack(tokens, dim=1)  # (B, T, D)
+            x = x + self.dropout(self.user_context["ask"](x, tokens))
+        return x, Attend(batch.pattern, padding, rotation, prefix)
 
     def _start(self, batch: Batch) -> Tensor:
         """(B, 1, D) what stands before each history."""

@@ -20,13 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from batches import Batch
-from dataset import NO_TIME, Catalogue, Field, Table
+from dataset import NO_TIME, Field, Table
 from settings import ModelSettings
 from support.arguments import names_of
 from support.errors import UserError
 from text_vectors import SIZE, text_vectors
-from transformer import CrossAttention, Dropout
 
 CENTRES = 16  # bumps of a number
 # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
@@ -49,9 +47,6 @@ class ByColumn(nn.ModuleDict):
 
     def __getitem__(self, name: str) -> nn.Module:
         return super().__getitem__(f"of_{name}")
-
-    def __contains__(self, name: str) -> bool:
-        return super().__contains__(f"of_{name}")
 
     def __iter__(self) -> Iterator[str]:
         return (key.removeprefix("of_") for key in self._modules)
@@ -169,14 +164,6 @@ class TextEncoder(nn.Module):
         )
         self.project = nn.Linear(SIZE, width)
 
-    def read(
-        self, texts: list[str], rows: np.ndarray | slice = slice(None)
-    ) -> None:
-        """Compute the vectors of some rows."""
-        if len(texts):
-            vectors = torch.from_numpy(text_vectors(texts, self.kind))
-            self.vectors[rows] = vectors.to(self.vectors.dtype)
-
     def forward(self, _rows: Tensor) -> Tensor:
         """All (V, D)."""
         return self.project(self.vectors.to(self.project.weight.dtype))
@@ -190,43 +177,54 @@ KINDS = {
 }
 
 
-def encoders_of(
-    flag: str,
-    settings: ModelSettings,
-    fields: Mapping[str, Field],
-    text: Any = None,
-) -> ByColumn:
-    """An encoder for each column that a setting names: all, none, or some.
+class Columns(nn.Module):
+    """What is known of interactions, or of users: an encoder for each column that a setting names
+    (all, none, or some), and a vector for each of `users` rows of users (0: none)."""
 
-    text: what builds the encoder of a text; without it texts are not read. Raises `UserError` for
-    an unknown column.
-    """
-    wanted, found = getattr(settings, flag), ByColumn()
-    for name in fields if wanted == "all" else names_of(wanted):
-        if name not in fields:
-            raise UserError(
-                f"--{flag} {name!r} is none of this data set's columns: "
-                f"{', '.join(fields) or 'there are none'}"
-            )
-        build = KINDS.get(fields[name].column.kind, text)
-        if build is not None:
-            found[name] = build(fields[name], settings.hidden_size)
-    return found
+    def __init__(
+        self,
+        flag: str,
+        settings: ModelSettings,
+        fields: Mapping[str, Field],
+        users: int = 0,
+        text: Any = None,
+    ) -> None:
+        """text: what builds the encoder of a text; without it texts are not read. Raises
+        `UserError` for an unknown column."""
+        super().__init__()
+        width, wanted = settings.hidden_size, getattr(settings, flag)
+        self.ids = nn.Embedding(users, width) if users else None
+        self.encoders = ByColumn()
+        for name in fields if wanted == "all" else names_of(wanted):
+            if name not in fields:
+                raise UserError(
+                    f"--{flag} {name!r} is none of this data set's columns: "
+                    f"{', '.join(fields) or 'there are none'}"
+                )
+            build = KINDS.get(fields[name].column.kind, text)
+            if build is not None:
+                self.encoders[name] = build(fields[name], width)
+
+    def forward(
+        self, columns: Mapping[str, Tensor], users: Tensor | None = None
+    ) -> list[Tensor]:
+        """(..., D) of the user, if there are vectors of users, and of each column."""
+        found = [] if self.ids is None else [self.ids(users)]
+        for name, encoder in self.encoders.items():
+            found.append(encoder(columns[name]))
+        return found
 
 
-class ItemColumns(nn.Module):
+class ItemColumns(Columns):
     """What the columns of the items say, a vector each: the values lie here, none in the
     checkpoint.
     """
 
     def __init__(self, items: Table, settings: ModelSettings) -> None:
-        super().__init__()
         text = None
         if settings.text_encoder != "none":
             text = partial(TextEncoder, len(items.ids), settings.text_encoder)
-        self.encoders = encoders_of(
-            "item_features", settings, items.fields, text
-        )
+        super().__init__("item_features", settings, items.fields, text=text)
         for name in self.encoders:
             values = items.data[name][items.first :]
             if values.dtype != object:
@@ -241,28 +239,13 @@ class ItemColumns(nn.Module):
                     f"values_{name}", values, persistent=False
                 )
 
-    def prepare(self, items: Table) -> None:
-        """Read the texts, once, before training."""
+    def prepare(self, items: Table, rows: np.ndarray) -> None:
+        """Read the texts of some items, once."""
         for name, encoder in self.encoders.items():
-            if isinstance(encoder, TextEncoder):
-                encoder.read(items.data[name][items.first :].tolist())
-
-    def take_over(
-        self, older: "ItemColumns", place: Tensor, items: Table
-    ) -> None:
-        """Become what `older` was, for more items. place: (V,) where its items stand among
-        these."""
-        for name, encoder in self.encoders.items():
-            before = older.encoders[name]
-            if isinstance(encoder, TextEncoder):
-                new = np.setdiff1d(np.arange(len(items.ids)), place)
-                encoder.read(
-                    [items.data[name][items.first + row] for row in new], new
-                )
-                encoder.vectors[place] = before.vectors
-                encoder.project.load_state_dict(before.project.state_dict())
-            else:
-                encoder.load_state_dict(before.state_dict())
+            if isinstance(encoder, TextEncoder) and len(rows):
+                texts = items.data[name][items.first + rows].tolist()
+                vectors = torch.from_numpy(text_vectors(texts, encoder.kind))
+                encoder.vectors[rows] = vectors.to(encoder.vectors.dtype)
 
     def forward(self, without: Set[str] = frozenset()) -> list[Tensor]:
         """(V, D) of each column but those of the families left out, as in 'items.colour'."""
@@ -271,61 +254,6 @@ class ItemColumns(nn.Module):
             for name, encoder in self.encoders.items()
             if f"items.{name}" not in without
         ]
-
-
-class InteractionColumns(nn.Module):
-    """Sum of what is known of each interaction."""
-
-    def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
-        super().__init__()
-        fields = catalogue.interaction_fields
-        self.encoders = encoders_of("interaction_features", settings, fields)
-
-    def forward(self, batch: Batch) -> list[Tensor]:
-        """(B, L, D) of each column."""
-        return [
-            encoder(batch.columns[name])
-            for name, encoder in self.encoders.items()
-        ]
-
-
-class UserTokens(nn.Module):
-    """The user as several tokens, one a fact: the id, and each column. Row 0 = unknown."""
-
-    def __init__(self, users: Table, settings: ModelSettings) -> None:
-        super().__init__()
-        width = settings.hidden_size
-        self.ids = (
-            nn.Embedding(len(users), width) if settings.user_ids else None
-        )
-        self.encoders = encoders_of("user_features", settings, users.fields)
-
-    @property
-    def count(self) -> int:
-        """T."""
-        return len(self.encoders) + (self.ids is not None)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """(B, T, D)."""
-        tokens = [] if self.ids is None else [self.ids(batch.users)]
-        tokens += [
-            encoder(batch.user_columns[name])
-            for name, encoder in self.encoders.items()
-        ]
-        return torch.stack(tokens, dim=1)
-
-
-class UserContext(nn.Module):
-    """Each position takes from the user's tokens what it asks for."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        super().__init__()
-        self.ask = CrossAttention(settings.hidden_size, settings.num_heads)
-        self.dropout = Dropout(settings.dropout)
-
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """x (B, L, D), tokens (B, T, D) to (B, L, D)."""
-        return x + self.dropout(self.ask(x, tokens))
 
 
 class TimeEncoder(nn.Module):

@@ -49,25 +49,21 @@ class ItemGraph(nn.Module):
             ) from error
         items, width = catalogue.items, settings.hidden_size
         self.count = len(items.ids)
-        relations, nodes = attribute_edges(items)
-        self.num_attribute_relations = len(relations)
-        for number, edges in enumerate(relations):
-            self.register_buffer(
-                f"attributes_{number}",
-                torch.from_numpy(edges),
-                persistent=False,
-            )
+        edges, nodes = attribute_edges(items)
+        edges = torch.from_numpy(edges)
+        self.register_buffer("edges", edges, persistent=False)
+        self.columns = len(items.fields)
         for name in TOGETHER:
             nobody = torch.full(
                 (self.count, NEIGHBOURS), -1, dtype=torch.int32
             )
             self.register_buffer(name, nobody)
         self.attributes = nn.Embedding(max(1, nodes), width)
-        count = len(relations) + len(TOGETHER)
         # Items have nothing to pass on in the first layer.
         self.first = RGCNConv(
-            width, width, max(1, len(relations)), BASES, root_weight=False
+            width, width, max(1, self.columns), BASES, root_weight=False
         )
+        count = self.columns + len(TOGETHER)
         self.second = RGCNConv(width, width, count, BASES)
 
     def prepare(self, data: Dataset, rows: np.ndarray) -> None:
@@ -75,70 +71,37 @@ class ItemGraph(nn.Module):
         for name, neighbours in item_neighbours(data, rows).items():
             getattr(self, name).copy_(torch.from_numpy(neighbours))
 
-    def take_over(self, older: "ItemGraph", place: Tensor) -> None:
-        """Become what `older` was, for more items. place: (V,) where its items stand among these.
-
-        A new item has the neighbours that its columns give, and no others.
-        """
-        state = older.state_dict()
-        for name in TOGETHER:
-            moved = torch.where(
-                state[name] >= 0, place[state[name].long()].int(), -1
-            )
-            state[name] = getattr(self, name).index_copy(0, place, moved)
-        self.load_state_dict(state)
-
     def forward(self) -> Tensor:
         """(V, D)."""
-        attributes = [
-            getattr(self, f"attributes_{number}")
-            for number in range(self.num_attribute_relations)
-        ]
-        edges, kinds = _joined(attributes)
-        device = self.attributes.weight.device
-        nobody = torch.zeros(
-            self.count, self.attributes.embedding_dim, device=device
-        )
-        with full_precision(device):
-            nodes = torch.cat([nobody, self.attributes.weight.float()])
-            hidden = self.first(nodes, edges, kinds)[: self.count].relu()
-            nodes = torch.cat([hidden, self.attributes.weight.float()])
-            together = [self._neighbours(name) for name in TOGETHER]
-            edges, kinds = _joined([*attributes, *together])
-            return self.second(nodes, edges, kinds)[: self.count]
-
-    def _neighbours(self, name: str) -> Tensor:
-        """(2, E) of a relation between items: from the neighbour to the item."""
-        neighbours = getattr(self, name)
-        item, place = (neighbours >= 0).nonzero(as_tuple=True)
-        return torch.stack([neighbours[item, place].long(), item])
+        known = self.attributes.weight
+        nobody = known.new_zeros(self.count, known.shape[1])
+        near = torch.stack([getattr(self, name) for name in TOGETHER])
+        kind, item, place = (near >= 0).nonzero(as_tuple=True)
+        source = near[kind, item, place].long()
+        together = torch.stack([source, item, self.columns + kind])  # (3, E)
+        edges = torch.cat([self.edges, together], dim=1)
+        with full_precision(known.device):
+            nodes = torch.cat([nobody, known])
+            hidden = self.first(nodes, self.edges[:2], self.edges[2])
+            nodes = torch.cat([hidden[: self.count].relu(), known])
+            return self.second(nodes, edges[:2], edges[2])[: self.count]
 
 
-def _joined(relations: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """(edges (2, E), relation of each (E,)) of all relations."""
-    kinds = [
-        torch.full((edges.shape[1],), number, device=edges.device)
-        for number, edges in enumerate(relations)
-    ]
-    nothing = torch.zeros(2, 0, dtype=torch.long)
-    if not relations:
-        return nothing, nothing[0]
-    return torch.cat(relations, dim=1), torch.cat(kinds)
-
-
-def attribute_edges(items: Table) -> tuple[list[np.ndarray], int]:
-    """((2, E) of each column, from attribute to item; how many attribute nodes there are).
+def attribute_edges(items: Table) -> tuple[np.ndarray, int]:
+    """((3, E): attribute, item and number of the column of each edge; how many attribute nodes
+    there are).
 
     Nodes of items come first, those of attributes from V on.
     """
-    relations, nodes = [], 0
-    for name, entry in items.fields.items():
+    found, nodes = [np.zeros((3, 0), dtype=np.int64)], 0
+    for number, (name, entry) in enumerate(items.fields.items()):
         item, value, size = _attributes_of(
             entry, items.data[name][items.first :]
         )
-        relations.append(np.stack([len(items.ids) + nodes + value, item]))
+        node = len(items.ids) + nodes + value
+        found.append(np.stack([node, item, np.full_like(item, number)]))
         nodes += size
-    return relations, nodes
+    return np.concatenate(found, axis=1), nodes
 
 
 def _attributes_of(

@@ -8,8 +8,6 @@ A new user starts as unknown.
 Axes: R rows of the item table, V known items, n new ones, D width.
 """
 
-import copy
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,110 +16,93 @@ from torch import Tensor
 from bert4rec import BERT4Rec
 from dataset import ITEM_ROWS, UNKNOWN, Catalogue, Table
 from enhanced_model import EnhancedBERT4Rec
+from graph import TOGETHER
 
 NEAREST = 5  # known items that a new one is like, and those that tie (ablations/LOG.md)
-MOST_VALUES = 1000  # of a column that similarity is measured by
+# Tables with a row for each item: odds of heads, vectors.
+ODDS = ("next_bias", "masked_bias", "item_bias", "start_bias")
+VECTORS = ("item_ids.weight", "items.weight")
 Model = EnhancedBERT4Rec | BERT4Rec
+State = dict[str, Tensor]
 
 
 @torch.no_grad()
 def for_catalogue(model: Model, larger: Catalogue) -> Model:
     """The same model, in evaluation mode, for a larger catalogue. Raises `UserError` where items
     are missing there."""
-    device = next(model.parameters()).device
-    older = copy.deepcopy(model).cpu()
-    place = older.catalogue.items.rows_in(larger.items) - ITEM_ROWS
-    new = np.setdiff1d(np.arange(len(larger.items.ids)), place)
-    grow = _enhanced if isinstance(model, EnhancedBERT4Rec) else _vanilla
-    grown = grow(older, larger, torch.from_numpy(place), torch.from_numpy(new))
-    return grown.to(device).eval()
+    items, device = larger.items, next(model.parameters()).device
+    place = torch.from_numpy(model.catalogue.items.rows_in(items) - ITEM_ROWS)
+    new = np.setdiff1d(np.arange(len(items.ids)), place)
+    vanilla = isinstance(model, BERT4Rec)
+    build = BERT4Rec.from_settings if vanilla else EnhancedBERT4Rec
+    grown = build(larger, model.settings).eval()
+    known = {name: value.cpu() for name, value in model.state_dict().items()}
+    users = model.catalogue.users.index(larger.users.ids)
+    _take_over(grown.state_dict(), known, place, np.append(UNKNOWN, users))
+    if not vanilla:
+        grown.item_columns.prepare(items, new)
+    weights = _similar_items(grown, known, place, new)
+    _add_items(grown.state_dict(), known, place, new, weights)
+    return grown.to(device)
 
 
-def _enhanced(
-    older: EnhancedBERT4Rec, larger: Catalogue, place: Tensor, new: Tensor
-) -> EnhancedBERT4Rec:
-    model = EnhancedBERT4Rec(larger, older.settings).eval()
-    model.item_columns.take_over(older.item_columns, place, larger.items)
-    if model.graph is not None:
-        model.graph.take_over(older.graph, place)
-    weights = _similar_items(model, older, place, new)
-    # What does not depend on the catalogue stays; rows of items and users are added.
-    state = model.state_dict()
-    for name, value in older.state_dict().items():
-        if not name.startswith(("item_columns.", "graph.")):
-            state[name] = value
-    state["counts"] = model.counts
-    state["counts"][ITEM_ROWS + place] = older.counts[ITEM_ROWS:]
-    for name in ("next_bias", "masked_bias"):
-        if name in state:
-            state[name] = grown_rows(state[name], place, new, weights)
-    if older.start_bias is not None:
-        # Odds belong to the sum of both biases.
-        both = older.next_bias[:, None] + older.start_bias  # (R, 2)
-        grown = grown_rows(both, place, new, weights)
-        state["start_bias"] = grown - state["next_bias"][:, None]
-    if older.item_ids is not None:
-        vectors = older.item_ids.weight
-        state["item_ids.weight"] = _grown_vectors(vectors, place, new, weights)
-    if "user_tokens.ids.weight" in state:
-        rows = older.catalogue.users.index(larger.users.ids)
-        rows = np.append(UNKNOWN, rows)
-        vectors = state["user_tokens.ids.weight"]
-        state["user_tokens.ids.weight"] = vectors[rows]
-    model.load_state_dict(state)
-    return model
+def _take_over(
+    state: State, known: State, place: Tensor, users: np.ndarray
+) -> None:
+    """Fill a grown model's tensors, in place, with what does not come from similar items. users:
+    old rows of the users, 0 for new ones."""
+    for name, value in known.items():
+        last = name.rpartition(".")[2]
+        if last == "vectors":  # of texts
+            state[name][place] = value
+        elif last in TOGETHER:
+            # A new item has the neighbours that its columns give, and no others.
+            moved = place[value.long()].int()
+            state[name][place] = moved.where(value >= 0, -1)
+        elif name == "user_tokens.ids.weight":
+            state[name].copy_(value[users])
+        elif name == "counts":
+            state[name][ITEM_ROWS + place] = value[ITEM_ROWS:]
+        elif name not in (*ODDS, *VECTORS):
+            state[name].copy_(value)
 
 
 def _similar_items(
-    model: EnhancedBERT4Rec,
-    older: EnhancedBERT4Rec,
-    place: Tensor,
-    new: Tensor,
+    grown: Model, known: State, place: Tensor, new: np.ndarray
 ) -> Tensor:
     """Weights (n, V) of known items for new ones, by the encoders of columns if there are any."""
-    columns = model.item_columns()
+    columns = [] if isinstance(grown, BERT4Rec) else grown.item_columns()
     if not columns:
-        return alike(model.catalogue.items, new, place)
+        return alike(grown.catalogue.items, new, place)
     vectors = sum(columns)  # (V + n, D)
-    counts = older.counts[ITEM_ROWS:]
+    counts = known["counts"][ITEM_ROWS:]
     return nearest_items(vectors[new], vectors[place], counts)
 
 
-def _vanilla(
-    older: BERT4Rec, larger: Catalogue, place: Tensor, new: Tensor
-) -> BERT4Rec:
-    weights = alike(larger.items, new, place)
-    special, vectors = older.items.weight.split([ITEM_ROWS, len(place)])
-    grown = _grown_vectors(vectors, place, new, weights)
-    bias = grown_rows(older.item_bias, place, new, weights)
-    changed = {"items.weight": torch.cat([special, grown]), "item_bias": bias}
-    model = BERT4Rec.from_settings(larger, older.settings)
-    model.load_state_dict({**older.state_dict(), **changed})
-    return model
-
-
-def _grown_vectors(
-    vectors: Tensor, place: Tensor, new: Tensor, weights: Tensor
-) -> Tensor:
-    """(V, D) to (V + n, D): a new item has the weighted mean vector of known ones."""
-    table = vectors.new_zeros(len(place) + len(new), vectors.shape[1])
-    table[place], table[new] = vectors, weights @ vectors
-    return table
-
-
-def grown_rows(
-    bias: Tensor, place: Tensor, new: Tensor, weights: Tensor
-) -> Tensor:
-    """Biases (R, ...) for more items: a new one has the weighted mean odds exp(b) of known ones.
-
-    place, new: where known and new items stand among all; weights (n, V).
-    """
-    table = bias.new_zeros(len(bias) + len(new), *bias.shape[1:])
-    table[:ITEM_ROWS] = bias[:ITEM_ROWS]
-    items = table[ITEM_ROWS:]
-    items[place] = bias[ITEM_ROWS:]
-    items[new] = (weights @ bias[ITEM_ROWS:].exp()).log()
-    return table
+def _add_items(
+    state: State,
+    known: State,
+    place: Tensor,
+    new: np.ndarray,
+    weights: Tensor,
+) -> None:
+    """Fill the tables of items, in place: a new one has the weighted mean vector and the weighted
+    mean odds exp(b) of known ones."""
+    if "start_bias" in known:
+        # Odds belong to the sum of both biases.
+        known["start_bias"] = known["next_bias"][:, None] + known["start_bias"]
+    for name in state.keys() & {*ODDS, *VECTORS}:
+        first = len(known[name]) - len(place)  # rows that are no items
+        special, rows = known[name].split([first, len(place)])
+        if name in VECTORS:
+            mean = weights @ rows
+        else:
+            mean = (weights @ rows.exp()).log()
+        state[name][:first] = special
+        state[name][first:][place] = rows
+        state[name][first:][new] = mean
+    if "start_bias" in known:
+        state["start_bias"] -= state["next_bias"][:, None]
 
 
 def nearest_items(new: Tensor, known: Tensor, counts: Tensor) -> Tensor:
@@ -137,17 +118,10 @@ def nearest_items(new: Tensor, known: Tensor, counts: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def alike(items: Table, new: Tensor, place: Tensor) -> Tensor:
+def alike(items: Table, new: np.ndarray, place: Tensor) -> Tensor:
     """Weights (n, V) of known items for new ones, rows summing to 1: equal ones for those that
     share most of their categories and tags. new, place: where they stand among the items."""
-    shares = [np.zeros((len(items), 1), dtype=np.float32)]
-    for name, entry in items.fields.items():
-        if (
-            entry.column.kind in ("category", "tags")
-            and len(entry.values) <= MOST_VALUES
-        ):
-            shares.append(items.shares(name))
-    vectors = torch.from_numpy(np.concatenate(shares, axis=1)[ITEM_ROWS:])
+    vectors = torch.from_numpy(items.small_shares()[ITEM_ROWS:])
     vectors = F.normalize(vectors, dim=1)
     similar = vectors[new] @ vectors[place].T  # (n, V)
     nearest = (similar >= similar.amax(1, keepdim=True) - 1e-6).float()

@@ -5,12 +5,14 @@ Axes: B sequences, L positions, N positions that predict something, D width, R r
 table, K values of an interaction column, F values of an item column.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from batches import Batch
-from dataset import Catalogue
+from dataset import Field, Table
 from features import ByColumn
 
 PREFERENCE_HORIZON = (
@@ -39,12 +41,11 @@ class ValueHead(nn.Module):
 class ValueHeads(ByColumn):
     """P(r | h_i, e_v) for each predicted column of interactions."""
 
-    def __init__(self, catalogue: Catalogue, width: int) -> None:
+    def __init__(self, fields: Mapping[str, Field], width: int) -> None:
         super().__init__()
-        for entry in catalogue.interaction_fields.values():
-            if not entry.predicted:
-                continue
-            self[entry.name] = ValueHead(width, len(entry.values))
+        for name, entry in fields.items():
+            if entry.predicted:
+                self[name] = ValueHead(width, len(entry.values))
 
     def forward(
         self, batch: Batch, predicted: Tensor, states: Tensor, table: Tensor
@@ -64,17 +65,16 @@ class ValueHeads(ByColumn):
 class PreferenceHeads(ByColumn):
     """P(f | h_i) for each predicted column of items: its mean shares in what comes next."""
 
-    def __init__(self, catalogue: Catalogue, width: int) -> None:
+    def __init__(
+        self, fields: Mapping[str, Field], items: Table, width: int
+    ) -> None:
         super().__init__()
-        for entry in catalogue.items.fields.values():
+        for name, entry in fields.items():
             if not entry.predicted:
                 continue
-            self[entry.name] = nn.Linear(width, len(entry.values))
-            # (R, F)
-            shares = torch.from_numpy(catalogue.items.shares(entry.name))
-            self.register_buffer(
-                f"shares_{entry.name}", shares, persistent=False
-            )
+            self[name] = nn.Linear(width, len(entry.values))
+            shares = torch.from_numpy(items.shares(name))  # (R, F)
+            self.register_buffer(f"shares_{name}", shares, persistent=False)
 
     def forward(
         self, batch: Batch, predicted: Tensor, states: Tensor
@@ -92,9 +92,8 @@ class PreferenceHeads(ByColumn):
         """(B, L, F) mean shares of a column's values in the next PREFERENCE_HORIZON
         interactions."""
         shares = getattr(self, f"shares_{name}")[targets]  # (B, L, F)
-        total = shares.cumsum(1)
-        horizon = min(PREFERENCE_HORIZON, targets.shape[1])
-        end = total[:, -1:].expand(-1, horizon - 1, -1)
-        ahead = torch.cat([total[:, horizon - 1 :], end], dim=1)
-        window = ahead - F.pad(total, (0, 0, 1, 0))[:, :-1]
+        total = F.pad(shares.cumsum(1), (0, 0, 1, 0))  # (B, L + 1, F)
+        start = torch.arange(targets.shape[1], device=targets.device)
+        end = (start + PREFERENCE_HORIZON).clamp(max=len(start))
+        window = total[:, end] - total[:, :-1]
         return window / window.sum(-1, keepdim=True).clamp_min(1e-6)

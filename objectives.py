@@ -20,6 +20,7 @@ from settings import TrainSettings
 
 # of the item losses that follows teachers; the rest follows the interactions
 TEACHER_SHARE = 0.5
+TASKS = {"causal": "next_item", "bidirectional": "masked_item"}
 
 
 def task_losses(
@@ -32,33 +33,24 @@ def task_losses(
 
     teachers: frozen models of the same kind whose distributions the item heads follow.
     """
-    with torch.no_grad():
-        theirs = [teacher(batch) for teacher in teachers]
-    losses = {}
-    for task in ("masked_item", "next_item"):
-        own = getattr(outputs, task)
-        if own is None:
-            continue
-        losses[task] = item_loss(own, train)
-        if theirs:
-            followed = distillation_loss(
-                own, [getattr(said, task) for said in theirs]
-            )
-            losses[task] = (1 - TEACHER_SHARE) * losses[
-                task
-            ] + TEACHER_SHARE * followed
+    loss = item_loss(outputs.item, train)
+    if teachers:
+        with torch.no_grad():
+            theirs = [teacher(batch).item for teacher in teachers]
+        followed = distillation_loss(outputs.item, theirs)
+        loss = (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * followed
     if outputs.first_item is not None:
         # Mean over all positions; starts are few, and teachers say nothing of them.
         first = len(outputs.first_item.targets)
-        share = first / ((outputs.next_item.targets != PAD).sum() + first)
-        begin = item_loss(outputs.first_item, train)
-        losses["next_item"] = torch.lerp(losses["next_item"], begin, share)
-    for task, loss, columns in (
+        share = first / ((outputs.item.targets != PAD).sum() + first)
+        loss = torch.lerp(loss, item_loss(outputs.first_item, train), share)
+    losses = {TASKS[batch.pattern]: loss}
+    for task, loss_of, columns in (
         ("value", value_loss, outputs.values),
         ("preference", preference_loss, outputs.preferences),
     ):
         if columns:
-            parts = [loss(*pair) for pair in columns.values()]
+            parts = [loss_of(*pair) for pair in columns.values()]
             losses[task] = sum(parts) / len(parts)
     if outputs.views is not None:
         losses["contrastive"] = contrastive_loss(*outputs.views)

@@ -17,15 +17,11 @@ class ItemPrediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the heads say of a training batch, one field a head; None or empty where it says
-    nothing.
-    """
+    """What the heads say of a training batch; None or empty where a head says nothing."""
 
-    masked_item: ItemPrediction | None = None
-    next_item: ItemPrediction | None = None
-    first_item: ItemPrediction | None = (
-        None  # of the starts, with odds of their own
-    )
+    item: ItemPrediction  # the masked or the next one, by the batch's pattern
+    # of the starts, with odds of their own
+    first_item: ItemPrediction | None = None
     # logits (N, K), codes (N,)
     values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     # logits, shares (N, F)

@@ -39,7 +39,9 @@ class Scorer(nn.Module):
 
     def states(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
         """(B, D) state that predicts the interaction after each history."""
-        return self.model.request_states(batch, self.items(without), without)
+        batch = hide(self.model.as_request(batch), without)
+        x, attend = self.model.embed(batch, self.items(without))
+        return self.model.encoder.last_state(x, attend, batch.lengths - 1)
 
     def scores(
         self,
@@ -63,7 +65,7 @@ class Scorer(nn.Module):
         """States (N, D) and rows of items (N,) to the probabilities of an interaction column's
         values, (N, K)."""
         vectors = self.table[items]
-        logits = self.model.value_logits(name, states, vectors)
+        logits = self.model.value_heads[name](states, vectors)
         return logits.softmax(-1)
 
     def preferences(self, name: str, states: Tensor) -> Tensor:

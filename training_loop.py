@@ -246,8 +246,6 @@ class Run:
         ):
             outputs = self.wrapped(part)
             losses = task_losses(outputs, part, self.train, self.teachers)
-        if not losses:  # nothing in this part that its heads predict
-            return
         # The mean over the batch is the sum of the parts' means by their shares.
         for task, loss in losses.items():
             self.loss_sums[task] += share * loss.detach()

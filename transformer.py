@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dataset import ITEM_ROWS
 from settings import ModelSettings
 
 Pattern = Literal["bidirectional", "causal"]
@@ -217,11 +218,11 @@ class Encoder(nn.Module):
         )
         self.final_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        """(B, prefix + L, D) to (B, L, D)."""
+    def forward(self, x: Tensor, attend: Attend, skip: int = 0) -> Tensor:
+        """(B, skip + L, D) to (B, L, D)."""
         for block in self.blocks:
             x = block(x, attend)
-        return self.final_norm(x[:, attend.prefix :] if attend.prefix else x)
+        return self.final_norm(x[:, skip:] if skip else x)
 
     def attention_maps(self, x: Tensor, attend: Attend) -> list[Tensor]:
         """Each block's attention weights, (B, H, prefix + L, prefix + L)."""
@@ -285,35 +286,20 @@ def pick(x: Tensor, positions: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device), positions][:, None]
 
 
-def in_front(
-    first: Tensor, x: Tensor, attend: Attend
-) -> tuple[Tensor, Attend]:
-    """x (B, L, D) with a position (B, 1, D) before it that is no interaction, and what the blocks
-    are told of the whole. It stands at the time of the first interaction."""
-    padding, rotation = attend.padding, attend.rotation
-    if padding is not None:
-        padding = F.pad(padding, (1, 0), value=True)
-    if rotation is not None:
-        rotation = torch.cat([rotation[:, :1], rotation], dim=1)
-    attend = dataclasses.replace(
-        attend, padding=padding, rotation=rotation, prefix=attend.prefix + 1
-    )
-    return torch.cat([first.to(x.dtype), x], dim=1), attend
+def odds(bias: Tensor) -> Tensor:
+    """(R,) biases of an item head with -inf for PAD and MASK, which are no candidates."""
+    return F.pad(bias[ITEM_ROWS:], (ITEM_ROWS, 0), value=-torch.inf)
 
 
 def key_padding(lengths: Tensor, width: int) -> Tensor | None:
     """(B, 1, 1, L) mask of real positions for `Attend.padding`; None where no sequence is
     padded."""
-    real = positions_before(lengths, width)
+    # (B, L) True at the first `lengths` positions
+    real = torch.arange(width, device=lengths.device) < lengths[:, None]
     # An exported model must serve every batch.
     if not torch.compiler.is_exporting() and bool(real.all()):
         return None
     return real[:, None, None, :]
-
-
-def positions_before(lengths: Tensor, width: int) -> Tensor:
-    """(B, L) True at the first `lengths` positions."""
-    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def positions_from_end(lengths: Tensor, width: int) -> Tensor:

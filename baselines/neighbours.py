@@ -49,15 +49,8 @@ class ColumnNeighbours:
 
     def __init__(self, data: Dataset) -> None:
         items = data.catalogue.items
-        flags = [
-            items.shares(name) > 0
-            for name, entry in items.fields.items()
-            if entry.column.kind in ("category", "tags")
-            and len(entry.values) <= 1000
-        ]
-        nothing = np.zeros((len(items), 1), dtype=bool)
-        joined = np.concatenate([*flags, nothing], axis=1).astype(np.float32)
-        self.columns = F.normalize(torch.from_numpy(joined), dim=1)  # (R, F)
+        flags = torch.from_numpy(items.small_shares() > 0).float()
+        self.columns = F.normalize(flags, dim=1)  # (R, F)
         counts = data.item_counts()
         order = counts / (counts.max() + 1)
         self.order = torch.from_numpy(order).double() * 1e-6

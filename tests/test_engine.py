@@ -179,10 +179,10 @@ def test_an_explanation_in_full_is_what_the_model_does(engine):
 
 def test_a_history_is_encoded_once_for_all_that_is_asked(engine, monkeypatch):
     calls = []
-    encode = engine.scorer.model.request_states
+    encode = engine.scorer.model.embed
     monkeypatch.setattr(
         engine.scorer.model,
-        "request_states",
+        "embed",
         lambda *args, **options: calls.append(1) or encode(*args, **options),
     )
     queries = [Query(engine.history(user), k=3) for user in (7, 12, 30)]

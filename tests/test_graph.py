@@ -26,8 +26,12 @@ pytest.importorskip("torch_geometric")
 @pytest.mark.parametrize("shape", ["films", "shop"])
 def test_attribute_edges_are_the_values_of_the_items(data, shape):
     items = (data if shape == "films" else other_data(shape)).catalogue.items
-    relations, nodes = attribute_edges(items)
-    assert len(relations) == len(items.fields) and nodes > 0
+    everything, nodes = attribute_edges(items)
+    relations = [
+        everything[:2, everything[2] == number]
+        for number in range(len(items.fields))
+    ]
+    assert everything[2].max() < len(items.fields) and nodes > 0
     first, seen = len(items.ids), 0
     for edges, (name, entry) in zip(
         relations, items.fields.items(), strict=True
@@ -92,13 +96,17 @@ def test_the_convolution_by_dense_matrices(data):
     with torch.no_grad():
         count, known = graph.count, graph.attributes.weight
         attributes = [
-            getattr(graph, f"attributes_{number}")
-            for number in range(graph.num_attribute_relations)
+            graph.edges[:2, graph.edges[2] == number]
+            for number in range(graph.columns)
         ]
         nodes = torch.cat([torch.zeros(count, known.shape[1]), known])
         hidden = _layer(graph.first, nodes, attributes)[:count].relu()
         nodes = torch.cat([hidden, known])
-        together = [graph._neighbours(name) for name in TOGETHER]
+        together = []
+        for name in TOGETHER:
+            near = getattr(graph, name)
+            item, place = (near >= 0).nonzero(as_tuple=True)
+            together.append(torch.stack([near[item, place].long(), item]))
         expected = _layer(graph.second, nodes, [*attributes, *together])[
             :count
         ]

@@ -466,11 +466,8 @@ def test_each_head_trains_when_on_and_is_absent_when_off(data, task):
     )
 
     def tasks(model):
-        patterns = [
-            next(TrainingBatches(data, 12, TRAIN, kind).epoch(0))
-            for kind in (0.0, 1.0)
-        ]
-        return set().union(*(losses_of(model, batch) for batch in patterns))
+        batches = both_batches(data, model, model.settings)
+        return set().union(*(losses_of(model, batch) for batch in batches))
 
     assert task in tasks(with_it) and task not in tasks(without)
     assert len(without.state_dict()) < len(with_it.state_dict())
@@ -557,8 +554,7 @@ def test_value_loss_counts_known_values_only(data):
     batch = next(TrainingBatches(data, 12, TRAIN, 0.0).epoch(0))
     table, codes = model.item_table(), batch.target_columns["rating"]
     known = codes > 0
-    logits = model.value_logits(
-        "rating",
+    logits = model.value_heads["rating"](
         model.encode(batch, table)[known],
         table[batch.targets[known]],
     )

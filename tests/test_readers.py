@@ -104,9 +104,7 @@ def test_missing_and_empty_files(ml_1m_folder, name):
     with pytest.raises(UserError, match=f"{name}.dat: Empty CSV file"):
         read("ml-1m", str(ml_1m_folder))
     (ml_1m_folder / f"{name}.dat").unlink()
-    with pytest.raises(
-        UserError, match=rf"{name}.dat: No such file|has no {name}.dat"
-    ):
+    with pytest.raises(UserError, match=f"{name}.dat is missing"):
         read("ml-1m", str(ml_1m_folder))
 
 
