@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pydantic import TypeAdapter
 from torch import nn
 
@@ -159,12 +160,10 @@ def _stored_catalogue(
     try:
         schema = schema_of(info["schema"], folder / INFO, {})
         fields = Fields.validate_python(info["fields"])
-        items = Table(
-            _ids(info["item_ids"]), ITEM_ROWS, nameless, fields["items"]
-        )
-        users = Table(
-            _ids(info["user_ids"]), USER_ROWS, nameless, fields["users"]
-        )
+        ids = pd.Index(info["item_ids"]).to_numpy()
+        items = Table(ids, ITEM_ROWS, nameless, fields["items"])
+        ids = pd.Index(info["user_ids"]).to_numpy()
+        users = Table(ids, USER_ROWS, nameless, fields["users"])
         if "items" in info:
             items = _described(items, info["items"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -229,18 +228,12 @@ def _damaged(folder: Path, error: Exception) -> UserError:
     )
 
 
-def _ids(values: list[Any]) -> np.ndarray:
-    whole = all(isinstance(value, int) for value in values)
-    return np.array(values, dtype=np.int64 if whole else object)
-
-
 def _described(bare: Table, stored: dict[str, Any]) -> Table:
     """The item table with the names and columns that a checkpoint holds."""
-    data = {}
-    for name, entry in bare.fields.items():
-        data[name] = np.array(
-            stored["columns"][name], dtype=entry.unknown.dtype
-        )
+    data = {
+        name: np.array(stored["columns"][name], dtype=entry.unknown.dtype)
+        for name, entry in bare.fields.items()
+    }
     names = np.array(stored["names"], dtype=object)
     if {len(bare)} != {len(names), *map(len, data.values())}:
         raise ValueError(f"not the {len(bare)} rows of its items")

@@ -3,11 +3,11 @@ teachers that it follows. Each is refused if it may have learned from what is he
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 
+from data_processor import load
 from dataset import Dataset
 from growth import for_catalogue
 from model_io import Checkpoint, load_model, new_model, training_hashes
@@ -17,8 +17,9 @@ from settings import (
     idle,
     model_only,
 )
+from support.arguments import names_of
 from support.checkpoint import load_weights
-from support.errors import UserError
+from support.errors import UserError, require
 from training_state import SELECTION_METRIC
 
 # What --start_from may change: it leaves no trace in what the weights mean.
@@ -40,7 +41,7 @@ def starting_model(data: Dataset, settings: Settings) -> nn.Module:
     origin = f"--start_from {start}"
     checkpoint = load_model(Path(start), data_dir=settings.data.data_dir)
     names = vars(settings.model).keys() - MAY_CHANGE
-    _check_same(origin, checkpoint.info, settings, names)
+    _check_same(origin, checkpoint, settings, names)
     try:
         grown = for_catalogue(checkpoint.model, data.catalogue).state_dict()
     except UserError as error:
@@ -56,11 +57,18 @@ def starting_model(data: Dataset, settings: Settings) -> nn.Module:
     return model
 
 
-def check_start(start: Checkpoint, data: Dataset, settings: Settings) -> None:
-    """Raises `UserError` if a model to go on from may have learned from what is held out here:
-    what trained it must be what each user's training part begins with, which may be longer."""
+def starting_data(settings: Settings) -> Dataset:
+    """The data, coded as the model that training goes on from knows them.
+
+    Raises `UserError` if that model may have learned from what is held out here: what trained it
+    must be what each user's training part begins with, which may be longer.
+    """
     folder = settings.train.start_from
-    _check_selected(f"--start_from {folder}", start.info, settings)
+    if not folder:
+        return load(settings.data)
+    start = load_model(Path(folder), data_dir=settings.data.data_dir)
+    data = load(settings.data, start.catalogue)
+    _check_selected(f"--start_from {folder}", start, settings)
     theirs, users = start.info["trained_on"], data.catalogue.users
     rows = users.index(np.array(theirs["users"], dtype=users.ids.dtype))
     lengths = np.array(theirs["lengths"])
@@ -69,76 +77,68 @@ def check_start(start: Checkpoint, data: Dataset, settings: Settings) -> None:
     here = training_hashes(data, ends)
     hashes = dict(zip(here["users"], here["hashes"], strict=True))
     for user, digest in zip(theirs["users"], theirs["hashes"], strict=True):
-        if hashes.get(user) != digest:
-            raise UserError(
-                f"--start_from {folder} may have been trained on what is held out here: what "
-                f"trained it of user {user} is not what this user's training part begins with; "
-                f"give the files that trained it, or such with later interactions"
-            )
+        require(
+            hashes.get(user) == digest,
+            f"--start_from {folder} may have been trained on what is held out here: what trained "
+            f"it of user {user} is not what this user's training part begins with; give the files "
+            f"that trained it, or such with later interactions",
+        )
+    return data
 
 
 def load_teachers(data: Dataset, settings: Settings) -> list[nn.Module]:
     """Models to follow. Raises `UserError` if one cannot say what this run asks."""
-    paths = [
-        Path(path.strip())
-        for path in settings.train.teacher.split(",")
-        if path
-    ]
-    return [_teacher(path, data, settings) for path in paths]
+    folders = names_of(settings.train.teacher)
+    return [_teacher(Path(folder), data, settings) for folder in folders]
 
 
 def _teacher(folder: Path, data: Dataset, settings: Settings) -> nn.Module:
     flag = f"--teacher {folder}"
     own = Path(settings.train.checkpoint_dir) / "best"
-    if folder.resolve() == own.resolve():
-        raise UserError(
-            f"{flag} is where this run keeps its own model; give another --checkpoint_dir"
-        )
+    require(
+        folder.resolve() != own.resolve(),
+        f"{flag} is where this run keeps its own model; give another --checkpoint_dir",
+    )
     checkpoint = load_model(folder, data_dir=settings.data.data_dir)
     hash_there = checkpoint.info["split_hash"]
-    if hash_there != data.split_hash:
-        raise UserError(
-            f"{flag} was trained on split {hash_there}, this run on {data.split_hash}: other "
-            f"items, or interactions that are held out here; train it on the same data"
-        )
-    _check_selected(flag, checkpoint.info, settings)
-    _check_same(flag, checkpoint.info, settings, SAME_OF_TEACHERS)
+    require(
+        hash_there == data.split_hash,
+        f"{flag} was trained on split {hash_there}, this run on {data.split_hash}: other items, "
+        f"or interactions that are held out here; train it on the same data",
+    )
+    _check_selected(flag, checkpoint, settings)
+    _check_same(flag, checkpoint, settings, SAME_OF_TEACHERS)
     least = settings.model.seq_length
-    if checkpoint.settings.model.seq_length < least:
-        raise UserError(
-            f"{flag} must read at least {least} interactions (--seq_length)"
-        )
+    require(
+        checkpoint.settings.model.seq_length >= least,
+        f"{flag} must read at least {least} interactions (--seq_length)",
+    )
     return checkpoint.model
 
 
 def _check_selected(
-    origin: str, info: dict[str, Any], settings: Settings
+    origin: str, start: Checkpoint, settings: Settings
 ) -> None:
-    """Raises `UserError` if a checkpoint with this info may have learned from what this run holds
+    """Raises `UserError` if a model may have learned from what this run holds
     out. origin: the flag and folder that brought it here."""
     # The hash does not hold each choice, so one that rounds alike is compared too.
     names = vars(settings.data).keys() - {"dataset", *BOOKKEEPING}
-    _check_same(origin, info, settings, names)
-    if SELECTION_METRIC not in info.get("validation", {}):
-        raise UserError(
-            f"{origin} was not selected on validation: what this run holds out may have trained "
-            f"it; train one with trainer.py"
-        )
+    _check_same(origin, start, settings, names)
+    require(
+        SELECTION_METRIC in start.info.get("validation", {}),
+        f"{origin} was not selected on validation: what this run holds out may have trained it; "
+        f"train one with trainer.py",
+    )
 
 
 def _check_same(
-    origin: str, info: dict[str, Any], settings: Settings, names: Iterable[str]
+    origin: str, start: Checkpoint, settings: Settings, names: Iterable[str]
 ) -> None:
     """Raises `UserError` if one of these settings is in use and another one there."""
-    theirs, ours = (
-        Settings().replace(**info["settings"]).to_dict(),
-        settings.to_dict(),
-    )
+    theirs, ours = start.settings.to_dict(), settings.to_dict()
     for name in sorted(names):
         before, now = theirs[name], ours[name]
-        if name.endswith(
-            "_weight"
-        ):  # of a loss: whether there is a head is what counts
+        if name.endswith("_weight"):  # whether there is a head is what counts
             before, now = before > 0, now > 0
         other_model = model_only(name) not in (None, ours["model"])
         if before != now and not other_model and idle(name, settings) is None:

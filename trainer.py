@@ -16,13 +16,12 @@ import torch
 from torch import nn
 
 from command_line import parse_command_line, say_idle_flags
-from data_processor import load
 from dataset import Dataset
-from engine import Query, RecommendationEngine
+from engine import RecommendationEngine
 from measuring import measure, report
-from model_io import load_model, save_model, stored_settings
+from model_io import save_model, stored_settings
 from settings import Settings
-from starting import check_start, load_teachers, starting_model
+from starting import load_teachers, starting_data, starting_model
 from support.checkpoint import INFO, read_json, settled
 from support.errors import UserError, run_command
 from support.processes import leave_process_group
@@ -40,7 +39,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     request. Raises `Stopped` or `UserError`.
     """
     main_process = int(os.environ.get("RANK", "0")) == 0
-    data = _load_data(settings)
+    data = starting_data(settings)
     folder = Path(settings.train.checkpoint_dir)
     torch.manual_seed(settings.train.seed)
     model = starting_model(data, settings)
@@ -105,8 +104,7 @@ def _measure(
         ids = data.catalogue.users.ids
         rows = []
         for user in ids[:: max(1, len(ids) // SHOWN_USERS)].tolist():
-            query = Query(engine.history(user))
-            for item in engine.answer([query])[0]:
+            for item in engine.get_recommendations(user):
                 rows.append([str(user), item.rank, item.name, item.score])
         tracker.table(
             "recommendations", ["user_id", "place", "item", "score"], rows
@@ -117,17 +115,6 @@ def _measure(
     print(f"\nModel, results and ranks of each request: {best}")
     print(f"Record of the run: {tracker.path}")
     return results
-
-
-def _load_data(settings: Settings) -> Dataset:
-    """The data, coded as the model that training goes on from knows them."""
-    if not settings.train.start_from:
-        return load(settings.data)
-    folder = Path(settings.train.start_from)
-    start = load_model(folder, data_dir=settings.data.data_dir)
-    data = load(settings.data, start.catalogue)
-    check_start(start, data, settings)
-    return data
 
 
 def _announce(settings: Settings, data: Dataset, model: nn.Module) -> None:

@@ -182,7 +182,7 @@ class Run:
             if self.schedule_position() >= 1:
                 progress.finished = True
                 break
-            if self._any(stop()):  # all processes at the same step
+            if self._agreed(stop()):  # all processes at the same step
                 self.mean_losses()
                 self.save()
                 raise Stopped(
@@ -338,24 +338,15 @@ class Run:
             share = max(
                 share, self.progress.seconds / (60 * self.train.max_minutes)
             )
-        return self._agree(min(share, 1.0))
+        return self._agreed(min(share, 1.0))
 
-    def _agree(self, value: float) -> float:
-        """All processes must take the same number of steps: the main one's clock counts."""
-        if self.world == 1 or not self.train.max_minutes:
-            return value
-        shared = torch.tensor([value], device=self.device)
-        torch.distributed.broadcast(shared, src=0)
-        return float(shared)
-
-    def _any(self, flag: bool) -> bool:
-        """Whether any process says so: all must stop at the same step, or the others wait for
-        ever.
-        """
+    def _agreed(self, value: float) -> float:
+        """The largest value of all processes, which must take the same number of steps."""
         if self.world == 1:
-            return flag
-        count = torch.tensor(float(flag), device=self.device)
-        return bool(self.accelerator.reduce(count, "sum") > 0)
+            return value
+        shared = torch.tensor([float(value)], device=self.device)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+        return float(shared)
 
     def schedule(self) -> float:
         """Factor on the learning rate: linear warm-up, then a cosine to 0."""

@@ -4,7 +4,6 @@ folder, and the order of the optimizer's parameters in it."""
 import dataclasses
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
-from support.errors import UserError
+from support.errors import require
 
 SELECTION_METRIC = "NDCG@10"
 
@@ -67,25 +66,22 @@ class Progress:
 
 def save_state(run: Any, folder: Path) -> None:
     """Write weights, best weights, optimizer, random state, losses and progress."""
-    tensors = {
-        f"model.{name}": value
-        for name, value in run.model.state_dict().items()
-    }
-    tensors |= {
-        f"best.{name}": value for name, value in run.best_weights.items()
-    }
+    parts = {"model": run.model.state_dict(), "best": run.best_weights}
     for index, values in run.optimizer.state_dict()["state"].items():
-        for key, value in values.items():
-            tensors[f"optimizer.{index}.{key}"] = value
-    tensors["random"] = torch.get_rng_state()
+        parts[f"optimizer.{index}"] = values
+    tensors = {"random": torch.get_rng_state()}
+    for part, values in parts.items():
+        tensors |= {f"{part}.{name}": value for name, value in values.items()}
     if run.device.type == "cuda":
         tensors["random_cuda"] = torch.cuda.get_rng_state()
-    for task, total in run.loss_sums.items():
-        tensors[f"loss.{task}"] = total.float().cpu()
     info = {
         "settings": run.settings.to_dict(),
         "split_hash": run.data.split_hash,
         "progress": dataclasses.asdict(run.progress),
+        # exact: a number of fp32 is one of fp64
+        "loss_sums": {
+            task: float(total) for task, total in run.loss_sums.items()
+        },
         "loss_counts": run.loss_counts,
     }
     write_checkpoint(folder, tensors, info)
@@ -96,31 +92,23 @@ def load_state(run: Any, folder: Path) -> dict[str, Any]:
     several, only the main one's random state is kept, so the others' dropout goes on
     differently)."""
     tensors, info = read_checkpoint(folder)
-    if info["split_hash"] != run.data.split_hash:
-        raise UserError(
-            f"{folder} was trained on split {info['split_hash']}, the data at hand are split "
-            f"{run.data.split_hash}; give the same data"
-        )
+    require(
+        info["split_hash"] == run.data.split_hash,
+        f"{folder} was trained on split {info['split_hash']}, the data at hand are split "
+        f"{run.data.split_hash}; give the same data",
+    )
     load_weights(run.model, _part(tensors, "model."), str(folder))
     run.best_weights = _part(tensors, "best.")
-    state: dict[int, dict[str, Tensor]] = defaultdict(dict)
-    for name, value in _part(tensors, "optimizer.").items():
-        index, _, key = name.partition(".")
-        if not index.isdecimal():
-            raise UserError(
-                f"{folder} was written by an older version of this program; go on with that "
-                f"version, or start again without --resume"
-            )
-        state[int(index)][key] = value
-    groups = run.optimizer.state_dict()["param_groups"]
-    run.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    whole = run.optimizer.state_dict()
+    for group in whole["param_groups"]:
+        for index in group["params"]:
+            whole["state"][index] = _part(tensors, f"optimizer.{index}.")
+    run.optimizer.load_state_dict(whole)
     torch.set_rng_state(tensors["random"])
     if "random_cuda" in tensors and run.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["random_cuda"])
-    losses = _part(tensors, "loss.")
-    run.loss_sums |= {
-        task: value.to(run.device) for task, value in losses.items()
-    }
+    for task, total in info["loss_sums"].items():
+        run.loss_sums[task] = torch.tensor(total, device=run.device)
     run.loss_counts |= info["loss_counts"]
     return info["progress"]
 

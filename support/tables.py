@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from support.errors import UserError
-
 # title, note, header, rows
 Table = tuple[str, str, list[str], list[list[str]]]
 
@@ -57,17 +55,10 @@ def show_tables(tables: Sequence[Table], path: Path | None = None) -> None:
 
 def write_parquet(path: Path, table: Any) -> None:
     """Write a data frame beside its place and move it there."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=path.parent, prefix=".writing-"
-        ) as folder:
-            part = Path(folder) / path.name
-            table.to_parquet(part, index=False)
-            part.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror or error}; choose another place "
-            f"or free some space"
-        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=".writing-"
+    ) as folder:
+        part = Path(folder) / path.name
+        table.to_parquet(part, index=False)
+        part.replace(path)

@@ -46,7 +46,7 @@ class Tracker:
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._write("settings", settings)
+        self.log("settings", **settings)
         if not wandb:
             return
         try:
@@ -56,32 +56,31 @@ class Tracker:
                 "--use_wandb needs the package wandb: pip install wandb"
             ) from error
         self._library = library
-        mode = settings.get("wandb_mode", "online")
+        self._try(lambda: self._begin(settings, identity))
+
+    def _begin(self, settings: dict[str, Any], identity: str) -> None:
+        """Find the key, or ask for it at a terminal, for a while; then start the run."""
+        library, mode = self._library, settings.get("wandb_mode", "online")
         if mode == "online":
             mode = os.environ.get("WANDB_MODE", mode)
-        if mode == "online":
-            self._try(lambda: _log_in(library))
-        patience = library.Settings(
-            init_timeout=PATIENCE, finish_timeout=UPLOAD_PATIENCE
-        )
-        self._try(
-            lambda: library.init(
-                project=PROJECT,
-                config=settings,
-                name=settings.get("run_name") or path.stem,
-                group=settings.get("run_group") or None,
-                resume="allow",
-                mode=mode,
-                job_type="train",
-                dir=str(path.parent),
-                id=os.environ.get("WANDB_RUN_ID", identity) or None,
-                settings=patience,
-            )
+        if mode == "online" and not library.login(timeout=PATIENCE):
+            raise RuntimeError("nobody is logged in")
+        library.init(
+            project=PROJECT,
+            config=settings,
+            name=settings.get("run_name") or self.path.stem,
+            group=settings.get("run_group") or None,
+            resume="allow",
+            mode=mode,
+            job_type="train",
+            dir=str(self.path.parent),
+            id=os.environ.get("WANDB_RUN_ID", identity) or None,
+            settings=library.Settings(
+                init_timeout=PATIENCE, finish_timeout=UPLOAD_PATIENCE
+            ),
         )
         # Curves over training's steps, however often each run is evaluated.
-        self._try(
-            lambda: library.define_metric("epoch/*", step_metric="epoch/step")
-        )
+        library.define_metric("epoch/*", step_metric="epoch/step")
 
     @property
     def shown(self) -> bool:
@@ -92,7 +91,13 @@ class Tracker:
         """Append one record."""
         if self.path is None:
             return
-        self._write(event, values)
+        record = {
+            "event": event,
+            "seconds": round(time.time() - self._started, 2),
+            **values,
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
         self._try(lambda: self._library.log(_numbers(event, values)))
 
     def table(
@@ -135,23 +140,6 @@ class Tracker:
             )
             self._library = None
 
-    def _write(self, event: str, values: dict[str, Any]) -> None:
-        record = {
-            "event": event,
-            "seconds": round(time.time() - self._started, 2),
-            **values,
-        }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-
-def _log_in(wandb: Any) -> None:
-    """Find the key, or ask for it at a terminal, for a while. Raises `RuntimeError` if there is
-    none.
-    """
-    if not wandb.login(timeout=PATIENCE):
-        raise RuntimeError("nobody is logged in")
-
 
 def _numbers(name: str, value: Any) -> dict[str, float]:
     """The numbers in nested dictionaries: {'test/ranking/enhanced/HR@10/mean': 0.3, ...}."""
@@ -182,21 +170,13 @@ def git_commit() -> str:
     a repository; as it was when this process first asked."""
     root = Path(__file__).resolve().parent.parent
     try:
-        found = subprocess.run(
-            [
-                "git",
-                "describe",
-                "--always",
-                "--exclude=*",
-                "--abbrev=12",
-                "--dirty=+changes",
-            ],
+        describe = "git describe --always --exclude=* --abbrev=12"
+        return subprocess.check_output(
+            [*describe.split(), "--dirty=+changes"],
             cwd=root,
-            capture_output=True,
+            stderr=subprocess.DEVNULL,
             text=True,
-            check=True,
             timeout=10,
-        )
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return found.stdout.strip()
