@@ -51,28 +51,26 @@ class Batch:
         grid: Callable[[Tensor], Tensor],
         row: Callable[[Tensor], Tensor] | None = None,
     ) -> "Batch":
-        """Copy with one function applied to every (B, L) tensor, and another one, or the same, to
-        every (B, ...) one."""
+        """Copy without views, with one function applied to every (B, L) tensor, and another one,
+        or the same, to every (B, ...) one."""
         changes: dict[str, Any] = {}
-        for names, function in ((GRIDS, grid), (ROWS, row or grid)):
-            for name in names:
-                value = getattr(self, name)
-                if isinstance(value, Tensor):
-                    changes[name] = function(value)
-                else:
-                    changes[name] = {
-                        key: function(part) for key, part in value.items()
-                    }
-        return self.replace(**changes)
+        for name, value in vars(self).items():
+            function = row if row and name in ROWS else grid
+            if isinstance(value, Tensor):
+                changes[name] = function(value)
+            elif isinstance(value, dict):
+                changes[name] = {
+                    key: function(part) for key, part in value.items()
+                }
+        return self.replace(views=(), **changes)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name; those of a column as 'columns.rating'."""
         named = {}
-        for name in (*GRIDS, *ROWS):
-            value = getattr(self, name)
+        for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 named[name] = value
-            else:
+            elif isinstance(value, dict):
                 named |= {f"{name}.{key}": part for key, part in value.items()}
         return named
 
@@ -92,10 +90,9 @@ class Batch:
         width = padded_width(
             int(self.lengths[rows].max()), self.items.shape[1]
         )
-        chosen = self.each(
+        return self.each(
             lambda tensor: tensor[rows, :width], lambda tensor: tensor[rows]
         )
-        return chosen.replace(views=())
 
     def parts(self, positions: int) -> "list[Batch]":
         """The batch in pieces of sequences of similar length, each of at most so many positions
@@ -146,14 +143,6 @@ class Batch:
         return int(self.lengths.sum())
 
 
-GRIDS = (
-    "items",
-    "times",
-    "request_times",
-    "targets",
-    "columns",
-    "target_columns",
-)
 ROWS = ("lengths", "whole", "users", "user_columns")
 
 
@@ -328,11 +317,11 @@ def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:
     return np.minimum(most, -(-longest // WIDTH_STEP) * WIDTH_STEP)
 
 
-def hidden(columns: Columns, rows: Tensor) -> dict[str, Tensor]:
-    """Columns (B, ...) that say 'unknown' in these rows (B,)."""
+def hidden(columns: Columns, mask: Tensor) -> dict[str, Tensor]:
+    """Columns that say 'unknown' where a mask, of their first axis or axes, is True."""
     result = {}
     for name, values in columns.items():
-        where = rows.reshape(-1, *[1] * (values.dim() - 1))
+        where = mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))
         result[name] = unknown_like(values).where(where, values)
     return result
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from batches import Batch, cut, hidden, padded_width, unknown_like
+from batches import Batch, cut, hidden, padded_width
 from dataset import MASK, NO_TIME, UNKNOWN, Dataset
 from settings import TrainSettings
 
@@ -76,11 +76,8 @@ class TrainingBatches:
 
         The logarithm of what is left is uniform then, and at least an input and a target are.
         """
-        late = np.zeros(len(self.starts), dtype=bool)
-        if not self.train.late_start_share:
-            return self.starts, late
         draw = np.random.default_rng((self.train.seed, epoch, LATE))
-        late = draw.random(len(late)) < self.train.late_start_share
+        late = draw.random(len(self.ends)) < self.train.late_start_share
         half = (self.ends - self.starts) / 2
         left = (2 * half ** draw.random(len(late))).astype(int)
         return np.where(late, self.ends - left, self.starts), late
@@ -105,19 +102,15 @@ class TrainingBatches:
             noise = np.random.default_rng((self.train.seed, epoch, number))
             # All processes do the same kind of batch at the same step, spread evenly over the
             # epochs.
-            if self._carries_cloze(epoch * steps + step):
+            count = epoch * steps + step
+            before, after = (
+                int(done * self.cloze_share) for done in (count, count + 1)
+            )
+            if after > before:
                 batch = self._cloze(rows, starts[rows], noise)
             else:
                 batch = self._causal(rows, starts[rows])
-            known = batch.users.masked_fill(
-                torch.from_numpy(late[rows]), UNKNOWN
-            )
-            yield hide_context(batch.replace(users=known), noise)
-
-    def _carries_cloze(self, count: int) -> bool:
-        return int((count + 1) * self.cloze_share) > int(
-            count * self.cloze_share
-        )
+            yield hide_context(batch, late[rows], noise)
 
     def _gather(
         self, starts: np.ndarray, ends: np.ndarray
@@ -184,19 +177,15 @@ class TrainingBatches:
         )
         items = self._take(self.data.items, where)
         times = self._take(self.data.times, where)
-        columns, targets = {}, {}
-        for name, values in self._columns(where).items():
-            unknown = unknown_like(values)
-            columns[name] = unknown.where(masked, values)
-            targets[name] = values.where(masked, unknown)
+        columns = self._columns(where)
         return Batch(
             "bidirectional",
             items.masked_fill(masked, MASK),
             visible_times(times, masked),
             times * masked,
             items * masked,
-            columns,
-            targets,
+            hidden(columns, masked),
+            hidden(columns, ~masked),
             torch.from_numpy(lengths),
             **self._user_fields(rows, starts),
         )
@@ -218,21 +207,24 @@ def cloze_mask(
     place = np.arange(width)
     real, newest = place < lengths[:, None], place == lengths[:, None] - 1
     scores = np.where(real, noise.random(real.shape), 2.0)
-    chance = np.full(real.shape, train.mask_prob)
+    chance = train.mask_prob
     if train.masking == "late":
         chance = np.minimum(
             1.0, 2 * train.mask_prob * (place + 1) / (lengths[:, None] + 1)
         )
     masked = scores < chance
     lowest = scores == scores.min(1, keepdims=True)
-    masked |= lowest & ~(masked & real).any(1, keepdims=True)
+    masked |= lowest & ~masked.any(1, keepdims=True)
     only_last = noise.random(len(lengths)) < train.last_mask_share
     masked[only_last] = newest[only_last]
-    return masked & real
+    return masked
 
 
-def hide_context(batch: Batch, noise: np.random.Generator) -> Batch:
-    """Training batch in which some sequences lack their columns, times, user columns or user id.
+def hide_context(
+    batch: Batch, late: np.ndarray, noise: np.random.Generator
+) -> Batch:
+    """Training batch in which some sequences lack their columns, times, user columns or user id,
+    and those that begin late (B,) lack the last.
 
     What a model has learned to do without may be missing when it is used: an anonymous visitor's
     history has none of it, and an explanation leaves it out to see what changes.
@@ -243,7 +235,7 @@ def hide_context(batch: Batch, noise: np.random.Generator) -> Batch:
         return torch.from_numpy(noise.random(count) < rate)
 
     timeless = chosen(CONTEXT_DROPOUT)[:, None]
-    nobody = chosen(USER_ID_DROPOUT)
+    nobody = chosen(USER_ID_DROPOUT) | torch.from_numpy(late)
     no_user_columns = chosen(CONTEXT_DROPOUT)
     no_columns = chosen(CONTEXT_DROPOUT)
     return batch.replace(
@@ -265,12 +257,7 @@ def visible_times(times: Tensor, masked: Tensor) -> Tensor:
     visible = times.masked_fill(masked, NO_TIME)
     place = torch.arange(times.shape[1]).expand_as(times)
     last_visible = place.masked_fill(masked, -1).cummax(1).values
-    first_visible = (
-        masked.long()
-        .cumprod(1)
-        .sum(1, keepdim=True)
-        .clamp(max=times.shape[1] - 1)
-    )
+    first_visible = masked.int().argmin(1, keepdim=True)
     return visible.gather(
         1, torch.where(last_visible < 0, first_visible, last_visible)
     )

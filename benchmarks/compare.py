@@ -12,13 +12,14 @@ first epoch, then recommends with data and model in memory. Figures are medians 
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from benchmarks.ours import SHARED, training_part
 from benchmarks.side import USERS
@@ -73,45 +74,31 @@ def measure(
         if peers:
             peer = [peers, "-m", "benchmarks.peers", PAIRS[kind], str(train)]
             commands[f"RecTools {PAIRS[kind]}"] = peer
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
-    for _ in range(rounds):
-        for name, command in commands.items():
-            done = subprocess.run(
-                command, capture_output=True, text=True, cwd=ROOT
-            )
-            if done.returncode:
-                raise UserError(
-                    f"{name} died; its log ends: {done.stderr[-1000:]}"
-                )
-            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
-            print(
-                f"{name}: {runs[name][-1]['seconds']:.1f} s", file=sys.stderr
-            )
-    results: Figures = {}
-    for name, found in runs.items():
-        results[name] = dict(found[0])
-        for figure, value in found[0].items():
-            if not isinstance(value, str):
-                median = statistics.median(one[figure] for one in found)
-                results[name][figure] = median
-    steps = {name: result["steps"] for name, result in results.items()}
-    if len(set(steps.values())) > 1:
-        raise UserError(f"optimizer steps an epoch differ: {steps}")
-    return results
-
-
-def add_ratios(results: Figures) -> None:
-    """How many times as fast as its peer each of ours trains and recommends."""
-    for kind, peer in PAIRS.items():
-        ours, theirs = (
-            results.get(f"ours {kind}"),
-            results.get(f"RecTools {peer}"),
+    runs = []
+    for name, command in [*commands.items()] * rounds:
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=ROOT
         )
-        if ours and theirs:
-            ours["training_ratio"] = theirs["seconds"] / ours["seconds"]
-            ours["users_ratio"] = (
-                ours["users_per_second"] / theirs["users_per_second"]
+        if done.returncode:
+            raise UserError(
+                f"{name} died; its log ends: {done.stderr[-1000:]}"
             )
+        figures = json.loads(done.stdout.splitlines()[-1])
+        runs.append({"model": name, **figures})
+        print(f"{name}: {figures['seconds']:.1f} s", file=sys.stderr)
+    groups = pd.DataFrame(runs).groupby(["model", "precision"], sort=False)
+    table = groups.median().reset_index("precision")
+    if table["steps"].nunique() > 1:
+        raise UserError(f"optimizer steps differ: {table['steps'].to_dict()}")
+    # How many times as fast as its peer each of ours trains and recommends.
+    seconds, speed = table["seconds"], table["users_per_second"]
+    for kind, peer in PAIRS.items():
+        ours, theirs = f"ours {kind}", f"RecTools {peer}"
+        if ours in table.index and theirs in table.index:
+            ratio = seconds[theirs] / seconds[ours]
+            table.loc[ours, "training_ratio"] = ratio
+            table.loc[ours, "users_ratio"] = speed[ours] / speed[theirs]
+    return {name: row.dropna().to_dict() for name, row in table.iterrows()}
 
 
 def _parser() -> ArgumentParser:
@@ -143,9 +130,8 @@ def main(argv: list[str]) -> None:
             flags.rounds,
             Path(folder),
         )
-    add_ratios(results)
     threads = "/".join(
-        sorted({str(result["threads"]) for result in results.values()})
+        sorted({f"{result['threads']:.0f}" for result in results.values()})
     )
     protocol = PROTOCOL.format(
         **SHARED,

@@ -4,6 +4,7 @@ ml-1m|synthetic`"""
 import dataclasses
 import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,6 @@ class Ours:
         self.users = self.data.catalogue.users.ids.tolist()
         torch.manual_seed(self.settings.train.seed)
         self.model = new_model(self.data, self.settings.model)
-        self.engine: RecommendationEngine | None = None
 
     def epoch(self) -> dict[str, Any]:
         """Train one epoch."""
@@ -83,12 +83,12 @@ class Ours:
             "peak_mb": peak_memory_mb(),
         }
 
-    def prepare(self) -> None:
-        """Write the model and open it again as a user would."""
+    @cached_property
+    def engine(self) -> RecommendationEngine:
+        """The model, written and opened again as a user would."""
         with tempfile.TemporaryDirectory() as folder:
             save_model(Path(folder), self.model, self.settings, self.data, {})
-            self.engine = RecommendationEngine(folder)
-        self.engine.data  # noqa: B018 - read now
+            return RecommendationEngine(folder)
 
     def recommend(self, users: Sequence[Any]) -> Sequence[Any]:
         """See `side.Side`."""

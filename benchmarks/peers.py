@@ -114,9 +114,6 @@ class Peer:
             "peak_mb": peak_memory_mb(),
         }
 
-    def prepare(self) -> None:
-        """Nothing to do."""
-
     def recommend(self, users: Sequence[Any]) -> Sequence[Any]:
         """See `side.Side`."""
         context = self.context

@@ -41,13 +41,10 @@ def ranks(scores: Tensor, targets: Tensor) -> Tensor:
             "cannot rank: a score is NaN, or a target's score is not finite; the model has "
             "diverged, train again with a smaller --learning_rate"
         )
-    at_least = [(scores >= score[:, None]).sum(1) for score in own.T]
-    targets_at_least = (own[:, None, :] >= own[:, :, None]).sum(-1)
-    # items at least as good, no targets
-    others = torch.stack(at_least, dim=1) - targets_at_least
+    rivals = scores.scatter(1, targets, -torch.inf)
+    better = [(rivals >= score[:, None]).sum(1) for score in own.T]
     places = torch.arange(1, targets.shape[1] + 1, device=scores.device)
-    # fewer than none only where an item is a target twice
-    return others.clamp_min(0) + places
+    return torch.stack(better, dim=1) + places
 
 
 def per_request(rank: np.ndarray) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,39 +26,29 @@ from support.arguments import model_parser
 from support.errors import UserError, run_command
 
 USERS, TOP, NEAR = 200, 10, 1e-3
-BATCHES = (1, 3, 32)  # sizes of batches that are compared
-UNREAD = ("targets",)  # fields of a batch that no ranking reads
+# fields of a batch that no ranking reads
+UNREAD = ("pattern", "targets", "target_columns", "views")
 
 
 class Exported(nn.Module):
-    """A scorer as a function of tensors, those of `inputs_of` in their order."""
+    """A scorer as a function of the `inputs_of` a batch."""
 
-    def __init__(self, scorer: Scorer, names: list[str]) -> None:
+    def __init__(self, scorer: Scorer) -> None:
         super().__init__()
-        self.scorer, self.names = scorer, names
+        self.scorer = scorer
 
-    def forward(self, *tensors: Tensor) -> Tensor:
+    def forward(self, fields: dict[str, Any]) -> Tensor:
         """(B, R) scores."""
-        groups: dict[str, dict[str, Tensor]] = {
-            "columns": {},
-            "user_columns": {},
-        }
-        fields = {}
-        for name, tensor in zip(self.names, tensors, strict=True):
-            group, _, column = name.partition(".")
-            groups.get(group, fields)[column or name] = tensor
         targets = torch.zeros_like(fields["items"])
-        batch = Batch(
-            "causal", targets=targets, target_columns={}, **groups, **fields
-        )
+        batch = Batch("causal", targets=targets, target_columns={}, **fields)
         return self.scorer.score(batch)
 
 
-def inputs_of(batch: Batch) -> dict[str, Tensor]:
-    """The tensors that a ranking reads, by name."""
+def inputs_of(batch: Batch) -> dict[str, Any]:
+    """The fields that a ranking reads."""
     return {
-        name: tensor
-        for name, tensor in batch.tensors().items()
+        name: value
+        for name, value in vars(batch).items()
         if name not in UNREAD
     }
 
@@ -74,23 +65,21 @@ def export(engine: RecommendationEngine, path: Path) -> None:
     examples = [
         History(np.arange(first, first + count)) for count in (3, 5, 9)
     ]
-    inputs = inputs_of(
-        history_batch(examples, engine.catalogue, engine.seq_length)
+    batch = history_batch(examples, engine.catalogue, engine.seq_length)
+    axes = batch.each(
+        lambda _: {0: "users", 1: "length"}, lambda _: {0: "users"}
     )
-    axes = []
-    for name, tensor in inputs.items():
-        grid = tensor.dim() == 2 and not name.startswith("user_columns")
-        axes.append({0: "users", 1: "length"} if grid else {0: "users"})
-    names = list(inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            Exported(engine.scorer, names),
-            tuple(inputs.values()),
+            Exported(engine.scorer),
+            kwargs={"fields": inputs_of(batch)},
             dynamo=True,
-            input_names=names,
+            input_names=[
+                name for name in batch.tensors() if name not in UNREAD
+            ],
             output_names=["scores"],
-            dynamic_shapes=(tuple(axes),),
+            dynamic_shapes={"fields": inputs_of(axes)},
             verbose=False,
         )
     program.save(path)
@@ -99,9 +88,7 @@ def export(engine: RecommendationEngine, path: Path) -> None:
 def histories(engine: RecommendationEngine) -> list[History]:
     """USERS of the data, spread evenly, one of them without a history, if served."""
     rows = engine.data.catalogue.users.rows
-    chosen = np.unique(
-        np.linspace(rows[0], rows[-1], USERS).round().astype(int)
-    )
+    chosen = rows[:: max(1, len(rows) // USERS)][:USERS]
     asked = [engine.timed(history_of(engine.data, row)) for row in chosen]
     if engine.scorer.starts:
         asked[0] = History(np.zeros(0, dtype=np.int64))
@@ -122,15 +109,13 @@ def difference(
     wanted = {entry.name for entry in session.get_inputs()}
     asked, same, largest = histories(engine), 0, 0.0
     first = engine.catalogue.items.first
-    later = range(sum(BATCHES) + 32, len(asked), 32)
-    bounds = [0, *np.cumsum(BATCHES).tolist(), *later]
-    bounds = [bound for bound in bounds if bound < len(asked)]
-    for start, end in itertools.pairwise([*bounds, len(asked)]):
+    bounds = [0, *range(1, len(asked), 32), len(asked)]
+    for start, end in itertools.pairwise(bounds):
         part = asked[start:end]
         batch = history_batch(part, engine.catalogue, engine.seq_length)
         inputs = {
             name: tensor.numpy()
-            for name, tensor in inputs_of(batch).items()
+            for name, tensor in batch.tensors().items()
             if name in wanted
         }
         (theirs,) = session.run(None, inputs)
