@@ -154,7 +154,7 @@ class History:
     """
 
     items: np.ndarray  # (L,) rows of items
-    times: np.ndarray | None = None  # (L,) seconds
+    times: np.ndarray | int = NO_TIME  # (L,) seconds
     # (L,) each
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     user: int = UNKNOWN  # row of users
@@ -165,7 +165,7 @@ class History:
 
     def select(self, chosen: np.ndarray | slice) -> "History":
         """Some of the interactions."""
-        times = None if self.times is None else self.times[chosen]
+        times = np.broadcast_to(self.times, self.items.shape)[chosen]
         columns = {
             name: values[chosen] for name, values in self.columns.items()
         }
@@ -204,11 +204,7 @@ def history_batch(
     read = [history.select(slice(-seq_length, None)) for history in histories]
     items = [history.items for history in read]
     lengths = np.array([len(rows) for rows in items])
-    nothing = [np.zeros(length, dtype=np.int64) for length in lengths]
-    times = [
-        none if history.times is None else history.times
-        for history, none in zip(read, nothing, strict=True)
-    ]
+    times = [history.times for history in read]
     # The moment for which a position predicts is that of the next interaction, last the request.
     request = [
         np.append(moments[1:], history.request_time)
@@ -233,12 +229,13 @@ def history_batch(
         history.whole and len(history.items) <= seq_length
         for history in histories
     ]
+    rows = _stack(items, lengths, seq_length)
     return Batch(
         "causal",
-        _stack(items, lengths, seq_length),
+        rows,
         _stack(times, lengths, seq_length),
         _stack(request, lengths.clip(1), seq_length),
-        _stack(nothing, lengths, seq_length),
+        torch.zeros_like(rows),
         columns,
         {},
         torch.from_numpy(lengths),

@@ -89,9 +89,7 @@ class BERT4Rec(nn.Module):
         self.settings = Settings().replace(**{**options, **shape}).model
         rows = vocab_size + ITEM_ROWS
         self.vocab_size = vocab_size
-        self.catalogue = from_sequences(
-            [[1]], vocab_size, split=False
-        ).catalogue
+        self.catalogue = from_sequences([[1]], vocab_size).catalogue
         self.items = nn.Embedding(rows, hidden_size)
         self.positions = nn.Embedding(max_seq_length, hidden_size)
         segmented = self.settings.segment_embeddings
@@ -195,9 +193,7 @@ class BERT4Rec(nn.Module):
         Raises `UserError` for an empty history, an item number outside 1 to vocab_size, or a
         top_k that cannot be met.
         """
-        history = from_sequences(
-            [list(user_sequence)], self.vocab_size, split=False
-        ).items
+        history = from_sequences([list(user_sequence)], self.vocab_size).items
         left = self.vocab_size - (
             len(set(history.tolist())) if filter_seen else 0
         )
@@ -278,9 +274,7 @@ class BERT4Rec(nn.Module):
             torch.cat([self.item_bias, odds.expand(more)])
         )
         self.vocab_size = vocab_size
-        self.catalogue = from_sequences(
-            [[1]], vocab_size, split=False
-        ).catalogue
+        self.catalogue = from_sequences([[1]], vocab_size).catalogue
 
 
 class SequentialDataset:
@@ -327,14 +321,12 @@ class BERT4RecTrainer:
         self,
         epochs: int = 100,
         batch_size: int = 256,
-        validate: bool = False,
         **train_settings: float,
     ) -> Progress:
         """Train in place and return where training ended.
 
-        validate: hold out each user's last two items, select the best epoch on the first of them
-        and stop early; otherwise all of every sequence trains for all epochs. Further keywords
-        are fields of `TrainSettings`.
+        All of every sequence trains for all epochs. Further keywords are fields of
+        `TrainSettings`.
         """
         settings = Settings(model=self.model.settings).replace(
             max_epochs=epochs,
@@ -343,13 +335,7 @@ class BERT4RecTrainer:
             seq_length=self.dataset.max_length,
             **train_settings,
         )
-        if validate and min(map(len, self.dataset.user_sequences)) < 3:
-            raise UserError(
-                "validate=True holds out two items of each user: every sequence needs at "
-                "least 3"
-            )
-        data = from_sequences(
-            self.dataset.user_sequences, self.model.vocab_size, split=validate
-        )
+        sequences, size = self.dataset.user_sequences, self.model.vocab_size
+        data = from_sequences(sequences, size)
         torch.manual_seed(settings.train.seed)
         return fit(self.model, data, settings, quiet=True)

@@ -28,16 +28,11 @@ def settings_parser(
                 "%", "%%"
             )
             if entry.annotation is bool:
-                for flag, value in (
-                    (f"--{name}", True),
-                    (f"--no_{name}", False),
-                ):
-                    set_to = {
-                        "dest": name,
-                        "action": "store_const",
-                        "const": value,
-                    }
-                    group.add_argument(flag, help=text, **set_to, **absent)
+                for flag, kind in (("", "store_true"), ("no_", "store_false")):
+                    shared = {"dest": name, "help": text, **absent}
+                    group.add_argument(
+                        f"--{flag}{name}", action=kind, **shared
+                    )
                 continue
             if get_origin(entry.annotation) is Literal:
                 text += f"; one of {', '.join(get_args(entry.annotation))}"
@@ -72,9 +67,16 @@ def parse_command_line(
             "--resume goes on with the settings of the stopped run; give it no flag but "
             "--checkpoint_dir"
         )
+    flags = set(given)
     if config:
         preset, given = "default", _file_values(config) | given
-    return settings_of(chosen or preset, given), resume
+    settings = settings_of(chosen or preset, given)
+    for name in sorted(flags):
+        needed = idle(name, settings)
+        if needed:
+            note = f"note: --{name} does nothing without {needed}"
+            print(note, file=sys.stderr)
+    return settings, resume
 
 
 def settings_of(preset: str, values: dict[str, Any]) -> Settings:
@@ -103,19 +105,6 @@ def _with_underscores(token: str) -> str:
     if not name.startswith("--"):
         return token
     return f"--{name[2:].replace('-', '_')}{equals}{value}"
-
-
-def say_idle_flags(argv: list[str], settings: Settings) -> None:
-    """Name on stderr the flags that were given and do nothing with these settings."""
-    tokens = [_with_underscores(token) for token in argv]
-    given, _ = settings_parser("").parse_known_args(tokens)
-    for name in sorted(vars(given)):
-        needed = idle(name, settings)
-        if needed:
-            print(
-                f"note: --{name} does nothing without {needed}",
-                file=sys.stderr,
-            )
 
 
 def _file_values(path: Path) -> dict[str, Any]:

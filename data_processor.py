@@ -228,12 +228,11 @@ def _hash(data: Dataset) -> str:
 
 
 def from_sequences(
-    histories: Sequence[Sequence[int]], vocab_size: int, split: bool = True
+    histories: Sequence[Sequence[int]], vocab_size: int
 ) -> Dataset:
-    """`Dataset` of bare item numbers 1 to vocab_size, without times or columns.
+    """`Dataset` of bare item numbers 1 to vocab_size, without times or columns, all for training.
 
-    split: hold interactions out, else everything trains. Raises `UserError` for an item number
-    outside that range.
+    Raises `UserError` for an item number outside that range.
     """
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     flat = np.array(list(itertools.chain(*histories)))
@@ -258,8 +257,6 @@ def from_sequences(
     offsets = np.concatenate([[0, 0], np.cumsum(lengths)])
     rows, times = flat + ITEM_ROWS - 1, np.zeros(len(flat), dtype=np.int64)
     parts = Split("none", offsets[1:], {}, "nothing held out")
-    if split:
-        parts = split_interactions(DataSettings(), offsets, times)
     data = Dataset(catalogue, offsets, rows, times, {}, parts, "")
     return data.replace(split_hash=_hash(data))
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from schema import Column, Schema, plain_number
 from splits import Requests, Split
@@ -381,6 +382,15 @@ class Dataset:
         return np.bincount(
             self.items[rows], minlength=len(self.catalogue.items)
         )
+
+    def user_items(self) -> sparse.csr_matrix:
+        """(users, rows of items) 1 where training holds the pair, however often."""
+        rows = self.training_rows()
+        shape = (len(self.offsets) - 1, len(self.catalogue.items))
+        pairs = (self.user_of[rows], self.items[rows])
+        matrix = sparse.csr_matrix((np.ones(len(rows)), pairs), shape=shape)
+        matrix.data[:] = 1.0
+        return matrix
 
     def histories(self, requests: Requests) -> list[np.ndarray]:
         """Items that stand before each request, oldest first."""

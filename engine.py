@@ -210,7 +210,7 @@ class RecommendationEngine:
         when the user may come back."""
         if not self.knows_request_time:
             return history
-        if at is None and history.times is not None and len(history.times):
+        if at is None and np.ndim(history.times) and len(history.items):
             at = typical_next_time(history.times)
         return dataclasses.replace(
             history, request_time=NO_TIME if at is None else at

@@ -157,7 +157,7 @@ class EnhancedBERT4Rec(nn.Module):
         items = data.catalogue.items
         self.item_columns.prepare(items, np.arange(len(items.ids)))
         if self.graph is not None:
-            self.graph.prepare(data, data.training_rows())
+            self.graph.prepare(data)
         return self
 
     # Training

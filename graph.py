@@ -21,7 +21,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from dataset import NO_TIME, Catalogue, Dataset, Field, Table
+from dataset import ITEM_ROWS, NO_TIME, Catalogue, Dataset, Field, Table
 from settings import ModelSettings
 from support.errors import UserError
 from transformer import full_precision
@@ -66,9 +66,9 @@ class ItemGraph(nn.Module):
         count = self.columns + len(TOGETHER)
         self.second = RGCNConv(width, width, count, BASES)
 
-    def prepare(self, data: Dataset, rows: np.ndarray) -> None:
-        """Take the edges from training interactions. rows: positions in the flat arrays."""
-        for name, neighbours in item_neighbours(data, rows).items():
+    def prepare(self, data: Dataset) -> None:
+        """Take the edges from training interactions."""
+        for name, neighbours in item_neighbours(data).items():
             getattr(self, name).copy_(torch.from_numpy(neighbours))
 
     def forward(self) -> Tensor:
@@ -139,15 +139,13 @@ def _attributes_of(
     return nothing, nothing, 0
 
 
-def item_neighbours(data: Dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
+def item_neighbours(data: Dataset) -> dict[str, np.ndarray]:
     """(V, K) nearest items by each of TOGETHER, -1 where there are fewer.
 
     Nearest is j for which |i and j| / sqrt(|j|) is largest, |j| its training interactions.
     """
-    users, items = (
-        data.user_of[rows],
-        data.items[rows] - data.catalogue.items.first,
-    )
+    rows = data.training_rows()
+    users, items = data.user_of[rows], data.items[rows] - ITEM_ROWS
     times, count = data.times[rows], len(data.catalogue.items.ids)
     near = users[1:] == users[:-1]
     if data.has_times:
@@ -155,10 +153,7 @@ def item_neighbours(data: Dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
     ones = np.ones(int(near.sum()))
     pairs = (items[:-1][near], items[1:][near])
     after = sparse.csr_matrix((ones, pairs), shape=(count, count))  # i, then j
-    has = sparse.csr_matrix(
-        (np.ones(len(items)), (users, items)), shape=(users.max() + 1, count)
-    )
-    has.data[:] = 1.0  # an item twice is an item once
+    has = data.user_items()[:, ITEM_ROWS:]
     relations = {
         "follows": after.T,
         "followed_by": after,

@@ -118,10 +118,7 @@ def _tiles(
     else:
         size = 2048
         width = max(1, held // 2048)
-    chunks = [
-        slice(start, min(start + size, states))
-        for start in range(0, states, size)
-    ]
+    chunks = [slice(start, start + size) for start in range(0, states, size)]
     blocks = [
         slice(start, min(start + width, rows))
         for start in range(0, rows, width)
@@ -168,17 +165,10 @@ def distillation_loss(
     counted = own.targets != PAD
 
     def chunk_loss(chunk: slice) -> Tensor:
-        wanted = []
-        for teacher in teachers:
-            logits = (
-                teacher.states[chunk] @ teacher.table.T
-            ).float() + teacher.bias
-            wanted.append(logits.softmax(1))
-        logits = (own.states[chunk] @ own.table.T).float() + own.bias
+        wanted = [teacher.logits(chunk).softmax(1) for teacher in teachers]
+        logarithms = own.logits(chunk).log_softmax(1)
         # Rows that are no candidates are at 0 times -inf.
-        logarithms = logits.log_softmax(1).masked_fill(
-            own.bias == -torch.inf, 0.0
-        )
+        logarithms = logarithms.masked_fill(own.bias == -torch.inf, 0.0)
         mean = torch.stack(wanted).mean(0)  # (N, R)
         each = -(mean * logarithms).sum(1)
         return each.where(counted[chunk], 0.0).sum()
@@ -229,8 +219,7 @@ def preference_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy against a distribution. logits and target (N, F); rows of the target sum to
     1, or to 0 where nothing is known."""
     known = (target.sum(1) > 0).sum()
-    logarithms = logits.float().log_softmax(-1)
-    return -(target * logarithms).sum() / known
+    return F.cross_entropy(logits.float(), target, reduction="sum") / known
 
 
 def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:

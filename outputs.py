@@ -14,6 +14,10 @@ class ItemPrediction(NamedTuple):
     bias: Tensor  # (R,) -inf at PAD and MASK
     targets: Tensor  # (N,) rows of items, or PAD where nothing is predicted
 
+    def logits(self, chunk: slice) -> Tensor:
+        """(C, R) of some positions, fp32."""
+        return (self.states[chunk] @ self.table.T).float() + self.bias
+
 
 @dataclass(frozen=True)
 class Outputs:

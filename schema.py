@@ -143,7 +143,7 @@ class Schema:
     verb: str = "had"
     repeats: bool = False
     note: str = ""
-    reader: Literal["tables", "sequences", "movielens", "synthetic"] = "tables"
+    reader: Literal["tables", "sequences", "movielens"] = "tables"
     publish_items: bool = True
     interactions: TableSchema = field(default_factory=TableSchema)
     items: TableSchema = field(default_factory=TableSchema)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from command_line import parse_command_line, say_idle_flags
+from command_line import parse_command_line
 from dataset import Dataset
 from engine import RecommendationEngine
 from measuring import measure, report
@@ -138,7 +138,6 @@ def asked_for(argv: list[str], description: str) -> tuple[Settings, bool]:
     """(settings, resume) of a command line; with --resume the settings are those of the stopped
     run."""
     settings, resume = parse_command_line(argv, description)
-    say_idle_flags(argv, settings)
     if not resume:
         return settings, resume
     folder = settings.train.checkpoint_dir

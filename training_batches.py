@@ -14,11 +14,16 @@ from torch import Tensor
 from batches import Batch, cut, hidden, padded_width
 from dataset import MASK, NO_TIME, UNKNOWN, Dataset
 from settings import TrainSettings
+from views import two_views
 
 # Shares of the sequences without one kind of side information, and without the user's id.
 CONTEXT_DROPOUT, USER_ID_DROPOUT = 0.1, 0.5
 # Stream of an epoch's noise that says which windows begin late; batches have their own.
 LATE = 2**40
+# stream of noise of a batch's views; batches have their own numbers
+VIEWS = 2**41
+# stream of noise of a batch\'s views; batches have their own numbers
+VIEWS = 2**41
 
 
 class TrainingBatches:
@@ -40,9 +45,10 @@ class TrainingBatches:
         seq_length: int,
         train: TrainSettings,
         cloze_share: float,
+        views: bool = False,
     ) -> None:
         self.data, self.seq_length, self.train = data, seq_length, train
-        self.cloze_share = cloze_share
+        self.cloze_share, self.views = cloze_share, views
         self.users, self.starts, self.ends = self._windows()
         lengths = np.sort(self.ends - self._late_starts(0)[0])[::-1]
         widths = padded_width(lengths - 1, seq_length)
@@ -110,7 +116,13 @@ class TrainingBatches:
                 batch = self._cloze(rows, starts[rows], noise)
             else:
                 batch = self._causal(rows, starts[rows])
-            yield hide_context(batch, late[rows], noise)
+            batch = hide_context(batch, late[rows], noise)
+            if self.views and batch.pattern == "causal":
+                # A stream of its own: views change no other draw.
+                seed = (self.train.seed, epoch, VIEWS + number)
+                noise = np.random.default_rng(seed)
+                batch = batch.replace(views=two_views(batch, noise))
+            yield batch
 
     def _gather(
         self, starts: np.ndarray, ends: np.ndarray

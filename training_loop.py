@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -36,14 +35,11 @@ from training_state import (
     parameter_groups,
     save_state,
 )
-from views import two_views
 
 # what one forward and backward pass holds
 PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}
 # steps between two looks at the losses; a look waits for the device
 LOG_EVERY = 25
-# stream of noise of a batch's views; batches have their own numbers
-VIEWS = 2**41
 LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
 WARM_UP = 0.05  # share of all steps
 OnBest = Callable[[nn.Module, dict[str, Any], bool], None]
@@ -116,7 +112,11 @@ class Run:
         self.bf16 = uses_bf16(self.train.precision, self.device)
         share = model.cloze_share(self.train)
         self.batches = TrainingBatches(
-            data, settings.model.seq_length, self.train, share
+            data,
+            settings.model.seq_length,
+            self.train,
+            share,
+            views=self.weights["contrastive"] > 0,
         )
         self.steps_per_epoch, self.steps = self._count_steps()
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
@@ -165,7 +165,7 @@ class Run:
             progress.epoch, progress.step_in_epoch, self.rank, self.world
         )
         for batch in batches:
-            self.train_step(self.with_views(batch))
+            self.train_step(batch)
             # What a stop must leave behind is counted at once.
             progress.step += 1
             progress.step_in_epoch += 1
@@ -192,17 +192,6 @@ class Run:
         # An epoch that is cut short counts too: the run is at its end.
         progress.epoch += 1
         progress.step_in_epoch = 0
-
-    def with_views(self, batch: Batch) -> Batch:
-        """The batch with two views of each history, where the settings ask for them."""
-        if not self.weights["contrastive"] or batch.pattern != "causal":
-            return batch
-        # A stream of its own: views change no other draw.
-        number = VIEWS + self.progress.step_in_epoch * self.world + self.rank
-        noise = np.random.default_rng(
-            (self.train.seed, self.progress.epoch, number)
-        )
-        return batch.replace(views=two_views(batch, noise))
 
     def train_step(self, batch: Batch) -> None:
         """Forward, backward and one optimizer step.

@@ -152,15 +152,7 @@ class Block(nn.Module):
         q, k = self._maps(x, 0, 2)
         if attend.rotation is not None:
             q, k = rotate(q, attend.rotation), rotate(k, attend.rotation)
-        scores = q @ k.mT * q.shape[-1] ** -0.5  # (B, H, L, L)
-        if attend.pattern == "causal":
-            later = torch.full(
-                scores.shape[-2:], -torch.inf, device=x.device
-            ).triu(1)
-            scores = scores + later
-        elif attend.padding is not None:
-            scores = scores.masked_fill(~attend.padding, -torch.inf)
-        return scores.softmax(-1)
+        return attention_weights(q, k, attend)
 
     def _maps(self, x: Tensor, first: int, end: int) -> Tensor:
         """(B, L, D) to those of (queries, keys, values), each (B, H, L, D / H)."""
@@ -184,8 +176,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
     take a quarter of its time: two batched products run at the processor's bf16 speed, which the
     fused kernel does not reach (benchmarks/LOG.md).
     """
-    causal = attend.pattern == "causal"
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        causal = attend.pattern == "causal"
         mask = None if causal else attend.padding
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal
@@ -194,15 +186,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         # One copy each; the products would make slower ones.
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, H, L, L)
-        if causal:
-            scores += torch.full(
-                scores.shape[-2:], -torch.inf, dtype=scores.dtype
-            ).triu(1)
-        elif attend.padding is not None:
-            hidden = torch.zeros_like(attend.padding, dtype=scores.dtype)
-            scores += hidden.masked_fill_(~attend.padding, -torch.inf)
-        return scores.softmax(-1) @ v
+        return attention_weights(q, k, attend) @ v
+
+
+def attention_weights(q: Tensor, k: Tensor, attend: Attend) -> Tensor:
+    """(B, H, L, L) weights of equation 1 for q and k (B, H, L, D / H) under a pattern."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    if attend.pattern == "causal":
+        scores += torch.full_like(scores[0, 0], -torch.inf).triu(1)
+    elif attend.padding is not None:
+        hidden = torch.zeros_like(attend.padding, dtype=scores.dtype)
+        scores += hidden.masked_fill_(~attend.padding, -torch.inf)
+    return scores.softmax(-1)
 
 
 class Encoder(nn.Module):

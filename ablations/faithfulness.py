@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -41,8 +42,7 @@ from evaluation.significance import compare, holm, mark
 from explanations.attribution import METHODS, explain
 from explanations.question import Absence, Question
 from model_io import load_with_data
-from readers.synthetic import FAMILY_OF_CAUSE as CAUSES
-from readers.synthetic import true_causes
+from readers import DATASETS
 from scorer import Scorer
 from support.arguments import ArgumentParser, model_parser
 from support.errors import require, run_command
@@ -124,36 +124,43 @@ def figures_of(
     return found.swapaxes(0, 1), np.array(seconds)
 
 
+def true_causes() -> pd.DataFrame:
+    """Of each interaction of the synthetic data what caused it (datasets/README.md): `family` is
+    what an explanation should name first, or 'history' for the item `source`; '' for no cause."""
+    path = DATASETS / "synthetic" / "causes.csv.gz"
+    return pd.read_csv(path, keep_default_na=False)
+
+
 def planted_causes(
     scorer: Scorer, data: Dataset, methods: Sequence[str]
 ) -> dict[str, dict[str, str]]:
     """On the synthetic data, for the held-out interactions with FEWEST before them: method ->
     cause -> the share of those with this cause that the method names, and how many there are."""
-    known = true_causes()
+    known = true_causes().set_index(["user", "item"])
     requests, catalogue = data.split.requests["test"], data.catalogue
     hits: dict[str, dict[str, list[bool]]] = {name: {} for name in methods}
     for user, end in zip(
         requests.users.tolist(), requests.ends.tolist(), strict=True
     ):
         item = int(data.items[end])
-        cause, source = known[
-            catalogue.users.id(user), catalogue.items.id(item)
-        ]
-        if cause not in CAUSES or end - data.offsets[user] < FEWEST:
+        cause = known.loc[(catalogue.users.id(user), catalogue.items.id(item))]
+        if not cause["family"] or end - data.offsets[user] < FEWEST:
             continue
         question = question_of(scorer, data, user, end, item)
         for method in methods:
             # No two cases by the same draw.
             answer = explain(question, method, user)
-            if CAUSES[cause]:
-                true, effects = CAUSES[cause], answer.families
-                named = sorted(effects, key=lambda name: effects[name][0])[-1:]
-            else:
+            if cause["family"] == "history":
                 order = np.argsort(-answer.history[0], kind="stable")
                 rows = question.read.items[order[:FIRST]]
-                true, named = source, catalogue.items.id_array(rows).tolist()
+                named = catalogue.items.id_array(rows).tolist()
+                true = cause["source"]
+            else:
+                true, effects = cause["family"], answer.families
+                named = sorted(effects, key=lambda name: effects[name][0])[-1:]
             if named:
-                hits[method].setdefault(cause, []).append(true in named)
+                found = hits[method].setdefault(cause["cause"], [])
+                found.append(true in named)
     return {
         method: {
             cause: f"{np.mean(found):.1%} of {len(found)}"
@@ -238,12 +245,15 @@ def main(argv: list[str]) -> None:
     if data.name == "synthetic":
         planted = planted_causes(scorer, data, methods)
         content["planted causes"] = planted
+        causes = sorted(
+            {cause for found in planted.values() for cause in found}
+        )
         caption = PLANTED.format(fewest=FEWEST, first=FIRST)
         rows = [
-            [method, *(found.get(cause, "") for cause in CAUSES)]
+            [method, *(found.get(cause, "") for cause in causes)]
             for method, found in planted.items()
         ]
-        header = ["method", *CAUSES]
+        header = ["method", *causes]
         tables.append(("Planted causes", caption, header, rows))
     write_results(flags.results / data.name, tables, content)
 

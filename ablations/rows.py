@@ -26,7 +26,7 @@ import numpy as np
 from ablations.comparison import training_parser
 from ablations.once import run_once
 from ablations.publishing import SHOWN, publish
-from ablations.study import code_version, data_hash, run_key
+from ablations.study import ROOT, code_version, data_hash, run_key
 from baselines.neighbours import ease, item_knn, markov_chain
 from baselines.popularity import Popularity, RecentPopularity
 from command_line import parse_command_line
@@ -42,6 +42,7 @@ from support.checkpoint import read_json, write_json
 from support.errors import require, run_command
 from support.tables import show_tables
 from support.tracking import git_commit
+from support.yaml_file import read_yaml
 
 BOARDS: dict[str, dict[str, Any]] = {
     "loo-3416": {"min_item_count": 5},
@@ -52,60 +53,17 @@ AGAINST = "vanilla"  # the row that the others are tested against
 TRIALS = 24
 # baselines read all of a history; models as much as their length
 WHOLE_HISTORY = 10_000
-Grid = dict[str, list[Any]]
-GRIDS: dict[str, tuple[Callable[..., Ranker], Grid]] = {
-    "popularity": (Popularity, {}),
-    "recent_popularity": (
-        RecentPopularity,
-        {
-            "days": [
-                1,
-                2,
-                3,
-                5,
-                7,
-                10,
-                14,
-                21,
-                30,
-                45,
-                60,
-                90,
-                120,
-                180,
-                240,
-                365,
-            ]
-        },
-    ),
-    "markov_chain": (
-        markov_chain,
-        {
-            "reach": [1, 10, 30, 100],
-            "backoff": [3.0, 30.0],
-            "decay": [0.0, 0.7, 0.85],
-        },
-    ),
-    "item_knn": (
-        item_knn,
-        {
-            "neighbours": [15, 50, 200],
-            "shrinkage": [0.0, 10.0],
-            "decay": [1.0, 0.8, 0.6, 0.4],
-        },
-    ),
-    "ease": (
-        ease,
-        {
-            "regularisation": [200.0, 500.0, 1000.0, 3000.0],
-            "decay": [1.0, 0.9, 0.8, 0.7, 0.6, 0.4],
-        },
-    ),
+BASELINES: dict[str, Callable[..., Ranker]] = {
+    "popularity": Popularity,
+    "recent_popularity": RecentPopularity,
+    "markov_chain": markov_chain,
+    "item_knn": item_knn,
+    "ease": ease,
 }
 TRAINED = ("sasrec", "vanilla", "enhanced", "original")
-NAMES = (*GRIDS, *TRAINED)
+NAMES = (*BASELINES, *TRAINED)
 # a board: ids alone; `enhanced` knows more, `original` takes hours: by name
-ALL = (*GRIDS, "sasrec", "vanilla")
+ALL = (*BASELINES, "sasrec", "vanilla")
 SAMPLED = "pop-100 "
 # The last as in the published tables.
 RANKINGS = {
@@ -122,9 +80,15 @@ NOTE = (
 )
 
 
+def grids() -> dict[str, dict[str, list[Any]]]:
+    """Baseline -> setting -> values that are tried, at most TRIALS in all."""
+    content, _ = read_yaml(ROOT / "ablations" / "baselines.yaml")
+    return content
+
+
 def tuned(name: str, data: Dataset) -> tuple[dict[str, Any], list[Ranker]]:
     """Record and ranker of the setting of a baseline that is best on validation."""
-    build, grid = GRIDS[name]
+    build, grid = BASELINES[name], grids()[name]
     began = time.perf_counter()
     users, trials = data.split.requests["validation"].users, []
     for values in itertools.product(*grid.values()):

@@ -71,7 +71,8 @@ def item_knn(
     """Nearest neighbours by shrunken cosine, |i and j| / (sqrt(|i| |j|) + shrinkage), of who has
     both in training (Deshpande & Karypis, TOIS 2004; the shrinkage as in Dacrema et al., RecSys
     2019, section 3.2)."""
-    together = _co_occurrence(data)
+    seen = data.user_items()
+    together = (seen.T @ seen).toarray()
     counts = together.diagonal()
     norms = np.sqrt(np.outer(counts, counts))
     cosine = together / (norms + shrinkage + 1e-12)
@@ -88,7 +89,8 @@ def ease(
 ) -> ItemToItem:
     """Embarrassingly shallow autoencoder (Steck, WWW 2019, arXiv:1905.03375, eq. 8): with
     P = (X^T X + lambda I)^-1, M = -P / diag(P) column by column, and 0 on the diagonal."""
-    together = _co_occurrence(data)
+    seen = data.user_items()
+    together = (seen.T @ seen).toarray()
     precision = np.linalg.inv(
         together + regularisation * np.eye(len(together))
     )
@@ -124,16 +126,3 @@ def markov_chain(
     matrix = following.toarray() + backoff * popularity
     matrix = matrix / matrix.sum(1, keepdims=True)
     return ItemToItem(matrix, decay)
-
-
-def _co_occurrence(data: Dataset) -> np.ndarray:
-    """(R, R) how many users have both items in training; on the diagonal, how many have
-    the item."""
-    rows = data.training_rows()
-    users = data.user_of[rows]
-    items = data.items[rows]
-    shape = (len(data.catalogue.users), len(data.catalogue.items))
-    ones = np.ones(len(rows))
-    seen = sparse.csr_matrix((ones, (users, items)), shape=shape)
-    seen.data[:] = 1.0  # an item twice is an item once
-    return (seen.T @ seen).toarray()

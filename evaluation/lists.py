@@ -63,7 +63,7 @@ def list_quality(
     """
     counts = data.item_counts().astype(float)
     users = max(1, int((data.train_lengths > 0).sum()))
-    owners = np.maximum(_user_counts(data), 1)
+    owners = np.maximum(np.asarray(data.user_items().sum(0))[0], 1)
     history = data.histories(data.split.requests[until])
     own = np.array([counts[items].mean() for items in history])
     popularity = counts[lists].mean(1)
@@ -82,14 +82,6 @@ def list_quality(
                 shares, lists, history
             )
     return found
-
-
-def _user_counts(data: Dataset) -> np.ndarray:
-    """(R,) users who have each item in training, however often."""
-    rows = data.training_rows()
-    pairs = np.stack([data.user_of[rows], data.items[rows]])
-    items = np.unique(pairs, axis=1)[1]
-    return np.bincount(items, minlength=len(data.catalogue.items))
 
 
 def _diversity(flags: np.ndarray) -> np.ndarray:

@@ -9,12 +9,8 @@ from evaluation.metrics import interval, per_user
 
 HISTORY_BOUNDS = (20, 50, 100, 200)  # interactions
 POPULARITY_BOUNDS = (10, 100, 500, 1000)  # training interactions of the target
-GAP_BOUNDS = {
-    "the same second": 1,
-    "within an hour": 3600,
-    "within a day": 86_400,
-    "within 30 days": 30 * 86_400,
-}
+GAPS = ("the same second", "within an hour", "within a day", "within 30 days")
+GAP_BOUNDS = (1, 3600, 86_400, 30 * 86_400)  # seconds
 MOST_VALUES = 50  # of a column that makes slices
 Slices = dict[str, dict[str, np.ndarray]]
 
@@ -46,12 +42,9 @@ def request_slices(data: Dataset, until: str) -> Slices:
     )
     if data.has_times:
         gaps = data.times[requests.ends] - data.times[requests.ends - 1]
-        bounds = tuple(GAP_BOUNDS.values())
-        by_gap = _between(gaps, bounds).values()
-        names = [*GAP_BOUNDS, "later"]
-        slices["time since the last interaction"] = dict(
-            zip(names, by_gap, strict=True)
-        )
+        by_gap = _between(gaps, GAP_BOUNDS).values()
+        parts = dict(zip((*GAPS, "later"), by_gap, strict=True))
+        slices["time since the last interaction"] = parts
     return slices
 
 

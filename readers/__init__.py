@@ -41,11 +41,7 @@ def read(
             f"--columns is for a file without a schema; {dataset} has one"
         )
     schema, folder = read_schema(path), Path(data_dir or path.parent)
-    if schema.reader == "synthetic":
-        from readers.synthetic import generate
-
-        files = generate()
-    elif schema.reader == "movielens":
+    if schema.reader == "movielens":
         from readers.download import data_folder
         from readers.movielens import read_movielens
 

@@ -22,14 +22,8 @@ class ArgumentParser(argparse.ArgumentParser):
         parsed, rest = self.parse_known_args(args)
         if rest:
             name = rest[0].partition("=")[0]
-            known = [
-                flag
-                for action in self._actions
-                for flag in action.option_strings
-            ]
-            raise UserError(
-                f"unknown flag {name!r}; {nearest(name, known, 'see --help')}"
-            )
+            hint = nearest(name, self._option_string_actions, "see --help")
+            raise UserError(f"unknown flag {name!r}; {hint}")
         return parsed
 
     def error(self, message: str) -> NoReturn:

@@ -19,13 +19,12 @@ import torch
 
 from data_processor import load, process
 from dataset import Dataset
-from readers import synthetic
 from readers.raw import File, RawData, assemble
-from readers.synthetic import generate
 from schema import read_schema, schema_of
 from settings import DataSettings, ModelSettings, Settings
 from splits import Split
 from support.errors import run_command
+from tests.synthetic import generate
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT / "ml-1m"
@@ -55,14 +54,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "real_data" in getattr(item, "fixturenames", ()):
             reason = f"{item.name}: ml-1m/ratings.dat is absent; see ml-1m/README.md"
             item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def synthetic_made_once() -> Iterator[None]:
-    """The synthetic data take a second to make and are always the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "generate", functools.cache(generate))
-        yield
 
 
 @pytest.fixture(scope="session")

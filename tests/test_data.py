@@ -146,7 +146,7 @@ def test_hash_sees_every_part(tiny, data):
 
 
 def test_from_sequences():
-    data = from_sequences([[3, 1], [2]], vocab_size=3, split=False)
+    data = from_sequences([[3, 1], [2]], vocab_size=3)
     assert raw_sequences(data) == {1: [3, 1], 2: [2]}
     for bad in ([[0]], [[4]], [[]], []):
         with pytest.raises(UserError):

@@ -27,7 +27,8 @@ from evaluation.protocols import (
 )
 from evaluation.report import summarise
 from evaluation.side_tasks import preference_quality, value_quality
-from settings import EvalSettings
+from settings import DataSettings, EvalSettings
+from splits import split_interactions
 from support.errors import UserError
 from tests.conftest import VARIANTS, fresh_model, other_data, rng, span
 
@@ -298,6 +299,8 @@ def test_popular_candidates_are_popular():
     many = from_sequences(
         [list(dict.fromkeys(sequence)) for sequence in sequences], 600
     )
+    split = split_interactions(DataSettings(), many.offsets, many.times)
+    many = many.replace(split=split)
     counts = np.bincount(many.items[many.training_rows()], minlength=602)
     uniform, popular = (
         draw_candidates(many, "test", EvalSettings(candidates=kind))

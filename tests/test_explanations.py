@@ -266,8 +266,6 @@ def test_the_faithfulness_command(
         "quick",
         "--dataset",
         dataset,
-        "--data_dir",
-        str(ml_1m_folder),
         "--hidden_size",
         "16",
         "--seq_length",
@@ -277,6 +275,8 @@ def test_the_faithfulness_command(
         "--device",
         "cpu",
     ]
+    if dataset == "ml-1m":
+        small += ["--data_dir", str(ml_1m_folder)]
     assert (
         run_command(
             trainer.main,

@@ -58,7 +58,7 @@ def test_attribute_edges_are_the_values_of_the_items(data, shape):
 
 def test_neighbours_are_those_of_the_training_part_by_hand(data):
     rows, first = data.training_rows(), data.catalogue.items.first
-    found, count = item_neighbours(data, rows), len(data.catalogue.items.ids)
+    found, count = item_neighbours(data), len(data.catalogue.items.ids)
     pairs = {name: np.zeros((count, count)) for name in TOGETHER}
     users, items, times = (
         data.user_of[rows],

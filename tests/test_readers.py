@@ -8,13 +8,14 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from readers import download, read
 from readers.download import data_folder
-from readers.synthetic import CAUSES, generate, season_of
 from support.errors import UserError, run_command
 from tests.conftest import REAL
+from tests.synthetic import CAUSES, FOLDER, generate, season_of, shipped
 
 
 def test_release_years(ml_1m_folder):
@@ -201,6 +202,12 @@ def test_synthetic_data_are_frozen():
     ]
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     assert digest.startswith("40b0e012a99f94db")
+
+
+def test_the_synthetic_data_are_what_the_generator_makes():
+    for name, table in shipped().items():
+        found = pd.read_csv(FOLDER / f"{name}.csv.gz", keep_default_na=False)
+        pd.testing.assert_frame_equal(found, table, check_dtype=False)
 
 
 def test_a_folder_in_place_of_a_file(ml_1m_folder):

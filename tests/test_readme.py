@@ -11,9 +11,9 @@ import bert_multi
 import inference
 import trainer
 from data_processor import main as data_card
-from readers.synthetic import generate
 from support.errors import run_command
 from tests.conftest import ROOT, write_ml_1m
+from tests.synthetic import generate
 
 SMALL = [
     "--hidden_size",

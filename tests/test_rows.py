@@ -127,14 +127,8 @@ def test_a_row_is_published_without_titles(row, tmp_path, capsys):
 
 
 def test_baselines_are_tuned_on_validation(tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        rows.GRIDS,
-        "item_knn",
-        (
-            rows.item_knn,
-            {"neighbours": [5, 400], "shrinkage": [0.0], "decay": [1.0, 0.5]},
-        ),
-    )
+    grid = {"neighbours": [5, 400], "shrinkage": [0.0], "decay": [1.0, 0.5]}
+    monkeypatch.setattr(rows, "grids", lambda: {"item_knn": grid})
     assert run(tmp_path, "item_knn") == 0
     record = read(tmp_path, "item_knn")
     best = max(record["trials"], key=lambda trial: trial["validation"])
@@ -144,7 +138,8 @@ def test_baselines_are_tuned_on_validation(tmp_path, monkeypatch):
 
 
 def test_grids_have_equal_budgets():
-    for _build, grid in rows.GRIDS.values():
+    assert rows.grids().keys() == rows.BASELINES.keys()
+    for grid in rows.grids().values():
         size = 1
         for values in grid.values():
             size *= len(values)

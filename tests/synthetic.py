@@ -19,9 +19,12 @@ The truth it is built on (all draws from one seeded stream of uniform numbers):
 - Sessions: two of three gaps between interactions are under ten minutes, the others one to sixty
   days.
 
-Columns `cause` and `cause_movie_id` (0 = none) of `ratings` hold the truth. The generator is
-frozen: a test holds the hash of its output, so that numbers measured on it stay comparable.
+Columns `cause` and `cause_movie_id` (0 = none) of `ratings` hold the truth. `datasets/synthetic/`
+is what it writes: `python -m tests.synthetic`. It is frozen: a test holds the hash of its output,
+so that numbers measured on it stay comparable.
 """
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -36,12 +39,13 @@ CAUSES = {
     "genre_taste": 0.25,
     "chance": 0.10,
 }
-# What an explanation should name: the family of features, or '' for an item of the history.
+# What an explanation should name: 'history' for an item of it, else the family of features.
 FAMILY_OF_CAUSE = {
-    "earlier_film": "",
+    "earlier_film": "history",
     "age_group": "users.age",
     "season": "times",
 }
+FOLDER = Path(__file__).parent.parent / "datasets" / "synthetic"
 FIRST_TIME = 946_684_800  # 2000-01-01
 DAY = 86_400
 SEQUEL_MEMORY = 3
@@ -118,13 +122,18 @@ def generate(
     }
 
 
-def true_causes() -> dict[tuple[int, int], tuple[str, int]]:
-    """(user id, item id) -> (cause, id of the earlier item that caused it, or 0) of the frozen
-    data set.
-    """
+def shipped() -> dict[str, pd.DataFrame]:
+    """The frozen data set as `datasets/synthetic/` has it: file -> table."""
+    tables = {name: file.frame for name, file in generate().items()}
+    rows = tables["interactions"]
+    causes = rows[["user_id", "movie_id", "cause", "cause_movie_id"]]
+    causes = causes.set_axis(["user", "item", "cause", "source"], axis=1)
     return {
-        (row.user_id, row.movie_id): (row.cause, row.cause_movie_id)
-        for row in generate()["interactions"].frame.itertuples()
+        **tables,
+        "interactions": rows[RATINGS[:4]],
+        "causes": causes.assign(
+            family=causes["cause"].map(FAMILY_OF_CAUSE).fillna("")
+        ),
     }
 
 
@@ -184,3 +193,12 @@ def _pick(draw: np.random.Generator, weight: np.ndarray) -> int:
     """Index drawn in proportion to weight."""
     total = np.cumsum(weight)
     return int(np.searchsorted(total, draw.random() * total[-1], side="right"))
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    # The same bytes whenever it is written.
+    zipped = {"method": "gzip", "mtime": 0}
+    for name, table in shipped().items():
+        path = FOLDER / f"{name}.csv.gz"
+        table.to_csv(path, index=False, compression=zipped)
