@@ -99,8 +99,7 @@ class BERT4Rec(nn.Module):
         self.encoder = Encoder(self.settings, pre_norm=False)
         self.projection = nn.Linear(hidden_size, hidden_size)
         self.item_bias = nn.Parameter(torch.zeros(rows))
-        # as in the enhanced model
-        initialise(self, std=0.8 * hidden_size**-0.5)
+        initialise(self, hidden_size)
 
     @classmethod
     def from_settings(

@@ -80,12 +80,12 @@ class EnhancedBERT4Rec(nn.Module):
         has_times = "time" in catalogue.schema.interactions.roles
         timed = has_times and bool(settings.time_parts)
         self.time = TimeEncoder(settings) if timed else None
-        told = settings.query_time == "known"
-        if told and not timed:
+        knows_request = settings.query_time == "known"
+        if knows_request and not timed:
             raise UserError(
                 "--query_time known: these data have no times; drop the flag"
             )
-        self.request_time = TimeEncoder(settings) if told else None
+        self.request_time = TimeEncoder(settings) if knows_request else None
         shape = settings.seq_length, width
         if settings.positions == "learned":
             self.position = nn.Parameter(torch.zeros(shape))
@@ -97,15 +97,7 @@ class EnhancedBERT4Rec(nn.Module):
             self.start = nn.Parameter(torch.zeros(1, 1, width))
             # added where the past is not known
             self.lost = nn.Parameter(torch.zeros(1, 1, width))
-        # The user as several tokens, one a fact: the id, and each column.
-        users = len(catalogue.users) if settings.user_ids else 0
-        fields = catalogue.users.fields
-        self.user_tokens = Columns("user_features", settings, fields, users)
-        self.user_context = None
-        if self.user_tokens.state_dict():
-            # A part of its name in every checkpoint.
-            ask = CrossAttention(width, settings.num_heads)
-            self.user_context = nn.ModuleDict({"ask": ask})
+        self._build_user(catalogue)
         # Pairs of numbers in an attention head are what time rotates.
         pairs = width // settings.num_heads // 2
         rotated = has_times and settings.relative_time
@@ -114,7 +106,23 @@ class EnhancedBERT4Rec(nn.Module):
         self.dropout = Dropout(settings.dropout)
         self.encoder = Encoder(settings, pre_norm=True)
         self._build_heads(catalogue, rows)
-        self._initialise()
+        # Tables that are no nn.Embedding; sinusoids are a buffer and stay.
+        tables = (self.special, self.position, self.start)
+        tables = [one for one in tables if isinstance(one, nn.Parameter)]
+        initialise(self, width, *tables)
+
+    def _build_user(self, catalogue: Catalogue) -> None:
+        settings, users = self.settings, catalogue.users
+        # The user as several tokens, one a fact: the id, and each column.
+        rows = len(users) if settings.user_ids else 0
+        self.user_tokens = Columns(
+            "user_features", settings, users.fields, rows
+        )
+        self.user_context = None
+        if self.user_tokens.state_dict():
+            # A part of its name in every checkpoint.
+            ask = CrossAttention(settings.hidden_size, settings.num_heads)
+            self.user_context = nn.ModuleDict({"ask": ask})
 
     def _build_heads(self, catalogue: Catalogue, rows: int) -> None:
         settings, width = self.settings, self.settings.hidden_size
@@ -138,15 +146,6 @@ class EnhancedBERT4Rec(nn.Module):
         self.value_heads = ValueHeads(fields, width)
         fields = catalogue.items.fields if settings.preference_weight else {}
         self.preference_heads = PreferenceHeads(fields, catalogue.items, width)
-
-    def _initialise(self) -> None:
-        # 0.1 at 64 wide: BERT's 0.02 starts a narrow model slowly (ablations/LOG.md).
-        std = 0.8 * self.settings.hidden_size**-0.5
-        initialise(self, std)
-        # Tables that are no nn.Embedding; sinusoids are a buffer and stay.
-        for table in (self.special, self.position, self.start):
-            if isinstance(table, nn.Parameter):
-                nn.init.normal_(table, std=std)
 
     def prepare(self, data: Dataset) -> "EnhancedBERT4Rec":
         """Let the encoders look at texts and training interactions, once, before training.

@@ -274,7 +274,9 @@ class TimeEncoder(nn.Module):
         known = moments != NO_TIME
         total = 0.0
         if self.season is not None:
-            angle = 2 * torch.pi * day_of_year(moments, self.days) / 365.25
+            # div(rounding_mode="floor") would pass through fp32 in an exported model
+            day = (moments // 86_400).clamp(0, len(self.days) - 1)
+            angle = 2 * torch.pi * self.days[day] / 365.25
             waves = [
                 angle.sin(),
                 angle.cos(),
@@ -284,22 +286,8 @@ class TimeEncoder(nn.Module):
             season = self.season(torch.stack(waves, dim=-1))
             total = season * known[..., None].to(season.dtype)
         if self.gap is not None:
-            bucket = 1 + gap_bucket(moments - previous)
+            # On a logarithmic scale; below 0 as 0.
+            gap = (moments - previous).clamp_min(0).float().log1p_()
+            bucket = gap.mul_(1 / BUCKET).clamp_(max=GAP_BUCKETS - 1).int() + 1
             total = total + self.gap(bucket * (known & (previous != NO_TIME)))
         return total
-
-
-def gap_bucket(seconds: Tensor) -> Tensor:
-    """0 to GAP_BUCKETS - 1 (int32) for times between events, on a logarithmic scale; below 0 as
-    0.
-    """
-    logarithm = seconds.clamp_min(0).float().log1p_()
-    return logarithm.mul_(1 / BUCKET).clamp_(max=GAP_BUCKETS - 1).int()
-
-
-def day_of_year(times: Tensor, days: Tensor) -> Tensor:
-    """Day of the year, 0-365, UTC, of seconds since 1970 of any shape, until 2299. days: the
-    DAY_OF_YEAR of each day."""
-    # div(rounding_mode="floor") would pass through fp32 in an exported model
-    since = (times // 86_400).clamp(0, len(days) - 1)
-    return days[since]

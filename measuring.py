@@ -19,7 +19,7 @@ from evaluation.side_tasks import (
 from settings import Settings
 from support.checkpoint import write_json
 from support.memory import peak_memory_mb
-from support.tables import print_table
+from support.tables import by_row, print_table
 from support.tracking import git_commit
 from training_state import Progress
 
@@ -80,19 +80,15 @@ def report(results: dict[str, Any], progress: Progress) -> None:
         results["ranking"],
     )
     same = f"the same users, histories and split {results['split_hash']}"
-    for column, rows in results["values"].items():
-        names = list(next(iter(rows.values())))
-        cells = [
-            [name, *(f"{row[measure]:.4f}" for measure in names)]
-            for name, row in rows.items()
-        ]
-        print_table(
-            f"{column} of the test item", same, ["predictor", *names], cells
-        )
-    for column, row in results["preferences"].items():
-        cells = [[name, f"{value:.4f}"] for name, value in row.items()]
-        title = f"{column} of the next item: cross-entropy in nats, lower is better"
-        print_table(title, same, ["predictor", "nats"], cells)
+    tables = {}
+    for column, rows in results[VALUES].items():
+        tables[f"{column} of the test item"] = rows
+    for column, row in results[PREFERENCES].items():
+        title = f"{column} of the next item: cross-entropy, lower is better"
+        tables[title] = {name: {"nats": value} for name, value in row.items()}
+    for title, rows in tables.items():
+        names, cells = by_row(rows, "{:.4f}".format)
+        print_table(title, same, ["predictor", *names], cells)
     best = progress.best
     print(
         f"\nBest model: epoch {best['epoch']}, step {best['step']}, {best['tokens']:,} "

@@ -38,18 +38,6 @@ class Attend:
         0  # leading positions that are no interactions; L counts them here
     )
 
-    def of_the_newest(self, last: Tensor) -> "Attend":
-        """The same for a single query, at position `last` (B,).
-
-        Right of the newest position is only padding: under either pattern it sees every real one.
-        """
-        rotation = self.rotation
-        if rotation is not None:
-            rotation = pick(rotation, last)
-        return dataclasses.replace(
-            self, pattern="bidirectional", rotation=rotation
-        )
-
 
 class Dropout(nn.Module):
     """Inverted dropout whose rate is rounded to 1/256.
@@ -130,16 +118,19 @@ class Block(nn.Module):
         self, x: Tensor, attend: Attend, last: Tensor | None
     ) -> Tensor:
         """Self-attention under a pattern."""
-        # Keys keep the rotation of all positions when one query is asked.
-        key_rotation = attend.rotation
+        rotation = attend.rotation
         if last is None:
             q, k, v = self._maps(x, 0, 3)
         else:
-            attend = attend.of_the_newest(last)
+            # Right of the newest position is only padding: under either pattern it sees every
+            # real one.
+            attend = dataclasses.replace(attend, pattern="bidirectional")
             (q,) = self._maps(pick(x, last), 0, 1)
             k, v = self._maps(x, 1, 3)
-        if key_rotation is not None:
-            q, k = rotate(q, attend.rotation), rotate(k, key_rotation)
+        if rotation is not None:
+            # Keys keep the rotation of all positions when one query is asked.
+            k = rotate(k, rotation)
+            q = rotate(q, rotation if last is None else pick(rotation, last))
         mixed = attention(q, k, v, attend)
         return self.attention_out(rearrange(mixed, "b h l d -> b l (h d)"))
 
@@ -356,10 +347,14 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     )
 
 
-def initialise(model: nn.Module, std: float) -> None:
+def initialise(model: nn.Module, width: int, *tables: Tensor) -> None:
     """Normal weights for linear maps and tables, zero biases; norms keep their ones."""
+    # 0.1 at 64 wide: BERT's 0.02 starts a narrow model slowly (ablations/LOG.md).
+    std = 0.8 * width**-0.5
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=std)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
+    for table in tables:
+        nn.init.normal_(table, std=std)

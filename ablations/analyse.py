@@ -10,9 +10,7 @@ the report.
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +27,7 @@ from scorer import Scorer
 from settings import Settings
 from support.arguments import model_parser
 from support.errors import run_command
-from support.tables import show_tables
+from support.tables import by_row, show_tables
 
 BINS = 10  # of stated probabilities
 Table = tuple[str, list[str], list[list[str]]]
@@ -58,11 +56,13 @@ def analyse(
             ranks[name], data, until
         )
     ]
+    metrics, ranking_rows = by_row(ranking, cell)
+    measures, list_rows = by_row(lists, "{:.3f}".format)
     title = "NDCG@10 by slice, 95 % intervals over users"
     nouns = data.catalogue.schema.nouns
     tables = [
-        ("Ranking", *_by_measure(ranking, cell)),
-        (f"Lists of ten {nouns}", *_by_measure(lists, "{:.3f}".format)),
+        ("Ranking", ["model", *metrics], ranking_rows),
+        (f"Lists of ten {nouns}", ["model", *measures], list_rows),
         (title, ["slice", "users", name], slices),
     ]
     cpu = torch.device("cpu")
@@ -74,17 +74,6 @@ def analyse(
         known = codes > 0
         tables.append(_reliability(column, shares[known], codes[known]))
     return tables
-
-
-def _by_measure(
-    columns: dict[str, dict[str, Any]], shown: Callable[[Any], str]
-) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): a measure a row, a ranker a column."""
-    rows = []
-    for measure in next(iter(columns.values())):
-        values = [shown(column[measure]) for column in columns.values()]
-        rows.append([measure, *values])
-    return ["measure", *columns], rows
 
 
 def _reliability(column: str, shares: np.ndarray, codes: np.ndarray) -> Table:

@@ -14,7 +14,7 @@ from evaluation.metrics import (
     per_request,
     per_user,
 )
-from support.tables import print_table, write_parquet
+from support.tables import by_row, print_table, write_parquet
 
 Summary = dict[str, dict[str, float]]  # metric -> mean, low, high
 
@@ -33,11 +33,7 @@ def cell(summary: dict[str, float], mark: str = "") -> str:
 
 def print_ranking(title: str, protocol: str, rows: dict[str, Summary]) -> None:
     """The ranking table, the interval under each mean."""
-    names = list(next(iter(rows.values())))
-    cells = [
-        [model, *(cell(summary[name]) for name in names)]
-        for model, summary in rows.items()
-    ]
+    names, cells = by_row(rows, cell)
     print_table(title, protocol, ["model", *names], cells)
 
 

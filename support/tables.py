@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,18 @@ def table_text(header: list[str], rows: list[list[str]]) -> str:
         cells = [part.replace("\n", " ").replace("|", "\\|") for part in row]
         lines.append(f"| {' | '.join(cells)} |\n")
     return "".join(lines)
+
+
+def by_row(
+    rows: Mapping[str, Mapping[str, Any]], shown: Callable[[Any], str]
+) -> tuple[list[str], list[list[str]]]:
+    """(names of the columns, rows with their names) of figures by row and column."""
+    names = list(next(iter(rows.values())))
+    cells = [
+        [row, *(shown(figures[name]) for name in names)]
+        for row, figures in rows.items()
+    ]
+    return names, cells
 
 
 def print_table(
