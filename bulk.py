@@ -9,7 +9,6 @@ import torch
 from answers import Id
 from engine import RecommendationEngine
 from evaluation.lists import top_lists
-from splits import Requests
 from support.devices import uses_bf16
 from support.errors import UserError
 
@@ -65,9 +64,7 @@ def recommend_all(
     return pd.DataFrame(table)
 
 
-def _requests(
-    engine: RecommendationEngine, user_ids: Sequence[Id] | None, until: str
-) -> Requests:
+def _requests(engine, user_ids, until):
     """What is asked of these users, or of all. Raises `UserError` unless it is one request a
     user."""
     data, flag = engine.data, f"--history_until {until}"

@@ -99,7 +99,7 @@ def settings_of(preset: str, values: dict[str, Any]) -> Settings:
     return settings.replace(**values)
 
 
-def _with_underscores(token: str) -> str:
+def _with_underscores(token):
     """'--batch-size=3' as '--batch_size=3'."""
     name, equals, value = token.partition("=")
     if not name.startswith("--"):
@@ -107,7 +107,7 @@ def _with_underscores(token: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
-def _file_values(path: Path) -> dict[str, Any]:
+def _file_values(path):
     """The settings in a YAML file."""
     content, lines = read_yaml(path)
     check_names(content, path, lines)

@@ -23,7 +23,7 @@ from scipy import sparse
 
 from schema import Column, Schema, plain_number
 from splits import Requests, Split
-from support.errors import UserError
+from support.errors import UserError, require
 
 PAD = 0
 MASK = 1
@@ -229,7 +229,6 @@ class Table:
         return {
             name: self.fields[name].readable(values[row])
             for name, values in self.data.items()
-            if name in self.fields
         }
 
     def shares(
@@ -254,13 +253,11 @@ class Table:
 
     def rows_in(self, larger: "Table") -> np.ndarray:
         """(n,) where these ids stand in a larger table. Raises `UserError` if some are missing."""
-        return larger.known(
-            self.ids, "the data lack {!r}, which the model was trained on"
-        )
+        missing = "the data lack {!r}, which the model was trained on"
+        return larger.known(self.ids, missing)
 
     def known(self, ids: Sequence[Any], message: str) -> np.ndarray:
-        """(n,) rows of ids. Raises `UserError` for one that is not here: the message with the id
-        in its braces."""
+        """(n,) rows of ids. Raises `UserError`, the id in the message's braces, for one not here."""
         rows = self.index(ids)
         if not rows.all():
             raise UserError(message.format(list(ids)[int(rows.argmin())]))
@@ -280,11 +277,9 @@ class Table:
     def with_row(
         self, one: Id, name: str, values: Mapping[str, Any]
     ) -> "Table":
-        """This table with one more row at its end. Raises `UserError` for an id that is taken, an
-        unknown column or value."""
+        """One more row at the end. Raises `UserError` for a taken id or unknown column or value."""
         one = self.parse_id(one)
-        if self.index([one])[0] != UNKNOWN:
-            raise UserError(f"id {one!r} is taken")
+        require(not self.index([one])[0], f"id {one!r} is taken")
         given, data = self.stored(values), {}
         for column, known in self.data.items():
             new = given.get(column, self.fields[column].unknown)

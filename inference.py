@@ -17,7 +17,7 @@ from engine import Query, RecommendationEngine
 from explanations.tables import print_recommendations
 from item_search import find_items
 from profiles import parse_time
-from support.arguments import ArgumentParser, model_parser, names_of
+from support.arguments import model_parser, names_of
 from support.errors import UserError, require, run_command
 from support.tables import write_parquet
 
@@ -27,7 +27,7 @@ FILTERS = {"auto": None, "yes": True, "no": False}
 SHOWN = 5  # contributions of the history in JSON without --explain
 
 
-def _fact(text: str) -> tuple[str, str]:
+def _fact(text):
     """A column of the user and its value, as --set gives them."""
     name, equals, value = text.partition("=")
     require(equals, f"--set {text!r}: write COLUMN=VALUE, as in --set age=25")
@@ -85,14 +85,14 @@ FLAGS: dict[str, dict[str, Any]] = {
 }
 
 
-def _parser() -> ArgumentParser:
+def _parser():
     parser = model_parser(__doc__)
     for name, options in FLAGS.items():
         parser.add_argument(f"--{name}", **options)
     return parser
 
 
-def _many(engine: RecommendationEngine, flags: Any) -> None:
+def _many(engine, flags):
     require(flags.output, "--users needs --output, e.g. --output recs.parquet")
     users = None if flags.users == "all" else names_of(flags.users)
     table = recommend_all(
@@ -114,7 +114,7 @@ def _many(engine: RecommendationEngine, flags: Any) -> None:
     )
 
 
-def _one(engine: RecommendationEngine, flags: Any) -> None:
+def _one(engine, flags):
     sequence = names = profile = None
     if flags.history is not None:
         sequence = find_items(

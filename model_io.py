@@ -21,7 +21,7 @@ from data_processor import load
 from dataset import ITEM_ROWS, USER_ROWS, Catalogue, Dataset, Field, Table
 from enhanced_model import EnhancedBERT4Rec
 from schema import schema_of
-from settings import DataSettings, ModelSettings, Settings
+from settings import ModelSettings, Settings
 from support.checkpoint import (
     INFO,
     load_weights,
@@ -152,9 +152,7 @@ def stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
         ) from error
 
 
-def _stored_catalogue(
-    folder: Path, info: dict[str, Any], settings: DataSettings
-) -> Catalogue:
+def _stored_catalogue(folder, info, settings):
     """The catalogue that a model was trained on; of its users nothing but the ids is known."""
     nameless = np.empty(0, dtype=object)
     try:
@@ -210,7 +208,7 @@ def load_with_data(
     return checkpoint.model, checkpoint.settings, data
 
 
-def _rows_of(bare: Table, found: Table, folder: Path) -> Table:
+def _rows_of(bare, found, folder):
     """The items of a checkpoint with the names and columns that the data at hand have for them."""
     try:
         rows = np.append(np.arange(bare.first), bare.rows_in(found))
@@ -222,13 +220,13 @@ def _rows_of(bare: Table, found: Table, folder: Path) -> Table:
     return dataclasses.replace(bare, names=found.names[rows], data=data)
 
 
-def _damaged(folder: Path, error: Exception) -> UserError:
+def _damaged(folder, error):
     return UserError(
         f"{folder}: its description is damaged ({error!r}); copy it again or train again"
     )
 
 
-def _described(bare: Table, stored: dict[str, Any]) -> Table:
+def _described(bare, stored):
     """The item table with the names and columns that a checkpoint holds."""
     data = {
         name: np.array(stored["columns"][name], dtype=entry.unknown.dtype)

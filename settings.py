@@ -323,15 +323,13 @@ class Settings:
     eval: EvalSettings = field(default_factory=EvalSettings)
 
     def __post_init__(self) -> None:
-        both_item_heads = (
-            self.model.next_item_weight and self.model.masked_item_weight
+        both = self.model.next_item_weight and self.model.masked_item_weight
+        enhanced = self.model.model == "enhanced"
+        require(
+            not (enhanced and both) or self.train.masked_batch_share < 1,
+            "nothing trains what ranks items: give a --masked_batch_share below 1, or "
+            "--next_item_weight 0",
         )
-        if self.model.model == "enhanced" and both_item_heads:
-            require(
-                self.train.masked_batch_share < 1,
-                "nothing trains what ranks items: give a --masked_batch_share below 1, or "
-                "--next_item_weight 0",
-            )
 
     def replace(self, **values: Any) -> "Settings":
         """Copy with some fields changed, named without their section. Raises `UserError` for an
@@ -347,9 +345,8 @@ class Settings:
                 sections[name] = dataclasses.replace(section, **own)
             except ValidationError as error:
                 fault = error.errors()[0]
-                raise UserError(
-                    f"--{fault['loc'][0]} {fault['input']!r}: {fault['msg']}"
-                ) from None
+                given = f"--{fault['loc'][0]} {fault['input']!r}"
+                raise UserError(f"{given}: {fault['msg']}") from None
         return Settings(**sections)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a training begins with: a new model, one grown from a checkpoint (`--start_from`), and the
 teachers that it follows. Each is refused if it may have learned from what is held out here."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import nn
 from data_processor import load
 from dataset import Dataset
 from growth import for_catalogue
-from model_io import Checkpoint, load_model, new_model, training_hashes
+from model_io import load_model, new_model, training_hashes
 from settings import (
     BOOKKEEPING,
     Settings,
@@ -92,7 +91,7 @@ def load_teachers(data: Dataset, settings: Settings) -> list[nn.Module]:
     return [_teacher(Path(folder), data, settings) for folder in folders]
 
 
-def _teacher(folder: Path, data: Dataset, settings: Settings) -> nn.Module:
+def _teacher(folder, data, settings):
     flag = f"--teacher {folder}"
     own = Path(settings.train.checkpoint_dir) / "best"
     require(
@@ -116,9 +115,7 @@ def _teacher(folder: Path, data: Dataset, settings: Settings) -> nn.Module:
     return checkpoint.model
 
 
-def _check_selected(
-    origin: str, start: Checkpoint, settings: Settings
-) -> None:
+def _check_selected(origin, start, settings):
     """Raises `UserError` if a model may have learned from what this run holds
     out. origin: the flag and folder that brought it here."""
     # The hash does not hold each choice, so one that rounds alike is compared too.
@@ -131,9 +128,7 @@ def _check_selected(
     )
 
 
-def _check_same(
-    origin: str, start: Checkpoint, settings: Settings, names: Iterable[str]
-) -> None:
+def _check_same(origin, start, settings, names):
     """Raises `UserError` if one of these settings is in use and another one there."""
     theirs, ours = start.settings.to_dict(), settings.to_dict()
     for name in sorted(names):

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from command_line import parse_command_line
-from dataset import Dataset
 from engine import RecommendationEngine
 from measuring import measure, report
 from model_io import save_model, stored_settings
@@ -27,7 +26,6 @@ from support.errors import UserError, run_command
 from support.processes import leave_process_group
 from support.tracking import Tracker, git_commit, run_identity, run_path
 from training_loop import fit
-from training_state import Progress
 
 SHOWN_USERS = 5  # for whom W&B shows recommendations, about
 
@@ -79,7 +77,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     return results
 
 
-def _tracker(settings: Settings, data: Dataset, identity: str) -> Tracker:
+def _tracker(settings, data, identity):
     """The record that these settings ask for, on W&B if they say so."""
     train = settings.train
     values = settings.to_dict() | {"split_hash": data.split_hash}
@@ -89,12 +87,12 @@ def _tracker(settings: Settings, data: Dataset, identity: str) -> Tracker:
 
 
 def _measure(
-    tracker: Tracker,
-    model: nn.Module,
-    data: Dataset,
-    settings: Settings,
-    progress: Progress,
-) -> dict[str, Any]:
+    tracker,
+    model,
+    data,
+    settings,
+    progress,
+):
     """What comes after training: figures, tables, and what W&B shows of a model."""
     best = Path(settings.train.checkpoint_dir) / "best"
     results = measure(model, data, settings, progress, best)
@@ -117,7 +115,7 @@ def _measure(
     return results
 
 
-def _announce(settings: Settings, data: Dataset, model: nn.Module) -> None:
+def _announce(settings, data, model):
     count = sum(parameter.numel() for parameter in model.parameters())
     note = f" ({data.note})" if data.note else ""
     print(

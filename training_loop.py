@@ -111,12 +111,9 @@ class Run:
         # Our own autocast: accelerate keeps its precision for the whole life of the process.
         self.bf16 = uses_bf16(self.train.precision, self.device)
         share = model.cloze_share(self.train)
+        views = self.weights["contrastive"] > 0
         self.batches = TrainingBatches(
-            data,
-            settings.model.seq_length,
-            self.train,
-            share,
-            views=self.weights["contrastive"] > 0,
+            data, settings.model.seq_length, self.train, share, views
         )
         self.steps_per_epoch, self.steps = self._count_steps()
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)

@@ -76,7 +76,7 @@ def analyse(
     return tables
 
 
-def _reliability(column: str, shares: np.ndarray, codes: np.ndarray) -> Table:
+def _reliability(column, shares, codes):
     """Whether the probabilities (Q, K) of a value head are what they say: of all statements 'this
     value is c' in bins of equal width what was stated on average and how often it was so.
 

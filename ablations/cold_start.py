@@ -47,7 +47,6 @@ from evaluation.protocols import Ranker
 from growth import for_catalogue
 from readers import read
 from settings import Settings
-from support.arguments import ArgumentParser
 from support.errors import require, run_command
 
 ITEMS, USERS = 0.05, 0.2  # shares that are taken out
@@ -115,7 +114,7 @@ def world(settings: Settings, number: int) -> World:
     return World(whole, known, new, requests)
 
 
-def _part(ids: np.ndarray, share: float, number: int) -> np.ndarray:
+def _part(ids, share, number):
     size = max(1, int(share * len(ids)))
     return ids[number * size : (number + 1) * size]
 
@@ -233,7 +232,7 @@ def measured(
     return values
 
 
-def _parser() -> ArgumentParser:
+def _parser():
     parser = training_parser(__doc__, "cold_start", "1")
     parser.add_argument(
         "--draw",

@@ -44,7 +44,7 @@ from explanations.question import Absence, Question
 from model_io import load_with_data
 from readers import DATASETS
 from scorer import Scorer
-from support.arguments import ArgumentParser, model_parser
+from support.arguments import model_parser
 from support.errors import require, run_command
 
 CURVE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # shares of the history
@@ -202,7 +202,7 @@ def faithfulness_table(
     return cells, intervals
 
 
-def _parser() -> ArgumentParser:
+def _parser():
     parser = model_parser(__doc__)
     add = parser.add_argument
     add("--users", type=int, default=500, help="how many, drawn at random")

@@ -41,7 +41,6 @@ from readers import read
 from readers.raw import RawData
 from settings import Settings
 from splits import MOST_TARGETS, Split, ends_before, spread_requests
-from support.arguments import ArgumentParser
 from support.errors import require, run_command
 
 DATES = ("2000-10-01", "2000-11-01", "2000-12-01", "2001-01-01", "2001-02-01")
@@ -111,7 +110,7 @@ def rounds(
     return result
 
 
-def _split_at(data: Dataset, time: int) -> Dataset:
+def _split_at(data, time):
     """The same data: what is before `time` (s) trains, what is not is asked for, at most
     MOST_TARGETS of a user.
     """
@@ -172,7 +171,7 @@ def measured(
     return values, seconds
 
 
-def _parser() -> ArgumentParser:
+def _parser():
     parser = training_parser(__doc__, "incremental", "1")
     day = datetime.date.fromisoformat
     parser.add_argument(

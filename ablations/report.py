@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.study import Study, Variant
+from ablations.study import Study
 from evaluation.significance import (
-    Comparison,
     compare,
     compare_over_seeds,
     holm,
@@ -85,9 +84,7 @@ KEPT = (
 Users = Mapping[str, Mapping[int, np.ndarray]]
 
 
-def _tests(
-    variants: Mapping[str, Variant], of_users: Users
-) -> dict[str, Comparison]:
+def _tests(variants, of_users):
     """Variant -> comparison with its reference, p corrected for the number of comparisons."""
     groups = [np.stack(list(runs.values())) for runs in of_users.values()]
     several = [group for group in groups if len(group) > 1]
@@ -116,7 +113,7 @@ def _tests(
     return tests
 
 
-def _comparable(one: Variant, other: Variant) -> bool:
+def _comparable(one, other):
     """Whether both rank for the same requests in the same way."""
     return (one.settings.data, one.settings.eval) == (
         other.settings.data,
@@ -124,14 +121,14 @@ def _comparable(one: Variant, other: Variant) -> bool:
     )
 
 
-def _of_users(folder: Path) -> np.ndarray:
+def _of_users(folder):
     """(P,) the metric of each user, the mean over the user's requests."""
     path = folder / "best" / "test_users.parquet"
     frame = pd.read_parquet(path, columns=["user_id", METRIC])
     return frame.groupby("user_id")[METRIC].mean().to_numpy()
 
 
-def _figures(variant: str, seed: int, folder: Path) -> dict[str, Any]:
+def _figures(variant, seed, folder):
     """What runs.json says of a run."""
     result = read_json(folder / "best/results.json")
     rankings = result["ranking"]
@@ -179,7 +176,7 @@ def table(
     return rows
 
 
-def _with_spread(values: pd.Series) -> str:
+def _with_spread(values):
     spread = f"\n±{values.std():.4f}" if len(values) > 1 else ""
     return f"{values.mean():.4f}{spread}"
 
@@ -236,6 +233,6 @@ def write_report(
     write_json(place / "runs.json", content)
 
 
-def _named(values: Mapping[str, Any]) -> str:
+def _named(values):
     text = ", ".join(f"{name} {value}" for name, value in values.items())
     return text or "nothing"

@@ -218,7 +218,7 @@ def table(
     return note, ["row", "runs", *SHOWN, f"vs {AGAINST}", "time"], rows
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser():
     parser = training_parser(__doc__, "rows", "3")
     parser.set_defaults(results=Path("results"))
     add = parser.add_argument

@@ -33,8 +33,7 @@ from ablations.study import (
     run_key,
 )
 from data_processor import load
-from settings import DataSettings, Settings
-from support.arguments import ArgumentParser
+from settings import Settings
 from support.checkpoint import read_json
 from support.errors import UserError, require, run_command
 from support.processes import die_with
@@ -102,7 +101,7 @@ def plan(study: Study, numbers: list[int], work: Path) -> list[Run]:
 
 
 @functools.cache
-def _hash_of(settings: DataSettings) -> str:
+def _hash_of(settings):
     return data_hash(load(settings))
 
 
@@ -167,19 +166,19 @@ def run_on_ray(runs: list[Run], address: str, jobs: int) -> Iterator[Run]:
     ray.shutdown()
 
 
-def _on_ray(run: Run, root: str) -> None:
+def _on_ray(run, root):
     """In a Ray worker, which may take several runs one after the other."""
     os.chdir(root)
     _train(run)
 
 
-def _work(run: Run, parent: int) -> None:
+def _work(run, parent):
     """In a process of its own."""
     die_with(parent)
     _train(run)
 
 
-def _train(run: Run) -> None:
+def _train(run):
     """Train with output in the run's log; whatever fails is recorded."""
     run.folder.mkdir(parents=True, exist_ok=True)
     run.error.unlink(missing_ok=True)
@@ -203,7 +202,7 @@ def _train(run: Run) -> None:
             run.fail(f"{type(error).__name__}: {error}; see {place}")
 
 
-def _report_end(run: Run) -> None:
+def _report_end(run):
     result = run.failure
     if run.results.exists():
         record = read_json(run.results)
@@ -218,7 +217,7 @@ def _report_end(run: Run) -> None:
         print(f"       {warning}", flush=True)
 
 
-def _parser() -> ArgumentParser:
+def _parser():
     parser = training_parser(__doc__, "studies", "2")
     parser.set_defaults(results=Path("runs/results"))
     add = parser.add_argument

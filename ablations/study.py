@@ -124,7 +124,7 @@ def load_study(name: str, flags: Sequence[str] = ()) -> Study:
     )
 
 
-def _path(name: str) -> Path:
+def _path(name):
     if name.endswith((".yaml", ".yml")):
         return Path(name)
     path = FOLDER / f"{name}.yaml"
@@ -169,5 +169,5 @@ def data_hash(data: Dataset) -> str:
     return data.split_hash + _hash("\n".join(texts).encode())
 
 
-def _hash(*parts: bytes) -> str:
+def _hash(*parts):
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

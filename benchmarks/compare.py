@@ -101,7 +101,7 @@ def measure(
     return {name: row.dropna().to_dict() for name, row in table.iterrows()}
 
 
-def _parser() -> ArgumentParser:
+def _parser():
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add(

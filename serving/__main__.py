@@ -14,7 +14,7 @@ import tempfile
 
 from serving.app import ENVIRONMENT
 from serving.engines import Config, Engines
-from support.arguments import ArgumentParser, model_parser
+from support.arguments import model_parser
 from support.errors import UserError, run_command
 
 # oneDNN keeps a kernel for each shape of a product, a thousand by default, and requests have many
@@ -22,7 +22,7 @@ from support.errors import UserError, run_command
 KERNELS = "16"
 
 
-def _parser() -> ArgumentParser:
+def _parser():
     cores = os.cpu_count() or 1
     parser = model_parser(__doc__)
     add = parser.add_argument
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
         )
 
 
-def _names(host: str) -> tuple[str, ...]:
+def _names(host):
     """Names by which the service may be asked for: on this machine alone, its own."""
     try:
         loopback = (

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import engine as engines_of
 from answers import Profile, exact
-from dataset import Field, Table
 from serving.batching import Batcher
 from serving.engines import Config, Engines
 from serving.guards import Guard, exposition
@@ -139,7 +138,7 @@ def from_environment() -> FastAPI:
     return create_app(Config(**json.loads(os.environ[ENVIRONMENT])))
 
 
-def _add_questions(app: FastAPI, service: Service) -> None:
+def _add_questions(app, service):
     @app.post("/recommend", response_model_exclude_none=True)
     async def recommend(wish: Wish) -> Recommendations:
         """The k best items for a user, fewer if fewer are left."""
@@ -180,9 +179,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         )
 
 
-async def _while_there(
-    request: Request, work: Coroutine[Any, Any, Any]
-) -> Any:
+async def _while_there(request, work):
     """The result of slow work, which is dropped, if it has not begun, when nobody waits for it
     any more.
     """
@@ -229,9 +226,7 @@ def health_of(engines: Engines) -> dict[str, Any]:
     }
 
 
-def _described(
-    fields: dict[str, Field], table: Table | None
-) -> list[dict[str, Any]]:
+def _described(fields, table):
     """Columns as the page needs them for its widgets."""
     columns = []
     for name, entry in fields.items():
@@ -254,7 +249,7 @@ def _described(
     return columns
 
 
-def _most_common(entry: Field, table: Table | None) -> list[int]:
+def _most_common(entry, table):
     """Places of a column's MOST_VALUES most common values, in the order of the schema."""
     count = len(entry.values)
     if table is None or count <= MOST_VALUES:
@@ -267,7 +262,7 @@ def _most_common(entry: Field, table: Table | None) -> list[int]:
     )
 
 
-def _add_surroundings(app: FastAPI, service: Service) -> None:
+def _add_surroundings(app, service):
     @app.get("/items", response_model_exclude_none=True)
     async def items(
         query: Annotated[

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 
@@ -81,7 +81,7 @@ class Batcher:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self.threads[thread], work)
 
-    async def _serve(self) -> None:
+    async def _serve(self):
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self.waiting.get()]
@@ -104,7 +104,7 @@ class Batcher:
                 self.waiting.task_done()
 
 
-def _give(future: asyncio.Future, answer: Any) -> None:
+def _give(future, answer):
     if future.cancelled():
         return
     if isinstance(answer, Exception):
@@ -127,7 +127,7 @@ def answers_of(
         return [answers_of(engine, [query])[0] for query in queries]
 
 
-def _step_back() -> None:
+def _step_back():
     """Give the calling thread a lower priority than its siblings."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

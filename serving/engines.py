@@ -69,7 +69,7 @@ class Engines:
             (row, folded(items.names[row])) for row in order.tolist()
         ]
 
-    def _vanilla(self, config: Config) -> RecommendationEngine:
+    def _vanilla(self, config):
         path, ours = config.vanilla_path, self.main.schema.name
         theirs = read_json(Path(path) / INFO).get("schema", {}).get("name")
         require(
