@@ -134,7 +134,8 @@ def _attributes_of(
         item, word = words.transform(values.tolist()).nonzero()
         # in one text alone it joins nothing
         shared = np.bincount(word, minlength=WORDS) > 1
-        return item[shared[word]], word[shared[word]].astype(np.int64), WORDS
+        several = shared[word]
+        return item[several], word[several].astype(np.int64), WORDS
     nothing = np.zeros(0, dtype=np.int64)
     return nothing, nothing, 0
 
@@ -145,11 +146,14 @@ def item_neighbours(data: Dataset) -> dict[str, np.ndarray]:
     Nearest is j for which |i and j| / sqrt(|j|) is largest, |j| its training interactions.
     """
     rows = data.training_rows()
-    users, items = data.user_of[rows], data.items[rows] - ITEM_ROWS
-    times, count = data.times[rows], len(data.catalogue.items.ids)
+    users = data.user_of[rows]
+    items = data.items[rows] - ITEM_ROWS
+    times = data.times[rows]
+    count = len(data.catalogue.items.ids)
     near = users[1:] == users[:-1]
     if data.has_times:
-        near &= (times[1:] != NO_TIME) & (times[1:] - times[:-1] <= SESSION)
+        gaps = times[1:] - times[:-1]
+        near &= (times[1:] != NO_TIME) & (gaps <= SESSION)
     ones = np.ones(int(near.sum()))
     pairs = (items[:-1][near], items[1:][near])
     after = sparse.csr_matrix((ones, pairs), shape=(count, count))  # i, then j
@@ -173,9 +177,11 @@ def _nearest(matrix: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:
     found = np.full((matrix.shape[0], NEIGHBOURS), -1, dtype=np.int32)
     for row in range(matrix.shape[0]):
         entries = slice(matrix.indptr[row], matrix.indptr[row + 1])
-        columns, counts = matrix.indices[entries], matrix.data[entries]
+        counts = matrix.data[entries]
         enough = counts >= FEWEST_TOGETHER
-        columns, counts = columns[enough], counts[enough]
-        order = np.lexsort((columns, -counts / weight[columns]))[:NEIGHBOURS]
+        counts = counts[enough]
+        columns = matrix.indices[entries][enough]
+        order = np.lexsort((columns, -counts / weight[columns]))
+        order = order[:NEIGHBOURS]
         found[row, : len(order)] = columns[order]
     return found

@@ -54,7 +54,8 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         chunks, blocks = _tiles(len(states), len(table), device.type)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             # Logits in bits, not nats: exp2 takes a third of exp's time on a CPU.
-            x, weight = states.to(dtype), table.to(dtype)
+            x = states.to(dtype)
+            weight = table.to(dtype)
             x_bits = (states.float() * LOG2_E).to(dtype)
             offset = bias.float() * LOG2_E
             grad_x, grad_table, grad_bias, total = (
@@ -73,8 +74,6 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                 top, normaliser, own, powers = found
                 each = normaliser.log2() + top - own
                 total += each.where(counts, 0.0).sum()
-                if not any(ctx.needs_input_grad):
-                    continue
                 # A row that does not count has no gradient.
                 divisor = normaliser.where(counts, torch.inf)
                 for block in blocks:
@@ -135,13 +134,13 @@ def _streaming_softmax(
     normaliser = own = 0.0
     for block in blocks:
         logits = logits_of(block)
-        before, top = top, torch.maximum(top, logits.amax(1, keepdim=True))
+        before = top
+        top = torch.maximum(top, logits.amax(1, keepdim=True))
         column, inside = _column_in(block, target)
         own = logits.gather(1, column).where(inside, own)
         powers = logits.sub_(top).exp2_()
-        normaliser = normaliser * (before - top).exp2_() + powers.sum(
-            1, keepdim=True
-        )
+        normaliser = normaliser * (before - top).exp2_()
+        normaliser = normaliser + powers.sum(1, keepdim=True)
     return top, normaliser, own, powers
 
 
@@ -196,15 +195,16 @@ def sampled_softmax_loss(
     """
     counted = targets != PAD
     # Looked up as embeddings: the gradient of plain indexing adds rows in no fixed order.
-    target, column = targets.where(counted, negatives[0]), bias[:, None]
-    own = (states.float() * F.embedding(target, table).float()).sum(1)
+    target = targets.where(counted, negatives[0])
+    column = bias[:, None]
+    vectors = F.embedding(target, table)  # (N, D)
+    own = (states.float() * vectors.float()).sum(1)
     positive = own + F.embedding(target, column)[:, 0]  # (N,)
     sampled = (states @ F.embedding(negatives, table).T).float()
     sampled = sampled + F.embedding(negatives, column)[:, 0]  # (N, K)
     sampled = sampled.masked_fill(target[:, None] == negatives, -torch.inf)
-    each = (
-        torch.cat([positive[:, None], sampled], dim=1).logsumexp(1) - positive
-    )
+    logits = torch.cat([positive[:, None], sampled], dim=1)  # (N, 1 + K)
+    each = logits.logsumexp(1) - positive
     return each.where(counted, 0.0).sum() / counted.sum()
 
 
@@ -234,7 +234,8 @@ def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
     cosines = first @ second.T
     own = torch.arange(len(cosines), device=cosines.device)
     same = (groups[:, None] == groups) & (own[:, None] != own)
-    logits = (cosines / CONTRASTIVE_TEMPERATURE).masked_fill(same, -torch.inf)
+    logits = cosines / CONTRASTIVE_TEMPERATURE
+    logits = logits.masked_fill(same, -torch.inf)
     there = F.cross_entropy(logits, own)
     back = F.cross_entropy(logits.T, own)
     return (there + back) / 2

@@ -365,7 +365,6 @@ class Settings:
 SECTIONS = {
     entry.name: entry.default_factory for entry in dataclasses.fields(Settings)
 }
-# Every setting by name.
 FIELDS = {
     entry.name: entry
     for section in SECTIONS.values()

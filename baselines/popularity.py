@@ -48,8 +48,10 @@ class RecentPopularity:
     def __init__(self, data: Dataset, days: float) -> None:
         rows = data.training_rows()
         order = rows[np.argsort(data.times[rows], kind="stable")]
-        self.times, self.items = data.times[order], data.items[order]
-        self.window, self.rows = int(days * DAY), len(data.catalogue.items)
+        self.times = data.times[order]
+        self.items = data.items[order]
+        self.rows = len(data.catalogue.items)
+        self.window = int(days * DAY)
         ever = Popularity(data).counts
         # below 1; -inf for PAD and MASK
         self.fallback = ever / (ever.max() + 1)
@@ -63,4 +65,5 @@ class RecentPopularity:
             np.bincount(self.items[start:end], minlength=self.rows)
             for start, end in zip(first, last, strict=True)
         ]
-        return torch.from_numpy(np.stack(counts)).float() + self.fallback
+        counts = torch.from_numpy(np.stack(counts)).float()
+        return counts + self.fallback

@@ -63,7 +63,8 @@ def list_quality(
     """
     counts = data.item_counts().astype(float)
     users = max(1, int((data.train_lengths > 0).sum()))
-    owners = np.maximum(np.asarray(data.user_items().sum(0))[0], 1)
+    owners = np.asarray(data.user_items().sum(0))[0]  # (R,)
+    owners = np.maximum(owners, 1)
     history = data.histories(data.split.requests[until])
     own = np.array([counts[items].mean() for items in history])
     popularity = counts[lists].mean(1)
@@ -100,7 +101,8 @@ def _miscalibration(
     shares: np.ndarray, lists: np.ndarray, history: list[np.ndarray]
 ) -> np.ndarray:
     """(Q,) from shares (R, F)."""
-    wanted = np.array([shares[items].mean(0) for items in history])
+    wanted = [shares[items].mean(0) for items in history]
+    wanted = np.array(wanted)
     given = 0.99 * shares[lists].mean(1) + 0.01 * wanted
     return rel_entr(wanted, given).sum(1)
 
@@ -108,10 +110,10 @@ def _miscalibration(
 def coverage(lists: np.ndarray, data: Dataset) -> dict[str, float]:
     """Of all lists together: the share of items that anybody gets, and the Gini coefficient of
     how often items are given (0 = all alike, near 1 = the same few)."""
-    counts = np.bincount(lists.ravel(), minlength=len(data.catalogue.items))[
-        ITEM_ROWS:
-    ]
-    exposure, number = np.sort(counts), len(counts)
+    rows = len(data.catalogue.items)
+    counts = np.bincount(lists.ravel(), minlength=rows)[ITEM_ROWS:]
+    exposure = np.sort(counts)
+    number = len(counts)
     weights = 2 * np.arange(1, number + 1) - number - 1
     gini = float(weights @ exposure / (number * exposure.sum()))
     return {

@@ -23,12 +23,14 @@ def request_slices(data: Dataset, until: str) -> Slices:
     of tags overlap. A request whose value is unknown is in no slice of that family.
     """
     requests = data.split.requests[until]
+    users = data.catalogue.users
+    items = data.catalogue.items
     lengths = requests.ends - data.offsets[requests.users]
     targets = data.items[requests.ends]
     slices: Slices = {}
     for whose, table, rows in (
-        ("user's", data.catalogue.users, requests.users),
-        ("target's", data.catalogue.items, targets),
+        ("user's", users, requests.users),
+        ("target's", items, targets),
     ):
         for name, entry in table.fields.items():
             if 0 < len(entry.values) <= MOST_VALUES:
