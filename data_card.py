@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dataset import Dataset, Field
+from dataset import Dataset
 
 
 def data_card(data: Dataset) -> list[tuple[str, str]]:
@@ -54,7 +54,7 @@ def data_card(data: Dataset) -> list[tuple[str, str]]:
     return [*rows, ("note", data.note)] if data.note else rows
 
 
-def _time_rows(data: Dataset) -> list[tuple[str, str]]:
+def _time_rows(data):
     if not data.has_times:
         what = "none: the order is that of the file; what needs times is off"
         return [("times", what)]
@@ -68,7 +68,7 @@ def _time_rows(data: Dataset) -> list[tuple[str, str]]:
     ]
 
 
-def _column_line(entry: Field, values: np.ndarray) -> str:
+def _column_line(entry, values):
     """Kind, values and share missing of a column, and what the model makes of it."""
     kind = entry.column.kind
     numeric = kind in ("number", "vector")

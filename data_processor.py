@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from dataset import (
 from item_search import rows_where
 from readers import read
 from readers.raw import RawData
-from schema import TABLES, Column, Schema
+from schema import TABLES, Schema
 from settings import DataSettings, Settings
 from splits import FEWEST, Split, split_interactions
 from support.errors import UserError, run_command
@@ -91,7 +91,7 @@ def process(
     return data.replace(split_hash=_hash(data))
 
 
-def _kept(raw: RawData, settings: DataSettings) -> pd.DataFrame:
+def _kept(raw, settings):
     """Interactions that the settings keep."""
     rows = raw.interactions
     if settings.keep:
@@ -118,9 +118,7 @@ def _kept(raw: RawData, settings: DataSettings) -> pd.DataFrame:
     return rows
 
 
-def _table(
-    raw: RawData, name: str, used: pd.Series, like: Catalogue | None
-) -> Table:
+def _table(raw, name, used, like):
     """The table of those ids that are used; ids without a row of their own have unknown columns."""
     found = getattr(raw, name)
     first = ITEM_ROWS if name == "items" else USER_ROWS
@@ -142,10 +140,10 @@ def _table(
 
 
 def _fields(
-    columns: Mapping[str, Column],
-    rows: pd.DataFrame,
-    known: Mapping[str, Field] | None,
-) -> dict[str, Field]:
+    columns,
+    rows,
+    known,
+):
     """What is known of columns already, or what their values say."""
     # A column that the model does not know is not read by it either.
     return {
@@ -154,7 +152,7 @@ def _fields(
     }
 
 
-def _field_of(column: Column, values: pd.Series) -> Field:
+def _field_of(column, values):
     """What a column's values say: their vocabulary, their quantiles, their length."""
     known = values.dropna()
     if column.kind in ("category", "tags"):
@@ -178,7 +176,7 @@ def _field_of(column: Column, values: pd.Series) -> Field:
     return Field(column)
 
 
-def _in_order(values: set[str]) -> list[str]:
+def _in_order(values):
     """By size if all are numbers, else by letters."""
     try:
         return sorted(values, key=float)
@@ -186,7 +184,7 @@ def _in_order(values: set[str]) -> list[str]:
         return sorted(values)
 
 
-def _stored(entry: Field, values: pd.Series) -> np.ndarray:
+def _stored(entry, values):
     """(n, ...) a column's values as a table stores them (dataset.py)."""
     kind = entry.column.kind
     code = {
@@ -213,7 +211,7 @@ def _stored(entry: Field, values: pd.Series) -> np.ndarray:
     return values.fillna("").to_numpy(dtype=object)
 
 
-def _hash(data: Dataset) -> str:
+def _hash(data):
     """Of everything that a result depends on but texts and names."""
     digest = hashlib.sha256(data.split.description.encode())
     arrays = [data.offsets, data.items, data.times, *data.columns.values()]

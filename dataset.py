@@ -257,7 +257,7 @@ class Table:
         return larger.known(self.ids, missing)
 
     def known(self, ids: Sequence[Any], message: str) -> np.ndarray:
-        """(n,) rows of ids. Raises `UserError`, the id in the message's braces, for an unknown one."""
+        """(n,) rows of ids. Raises `UserError`, the id in the message's braces, for an unknown."""
         rows = self.index(ids)
         if not rows.all():
             raise UserError(message.format(list(ids)[int(rows.argmin())]))

@@ -5,6 +5,7 @@ N positions, D width, R rows of the item table, K values of a column, F tags.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -58,16 +59,17 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             weight = table.to(dtype)
             x_bits = (states.float() * LOG2_E).to(dtype)
             offset = bias.float() * LOG2_E
-            grad_x, grad_table, grad_bias, total = (
-                torch.zeros(shape, dtype=torch.float32, device=device)
-                for shape in (x.shape, table.shape, bias.shape, ())
-            )
+            zeros = partial(torch.zeros, dtype=torch.float32, device=device)
+            grad_x = zeros(x.shape)
+            grad_table = zeros(table.shape)
+            grad_bias = zeros(bias.shape)
+            total = zeros(())
             for chunk in chunks:
                 target = targets[chunk, None]  # (C, 1)
                 counts = target != PAD  # (C, 1)
 
-                def logits_of(block: slice, chunk: slice = chunk) -> Tensor:
-                    logits = (x_bits[chunk] @ weight[block].T).float()
+                def logits_of(block, bits=x_bits[chunk]):
+                    logits = (bits @ weight[block].T).float()
                     return logits.add_(offset[block])  # (C, R or less)
 
                 found = _streaming_softmax(logits_of, blocks, target)
@@ -111,12 +113,11 @@ def _tiles(
     or the sum of the table's gradient would be fetched anew for every few states.
     """
     held = CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"])
+    size = 2048
+    width = max(1, held // size)
     if rows <= held // 64:
         size = math.ceil(held // rows / 64) * 64
         width = rows
-    else:
-        size = 2048
-        width = max(1, held // 2048)
     chunks = [slice(start, start + size) for start in range(0, states, size)]
     blocks = [
         slice(start, min(start + width, rows))
@@ -175,7 +176,8 @@ def distillation_loss(
     total = 0.0
     for start in range(0, len(counted), CHECKPOINTED_POSITIONS):
         chunk = slice(start, start + CHECKPOINTED_POSITIONS)
-        total = total + checkpoint(chunk_loss, chunk, use_reentrant=False)
+        part = checkpoint(chunk_loss, chunk, use_reentrant=False)
+        total = total + part
     return total / counted.sum()
 
 
@@ -200,12 +202,14 @@ def sampled_softmax_loss(
     vectors = F.embedding(target, table)  # (N, D)
     own = (states.float() * vectors.float()).sum(1)
     positive = own + F.embedding(target, column)[:, 0]  # (N,)
-    sampled = (states @ F.embedding(negatives, table).T).float()
+    vectors = F.embedding(negatives, table)  # (K, D)
+    sampled = (states @ vectors.T).float()
     sampled = sampled + F.embedding(negatives, column)[:, 0]  # (N, K)
     sampled = sampled.masked_fill(target[:, None] == negatives, -torch.inf)
     logits = torch.cat([positive[:, None], sampled], dim=1)  # (N, 1 + K)
     each = logits.logsumexp(1) - positive
-    return each.where(counted, 0.0).sum() / counted.sum()
+    total = each.where(counted, 0.0).sum()
+    return total / counted.sum()
 
 
 def value_loss(logits: Tensor, codes: Tensor) -> Tensor:
@@ -233,7 +237,8 @@ def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
     second = F.normalize(second.float(), dim=-1)
     cosines = first @ second.T
     own = torch.arange(len(cosines), device=cosines.device)
-    same = (groups[:, None] == groups) & (own[:, None] != own)
+    same = groups[:, None] == groups
+    same = same & (own[:, None] != own)
     logits = cosines / CONTRASTIVE_TEMPERATURE
     logits = logits.masked_fill(same, -torch.inf)
     there = F.cross_entropy(logits, own)

@@ -96,7 +96,7 @@ def split_interactions(
     return Split(settings.protocol, train_ends, requests, description)
 
 
-def _leave_one_out(offsets: np.ndarray, users: np.ndarray) -> Parts:
+def _leave_one_out(offsets, users):
     ends = offsets[1:]
     return (
         np.maximum(offsets[:-1], ends - 2),
@@ -106,7 +106,7 @@ def _leave_one_out(offsets: np.ndarray, users: np.ndarray) -> Parts:
     )
 
 
-def _global_time(offsets: np.ndarray, times: np.ndarray) -> Parts:
+def _global_time(offsets, times):
     if not times.any():
         raise UserError(
             "--protocol global_time needs times, which these data lack; use leave_one_out"
@@ -150,7 +150,7 @@ def spread_requests(offsets: np.ndarray, period: np.ndarray) -> Requests:
     )
 
 
-def _multi5(offsets: np.ndarray, users: np.ndarray, seed: int) -> Parts:
+def _multi5(offsets, users, seed):
     users = np.random.default_rng(seed).permutation(users)
     held = round(HELD_OUT * len(users))
     train_ends = offsets[1:].copy()

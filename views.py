@@ -29,14 +29,15 @@ def reorder(batch: Batch, noise: np.random.Generator) -> Batch:
     """A random run of each history, at least one interaction long, in another order, at the old
     times."""
     lengths = batch.lengths.numpy()
-    length = np.maximum(1, (lengths * SHUFFLED).astype(int))
-    start = (noise.random(len(lengths)) * (lengths - length + 1)).astype(int)
+    length = np.maximum(1, (lengths * SHUFFLED).astype(int))[:, None]
+    room = lengths[:, None] - length + 1
+    start = noise.random((len(lengths), 1)) * room
+    start = start.astype(int)  # (B, 1)
     place = np.arange(batch.items.shape[1])
-    inside = (place >= start[:, None]) & (place < (start + length)[:, None])
-    shuffled = start[:, None] + noise.random(inside.shape) * length[:, None]
-    order = np.argsort(
-        np.where(inside, shuffled, place + 0.5), axis=1, kind="stable"
-    )
+    inside = (place >= start) & (place < start + length)
+    shuffled = start + noise.random(inside.shape) * length
+    place = np.where(inside, shuffled, place + 0.5)
+    order = np.argsort(place, axis=1, kind="stable")
     where = torch.from_numpy(order)
     columns = {
         name: values.gather(1, where) for name, values in batch.columns.items()

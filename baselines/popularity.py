@@ -32,7 +32,8 @@ class Popularity:
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) counts."""
-        return self.scores(self.states(batch).to(batch.items.device))
+        states = self.states(batch)
+        return self.scores(states.to(batch.items.device))
 
 
 class RecentPopularity:
@@ -47,7 +48,8 @@ class RecentPopularity:
 
     def __init__(self, data: Dataset, days: float) -> None:
         rows = data.training_rows()
-        order = rows[np.argsort(data.times[rows], kind="stable")]
+        order = np.argsort(data.times[rows], kind="stable")
+        order = rows[order]
         self.times = data.times[order]
         self.items = data.items[order]
         self.rows = len(data.catalogue.items)
@@ -58,12 +60,13 @@ class RecentPopularity:
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) counts in the window, plus less than 1 by popularity at any time."""
-        now = pick(batch.times, batch.lengths - 1)[:, 0].numpy()
+        newest = pick(batch.times, batch.lengths - 1)  # (B, 1)
+        now = newest[:, 0].numpy()
         first = np.searchsorted(self.times, now - self.window)
         last = np.searchsorted(self.times, now)
-        counts = [
-            np.bincount(self.items[start:end], minlength=self.rows)
-            for start, end in zip(first, last, strict=True)
-        ]
+        counts = []
+        for start, end in zip(first, last, strict=True):
+            recent = self.items[start:end]
+            counts.append(np.bincount(recent, minlength=self.rows))
         counts = torch.from_numpy(np.stack(counts)).float()
         return counts + self.fallback

@@ -90,7 +90,8 @@ def _diversity(flags: np.ndarray) -> np.ndarray:
     flags = flags.astype(float)
     shared = np.einsum("qif,qjf->qij", flags, flags)
     sizes = flags.sum(2)
-    either = sizes[:, :, None] + sizes[:, None, :] - shared
+    both = sizes[:, :, None] + sizes[:, None, :]
+    either = both - shared
     # Two items without values are as far apart as can be.
     apart = 1 - shared / np.maximum(either, 1)
     pairs = np.triu_indices(flags.shape[1], 1)

@@ -34,7 +34,8 @@ def request_slices(data: Dataset, until: str) -> Slices:
     ):
         for name, entry in table.fields.items():
             if 0 < len(entry.values) <= MOST_VALUES:
-                flags = table.shares(name, rows) > 0  # (Q, F)
+                shares = table.shares(name, rows)  # (Q, F)
+                flags = shares > 0
                 by_value = dict(zip(entry.titles, flags.T, strict=True))
                 slices[f"{whose} {entry.column.title}"] = by_value
     slices["history, interactions"] = _between(lengths, HISTORY_BOUNDS)

@@ -76,7 +76,7 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
     return folder
 
 
-def _download(dataset: str, folder: Path) -> None:
+def _download(dataset, folder):
     """Download, check, unpack beside the target, then move each file into place."""
     url, md5, needed = ARCHIVES[dataset]
     content = _fetch(url)
@@ -102,7 +102,7 @@ def _download(dataset: str, folder: Path) -> None:
                 os.replace(path, folder / path.name)
 
 
-def _fetch(url: str) -> bytes:
+def _fetch(url):
     print(f"downloading {url}", file=sys.stderr, flush=True)
     with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
         return response.read()

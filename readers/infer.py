@@ -2,17 +2,16 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from readers.raw import File, Files, is_blank, tags_of
+from readers.raw import Files, is_blank, tags_of
 from readers.sequences import is_sequences, read_sequences
 from readers.tables import read_file
 from readers.times import seconds_of
-from schema import OPTIONAL, ROLES, Column, Kind, Schema, TableSchema
+from schema import OPTIONAL, ROLES, Column, Schema, TableSchema
 from support.arguments import names_of
 from support.errors import UserError
 
@@ -112,7 +111,7 @@ def inferred(path: Path, columns: str) -> tuple[Schema, Files]:
     return schema, files
 
 
-def _files_of(path: Path) -> dict[str, File]:
+def _files_of(path):
     """The tables of a file alone, or of a folder by the names of its files."""
     if path.is_file():
         return {"interactions": read_file(path)}
@@ -133,7 +132,7 @@ def _files_of(path: Path) -> dict[str, File]:
     return files
 
 
-def _table(table: str, file: File, given: Mapping[str, str]) -> TableSchema:
+def _table(table, file, given):
     """Roles and columns of one table."""
     fields = [str(field) for field in file.frame]
     by_name = {_plain(field): field for field in reversed(fields)}
@@ -168,13 +167,11 @@ def _table(table: str, file: File, given: Mapping[str, str]) -> TableSchema:
     )
 
 
-def _plain(field: str) -> str:
+def _plain(field):
     return re.sub(r"[^a-z0-9]", "", field.lower())
 
 
-def _column(
-    table: str, name: str, field: str, file: File, kind: Kind | None
-) -> Column | None:
+def _column(table, name, field, file, kind):
     """A column by its values, None for one that says nothing: empty, constant, or ids of
     its own."""
     values = file.frame[field].iloc[:SAMPLE]
@@ -217,9 +214,7 @@ def _column(
     )
 
 
-def _kind(
-    field: str, values: pd.Series, text: pd.Series, separated: bool
-) -> Kind | None:
+def _kind(field, values, text, separated):
     """The kind by the values; None for what is different in nearly every row."""
     different = text.nunique()
     numbers = pd.to_numeric(text, errors="coerce")
@@ -242,11 +237,11 @@ def _kind(
     return "category" if different <= MOST_VALUES else None
 
 
-def _splits(text: pd.Series, separator: str) -> bool:
+def _splits(text, separator):
     return text.str.contains(separator, regex=False).mean() > 0.05
 
 
-def _are_dates(text: pd.Series) -> bool:
+def _are_dates(text):
     try:
         seconds_of(text, "", 1)
     except UserError:

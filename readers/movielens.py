@@ -96,7 +96,7 @@ def read_movielens(folder: Path) -> tuple[dict[str, File], str]:
     return files, ESTIMATED_COPY_NOTE if digest == ESTIMATED_COPY_MD5 else ""
 
 
-def _read_lines(path: Path, separator: str, fields: list[str]) -> File:
+def _read_lines(path, separator, fields):
     """Every line split into its fields; those of RATINGS are whole numbers."""
     import pyarrow as pa
     from pyarrow import csv

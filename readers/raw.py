@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from readers.times import seconds_of
-from schema import TABLES, Column, Kind, Schema, TableSchema, plain_number
+from schema import TABLES, Column, Kind, Schema, plain_number
 from support.errors import UserError
 
 WHOLE = r"0|-?[1-9]\d{0,17}"
@@ -104,9 +104,7 @@ def assemble(schema: Schema, files: Files) -> RawData:
     )
 
 
-def _match_ids(
-    tables: Mapping[str, pd.DataFrame], files: Files, counts: dict[str, int]
-) -> None:
+def _match_ids(tables, files, counts):
     """Check the ids of items and users, and count those without a row of their own."""
     interactions = tables["interactions"]
     for role, table in (("item", "items"), ("user", "users")):
@@ -123,9 +121,7 @@ def _match_ids(
         counts[f"{table} without a row in their table"] = strange.nunique()
 
 
-def _named(
-    table: str, file: File, described: TableSchema, counts: dict[str, int]
-) -> pd.DataFrame:
+def _named(table, file, described, counts):
     """One table under the names of the schema, without the rows that lack an id or a time. The
     index counts the rows of the file."""
     columns = described.columns
@@ -165,7 +161,7 @@ def _named(
     return pd.DataFrame(named)
 
 
-def _values(file: File, column: Column, values: pd.Series) -> pd.Series:
+def _values(file, column, values):
     """A column's values as `RawData` has them."""
     known = values[~is_blank(values)]
     if column.kind == "number":
@@ -185,7 +181,7 @@ def _values(file: File, column: Column, values: pd.Series) -> pd.Series:
     return found.reindex(values.index)
 
 
-def _numbers(file: File, column: Column, known: pd.Series) -> pd.Series:
+def _numbers(file, column, known):
     """Numbers as they are, dates as days since 1970."""
     found = pd.to_numeric(known.astype(object), errors="coerce").astype(float)
     if found.isna().all():
@@ -197,7 +193,7 @@ def _numbers(file: File, column: Column, known: pd.Series) -> pd.Series:
     return found
 
 
-def _vectors(file: File, column: Column, known: pd.Series) -> pd.Series:
+def _vectors(file, column, known):
     """Lists of numbers of one length."""
     vectors: list[np.ndarray] = []
     for row, value in known.items():
@@ -215,7 +211,7 @@ def _vectors(file: File, column: Column, known: pd.Series) -> pd.Series:
     return pd.Series(vectors, known.index, dtype=object)
 
 
-def _text(known: pd.Series, ordered: bool) -> pd.Series:
+def _text(known, ordered):
     """Text as it stands there; numbers, and the values of a scale, as short as may be."""
     # Each different value once: there may be many rows.
     codes, different = pd.factorize(known)
@@ -244,7 +240,7 @@ def is_blank(values: pd.Series) -> pd.Series:
     return values.isna() | values.astype(str).str.strip().isin(MISSING)
 
 
-def _ids(values: pd.Series) -> pd.Series:
+def _ids(values):
     """Whole numbers if all are, else text as it is."""
     if pd.api.types.is_signed_integer_dtype(values):
         return values.astype(np.int64, copy=False)

@@ -82,7 +82,7 @@ def named_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{where}: {reason}; correct it") from error
 
 
-def _read_csv(path: Path) -> File:
+def _read_csv(path):
     # RecBole's atomic files are tab-separated with typed names and without quotes.
     atomic = path.suffix in (".inter", ".item", ".user")
     with open_text(path) as file:
@@ -114,7 +114,7 @@ def open_text(path: Path) -> IO[str]:
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _together(files: list[File]) -> File:
+def _together(files):
     if len(files) == 1:
         return files[0]
     frame = pd.concat([file.frame for file in files], ignore_index=True)

@@ -45,15 +45,15 @@ def seconds_of(values: pd.Series, where: str, first_line: int) -> pd.Series:
     return _of_datetimes(moments)
 
 
-def _parsed(text: pd.Series, layout: str) -> pd.Series:
+def _parsed(text, layout):
     return pd.to_datetime(text, format=layout, utc=True, errors="coerce")
 
 
-def _of_datetimes(moments: pd.Series) -> pd.Series:
+def _of_datetimes(moments):
     return moments.astype("datetime64[s, UTC]").astype(np.int64)
 
 
-def _of_numbers(numbers: pd.Series, where: str) -> pd.Series:
+def _of_numbers(numbers, where):
     """Numbers such as 20170714, with or without the time of day; else epochs in seconds,
     milliseconds, microseconds or nanoseconds, by the size of the largest."""
     for (first, last), layout in COMPACT_DATES.items():
@@ -70,7 +70,7 @@ def _of_numbers(numbers: pd.Series, where: str) -> pd.Series:
     )
 
 
-def _ordered(parts: pd.DataFrame, where: str) -> pd.Series:
+def _ordered(parts, where):
     """ISO dates of day, month and year in one order, decided by the whole column."""
     # A number above 12 is a day.
     day_places = [
