@@ -330,6 +330,7 @@ class Run:
         """The largest value of all processes, which must take the same number of steps."""
         if self.world == 1:
             return value
+        # Clocks differ, and a signal may reach one process before the others.
         shared = torch.tensor([float(value)], device=self.device)
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return float(shared)
