@@ -119,10 +119,10 @@ class RecommendationEngine:
         """What the data say of a user (profiles.py), and what the model expects next. known: as
         in `history`."""
         history = self.history(user_id, item_sequence, **known)
-        own = None
+        own_id = None
         if user_id is not None:
-            own = self.catalogue.users.parse_id(user_id)
-        found = profile(self.catalogue, own, history)
+            own_id = self.catalogue.users.parse_id(user_id)
+        found = profile(self.catalogue, own_id, history)
         with torch.no_grad():
             states = self.scorer.states(self.batch([history]))
             for name in self.scorer.preference_columns:

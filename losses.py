@@ -73,8 +73,8 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                     return logits.add_(offset[block])  # (C, R or less)
 
                 found = _streaming_softmax(logits_of, blocks, target)
-                top, normaliser, own, powers = found
-                each = normaliser.log2() + top - own
+                top, normaliser, target_logit, powers = found
+                each = normaliser.log2() + top - target_logit
                 total += each.where(counts, 0.0).sum()
                 # A row that does not count has no gradient.
                 divisor = normaliser.where(counts, torch.inf)
@@ -132,17 +132,17 @@ def _streaming_softmax(
     """Largest logit, sum of the powers 2^(logit - largest) and the target's logit, each (C, 1),
     over all blocks; and the last block's powers."""
     top = torch.full_like(target, LOWEST, dtype=torch.float32)
-    normaliser = own = 0.0
+    normaliser = target_logit = 0.0
     for block in blocks:
         logits = logits_of(block)
         before = top
         top = torch.maximum(top, logits.amax(1, keepdim=True))
         column, inside = _column_in(block, target)
-        own = logits.gather(1, column).where(inside, own)
+        target_logit = logits.gather(1, column).where(inside, target_logit)
         powers = logits.sub_(top).exp2_()
         normaliser = normaliser * (before - top).exp2_()
         normaliser = normaliser + powers.sum(1, keepdim=True)
-    return top, normaliser, own, powers
+    return top, normaliser, target_logit, powers
 
 
 def _column_in(block: slice, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,22 +153,23 @@ def _column_in(block: slice, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distillation_loss(
-    own: ItemPrediction, teachers: Sequence[ItemPrediction]
+    student: ItemPrediction, teachers: Sequence[ItemPrediction]
 ) -> Tensor:
     """Cross-entropy against the mean of the teachers' distributions over the catalogue (Hinton et
     al., 2015, arXiv:1503.02531, section 2, at temperature 1).
 
-    teachers: what they predict at the same N positions; where own.targets is PAD nothing counts.
+    teachers: what they predict at the same N positions; targets of the student that are PAD do not
+    count.
     A chunk of positions at a time, computed again in the backward pass, so that N x R logits are
     never held.
     """
-    counted = own.targets != PAD
+    counted = student.targets != PAD
 
     def chunk_loss(chunk: slice) -> Tensor:
         wanted = [teacher.logits(chunk).softmax(1) for teacher in teachers]
-        logarithms = own.logits(chunk).log_softmax(1)
+        logarithms = student.logits(chunk).log_softmax(1)
         # Rows that are no candidates are at 0 times -inf.
-        logarithms = logarithms.masked_fill(own.bias == -torch.inf, 0.0)
+        logarithms = logarithms.masked_fill(student.bias == -torch.inf, 0.0)
         mean = torch.stack(wanted).mean(0)  # (N, R)
         each = -(mean * logarithms).sum(1)
         return each.where(counted[chunk], 0.0).sum()
@@ -200,8 +201,8 @@ def sampled_softmax_loss(
     target = targets.where(counted, negatives[0])
     column = bias[:, None]
     vectors = F.embedding(target, table)  # (N, D)
-    own = (states.float() * vectors.float()).sum(1)
-    positive = own + F.embedding(target, column)[:, 0]  # (N,)
+    product = (states.float() * vectors.float()).sum(1)
+    positive = product + F.embedding(target, column)[:, 0]  # (N,)
     vectors = F.embedding(negatives, table)  # (K, D)
     sampled = (states @ vectors.T).float()
     sampled = sampled + F.embedding(negatives, column)[:, 0]  # (N, K)
@@ -236,11 +237,11 @@ def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
     first = F.normalize(first.float(), dim=-1)
     second = F.normalize(second.float(), dim=-1)
     cosines = first @ second.T
-    own = torch.arange(len(cosines), device=cosines.device)
+    rows = torch.arange(len(cosines), device=cosines.device)
     same = groups[:, None] == groups
-    same = same & (own[:, None] != own)
+    same = same & (rows[:, None] != rows)
     logits = cosines / CONTRASTIVE_TEMPERATURE
     logits = logits.masked_fill(same, -torch.inf)
-    there = F.cross_entropy(logits, own)
-    back = F.cross_entropy(logits.T, own)
+    there = F.cross_entropy(logits, rows)
+    back = F.cross_entropy(logits.T, rows)
     return (there + back) / 2

@@ -69,8 +69,8 @@ def training_hashes(
     texts = items.ids.astype(str)  # of each item, not of each interaction
     for row in np.flatnonzero(ends > data.offsets[:-1]):
         part = slice(data.offsets[row], ends[row])
-        own = texts[data.items[part] - items.first]
-        text = " ".join(own) + data.times[part].tobytes().hex()
+        item_texts = texts[data.items[part] - items.first]
+        text = " ".join(item_texts) + data.times[part].tobytes().hex()
         ids.append(data.catalogue.users.id(row))
         lengths.append(int(ends[row] - data.offsets[row]))
         hashes.append(hashlib.sha256(text.encode()).hexdigest()[:8])

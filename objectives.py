@@ -57,10 +57,12 @@ def task_losses(
     return losses
 
 
-def item_loss(own: ItemPrediction, train: TrainSettings) -> Tensor:
+def item_loss(prediction: ItemPrediction, train: TrainSettings) -> Tensor:
     """The loss that the settings name; negatives follow torch's global stream."""
     if train.loss != "sampled_softmax":
-        return linear_cross_entropy(*own)
-    count, device = (train.negatives,), own.table.device
-    negatives = torch.randint(ITEM_ROWS, len(own.table), count, device=device)
-    return sampled_softmax_loss(*own, negatives)
+        return linear_cross_entropy(*prediction)
+    count, device = (train.negatives,), prediction.table.device
+    negatives = torch.randint(
+        ITEM_ROWS, len(prediction.table), count, device=device
+    )
+    return sampled_softmax_loss(*prediction, negatives)

@@ -334,15 +334,15 @@ class Settings:
     def replace(self, **values: Any) -> "Settings":
         """Copy with some fields changed, named without their section. Raises `UserError` for an
         unknown name or a value that cannot be."""
-        unknown = values.keys() - FIELDS
-        if unknown:
-            raise UserError(unknown_name("setting", min(unknown)))
+        for name in sorted(values.keys() - FIELDS):
+            raise UserError(unknown_name("setting", name))
         sections = {}
         for name in SECTIONS:
             section = getattr(self, name)
-            own = {key: values[key] for key in vars(section) if key in values}
+            names = vars(section).keys() & values
+            changes = {key: values[key] for key in names}
             try:
-                sections[name] = dataclasses.replace(section, **own)
+                sections[name] = dataclasses.replace(section, **changes)
             except ValidationError as error:
                 fault = error.errors()[0]
                 given = f"--{fault['loc'][0]} {fault['input']!r}"

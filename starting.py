@@ -93,9 +93,9 @@ def load_teachers(data: Dataset, settings: Settings) -> list[nn.Module]:
 
 def _teacher(folder, data, settings):
     flag = f"--teacher {folder}"
-    own = Path(settings.train.checkpoint_dir) / "best"
+    best = Path(settings.train.checkpoint_dir) / "best"
     require(
-        folder.resolve() != own.resolve(),
+        folder.resolve() != best.resolve(),
         f"{flag} is where this run keeps its own model; give another --checkpoint_dir",
     )
     checkpoint = load_model(folder, data_dir=settings.data.data_dir)

@@ -88,12 +88,14 @@ def _reliability(column, shares, codes):
     numbers = np.bincount(bins, minlength=BINS)
     rows, error = [], 0.0
     for place in np.flatnonzero(numbers):
-        said, seen = (
+        predicted, observed = (
             statements[bins == place].mean(),
             true[bins == place].mean(),
         )
-        error += abs(said - seen) * numbers[place] / len(statements)
-        rows.append([f"{said:.3f}", f"{seen:.3f}", f"{numbers[place]:,}"])
+        error += abs(predicted - observed) * numbers[place] / len(statements)
+        rows.append(
+            [f"{predicted:.3f}", f"{observed:.3f}", f"{numbers[place]:,}"]
+        )
     title = f"Reliability of the head for {column}: expected calibration error {error:.4f}"
     return title, ["stated probability", "observed share", "statements"], rows
 

@@ -152,20 +152,20 @@ def table(
     frame["test"] = [test[METRIC] for test in frame["test"]]
     rows = []
     for name in of_users:
-        own, against = frame.loc[name], variants[name].against
+        figures, against = frame.loc[name], variants[name].against
         differences = ["", ""]
         if name in tests:
             test = tests[name]
-            gain = own["validation"] - frame.loc[against]["validation"]
+            gain = figures["validation"] - frame.loc[against]["validation"]
             interval = f"{test.low:+.4f} to {test.high:+.4f}"
             difference = f"{test.difference:+.4f}{mark(test.p_value)}"
             differences = [f"{gain.mean():+.4f}", f"{difference}\n{interval}"]
-        means = own.mean(numeric_only=True)
+        means = figures.mean(numeric_only=True)
         row = [
             name,
-            str(len(own)),
-            _with_spread(own["validation"]),
-            _with_spread(own["test"]),
+            str(len(figures)),
+            _with_spread(figures["validation"]),
+            _with_spread(figures["test"]),
             against,
             *differences,
             f"{means['processor_seconds'] / 60:.1f}",

@@ -180,10 +180,10 @@ def verdict(
     runs = 1 / len(record["runs"]) + 1 / len(reported["runs"])
     room = 3 * spread * runs**0.5 or 0.001
     same = abs(ours["mean"] - theirs["mean"]) <= room
-    said = "as reported" if same else "NOT AS REPORTED"
+    outcome = "as reported" if same else "NOT AS REPORTED"
     return same, (
         f"{record['row']}: {SELECTION} {ours['mean']:.4f}, reported {theirs['mean']:.4f} "
-        f"on {reported['date']}, room {room:.4f}: {said}"
+        f"on {reported['date']}, room {room:.4f}: {outcome}"
     )
 
 

@@ -30,10 +30,10 @@ def mean_predictors(
     for number, (user, end) in enumerate(
         zip(requests.users, requests.ends, strict=True)
     ):
-        own = numbers[data.offsets[user] : end]
-        own = own[~np.isnan(own)]
-        if len(own):
-            user_mean[number] = own.mean()
+        values = numbers[data.offsets[user] : end]
+        values = values[~np.isnan(values)]
+        if len(values):
+            user_mean[number] = values.mean()
     rows = len(data.catalogue.items)
     sums = np.bincount(data.items[train], numbers[train] - overall, rows)
     counts = np.bincount(data.items[train], minlength=rows)

@@ -66,13 +66,13 @@ def list_quality(
     owners = np.asarray(data.user_items().sum(0))[0]  # (R,)
     owners = np.maximum(owners, 1)
     history = data.histories(data.split.requests[until])
-    own = np.array([counts[items].mean() for items in history])
+    in_history = np.array([counts[items].mean() for items in history])
     popularity = counts[lists].mean(1)
     novelty = -np.log2(owners[lists] / users).mean(1)
     found = {
         "novelty (bits)": novelty,
         "popularity": popularity,
-        "popularity lift": popularity / np.maximum(own, 1e-9) - 1,
+        "popularity lift": popularity / np.maximum(in_history, 1e-9) - 1,
     }
     for entry in data.catalogue.items.fields.values():
         if entry.column.kind == "tags" and entry.column.predict:

@@ -35,14 +35,16 @@ def ranks(scores: Tensor, targets: Tensor) -> Tensor:
     Items left out of the ranking have score -inf. Raises `UserError` if a target's own score
     is not finite.
     """
-    own = scores.gather(1, targets).sort(1, descending=True).values  # (B, T)
-    if not bool(own.isfinite().all()) or bool(scores.isnan().any()):
+    target_scores = (
+        scores.gather(1, targets).sort(1, descending=True).values
+    )  # (B, T)
+    if not bool(target_scores.isfinite().all()) or bool(scores.isnan().any()):
         raise UserError(
             "cannot rank: a score is NaN, or a target's score is not finite; the model has "
             "diverged, train again with a smaller --learning_rate"
         )
     rivals = scores.scatter(1, targets, -torch.inf)
-    better = [(rivals >= score[:, None]).sum(1) for score in own.T]
+    better = [(rivals >= score[:, None]).sum(1) for score in target_scores.T]
     places = torch.arange(1, targets.shape[1] + 1, device=scores.device)
     return torch.stack(better, dim=1) + places
 

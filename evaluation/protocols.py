@@ -144,7 +144,7 @@ def target_ranks(
         scores = ranker.score(batch.to(device)).float()
         targets = torch.from_numpy(data.items[part.target_rows])
         targets = targets.to(scores.device)
-        own = scores.gather(1, targets)  # (B, T)
+        target_scores = scores.gather(1, targets)  # (B, T)
         if hides:
             hide_seen(scores, data, part)
         repeated = scores.gather(1, targets) == -torch.inf  # (B, T)
@@ -152,7 +152,7 @@ def target_ranks(
             rows = torch.from_numpy(candidates[chosen]).to(scores.device)
             nothing = torch.full_like(scores, -torch.inf)
             scores = nothing.scatter_(1, rows, scores.gather(1, rows))
-        scores.scatter_(1, targets, own)
+        scores.scatter_(1, targets, target_scores)
         last = scores.shape[1] - ITEM_ROWS
         found = ranks(scores, targets).masked_fill(repeated, last)
         result[chosen] = found.sort(1).values.cpu().numpy()

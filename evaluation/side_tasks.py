@@ -97,13 +97,13 @@ def preference_quality(
     constant = (counts / counts.sum()) @ shares + 1e-6  # (F,)
     constant = constant / constant.sum()
     histories = data.histories(requests)
-    own = np.array([shares[items].mean(0) for items in histories])
-    own = 0.95 * own + 0.05 * constant
+    in_history = np.array([shares[items].mean(0) for items in histories])
+    in_history = 0.95 * in_history + 0.05 * constant
     known = target.sum(1) > 0
     guesses = {
         "head": predicted,
         "constant": np.broadcast_to(constant, target.shape),
-        "own history": own,
+        "own history": in_history,
     }
     found = {}
     for guess, values in guesses.items():

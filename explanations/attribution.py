@@ -168,10 +168,10 @@ def attention_flow(question: Question) -> np.ndarray:
     batch = question.request(question.read)
     x, attend = model.embed(batch, question.scorer.table)
     count = int(batch.lengths[0]) + attend.prefix  # positions without padding
-    own = torch.eye(count)
-    flow = own
+    identity = torch.eye(count)
+    flow = identity
     for weights in model.encoder.attention_maps(x, attend):
-        flow = (weights[0, :, :count, :count].mean(0) + own) / 2 @ flow
+        flow = (weights[0, :, :count, :count].mean(0) + identity) / 2 @ flow
     return flow[-1, attend.prefix :][: question.length].double().numpy()
 
 

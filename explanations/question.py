@@ -124,7 +124,7 @@ class Question:
         lengths = np.array([len(history.items) for history in histories])
         scores = np.empty((len(histories), len(self.candidates)))
         ranks = np.empty(scores.shape, dtype=int)
-        own = torch.from_numpy(self.candidates)
+        candidates = torch.from_numpy(self.candidates)
         for chosen in length_groups(
             lengths, len(self.allowed), self.seq_length, CPU
         ):
@@ -133,7 +133,8 @@ class Question:
             scores[chosen] = self.of_logits(logits).double().numpy()
             rivals = logits.masked_fill(~self.allowed, -torch.inf)
             better = [
-                (rivals > one[:, None]).sum(1) for one in logits[:, own].T
+                (rivals > one[:, None]).sum(1)
+                for one in logits[:, candidates].T
             ]
             ranks[chosen] = 1 + torch.stack(better, dim=1).numpy()
         return scores, ranks

@@ -40,10 +40,10 @@ def values_text(item: Recommendation) -> str:
 def full_lines(why: Explanation) -> list[str]:
     """What speaks for an item, what it would leave the list without, its rank for others."""
     named = {reason.name for reason in why.reasons if reason.of == "history"}
-    told = [(one.name, one) for one in why.history if one.name in named]
-    told += [(one.label, one) for one in why.features]
+    effects = [(one.name, one) for one in why.history if one.name in named]
+    effects += [(one.label, one) for one in why.features]
     lines = [
-        f"{name} ({one.effect:+.2f}; {one.places:+d})" for name, one in told
+        f"{name} ({one.effect:+.2f}; {one.places:+d})" for name, one in effects
     ]
     without = why.what_if.without
     if without:
@@ -91,9 +91,9 @@ def print_recommendations(
     legend = UNIT
     for item, why in zip(items, reasons, strict=True):
         columns, values = columns_text(item), values_text(item)
-        told = f"  [{columns}]" if columns else ""
+        described = f"  [{columns}]" if columns else ""
         expected = f"  {values} expected" if values else ""
-        print(f"{item.rank:3d}. {item.name}{told}{expected}")
+        print(f"{item.rank:3d}. {item.name}{described}{expected}")
         print(f"     {why.sentence}{f' ({item.note})' if item.note else ''}")
         if why.what_if:
             legend = f"{UNIT} {EXPLANATION}"

@@ -110,14 +110,16 @@ def _match_ids(tables, files, counts):
     for role, table in (("item", "items"), ("user", "users")):
         if table not in tables:
             continue
-        own = tables[table]
-        if interactions[role].dtype != own["id"].dtype:
+        listed = tables[table]
+        if interactions[role].dtype != listed["id"].dtype:
             # Text on both sides where one side has ids that are no whole numbers.
             interactions[role] = interactions[role].astype(str).astype(object)
-            own["id"] = own["id"].astype(str).astype(object)
-        for row in own.index[own["id"].duplicated()]:
-            files[table].fault(row, f"{own['id'][row]} is listed twice")
-        strange = interactions.loc[~interactions[role].isin(own["id"]), role]
+            listed["id"] = listed["id"].astype(str).astype(object)
+        for row in listed.index[listed["id"].duplicated()]:
+            files[table].fault(row, f"{listed['id'][row]} is listed twice")
+        strange = interactions.loc[
+            ~interactions[role].isin(listed["id"]), role
+        ]
         counts[f"{table} without a row in their table"] = strange.nunique()
 
 

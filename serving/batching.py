@@ -91,8 +91,8 @@ class Batcher:
             for engine in {engine for engine, _, _ in batch}:
                 part = [
                     (query, future)
-                    for own, query, future in batch
-                    if own is engine
+                    for wanted, query, future in batch
+                    if wanted is engine
                 ]
                 queries = [query for query, _ in part]
                 answers = await loop.run_in_executor(

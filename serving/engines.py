@@ -114,8 +114,8 @@ class Engines:
         self.check(user)
         main = self.main
         # What only the main model may be told is not told to others.
-        told = engine is main or engine.knows_request_time
-        at = user.at if told else None
+        sees_time = engine is main or engine.knows_request_time
+        at = user.at if sees_time else None
         history = main.history(user.user_id, user.history, at, user.columns)
         if engine.catalogue.items is main.catalogue.items:
             return history, main.request_time_note(history, at)

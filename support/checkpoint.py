@@ -41,11 +41,11 @@ def write_checkpoint(
     try:
         new.mkdir()
         # Tied or sliced tensors must not share memory in the file.
-        own = {
+        copies = {
             name: tensor.detach().cpu().contiguous().clone()
             for name, tensor in tensors.items()
         }
-        save_file(own, new / WEIGHTS)
+        save_file(copies, new / WEIGHTS)
         (new / WEIGHTS).chmod(0o644)  # safetensors makes a private one
         write_json(new / INFO, {"format": FORMAT, **info})
         if folder.exists():

@@ -51,10 +51,10 @@ def _plain(value: Any, place: tuple[str, ...], lines: Lines, line: int) -> Any:
         plain = {}
         for key, inner in value.items():
             # What was merged has no line of its own.
-            own = value.lc.data.get(key, [line - 1])[0] + 1
+            name_line = value.lc.data.get(key, [line - 1])[0] + 1
             name = (*place, str(key))
-            lines[name] = own
-            plain[str(key)] = _plain(inner, name, lines, own)
+            lines[name] = name_line
+            plain[str(key)] = _plain(inner, name, lines, name_line)
         return plain
     # ruamel's own kinds of numbers and text, as plain ones.
     return json.loads(json.dumps(value, default=str))
