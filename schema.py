@@ -51,7 +51,12 @@ Name = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 def _named_values(values: Any) -> Any:
     """Declared values with their names; of a list each is its own name."""
     if isinstance(values, list):
-        return dict(zip(values, values, strict=True))
+        values = dict.fromkeys(map(str, values))
+    if isinstance(values, dict):
+        return {
+            str(value): str(value if title is None else title)
+            for value, title in values.items()
+        }
     return values
 
 

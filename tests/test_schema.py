@@ -181,3 +181,23 @@ def test_a_column_may_have_any_name(name):
     assert set(model.frozen().families) == {
         f"{table}.{name}" for table in ("interactions", "items", "users")
     } | {"users.id"}
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (
+            ["a", 2, True, None],
+            {"a": "a", "2": "2", "True": "True", "None": "None"},
+        ),
+        ({"F": None, 1: "one", 2: True}, {"F": "F", "1": "one", "2": "True"}),
+    ],
+)
+def test_declared_values_are_text(values, named):
+    column = {"kind": "category", "values": values}
+    content = {
+        "name": "any",
+        "interactions": {"user": "u", "item": "i", "columns": {"c": column}},
+    }
+    schema = schema_of(content, Path("x"), {})
+    assert schema.interactions.columns["c"].values == named
