@@ -115,8 +115,8 @@ class Field:
         if isinstance(value, str):
             value = value.split(",")
         if kind == "tags":
-            codes = [self.code(tag) for tag in np.atleast_1d(value)]
-            return np.array(codes or [UNKNOWN])
+            tags = value if isinstance(value, list | tuple) else [value]
+            return np.array([self.code(tag) for tag in tags] or [UNKNOWN])
         try:
             numbers = np.array(value, dtype=np.float32)
             numbers = numbers.reshape(self.unknown.shape)
@@ -205,9 +205,8 @@ class Table:
         try:
             return int(text)
         except (TypeError, ValueError):
-            raise UserError(
-                f"{text!r} is not an id: ids are whole numbers here"
-            ) from None
+            problem = f"{text!r} is not an id: ids are whole numbers here"
+            raise UserError(problem) from None
 
     def index(self, ids: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Rows of ids; 0 for those that are not here."""
@@ -253,14 +252,15 @@ class Table:
 
     def rows_in(self, larger: "Table") -> np.ndarray:
         """(n,) where these ids stand in a larger table. Raises `UserError` if some are missing."""
-        missing = "the data lack {!r}, which the model was trained on"
-        return larger.known(self.ids, missing)
+        missing = "the data lack {id!r}, which the model was trained on"
+        return larger.known(self.ids.tolist(), missing)
 
-    def known(self, ids: Sequence[Any], message: str) -> np.ndarray:
-        """(n,) rows of ids. Raises `UserError`, the id in the message's braces, for an unknown."""
+    def known(self, ids: list, message: str, **words: Any) -> np.ndarray:
+        """(n,) rows of ids. Raises `UserError`: the message, `id` being one that is not here."""
         rows = self.index(ids)
         if not rows.all():
-            raise UserError(message.format(list(ids)[int(rows.argmin())]))
+            unknown = ids[int(rows.argmin())]
+            raise UserError(message.format(id=unknown, **words))
         return rows
 
     def stored(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:

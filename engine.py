@@ -326,11 +326,13 @@ class RecommendationEngine:
 
     def user_rows(self, user_ids: Sequence[Id]) -> np.ndarray:
         """Rows of users in the data. Raises `UserError` for one who is not there."""
-        users, name = self.data.catalogue.users, self.schema.name
-        first, last = users.ids.min(), users.ids.max()
+        users = self.data.catalogue.users
         return users.known(
-            user_ids,
-            f"user {{}} is not in {name} (ids {first} to {last}); for a new user give --history",
+            list(user_ids),
+            "user {id} is not in {name} (ids {first} to {last}); for a new user give --history",
+            name=self.schema.name,
+            first=users.ids.min(),
+            last=users.ids.max(),
         )
 
     def item_rows(self, item_ids: Sequence[Id], source: str) -> np.ndarray:
@@ -342,9 +344,12 @@ class RecommendationEngine:
             f"{source}: expected a list of ids, not the text {item_ids!r}",
         )
         return items.known(
-            item_ids,
-            f"{source}: {schema.noun} {{!r}} is not in this model's catalogue of "
-            f"{len(items.ids)} {schema.nouns}",
+            list(item_ids),
+            "{source}: {noun} {id!r} is not in this model's catalogue of {count} {nouns}",
+            source=source,
+            noun=schema.noun,
+            count=len(items.ids),
+            nouns=schema.nouns,
         )
 
 

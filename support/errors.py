@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-# A full or read-only disk, or a file where a folder should be.
+# A full or read-only disk, a missing folder, or a file where a folder should be.
 DISK_ERRORS = {
     errno.ENOSPC,
+    errno.ENOENT,
     errno.EACCES,
     errno.EROFS,
     errno.EEXIST,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bulk import recommend_all
+from dataset import Table
 from engine import Query, RecommendationEngine
 from profiles import parse_time, typical_next_time
 from support.errors import UserError
@@ -191,3 +192,9 @@ def test_a_history_is_encoded_once_for_all_that_is_asked(engine, monkeypatch):
     alone = engine.answer(queries[1:2])[0]
     assert [item.id for item in alone] == [item.id for item in answers[1]]
     assert torch.isfinite(torch.tensor([item.score for item in alone])).all()
+
+
+def test_an_id_with_braces_is_named():
+    table = Table(np.array(["{a}", "b"], dtype=object), 1, np.empty(0))
+    with pytest.raises(UserError, match=r"'\{x\}' among \{a\}"):
+        table.known(["{x}"], "{id!r} among {name}", name="{a}")

@@ -822,8 +822,11 @@ def test_recommendations_are_unseen_and_ordered(engine):
 
 def test_histories_may_be_arrays(engine):
     wanted = engine.get_recommendations(None, [3, 9, 27])
-    for history in (np.array([3, 9, 27]), pd.Series([3, 9, 27]), (3, 9, 27)):
+    texts = np.array(["3", "9", "27"])
+    for history in (np.array([3, 9, 27]), pd.Series([3, 9, 27]), texts):
         assert engine.get_recommendations(None, history) == wanted
+    with pytest.raises(UserError, match="is not an id"):
+        engine.get_recommendations(None, np.array([3.0, 9.0]))
 
 
 @pytest.mark.parametrize("which", ["model", "timed_model"])
