@@ -30,7 +30,7 @@ from dataset import (
     Table,
 )
 from item_search import rows_where
-from readers import read
+from readers import home, read
 from readers.raw import RawData
 from schema import TABLES, Schema
 from settings import DataSettings, Settings
@@ -259,14 +259,15 @@ def from_sequences(
     return data.replace(split_hash=_hash(data))
 
 
-def write_schema(schema: Schema, path: Path) -> None:
-    """Write a schema as YAML to edit, its files relative to it."""
+def write_schema(schema: Schema, path: Path, home: Path = Path()) -> None:
+    """Write a schema as YAML to edit, its files relative to it. home: what they are relative to
+    now."""
     from ruamel.yaml import YAML
 
     content = schema.to_dict()
     for table in TABLES:
         if "file" in content.get(table, {}):
-            file = os.path.relpath(content[table]["file"], path.parent)
+            file = os.path.relpath(home / content[table]["file"], path.parent)
             content[table]["file"] = Path(file).as_posix()
     with path.open("w", encoding="utf-8") as file:
         file.write(
@@ -288,7 +289,8 @@ def main(argv: list[str]) -> None:
     rows = [list(row) for row in data_card(data)]
     print_table("Data card", data.name, ["", ""], rows)
     if path:
-        write_schema(data.catalogue.schema, path)
+        folder = Path(settings.data.data_dir or home(settings.data.dataset))
+        write_schema(data.catalogue.schema, path, folder)
         print(f"schema: {path}; edit it and give it as --dataset")
 
 

@@ -112,13 +112,12 @@ class Field:
             return np.array(str(value), dtype=object)
         if kind == "category":
             return np.array(self.code(value))
-        if isinstance(value, str):
-            value = value.split(",")
+        parts = value.split(",") if isinstance(value, str) else value
         if kind == "tags":
-            tags = value if isinstance(value, list | tuple) else [value]
+            tags = parts if isinstance(parts, list | tuple) else [parts]
             return np.array([self.code(tag) for tag in tags] or [UNKNOWN])
         try:
-            numbers = np.array(value, dtype=np.float32)
+            numbers = np.array(parts, dtype=np.float32)
             numbers = numbers.reshape(self.unknown.shape)
         except (TypeError, ValueError):
             numbers = np.array(np.inf)

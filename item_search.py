@@ -9,7 +9,6 @@ import numpy as np
 
 from dataset import UNKNOWN, Field, Table
 from schema import Schema
-from support.arguments import names_of
 from support.errors import UserError, nearest
 
 # 'Matrix, The (1999)'
@@ -24,7 +23,7 @@ def find_items(items: Table, schema: Schema, text: str) -> list[Any]:
 
     Raises `UserError` for a name that no item or more than one item answers to.
     """
-    parts = names_of(text)
+    parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(_is_id(items, part) for part in parts):
         names = [part.strip() for part in text.split(";") if part.strip()]
         # Commas separate names too unless the whole is one: 'Piano, The'.

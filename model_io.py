@@ -216,7 +216,8 @@ def _rows_of(bare, found, folder):
         raise UserError(
             f"{folder}: {error}; give the right --data_dir or train again"
         ) from error
-    data = {name: values[rows] for name, values in found.data.items()}
+    # A column that the model does not know is not read by it either.
+    data = {name: found.data[name][rows] for name in bare.fields}
     return dataclasses.replace(bare, names=found.names[rows], data=data)
 
 

@@ -76,6 +76,6 @@ def parse_time(text: str) -> int:
 
 def iso(seconds: int) -> str:
     """'2001-01-31 20:00 UTC'."""
-    return f"{np.datetime64(seconds, 's').astype('M8[m]')} UTC".replace(
+    return f"{np.datetime64(int(seconds), 's').astype('M8[m]')} UTC".replace(
         "T", " ", 1
     )

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     ConfigDict,
+    Strict,
     StringConstraints,
     TypeAdapter,
 )
@@ -44,7 +45,8 @@ FLAGS = {
     ("items", "predict"): ("category", "tags"),
     ("users", "counterfactual"): ("category",),
 }
-STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+STRICT = ConfigDict(extra="forbid")
+Flag = Annotated[bool, Strict()]
 Name = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 
 
@@ -92,10 +94,10 @@ class Column:
         default_factory=dict
     )
     separator: Annotated[str, StringConstraints(min_length=1)] = "|"
-    ordered: bool = False
-    log: bool = False
-    predict: bool = False
-    counterfactual: bool = False
+    ordered: Flag = False
+    log: Flag = False
+    predict: Flag = False
+    counterfactual: Flag = False
 
     @property
     def title(self) -> str:
@@ -146,10 +148,10 @@ class Schema:
     noun: str = "item"
     plural: str = ""
     verb: str = "had"
-    repeats: bool = False
+    repeats: Flag = False
     note: str = ""
     reader: Literal["tables", "sequences", "movielens"] = "tables"
-    publish_items: bool = True
+    publish_items: Flag = True
     interactions: TableSchema = field(default_factory=TableSchema)
     items: TableSchema = field(default_factory=TableSchema)
     users: TableSchema = field(default_factory=TableSchema)
@@ -220,13 +222,13 @@ def _faults(schema: Schema) -> Iterator[tuple[tuple[str, ...], str]]:
                     f"an interaction's column is a category or a number; put {column.kind} into "
                     f"the table of items or users",
                 )
+            if column.values and column.kind not in ("category", "tags"):
+                yield place, "values are for a category or tags; drop them"
             for flag in ("predict", "counterfactual"):
                 kinds = FLAGS.get((table, flag), ())
                 if getattr(column, flag) and column.kind not in kinds:
-                    yield (
-                        place,
-                        f"{flag} is not for a {column.kind} of {table}",
-                    )
+                    problem = f"{flag} is not for a {column.kind} of {table}"
+                    yield place, f"{problem}; drop it, or change the kind"
 
 
 def plain_number(text: str) -> str:

@@ -14,6 +14,15 @@ from support.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ROOT / "datasets"
+YAML = (".yaml", ".yml")
+
+
+def home(dataset: str) -> Path:
+    """Where the files are sought that the schema of a data set names."""
+    if (DATASETS / f"{dataset}.yaml").exists():
+        return DATASETS
+    path = Path(dataset)
+    return path.parent if path.suffix in YAML else Path()
 
 
 def read(
@@ -32,7 +41,7 @@ def read(
             f"--dataset {dataset}: no such file or folder ({path.absolute()}), and none "
             f"of the data sets {', '.join(shipped)}"
         )
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in YAML:
         from readers.infer import inferred
 
         return assemble(*inferred(path, columns))
@@ -40,7 +49,7 @@ def read(
         raise UserError(
             f"--columns is for a file without a schema; {dataset} has one"
         )
-    schema, folder = read_schema(path), Path(data_dir or path.parent)
+    schema, folder = read_schema(path), Path(data_dir or home(dataset))
     if schema.reader == "movielens":
         from readers.download import data_folder
         from readers.movielens import read_movielens

@@ -47,18 +47,23 @@ class DataUnavailable(UserError):
 def data_folder(dataset: str, data_dir: str | None = None) -> Path:
     """Folder with the raw files of a data set, downloaded first if need be.
 
-    Raises `UserError` with the three ways to get the data.
+    Raises `UserError` with the three ways to get the data, or if --data_dir lacks them.
     """
-    if data_dir:
+    if dataset not in ARCHIVES:
+        require(
+            data_dir,
+            f"--dataset {dataset} is not downloaded: give --data_dir with its folder",
+        )
         return Path(data_dir)
-    require(
-        dataset in ARCHIVES,
-        f"--dataset {dataset} is not downloaded: give --data_dir with its folder",
-    )
     url, _, needed = ARCHIVES[dataset]
-    folder = ROOT / dataset
+    folder = Path(data_dir or ROOT / dataset)
     if (folder / needed).exists():
         return folder
+    require(
+        not data_dir,
+        f"--data_dir {data_dir} has no {needed}; point it at the folder with the original files "
+        f"of {dataset}",
+    )
     try:
         _download(dataset, folder)
     except (OSError, http.client.HTTPException) as error:

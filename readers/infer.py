@@ -210,7 +210,7 @@ def _column(table, name, field, file, kind):
         column,
         ordered=scale,
         predict=scale and table == "interactions",
-        counterfactual=few and table == "users",
+        counterfactual=few and not scale and table == "users",
     )
 
 

@@ -72,8 +72,10 @@ def read_movielens(folder: Path) -> tuple[dict[str, File], str]:
     note: what must stand beside numbers measured on it. Raises `UserError` naming file and line.
     """
     ratings = folder / "ratings.dat"
-    smaller = (folder / "u.data").exists()
-    if (folder / "ratings.csv").exists() and not ratings.exists():
+    one_million = ratings.exists()
+    smaller = (folder / "u.data").exists() and not one_million
+    in_csv = (folder / "ratings.csv").exists()
+    if in_csv and not one_million and not smaller:
         files = {
             "interactions": read_file(folder / "ratings.csv"),
             "items": read_file(folder / "movies.csv"),
@@ -90,7 +92,7 @@ def read_movielens(folder: Path) -> tuple[dict[str, File], str]:
     if "genres" not in films:
         flags = films[list(GENRES)] == "1"
         films["genres"] = flags.dot(pd.Index(GENRES) + "|")
-    if not ratings.exists():
+    if not one_million:
         return files, ""
     digest = hashlib.md5(ratings.read_bytes()).hexdigest()
     return files, ESTIMATED_COPY_NOTE if digest == ESTIMATED_COPY_MD5 else ""

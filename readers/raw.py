@@ -172,8 +172,10 @@ def _values(file, column, values):
         found = _vectors(file, column, known)
     elif column.kind == "tags":
         found = known.map(lambda value: tags_of(value, column.separator))
+    elif column.kind == "category":
+        found = _category(known, column.ordered)
     else:
-        found = _text(known, column.ordered)
+        found = known.astype(str).str.strip().astype(object)
     if column.values:
         each = found.explode().dropna()
         declared = ", ".join(column.values)
@@ -213,8 +215,8 @@ def _vectors(file, column, known):
     return pd.Series(vectors, known.index, dtype=object)
 
 
-def _text(known, ordered):
-    """Text as it stands there; numbers, and the values of a scale, as short as may be."""
+def _category(known, ordered):
+    """Values as text; numbers, and the values of a scale, as short as may be."""
     # Each different value once: there may be many rows.
     codes, different = pd.factorize(known)
     text = pd.Series(different).astype(str).str.strip().astype(object)

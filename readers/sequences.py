@@ -4,13 +4,14 @@ Attributes may lie beside them as `NAME_item2attributes.json`: item -> list of a
 """
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 
 from readers.raw import File
 from readers.tables import named_errors, open_text
-from support.errors import UserError
+from support.errors import UserError, require
 
 
 def is_sequences(path: Path) -> bool:
@@ -19,14 +20,20 @@ def is_sequences(path: Path) -> bool:
         return False
     try:
         with open_text(path) as file:
-            line = file.readline()
+            lines = [file.readline() for _ in range(5)]
     except (OSError, EOFError, UnicodeDecodeError):
         return False  # read_file says what is wrong
-    return len(line.split()) > 1 and "," not in line
+    lines = [line for line in lines if line.strip()]
+    several = all(
+        len(line.split()) > 1 and not re.search("[,;|]", line)
+        for line in lines
+    )
+    return bool(lines) and several
 
 
 def read_sequences(path: Path) -> dict[str, File]:
     """Interactions in the order of the lines, and items with attributes where there are any."""
+    require(path.is_file(), f"{path} is missing; name the file")
     users: list[str] = []
     items: list[str] = []
     with named_errors(path), open_text(path) as file:
@@ -43,7 +50,11 @@ def read_sequences(path: Path) -> dict[str, File]:
     beside = path.with_name(f"{path.stem}_item2attributes.json")
     if beside.exists():
         with named_errors(beside):
-            attributes = dict(json.loads(beside.read_text(encoding="utf-8")))
+            attributes = json.loads(beside.read_text(encoding="utf-8"))
+        require(
+            isinstance(attributes, dict),
+            f"{beside}: expected a mapping of items to lists of attributes",
+        )
         table = pd.DataFrame(
             attributes.items(), columns=["item_id", "attributes"]
         )

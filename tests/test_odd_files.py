@@ -226,7 +226,7 @@ def test_flags_that_do_not_fit_the_file(tmp_path):
 def test_attributes_must_be_a_mapping(tmp_path):
     path = write(tmp_path, "s.txt", "1 2 3 4\n2 3 4 5\n")
     (tmp_path / "s_item2attributes.json").write_text(json.dumps([1, 2]))
-    with pytest.raises(UserError, match=r"item2attributes\.json: "):
+    with pytest.raises(UserError, match="expected a mapping"):
         read(path)
 
 

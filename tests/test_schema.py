@@ -76,7 +76,7 @@ def test_the_schema_is_read(tmp_path):
             "kind: category, predict",
             "kind: number, predict",
             7,
-            "predict is not for a number",
+            "predict is not for a number of",
         ),
         (
             "channel: {kind: category",

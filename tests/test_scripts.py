@@ -166,7 +166,7 @@ def test_trainer_never_falls_back_on_synthetic_data(tmp_path, capsys):
     assert train(tmp_path, tmp_path / "nothing") == 2
     captured = capsys.readouterr()
     assert (
-        "ratings.dat is missing" in captured.err
+        "has no ratings.dat" in captured.err
         and captured.err.count("\n") == 1
         and not list(tmp_path.glob("best*"))
     )
@@ -780,7 +780,7 @@ def test_a_published_model_reads_its_names_from_the_data(
         "--data_dir",
         tmp_path,
     )
-    assert code == 2 and "ratings.dat is missing" in err
+    assert code == 2 and "has no ratings.dat" in err
 
 
 def test_a_model_of_ones_own_data_needs_no_data(tmp_path, capsys):
