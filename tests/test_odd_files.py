@@ -316,3 +316,52 @@ def test_the_file_that_is_named_is_read(tmp_path):
         "interactions: {file: 'log[1].csv', user: user_id, item: item_id}\n",
     )
     assert len(read(str(schema)).interactions) == 16
+
+
+def test_texts_stay_as_they_are(tmp_path):
+    """Long numbers as names, and lists as texts."""
+    rows().to_csv(tmp_path / "i.csv", index=False)
+    things = items(
+        title=9_780_000_000_001 + np.arange(17),
+        words=[["a film", str(row)] for row in range(17)],
+    )
+    things.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    (tmp_path / "shop.yaml").write_text(
+        "name: shop\ninteractions: {file: i.csv, user: user_id, item: item_id}\n"
+        "items: {file: t.jsonl, id: item_id, name: title, columns: {words: text}}\n"
+    )
+    items_read = read(str(tmp_path / "shop.yaml")).items
+    assert items_read["name"].nunique() == 17
+    assert items_read["name"].iloc[0] == "9780000000001"
+    assert items_read["words"].str.contains("a film").all()
+
+
+def test_a_header_with_blanks_is_no_sequence(tmp_path):
+    lines = [
+        f"{user};{100 + (user * 3 + step) % 17};{1_500_000_000 + step}"
+        for user in range(12)
+        for step in range(5)
+    ]
+    path = tmp_path / "head.txt"
+    path.write_text("\n".join(["user id;item id;time", *lines]) + "\n")
+    assert prepared(path).num_users == 12
+    path = tmp_path / "blank.txt"
+    path.write_text("\n1 2 3 4\n2 3 4 5\n")
+    assert len(read(str(path)).interactions) == 6
+
+
+def test_a_written_schema_of_shipped_files_can_be_given(tmp_path):
+    path = tmp_path / "again.yaml"
+    flags = ["--dataset", "synthetic", "--write_schema", str(path)]
+    assert run_command(main, flags) == 0
+    again = load(DataSettings(dataset=str(path)))
+    assert again.num_users == load(DataSettings(dataset="synthetic")).num_users
+
+
+def test_values_are_for_categories_and_tags(tmp_path):
+    (tmp_path / "shop.yaml").write_text(
+        "name: shop\ninteractions: {user: u, item: i}\n"
+        "items:\n  id: i\n  columns:\n    price: {kind: number, values: [1, 2]}\n"
+    )
+    with pytest.raises(UserError, match=r"shop\.yaml:6: .*values are for"):
+        read(str(tmp_path / "shop.yaml"))
