@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from model_io import data_of, load_model
 from profiles import iso, largest_first, profile, typical_next_time
 from schema import Schema
 from support.errors import UserError, require
+
+REMEMBERED = 10_000  # items
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class RecommendationEngine:
         self.catalogue = self.checkpoint.catalogue
         self.scorer = self.checkpoint.model.frozen()
         self.seq_length = self.settings.model.seq_length
+        # What is said of an item, and a note if training never saw it, by its row.
+        self.item = lru_cache(REMEMBERED)(self._item)
 
     @cached_property
     def data(self) -> Dataset:
@@ -301,8 +305,7 @@ class RecommendationEngine:
             allowed[query.history.items] = False
         return allowed
 
-    def item(self, row: int) -> Item:
-        """What is said of an item, and a note if training never saw it."""
+    def _item(self, row):
         items, note = self.catalogue.items, None
         if row >= len(self.checkpoint.catalogue.items):
             nouns = self.schema.nouns

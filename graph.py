@@ -21,7 +21,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from dataset import ITEM_ROWS, NO_TIME, Catalogue, Dataset, Field, Table
+from dataset import ITEM_ROWS, NO_TIME, Catalogue, Dataset, Table
 from settings import ModelSettings
 from support.errors import UserError
 from transformer import full_precision
@@ -104,9 +104,7 @@ def attribute_edges(items: Table) -> tuple[np.ndarray, int]:
     return np.concatenate(found, axis=1), nodes
 
 
-def _attributes_of(
-    entry: Field, values: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, int]:
+def _attributes_of(entry, values):
     """(items, their attributes, how many attributes there are) of one column."""
     kind = entry.column.kind
     if kind in ("category", "tags"):
@@ -170,7 +168,7 @@ def item_neighbours(data: Dataset) -> dict[str, np.ndarray]:
     }
 
 
-def _nearest(matrix: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:
+def _nearest(matrix, weight):
     """(V, K) columns with the largest entries over their weight in each row, the row's own item
     left out, the lower item first at ties."""
     matrix = matrix - sparse.diags(matrix.diagonal(), format="csr")

@@ -46,9 +46,7 @@ def for_catalogue(model: Model, larger: Catalogue) -> Model:
     return grown.to(device)
 
 
-def _take_over(
-    state: State, known: State, place: Tensor, users: np.ndarray
-) -> None:
+def _take_over(state, known, place, users):
     """Fill a grown model's tensors, in place, with what does not come from similar items. users:
     old rows of the users, 0 for new ones."""
     for name, value in known.items():
@@ -67,9 +65,7 @@ def _take_over(
             state[name].copy_(value)
 
 
-def _similar_items(
-    grown: Model, known: State, place: Tensor, new: np.ndarray
-) -> Tensor:
+def _similar_items(grown, known, place, new):
     """Weights (n, V) of known items for new ones, by the encoders of columns if there are any."""
     columns = [] if isinstance(grown, BERT4Rec) else grown.item_columns()
     if not columns:
@@ -80,12 +76,12 @@ def _similar_items(
 
 
 def _add_items(
-    state: State,
-    known: State,
-    place: Tensor,
-    new: np.ndarray,
-    weights: Tensor,
-) -> None:
+    state,
+    known,
+    place,
+    new,
+    weights,
+):
     """Fill the tables of items, in place: a new one has the weighted mean vector and the weighted
     mean odds exp(b) of known ones."""
     if "start_bias" in known:

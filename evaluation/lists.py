@@ -85,7 +85,7 @@ def list_quality(
     return found
 
 
-def _diversity(flags: np.ndarray) -> np.ndarray:
+def _diversity(flags):
     """(Q,) from flags (Q, K, F)."""
     flags = flags.astype(float)
     shared = np.einsum("qif,qjf->qij", flags, flags)
@@ -98,9 +98,7 @@ def _diversity(flags: np.ndarray) -> np.ndarray:
     return apart[:, *pairs].mean(1)
 
 
-def _miscalibration(
-    shares: np.ndarray, lists: np.ndarray, history: list[np.ndarray]
-) -> np.ndarray:
+def _miscalibration(shares, lists, history):
     """(Q,) from shares (R, F)."""
     wanted = [shares[items].mean(0) for items in history]
     wanted = np.array(wanted)

@@ -110,9 +110,7 @@ def protocol_line(
     return f"{line}; {data.note}" if data.note else line
 
 
-def _candidates_line(
-    data: Dataset, targets: int, settings: EvalSettings
-) -> str:
+def _candidates_line(data, targets, settings):
     items = f"{len(data.catalogue.items.ids):,} {data.catalogue.schema.nouns}"
     if settings.candidates == "full":
         return f"full ranking of {items}"

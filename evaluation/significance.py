@@ -77,7 +77,7 @@ def seed_spread(models: list[np.ndarray]) -> tuple[float, int]:
     return 2 * total / freedom, freedom
 
 
-def _components(values: np.ndarray) -> tuple[float, float, float]:
+def _components(values):
     """Variance components of a metric (S, P): of users, of seeds, of their interaction.
 
     The first is the variance of the users' means. The second is an estimate, which can come out

@@ -51,9 +51,7 @@ def request_slices(data: Dataset, until: str) -> Slices:
     return slices
 
 
-def _between(
-    values: np.ndarray, bounds: tuple[int, ...]
-) -> dict[str, np.ndarray]:
+def _between(values, bounds):
     parts = {}
     for low, high in itertools.pairwise((0, *bounds, np.inf)):
         name = f"{low} and more" if high == np.inf else f"{low} to {high - 1}"
