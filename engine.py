@@ -264,6 +264,7 @@ class RecommendationEngine:
         self,
         query: Query,
         item_ids: Sequence[Id],
+        *,
         in_full: bool = False,
     ) -> list[Explanation]:
         """Why these items, each compared with those that the query allows (explanations/).

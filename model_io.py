@@ -28,7 +28,7 @@ from support.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from support.errors import UserError
+from support.errors import UserError, require
 from support.tracking import git_commit
 
 Fields = TypeAdapter(dict[str, dict[str, Field]])  # table -> column -> field
@@ -128,7 +128,7 @@ def load_model(
         )
     settings = stored_settings(folder, info)
     if data_dir:
-        settings = settings.replace(data_dir=data_dir)
+        settings = settings.replace(data_dir=str(data_dir))
     catalogue = _stored_catalogue(folder, info, settings.data)
     try:
         model = build_model(catalogue, settings.model)
@@ -145,11 +145,7 @@ def stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from error
     except UserError as error:
-        commit = info.get("git_commit", "unknown")
-        raise UserError(
-            f"{folder} was written by another version of this program (commit {commit}): "
-            f"{error}; use that version, or train again"
-        ) from error
+        raise _foreign(folder, info, error) from error
 
 
 def _stored_catalogue(folder, info, settings):
@@ -164,6 +160,8 @@ def _stored_catalogue(folder, info, settings):
         users = Table(ids, USER_ROWS, nameless, fields["users"])
         if "items" in info:
             items = _described(items, info["items"])
+    except UserError as error:
+        raise _foreign(folder, info, error) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(folder, error) from error
     catalogue = Catalogue(schema, items, users, fields["interactions"])
@@ -216,9 +214,23 @@ def _rows_of(bare, found, folder):
         raise UserError(
             f"{folder}: {error}; give the right --data_dir or train again"
         ) from error
+    lacking = bare.fields.keys() - found.data.keys()
+    require(
+        not lacking,
+        f"{folder}: the data lack {', '.join(sorted(lacking))}, which the model reads; "
+        f"give the right --data_dir or train again",
+    )
     # A column that the model does not know is not read by it either.
     data = {name: found.data[name][rows] for name in bare.fields}
     return dataclasses.replace(bare, names=found.names[rows], data=data)
+
+
+def _foreign(folder, info, error):
+    commit = info.get("git_commit", "unknown")
+    return UserError(
+        f"{folder} was written by another version of this program (commit {commit}): "
+        f"{error}; use that version, or train again"
+    )
 
 
 def _damaged(folder, error):

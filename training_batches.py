@@ -20,9 +20,7 @@ from views import two_views
 CONTEXT_DROPOUT, USER_ID_DROPOUT = 0.1, 0.5
 # Stream of an epoch's noise that says which windows begin late; batches have their own.
 LATE = 2**40
-# stream of noise of a batch's views; batches have their own numbers
-VIEWS = 2**41
-# stream of noise of a batch\'s views; batches have their own numbers
+# Stream of noise of a batch's views; batches have their own numbers.
 VIEWS = 2**41
 
 

@@ -321,17 +321,16 @@ class Run:
         # Whichever limit comes first ends the run with the learning rate at 0.
         share = min(1.0, self.progress.step / self.steps)
         if self.train.max_minutes:
-            share = max(
-                share, self.progress.seconds / (60 * self.train.max_minutes)
-            )
-        return self._agreed(min(share, 1.0))
+            minutes = self.progress.seconds / 60
+            share = self._agreed(max(share, minutes / self.train.max_minutes))
+        return min(share, 1.0)
 
     def _agreed(self, value: float) -> float:
         """The largest value of all processes, which must take the same number of steps."""
         if self.world == 1:
             return value
         # Clocks differ, and a signal may reach one process before the others.
-        shared = torch.tensor([float(value)], device=self.device)
+        shared = torch.tensor([value], dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return float(shared)
 

@@ -93,6 +93,11 @@ def load_state(run: Any, folder: Path) -> dict[str, Any]:
     differently)."""
     tensors, info = read_checkpoint(folder)
     require(
+        "loss_sums" in info,
+        f"{folder} was written by an older version of this program; go on with that version, or "
+        f"start again without --resume",
+    )
+    require(
         info["split_hash"] == run.data.split_hash,
         f"{folder} was trained on split {info['split_hash']}, the data at hand are split "
         f"{run.data.split_hash}; give the same data",

@@ -29,15 +29,13 @@ SEVERAL_TARGETS = (
 
 
 def ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """(B, T) ranks of each row's targets (B, T) among its scores (B, R), best first; ties are
-    broken against targets.
+    """(B, T) ranks of each row's targets (B, T) among its scores (B, R); ties are broken against
+    targets.
 
     Items left out of the ranking have score -inf. Raises `UserError` if a target's own score
     is not finite.
     """
-    target_scores = (
-        scores.gather(1, targets).sort(1, descending=True).values
-    )  # (B, T)
+    target_scores = scores.gather(1, targets)  # (B, T)
     if not bool(target_scores.isfinite().all()) or bool(scores.isnan().any()):
         raise UserError(
             "cannot rank: a score is NaN, or a target's score is not finite; the model has "
@@ -45,8 +43,9 @@ def ranks(scores: Tensor, targets: Tensor) -> Tensor:
         )
     rivals = scores.scatter(1, targets, -torch.inf)
     better = [(rivals >= score[:, None]).sum(1) for score in target_scores.T]
-    places = torch.arange(1, targets.shape[1] + 1, device=scores.device)
-    return torch.stack(better, dim=1) + places
+    order = target_scores.argsort(dim=1, descending=True, stable=True)
+    among_targets = order.argsort(1)
+    return torch.stack(better, dim=1) + among_targets + 1
 
 
 def per_request(rank: np.ndarray) -> dict[str, np.ndarray]:

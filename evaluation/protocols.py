@@ -150,6 +150,8 @@ def target_ranks(
             rows = torch.from_numpy(candidates[chosen]).to(scores.device)
             nothing = torch.full_like(scores, -torch.inf)
             scores = nothing.scatter_(1, rows, scores.gather(1, rows))
+        # What cannot be recommended stands in no other target's way.
+        target_scores.masked_fill_(repeated, torch.finfo().min)
         scores.scatter_(1, targets, target_scores)
         last = scores.shape[1] - ITEM_ROWS
         found = ranks(scores, targets).masked_fill(repeated, last)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from support.errors import UserError
+
 # title, note, header, rows
 Table = tuple[str, str, list[str], list[list[str]]]
 
@@ -67,10 +69,15 @@ def show_tables(tables: Sequence[Table], path: Path | None = None) -> None:
 
 def write_parquet(path: Path, table: Any) -> None:
     """Write a data frame beside its place and move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=".writing-"
-    ) as folder:
-        part = Path(folder) / path.name
-        table.to_parquet(part, index=False)
-        part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=".writing-"
+        ) as folder:
+            part = Path(folder) / path.name
+            table.to_parquet(part, index=False)
+            part.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; choose another place"
+        ) from error

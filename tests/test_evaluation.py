@@ -16,7 +16,7 @@ from sklearn.metrics import (
 from baselines.mean_values import mean_predictors
 from baselines.popularity import Popularity
 from batches import history_batch, history_of
-from data_processor import from_sequences
+from data_processor import from_sequences, process
 from dataset import ITEM_ROWS
 from evaluation.metrics import CUTOFFS, interval, per_request, per_user, ranks
 from evaluation.protocols import (
@@ -30,7 +30,14 @@ from evaluation.side_tasks import preference_quality, value_quality
 from settings import DataSettings, EvalSettings
 from splits import split_interactions
 from support.errors import UserError
-from tests.conftest import VARIANTS, fresh_model, other_data, rng, span
+from tests.conftest import (
+    VARIANTS,
+    fresh_model,
+    other_data,
+    rng,
+    shop,
+    span,
+)
 
 PLAIN = EvalSettings()
 
@@ -123,7 +130,8 @@ def test_metrics_of_several_targets_agree_with_ir_measures(values, draw):
             unique=True,
         )
     )
-    rank = ranks(torch.tensor([values]), torch.tensor([targets])).numpy()
+    found = ranks(torch.tensor([values]), torch.tensor([targets]))
+    rank = np.sort(found.numpy())
     ours = per_request(rank)
     # ir-measures gets the same order spelled out: of equal scores, those that are no targets come
     # first.
@@ -149,6 +157,11 @@ def test_metrics_of_several_targets_agree_with_ir_measures(values, draw):
         ir_measures.calc_aggregate([RR], qrels, run)[RR], abs=1e-6
     )
     assert (np.diff(rank[0]) > 0).all()
+
+
+def test_ranks_are_in_the_order_of_the_targets():
+    scores = torch.tensor([[1.0, 5.0, 3.0, 4.0]])
+    assert ranks(scores, torch.tensor([[2, 1, 0]])).tolist() == [[3, 1, 4]]
 
 
 def test_a_film_that_is_a_target_twice_has_no_rank_before_the_first():
@@ -428,3 +441,27 @@ def test_repeats_stay_in_the_ranking_where_the_schema_says_so():
         for how in ("auto", "no", "yes")
     )
     assert (kept == asked).all() and (hidden != kept).any()
+
+
+def test_of_several_targets_a_repeat_alone_is_last():
+    """With the history taken out of the ranking: the other targets keep their own ranks."""
+    flags = DataSettings(dataset="shop", protocol="multi5", min_user_count=8)
+    data = process(shop(), flags)
+    ranker, requests = Popularity(data), data.split.requests["test"]
+    found = target_ranks(
+        ranker, data, "test", 12, EvalSettings(filter_seen="yes")
+    )
+    scores, last = ranker.counts, len(data.catalogue.items.ids)
+    pasts = data.histories(requests)
+    mixed = 0
+    for row, past, at in zip(found, pasts, requests.target_rows, strict=True):
+        left = set(range(ITEM_ROWS, len(scores))) - set(past)
+        targets = data.items[at]
+        new = [item for item in targets if item in left]
+        expected = [last] * (len(targets) - len(new))
+        for place, item in enumerate(sorted(new, key=lambda i: -scores[i])):
+            better = [scores[i] >= scores[item] for i in left - set(new)]
+            expected.append(place + 1 + sum(better))
+        assert row.tolist() == sorted(expected)
+        mixed += 0 < len(new) < len(targets)
+    assert mixed

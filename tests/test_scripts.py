@@ -252,6 +252,18 @@ def test_resume_without_a_stopped_run(tmp_path, capsys):
     assert "no stopped run" in capsys.readouterr().err
 
 
+def test_resume_of_an_older_versions_state(model, tmp_path, capsys):
+    """Its description lacks what an exact continuation needs."""
+    shutil.copytree(model.parent / "last", tmp_path / "last")
+    edit(
+        tmp_path / "last" / "checkpoint.json",
+        lambda content: content.pop("loss_sums"),
+    )
+    flags = ["--resume", "--checkpoint_dir", str(tmp_path)]
+    assert run_command(trainer.main, flags) == 2
+    assert "written by an older version" in capsys.readouterr().err
+
+
 # Inference
 
 
@@ -420,6 +432,28 @@ DAMAGE = {
         ),
         "written by another version of this program (commit",
     ),
+    "schema of another version": (
+        lambda folder: edit(
+            folder / "checkpoint.json",
+            lambda content: content["schema"].update(reader="synthetic"),
+        ),
+        "written by another version of this program (commit",
+    ),
+    "a column that the data lack": (
+        lambda folder: edit(
+            folder / "checkpoint.json",
+            lambda content: content["fields"]["items"].update(
+                colour=content["fields"]["items"]["year"]
+            ),
+        ),
+        "the data lack colour",
+    ),
+    "no schema": (
+        lambda folder: edit(
+            folder / "checkpoint.json", lambda content: content.pop("schema")
+        ),
+        "description is damaged",
+    ),
 }
 
 
@@ -471,6 +505,14 @@ def test_a_full_disk_keeps_what_was_there(
         and output.read_bytes() == b"precious"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["recs.parquet"]
+
+
+def test_an_output_that_cannot_be_written(model, tmp_path, capsys):
+    for output in (tmp_path, tmp_path / f"{'x' * 300}.parquet"):
+        code, _, err = infer(
+            capsys, "--model_path", model, "--users", "all", "--output", output
+        )
+        assert code == 2 and f"error: {output} cannot be written" in err
 
 
 def test_what_a_killed_process_left_of_a_checkpoint_goes(tmp_path):
@@ -771,6 +813,7 @@ def test_a_published_model_reads_its_names_from_the_data(
         capsys, "--model_path", model, "--history", "3,9", "--data_dir", files
     )
     assert code == 0 and "Synthetic Film" in out
+    RecommendationEngine(model, files)  # a path may be a Path
     code, _, err = infer(
         capsys,
         "--model_path",
