@@ -245,7 +245,7 @@ def history_batch(
     )
 
 
-def _rows(rows: Sequence[np.ndarray]) -> Tensor:
+def _rows(rows):
     """(B, ...) of a row each; lists of codes are filled up to the longest."""
     if np.ndim(rows[0]) == 1 and np.asarray(rows[0]).dtype == np.int64:
         width = max(len(row) for row in rows)
@@ -291,11 +291,11 @@ def unknown_like(values: Tensor) -> Tensor:
 
 
 def _stack(
-    rows: Sequence[np.ndarray],
-    lengths: np.ndarray,
-    most: int,
-    unknown: np.ndarray | int = 0,
-) -> Tensor:
+    rows,
+    lengths,
+    most,
+    unknown=0,
+):
     """Right-padded (B, L) tensor, L a multiple of WIDTH_STEP or `most`."""
     dtype = np.asarray(unknown).dtype
     width = padded_width(lengths.max(initial=1), most)

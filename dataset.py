@@ -65,16 +65,16 @@ class Field:
 
     @cached_property
     def _codes(self) -> dict[str, int]:
-        codes = {}
-        for names in (self.titles, self.values):
-            for code, name in enumerate(names, start=1):
-                codes[name.casefold()] = code
-        return codes
+        exact = [*enumerate(self.values, 1), *enumerate(self.titles, 1)]
+        folded = [(code, name.casefold()) for code, name in exact]
+        # The first counts: FR is FR, where fr is another value.
+        return {name: code for code, name in reversed(exact + folded)}
 
     def find(self, text: str) -> int | None:
         """Code of a value or of its title, whatever its case; None where there is none."""
-        text = text.strip().casefold()
-        return self._codes.get(text) or self._codes.get(plain_number(text))
+        text = text.strip()
+        forms = (text, text.casefold(), plain_number(text))
+        return next(filter(None, map(self._codes.get, forms)), None)
 
     @cached_property
     def numbers(self) -> np.ndarray | None:
@@ -122,9 +122,8 @@ class Field:
         except (TypeError, ValueError):
             numbers = np.array(np.inf)
         if np.isinf(numbers).any():
-            raise UserError(
-                f"{self.name}: {value!r} is not {self.size or 1} finite numbers"
-            )
+            wanted = f"{self.size} finite numbers" if self.size else "a number"
+            raise UserError(f"{self.name}: {value!r} is not {wanted}")
         return numbers
 
     def code(self, value: Any) -> int:
@@ -156,13 +155,13 @@ class Field:
             return self.titles[int(stored) - 1] if stored else None
         if kind == "tags":
             titles = self.titles
-            return [titles[code - 1] for code in stored.tolist() if code]
+            return tuple(titles[code - 1] for code in stored.tolist() if code)
         if kind == "text":
             return str(stored) or None
         if np.isnan(stored).any():
             return None
         if kind == "vector":
-            return [round(float(part), 6) for part in stored]
+            return tuple(round(float(part), 6) for part in stored)
         number = float(stored)
         return int(number) if number == int(number) else round(number, 4)
 

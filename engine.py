@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ class RecommendationEngine:
         self.catalogue = self.checkpoint.catalogue
         self.scorer = self.checkpoint.model.frozen()
         self.seq_length = self.settings.model.seq_length
-        # What is said of an item, and a note if training never saw it, by its row.
-        self.item = lru_cache(REMEMBERED)(self._item)
+        # row -> what answers say of an item
+        self._told: dict[int, dict[str, Any]] = {}
 
     @cached_property
     def data(self) -> Dataset:
@@ -159,7 +159,7 @@ class RecommendationEngine:
         catalogue = dataclasses.replace(self.catalogue, items=larger)
         # Always grown from what was trained, so that added items do not stand in for one another.
         self.scorer = for_catalogue(self.checkpoint.model, catalogue).frozen()
-        self.catalogue = catalogue
+        self.catalogue, self._told = catalogue, {}
         return larger.id(len(larger) - 1)
 
     # Questions about a history
@@ -199,7 +199,10 @@ class RecommendationEngine:
                 whole=not len(rows),
             )
         if user_columns is not None:
-            columns = self.catalogue.users.stored(user_columns)
+            try:
+                columns = self.catalogue.users.stored(user_columns)
+            except UserError as error:
+                raise UserError(f"--set: {error}") from None
             columns = {**history.user_columns, **columns}
             history = dataclasses.replace(history, user_columns=columns)
         if not len(history.items) and not self.scorer.starts:
@@ -250,7 +253,7 @@ class RecommendationEngine:
             values[name] = _expected(entry, shares.numpy())
         return [
             Recommendation(
-                **vars(self.item(row)),
+                **self._facts(row),
                 rank=place + 1,
                 score=round(float(best.values[place]), 4),
                 values={
@@ -306,13 +309,27 @@ class RecommendationEngine:
             allowed[query.history.items] = False
         return allowed
 
-    def _item(self, row):
+    def item(self, row: int) -> Item:
+        """What is said of an item by its row, with a note if training never saw it."""
+        return Item(**self._facts(row))
+
+    def _facts(self, row):
+        found = self._told.get(row)
+        if found is not None:
+            return found
         items, note = self.catalogue.items, None
         if row >= len(self.checkpoint.catalogue.items):
             nouns = self.schema.nouns
             note = f"new: placed by its columns and by the {nouns} most like it in these"
-        name = str(items.names[row])
-        return Item(items.id(row), name, items.readable(row), note)
+        found = {
+            "id": items.id(row),
+            "name": str(items.names[row]),
+            "columns": items.readable(row),
+            "note": note,
+        }
+        if len(self._told) < REMEMBERED:
+            self._told[row] = found
+        return found
 
     def request_time_note(self, history: History, at: int | None) -> str:
         """What the output must say of the moment that recommendations are made for; '' if the

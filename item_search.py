@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset import UNKNOWN, Field, Table
+from dataset import UNKNOWN, Table
 from schema import Schema
 from support.errors import UserError, nearest
 
@@ -32,13 +32,13 @@ def find_items(items: Table, schema: Schema, text: str) -> list[Any]:
     return [_id_of(items, schema, part) for part in parts]
 
 
-def _is_id(items: Table, text: str) -> bool:
+def _is_id(items, text):
     if items.numeric:
         return bool(re.fullmatch(r"-?\d+", text))
     return items.index([text])[0] != UNKNOWN
 
 
-def _id_of(items: Table, schema: Schema, text: str) -> Any:
+def _id_of(items, schema, text):
     if _is_id(items, text):
         return items.parse_id(text)
     names = items.names
@@ -90,9 +90,7 @@ def rows_where(
     return found
 
 
-def _meets(
-    entry: Field, values: np.ndarray, sign: str, wanted: str
-) -> np.ndarray:
+def _meets(entry, values, sign, wanted):
     kind = entry.column.kind
     if kind == "text":
         return np.array(
@@ -118,7 +116,7 @@ def _meets(
     return compare(numbers, limit)
 
 
-def _codes(entry: Field, wanted: str) -> list[int]:
+def _codes(entry, wanted):
     """Codes of values with commas between; a value may hold a comma itself."""
     parts, codes = wanted.split(","), []
     while parts:
@@ -149,7 +147,7 @@ def folded(name: str) -> str:
     return " ".join(re.findall(r"\w+", re.sub("['’.*]", "", plain)))
 
 
-def _matches(items: Table, name: str) -> list[int]:
+def _matches(items, name):
     """Rows of the items with this name: exactly, else without the year, then without what stands
     in parentheses and the article, else holding its words, else its letters."""
     wanted = folded(name)
@@ -169,5 +167,5 @@ def _matches(items: Table, name: str) -> list[int]:
     return []
 
 
-def _bare(name: str) -> str:
+def _bare(name):
     return ARTICLE.sub("", folded(name))

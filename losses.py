@@ -4,7 +4,7 @@ N positions, D width, R rows of the item table, K values of a column, F tags.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -104,9 +104,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         return *(grad * grad_output for grad in ctx.saved_tensors), None
 
 
-def _tiles(
-    states: int, rows: int, device: str
-) -> tuple[list[slice], list[slice]]:
+def _tiles(states, rows, device):
     """Chunks of states and blocks of rows, such that a tile of logits holds about CHUNK_ELEMENTS.
 
     Few rows: some states against all of them, in one block. Many: many states against some rows,
@@ -126,9 +124,7 @@ def _tiles(
     return chunks, blocks
 
 
-def _streaming_softmax(
-    logits_of: Callable[[slice], Tensor], blocks: list[slice], target: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _streaming_softmax(logits_of, blocks, target):
     """Largest logit, sum of the powers 2^(logit - largest) and the target's logit, each (C, 1),
     over all blocks; and the last block's powers."""
     top = torch.full_like(target, LOWEST, dtype=torch.float32)
@@ -145,7 +141,7 @@ def _streaming_softmax(
     return top, normaliser, target_logit, powers
 
 
-def _column_in(block: slice, target: Tensor) -> tuple[Tensor, Tensor]:
+def _column_in(block, target):
     """Where targets lie in a block: their columns, and whether they lie in it at all."""
     column = target - block.start
     last = block.stop - block.start - 1

@@ -14,7 +14,7 @@ A schema is a YAML file (`datasets/` has examples and a page about them) or is i
 data (readers/infer.py). This module knows nothing of arrays or models.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -50,7 +50,7 @@ Flag = Annotated[bool, Strict()]
 Name = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 
 
-def _named_values(values: Any) -> Any:
+def _named_values(values):
     """Declared values with their names; of a list each is its own name."""
     if isinstance(values, list):
         values = dict.fromkeys(map(str, values))
@@ -62,7 +62,7 @@ def _named_values(values: Any) -> Any:
     return values
 
 
-def _named_columns(columns: Any) -> Any:
+def _named_columns(columns):
     """Columns by name, 'name: kind' as 'name: {kind: kind}'."""
     if not isinstance(columns, dict):
         return columns or {}
@@ -192,7 +192,7 @@ def schema_of(content: Mapping[str, Any], path: Path, lines: Lines) -> Schema:
     return schema
 
 
-def _faults(schema: Schema) -> Iterator[tuple[tuple[str, ...], str]]:
+def _faults(schema):
     """(place, message) of what no column or table can know alone."""
     for table in TABLES:
         described = schema.table(table)

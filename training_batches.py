@@ -5,7 +5,6 @@ arithmetic is spent on padding.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ class TrainingBatches:
         """Batches in an epoch."""
         return len(self.bounds) - 1
 
-    def _windows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _windows(self):
         """(user, start, end) of each window."""
         size = self.seq_length + 1
         # a causal window needs an input and a target
@@ -75,7 +74,7 @@ class TrainingBatches:
                 windows.append((user, first, min(end, first + size)))
         return tuple(np.array(windows, dtype=np.int64).reshape(-1, 3).T)
 
-    def _late_starts(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _late_starts(self, epoch):
         """(where each window starts in an epoch, whether late).
 
         The logarithm of what is left is uniform then, and at least an input and a target are.
@@ -122,9 +121,7 @@ class TrainingBatches:
                 batch = batch.replace(views=two_views(batch, noise))
             yield batch
 
-    def _gather(
-        self, starts: np.ndarray, ends: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _gather(self, starts, ends):
         """(lengths, (B, L) positions in the flat arrays, -1 on padding) of runs of interactions."""
         lengths = ends - starts
         grid = np.arange(padded_width(lengths.max(), self.seq_length))
@@ -132,21 +129,19 @@ class TrainingBatches:
             grid < lengths[:, None], starts[:, None] + grid, -1
         )
 
-    def _take(self, flat: np.ndarray, where: np.ndarray) -> Tensor:
+    def _take(self, flat, where):
         unknown = np.nan if flat.dtype == np.float32 else 0
         return torch.from_numpy(
             np.where(where >= 0, flat[where], unknown).astype(flat.dtype)
         )
 
-    def _columns(self, where: np.ndarray) -> dict[str, Tensor]:
+    def _columns(self, where):
         return {
             name: self._take(flat, where)
             for name, flat in self.data.columns.items()
         }
 
-    def _user_fields(
-        self, rows: np.ndarray, starts: np.ndarray
-    ) -> dict[str, Any]:
+    def _user_fields(self, rows, starts):
         users = self.users[rows]
         columns = {
             name: torch.from_numpy(values[users])
@@ -160,7 +155,7 @@ class TrainingBatches:
             "whole": whole,
         }
 
-    def _causal(self, rows: np.ndarray, starts: np.ndarray) -> Batch:
+    def _causal(self, rows, starts):
         data = self.data
         lengths, inputs = self._gather(starts, self.ends[rows] - 1)
         following = np.where(inputs >= 0, inputs + 1, -1)
@@ -176,9 +171,7 @@ class TrainingBatches:
             **self._user_fields(rows, starts),
         )
 
-    def _cloze(
-        self, rows: np.ndarray, starts: np.ndarray, noise: np.random.Generator
-    ) -> Batch:
+    def _cloze(self, rows, starts, noise):
         # A full window has one interaction more than the model reads: its oldest goes.
         starts = np.maximum(starts, self.ends[rows] - self.seq_length)
         lengths, where = self._gather(starts, self.ends[rows])

@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
     if flags.model_path:
         require(
             not rest,
-            f"unknown flag {rest[:1]}: with --model_path the data are those of the model",
+            f"unknown flag {' '.join(rest)}: with --model_path the data are those of the model",
         )
         model, settings, data = load_with_data(
             flags.model_path, flags.data_dir

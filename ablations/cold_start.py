@@ -233,7 +233,7 @@ def measured(
 
 
 def _parser():
-    parser = training_parser(__doc__, "cold_start", "1")
+    parser = training_parser(__doc__, "cold-start", "1")
     parser.add_argument(
         "--draw",
         type=int,

@@ -133,7 +133,7 @@ def true_causes() -> pd.DataFrame:
 
 def planted_causes(
     scorer: Scorer, data: Dataset, methods: Sequence[str]
-) -> dict[str, dict[str, str]]:
+) -> dict[str, dict[str, dict[str, float]]]:
     """On the synthetic data, for the held-out interactions with FEWEST before them: method ->
     cause -> the share of those with this cause that the method names, and how many there are."""
     known = true_causes().set_index(["user", "item"])
@@ -163,7 +163,7 @@ def planted_causes(
                 found.append(true in named)
     return {
         method: {
-            cause: f"{np.mean(found):.1%} of {len(found)}"
+            cause: {"share": np.mean(found), "cases": len(found)}
             for cause, found in of_cause.items()
         }
         for method, of_cause in hits.items()
@@ -219,6 +219,10 @@ def drawn_users(data: Dataset, count: int) -> list[int]:
     return np.roll(draw, -(data.num_users // 6))[:count].tolist()
 
 
+def _cell(found):
+    return f"{found['share']:.1%} of {found['cases']}" if found else ""
+
+
 def main(argv: list[str]) -> None:
     """See the module's head."""
     flags = _parser().parse_args(argv)
@@ -250,7 +254,7 @@ def main(argv: list[str]) -> None:
         )
         caption = PLANTED.format(fewest=FEWEST, first=FIRST)
         rows = [
-            [method, *(found.get(cause, "") for cause in causes)]
+            [method, *(_cell(found.get(cause)) for cause in causes)]
             for method, found in planted.items()
         ]
         header = ["method", *causes]

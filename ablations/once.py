@@ -1,5 +1,6 @@
 """Runs and models that a table needs, trained once and kept in a folder of its work."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,5 +56,6 @@ def trained(
             )
             record = {**progress.best, "seconds": progress.seconds}
             save_model(best, model, settings, data, record)
+            shutil.rmtree(last)
     checkpoint = load_model(best)
     return checkpoint.model, checkpoint.info["validation"], best

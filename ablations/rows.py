@@ -240,6 +240,11 @@ def main(argv: list[str]) -> int:
         require(
             name in NAMES, f"no row {name!r}; there are {', '.join(NAMES)}"
         )
+    for token in extra:
+        require(
+            not token.startswith(("--preset", "--config", "--model")),
+            f"{token}: a row has its own preset and model; drop the flag",
+        )
     settings, _ = parse_command_line(extra, "")
     data = load(settings.replace(**BOARDS[flags.board]).data)
     folder, work = flags.results / flags.board, flags.work / flags.board

@@ -252,8 +252,12 @@ def main(argv: list[str]) -> int:
         ended = run_on_ray(waiting, flags.ray, flags.jobs)
     else:
         ended = run_here(waiting, flags.jobs)
-    for run in ended:
-        _report_end(run)
+    try:
+        for run in ended:
+            _report_end(run)
+    except KeyboardInterrupt:
+        message = "stopped; the runs saved where they stood: the same command goes on"
+        raise KeyboardInterrupt(message) from None
     failed, folders = [], {}
     for run in runs:
         if run.results.exists():

@@ -116,12 +116,18 @@ def load_study(name: str, flags: Sequence[str] = ()) -> Study:
             if needed := idle(setting, settings):
                 wrong(places[setting], f"does nothing without {needed}")
         for other in variants.values():
-            if other.settings == settings:
+            if _effective(other.settings) == _effective(settings):
                 wrong(place, f"the same settings as {other.name!r}")
         variants[variant] = Variant(variant, settings, changes, against)
     return Study(
         path.stem, file.question, file.base, common, tuple(variants.values())
     )
+
+
+def _effective(settings):
+    """Settings without what has no effect: with --max_steps the epochs do not count."""
+    limited = settings.train.max_steps > 0
+    return settings.replace(max_epochs=1) if limited else settings
 
 
 def _path(name):

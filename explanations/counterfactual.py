@@ -53,11 +53,12 @@ def smallest_set(
         return sets[int(gone.argmax())] if gone.any() else None
 
     pairs = itertools.combinations(order[:PAIRS_OF], 2)
-    found = (
-        first_that_leaves([[place] for place in order])
-        or first_that_leaves([list(pair) for pair in pairs])
-        or first_that_leaves([order[: size + 1] for size in range(len(order))])
-    )
+    for place in order:
+        if ranks[1 + place, number] > k:
+            return [place]
+    found = first_that_leaves(
+        [list(pair) for pair in pairs]
+    ) or first_that_leaves([order[: size + 1] for size in range(len(order))])
     if found is None:
         return None
     for place in found[::-1]:  # the least important first

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ class Tracker:
         self._library = library
         self._try(lambda: self._begin(settings, identity))
 
-    def _begin(self, settings: dict[str, Any], identity: str) -> None:
+    def _begin(self, settings, identity):
         """Find the key, or ask for it at a terminal, for a while; then start the run."""
         library, mode = self._library, settings.get("wandb_mode", "online")
         if mode == "online":
@@ -125,7 +124,7 @@ class Tracker:
         """Finish the run on the dashboard, if there is one."""
         self._try(lambda: self._library.finish(exit_code=int(failed)))
 
-    def _try(self, action: Callable[[], Any]) -> None:
+    def _try(self, action):
         """Do something with the dashboard, and without it from then on if that fails."""
         if self._library is None:
             return
@@ -141,7 +140,7 @@ class Tracker:
             self._library = None
 
 
-def _numbers(name: str, value: Any) -> dict[str, float]:
+def _numbers(name, value):
     """The numbers in nested dictionaries: {'test/ranking/enhanced/HR@10/mean': 0.3, ...}."""
     if isinstance(value, dict):
         return {

@@ -91,7 +91,7 @@ def test_gaps_are_unknown_in_every_kind_of_column():
     for table in (shop.items, shop.users):
         found = [table.readable(row) for row in table.rows]
         for name in table.fields:
-            missing = [entry[name] in (None, []) for entry in found]
+            missing = [entry[name] in (None, ()) for entry in found]
             assert name == "label" or (any(missing) and not all(missing)), name
     assert (other_data("shop").columns["channel"] == UNKNOWN).any()
 

@@ -1,15 +1,18 @@
 """The engine: profiles, several users, moments, new users and items, explanations in full."""
 
+import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
 import torch
 
 from bulk import recommend_all
-from dataset import Table
+from dataset import Field, Table
 from engine import Query, RecommendationEngine
 from profiles import parse_time, typical_next_time
+from schema import Column
 from support.errors import UserError
 
 
@@ -198,3 +201,28 @@ def test_an_id_with_braces_is_named():
     table = Table(np.array(["{a}", "b"], dtype=object), 1, np.empty(0))
     with pytest.raises(UserError, match=r"'\{x\}' among \{a\}"):
         table.known(["{x}"], "{id!r} among {name}", name="{a}")
+
+
+def test_copies_of_an_engine_have_items_of_their_own(engine):
+    copies = [copy.copy(engine), copy.deepcopy(engine)]
+    copies.append(pickle.loads(pickle.dumps(engine)))
+    for number, one in enumerate(copies):
+        name = f"New film {number}"
+        added = one.add_item(None, name, {})
+        most = len(one.catalogue.items.ids)
+        found = one.get_recommendations(None, [5], k=most)
+        assert {item.id: item.name for item in found}[added] == name
+
+
+def test_a_changed_answer_changes_no_other(engine):
+    answer = engine.item(5)
+    wanted = dict(answer.columns)
+    answer.columns["year"] = "spoilt"
+    assert engine.item(5).columns == wanted
+
+
+def test_a_value_as_written_comes_before_one_of_other_case():
+    column = Column("country", "category", values={"US": "fr"})
+    field = Field(column, ("FR", "fr", "US"))
+    found = {text: field.find(text) for text in ("FR", "fr", "us", "Fr", "x")}
+    assert found == {"FR": 1, "fr": 2, "us": 3, "Fr": 2, "x": None}

@@ -304,6 +304,9 @@ def test_the_faithfulness_command(
         faithfulness.MEASURES
     )
     assert ("planted causes" in found) == (dataset == "synthetic")
+    if dataset == "synthetic":
+        shares = found["planted causes"]["leave_one_out"].values()
+        assert all(0 <= one["share"] <= 1 <= one["cases"] for one in shares)
     text = (tmp_path / "results" / dataset / "table.md").read_text()
     assert str(tmp_path) not in text and "| removed | leave_one_out |" in text
     assert run_command(faithfulness.main, [*command, "--users", "0"]) == 2
@@ -370,6 +373,13 @@ def test_the_fewest_interactions_without_which_a_film_leaves_the_list(
 ):
     """All of one and two are tried; larger sets hold nothing that they don't need."""
     assert smallest_set(Cases(None, None, None, stays, None), 10) == expected
+
+
+def test_what_leaving_out_one_told_is_not_asked_again():
+    cases = Cases(None, None, None, lambda kept: kept[:, 4], None)
+    assert len(cases.one_by_one[1]) == cases.length + 1
+    cases.outcomes = None
+    assert smallest_set(cases, 10) == [4]
 
 
 @pytest.mark.parametrize("shape", ["films", "shop", "ids"])

@@ -95,6 +95,12 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     assert read(tmp_path, "vanilla")["test"] != record["test"]
 
 
+def test_a_row_is_no_other_model(tmp_path):
+    for flag in ("--model", "--preset", "--config"):
+        with pytest.raises(UserError, match=f"{flag}: a row has its own"):
+            run(tmp_path, "enhanced", flag, "vanilla")
+
+
 @pytest.mark.parametrize("row", ["vanilla", "enhanced"])
 def test_a_row_is_published_without_titles(row, tmp_path, capsys):
     """And ranks the same films: they come from the data set."""

@@ -140,6 +140,12 @@ def test_a_wrong_study_is_refused_with_its_line(
     )
 
 
+def test_epochs_make_no_variant_where_steps_are_limited():
+    assert len(load_study("vanilla_vs_enhanced").variants) > 1
+    with pytest.raises(UserError, match="the same settings as"):
+        load_study("vanilla_vs_enhanced", ["--max_steps", "1500"])
+
+
 def test_a_study_without_variants_or_of_no_name_is_refused(study_file):
     study_file.write_text(TINY[: TINY.index("  plain")])
     with pytest.raises(UserError, match=r"tiny\.yaml:9: variants: "):
