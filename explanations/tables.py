@@ -21,7 +21,7 @@ def columns_text(item: Item) -> str:
     """Columns of an item in a line, without its name and its longer values."""
     texts = []
     for value in item.columns.values():
-        if isinstance(value, list):
+        if isinstance(value, tuple):
             value = ", ".join(map(str, value))
         if value not in (None, item.name):
             texts.append(str(value))
@@ -63,7 +63,7 @@ def profile_line(schema: Schema, profile: Profile) -> str:
     parts = [
         str(value)
         for value in profile.columns.values()
-        if value not in (None, [])
+        if value not in (None, ())
     ]
     parts.append(f"{profile.interactions} {schema.nouns}")
     parts += [f"mean {name} {value}" for name, value in profile.means.items()]

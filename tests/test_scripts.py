@@ -276,6 +276,9 @@ def test_ten_titled_recommendations_with_reasons(model, files, capsys):
     )
     assert len(re.findall("Because |No single film", out)) == 10
     assert [f"{rank:3d}. " in out for rank in range(1, 11)] == [True] * 10
+    # The genres, a comma between them, and the year.
+    assert len(re.findall(r"\[[\w' -]+(, [\w' -]+)*; \d{4}\]", out)) == 10
+    assert len(re.findall(r"\[[\w' -]+, [\w' -]+; \d{4}\]", out)) > 0
 
 
 def test_precision_of_batch_recommendation(engine):
