@@ -212,10 +212,7 @@ def history_batch(
     ]
     columns, user_columns = {}, {}
     for name, entry in catalogue.interaction_fields.items():
-        parts = [
-            history.columns.get(name, np.broadcast_to(entry.unknown, length))
-            for history, length in zip(read, lengths, strict=True)
-        ]
+        parts = [_part(history, name, entry) for history in read]
         columns[name] = _stack(parts, lengths, seq_length, entry.unknown)
     for name, entry in catalogue.users.fields.items():
         if entry.column.kind != "text":  # no model reads texts of users
@@ -229,12 +226,19 @@ def history_batch(
         history.whole and len(history.items) <= seq_length
         for history in histories
     ]
-    rows = _stack(items, lengths, seq_length)
+    # At once: a single request is asked for often.
+    together = _stack(
+        [*items, *times, *request],
+        np.concatenate([lengths, lengths, lengths.clip(1)]),
+        seq_length,
+    )
+    shape = (3, len(read), together.shape[1])
+    rows, moments, asked = together.view(shape)
     return Batch(
         "causal",
         rows,
-        _stack(times, lengths, seq_length),
-        _stack(request, lengths.clip(1), seq_length),
+        moments,
+        asked,
         torch.zeros_like(rows),
         columns,
         {},
@@ -243,6 +247,14 @@ def history_batch(
         torch.tensor([history.user for history in read]),
         user_columns,
     )
+
+
+def _part(history, name, entry):
+    """A history's values of a column, all unknown where it has none."""
+    given = history.columns.get(name)
+    if given is None:
+        given = np.broadcast_to(entry.unknown, len(history.items))
+    return given
 
 
 def _rows(rows):

@@ -92,7 +92,7 @@ class Field:
             return None
         return np.append(np.nan, self.numbers)[stored]
 
-    @property
+    @cached_property
     def unknown(self) -> np.ndarray:
         """What one row holds where nothing is known."""
         return {
@@ -210,6 +210,8 @@ class Table:
         """Rows of ids; 0 for those that are not here."""
         if not isinstance(ids, np.ndarray):
             ids = [self.parse_id(one) for one in ids]
+        if len(ids) == 1 and ids[0] in self._index:  # faster
+            return np.array([self._index.get_loc(ids[0]) + self.first])
         place = self._index.get_indexer(ids)
         return np.where(place >= 0, place + self.first, UNKNOWN)
 
