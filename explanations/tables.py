@@ -19,13 +19,16 @@ LONGEST = 60  # characters of a column's value in a line
 
 def columns_text(item: Item) -> str:
     """Columns of an item in a line, without its name and its longer values."""
-    texts = []
-    for value in item.columns.values():
-        if isinstance(value, tuple):
-            value = ", ".join(map(str, value))
-        if value not in (None, item.name):
-            texts.append(str(value))
+    values = item.columns.values()
+    texts = [_text(value) for value in values if value != item.name]
     return "; ".join(text for text in texts if 0 < len(text) <= LONGEST)
+
+
+def _text(value):
+    """A value as people read it: tags with commas; '' where nothing is known."""
+    if isinstance(value, tuple):
+        value = ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def values_text(item: Recommendation) -> str:
@@ -60,11 +63,7 @@ def full_lines(why: Explanation) -> list[str]:
 
 def profile_line(schema: Schema, profile: Profile) -> str:
     """A user in a line."""
-    parts = [
-        str(value)
-        for value in profile.columns.values()
-        if value not in (None, ())
-    ]
+    parts = list(filter(None, map(_text, profile.columns.values())))
     parts.append(f"{profile.interactions} {schema.nouns}")
     parts += [f"mean {name} {value}" for name, value in profile.means.items()]
     for shares in profile.affinities.values():

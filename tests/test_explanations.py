@@ -12,7 +12,7 @@ import torch
 
 import trainer
 from ablations import faithfulness
-from answers import Reason
+from answers import Item, Reason
 from batches import History, history_of
 from dataset import ITEM_ROWS, MASK
 from explanations import attribution
@@ -27,6 +27,7 @@ from explanations.attribution import (
 from explanations.counterfactual import other_users, smallest_set
 from explanations.question import Question
 from explanations.sentences import family_label, sentence, strongest
+from explanations.tables import columns_text
 from schema import Schema
 from settings import ModelSettings
 from support.errors import run_command
@@ -535,3 +536,10 @@ def test_another_users_rank_is_what_the_model_says_of_them(data):
         len(other_users(dataclasses.replace(question, history=nobody), 0))
         == 2 + 7
     )
+
+
+def test_tags_of_users_and_items_are_words():
+    item = Item(
+        1, "A", {"kind": ("x", "y"), "price": 2, "name": "A", "z": None}
+    )
+    assert columns_text(item) == "x, y; 2"
