@@ -226,19 +226,19 @@ def history_batch(
         history.whole and len(history.items) <= seq_length
         for history in histories
     ]
-    # At once: a single request is asked for often.
+    # In one call, as a single request is often all there is.
     together = _stack(
         [*items, *times, *request],
         np.concatenate([lengths, lengths, lengths.clip(1)]),
         seq_length,
     )
     shape = (3, len(read), together.shape[1])
-    rows, moments, asked = together.view(shape)
+    rows, moments, request_times = together.view(shape)
     return Batch(
         "causal",
         rows,
         moments,
-        asked,
+        request_times,
         torch.zeros_like(rows),
         columns,
         {},
@@ -302,12 +302,7 @@ def unknown_like(values: Tensor) -> Tensor:
     )
 
 
-def _stack(
-    rows,
-    lengths,
-    most,
-    unknown=0,
-):
+def _stack(rows, lengths, most, unknown=0):
     """Right-padded (B, L) tensor, L a multiple of WIDTH_STEP or `most`."""
     dtype = np.asarray(unknown).dtype
     width = padded_width(lengths.max(initial=1), most)

@@ -210,7 +210,7 @@ class Table:
         """Rows of ids; 0 for those that are not here."""
         if not isinstance(ids, np.ndarray):
             ids = [self.parse_id(one) for one in ids]
-        if len(ids) == 1 and ids[0] in self._index:  # faster
+        if len(ids) == 1 and ids[0] in self._index:  # faster for one
             return np.array([self._index.get_loc(ids[0]) + self.first])
         place = self._index.get_indexer(ids)
         return np.where(place >= 0, place + self.first, UNKNOWN)

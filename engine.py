@@ -63,7 +63,7 @@ class RecommendationEngine:
         self.scorer = self.checkpoint.model.frozen()
         self.seq_length = self.settings.model.seq_length
         # row -> what answers say of an item
-        self._told: dict[int, dict[str, Any]] = {}
+        self._remembered: dict[int, dict[str, Any]] = {}
 
     @cached_property
     def data(self) -> Dataset:
@@ -159,7 +159,7 @@ class RecommendationEngine:
         catalogue = dataclasses.replace(self.catalogue, items=larger)
         # Always grown from what was trained, so that added items do not stand in for one another.
         self.scorer = for_catalogue(self.checkpoint.model, catalogue).frozen()
-        self.catalogue, self._told = catalogue, {}
+        self.catalogue, self._remembered = catalogue, {}
         return larger.id(len(larger) - 1)
 
     # Questions about a history
@@ -314,7 +314,7 @@ class RecommendationEngine:
         return Item(**self._facts(row))
 
     def _facts(self, row):
-        found = self._told.get(row)
+        found = self._remembered.get(row)
         if found is not None:
             return found
         items, note = self.catalogue.items, None
@@ -327,8 +327,8 @@ class RecommendationEngine:
             "columns": items.readable(row),
             "note": note,
         }
-        if len(self._told) < REMEMBERED:
-            self._told[row] = found
+        if len(self._remembered) < REMEMBERED:
+            self._remembered[row] = found
         return found
 
     def request_time_note(self, history: History, at: int | None) -> str:

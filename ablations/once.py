@@ -56,6 +56,6 @@ def trained(
             )
             record = {**progress.best, "seconds": progress.seconds}
             save_model(best, model, settings, data, record)
-            shutil.rmtree(last)
+            shutil.rmtree(last, ignore_errors=True)
     checkpoint = load_model(best)
     return checkpoint.model, checkpoint.info["validation"], best
