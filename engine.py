@@ -251,16 +251,17 @@ class RecommendationEngine:
             )
             entry = self.catalogue.interaction_fields[name]
             values[name] = _expected(entry, shares.numpy())
+        rows, scores = best.indices.tolist(), best.values.tolist()
         return [
             Recommendation(
                 **self._facts(row),
                 rank=place + 1,
-                score=round(float(best.values[place]), 4),
+                score=round(scores[place], 4),
                 values={
                     name: column[place] for name, column in values.items()
                 },
             )
-            for place, row in enumerate(best.indices.tolist())
+            for place, row in enumerate(rows)
         ]
 
     def explain(
