@@ -19,9 +19,9 @@ LONGEST = 60  # characters of a column's value in a line
 
 def columns_text(item: Item) -> str:
     """Columns of an item in a line, without its name and its longer values."""
-    values = item.columns.values()
-    texts = [_text(value) for value in values if value != item.name]
-    return "; ".join(text for text in texts if 0 < len(text) <= LONGEST)
+    texts = map(_text, item.columns.values())
+    shown = [text for text in texts if 0 < len(text) <= LONGEST]
+    return "; ".join(text for text in shown if text != item.name)
 
 
 def _text(value):

@@ -12,7 +12,7 @@ import torch
 
 import trainer
 from ablations import faithfulness
-from answers import Item, Reason
+from answers import Item, Profile, Reason
 from batches import History, history_of
 from dataset import ITEM_ROWS, MASK
 from explanations import attribution
@@ -27,7 +27,7 @@ from explanations.attribution import (
 from explanations.counterfactual import other_users, smallest_set
 from explanations.question import Question
 from explanations.sentences import family_label, sentence, strongest
-from explanations.tables import columns_text
+from explanations.tables import columns_text, profile_line
 from schema import Schema
 from settings import ModelSettings
 from support.errors import run_command
@@ -540,6 +540,18 @@ def test_another_users_rank_is_what_the_model_says_of_them(data):
 
 def test_tags_of_users_and_items_are_words():
     item = Item(
-        1, "A", {"kind": ("x", "y"), "price": 2, "name": "A", "z": None}
+        1,
+        "A",
+        {
+            "kind": ("x", "y"),
+            "price": 2,
+            "name": "A",
+            "tag": ("A",),
+            "z": None,
+        },
     )
     assert columns_text(item) == "x, y; 2"
+    columns = {"club": ("gold", "new"), "city": None, "none": ()}
+    user = Profile(columns=columns, interactions=3, affinities={}, means={})
+    line = profile_line(Schema("shop"), user)
+    assert line == "User None: gold, new, 3 items"
