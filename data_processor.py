@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,8 @@ from dataset import (
 )
 from item_search import rows_where
 from readers import home, read
-from readers.raw import RawData
+from readers.infer import of_frames
+from readers.raw import RawData, assemble
 from schema import TABLES, Schema
 from settings import DataSettings, Settings
 from splits import FEWEST, Split, split_interactions
@@ -51,6 +53,29 @@ def load(settings: DataSettings, like: Catalogue | None = None) -> Dataset:
     del raw
     release_memory()
     return data
+
+
+def from_frames(
+    interactions: Any,
+    items: Any = None,
+    users: Any = None,
+    columns: str = "",
+    settings: DataSettings | None = None,
+) -> Dataset:
+    """A data set of tables in memory: data frames of pandas or tables of Arrow.
+
+    columns: roles of the fields of the interactions, where their names do not say it, as in
+    'user=A,item=B'. Also `Dataset.from_frames`. Raises `UserError` for what cannot be read.
+    """
+    frames = {"interactions": interactions, "items": items, "users": users}
+    given = {
+        name: frame for name, frame in frames.items() if frame is not None
+    }
+    raw = assemble(*of_frames(given, columns))
+    return process(raw, settings or DataSettings())
+
+
+Dataset.from_frames = staticmethod(from_frames)
 
 
 def process(

@@ -6,6 +6,7 @@ then gives them the names of the schema: `user`, `item`, `time` and the columns 
 """
 
 import dataclasses
+import glob
 from pathlib import Path
 
 from readers.raw import RawData, assemble
@@ -15,6 +16,11 @@ from support.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ROOT / "datasets"
 YAML = (".yaml", ".yml")
+# Folders that are known by their files.
+MOVIELENS = {
+    "ml-1m": ("ratings.dat", "movies.dat", "users.dat"),
+    "ml-100k": ("u.data", "u.item", "u.user"),
+}
 
 
 def home(dataset: str) -> Path:
@@ -36,7 +42,10 @@ def read(
     """
     shipped = {file.stem: file for file in sorted(DATASETS.glob("*.yaml"))}
     path = shipped.get(dataset, Path(dataset))
-    if not path.exists():
+    for name, files in MOVIELENS.items():
+        if path.is_dir() and all((path / file).exists() for file in files):
+            path, data_dir = shipped[name], str(path)
+    if not glob.glob(str(path)) and not path.exists():
         raise UserError(
             f"--dataset {dataset}: no such file or folder ({path.absolute()}), and none "
             f"of the data sets {', '.join(shipped)}"

@@ -2,15 +2,17 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from readers.raw import Files, is_blank, tags_of
+from readers.raw import SESSION, File, Files, is_blank, one_a_row, tags_of
 from readers.sequences import is_sequences, read_sequences
-from readers.tables import read_file
-from readers.times import seconds_of
+from readers.tables import matching, read_file, read_files
+from readers.times import EARLIEST, seconds_of
 from schema import OPTIONAL, ROLES, Column, Schema, TableSchema
 from support.arguments import names_of
 from support.errors import UserError
@@ -27,7 +29,7 @@ ROLE_NAMES = {
         "visitor",
         "visitorid",
         "reviewerid",
-        "session",
+        SESSION,
         "sessionid",
     ),
     "item": (
@@ -44,10 +46,14 @@ ROLE_NAMES = {
         "trackid",
         "artistid",
         "itemdescription",
+        "items",
+        "itemids",
     ),
     "time": (
         "timestamp",
+        "timestamps",
         "time",
+        "times",
         "datetime",
         "date",
         "unixreviewtime",
@@ -55,6 +61,12 @@ ROLE_NAMES = {
         "createdat",
     ),
     "name": ("name", "title", "productname", "itemname", "movietitle"),
+}
+# Of the first fields of a file without a header.
+NAMELESS = {
+    "interactions": ("user", "item"),
+    "items": ("item", "name"),
+    "users": ("user",),
 }
 SCALES = ("rating", "ratings", "stars", "overall", "score")
 QUANTITIES = (
@@ -81,13 +93,48 @@ SAMPLE = 20_000  # rows by which a kind is chosen
 
 
 def inferred(path: Path, columns: str) -> tuple[Schema, Files]:
-    """(schema, files) of a file or folder. columns: roles of fields, as in 'user=A,item=B'.
+    """(schema, files) of a file, a folder, or a pattern such as 'orders/*.parquet'.
 
-    Raises `UserError` naming the fields and the flag that settles what is not clear.
+    columns: roles of fields, as in 'user=A,item=B'. Raises `UserError` naming the fields and the
+    flag that settles what is not clear.
     """
-    given = dict(part.partition("=")[::2] for part in names_of(columns))
-    sequences = is_sequences(path)
-    files = read_sequences(path) if sequences else _files_of(path)
+    given = _given(columns)
+    if is_sequences(path):
+        files, reader = read_sequences(path), "sequences"
+    else:
+        files, reader = _files_of(path, given.values()), "tables"
+    return schema_for(path.stem.strip("*") or "data", files, given, reader)
+
+
+def of_frames(
+    frames: Mapping[str, Any], columns: str = "", name: str = "frames"
+) -> tuple[Schema, Files]:
+    """(schema, files) of tables in memory: data frames of pandas, or tables of Arrow, by name."""
+    files = {}
+    for table, frame in frames.items():
+        frame = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
+        files[table] = File(frame.reset_index(drop=True), f"{table} of {name}")
+    schema, files = schema_for(name, files, _given(columns))
+    in_memory = {
+        table: dataclasses.replace(schema.table(table), file="")
+        for table in files
+    }
+    return dataclasses.replace(schema, **in_memory), files
+
+
+def _given(columns):
+    return dict(part.partition("=")[::2] for part in names_of(columns))
+
+
+def schema_for(
+    name: str, files: Files, given: Mapping[str, str], reader: str = "tables"
+) -> tuple[Schema, Files]:
+    """(schema, files) of tables as they were read. given: role -> field that has it."""
+    files = dict(files)
+    interactions = files["interactions"]
+    roles = _roles_by_name(interactions) | given
+    item, user = roles.get("item", ""), roles.get("user", "")
+    files["interactions"] = one_a_row(interactions, item, user)
     fields = [str(field) for file in files.values() for field in file.frame]
     for role, field in given.items():
         if role not in ROLE_NAMES or field not in fields:
@@ -102,25 +149,40 @@ def inferred(path: Path, columns: str) -> tuple[Schema, Files]:
     pair = [roles["user"], roles["item"]]
     repeats = files["interactions"].frame.duplicated(pair).mean() > 0.01
     schema = Schema(
-        path.stem,
+        re.sub(r"[^\w .-]", "_", name),
         verb="chose",
         repeats=bool(repeats),
-        reader="sequences" if sequences else "tables",
+        reader=reader,
         **tables,
     )
     return schema, files
 
 
-def _files_of(path):
-    """The tables of a file alone, or of a folder by the names of its files."""
-    if path.is_file():
-        return {"interactions": read_file(path)}
+def _files_of(path, wanted):
+    """The tables of a file or a pattern alone, or of a folder by the names of its files."""
+    if not path.is_dir():
+        found = matching(str(path))
+        file = read_files(found, wanted)
+        if len(found) > 1:  # as the schema names it
+            file = dataclasses.replace(file, name=str(path))
+        return {"interactions": file}
+    here = [
+        file
+        for file in sorted(path.iterdir())
+        if file.is_file() and file.name[0] not in "._"
+    ]
     files = {}
     for table, names in FILES.items():
-        found = []
-        for file in sorted(path.iterdir()):
-            if {file.suffix, file.name.partition(".")[0]} & names:
-                found.append(file)
+        found = [
+            file
+            for file in here
+            if {file.suffix, file.name.partition(".")[0]} & names
+        ]
+        if table == "interactions" and not found:
+            # Parts of one table, as Spark and others write them.
+            found = here if len({file.suffix for file in here}) == 1 else []
+            if len(found) > 1:
+                return _files_of(path / f"*{found[0].suffix}", wanted)
         if len(found) > 1 or (table == "interactions" and not found):
             raise UserError(
                 f"{path} has {[file.name for file in found]} as files of {table} "
@@ -128,40 +190,74 @@ def _files_of(path):
                 f"(datasets/README.md)"
             )
         if found:
-            files[table] = read_file(found[0])
+            files[table] = read_file(found[0], wanted)
     return files
+
+
+def _names_of_fields(table, file):
+    """Field -> how people would call it: its name, or in a file without a header its place."""
+    fields = [str(field) for field in file.frame]
+    names = dict(zip(fields, fields, strict=True))
+    if fields != [str(number + 1) for number in range(len(fields))]:
+        return names
+    names |= zip(fields, NAMELESS[table], strict=False)
+    if table == "interactions":
+        for field in fields[2:]:
+            values = file.frame[field].iloc[:SAMPLE]
+            if _are_times(values[~is_blank(values)]):
+                names[field] = "time"
+            elif field == fields[2]:
+                names[field] = "rating"
+    return names
+
+
+def _roles_by_name(file, table="interactions"):
+    """Role -> the field whose name says that it plays it."""
+    by_name = {}
+    for field, name in _names_of_fields(table, file).items():
+        by_name.setdefault(_plain(name), field)
+    roles = {}
+    for role in ROLES[table]:
+        meaning = table.removesuffix("s") if role == "id" else role
+        found = [
+            by_name[name] for name in ROLE_NAMES[meaning] if name in by_name
+        ]
+        if found:
+            roles[role] = found[0]
+    return roles
 
 
 def _table(table, file, given):
     """Roles and columns of one table."""
-    fields = [str(field) for field in file.frame]
-    by_name = {_plain(field): field for field in reversed(fields)}
-    by_name |= zip(fields, fields, strict=True)
-    roles = {}
+    names = _names_of_fields(table, file)
+    roles = _roles_by_name(file, table)
     for role in ROLES[table]:
         meaning = table.removesuffix("s") if role == "id" else role
-        wanted = [given.get(meaning), *ROLE_NAMES[meaning]]
-        found = [by_name[name] for name in wanted if name in by_name]
-        if found:
-            roles[role] = found[0]
-        elif role not in OPTIONAL:
+        if given.get(meaning) in names:
+            roles[role] = given[meaning]
+        if role not in roles and role not in OPTIONAL:
             raise UserError(
-                f"{file.name}: which of {', '.join(fields)} is the {meaning}? "
-                f"Give --columns {meaning}=FIELD"
+                f"{file.name}: which of {', '.join(names)} is the {meaning}? "
+                f"Give --columns {meaning}=FIELD; if the first line is data already, "
+                f"--columns user=1,item=2"
             )
     columns: dict[str, Column] = {}
     named = roles.get("name")
-    for field in fields:
+    for field, meant in names.items():
         if field in roles.values() and field != named:
             continue
         # Names are unique, and none of them is that of a role.
-        name = re.sub(r"\W+", "_", field).strip("_") or "column"
+        name = re.sub(r"\W+", "_", meant).strip("_") or "column"
         while name in columns or (name in ROLES[table] and field != named):
             name += "_2"
         kind = "text" if field == named else file.kinds.get(field)
-        column = _column(table, name, field, file, kind)
-        if column is not None:
-            columns[name] = column
+        found = _column(table, name, field, file, kind)
+        if isinstance(found, Column):
+            columns[name] = found
+        else:
+            file.notes[f"cells of {table}.{name} not used: {found}"] = len(
+                file.frame
+            )
     return TableSchema(
         str(Path(file.name).resolve()), columns=columns, **roles
     )
@@ -172,15 +268,17 @@ def _plain(field):
 
 
 def _column(table, name, field, file, kind):
-    """A column by its values, None for one that says nothing: empty, constant, or ids of
-    its own."""
-    values = file.frame[field].iloc[:SAMPLE]
+    """A column by its values, or why it is none."""
+    rows = file.frame[field]
+    values = rows.iloc[:: 1 + len(rows) // SAMPLE]
     values = values[~is_blank(values)].reset_index(drop=True)
     text = values.astype(str).str.strip()
     different = text.nunique()
-    if different < 2 or isinstance(values[0], dict):
-        return None
-    scale = _plain(field) in SCALES and different <= FEW
+    if different < 2:
+        return "one value" if different else "empty"
+    if isinstance(values[0], dict):
+        return "records"
+    scale = _plain(name) in SCALES and different <= FEW
     separators = [sign for sign in "|;>" if _splits(text, sign)]
     if kind == "tags" and isinstance(values[0], str):
         separators = [" "]  # RecBole's
@@ -188,10 +286,10 @@ def _column(table, name, field, file, kind):
         kind = "category"
     elif kind is None:
         kind = _kind(field, values, text, bool(separators))
-    if kind is None or (
-        table == "interactions" and kind not in ("category", "number")
-    ):
-        return None
+    if kind is None:
+        return "another value in nearly every row"
+    if table == "interactions" and kind not in ("category", "number"):
+        return f"{kind} is for items and users"
     column = Column(name, kind, field)
     if kind == "number":
         numbers = pd.to_numeric(text, errors="coerce").dropna()
@@ -239,6 +337,14 @@ def _kind(field, values, text, separated):
 
 def _splits(text, separator):
     return text.str.contains(separator, regex=False).mean() > 0.05
+
+
+def _are_times(values):
+    """Whether values may be moments: dates, or seconds or smaller units since 1970."""
+    numbers = pd.to_numeric(values, errors="coerce")
+    if numbers.notna().all():
+        return len(numbers) > 0 and numbers.median() >= EARLIEST
+    return _are_dates(values.astype(str).str.strip())
 
 
 def _are_dates(text):

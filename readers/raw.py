@@ -38,6 +38,8 @@ class File:
     first_line: int = 1
     # Kinds that the file itself names.
     kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
+    # What the data card must say of how it was read: what, how many.
+    notes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def fault(self, row: int, message: str) -> None:
         """Raise `UserError` naming file and line of a row."""
@@ -80,7 +82,11 @@ def assemble(schema: Schema, files: Files) -> RawData:
     for table in TABLES:
         described = schema.table(table)
         if table in files and described.roles:
-            tables[table] = _named(table, files[table], described, counts)
+            file = files[table]
+            if table == "interactions":
+                file = one_a_row(file, described.item, described.user)
+            tables[table] = _named(table, file, described, counts)
+            counts |= file.notes
     interactions = tables["interactions"]
     _match_ids(tables, files, counts)
     if "time" in interactions:
@@ -88,6 +94,13 @@ def assemble(schema: Schema, files: Files) -> RawData:
         for row in times.index[times < 0]:
             files["interactions"].fault(
                 row, f"time {times[row]} is before 1970"
+            )
+    for role in ("user", "item"):
+        ids = pd.Series(interactions[role].unique())
+        if ids.dtype != np.int64:
+            alike = len(ids) - ids.str.casefold().nunique()
+            counts[f"{role} ids that differ from another in case alone"] = (
+                alike
             )
     # Each item once a user, or with repeats once at each time; the first row stays.
     key = ["user", "item", "time"] if schema.repeats else ["user", "item"]
@@ -101,6 +114,34 @@ def assemble(schema: Schema, files: Files) -> RawData:
         tables.get("items"),
         tables.get("users"),
         counts,
+    )
+
+
+SESSION = "session"  # field of the number of a line that holds a whole one
+
+
+def one_a_row(file: File, item: str, user: str) -> File:
+    """Interactions of a file whose rows hold a whole session: `item` and whatever else is a list
+    of the same length. Where no field says who the user is, each row is a SESSION of its own."""
+    frame = file.frame
+    if item not in frame or not _is_list(frame[item]):
+        return file
+    lengths = frame[item].map(len)
+    lists = [item]
+    for field in frame.columns.drop(item):
+        if _is_list(frame[field]) and (frame[field].map(len) == lengths).all():
+            lists.append(field)
+    frame = frame[lengths > 0]
+    if user in ("", SESSION) and SESSION not in frame:
+        frame = frame.assign(**{SESSION: np.arange(1, len(frame) + 1)})
+    return dataclasses.replace(
+        file, frame=frame.explode(lists, ignore_index=True)
+    )
+
+
+def _is_list(values):
+    return values.dtype == object and all(
+        isinstance(cell, list | tuple | np.ndarray) for cell in values
     )
 
 

@@ -3,6 +3,7 @@
 Attributes may lie beside them as `NAME_item2attributes.json`: item -> list of attribute numbers.
 """
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -13,22 +14,29 @@ from readers.raw import File
 from readers.tables import named_errors, open_text
 from support.errors import UserError, require
 
+LINES = 100  # that are looked at
+
 
 def is_sequences(path: Path) -> bool:
-    """Whether a file looks so: no header, fields separated by blanks, ids in all of them."""
+    """Whether a file looks so: no header, fields separated by blanks, ids in all of them.
+
+    Lines of one length, with a time or a decimal number at their end or many of them, are a table.
+    """
     if not path.is_file() or path.suffix not in (".txt", ".seq", ".gz"):
         return False
     try:
         with open_text(path) as file:
-            lines = [file.readline() for _ in range(5)]
+            lines = list(itertools.islice(file, LINES))
     except (OSError, EOFError, UnicodeDecodeError):
         return False  # read_file says what is wrong
-    lines = [line for line in lines if line.strip()]
-    several = all(
-        len(line.split()) > 1 and not re.search("[,;|]", line)
-        for line in lines
-    )
-    return bool(lines) and several
+    rows = [line.split() for line in lines if line.strip()]
+    several = all(len(row) > 1 for row in rows)
+    if not rows or not several or re.search("[,;|]|::", "".join(lines)):
+        return False
+    ends = [row[-1] for row in rows]
+    one_length = len({len(row) for row in rows}) == 1 and len(rows[0]) > 2
+    valued = all(re.fullmatch(r"\d{9,}(\.\d+)?|\d+\.\d+", end) for end in ends)
+    return not (one_length and (valued or len(rows) == LINES))
 
 
 def read_sequences(path: Path) -> dict[str, File]:

@@ -1,25 +1,35 @@
-"""Tables in files: CSV and TSV (any separator, gzip), Parquet, JSON lines, RecBole's atomic
-files.
+"""Tables in files: CSV and TSV (any separator, a header or none), Parquet, JSON lines, TFRecord,
+RecBole's atomic files. Text may be packed by gzip or Zstandard.
 """
 
 import csv
+import dataclasses
 import glob
-import gzip
+import io
 import os
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import pandas as pd
+import pyarrow as pa
 
 from readers.raw import File
+from readers.tfrecord import read_tfrecord
 from schema import TABLES, Kind, Schema
 from support.errors import UserError
 
-SEPARATORS = ",\t;|"
+SEPARATORS = ("::", ",", "\t", ";", "|")
+# No text holds it; several characters between fields are one of these for the reader.
+FIELD_END = "\x1f"
+PACKED = (".gz", ".zst")
 JSON_LINES = (".json", ".jsonl", ".ndjson")
+PARQUET = (".parquet", ".pq")
+TFRECORD = (".tfrecord", ".tfrecords", ".tfrec")
+ATOMIC = (".inter", ".item", ".user")
 # Types in the header of RecBole's atomic files.
 RECBOLE: dict[str, Kind] = {
     "token": "category",
@@ -27,7 +37,10 @@ RECBOLE: dict[str, Kind] = {
     "float": "number",
     "float_seq": "vector",
 }
-PARQUET = (".parquet", ".pq")
+# Text that is not UTF-8 is what Windows or the older Unix wrote.
+ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")
+LOOK = 1000  # bytes that are looked at
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
@@ -36,13 +49,10 @@ def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
     for table in TABLES:
         described = schema.table(table)
         if described.file:
-            paths = [folder / described.file]
-            if not paths[0].exists():
-                pattern = os.path.join(
-                    glob.escape(str(folder)), described.file
-                )
-                paths = sorted(glob.glob(pattern)) or paths
-            files[table] = _together([read_file(Path(path)) for path in paths])
+            place = os.path.join(folder, described.file)
+            wanted = [column.field for column in described.columns.values()]
+            wanted += described.roles.values()
+            files[table] = read_files(matching(place), wanted)
         elif described.roles or described.columns:
             raise UserError(
                 f"schema {schema.name}: {table} names no file; add file: ..."
@@ -50,20 +60,49 @@ def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
     return files
 
 
-def read_file(path: Path) -> File:
-    """One table. Values of CSV are text as it stands there. Raises `UserError`."""
-    kind = next(
-        (part for part in reversed(path.suffixes) if part != ".gz"), ""
-    )
+def matching(place: str) -> list[Path]:
+    """The file of that name, else the files that a pattern such as 'orders/*.parquet' fits."""
+    if os.path.exists(place):
+        return [Path(place)]
+    return [Path(path) for path in sorted(glob.glob(place))] or [Path(place)]
+
+
+def read_files(paths: Iterable[Path], wanted: Collection[str] = ()) -> File:
+    """One table in one file or several, one after the other: see `read_file`."""
+    files = [read_file(path, wanted) for path in paths]
+    if len(files) == 1:
+        return files[0]
+    frame = pd.concat([file.frame for file in files], ignore_index=True)
+    name = f"{files[0].name} and {len(files) - 1} more"
+    return dataclasses.replace(files[0], frame=frame, name=name)
+
+
+def read_file(path: Path, wanted: Collection[str] = ()) -> File:
+    """One table. Values of CSV are text as it stands there.
+
+    The fields of a file without a header are '1', '2' and so on. It is one if there is a number
+    in its first line, or if such fields are wanted. Raises `UserError`.
+    """
+    kinds = [part for part in path.suffixes if part not in PACKED]
+    kind = kinds[-1] if kinds else ""
     with named_errors(path):
+        if not path.is_file() and path.exists():
+            raise UserError(f"{path} is not a file; name one with data")
         if kind in PARQUET:
             return File(pd.read_parquet(path), str(path))
+        if kind in TFRECORD:
+            return File(read_tfrecord(path), str(path))
         if kind in JSON_LINES:
-            frame = pd.read_json(
-                path, lines=True, convert_dates=False, dtype=False
-            )
-            return File(frame, str(path))
-        return _read_csv(path)
+            return File(_read_json(path), str(path))
+        for encoding in ENCODINGS:
+            try:
+                file = _read_csv(path, encoding, wanted)
+            except UnicodeDecodeError:
+                continue
+            if encoding != ENCODINGS[0]:
+                what = f"rows of {path.name} read as {encoding}, as it is not UTF-8"
+                file.notes[what] = len(file.frame)
+            return file
 
 
 @contextmanager
@@ -75,47 +114,109 @@ def named_errors(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} is missing; correct the schema or give --data_dir"
         ) from None
-    except (ValueError, TypeError, OSError, EOFError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {error.reason}; write it as UTF-8") from None
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        pd.errors.ParserWarning,
+    ) as error:
         reason = " ".join(str(error).split())
         line = re.search(r"(?:Row #|line )(\d+)", reason)
         where = f"{path}:{line[1]}" if line else path
-        raise UserError(f"{where}: {reason}; correct it") from error
+        raise UserError(
+            f"{where}: {reason}; correct it, or give another file"
+        ) from error
 
 
-def _read_csv(path):
-    # RecBole's atomic files are tab-separated with typed names and without quotes.
-    atomic = path.suffix in (".inter", ".item", ".user")
+def _read_json(path):
+    """An object a line, or a list of objects."""
     with open_text(path) as file:
-        header = file.readline()
-        file.seek(0)
+        lines = not file.read(1).startswith("[")
+    with open_text(path) as file:
+        return pd.read_json(
+            file, lines=lines, convert_dates=False, dtype=False
+        )
+
+
+def _read_csv(path, encoding, wanted):
+    with open_text(path, encoding) as file:
+        first = file.readline().strip("\r\n")
+    separator = max(SEPARATORS, key=first.count)
+    if separator not in first:
+        separator = r"\s+"
+    atomic = path.suffix in ATOMIC
+    if separator == r"\s+":
+        header = first.split()
+    else:
+        whole = first.replace(separator, FIELD_END)
+        header = next(csv.reader([whole], delimiter=FIELD_END), [])
+    nameless = not atomic and _has_no_names(header, wanted)
+    twice = [name for name in header if header.count(name) > 1]
+    if twice and not nameless:
+        raise ValueError(f"line 1 has two fields {twice[0]!r}")
+    names = [str(number + 1) for number in range(len(header))]
+    with open_text(path, encoding) as file, warnings.catch_warnings():
+        # More fields than the header has: what is too much would be lost.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        if separator == "::":
+            separator = FIELD_END
+            file = io.StringIO(file.read().replace("::", FIELD_END))
         frame = pd.read_csv(
             file,
-            sep=max(SEPARATORS, key=header.count),
+            sep=separator,
+            header=None if nameless else 0,
+            names=names if nameless else None,
             dtype=str,
             keep_default_na=False,
-            quoting=csv.QUOTE_NONE if atomic else csv.QUOTE_MINIMAL,
+            # Neither these files nor RecBole's atomic ones have quotes.
+            quoting=csv.QUOTE_NONE
+            if atomic or separator == FIELD_END
+            else csv.QUOTE_MINIMAL,
             index_col=False,
+            # So that each row stands in the line that its number says.
+            skip_blank_lines=False,
         )
     kinds: dict[str, Kind] = {}
-    names = {}
+    renamed = {}
     for field in frame:
         name, _, kind = str(field).rpartition(":")
         if name and kind in RECBOLE:
-            names[field], kinds[name] = name, RECBOLE[kind]
+            renamed[field], kinds[name] = name, RECBOLE[kind]
     return File(
-        frame.rename(columns=names), str(path), first_line=2, kinds=kinds
+        frame.rename(columns=renamed),
+        str(path),
+        first_line=1 if nameless else 2,
+        kinds=kinds,
     )
 
 
-def open_text(path: Path) -> IO[str]:
-    """A text file, unpacked if it is gzipped, without a byte-order mark."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+def _has_no_names(header, wanted):
+    """Whether a first line is data already."""
+    if any(_is_number(cell) for cell in header):
+        return True
+    digits = [field for field in wanted if field.isdigit()]
+    return bool(digits) and not set(digits) & set(header)
 
 
-def _together(files):
-    if len(files) == 1:
-        return files[0]
-    frame = pd.concat([file.frame for file in files], ignore_index=True)
-    return File(frame, f"{files[0].name} and {len(files) - 1} more")
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def open_text(path: Path, encoding: str = ENCODINGS[0]) -> IO[str]:
+    """A text file, unpacked if it is packed, without a byte-order mark."""
+    packing = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    file = io.BufferedReader(pa.input_stream(str(path), compression=packing))
+    start = file.peek(LOOK)[:LOOK]
+    if start[:2] in UTF_16:
+        encoding = "utf-16"
+    elif b"\0" in start:
+        file.close()
+        raise ValueError("it is binary")
+    return io.TextIOWrapper(file, encoding, newline="")

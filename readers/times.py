@@ -9,6 +9,9 @@ from support.errors import UserError
 
 # 2100-01-01: a larger number of seconds is one of milliseconds or less
 LATEST = 4_102_444_800
+EARLIEST = 100_000_000  # 1973, in seconds
+# Of two times of one unit: 1973 and 2100 are not as far from the middle.
+LARGEST_RATIO = 20
 UNITS = (1, 1_000, 1_000_000, 1_000_000_000)  # of epochs, in a second
 # 20170714, and with the time of day.
 COMPACT_DATES = {
@@ -28,7 +31,7 @@ def seconds_of(values: pd.Series, where: str, first_line: int) -> pd.Series:
         return _of_datetimes(pd.to_datetime(values, utc=True))
     numbers = pd.to_numeric(values, errors="coerce")
     if numbers.notna().all():
-        return _of_numbers(numbers, where)
+        return _of_numbers(numbers, where, first_line)
     text = values.astype(str).str.strip()
     parts = text.str.extract(NUMERIC_DATE)
     if parts[0].notna().all():
@@ -53,7 +56,7 @@ def _of_datetimes(moments):
     return moments.astype("datetime64[s, UTC]").astype(np.int64)
 
 
-def _of_numbers(numbers, where):
+def _of_numbers(numbers, where, first_line):
     """Numbers such as 20170714, with or without the time of day; else epochs in seconds,
     milliseconds, microseconds or nanoseconds, by the size of the largest."""
     for (first, last), layout in COMPACT_DATES.items():
@@ -61,6 +64,7 @@ def _of_numbers(numbers, where):
             moments = _parsed(numbers.astype(np.int64).astype(str), layout)
             if moments.notna().all():
                 return _of_datetimes(moments)
+    _check_one_unit(numbers, where, first_line)
     largest = numbers.max()
     for unit in UNITS:
         if largest / unit < LATEST:
@@ -68,6 +72,22 @@ def _of_numbers(numbers, where):
     raise UserError(
         f"{where}: {largest:g} is no time since 1970 in seconds or smaller units"
     )
+
+
+def _check_one_unit(numbers, where, first_line):
+    """Raises `UserError` for a time that is cut off, or of another unit than the others."""
+    middle = numbers.median()
+    if middle < EARLIEST:  # counted from anywhere, in anything
+        return
+    far = (numbers < middle / LARGEST_RATIO) | (
+        numbers > middle * LARGEST_RATIO
+    )
+    if far.any():
+        row = far.idxmax()
+        raise UserError(
+            f"{where}: {numbers[row]:.0f} in line {first_line + row} is no time beside others such "
+            f"as {middle:.0f}; correct the line, or leave the time empty where it is unknown"
+        )
 
 
 def _ordered(parts, where):
