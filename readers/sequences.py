@@ -27,7 +27,7 @@ def is_sequences(path: Path) -> bool:
     try:
         with open_text(path) as file:
             lines = list(itertools.islice(file, LINES))
-    except (OSError, EOFError, UnicodeDecodeError):
+    except (OSError, EOFError, ValueError):
         return False  # read_file says what is wrong
     rows = [line.split() for line in lines if line.strip()]
     several = all(len(row) > 1 for row in rows)

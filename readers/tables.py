@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO
 
 import pandas as pd
-import pyarrow as pa
 
 from readers.raw import File
 from readers.tfrecord import read_tfrecord
@@ -211,6 +210,8 @@ def _is_number(text):
 
 def open_text(path: Path, encoding: str = ENCODINGS[0]) -> IO[str]:
     """A text file, unpacked if it is packed, without a byte-order mark."""
+    import pyarrow as pa
+
     packing = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
     file = io.BufferedReader(pa.input_stream(str(path), compression=packing))
     start = file.peek(LOOK)[:LOOK]

@@ -167,13 +167,13 @@ def write(tmp_path, name, content):
 
 HEAD = "user_id,item_id,timestamp\n"
 WRONG = {
-    "no gzip": ("a.txt.gz", b"plain", "Not a gzipped file"),
+    "no gzip": ("a.txt.gz", b"plain", "a.txt.gz: zlib inflate failed"),
     "cut gzip": (
         "a.csv.gz",
         gzip.compress(HEAD.encode() * 50)[:-9],
-        "Compressed file ended",
+        "a.csv.gz: Truncated compressed stream",
     ),
-    "no UTF-8": ("a.txt", b"\xff\xfe\x00 a\n", "utf-8"),
+    "no text": ("a.txt", b"\x00\x01\x00 a\n", "it is binary"),
     "a wrong epoch": (
         "a.csv",
         HEAD + "1,2,1500000000\n1,3,soon\n",
