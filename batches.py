@@ -162,6 +162,8 @@ class History:
     user_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     request_time: int = NO_TIME
     whole: bool = True  # False if there may be earlier interactions
+    # rows of items that the user had, but that are no part of the history (--keep)
+    also_seen: np.ndarray | None = None
 
     def select(self, chosen: np.ndarray | slice) -> "History":
         """Some of the interactions."""
@@ -187,6 +189,7 @@ def history_of(data: Dataset, user: int, end: int | None = None) -> History:
         name: values[start:end] for name, values in data.columns.items()
     }
     facts = data.catalogue.users.data.items()
+    seen = None if data.left_out is None else data.seen(user, end)
     return History(
         data.items[start:end],
         data.times[start:end],
@@ -194,6 +197,7 @@ def history_of(data: Dataset, user: int, end: int | None = None) -> History:
         user if trained else UNKNOWN,
         {name: values[user] for name, values in facts},
         int(data.times[end]) if end < last else NO_TIME,
+        also_seen=seen,
     )
 
 

@@ -28,6 +28,7 @@ from dataset import (
     Catalogue,
     Dataset,
     Field,
+    LeftOut,
     Table,
 )
 from item_search import rows_where
@@ -99,7 +100,7 @@ def process(
     # equal ones stay in the order of the file
     rows = rows.iloc[np.lexsort([rows["time"], user])]
     times = np.array(rows["time"])
-    offsets = np.append(0, np.bincount(user, minlength=len(users)).cumsum())
+    offsets = _offsets(user, users)
     data = Dataset(
         Catalogue(raw.schema, items, users, fields),
         offsets,
@@ -112,8 +113,25 @@ def process(
         split_interactions(settings, offsets, times),
         "",
         {what: number for what, number in counts.items() if number},
+        _left_out(raw, rows, items, users) if settings.keep else None,
     )
     return data.replace(split_hash=_hash(data))
+
+
+def _offsets(user, users):
+    """(rows of users + 1,) where the interactions of each user begin, from their rows."""
+    return np.append(0, np.bincount(user, minlength=len(users)).cumsum())
+
+
+def _left_out(raw, kept, items, users):
+    """Interactions of known users with known items that are not kept."""
+    rows = raw.interactions.drop(kept.index)
+    user = users.index(rows["user"].to_numpy())
+    item = items.index(rows["item"].to_numpy())
+    times = np.array(rows.get("time", np.full(len(rows), NO_TIME)))
+    order = np.argsort(user, kind="stable")
+    order = order[(user[order] > 0) & (item[order] > 0)]
+    return LeftOut(_offsets(user[order], users), item[order], times[order])
 
 
 def _kept(raw, settings):
@@ -240,6 +258,8 @@ def _hash(data):
     """Of everything that a result depends on but texts and names."""
     digest = hashlib.sha256(data.split.description.encode())
     arrays = [data.offsets, data.items, data.times, *data.columns.values()]
+    if data.left_out is not None:
+        arrays += [data.left_out.offsets, data.left_out.items]
     for table in (data.catalogue.items, data.catalogue.users):
         arrays += [table.ids, *table.data.values()]
     for array in arrays:

@@ -333,6 +333,7 @@ class Dataset:
     split_hash: str
     # what was changed on the way here
     counts: dict[str, int] = field(default_factory=dict)
+    left_out: "LeftOut | None" = None
 
     @property
     def name(self) -> str:
@@ -395,6 +396,32 @@ class Dataset:
             for start, end in zip(starts, requests.ends, strict=True)
         ]
 
+    def seen(self, user: int, end: int | None = None) -> np.ndarray:
+        """Items that a user had before position `end`, or ever, also those that --keep left out."""
+        start, last = self.offsets[user], self.offsets[user + 1]
+        items = (
+            self.items[start:end]
+            if end is not None
+            else self.items[start:last]
+        )
+        if self.left_out is None:
+            return items
+        begin, stop = self.left_out.offsets[user : user + 2]
+        others = self.left_out.items[begin:stop]
+        if end is not None and end < last:
+            others = others[self.left_out.times[begin:stop] <= self.times[end]]
+        return np.append(items, others)
+
     def replace(self, **changes: Any) -> "Dataset":
         """Copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Interactions that --keep left out, by user as in `Dataset`. They train nothing and nobody is
+    asked for them, but their users have had these items."""
+
+    offsets: np.ndarray  # (rows of users + 1,)
+    items: np.ndarray  # (M,) rows of items
+    times: np.ndarray  # (M,)

@@ -308,6 +308,8 @@ class RecommendationEngine:
         allowed = rows_where(self.catalogue.items, query.where)
         if self.hides_seen(query.filter_seen):
             allowed[query.history.items] = False
+            if query.history.also_seen is not None:
+                allowed[query.history.also_seen] = False
         return allowed
 
     def item(self, row: int) -> Item:

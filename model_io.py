@@ -171,6 +171,14 @@ def _stored_catalogue(folder, info, settings):
     return dataclasses.replace(catalogue, items=items)
 
 
+def from_pretrained(folder: str | Path) -> EnhancedBERT4Rec:
+    """The model of a folder that trainer.py wrote; also `EnhancedBERT4Rec.from_pretrained`."""
+    return load_model(Path(folder)).model
+
+
+EnhancedBERT4Rec.from_pretrained = staticmethod(from_pretrained)
+
+
 def data_of(
     checkpoint: Checkpoint, folder: Path | str, same_split: bool = True
 ) -> Dataset:

@@ -141,11 +141,13 @@ class Run:
         """(steps in an epoch, steps of the run)."""
         in_epoch = len(self.batches) // self.world
         if in_epoch == 0:
-            raise UserError(
-                f"no full step for {self.world} processes: lower --batch_size "
-                f"{self.train.batch_size}, or give longer histories: beside what is held out, "
-                f"two interactions of a user train"
-            )
+            remedy = f"give fewer processes than {self.world}, or a smaller --batch_size"
+            if not len(self.batches.users):
+                remedy = (
+                    "give longer histories: beside what is held out, two interactions of a user "
+                    "train"
+                )
+            raise UserError(f"there is no full step to train: {remedy}")
         return (
             in_epoch,
             self.train.max_steps or self.train.max_epochs * in_epoch,

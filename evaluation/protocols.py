@@ -219,9 +219,10 @@ def length_groups(
 
 
 def hide_seen(scores: Tensor, data: Dataset, requests: Requests) -> None:
-    """Set the scores (B, R) of items in the histories of B requests to -inf, in place."""
-    for row, items in zip(scores, data.histories(requests), strict=True):
-        row[torch.from_numpy(items)] = -torch.inf
+    """Set the scores (B, R) of what users had before B requests to -inf, in place."""
+    asked = zip(requests.users, requests.ends, strict=True)
+    for row, (user, end) in zip(scores, asked, strict=True):
+        row[torch.from_numpy(data.seen(user, end))] = -torch.inf
 
 
 def draw_candidates(
@@ -250,8 +251,9 @@ def draw_candidates(
         zip(requests.users, requests.ends, strict=True)
     ):
         left = weights.copy()
-        start = end if any_items else data.offsets[user]
-        left[data.items[start : end + requests.count]] = 0
+        left[data.items[end : end + requests.count]] = 0
+        if not any_items:
+            left[data.seen(user, end)] = 0
         rows = np.flatnonzero(left)
         if not len(rows):
             raise UserError(

@@ -198,7 +198,7 @@ def _named(table, file, described, counts):
         elif role == "name":
             named[role] = _values(file, Column(role, "text"), frame[field])
         else:
-            named[role] = _ids(frame[field])
+            named[role] = _ids(file, frame[field])
     for name, column in columns.items():
         named[name] = _values(file, column, frame[column.field])
     return pd.DataFrame(named)
@@ -285,8 +285,15 @@ def is_blank(values: pd.Series) -> pd.Series:
     return values.isna() | values.astype(str).str.strip().isin(MISSING)
 
 
-def _ids(values):
+def _ids(file, values):
     """Whole numbers if all are, else text as it is."""
+    if values.dtype == object:
+        for row, value in values.items():
+            if not isinstance(value, int | str):
+                file.fault(row, f"{values.name} {value!r} is no id")
+    if pd.api.types.is_float_dtype(values):
+        for row in values.index[values % 1 != 0]:
+            file.fault(row, f"{values.name} {values[row]} is no id")
     if pd.api.types.is_signed_integer_dtype(values):
         return values.astype(np.int64, copy=False)
     text = values.astype(str).str.strip()
