@@ -19,7 +19,7 @@ from item_search import find_items
 from profiles import parse_time
 from support.arguments import model_parser, names_of
 from support.errors import UserError, require, run_command
-from support.tables import write_parquet
+from support.tables import write_frame
 
 ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "json")
 MANY_USERS = ("output", "history_until", "precision")
@@ -65,7 +65,9 @@ FLAGS: dict[str, dict[str, Any]] = {
         "default": "auto",
         "help": "with --users: bf16 encodes whole histories faster where the processor has it",
     },
-    "output": {"help": "with --users: the Parquet file to write"},
+    "output": {
+        "help": "with --users: FILE.parquet or FILE.csv to write, or - for CSV on the terminal"
+    },
     "k": {"type": int, "default": 10, "help": "how many items (default: 10)"},
     "filter_seen": {
         "choices": FILTERS,
@@ -103,14 +105,19 @@ def _many(engine, flags):
         FILTERS[flags.filter_seen],
         flags.precision,
     )
-    write_parquet(Path(flags.output), table)
-    per_user = table.groupby("user_id").size()
-    fewer = int((per_user < flags.k).sum())
+    asked = len(set(users)) if users else engine.data.num_users
+    with_all = int((table.groupby("user_id").size() == flags.k).sum())
+    fewer = asked - with_all
     note = f"; {fewer} of them have fewer than {flags.k} left" if fewer else ""
+    if flags.output == "-":
+        table.to_csv(sys.stdout, index=False)
+    else:
+        write_frame(Path(flags.output), table)
     print(
-        f"{len(table):,} recommendations for {len(per_user):,} users: {flags.output} "
+        f"{len(table):,} recommendations for {asked:,} users: {flags.output} "
         f"(histories until "
-        f"{flags.history_until}, split {engine.info['split_hash']}){note}"
+        f"{flags.history_until}, split {engine.info['split_hash']}){note}",
+        file=sys.stderr if flags.output == "-" else sys.stdout,
     )
 
 

@@ -14,7 +14,7 @@ from evaluation.metrics import (
     per_request,
     per_user,
 )
-from support.tables import by_row, print_table, write_parquet
+from support.tables import by_row, print_table, write_frame
 
 Summary = dict[str, dict[str, float]]  # metric -> mean, low, high
 
@@ -51,4 +51,4 @@ def write_request_results(
     }
     for place in range(1, rank.shape[1]):
         table[f"rank_{place + 1}"] = rank[:, place]
-    write_parquet(path, pd.DataFrame(table | per_request(rank)))
+    write_frame(path, pd.DataFrame(table | per_request(rank)))

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from readers.raw import SESSION, File, Files, is_blank, one_a_row, tags_of
+from readers.raw import (
+    SESSION,
+    File,
+    Files,
+    check_ids,
+    is_blank,
+    one_a_row,
+    tags_of,
+)
 from readers.sequences import is_sequences, read_sequences
 from readers.tables import matching, read_file, read_files
 from readers.times import EARLIEST, seconds_of
@@ -147,6 +155,8 @@ def schema_for(
     }
     roles = tables["interactions"].roles
     pair = [roles["user"], roles["item"]]
+    for field in pair:
+        check_ids(files["interactions"], files["interactions"].frame[field])
     repeats = files["interactions"].frame.duplicated(pair).mean() > 0.01
     schema = Schema(
         re.sub(r"[^\w .-]", "_", name),

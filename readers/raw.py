@@ -285,15 +285,20 @@ def is_blank(values: pd.Series) -> pd.Series:
     return values.isna() | values.astype(str).str.strip().isin(MISSING)
 
 
-def _ids(file, values):
-    """Whole numbers if all are, else text as it is."""
+def check_ids(file: File, values: pd.Series) -> None:
+    """Raises `UserError` for a list, a record or a fraction among ids."""
     if values.dtype == object:
         for row, value in values.items():
-            if not isinstance(value, int | str):
+            if isinstance(value, list | dict | tuple | np.ndarray):
                 file.fault(row, f"{values.name} {value!r} is no id")
     if pd.api.types.is_float_dtype(values):
-        for row in values.index[values % 1 != 0]:
+        for row in values.index[values % 1 > 0]:
             file.fault(row, f"{values.name} {values[row]} is no id")
+
+
+def _ids(file, values):
+    """Whole numbers if all are, else text as it is."""
+    check_ids(file, values)
     if pd.api.types.is_signed_integer_dtype(values):
         return values.astype(np.int64, copy=False)
     text = values.astype(str).str.strip()

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import io
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -43,6 +44,10 @@ def run_command(
     """Run a script's `main` and return its exit code: 2 with one line on stderr for what the user
     can mend.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal may lack the letters of a name.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except UserError as error:
