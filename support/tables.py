@@ -70,15 +70,15 @@ def show_tables(tables: Sequence[Table], path: Path | None = None) -> None:
 def write_frame(path: Path, table: Any) -> None:
     """Write a data frame as Parquet or CSV, by the name's ending, beside its place and move it
     there. Raises `UserError`, also for a place that is no regular file."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UserError(
-            f"{path} cannot be written: it is no regular file; choose another place"
-        )
     kinds = {".parquet": table.to_parquet, ".csv": table.to_csv}
     write = kinds.get(path.suffix)
     if write is None:
         raise UserError(f"{path}: a file is written as .parquet or .csv")
     try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise UserError(
+                f"{path} cannot be written: it is no regular file; choose another place"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             dir=path.parent, prefix=".writing-"
