@@ -2,6 +2,7 @@
 
     python data_processor.py --dataset ml-1m                          prints the data card
     python data_processor.py --dataset clicks.csv --write_schema data.yaml     writes the schema too
+    python data_processor.py --dataset ml-1m --to recbole DIR         writes files for RecBole
 
 One chronological order: by user, then time, then file order (half of the neighbouring times of
 MovieLens 1M are equal, so the rule matters); without times the file order is the order. What
@@ -31,6 +32,7 @@ from dataset import (
     LeftOut,
     Table,
 )
+from exporting import write_atomic
 from item_search import rows_where
 from readers import home, read
 from readers.infer import of_frames
@@ -326,9 +328,20 @@ def main(argv: list[str]) -> None:
     from command_line import settings_parser
 
     parser = settings_parser(__doc__, ("data",))
-    parser.add_argument("--write_schema", type=Path, metavar="FILE.yaml")
+    add = parser.add_argument
+    add("--write_schema", type=Path, metavar="FILE.yaml")
+    add(
+        "--to",
+        nargs=2,
+        metavar=("recbole", "FOLDER"),
+        help="write the data and their order for RecBole, as atomic files",
+    )
     flags = vars(parser.parse_args(argv))
-    path = flags.pop("write_schema")
+    path, to = flags.pop("write_schema"), flags.pop("to")
+    if to and to[0] != "recbole":
+        raise UserError(
+            f"--to {to[0]}: there is recbole, as in --to recbole FOLDER"
+        )
     settings = Settings().replace(**flags)
     data = load(settings.data)
     rows = [list(row) for row in data_card(data)]
@@ -337,6 +350,9 @@ def main(argv: list[str]) -> None:
         folder = Path(settings.data.data_dir or home(settings.data.dataset))
         write_schema(data.catalogue.schema, path, folder)
         print(f"schema: {path}; edit it and give it as --dataset")
+    if to:
+        written = write_atomic(data, Path(to[1]))
+        print(f"for RecBole: {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ import pytest
 
 import data_processor
 from data_processor import Dataset, load
+from exporting import write_atomic
 from readers import read
 from readers.tfrecord import read_tfrecord
 from settings import DataSettings
 from support.errors import UserError, run_command
-from tests.conftest import SHARED
+from tests.conftest import SHARED, other_data
 
 
 def table():
@@ -244,3 +245,71 @@ def test_movielens_folders_by_path():
             pytest.skip(f"{name} is absent")
         raw = read(str(folder))
         assert raw.schema.name == name and raw.schema.noun == "film"
+
+
+def recbole(path):
+    """An atomic file as RecBole reads one: typed names, tabs, no quotes."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    names, types = zip(
+        *(field.split(":") for field in lines[0].split("\t")), strict=True
+    )
+    rows = [line.split("\t") for line in lines[1:]]
+    table = pd.DataFrame(rows, columns=names)
+    for name, kind in zip(names, types, strict=True):
+        if kind == "float":
+            table[name] = table[name].replace("", "nan").astype(float)
+        if kind.endswith("_seq"):
+            table[name] = table[name].str.split(" ")
+    return table
+
+
+@pytest.mark.parametrize("shape", ["films", "shop", "ids"])
+def test_atomic_files_hold_the_same_split(data, shape, tmp_path):
+    """Their last two by order, of each user, are our validation and test items."""
+    data = data if shape == "films" else other_data(shape)
+    folder = tmp_path / "peer"
+    write_atomic(data, folder)
+    table = recbole(folder / "peer.inter").sort_values("order")
+    table = table[table.groupby("user_id")["order"].transform("size") > 2]
+    items = data.catalogue.items
+    for until, place in (("validation", -2), ("test", -1)):
+        requests = data.split.requests[until]
+        users = data.catalogue.users.id_array(requests.users).astype(str)
+        wanted = items.id_array(data.items[requests.ends]).astype(str)
+        theirs = table.groupby("user_id")["item_id"].nth(place)
+        theirs.index = table.loc[theirs.index, "user_id"]
+        assert theirs[users].tolist() == wanted.tolist()
+    described = recbole(folder / "peer.item")
+    assert described["item_id"].tolist() == items.ids.astype(str).tolist()
+    for name, entry in items.fields.items():
+        for row in (items.first, items.first + 3):
+            cell = described[name][row - items.first]
+            value = entry.readable(items.data[name][row])
+            if entry.column.kind == "number" and value is not None:
+                assert cell == pytest.approx(value, rel=1e-3)
+            if entry.column.kind == "tags":
+                codes = items.data[name][row]
+                assert len([tag for tag in cell if tag]) == (codes > 0).sum()
+    # And we read them back: the same users, items, order and targets.
+    raw = read(str(folder)).interactions
+    assert raw["item"].astype(str).tolist() == table_of(data)[1]
+    assert raw["user"].astype(str).tolist() == table_of(data)[0]
+
+
+def table_of(data):
+    users = data.catalogue.users.id_array(data.user_of).astype(str)
+    items = data.catalogue.items.id_array(data.items).astype(str)
+    return users.tolist(), items.tolist()
+
+
+def test_only_what_recbole_splits_alike_is_written(tmp_path, capsys):
+    frame = table()
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    flags = ["--dataset", str(tmp_path / "a.csv"), "--to"]
+    out = str(tmp_path / "out")
+    assert run_command(data_processor.main, [*flags, "recbole", out]) == 0
+    assert "out.inter" in capsys.readouterr().out
+    assert run_command(data_processor.main, [*flags, "recpole", out]) == 2
+    flags = ["--protocol", "global_time", *flags, "recbole", out]
+    assert run_command(data_processor.main, flags) == 2
+    assert "--protocol leave_one_out" in capsys.readouterr().err

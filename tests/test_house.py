@@ -23,7 +23,7 @@ ORDER = [
     {"presets", "splits", "answers"},
     {"command_line"},
     {"dataset", "readers"},
-    {"data_card", "item_search"},
+    {"data_card", "item_search", "exporting"},
     {"data_processor"},
     {"outputs"},
     {"transformer", "losses"},
