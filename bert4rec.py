@@ -160,20 +160,24 @@ class BERT4Rec(nn.Module):
         """Projection of eq. 7, (..., D) to (..., D)."""
         return F.gelu(self.projection(states))
 
-    def frozen(self) -> Scorer:
+    def frozen(self, cloze: bool = True) -> Scorer:
         """This model as what ranks, in evaluation mode."""
-        return Scorer(self)
+        return Scorer(self, cloze)
 
     def item_table(self, _without: Set[str] = NOTHING) -> Tensor:
         """(R, D) E."""
         return self.items.weight
 
-    def as_request(self, batch: Batch) -> Batch:
+    def as_request(self, batch: Batch, _cloze: bool = True) -> Batch:
         """Histories in the form from whose last position the next item is read: a mask appended."""
         return append_mask(batch, self.settings.seq_length)
 
     def rank(
-        self, states: Tensor, table: Tensor, _batch: Batch | None = None
+        self,
+        states: Tensor,
+        table: Tensor,
+        _batch: Batch | None = None,
+        _cloze: bool = True,
     ) -> Tensor:
         """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
         with full_precision(states.device):

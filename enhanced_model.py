@@ -227,9 +227,9 @@ class EnhancedBERT4Rec(nn.Module):
 
     # Ranking
 
-    def frozen(self) -> Scorer:
+    def frozen(self, cloze: bool = False) -> Scorer:
         """This model, put in evaluation mode, with its item table computed once (scorer.py)."""
-        return Scorer(self)
+        return Scorer(self, cloze)
 
     @property
     def starts(self) -> bool:
@@ -248,23 +248,28 @@ class EnhancedBERT4Rec(nn.Module):
         found += [f"items.{name}" for name in self.item_columns.encoders]
         return tuple(found + (["graph"] if self.graph is not None else []))
 
-    def as_request(self, batch: Batch) -> Batch:
+    def as_request(self, batch: Batch, cloze: bool = False) -> Batch:
         """Histories in the form from whose last position the next item is read: with a mask
-        appended where the cloze head ranks."""
-        if self.next_bias is not None:
+        appended where the cloze head ranks, as it does alone or by `cloze`."""
+        if self.next_bias is not None and not cloze:
             return batch
         return append_mask(batch, self.settings.seq_length)
 
     def rank(
-        self, states: Tensor, table: Tensor, batch: Batch | None = None
+        self,
+        states: Tensor,
+        table: Tensor,
+        batch: Batch | None = None,
+        cloze: bool = False,
     ) -> Tensor:
-        """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
+        """Request states (B, D) to logits (B, R), in fp32 even under autocast. cloze: by the
+        cloze head, of states of `as_request` with it."""
         with full_precision(states.device):
             states, bias = states.float(), self.next_bias
-            if bias is None:
+            if bias is None or cloze:
                 states, bias = self.masked_head(states), self.masked_bias
             logits = states @ table.float().T + odds(bias)
-            if self.start_bias is None or batch is None:
+            if self.start_bias is None or batch is None or cloze:
                 return logits
             kind = F.one_hot((~batch.whole).long(), 2)
             begins = kind * (batch.lengths == 0)[:, None]  # (B, 2)

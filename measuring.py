@@ -8,7 +8,12 @@ from torch import nn
 from baselines.popularity import Popularity
 from dataset import Dataset
 from evaluation.protocols import protocol_line, ranks_of
-from evaluation.report import print_ranking, summarise, write_request_results
+from evaluation.report import (
+    hit_max_ratio,
+    print_ranking,
+    summarise,
+    write_request_results,
+)
 from evaluation.side_tasks import (
     PREFERENCES,
     VALUES,
@@ -22,6 +27,9 @@ from support.memory import peak_memory_mb
 from support.tables import by_row, print_table
 from support.tracking import git_commit
 from training_state import Progress
+
+HIT_MAX = "hit max ratio"
+MASKED = "by the mask appended"
 
 
 def measure(
@@ -40,6 +48,12 @@ def measure(
     rankers = {"popularity": Popularity(data), name: scorer}
     ranks = ranks_of(rankers, data, "test", length, settings.eval, device)
     users = data.split.requests["test"].users
+    hits = {}
+    if name == "vanilla" or settings.model.masked_item_weight:
+        masked = {MASKED: model.frozen(cloze=True)}
+        cloze = ranks_of(masked, data, "test", length, settings.eval, device)
+        for label, rank in cloze.items():
+            hits[label] = hit_max_ratio(rank, users)
     qualities = {VALUES: value_quality, PREFERENCES: preference_quality}
     figures = {kind: {} for kind in qualities}
     outputs = head_outputs(scorer, data, "test", length, device)
@@ -53,6 +67,7 @@ def measure(
         "ranking": {
             label: summarise(rank, users) for label, rank in ranks.items()
         },
+        HIT_MAX: hits,
         **figures,
         "parameters": sum(
             parameter.numel() for parameter in model.parameters()
@@ -81,6 +96,10 @@ def report(results: dict[str, Any], progress: Progress) -> None:
     )
     same = f"the same users, histories and split {results['split_hash']}"
     tables = {}
+    if results[HIT_MAX]:
+        tables[
+            "Hit Max Ratio@k: hidden last items among the first k, a mask appended"
+        ] = results[HIT_MAX]
     for column, rows in results[VALUES].items():
         tables[f"{column} of the test item"] = rows
     for column, row in results[PREFERENCES].items():

@@ -16,12 +16,13 @@ class Scorer(nn.Module):
 
     All other weights are the model's own. After training steps make a new one, or an old table
     meets new weights. A family of features is 'items.NAME', 'interactions.NAME', 'users.NAME',
-    'users.id', 'times' or 'graph'; explanations leave some of them out by `without`.
+    'users.id', 'times' or 'graph'; explanations leave some of them out by `without`. cloze: rank
+    by the cloze head, with a mask appended, also where another head ranks otherwise.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, cloze: bool = False) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model, self.cloze = model.eval(), cloze
         with torch.no_grad():
             self.register_buffer("table", model.item_table(), persistent=False)
         # Whether users without a history can be served; families of features; columns of
@@ -39,7 +40,7 @@ class Scorer(nn.Module):
 
     def states(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
         """(B, D) state that predicts the interaction after each history."""
-        batch = hide(self.model.as_request(batch), without)
+        batch = hide(self.model.as_request(batch, self.cloze), without)
         x, attend = self.model.embed(batch, self.items(without))
         return self.model.encoder.last_state(x, attend, batch.lengths - 1)
 
@@ -53,7 +54,7 @@ class Scorer(nn.Module):
 
         batch: the requests, among which may be empty histories.
         """
-        return self.model.rank(states, self.items(without), batch)
+        return self.model.rank(states, self.items(without), batch, self.cloze)
 
     def score(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
         """(B, R) logits of each item as the next interaction."""

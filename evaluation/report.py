@@ -8,6 +8,7 @@ import numpy as np
 
 from dataset import Dataset
 from evaluation.metrics import (
+    CUTOFFS,
     ONE_TARGET,
     SEVERAL_TARGETS,
     interval,
@@ -24,6 +25,14 @@ def summarise(rank: np.ndarray, users: np.ndarray) -> Summary:
     metrics = per_user(rank, users)
     names = ONE_TARGET if rank.shape[1] == 1 else SEVERAL_TARGETS
     return {name: interval(metrics[name]) for name in names}
+
+
+def hit_max_ratio(rank: np.ndarray, users: np.ndarray) -> dict[str, float]:
+    """Hit Max Ratio@k: the share of sessions whose hidden last item is among the first k, ranked
+    with the mask token appended (ranks (Q, T) of such a ranking). It is the hit rate by another
+    name."""
+    metrics = per_user(rank, users)
+    return {f"@{k}": float(metrics[f"HR@{k}"].mean()) for k in CUTOFFS}
 
 
 def cell(summary: dict[str, float], mark: str = "") -> str:
