@@ -21,6 +21,7 @@ from evaluation.side_tasks import (
     preference_quality,
     value_quality,
 )
+from run_folder import RESULTS, weights_digest
 from settings import Settings
 from support.checkpoint import write_json
 from support.memory import peak_memory_mb
@@ -64,6 +65,7 @@ def measure(
         "seed": settings.train.seed,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),
+        "weights": weights_digest(folder),
         "ranking": {
             label: summarise(rank, users) for label, rank in ranks.items()
         },
@@ -83,7 +85,7 @@ def measure(
         folder / "test_users.parquet", data, "test", ranks[name]
     )
     # Last: where it stands, all is done.
-    write_json(folder / "results.json", results)
+    write_json(folder / RESULTS, results)
     return results
 
 

@@ -83,15 +83,16 @@ def save_model(
     settings: Settings,
     data: Dataset,
     record: dict[str, Any],
-    keep_previous: bool = False,
+    run: str = "",
 ) -> None:
-    """Write a checkpoint folder (module's head)."""
+    """Write a checkpoint folder (module's head). run: what the run is known by."""
     catalogue = data.catalogue
     info = {
         "settings": settings.to_dict(),
         "schema": catalogue.schema.to_dict(),
         "fields": Fields.dump_python(catalogue.fields, mode="json"),
         "validation": record,
+        "run": run,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),
         "versions": {name: version(name) for name in ("torch", "numpy")},
@@ -107,7 +108,7 @@ def save_model(
                 name: values.tolist() for name, values in columns.items()
             },
         }
-    write_checkpoint(folder, model.state_dict(), info, keep_previous)
+    write_checkpoint(folder, model.state_dict(), info)
 
 
 def load_model(

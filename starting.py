@@ -1,6 +1,7 @@
 """What a training begins with: a new model, one grown from a checkpoint (`--start_from`), and the
 teachers that it follows. Each is refused if it may have learned from what is held out here."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,20 @@ def starting_model(data: Dataset, settings: Settings) -> nn.Module:
     return model
 
 
+def pinned(settings: Settings) -> Settings:
+    """Settings with the folders that links such as checkpoints/best point to now, as they may point
+    elsewhere when the run is resumed."""
+    train = settings.train
+    teachers = [_target(folder) for folder in names_of(train.teacher)]
+    return settings.replace(
+        teacher=",".join(teachers), start_from=_target(train.start_from)
+    )
+
+
+def _target(folder):
+    return str(Path(folder).resolve()) if os.path.islink(folder) else folder
+
+
 def starting_data(settings: Settings) -> Dataset:
     """The data, coded as the model that training goes on from knows them.
 
@@ -93,11 +108,6 @@ def load_teachers(data: Dataset, settings: Settings) -> list[nn.Module]:
 
 def _teacher(folder, data, settings):
     flag = f"--teacher {folder}"
-    best = Path(settings.train.checkpoint_dir) / "best"
-    require(
-        folder.resolve() != best.resolve(),
-        f"{flag} is where this run keeps its own model; give another --checkpoint_dir",
-    )
     checkpoint = load_model(folder, data_dir=settings.data.data_dir)
     hash_there = checkpoint.info["split_hash"]
     require(

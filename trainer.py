@@ -7,6 +7,7 @@ flags: --help, or settings.py. Own data: `--dataset clicks.csv`, or a YAML file 
 (datasets/README.md).
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -19,12 +20,18 @@ from command_line import parse_command_line
 from engine import RecommendationEngine
 from measuring import measure, report
 from model_io import save_model, stored_settings
+from run_folder import BEST, LAST, RUN, new_run, newest_run, publish
 from settings import Settings
-from starting import load_teachers, starting_data, starting_model
-from support.checkpoint import INFO, read_json, settled
-from support.errors import UserError, run_command
-from support.processes import leave_process_group
-from support.tracking import Tracker, git_commit, run_identity, run_path
+from starting import (
+    load_teachers,
+    pinned,
+    starting_data,
+    starting_model,
+)
+from support.checkpoint import read_json, settled
+from support.errors import require, run_command
+from support.processes import leave_process_group, only_one
+from support.tracking import Tracker, git_commit, run_path
 from training_loop import fit
 
 SHOWN_USERS = 5  # for whom W&B shows recommendations, about
@@ -33,41 +40,51 @@ SHOWN_USERS = 5  # for whom W&B shows recommendations, about
 def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     """Train, test, report; returns the results (None on processes other than the main one).
 
-    Leaves `<checkpoint_dir>/best` with the model, results.json and a row of results per
-    request. Raises `Stopped` or `UserError`.
+    Leaves a folder of the run in `<checkpoint_dir>`: its `best` holds the model, results.json and
+    a row of results per request (run_folder.py). Raises `Stopped` or `UserError`.
     """
     main_process = int(os.environ.get("RANK", "0")) == 0
+    place = Path(settings.train.checkpoint_dir)
+    settings = pinned(settings)
     data = starting_data(settings)
-    folder = Path(settings.train.checkpoint_dir)
     torch.manual_seed(settings.train.seed)
     model = starting_model(data, settings)
     teachers = load_teachers(data, settings)
-    tracker = Tracker(None, {})
+    run = newest_run(place) if resume else None
+    tracker, lock = Tracker(None, {}), contextlib.nullcontext()
     if main_process:
         # Found out now, if it cannot be written.
-        folder.mkdir(parents=True, exist_ok=True)
-        identity = run_identity(folder / "run_id", resume)
-        tracker = _tracker(settings, data, identity)
+        run = run or new_run(place, settings)
+        lock = only_one(run / "lock", f"another process is training {run}")
+        tracker = _tracker(settings, data, run.name)
         _announce(settings, data, model)
-    best = folder / "best"
 
-    def keep(model: nn.Module, record: dict[str, Any], first: bool) -> None:
-        save_model(best, model, settings, data, record, keep_previous=first)
+    def keep(model: nn.Module, record: dict[str, Any]) -> None:
+        save_model(run / BEST, model, settings, data, record, run.name)
+        if not (place / BEST).exists():
+            publish(run)
 
+    results = None
     try:
-        progress = fit(
-            model,
-            data,
-            settings,
-            state_folder=folder / "last",
-            resume=resume,
-            tracker=tracker,
-            on_best=keep,
-            teachers=teachers,
-        )
-        results = None
-        if main_process:
-            results = _measure(tracker, model, data, settings, progress)
+        with lock:
+            resume = run is not None and settled(run / LAST)
+            progress = fit(
+                model,
+                data,
+                settings,
+                state_folder=run and run / LAST,
+                resume=resume,
+                tracker=tracker,
+                on_best=keep,
+                teachers=teachers,
+            )
+            if main_process:
+                if resume:
+                    # Whatever has become of it since the run stood here.
+                    keep(model, progress.best)
+                results = _measure(
+                    tracker, model, data, settings, progress, run
+                )
         tracker.close()
     except BaseException:
         tracker.close(failed=True)
@@ -92,9 +109,10 @@ def _measure(
     data,
     settings,
     progress,
+    run,
 ):
     """What comes after training: figures, tables, and what W&B shows of a model."""
-    best = Path(settings.train.checkpoint_dir) / "best"
+    best = run / BEST
     results = measure(model, data, settings, progress, best)
     tracker.log("test", **results)
     if tracker.shown:
@@ -111,6 +129,7 @@ def _measure(
         tracker.artifact(best, name)
     report(results, progress)
     print(f"\nModel, results and ranks of each request: {best}")
+    print(publish(run))
     print(f"Record of the run: {tracker.path}")
     return results
 
@@ -138,14 +157,11 @@ def asked_for(argv: list[str], description: str) -> tuple[Settings, bool]:
     settings, resume = parse_command_line(argv, description)
     if not resume:
         return settings, resume
-    folder = settings.train.checkpoint_dir
-    last = Path(folder) / "last"
-    if not settled(last):
-        raise UserError(
-            f"--resume: {last} does not exist; there is no stopped run to go on with"
-        )
-    stored = stored_settings(last, read_json(last / INFO))
-    return stored.replace(checkpoint_dir=folder), resume
+    place = Path(settings.train.checkpoint_dir)
+    run = newest_run(place)
+    require(run, f"--resume: {place} holds no stopped run to go on with")
+    stored = stored_settings(run, read_json(run / RUN))
+    return stored.replace(checkpoint_dir=str(place)), resume
 
 
 def main(argv: list[str]) -> None:

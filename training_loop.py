@@ -42,7 +42,7 @@ PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}
 LOG_EVERY = 25
 LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
 WARM_UP = 0.05  # share of all steps
-OnBest = Callable[[nn.Module, dict[str, Any], bool], None]
+OnBest = Callable[[nn.Module, dict[str, Any]], None]
 
 
 class Stopped(KeyboardInterrupt):
@@ -82,8 +82,8 @@ class Run:
 
     Where the split holds validation targets out, they select the weights and stop early; else all
     epochs train. state_folder: where the state for `resume` is kept (written at each evaluation and
-    when the run is stopped). on_best(model, record, first): called on the main process whenever
-    the validation score improves; first is True for the first time in a run, resumed or not.
+    when the run is stopped). on_best(model, record): called on the main process whenever
+    the validation score improves.
     teachers: models of the same kind and catalogue whose distributions the item heads follow.
     """
 
@@ -268,11 +268,11 @@ class Run:
         }
         # Kept in memory too: the best weights are what training ends with.
         if metrics[SELECTION_METRIC] > progress.best_score:
-            first, progress.best = not progress.best, record
+            progress.best = record
             progress.evaluations_without_gain = 0
             self.best_weights = copy.deepcopy(self.model.state_dict())
             if self.on_best is not None and self.accelerator.is_main_process:
-                self.on_best(self.model, record, first)
+                self.on_best(self.model, record)
         else:
             progress.evaluations_without_gain += 1
         # One evaluation may fall short by chance: patience counts several.

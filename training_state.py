@@ -76,6 +76,7 @@ def save_state(run: Any, folder: Path) -> None:
         tensors["random_cuda"] = torch.cuda.get_rng_state()
     info = {
         "settings": run.settings.to_dict(),
+        "threads": torch.get_num_threads(),
         "split_hash": run.data.split_hash,
         "progress": dataclasses.asdict(run.progress),
         # exact: a number of fp32 is one of fp64
@@ -93,7 +94,7 @@ def load_state(run: Any, folder: Path) -> dict[str, Any]:
     differently)."""
     tensors, info = read_checkpoint(folder)
     require(
-        "loss_sums" in info,
+        "threads" in info,
         f"{folder} was written by an older version of this program; go on with that version, or "
         f"start again without --resume",
     )
@@ -102,6 +103,8 @@ def load_state(run: Any, folder: Path) -> dict[str, Any]:
         f"{folder} was trained on split {info['split_hash']}, the data at hand are split "
         f"{run.data.split_hash}; give the same data",
     )
+    # Sums of another number of threads round otherwise.
+    torch.set_num_threads(info["threads"])
     load_weights(run.model, _part(tensors, "model."), str(folder))
     run.best_weights = _part(tensors, "best.")
     whole = run.optimizer.state_dict()

@@ -10,9 +10,10 @@ from torch import nn
 from ablations.study import code_version, data_hash, run_key
 from dataset import Dataset
 from model_io import load_model, save_model
+from run_folder import BEST, RESULTS, can_resume, read_results
 from settings import Settings
 from starting import starting_model
-from support.checkpoint import read_json, settled
+from support.checkpoint import settled
 from support.processes import alone
 from trainer import train
 from training_loop import fit
@@ -29,10 +30,9 @@ def run_once(settings: Settings, folder: Path) -> dict[str, Any]:
         checkpoint_dir=str(folder), runs_dir=str(folder / "log")
     )
     with alone(folder / "lock"):
-        path = folder / "best" / "results.json"
-        if path.exists():
-            return read_json(path)
-        return train(settings, settled(folder / "last"))
+        if (folder / BEST / RESULTS).exists():
+            return read_results(folder / BEST)
+        return train(settings, can_resume(folder))
 
 
 def trained(

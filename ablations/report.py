@@ -21,7 +21,8 @@ from evaluation.significance import (
     mark,
     seed_spread,
 )
-from support.checkpoint import read_json, write_json
+from run_folder import BEST, read_results
+from support.checkpoint import write_json
 from support.errors import require
 from support.tables import print_table, table_text
 
@@ -130,7 +131,7 @@ def _of_users(folder):
 
 def _figures(variant, seed, folder):
     """What runs.json says of a run."""
-    result = read_json(folder / "best/results.json")
+    result = read_results(folder / BEST)
     rankings = result["ranking"]
     ranking = next(rankings[name] for name in rankings if name != "popularity")
     return {

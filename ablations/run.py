@@ -33,8 +33,8 @@ from ablations.study import (
     run_key,
 )
 from data_processor import load
+from run_folder import read_results
 from settings import Settings
-from support.checkpoint import read_json
 from support.errors import UserError, require, run_command
 from support.processes import die_with
 from training_loop import Stopped
@@ -205,7 +205,7 @@ def _train(run):
 def _report_end(run):
     result = run.failure
     if run.results.exists():
-        record = read_json(run.results)
+        record = read_results(run.results.parent)
         score, seconds = record["best"]["NDCG@10"], record["training_seconds"]
         result = f"validation NDCG@10 {score:.4f}, {seconds:.0f} s"
     print(f"{time.strftime('%H:%M')}  {run.name}: {result}", flush=True)

@@ -1,5 +1,6 @@
 """Checkpoints: a folder of safetensors and JSON, no pickle, replaced as a whole or not at all."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,17 +23,16 @@ def write_checkpoint(
     folder: Path,
     tensors: dict[str, Tensor],
     info: dict[str, Any],
-    keep_previous: bool = False,
 ) -> None:
     """Write tensors and their description into a folder, atomically.
 
-    Everything is written to a folder beside it first; only then does what stood there make way,
-    and it comes back if the last step fails. keep_previous: it moves to `<folder>.previous`
-    (replacing an older one) instead of going.
+    Everything is written to a folder beside it first, and has reached the disk; only then does
+    what stood there make way, and it comes back if the last step fails.
     """
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
+    settled(folder)
     _remove_stale(folder)
     scratch = Path(
         tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-")
@@ -48,13 +48,12 @@ def write_checkpoint(
         save_file(copies, new / WEIGHTS)
         (new / WEIGHTS).chmod(0o644)  # safetensors makes a private one
         write_json(new / INFO, {"format": FORMAT, **info})
+        for path in (new / WEIGHTS, new):
+            to_disk(path)
         if folder.exists():
             os.replace(folder, old)
         os.replace(new, folder)
-        if keep_previous and old.exists():
-            previous = folder.with_name(folder.name + ".previous")
-            shutil.rmtree(previous, ignore_errors=True)
-            os.replace(old, previous)
+        to_disk(folder.parent)
     except BaseException as error:
         if old.exists() and not folder.exists():
             os.replace(old, folder)
@@ -87,6 +86,16 @@ def settled(folder: Path) -> bool:
     return (folder / INFO).exists()
 
 
+def to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut."""
+    with contextlib.suppress(PermissionError):  # Windows opens no folders
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     # its own, should another process write it too
@@ -95,6 +104,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         scratch.write_text(
             json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8"
         )
+        to_disk(scratch)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)

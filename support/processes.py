@@ -12,7 +12,12 @@ from pathlib import Path
 
 import torch
 
+from support.errors import UserError
+
 IMPATIENCE = 3.0  # seconds
+STOPPING = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # the terminal was closed
+    STOPPING.append(signal.SIGHUP)
 
 
 def die_with(parent: int) -> None:
@@ -36,9 +41,25 @@ def alone(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def only_one(path: Path, message: str) -> Iterator[None]:
+    """Raise `UserError(message)` if another process is in here with this file."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        yield
+        return
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(message) from None
+        yield
+
+
+@contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C or SIGTERM into a flag; another one after IMPATIENCE seconds interrupts at
-    once.
+    """Turn Ctrl-C, SIGTERM or SIGHUP into a flag; another one after IMPATIENCE seconds interrupts
+    at once.
 
     Before that a repeat is ignored: a terminal and torchrun both send the signal to each process.
     """
@@ -52,7 +73,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     before = {}
     # outside the main thread signals are others' business
     with contextlib.suppress(ValueError):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             before[number] = signal.signal(number, ask)
     try:
         yield lambda: bool(asked)

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -154,13 +153,6 @@ def _numbers(name, value):
 def run_path(folder: str, name: str) -> Path:
     """A file for a new run's record that no other run has."""
     return Path(folder) / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{name}.jsonl"
-
-
-def run_identity(path: Path, resume: bool) -> str:
-    """A name that no other run has, kept in a file so that a resumed run has it again."""
-    if not (resume and path.exists()):
-        path.write_text(uuid.uuid4().hex[:16] + "\n", encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
 
 
 @functools.cache

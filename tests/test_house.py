@@ -36,7 +36,7 @@ ORDER = [
     {"evaluation"},
     {"objectives"},
     {"training_state"},
-    {"training_loop"},
+    {"training_loop", "run_folder"},
     {"enhanced_model"},
     {"bert4rec"},
     {"growth"},

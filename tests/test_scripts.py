@@ -23,7 +23,9 @@ from bulk import recommend_all
 from data_processor import load
 from engine import Query, RecommendationEngine
 from model_io import load_model
+from run_folder import newest_run, read_results
 from support.errors import UserError, run_command
+from support.processes import only_one
 from tests.conftest import ROOT, films, write_ml_1m
 
 SMALL = [
@@ -202,18 +204,19 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
     _, err = process.communicate(timeout=300)
     assert (
         process.returncode == 130
-        and f"stopped and saved in {tmp_path / 'c' / 'last'}" in err
+        and f"stopped and saved in {newest_run(tmp_path / 'c') / 'last'}"
+        in err
         and "trainer.py and bert_multi.py with --resume" in err
         and "Traceback" not in err
     )
-    stopped = json.loads(
-        (tmp_path / "c" / "last" / "checkpoint.json").read_text()
-    )
+    run = newest_run(tmp_path / "c")
+    stopped = json.loads((run / "last" / "checkpoint.json").read_text())
     done_steps = stopped["progress"]["step"]
     # Shorten what is left, then go on through the command line.
-    stopped["settings"]["max_epochs"] = stopped["progress"]["epoch"] + 2
-    (tmp_path / "c" / "last" / "checkpoint.json").write_text(
-        json.dumps(stopped)
+    last_epoch = stopped["progress"]["epoch"] + 2
+    edit(
+        run / "run.json",
+        lambda content: content["settings"].update(max_epochs=last_epoch),
     )
     assert (
         run_command(
@@ -221,9 +224,9 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
         )
         == 0
     )
-    after = json.loads(
-        (tmp_path / "c" / "last" / "checkpoint.json").read_text()
-    )["progress"]
+    after = json.loads((run / "last" / "checkpoint.json").read_text())[
+        "progress"
+    ]
     assert (
         after["step"] > done_steps
         and after["epoch"] == stopped["progress"]["epoch"] + 2
@@ -254,10 +257,10 @@ def test_resume_without_a_stopped_run(tmp_path, capsys):
 
 def test_resume_of_an_older_versions_state(model, tmp_path, capsys):
     """Its description lacks what an exact continuation needs."""
-    shutil.copytree(model.parent / "last", tmp_path / "last")
+    run = shutil.copytree(newest_run(model.parent), tmp_path / "run")
     edit(
-        tmp_path / "last" / "checkpoint.json",
-        lambda content: content.pop("loss_sums"),
+        run / "last" / "checkpoint.json",
+        lambda content: content.pop("threads"),
     )
     flags = ["--resume", "--checkpoint_dir", str(tmp_path)]
     assert run_command(trainer.main, flags) == 2
@@ -933,9 +936,7 @@ def test_an_item_that_training_never_saw(starting_model, files):
 def test_a_run_resumed_before_its_first_best_keeps_the_older_model(
     files, tmp_path
 ):
-    """Run A finishes, run B stops before it evaluates and resumes: A's model is set aside, not
-    overwritten.
-    """
+    """Run A finishes, run B stops before it evaluates and resumes: each has a folder of its own."""
     assert train(tmp_path, files, "--max_epochs", "1", "--seed", "1") == 0
     step = training_loop.Run.train_step
 
@@ -956,13 +957,12 @@ def test_a_run_resumed_before_its_first_best_keeps_the_older_model(
         )
         == 0
     )
-    seeds = [
-        json.loads((tmp_path / name / "checkpoint.json").read_text())[
-            "settings"
-        ]["seed"]
-        for name in ("best.previous", "best")
-    ]
-    assert seeds == [1, 2]
+    seeds = []
+    for run in sorted(tmp_path.glob("*/run.json")):
+        for part in ("checkpoint.json", "results.json"):
+            found = json.loads((run.parent / "best" / part).read_text())
+            seeds.append(found.get("seed") or found["settings"]["seed"])
+    assert seeds == [1, 1, 2, 2]
 
 
 def test_a_full_disk_while_saving_a_checkpoint(model, tmp_path, monkeypatch):
@@ -980,15 +980,12 @@ def test_a_full_disk_while_saving_a_checkpoint(model, tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    for keep_previous in (False, True):
-        with pytest.raises(UserError, match="no space left"):
-            write_checkpoint(
-                folder, {"x": torch.zeros(3)}, {}, keep_previous=keep_previous
-            )
-        assert {
-            path.name: path.read_bytes() for path in folder.iterdir()
-        } == before
-        assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    with pytest.raises(UserError, match="no space left"):
+        write_checkpoint(folder, {"x": torch.zeros(3)}, {})
+    assert {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    } == before
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
     monkeypatch.undo()
     replace = os.replace
     monkeypatch.setattr(
@@ -1006,3 +1003,135 @@ def test_a_full_disk_while_saving_a_checkpoint(model, tmp_path, monkeypatch):
         path.name: path.read_bytes() for path in folder.iterdir()
     } == before
     assert read_checkpoint(folder)[1]["settings"]["seed"] == 42
+
+
+# Runs and their folders
+
+
+def test_a_trial_does_not_take_the_better_models_place(
+    files, tmp_path, capsys
+):
+    """A worse model of the same split stays in its own folder; a better one takes the place."""
+    assert train(tmp_path, files, "--max_epochs", "3") == 0
+    long = (tmp_path / "best").resolve()
+    assert train(tmp_path, files, "--max_steps", "1", "--seed", "7") == 0
+    assert "stays the better model" in capsys.readouterr().out
+    assert (tmp_path / "best").resolve() == long
+    trial = newest_run(tmp_path)
+    assert trial != long.parent and read_results(trial / "best")["seed"] == 7
+    # Of other data: it is what is worked with now.
+    synthetic = ["--dataset", "synthetic", "--max_steps", "1"]
+    places = ["--checkpoint_dir", str(tmp_path), "--runs_dir", str(tmp_path)]
+    assert run_command(trainer.main, [*SMALL, *synthetic, *places]) == 0
+    assert (tmp_path / "best").resolve().parent == newest_run(tmp_path)
+    assert read_results(long)["seed"] == 42
+
+
+def test_results_of_other_weights_are_refused(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "best")
+    assert read_results(folder)["seed"] == 42
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match="measured of other weights"):
+        read_results(folder)
+
+
+def test_one_process_a_run(model, tmp_path):
+    with (
+        only_one(tmp_path / "lock", "taken"),
+        pytest.raises(UserError, match="taken"),
+        only_one(tmp_path / "lock", "taken"),
+    ):
+        pass
+    with only_one(tmp_path / "lock", "taken"):
+        pass
+
+
+def test_a_spoilt_model_of_a_finished_run_comes_back(files, tmp_path):
+    """`--resume` writes it again from the run's state, with results of its own."""
+    assert train(tmp_path, files, "--max_epochs", "2") == 0
+    best = newest_run(tmp_path) / "best"
+    wanted = {path.name: path.read_bytes() for path in best.iterdir()}
+    shutil.rmtree(best)
+    (best).mkdir()
+    (best / "model.safetensors").write_bytes(b"cut")
+    resume = ["--resume", "--checkpoint_dir", str(tmp_path)]
+    assert run_command(trainer.main, resume) == 0
+    assert (best / "model.safetensors").read_bytes() == wanted[
+        "model.safetensors"
+    ]
+    assert read_results(best)["seed"] == 42
+
+
+def test_a_model_of_an_older_version_is_kept(model, files, tmp_path):
+    """Where `best` is no link, but the folder that older versions wrote."""
+    older = shutil.copytree(model, tmp_path / "best")
+    content = (older / "model.safetensors").read_bytes()
+    assert train(tmp_path, files, "--max_steps", "1") == 0
+    assert (tmp_path / "best").is_symlink()
+    assert content in [
+        path.read_bytes() for path in tmp_path.glob("*/best/model.safetensors")
+    ]
+
+
+EVENTS = ("rename", "replace", "mkdir", "symlink", "unlink", "rmdir")
+
+
+def killed_before(count, command, tmp_path):
+    """Exit code of a training in a process that kills itself before its `count`-th change of the
+    file system below tmp_path."""
+    code = f"""
+import os, signal, sys
+import trainer
+from support.errors import run_command
+left = [{count}]
+def watched(name):
+    real = getattr(os, name)
+    def act(*arguments, **options):
+        if {str(tmp_path)!r} in str(arguments[0]):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+    setattr(os, name, act)
+for name in {EVENTS!r}:
+    watched(name)
+sys.exit(run_command(trainer.main, {command!r}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True
+    )
+    return done.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("used", [False, True])
+def test_killed_before_each_change_of_the_file_system(
+    model, files, tmp_path, used
+):
+    """Also in a used folder: `--resume` ends in the undisturbed result, or nothing was begun."""
+    flags = ["--data_dir", str(files), *SMALL, "--max_epochs", "2"]
+    wanted = None
+    for count in range(60):
+        place = tmp_path / str(count)
+        if used:
+            shutil.copytree(model.parent, place, symlinks=True)
+        before = {path.parent.name for path in place.glob("*/run.json")}
+        places = ["--checkpoint_dir", str(place), "--runs_dir", str(place)]
+        command = [*flags, *places, "--seed", "5"]
+        code = killed_before(count, command, place)
+        runs = {path.parent.name for path in place.glob("*/run.json")} - before
+        if runs:
+            resume = ["--resume", "--checkpoint_dir", str(place)]
+            assert run_command(trainer.main, resume) == 0
+            run = place / runs.pop()
+            info = json.loads((run / "best" / "checkpoint.json").read_text())
+            results = read_results(run / "best")
+            assert info["settings"]["seed"] == results["seed"] == 5
+            weights = (run / "best" / "model.safetensors").read_bytes()
+            wanted = wanted or weights
+            assert weights == wanted, count
+        if code == 0:
+            break
+    assert code == 0 and count > 5

@@ -112,7 +112,7 @@ def arrive(tiny, tmp_path, kind="enhanced", **changes):
         data,
         settings,
         quiet=True,
-        on_best=lambda _model, record, _first: validations.append(record),
+        on_best=lambda _model, record: validations.append(record),
     )
     total = sum(
         float(value.double().abs().sum())

@@ -13,6 +13,8 @@ import types
 import pytest
 
 from command_line import parse_command_line
+from run_folder import new_run, newest_run
+from settings import Settings
 from support import tracking
 from support.tracking import Tracker
 from tests.conftest import ROOT
@@ -104,7 +106,7 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(
         "a variant, seed 42",
         "train",
     )
-    assert run.run_id == (log.parent / "run_id").read_text().strip()
+    assert run.run_id == newest_run(log.parent).name
     axes = [
         record.metric.glob_name
         for record in records
@@ -303,8 +305,13 @@ def test_a_resumed_run_goes_on_under_its_name(tmp_path, monkeypatch):
         ),
     )
     monkeypatch.setenv("WANDB_MODE", "offline")
-    for resume, failed in ((False, True), (True, False), (False, False)):
-        identity = tracking.run_identity(tmp_path / "run_id", resume)
+    first_run = new_run(tmp_path, Settings()).name
+    second_run = new_run(tmp_path, Settings()).name
+    for identity, failed in (
+        (first_run, True),
+        (first_run, False),
+        (second_run, False),
+    ):
         Tracker(tmp_path / "run.jsonl", {}, "wandb", identity=identity).close(
             failed=failed
         )

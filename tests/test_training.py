@@ -209,12 +209,10 @@ def test_best_weights_are_kept_and_patience_ends_the_run(
     model, progress = trained(
         data,
         tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=10, patience=3),
-        on_best=lambda _model, record, first: called.append(
-            (record["epoch"], first)
-        ),
+        on_best=lambda _model, record: called.append(record["epoch"]),
     )
     assert (
-        called == [(1, True), (2, False)]
+        called == [1, 2]
         and progress.best["epoch"] == 2
         and progress.epoch == 5
     )

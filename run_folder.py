@@ -1,0 +1,99 @@
+"""Where a run keeps what it writes, and which model is the one to use.
+
+    checkpoints/
+      20261128-151822-031337/    a run: settings (run.json), state (last), model and results (best)
+      best -> .../best           the model to use, which every program takes by default
+
+A run has a folder of its own, so no two runs mix, whatever is killed or runs at once. `best` is a
+link to one of them. When a run has ended it moves there, unless the model that it points to was
+measured on the same split and has the higher validation score: then `publish` says so.
+"""
+
+import hashlib
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from settings import Settings
+from support.checkpoint import INFO, WEIGHTS, read_json, write_json
+from support.errors import require
+from training_state import SELECTION_METRIC
+
+BEST, LAST, RESULTS, RUN = "best", "last", "results.json", "run.json"
+
+
+def new_run(place: Path, settings: Settings) -> Path:
+    """A folder of its own for a run that begins, with its settings in it."""
+    folder = place / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    folder.mkdir(parents=True)
+    write_json(folder / RUN, {"settings": settings.to_dict()})
+    return folder
+
+
+def newest_run(place: Path) -> Path | None:
+    """The folder of the run that began last."""
+    runs = sorted(place.glob(f"*/{RUN}"))
+    return runs[-1].parent if runs else None
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run has been measured."""
+    return (run / BEST / RESULTS).exists()
+
+
+def can_resume(place: Path) -> bool:
+    """Whether a run was begun here and has not ended."""
+    run = newest_run(place)
+    return run is not None and not is_finished(run)
+
+
+def weights_digest(folder: Path) -> str:
+    """What the weights of a checkpoint folder are known by."""
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results beside a model. Raises `UserError` if they were measured of other weights."""
+    results = read_json(folder / RESULTS)
+    require(
+        results.get("weights") == weights_digest(folder),
+        f"{folder / RESULTS} was measured of other weights than lie beside it; measure again by "
+        f"trainer.py --resume, or train again",
+    )
+    return results
+
+
+def publish(run: Path) -> str:
+    """Let `best` point to the model of a run, by the rule above; returns what to say of it."""
+    link = run.parent / BEST
+    if link.is_dir() and not link.is_symlink():
+        # A model of an older version of this program: it is kept as a run of its own.
+        older = new_run(run.parent, Settings())
+        (older / RUN).unlink()
+        os.replace(link, older / BEST)
+        return (
+            _point(link, run) + f"; the model that lay there is {older / BEST}"
+        )
+    if not link.exists():
+        return _point(link, run)
+    before, after = read_json(link / INFO), read_json(run / BEST / INFO)
+    theirs, ours = (
+        info.get("validation", {}).get(SELECTION_METRIC, -1.0)
+        for info in (before, after)
+    )
+    if before.get("split_hash") == after["split_hash"] and theirs > ours:
+        return (
+            f"{link} stays the better model {link.resolve().parent.name} (validation "
+            f"{SELECTION_METRIC} {theirs:.4f}, here {ours:.4f}); this one is {run / BEST}"
+        )
+    return _point(link, run)
+
+
+def _point(link, run):
+    """Move the link at once: there is no moment without one."""
+    scratch = link.with_name(f".{link.name}-{run.name}")
+    scratch.unlink(missing_ok=True)
+    scratch.symlink_to(Path(run.name) / BEST)
+    os.replace(scratch, link)
+    return f"{link} is now this model, {run / BEST}"
