@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset import MASK, NO_TIME, PAD, UNKNOWN, Catalogue, Dataset
+from dataset import MASK, NO_TIME, PAD, Catalogue, Dataset
+from fields import UNKNOWN
 from transformer import Pattern
 
 WIDTH_STEP, ROW_STEP = 8, 64

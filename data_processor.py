@@ -24,15 +24,14 @@ from data_card import data_card
 from dataset import (
     ITEM_ROWS,
     NO_TIME,
-    UNKNOWN,
     USER_ROWS,
     Catalogue,
     Dataset,
-    Field,
     LeftOut,
     Table,
 )
 from exporting import write_atomic
+from fields import UNKNOWN, Field
 from item_search import rows_where
 from readers import home, read
 from readers.infer import of_frames

@@ -2,13 +2,8 @@
 
 Ids (what a user types) become rows of a table. Row 0 of every table stands for what is unknown;
 in the item table it is also the padding of sequences, and row 1 is MASK. All columns of a table
-have these R rows, so no index needs shifting; only `Table.ids` lacks the rows without an id.
-
-    category   (R,) int64 code of a value, 0 = unknown; code c stands for values[c - 1]
-    tags       (R, M) int64 codes, filled up with 0
-    number     (R,) float32, NaN = unknown
-    text       (R,) str, '' = unknown
-    vector     (R, E) float32, NaN = unknown
+have these R rows, so no index needs shifting; only `Table.ids` lacks the rows without an id. What
+a column's array holds: fields.py.
 """
 
 import dataclasses
@@ -21,149 +16,18 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from schema import Column, Schema, plain_number
+from fields import UNKNOWN, Field
+from schema import Schema
 from splits import Requests, Split
 from support.errors import UserError, require
 
 PAD = 0
 MASK = 1
-UNKNOWN = 0
 NO_TIME = 0
 ITEM_ROWS = 2  # PAD and MASK
 USER_ROWS = 1  # UNKNOWN
 MOST_VALUES = 1000  # of a column that similarity is measured by
 Id = int | str
-
-
-@dataclass(frozen=True)
-class Field:
-    """A column as a data set has it: what the schema says, and what was found in the data.
-
-    values: of a category or of tags, in the order of their codes. knots: quantiles of the known
-    numbers. size: length of a vector.
-    """
-
-    column: Column
-    values: tuple[str, ...] = ()
-    knots: tuple[float, ...] = ()
-    size: int = 0
-
-    @property
-    def name(self) -> str:
-        """Of the column."""
-        return self.column.name
-
-    @property
-    def predicted(self) -> bool:
-        """Whether a head learns it."""
-        return self.column.predict and bool(self.values)
-
-    @cached_property
-    def titles(self) -> list[str]:
-        """The values as people call them."""
-        return [self.column.values.get(value, value) for value in self.values]
-
-    @cached_property
-    def _codes(self) -> dict[str, int]:
-        exact = [*enumerate(self.values, 1), *enumerate(self.titles, 1)]
-        folded = [(code, name.casefold()) for code, name in exact]
-        # The first counts: FR is FR, where fr is another value.
-        return {name: code for code, name in reversed(exact + folded)}
-
-    def find(self, text: str) -> int | None:
-        """Code of a value or of its title, whatever its case; None where there is none."""
-        text = text.strip()
-        forms = (text, text.casefold(), plain_number(text))
-        return next(filter(None, map(self._codes.get, forms)), None)
-
-    @cached_property
-    def numbers(self) -> np.ndarray | None:
-        """The values of a category as numbers, None where one is none: a scale of stars, say."""
-        try:
-            return np.array([float(value) for value in self.values])
-        except ValueError:
-            return None
-
-    def as_numbers(self, stored: np.ndarray) -> np.ndarray | None:
-        """Stored values as numbers, NaN where unknown; None if they are none."""
-        if self.column.kind == "number":
-            return stored
-        if self.column.kind != "category" or self.numbers is None:
-            return None
-        return np.append(np.nan, self.numbers)[stored]
-
-    @cached_property
-    def unknown(self) -> np.ndarray:
-        """What one row holds where nothing is known."""
-        return {
-            "number": np.array(np.nan, dtype=np.float32),
-            "vector": np.full(self.size, np.nan, dtype=np.float32),
-            "text": np.array("", dtype=object),
-            "tags": np.array([UNKNOWN]),
-            "category": np.array(UNKNOWN),
-        }[self.column.kind]
-
-    def stored(self, value: Any) -> np.ndarray:
-        """One row from a value that a person gave, by value or title. Raises `UserError`."""
-        kind = self.column.kind
-        if value is None or value == "":
-            return self.unknown
-        if kind == "text":
-            return np.array(str(value), dtype=object)
-        if kind == "category":
-            return np.array(self.code(value))
-        parts = value.split(",") if isinstance(value, str) else value
-        if kind == "tags":
-            tags = parts if isinstance(parts, list | tuple) else [parts]
-            return np.array([self.code(tag) for tag in tags] or [UNKNOWN])
-        try:
-            numbers = np.array(parts, dtype=np.float32)
-            numbers = numbers.reshape(self.unknown.shape)
-        except (TypeError, ValueError):
-            numbers = np.array(np.inf)
-        if np.isinf(numbers).any():
-            wanted = f"{self.size} finite numbers" if self.size else "a number"
-            raise UserError(f"{self.name}: {value!r} is not {wanted}")
-        return numbers
-
-    def code(self, value: Any) -> int:
-        """Code of a value or of its title, whatever its case. Raises `UserError` naming the
-        values.
-
-        Of numbers the largest value that is not above it: an age in years counts as its group.
-        """
-        text = str(value)
-        found = self.find(text)
-        if found:
-            return found
-        numbers = self.numbers
-        if numbers is not None and not self.column.ordered:
-            try:
-                below = np.flatnonzero(numbers <= float(text))
-            except ValueError:
-                below = []
-            if len(below) and float(text) < 1.5 * numbers.max() + 10:
-                return int(below[np.argmax(numbers[below])]) + 1
-        raise UserError(
-            f"{self.name} {value!r}: choose one of {', '.join(self.values[:30])}"
-        )
-
-    def readable(self, stored: np.ndarray) -> Any:
-        """A stored row as JSON has it: values as their titles, None where unknown."""
-        kind = self.column.kind
-        if kind == "category":
-            return self.titles[int(stored) - 1] if stored else None
-        if kind == "tags":
-            titles = self.titles
-            return tuple(titles[code - 1] for code in stored.tolist() if code)
-        if kind == "text":
-            return str(stored) or None
-        if np.isnan(stored).any():
-            return None
-        if kind == "vector":
-            return tuple(round(float(part), 6) for part in stored)
-        number = float(stored)
-        return int(number) if number == int(number) else round(number, 4)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import torch
 
 from answers import Explanation, Id, Item, Profile, Recommendation
 from batches import Batch, History, history_batch, history_of
-from dataset import NO_TIME, Dataset, Field
+from dataset import NO_TIME, Dataset
 from explanations.explaining import explanations_of
 from explanations.question import Question
+from fields import Field
 from growth import for_catalogue
 from item_search import rows_where
 from model_io import data_of, load_model

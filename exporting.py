@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dataset import UNKNOWN, Dataset, Field, Table
+from dataset import Dataset, Table
+from fields import UNKNOWN, Field
 from support.errors import UserError
 
 TYPES = {

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset import NO_TIME, Field, Table
+from dataset import NO_TIME, Table
+from fields import Field
 from settings import ModelSettings
 from support.arguments import names_of
 from support.errors import UserError

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bert4rec import BERT4Rec
-from dataset import ITEM_ROWS, UNKNOWN, Catalogue, Table
+from dataset import ITEM_ROWS, Catalogue, Table
 from enhanced_model import EnhancedBERT4Rec
+from fields import UNKNOWN
 from graph import TOGETHER
 
 NEAREST = 5  # known items that a new one is like, and those that tie (ablations/LOG.md)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from batches import Batch
-from dataset import Field, Table
+from dataset import Table
 from features import ByColumn
+from fields import Field
 
 PREFERENCE_HORIZON = (
     20  # later interactions that the preference target averages over

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dataset import UNKNOWN, Table
+from dataset import Table
+from fields import UNKNOWN
 from schema import Schema
 from support.errors import UserError, nearest
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from baselines.popularity import Popularity
@@ -46,20 +47,16 @@ def measure(
     device = next(model.parameters()).device
     length, name = settings.model.seq_length, settings.model.model
     query_time = settings.model.query_time
-    rankers = {"popularity": Popularity(data), name: scorer}
-    ranks = ranks_of(rankers, data, "test", length, settings.eval, device)
+
+    def ranks_by(rankers):
+        return ranks_of(rankers, data, "test", length, settings.eval, device)
+
+    ranks = ranks_by({"popularity": Popularity(data), name: scorer})
     users = data.split.requests["test"].users
     hits = {}
     if name == "vanilla" or settings.model.masked_item_weight:
-        masked = {MASKED: model.frozen(cloze=True)}
-        cloze = ranks_of(masked, data, "test", length, settings.eval, device)
-        for label, rank in cloze.items():
-            hits[label] = hit_max_ratio(rank, users)
-    qualities = {VALUES: value_quality, PREFERENCES: preference_quality}
-    figures = {kind: {} for kind in qualities}
-    outputs = head_outputs(scorer, data, "test", length, device)
-    for (kind, column), found in outputs.items():
-        figures[kind][column] = qualities[kind](column, found, data, "test")
+        masked = ranks_by({MASKED: model.frozen(cloze=True)})[MASKED]
+        hits[MASKED] = hit_max_ratio(masked, users)
     results = {
         "protocol": protocol_line(data, "test", settings.eval, query_time),
         "seed": settings.train.seed,
@@ -70,10 +67,8 @@ def measure(
             label: summarise(rank, users) for label, rank in ranks.items()
         },
         HIT_MAX: hits,
-        **figures,
-        "parameters": sum(
-            parameter.numel() for parameter in model.parameters()
-        ),
+        **_side_tasks(scorer, data, length, device),
+        "parameters": sum(map(torch.numel, model.parameters())),
         "best": progress.best,
         "training_seconds": round(progress.seconds, 1),
         "processor_seconds": round(progress.processor_seconds, 1),
@@ -87,6 +82,16 @@ def measure(
     # Last: where it stands, all is done.
     write_json(folder / RESULTS, results)
     return results
+
+
+def _side_tasks(scorer, data, length, device):
+    """What the heads predict of the test items, by kind and column, beside baselines."""
+    qualities = {VALUES: value_quality, PREFERENCES: preference_quality}
+    figures = {kind: {} for kind in qualities}
+    outputs = head_outputs(scorer, data, "test", length, device)
+    for (kind, column), found in outputs.items():
+        figures[kind][column] = qualities[kind](column, found, data, "test")
+    return figures
 
 
 def report(results: dict[str, Any], progress: Progress) -> None:

@@ -18,8 +18,9 @@ from torch import nn
 
 from bert4rec import BERT4Rec
 from data_processor import load
-from dataset import ITEM_ROWS, USER_ROWS, Catalogue, Dataset, Field, Table
+from dataset import ITEM_ROWS, USER_ROWS, Catalogue, Dataset, Table
 from enhanced_model import EnhancedBERT4Rec
+from fields import Field
 from schema import schema_of
 from settings import ModelSettings, Settings
 from support.checkpoint import (

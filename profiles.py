@@ -6,7 +6,8 @@ import numpy as np
 
 from answers import Id, Profile
 from batches import History
-from dataset import Catalogue, Field
+from dataset import Catalogue
+from fields import Field
 from support.errors import UserError
 
 MOST_VALUES = 200  # of an item column, in a profile

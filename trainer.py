@@ -51,47 +51,54 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     model = starting_model(data, settings)
     teachers = load_teachers(data, settings)
     run = newest_run(place) if resume else None
-    tracker, lock = Tracker(None, {}), contextlib.nullcontext()
     if main_process:
-        # Found out now, if it cannot be written.
         run = run or new_run(place, settings)
-        lock = only_one(run / "lock", f"another process is training {run}")
-        tracker = _tracker(settings, data, run.name)
         _announce(settings, data, model)
+    resume = run is not None and settled(run / LAST)
 
     def keep(model: nn.Module, record: dict[str, Any]) -> None:
         save_model(run / BEST, model, settings, data, record, run.name)
         if not (place / BEST).exists():
             publish(run)
 
-    results = None
+    with _recorded(settings, data, run if main_process else None) as tracker:
+        progress = fit(
+            model,
+            data,
+            settings,
+            state_folder=run and run / LAST,
+            resume=resume,
+            tracker=tracker,
+            on_best=keep,
+            teachers=teachers,
+        )
+        if not main_process:
+            return None
+        if resume:
+            # Whatever has become of it since the run stood here.
+            keep(model, progress.best)
+        return _measure(tracker, model, data, settings, progress, run)
+
+
+@contextlib.contextmanager
+def _recorded(settings, data, run):
+    """The record of a run that no other process trains, closed as the run ends; without a run a
+    record of nothing."""
+    tracker, lock = Tracker(None, {}), contextlib.nullcontext()
+    if run is not None:
+        lock = only_one(run / "lock", f"another process is training {run}")
     try:
         with lock:
-            resume = run is not None and settled(run / LAST)
-            progress = fit(
-                model,
-                data,
-                settings,
-                state_folder=run and run / LAST,
-                resume=resume,
-                tracker=tracker,
-                on_best=keep,
-                teachers=teachers,
-            )
-            if main_process:
-                if resume:
-                    # Whatever has become of it since the run stood here.
-                    keep(model, progress.best)
-                results = _measure(
-                    tracker, model, data, settings, progress, run
-                )
+            if run is not None:
+                # Found out now, if it cannot be written.
+                tracker = _tracker(settings, data, run.name)
+            yield tracker
         tracker.close()
     except BaseException:
         tracker.close(failed=True)
         raise
     finally:
         leave_process_group()
-    return results
 
 
 def _tracker(settings, data, identity):
@@ -103,14 +110,7 @@ def _tracker(settings, data, identity):
     return Tracker(path, values, train.use_wandb, identity)
 
 
-def _measure(
-    tracker,
-    model,
-    data,
-    settings,
-    progress,
-    run,
-):
+def _measure(tracker, model, data, settings, progress, run):
     """What comes after training: figures, tables, and what W&B shows of a model."""
     best = run / BEST
     results = measure(model, data, settings, progress, best)

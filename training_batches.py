@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from batches import Batch, cut, hidden, padded_width
-from dataset import MASK, NO_TIME, UNKNOWN, Dataset
+from dataset import MASK, NO_TIME, Dataset
+from fields import UNKNOWN
 from settings import TrainSettings
 from views import two_views
 

@@ -41,9 +41,10 @@ from baselines.popularity import Popularity
 from batches import History, history_batch, history_of
 from command_line import parse_command_line
 from data_processor import process
-from dataset import UNKNOWN, Catalogue, Dataset
+from dataset import Catalogue, Dataset
 from evaluation.metrics import per_request, ranks
 from evaluation.protocols import Ranker
+from fields import UNKNOWN
 from growth import for_catalogue
 from readers import read
 from settings import Settings

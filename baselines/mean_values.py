@@ -4,7 +4,8 @@ both.
 
 import numpy as np
 
-from dataset import Dataset, Field
+from dataset import Dataset
+from fields import Field
 
 DAMPING = (
     10.0  # pseudo-values at the global mean; keeps rarely had items near it

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import features
-from dataset import Field
 from examples import train_and_recommend
+from fields import Field
 from support.errors import run_command
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data_processor import data_card, from_sequences, load, main, process
-from dataset import ITEM_ROWS, PAD, UNKNOWN
+from dataset import ITEM_ROWS, PAD
+from fields import UNKNOWN
 from settings import DataSettings
 from support.errors import UserError
 from tests.conftest import REAL, SASREC, other_data, span

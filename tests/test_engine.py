@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from bulk import recommend_all
-from dataset import Field, Table
+from dataset import Table
 from engine import Query, RecommendationEngine
+from fields import Field
 from profiles import parse_time, typical_next_time
 from schema import Column
 from support.errors import UserError

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from batches import history_batch, history_of
-from dataset import ITEM_ROWS, Field
+from dataset import ITEM_ROWS
 from features import NumberEncoder, TagsEncoder, tag_shares
+from fields import Field
 from growth import nearest_items
 from losses import CONTRASTIVE_TEMPERATURE, contrastive_loss
 from schema import Column

@@ -22,6 +22,7 @@ ORDER = [
     {"settings", "schema"},
     {"presets", "splits", "answers"},
     {"command_line"},
+    {"fields"},
     {"dataset", "readers"},
     {"data_card", "item_search", "exporting"},
     {"data_processor"},

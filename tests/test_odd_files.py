@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from data_processor import load, main
-from dataset import Field, Table
+from dataset import Table
+from fields import Field
 from item_search import rows_where
 from model_io import new_model
 from readers import read

@@ -7,12 +7,12 @@ import torch
 import splits
 from batches import history_of
 from data_processor import process
-from dataset import UNKNOWN
 from evaluation.protocols import (
     protocol_line,
     request_batches,
     target_ranks,
 )
+from fields import UNKNOWN
 from settings import DataSettings, EvalSettings, TrainSettings
 from splits import MULTI_TARGETS
 from support.errors import UserError
