@@ -23,8 +23,8 @@ from evaluation.report import print_ranking, summarise
 from model_io import load_model
 from settings import EvalSettings, Settings
 from support.arguments import ArgumentParser
-from support.checkpoint import write_json
 from support.errors import run_command
+from support.files import write_json
 from trainer import asked_for, train
 
 CLAIMED = {

@@ -10,6 +10,7 @@ trains and what is asked for is in splits.py.
 """
 
 import hashlib
+import io
 import itertools
 import os
 import sys
@@ -40,6 +41,7 @@ from schema import TABLES, Schema
 from settings import DataSettings, Settings
 from splits import FEWEST, Split, split_interactions
 from support.errors import UserError, run_command
+from support.files import write_text
 from support.memory import release_memory
 from support.tables import print_table
 
@@ -315,11 +317,12 @@ def write_schema(schema: Schema, path: Path, home: Path = Path()) -> None:
         if "file" in content.get(table, {}):
             file = os.path.relpath(home / content[table]["file"], path.parent)
             content[table]["file"] = Path(file).as_posix()
-    with path.open("w", encoding="utf-8") as file:
-        file.write(
-            "# Written by data_processor.py; datasets/README.md says what may stand here.\n"
-        )
-        YAML(pure=True).dump(content, file)
+    text = io.StringIO()
+    text.write(
+        "# Written by data_processor.py; datasets/README.md says what may stand here.\n"
+    )
+    YAML(pure=True).dump(content, text)
+    write_text(path, text.getvalue())
 
 
 def main(argv: list[str]) -> None:

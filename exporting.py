@@ -15,6 +15,7 @@ import pandas as pd
 from dataset import Dataset, Table
 from fields import UNKNOWN, Field
 from support.errors import UserError
+from support.files import replacing, write_text
 
 TYPES = {
     "category": "token",
@@ -61,7 +62,6 @@ def write_atomic(data: Dataset, folder: Path) -> list[Path]:
     item_table["item_name:token_seq"] = _each(
         items.names[items.first :], _flat
     )
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for suffix, content in (
         (".inter", table),
@@ -70,11 +70,14 @@ def write_atomic(data: Dataset, folder: Path) -> list[Path]:
     ):
         path = folder / f"{name}{suffix}"
         frame = pd.DataFrame(content)
-        frame.to_csv(path, sep="\t", index=False, quoting=3, escapechar="\\")
+        with replacing(path) as part:
+            frame.to_csv(
+                part, sep="\t", index=False, quoting=3, escapechar="\\"
+            )
         written.append(path)
     config = folder / f"{name}.yaml"
     text = CONFIG.format(name=data.name, split=data.split.description)
-    config.write_text(text, encoding="utf-8")
+    write_text(config, text)
     return [*written, config]
 
 

@@ -17,8 +17,9 @@ from engine import Query, RecommendationEngine
 from explanations.tables import print_recommendations
 from item_search import find_items
 from profiles import parse_time
-from support.arguments import model_parser, names_of
+from support.arguments import model_parser, names_of, whole
 from support.errors import UserError, require, run_command
+from support.files import STREAMS
 from support.tables import write_frame
 
 ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "json")
@@ -68,7 +69,11 @@ FLAGS: dict[str, dict[str, Any]] = {
     "output": {
         "help": "with --users: FILE.parquet or FILE.csv to write, or - for CSV on the terminal"
     },
-    "k": {"type": int, "default": 10, "help": "how many items (default: 10)"},
+    "k": {
+        "type": whole(1),
+        "default": 10,
+        "help": "how many items (default: 10)",
+    },
     "filter_seen": {
         "choices": FILTERS,
         "default": "auto",
@@ -109,7 +114,7 @@ def _many(engine, flags):
     with_all = int((table.groupby("user_id").size() == flags.k).sum())
     fewer = asked - with_all
     note = f"; {fewer} of them have fewer than {flags.k} left" if fewer else ""
-    if flags.output == "-":
+    if flags.output in STREAMS:
         table.to_csv(sys.stdout, index=False)
     else:
         write_frame(Path(flags.output), table)
@@ -117,7 +122,7 @@ def _many(engine, flags):
         f"{len(table):,} recommendations for {asked:,} users: {flags.output} "
         f"(histories until "
         f"{flags.history_until}, split {engine.info['split_hash']}){note}",
-        file=sys.stderr if flags.output == "-" else sys.stdout,
+        file=sys.stderr if flags.output in STREAMS else sys.stdout,
     )
 
 
@@ -169,7 +174,6 @@ def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = _parser()
     flags = parser.parse_args(argv)
-    require(flags.k >= 1, f"--k {flags.k}: must be at least 1")
     for name in ONE_USER if flags.users else MANY_USERS:
         without = "without" if flags.users else "with"
         require(

@@ -24,7 +24,7 @@ from evaluation.side_tasks import (
 )
 from run_folder import RESULTS, weights_digest
 from settings import Settings
-from support.checkpoint import write_json
+from support.files import write_json
 from support.memory import peak_memory_mb
 from support.tables import by_row, print_table
 from support.tracking import git_commit

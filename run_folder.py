@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from settings import Settings
-from support.checkpoint import INFO, WEIGHTS, read_json, write_json
+from support.checkpoint import INFO, WEIGHTS, read_json
 from support.errors import require
+from support.files import write_json
 from training_state import SELECTION_METRIC
 
 BEST, LAST, RESULTS, RUN = "best", "last", "results.json", "run.json"

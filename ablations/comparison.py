@@ -14,8 +14,8 @@ from evaluation.report import cell
 from evaluation.significance import compare, compare_over_seeds, holm, mark
 from settings import Settings
 from support.arguments import ArgumentParser, seeds
-from support.checkpoint import write_json
 from support.errors import require
+from support.files import write_json
 from support.tables import Table, show_tables
 from support.tracking import git_commit
 

@@ -44,8 +44,8 @@ from explanations.question import Absence, Question
 from model_io import load_with_data
 from readers import DATASETS
 from scorer import Scorer
-from support.arguments import model_parser
-from support.errors import require, run_command
+from support.arguments import model_parser, whole
+from support.errors import run_command
 
 CURVE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # shares of the history
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -205,7 +205,9 @@ def faithfulness_table(
 def _parser():
     parser = model_parser(__doc__)
     add = parser.add_argument
-    add("--users", type=int, default=500, help="how many, drawn at random")
+    add(
+        "--users", type=whole(1), default=500, help="how many, drawn at random"
+    )
     methods = [*METHODS, "random"]
     add("--methods", nargs="+", choices=methods, default=methods)
     add("--results", type=Path, default=Path("runs/results/faithfulness"))
@@ -226,7 +228,6 @@ def _cell(found):
 def main(argv: list[str]) -> None:
     """See the module's head."""
     flags = _parser().parse_args(argv)
-    require(flags.users >= 1, "--users must be at least 1")
     model, settings, data = load_with_data(flags.model_path, flags.data_dir)
     scorer, methods = model.frozen(), flags.methods
     users = drawn_users(data, flags.users)

@@ -41,6 +41,7 @@ from readers import read
 from readers.raw import RawData
 from settings import Settings
 from splits import MOST_TARGETS, Split, ends_before, spread_requests
+from support.arguments import whole
 from support.errors import require, run_command
 
 DATES = ("2000-10-01", "2000-11-01", "2000-12-01", "2001-01-01", "2001-02-01")
@@ -182,7 +183,7 @@ def _parser():
         metavar="DATE",
         help="UTC; three or more, a round for each three in a row",
     )
-    parser.add_argument("--tuning_epochs", type=int, default=24)
+    parser.add_argument("--tuning_epochs", type=whole(1), default=24)
     return parser
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from settings import BOOKKEEPING
 from support.checkpoint import read_checkpoint, write_checkpoint
+from support.files import write_text
 from support.tables import table_text
 
 SAMPLED = "pop-100 "
@@ -65,4 +66,4 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
         figures=table_text(["", *SHOWN], rows),
         minutes=run["seconds"] / 60,
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    write_text(folder / "README.md", text)

@@ -22,8 +22,8 @@ from evaluation.significance import (
     seed_spread,
 )
 from run_folder import BEST, read_results
-from support.checkpoint import write_json
 from support.errors import require
+from support.files import write_json, write_text
 from support.tables import print_table, table_text
 
 METRIC = "NDCG@10"
@@ -225,7 +225,7 @@ def write_report(
         failed="\n".join(f"- {line}" for line in failed) or "Nothing.",
     )
     place.mkdir(parents=True, exist_ok=True)
-    (place / "report.md").write_text(text, encoding="utf-8")
+    write_text(place / "report.md", text)
     content = dataclasses.asdict(study) | {"flags": list(flags), "runs": runs}
     content["variants"] = {
         variant.name: {**variant.changes, "against": variant.against}

@@ -38,8 +38,9 @@ from evaluation.report import cell
 from evaluation.significance import compare, holm, mark
 from model_io import load_model
 from settings import EvalSettings
-from support.checkpoint import read_json, write_json
+from support.checkpoint import read_json
 from support.errors import require, run_command
+from support.files import write_json
 from support.tables import show_tables
 from support.tracking import git_commit
 from support.yaml_file import read_yaml

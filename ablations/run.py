@@ -35,6 +35,7 @@ from ablations.study import (
 from data_processor import load
 from run_folder import read_results
 from settings import Settings
+from support.arguments import whole
 from support.errors import UserError, require, run_command
 from support.processes import die_with
 from training_loop import Stopped
@@ -222,7 +223,12 @@ def _parser():
     parser.set_defaults(results=Path("runs/results"))
     add = parser.add_argument
     add("study", help="a file of ablations/studies/, by name or path")
-    add("--jobs", type=int, default=1, help="runs at once; cores are shared")
+    add(
+        "--jobs",
+        type=whole(1, 1000),
+        default=1,
+        help="runs at once; cores are shared",
+    )
     add(
         "--ray",
         metavar="ADDRESS",
@@ -235,7 +241,6 @@ def _parser():
 def main(argv: list[str]) -> int:
     """Exit code 1 if a run failed."""
     flags, rest = _parser().parse_known_args(argv)
-    require(flags.jobs >= 1, "--jobs must be at least 1")
     require(
         flags.ray in (None, "local") or flags.jobs == 1,
         "--jobs shares the cores of this machine; a Ray cluster shares its own: drop one of the "

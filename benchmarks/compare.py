@@ -25,9 +25,9 @@ from benchmarks.ours import SHARED, training_part
 from benchmarks.side import USERS
 from data_processor import load
 from settings import DataSettings
-from support.arguments import ArgumentParser
-from support.checkpoint import write_json
+from support.arguments import ArgumentParser, whole
 from support.errors import UserError, run_command
+from support.files import write_json
 from support.tables import print_table
 from support.tracking import git_commit
 
@@ -110,7 +110,7 @@ def _parser():
     )
     add("--dataset", default="ml-1m", choices=("ml-1m", "synthetic"))
     add("--models", nargs="+", choices=PAIRS, default=list(PAIRS))
-    add("--rounds", type=int, default=3)
+    add("--rounds", type=whole(1, 100), default=3)
     add("--output", type=Path, default=Path("benchmarks/results/compare.json"))
     return parser
 

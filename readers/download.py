@@ -11,7 +11,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from support.errors import DISK_ERRORS, UserError, require, run_command
+from support.errors import UserError, is_of_disk, require, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 20
@@ -67,7 +67,7 @@ def data_folder(dataset: str, data_dir: str | None = None) -> Path:
     try:
         _download(dataset, folder)
     except (OSError, http.client.HTTPException) as error:
-        if getattr(error, "errno", None) in DISK_ERRORS:
+        if is_of_disk(error):
             raise
         raise DataUnavailable(
             f"{dataset} is not in {folder.name}/ and cannot be downloaded "

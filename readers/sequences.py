@@ -4,7 +4,6 @@ Attributes may lie beside them as `NAME_item2attributes.json`: item -> list of a
 """
 
 import itertools
-import json
 import re
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pandas as pd
 from readers.raw import File
 from readers.tables import named_errors, open_text
 from support.errors import UserError, require
+from support.files import parse_json
 
 LINES = 100  # that are looked at
 
@@ -58,7 +58,7 @@ def read_sequences(path: Path) -> dict[str, File]:
     beside = path.with_name(f"{path.stem}_item2attributes.json")
     if beside.exists():
         with named_errors(beside):
-            attributes = json.loads(beside.read_text(encoding="utf-8"))
+            attributes = parse_json(beside.read_text(encoding="utf-8"))
         require(
             isinstance(attributes, dict),
             f"{beside}: expected a mapping of items to lists of attributes",

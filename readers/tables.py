@@ -20,6 +20,7 @@ from readers.raw import File
 from readers.tfrecord import read_tfrecord
 from schema import TABLES, Kind, Schema
 from support.errors import UserError
+from support.files import check_regular
 
 SEPARATORS = ("::", ",", "\t", ";", "|")
 # No text holds it; several characters between fields are one of these for the reader.
@@ -85,8 +86,6 @@ def read_file(path: Path, wanted: Collection[str] = ()) -> File:
     kinds = [part for part in path.suffixes if part not in PACKED]
     kind = kinds[-1] if kinds else ""
     with named_errors(path):
-        if not path.is_file() and path.exists():
-            raise UserError(f"{path} is not a file; name one with data")
         if kind in PARQUET:
             return File(pd.read_parquet(path), str(path))
         if kind in TFRECORD:
@@ -107,6 +106,7 @@ def read_file(path: Path, wanted: Collection[str] = ()) -> File:
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
     """Raise what is wrong with a file as `UserError` naming it, and the line where it is known."""
+    check_regular(path)
     try:
         yield
     except FileNotFoundError:

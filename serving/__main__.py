@@ -14,7 +14,7 @@ import tempfile
 
 from serving.app import ENVIRONMENT
 from serving.engines import Config, Engines
-from support.arguments import model_parser
+from support.arguments import model_parser, whole
 from support.errors import UserError, run_command
 
 # oneDNN keeps a kernel for each shape of a product, a thousand by default, and requests have many
@@ -33,10 +33,10 @@ def _parser():
         default="127.0.0.1",
         help="address to listen on (default: this machine alone)",
     )
-    add("--port", type=int, default=8000)
+    add("--port", type=whole(1, 65535), default=8000)
     add(
         "--workers",
-        type=int,
+        type=whole(1, 1000),
         default=cores,
         help="processes (default: one a core)",
     )
@@ -46,10 +46,6 @@ def _parser():
 def main(argv: list[str]) -> None:
     """See the module's head."""
     flags = _parser().parse_args(argv)
-    if flags.workers < 1 or not 0 < flags.port < 65536:
-        raise UserError(
-            "--workers must be at least 1 and --port lie in 1 to 65535"
-        )
     hosts = _names(flags.host)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     config = Config(

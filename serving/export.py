@@ -24,6 +24,7 @@ from engine import RecommendationEngine
 from scorer import Scorer
 from support.arguments import model_parser
 from support.errors import UserError, run_command
+from support.files import check_regular
 
 USERS, TOP, NEAR = 200, 10, 1e-3
 # fields of a batch that no ranking reads
@@ -136,6 +137,7 @@ def main(argv: list[str]) -> None:
     )
     flags = parser.parse_args(argv)
     engine = RecommendationEngine(flags.model_path, flags.data_dir)
+    check_regular(flags.onnx)
     if not flags.onnx.parent.is_dir():
         raise UserError(
             f"--onnx {flags.onnx}: there is no such folder; make it or choose another place"

@@ -1,10 +1,13 @@
 """argparse that answers a wrong flag with one line and the nearest name."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from support.errors import UserError, nearest
+
+MOST_SEEDS = 1000
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -43,14 +46,25 @@ def model_parser(
     return parser
 
 
-def seeds(text: str) -> list[int]:
-    """The seeds of so many runs: 42, 43, ... Raises `ArgumentTypeError` if it is not a number
-    above 0."""
-    if not text.isdecimal() or int(text) == 0:
+def whole(least: int, most: int = 1_000_000_000) -> Callable[[str], int]:
+    """What reads a whole number of a range. It raises `ArgumentTypeError` for another one."""
+
+    def read(text: str) -> int:
+        digits = text.removeprefix("-")
+        if digits.isascii() and digits.isdecimal() and len(digits) < 20:
+            number = int(text)
+            if least <= number <= most:
+                return number
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of seeds (which are 42, 43, ...)"
+            f"{text!r} is not a whole number from {least:,} to {most:,}"
         )
-    return list(range(42, 42 + int(text)))
+
+    return read
+
+
+def seeds(text: str) -> list[int]:
+    """The seeds of so many runs: 42, 43, ... Raises as `whole` does."""
+    return list(range(42, 42 + whole(1, MOST_SEEDS)(text)))
 
 
 def names_of(text: str) -> list[str]:

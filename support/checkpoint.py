@@ -1,7 +1,5 @@
 """Checkpoints: a folder of safetensors and JSON, no pickle, replaced as a whole or not at all."""
 
-import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from support.errors import UserError
+from support.files import check_regular, parse_json, to_disk, write_json
 
 WEIGHTS, INFO = "model.safetensors", "checkpoint.json"
 FORMAT = "enhanced-bert4rec/1"
@@ -86,30 +85,6 @@ def settled(folder: Path) -> bool:
     return (folder / INFO).exists()
 
 
-def to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power cut."""
-    with contextlib.suppress(PermissionError):  # Windows opens no folders
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    # its own, should another process write it too
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_text(
-            json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8"
-        )
-        to_disk(scratch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
 def read_checkpoint(
     folder: Path, mapped: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -129,6 +104,7 @@ def read_checkpoint(
             f"train again or use the version that wrote it ({info.get('git_commit', 'unknown')})"
         )
     path = folder / WEIGHTS
+    check_regular(path)
     try:
         return load_file(path) if mapped else load(path.read_bytes()), info
     except (OSError, SafetensorError, ValueError) as error:
@@ -139,8 +115,9 @@ def read_checkpoint(
 
 def read_json(path: Path) -> dict[str, Any]:
     """Content of a JSON file. Raises `UserError` if it is missing or broken."""
+    check_regular(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path} does not exist; give the folder of a trained model "

@@ -7,17 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-# A full or read-only disk, a missing folder, or a file where a folder should be.
-DISK_ERRORS = {
-    errno.ENOSPC,
-    errno.ENOENT,
-    errno.EACCES,
-    errno.EROFS,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    getattr(errno, "EDQUOT", errno.ENOSPC),
-}
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class UserError(Exception):
@@ -38,6 +28,13 @@ def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {near[0]!r}?" if near else otherwise
 
 
+def is_of_disk(error: Exception) -> bool:
+    """Whether a file or a full disk is at fault, and not the program or the network."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return False
+    return error.filename is not None or error.errno in FULL
+
+
 def run_command(
     main: Callable[[list[str]], int | None], argv: list[str] | None = None
 ) -> int:
@@ -56,10 +53,12 @@ def run_command(
         sys.stderr.close()
         return 0
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if not is_of_disk(error):
             raise
-        name = error.filename or "a file"
-        message = f"{name}: {error.strerror}; free some space or choose another place"
+        remedy = "choose another place"
+        if error.errno in FULL:
+            remedy = f"free some space or {remedy}"
+        message = f"{error.filename or 'a file'}: {error.strerror}; {remedy}"
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'stopped'}", file=sys.stderr)
         return 130

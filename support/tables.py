@@ -1,12 +1,12 @@
 """Tables as Markdown, on a terminal and as Parquet."""
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from support.errors import UserError
+from support.files import replacing, write_text
 
 # title, note, header, rows
 Table = tuple[str, str, list[str], list[list[str]]]
@@ -63,30 +63,14 @@ def show_tables(tables: Sequence[Table], path: Path | None = None) -> None:
         print_table(title, note, header, rows)
         parts.append(f"## {title}\n\n{note}\n\n{table_text(header, rows)}")
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(parts), encoding="utf-8")
+        write_text(path, "\n".join(parts))
 
 
 def write_frame(path: Path, table: Any) -> None:
-    """Write a data frame as Parquet or CSV, by the name's ending, beside its place and move it
-    there. Raises `UserError`, also for a place that is no regular file."""
+    """Write a data frame as Parquet or CSV, by the name's ending: see `replacing`."""
     kinds = {".parquet": table.to_parquet, ".csv": table.to_csv}
     write = kinds.get(path.suffix)
     if write is None:
         raise UserError(f"{path}: a file is written as .parquet or .csv")
-    try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise UserError(
-                f"{path} cannot be written: it is no regular file; choose another place"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=path.parent, prefix=".writing-"
-        ) as folder:
-            part = Path(folder) / path.name
-            write(part, index=False)
-            part.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror or error}; choose another place"
-        ) from error
+    with replacing(path) as part:
+        write(part, index=False)

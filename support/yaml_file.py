@@ -1,6 +1,7 @@
 """YAML files that people write: content, and the line of each name, by which whatever is wrong is
 answered."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any, NoReturn
@@ -8,7 +9,9 @@ from typing import Any, NoReturn
 from pydantic import TypeAdapter, ValidationError
 
 from support.errors import UserError
+from support.files import read_written
 
+MOST_VALUES = 100_000  # that a file may stand for
 Lines = dict[tuple[str, ...], int]
 
 
@@ -24,9 +27,13 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
 
     lines: Lines = {}
     try:
-        content = YAML(pure=True).load(path.read_text(encoding="utf-8"))
+        content = YAML(pure=True).load(read_written(path))
         if not isinstance(content, dict):
             refuse(path, 1, "expected lines of 'name: value'")
+        if _expanded(content, {}) > MOST_VALUES:
+            refuse(
+                path, 1, f"its aliases make more than {MOST_VALUES:,} values"
+            )
         return _plain(content, (), lines, 1), lines
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
@@ -37,10 +44,22 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         mark = error.problem_mark or error.context_mark
         problem = " ".join((error.problem or error.context).split())
         refuse(path, mark.line + 1, f"is not YAML: {problem}")
-    except (YAMLError, RecursionError, ValueError) as error:
+    except (YAMLError, RecursionError, ValueError, KeyError) as error:
         raise UserError(
             f"{path} is not YAML: {' '.join(str(error).split())}"
         ) from error
+
+
+def _expanded(value: Any, known: dict[int, int]) -> int:
+    """How many values there are if each alias is written out; no alias is followed twice."""
+    if not isinstance(value, list | dict):
+        return 1
+    if id(value) not in known:
+        # One that holds itself has no end.
+        known[id(value)] = MOST_VALUES
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_expanded(part, known) for part in parts)
+    return known[id(value)]
 
 
 def _plain(value: Any, place: tuple[str, ...], lines: Lines, line: int) -> Any:
@@ -57,7 +76,15 @@ def _plain(value: Any, place: tuple[str, ...], lines: Lines, line: int) -> Any:
             plain[str(key)] = _plain(inner, name, lines, name_line)
         return plain
     # ruamel's own kinds of numbers and text, as plain ones.
-    return json.loads(json.dumps(value, default=str))
+    text = json.dumps(value, default=_date, ensure_ascii=False)
+    text.encode()  # lone surrogates are no text
+    return json.loads(text)
+
+
+def _date(value):
+    if isinstance(value, datetime.date):
+        return str(value)
+    raise ValueError(f"{value} is neither text nor a number")
 
 
 def validated(

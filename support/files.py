@@ -1,0 +1,90 @@
+"""Files that programs read and write: regular ones alone, replaced whole or not at all."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from support.errors import UserError
+
+STREAMS = ("-", "/dev/stdout")  # names of what a program prints to
+MOST_WRITTEN = 1 << 20  # bytes of a file that people write, such as YAML
+
+
+def check_regular(path: Path) -> None:
+    """Raise `UserError` where a path names a folder, a pipe or a device, of which reading may
+    never end. A missing file passes: who opens it says so."""
+    if path.exists() and not path.is_file():
+        raise UserError(
+            f"{path} is not a regular file; give a file, or copy what it holds into one"
+        )
+
+
+def read_written(path: Path) -> str:
+    """The text of a file that people write. Raises `UserError` unless it is a regular file of at
+    most MOST_WRITTEN bytes; `OSError` and `UnicodeDecodeError` pass."""
+    check_regular(path)
+    size = path.stat().st_size
+    if size > MOST_WRITTEN:
+        raise UserError(
+            f"{path} has {size:,} bytes, where a file of settings has at most {MOST_WRITTEN:,}; "
+            f"is it another file?"
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def parse_json(text: str) -> Any:
+    """`json.loads` that raises `ValueError` for anything it cannot read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write a file to, which then takes the place of `path`, whole or not at all.
+
+    A link goes on to point to its file. Raises `UserError` where a pipe, a device or a folder
+    stands, or where nothing can be written; nothing is left behind then.
+    """
+    target = path.resolve()
+    check_regular(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=target.parent, prefix=".writing-"
+        ) as folder:
+            part = Path(folder) / target.name
+            yield part
+            to_disk(part)
+            os.replace(part, target)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; choose another place"
+        ) from error
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut."""
+    with contextlib.suppress(PermissionError):  # Windows opens no folders
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text whole or not at all: see `replacing`."""
+    with replacing(path) as part:
+        # A lone surrogate, from a name that is no UTF-8, becomes \\udcff, which JSON reads back.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
