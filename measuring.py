@@ -22,8 +22,9 @@ from evaluation.side_tasks import (
     preference_quality,
     value_quality,
 )
-from run_folder import RESULTS, weights_digest
+from run_folder import RESULTS
 from settings import Settings
+from support.checkpoint import WEIGHTS, weights_digest
 from support.files import write_json
 from support.memory import peak_memory_mb
 from support.tables import by_row, print_table
@@ -62,7 +63,7 @@ def measure(
         "seed": settings.train.seed,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),
-        "weights": weights_digest(folder),
+        "weights": weights_digest(folder / WEIGHTS),
         "ranking": {
             label: summarise(rank, users) for label, rank in ranks.items()
         },

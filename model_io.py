@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter
+import torch
 from torch import nn
 
+from batches import History, history_batch
 from bert4rec import BERT4Rec
 from data_processor import load
 from dataset import ITEM_ROWS, USER_ROWS, Catalogue, Dataset, Table
+from description import Fields, check_description, damaged
 from enhanced_model import EnhancedBERT4Rec
-from fields import Field
 from schema import schema_of
 from settings import ModelSettings, Settings
 from support.checkpoint import (
@@ -30,9 +31,11 @@ from support.checkpoint import (
     write_checkpoint,
 )
 from support.errors import UserError, require
+from support.memory import machine_memory
 from support.tracking import git_commit
 
-Fields = TypeAdapter(dict[str, dict[str, Field]])  # table -> column -> field
+# of a parameter: itself, its gradient, two moments of AdamW, and the best so far
+TRAINING_BYTES = 5 * 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,20 @@ class Checkpoint:
     info: dict[str, Any]
 
 
+def least_parameters(catalogue: Catalogue, settings: ModelSettings) -> int:
+    """Fewer parameters than the model of these settings has, known before any is made."""
+    width = settings.hidden_size
+    rows = settings.seq_length
+    if settings.model == "vanilla" or settings.item_ids:
+        rows += len(catalogue.items.ids)
+    if settings.model == "enhanced" and settings.user_ids:
+        rows += len(catalogue.users.ids)
+    if settings.model == "enhanced" and settings.positions == "sinusoidal":
+        rows -= settings.seq_length
+    block = (4 + 2 * settings.ffn_multiplier) * width**2
+    return rows * width + settings.num_layers * block
+
+
 def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
     """The model that settings describe, freshly initialised."""
     if settings.model == "vanilla":
@@ -53,7 +70,16 @@ def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
 
 
 def new_model(data: Dataset, settings: ModelSettings) -> nn.Module:
-    """A model about to be trained on the training part of these data."""
+    """A model about to be trained on the training part of these data. Raises `UserError` for one
+    that this machine has no memory for."""
+    least = least_parameters(data.catalogue, settings)
+    needed, there = least * TRAINING_BYTES, machine_memory()
+    require(
+        not there or needed < there,
+        f"a model of {least:,} parameters takes {needed / 1e9:,.0f} GB in training, this machine "
+        f"has {there / 1e9:,.0f} GB; lower --hidden_size {settings.hidden_size} or --num_layers "
+        f"{settings.num_layers}",
+    )
     return build_model(data.catalogue, settings).prepare(data)
 
 
@@ -123,21 +149,33 @@ def load_model(
     items are others.
     """
     tensors, info = read_checkpoint(folder, mapped)
-    if "item_ids" not in info:
-        raise UserError(
-            f"{folder} holds no catalogue: it is the state of a training run or a library "
-            f"model, not a model for recommendation; give checkpoints/best"
-        )
+    check_description(folder, info)
     settings = stored_settings(folder, info)
     if data_dir:
         settings = settings.replace(data_dir=str(data_dir))
     catalogue = _stored_catalogue(folder, info, settings.data)
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if least_parameters(catalogue, settings.model) > held:
+        raise damaged(folder, "it is of a larger model than its weights")
     try:
         model = build_model(catalogue, settings.model)
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, repr(error)) from error
     load_weights(model, tensors, str(folder), assign=mapped)
-    return Checkpoint(model.eval(), settings, catalogue, info)
+    _check_scores(model.eval(), catalogue, folder)
+    return Checkpoint(model, settings, catalogue, info)
+
+
+def _check_scores(model, catalogue, folder):
+    """Raise `UserError` unless the model can rank: no score of an item is NaN or infinite."""
+    first = History(np.array([ITEM_ROWS]))
+    batch = history_batch([first], catalogue, model.settings.seq_length)
+    with torch.no_grad():
+        scores = model.frozen().score(batch)[:, ITEM_ROWS:]
+    require(
+        bool(scores.isfinite().all()),
+        f"{folder}: its weights give scores that are no numbers; copy it again or train again",
+    )
 
 
 def stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
@@ -145,7 +183,7 @@ def stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
     try:
         return Settings().replace(**info["settings"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, repr(error)) from error
     except UserError as error:
         raise _foreign(folder, info, error) from error
 
@@ -165,7 +203,7 @@ def _stored_catalogue(folder, info, settings):
     except UserError as error:
         raise _foreign(folder, info, error) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, repr(error)) from error
     catalogue = Catalogue(schema, items, users, fields["interactions"])
     if "items" in info:
         return catalogue
@@ -243,10 +281,17 @@ def _foreign(folder, info, error):
     )
 
 
-def _damaged(folder, error):
-    return UserError(
-        f"{folder}: its description is damaged ({error!r}); copy it again or train again"
-    )
+def _check_values(entry, values):
+    """Raise `ValueError` for what no data set holds: codes without a value, infinite numbers."""
+    kind = entry.column.kind
+    if kind in ("category", "tags"):
+        wrong = (values < 0) | (values > len(entry.values))
+    elif kind in ("number", "vector"):
+        wrong = np.isinf(values)
+    else:
+        wrong = [not isinstance(value, str) for value in values.tolist()]
+    if np.any(wrong):
+        raise ValueError(f"a value of {entry.name} that cannot be")
 
 
 def _described(bare, stored):
@@ -258,4 +303,6 @@ def _described(bare, stored):
     names = np.array(stored["names"], dtype=object)
     if {len(bare)} != {len(names), *map(len, data.values())}:
         raise ValueError(f"not the {len(bare)} rows of its items")
+    for name, entry in bare.fields.items():
+        _check_values(entry, data[name])
     return dataclasses.replace(bare, names=names, data=data)

@@ -9,14 +9,18 @@ link to one of them. When a run has ended it moves there, unless the model that 
 measured on the same split and has the higher validation score: then `publish` says so.
 """
 
-import hashlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from settings import Settings
-from support.checkpoint import INFO, WEIGHTS, read_json
+from support.checkpoint import (
+    INFO,
+    WEIGHTS,
+    read_json,
+    weights_digest,
+)
 from support.errors import require
 from support.files import write_json
 from training_state import SELECTION_METRIC
@@ -49,16 +53,11 @@ def can_resume(place: Path) -> bool:
     return run is not None and not is_finished(run)
 
 
-def weights_digest(folder: Path) -> str:
-    """What the weights of a checkpoint folder are known by."""
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
-
-
 def read_results(folder: Path) -> dict[str, Any]:
     """The results beside a model. Raises `UserError` if they were measured of other weights."""
     results = read_json(folder / RESULTS)
     require(
-        results.get("weights") == weights_digest(folder),
+        results.get("weights") == weights_digest(folder / WEIGHTS),
         f"{folder / RESULTS} was measured of other weights than lie beside it; measure again by "
         f"trainer.py --resume, or train again",
     )

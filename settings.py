@@ -12,32 +12,12 @@ from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BeforeValidator, ConfigDict, ValidationError
+from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
 from support.arguments import names_of
 from support.errors import UserError, nearest, require
-
-# Kinds and limits of values are checked by pydantic; the text under a field is its description.
-CHECKED = ConfigDict(
-    use_attribute_docstrings=True,
-    allow_inf_nan=False,
-    coerce_numbers_to_str=True,
-)
-
-
-def _no_truth(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("expected a number")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_no_truth)]
-Real = Annotated[float, BeforeValidator(_no_truth)]
-Count = Annotated[Whole, Ge(1)]
-Number = Annotated[Whole, Ge(0)]
-Size = Annotated[Real, Ge(0)]
-Share = Annotated[Real, Ge(0), Le(1)]
+from support.values import CHECKED, Count, Number, Real, Seed, Share, Size
 
 
 def option(
@@ -69,7 +49,7 @@ class DataSettings:
         "leave_one_out"
     )
     """Which interactions train and which are asked for (splits.py)."""
-    split_seed: Number = option(0, needs="protocol=multi5")
+    split_seed: Seed = option(0, needs="protocol=multi5")
     """Seed of the split of users (--protocol multi5)."""
 
 
@@ -79,15 +59,15 @@ class ModelSettings:
 
     model: Literal["enhanced", "vanilla"] = "enhanced"
     """enhanced = EnhancedBERT4Rec with side information; vanilla = BERT4Rec as published."""
-    hidden_size: Count = 64
+    hidden_size: Annotated[Count, Le(16384)] = 64
     """Width D of the item table and of the transformer."""
-    num_heads: Count = 2
+    num_heads: Annotated[Count, Le(1024)] = 2
     """Attention heads; must divide --hidden_size."""
-    num_layers: Count = 2
+    num_layers: Annotated[Count, Le(256)] = 2
     """Transformer blocks."""
-    seq_length: Annotated[Whole, Ge(2)] = 200
+    seq_length: Annotated[Count, Ge(2), Le(100_000)] = 200
     """Longest history the model reads; older interactions are cut off."""
-    ffn_multiplier: Count = 4
+    ffn_multiplier: Annotated[Count, Le(64)] = 4
     """Inner width of each block's position-wise network, in multiples of --hidden_size."""
     dropout: Annotated[Real, Ge(0), Le(0.95)] = 0.2
     """Dropout on embeddings and on each sub-layer's output."""
@@ -224,12 +204,12 @@ class ModelSettings:
 class TrainSettings:
     """How the parameters are found."""
 
-    batch_size: Count = 128
+    batch_size: Annotated[Count, Le(1_000_000)] = 128
     """Sequences in a step."""
     batch_tokens: Number = 0
     """If above 0, a step holds about this many interactions at most, padding counted (and
     --batch_size sequences). A preset's limit goes when --batch_size is given."""
-    learning_rate: Annotated[Real, Gt(0)] = 1e-3
+    learning_rate: Annotated[Real, Gt(0), Le(10)] = 1e-3
     """Peak learning rate of AdamW; it warms up linearly and decays to 0 along a cosine."""
     weight_decay: Size = 0.01
     """Weight decay of AdamW on the matrices of linear maps (not on biases, norms and
@@ -250,7 +230,7 @@ class TrainSettings:
     fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU if there is one."""
-    seed: Number = 42
+    seed: Seed = 42
     """Seed of initialisation, batches, masks and dropout."""
     sliding_window: bool = False
     """Cut histories longer than --seq_length into half-overlapping windows instead of keeping their
@@ -275,7 +255,9 @@ class TrainSettings:
     loss: Literal["softmax", "sampled_softmax"] = "softmax"
     """What the item heads minimise: cross-entropy over the whole catalogue or, for very large ones,
     over samples."""
-    negatives: Count = option(512, needs="loss=sampled_softmax")
+    negatives: Annotated[Count, Le(1_000_000)] = option(
+        512, needs="loss=sampled_softmax"
+    )
     """Items drawn for each pass, shared by its positions (--loss sampled_softmax)."""
     start_from: str = ""
     """Checkpoint folder of a model of the same kind to go on from, grown by new items and users."""

@@ -66,7 +66,7 @@ def fit(
     # One object holds the run, so that each of its phases can be tested alone.
     run = Run(model, data, settings, **options)
     if resume:
-        run.progress = Progress(**load_state(run, run.state_folder))
+        run.progress = load_state(run, run.state_folder)
     with stop_signals() as stop, run.bar:
         while run.progress.epoch < run.epochs and not run.progress.finished:
             run.train_epoch(stop)

@@ -2,6 +2,7 @@
 folder, and the order of the optimizer's parameters in it."""
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from description import damaged
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from support.errors import require
 
@@ -64,10 +67,14 @@ class Progress:
         return count
 
 
+KIND = TypeAdapter(Progress)
+
+
 def save_state(run: Any, folder: Path) -> None:
     """Write weights, best weights, optimizer, random state, losses and progress."""
     parts = {"model": run.model.state_dict(), "best": run.best_weights}
-    for index, values in run.optimizer.state_dict()["state"].items():
+    states = run.optimizer.state_dict()["state"]
+    for index, values in states.items():
         parts[f"optimizer.{index}"] = values
     tensors = {"random": torch.get_rng_state()}
     for part, values in parts.items():
@@ -78,6 +85,7 @@ def save_state(run: Any, folder: Path) -> None:
         "settings": run.settings.to_dict(),
         "threads": torch.get_num_threads(),
         "split_hash": run.data.split_hash,
+        "optimizer_states": sorted(states),
         "progress": dataclasses.asdict(run.progress),
         # exact: a number of fp32 is one of fp64
         "loss_sums": {
@@ -88,13 +96,13 @@ def save_state(run: Any, folder: Path) -> None:
     write_checkpoint(folder, tensors, info)
 
 
-def load_state(run: Any, folder: Path) -> dict[str, Any]:
+def load_state(run: Any, folder: Path) -> Progress:
     """Go back to where a stopped run was and return its progress; exact in one process (of
     several, only the main one's random state is kept, so the others' dropout goes on
     differently)."""
     tensors, info = read_checkpoint(folder)
     require(
-        "threads" in info,
+        "optimizer_states" in info,
         f"{folder} was written by an older version of this program; go on with that version, or "
         f"start again without --resume",
     )
@@ -103,22 +111,51 @@ def load_state(run: Any, folder: Path) -> dict[str, Any]:
         f"{folder} was trained on split {info['split_hash']}, the data at hand are split "
         f"{run.data.split_hash}; give the same data",
     )
+    try:
+        progress = KIND.validate_python(info["progress"])
+        _restore(run, tensors, info, folder)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise damaged(folder, repr(error)) from error
+    return progress
+
+
+def _restore(run, tensors, info, folder):
+    """Give a run what a state holds, each tensor checked against what it is for."""
     # Sums of another number of threads round otherwise.
     torch.set_num_threads(info["threads"])
-    load_weights(run.model, _part(tensors, "model."), str(folder))
     run.best_weights = _part(tensors, "best.")
+    if run.best_weights:  # none without a validation part
+        load_weights(run.model, run.best_weights, str(folder))
+    load_weights(run.model, _part(tensors, "model."), str(folder))
     whole = run.optimizer.state_dict()
-    for group in whole["param_groups"]:
-        for index in group["params"]:
-            whole["state"][index] = _part(tensors, f"optimizer.{index}.")
+    parameters = itertools.chain(
+        *(group["params"] for group in run.optimizer.param_groups)
+    )
+    for index, parameter in enumerate(parameters):
+        state = _part(tensors, f"optimizer.{index}.")
+        # A parameter without a gradient has none.
+        if index in info["optimizer_states"]:
+            _check_moments(state, parameter, index)
+        whole["state"][index] = state
     run.optimizer.load_state_dict(whole)
     torch.set_rng_state(tensors["random"])
     if "random_cuda" in tensors and run.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["random_cuda"])
     for task, total in info["loss_sums"].items():
-        run.loss_sums[task] = torch.tensor(total, device=run.device)
+        run.loss_sums[task] = torch.tensor(float(total), device=run.device)
     run.loss_counts |= info["loss_counts"]
-    return info["progress"]
+
+
+def _check_moments(state, parameter, index):
+    """AdamW reads them without looking at their shape."""
+    for name in ("exp_avg", "exp_avg_sq"):
+        moment = state[name]
+        if (moment.shape, moment.dtype) != (parameter.shape, parameter.dtype):
+            raise ValueError(
+                f"optimizer.{index}.{name} is {tuple(moment.shape)}, {moment.dtype}"
+            )
+    if state["step"].shape:
+        raise ValueError(f"optimizer.{index}.step is no number")
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

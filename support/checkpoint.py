@@ -1,5 +1,6 @@
 """Checkpoints: a folder of safetensors and JSON, no pickle, replaced as a whole or not at all."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from support.errors import UserError
+from support.errors import UserError, require
 from support.files import check_regular, parse_json, to_disk, write_json
 
 WEIGHTS, INFO = "model.safetensors", "checkpoint.json"
@@ -46,7 +47,8 @@ def write_checkpoint(
         }
         save_file(copies, new / WEIGHTS)
         (new / WEIGHTS).chmod(0o644)  # safetensors makes a private one
-        write_json(new / INFO, {"format": FORMAT, **info})
+        marks = {"format": FORMAT, "weights": weights_digest(new / WEIGHTS)}
+        write_json(new / INFO, {**info, **marks})
         for path in (new / WEIGHTS, new):
             to_disk(path)
         if folder.exists():
@@ -106,11 +108,21 @@ def read_checkpoint(
     path = folder / WEIGHTS
     check_regular(path)
     try:
+        require(
+            info.get("weights") == weights_digest(path),
+            f"{path} is not what {INFO} beside it describes; copy both again or train again",
+        )
         return load_file(path) if mapped else load(path.read_bytes()), info
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(
             f"{path} is missing, incomplete or corrupted ({error}); copy it again or train again"
         ) from error
+
+
+def weights_digest(path: Path) -> str:
+    """What the weights in a file are known by."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -140,6 +152,12 @@ def load_weights(
 ) -> None:
     """Copy tensors into a model, or make them its own. Raises `UserError` naming those that are
     missing, foreign or of another shape."""
+    for name, own in model.state_dict().items():
+        if name in tensors and tensors[name].dtype != own.dtype:
+            raise UserError(
+                f"{source} does not fit this model: {name} is {tensors[name].dtype} there and "
+                f"{own.dtype} here; copy it again or train again"
+            )
     try:
         model.load_state_dict(tensors, assign=assign)
     except RuntimeError as error:

@@ -23,6 +23,7 @@ ORDER = [
     {"presets", "splits", "answers"},
     {"command_line"},
     {"fields"},
+    {"description"},
     {"dataset", "readers"},
     {"data_card", "item_search", "exporting"},
     {"data_processor"},

@@ -1,0 +1,77 @@
+"""What `checkpoint.json` of a model must hold, checked before anything is made of it."""
+
+from pathlib import Path
+from typing import Any, Literal, NotRequired
+
+from pydantic import (
+    FiniteFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+)
+from typing_extensions import TypedDict
+
+from fields import Field
+from support.errors import UserError
+
+Ids = list[StrictInt] | list[StrictStr]
+
+
+class TrainedOn(TypedDict):
+    """Of each user with a training part: id, its length, a hash of it."""
+
+    users: Ids
+    lengths: list[StrictInt]
+    hashes: list[StrictStr]
+
+
+class Items(TypedDict):
+    """Names and columns of the item table, a value a row."""
+
+    names: list[StrictStr]
+    columns: dict[str, list[Any]]
+
+
+class Description(TypedDict):
+    """The whole of it, but for what is only read by people."""
+
+    settings: dict[str, Any]
+    schema: dict[str, Any]
+    fields: dict[Literal["interactions", "items", "users"], dict[str, Field]]
+    validation: dict[str, FiniteFloat]
+    split_hash: StrictStr
+    git_commit: StrictStr
+    item_ids: Ids
+    user_ids: Ids
+    trained_on: TrainedOn
+    items: NotRequired[Items]
+
+
+KIND = TypeAdapter(Description)
+Fields = TypeAdapter(Description.__annotations__["fields"])
+
+
+def check_description(folder: Path, info: dict[str, Any]) -> None:
+    """Raise `UserError` unless a checkpoint's description has all that a model needs."""
+    if "item_ids" not in info:
+        raise UserError(
+            f"{folder} holds no catalogue: it is the state of a training run or a library "
+            f"model, not a model for recommendation; give checkpoints/best"
+        )
+    try:
+        KIND.validate_python(info)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise damaged(folder, f"{place}: {fault['msg']}") from error
+    for name in ("item_ids", "user_ids"):
+        if len(set(info[name])) < len(info[name]):
+            raise damaged(folder, f"{name} holds an id twice")
+
+
+def damaged(folder: Path, reason: Any) -> UserError:
+    """The error for a description that cannot be right."""
+    return UserError(
+        f"{folder}: its description is damaged ({reason}); copy it again or train again"
+    )
