@@ -357,9 +357,13 @@ def _are_times(values):
     return _are_dates(values.astype(str).str.strip())
 
 
+def _refused(_row, problem):
+    raise UserError(problem)
+
+
 def _are_dates(text):
     try:
-        seconds_of(text, "", 1)
+        seconds_of(text, _refused)
     except UserError:
         return False
     return True

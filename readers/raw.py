@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 
-from readers.times import seconds_of
+from readers.times import Refuse, seconds_of
 from schema import TABLES, Column, Kind, Schema, plain_number
 from support.errors import UserError
 
@@ -40,11 +41,26 @@ class File:
     kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
     # What the data card must say of how it was read: what, how many.
     notes: dict[str, int] = dataclasses.field(default_factory=dict)
+    # Where a table is in several files: name and number of rows of each.
+    parts: Sequence[tuple[str, int]] = ()
 
-    def fault(self, row: int, message: str) -> None:
+    def fault(self, row: int, message: str) -> NoReturn:
         """Raise `UserError` naming file and line of a row."""
+        parts = list(self.parts) or [(self.name, row + 1)]
+        while row >= parts[0][1]:
+            row -= parts.pop(0)[1]
         line = self.first_line + row
-        raise UserError(f"{self.name}:{line}: {message}; correct the line")
+        raise UserError(f"{parts[0][0]}:{line}: {message}; correct the line")
+
+    def refusing(self, field: str) -> Refuse:
+        """`fault` of a field's values; without a row it names the file alone."""
+
+        def refuse(row: int | None, message: str) -> NoReturn:
+            if row is None:
+                raise UserError(f"{self.name}: {field} {message}")
+            self.fault(row, f"{field} {message}")
+
+        return refuse
 
 
 Files = Mapping[str, File]  # table -> file
@@ -193,8 +209,7 @@ def _named(table, file, described, counts):
     named: dict[str, pd.Series] = {}
     for role, field in described.roles.items():
         if role == "time":
-            where = f"{file.name}, field {field}"
-            named[role] = seconds_of(frame[field], where, file.first_line)
+            named[role] = seconds_of(frame[field], file.refusing(field))
         elif role == "name":
             named[role] = _values(file, Column(role, "text"), frame[field])
         else:
@@ -231,7 +246,8 @@ def _numbers(file, column, known):
     found = pd.to_numeric(known.astype(object), errors="coerce").astype(float)
     if found.isna().all():
         with contextlib.suppress(UserError):
-            found = seconds_of(known, file.name, file.first_line) / 86_400
+            days = seconds_of(known, file.refusing(column.field))
+            found = days / 86_400
     for row in found.index[~np.isfinite(found)]:
         problem = f"{column.field} {known[row]!r} is not a number or date"
         file.fault(row, problem)

@@ -74,7 +74,8 @@ def read_files(paths: Iterable[Path], wanted: Collection[str] = ()) -> File:
         return files[0]
     frame = pd.concat([file.frame for file in files], ignore_index=True)
     name = f"{files[0].name} and {len(files) - 1} more"
-    return dataclasses.replace(files[0], frame=frame, name=name)
+    parts = [(file.name, len(file.frame)) for file in files]
+    return dataclasses.replace(files[0], frame=frame, name=name, parts=parts)
 
 
 def read_file(path: Path, wanted: Collection[str] = ()) -> File:
@@ -101,6 +102,9 @@ def read_file(path: Path, wanted: Collection[str] = ()) -> File:
                 what = f"rows of {path.name} read as {encoding}, as it is not UTF-8"
                 file.notes[what] = len(file.frame)
             return file
+    raise UserError(
+        f"{path}: it is text of no known encoding; write it as UTF-8"
+    )
 
 
 @contextmanager
@@ -123,6 +127,8 @@ def named_errors(path: Path) -> Iterator[None]:
         pd.errors.ParserWarning,
     ) as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, pd.errors.ParserWarning):
+            reason = "its rows have more fields than its header"
         line = re.search(r"(?:Row #|line )(\d+)", reason)
         where = f"{path}:{line[1]}" if line else path
         raise UserError(
@@ -135,9 +141,12 @@ def _read_json(path):
     with open_text(path) as file:
         lines = not file.read(1).startswith("[")
     with open_text(path) as file:
-        return pd.read_json(
+        frame = pd.read_json(
             file, lines=lines, convert_dates=False, dtype=False
         )
+    if not all(isinstance(field, str) for field in frame):
+        raise ValueError("its lines are no objects such as {...}")
+    return frame
 
 
 def _read_csv(path, encoding, wanted):

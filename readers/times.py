@@ -2,10 +2,13 @@
 first.
 """
 
+from collections.abc import Callable
+from typing import Any, NoReturn
+
 import numpy as np
 import pandas as pd
 
-from support.errors import UserError
+Refuse = Callable[[Any, str], NoReturn]
 
 # 2100-01-01: a larger number of seconds is one of milliseconds or less
 LATEST = 4_102_444_800
@@ -21,29 +24,29 @@ COMPACT_DATES = {
 NUMERIC_DATE = r"^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(.*)$"
 
 
-def seconds_of(values: pd.Series, where: str, first_line: int) -> pd.Series:
+def seconds_of(values: pd.Series, refuse: Refuse) -> pd.Series:
     """Seconds since 1970 (int64), of one way of writing for the whole column.
 
-    where: file and field, for `UserError`, which also names the line (the index of `values`
-    counted from `first_line`) and the value.
+    refuse: called with the row (an index of `values`, None for all) and what is wrong with it.
     """
     if pd.api.types.is_datetime64_any_dtype(values):
         return _of_datetimes(pd.to_datetime(values, utc=True))
     numbers = pd.to_numeric(values, errors="coerce")
     if numbers.notna().all():
-        return _of_numbers(numbers, where, first_line)
+        return _of_numbers(numbers, refuse)
     text = values.astype(str).str.strip()
     parts = text.str.extract(NUMERIC_DATE)
     if parts[0].notna().all():
-        text = _ordered(parts, where)
+        text = _ordered(parts, refuse)
     moments = _parsed(text, "ISO8601")
     wrong = moments.isna()
     if wrong.any():
         # A number among dates is not what is wrong, unless nothing else is.
         row = (2 * wrong + (wrong & numbers.isna())).idxmax()
-        raise UserError(
-            f"{where}: {values[row]!r} in line {first_line + row} is not a time; "
-            f"write seconds since 1970 or ISO dates such as 2015-01-31"
+        refuse(
+            row,
+            f"{values[row]!r} is not a time: write seconds since 1970 or ISO dates such as "
+            f"2015-01-31",
         )
     return _of_datetimes(moments)
 
@@ -56,7 +59,7 @@ def _of_datetimes(moments):
     return moments.astype("datetime64[s, UTC]").astype(np.int64)
 
 
-def _of_numbers(numbers, where, first_line):
+def _of_numbers(numbers, refuse):
     """Numbers such as 20170714, with or without the time of day; else epochs in seconds,
     milliseconds, microseconds or nanoseconds, by the size of the largest."""
     for (first, last), layout in COMPACT_DATES.items():
@@ -64,18 +67,16 @@ def _of_numbers(numbers, where, first_line):
             moments = _parsed(numbers.astype(np.int64).astype(str), layout)
             if moments.notna().all():
                 return _of_datetimes(moments)
-    _check_one_unit(numbers, where, first_line)
+    if np.isinf(numbers).any() or numbers.max() >= LATEST * UNITS[-1]:
+        refuse(numbers.idxmax(), f"{numbers.max():g} is no time since 1970")
+    _check_one_unit(numbers, refuse)
     largest = numbers.max()
-    for unit in UNITS:
-        if largest / unit < LATEST:
-            return (numbers // unit).astype(np.int64)
-    raise UserError(
-        f"{where}: {largest:g} is no time since 1970 in seconds or smaller units"
-    )
+    unit = next(unit for unit in UNITS if largest / unit < LATEST)
+    return (numbers // unit).astype(np.int64)
 
 
-def _check_one_unit(numbers, where, first_line):
-    """Raises `UserError` for a time that is cut off, or of another unit than the others."""
+def _check_one_unit(numbers, refuse):
+    """Refuses a time that is cut off, or of another unit than the others."""
     middle = numbers.median()
     if middle < EARLIEST:  # counted from anywhere, in anything
         return
@@ -84,13 +85,14 @@ def _check_one_unit(numbers, where, first_line):
     )
     if far.any():
         row = far.idxmax()
-        raise UserError(
-            f"{where}: {numbers[row]:.0f} in line {first_line + row} is no time beside others such "
-            f"as {middle:.0f}; correct the line, or leave the time empty where it is unknown"
+        refuse(
+            row,
+            f"{numbers[row]:.0f} is no time beside others such as {middle:.0f}: leave it empty "
+            f"where it is unknown",
         )
 
 
-def _ordered(parts, where):
+def _ordered(parts, refuse):
     """ISO dates of day, month and year in one order, decided by the whole column."""
     # A number above 12 is a day.
     day_places = [
@@ -98,9 +100,10 @@ def _ordered(parts, where):
     ]
     if len(day_places) != 1:
         example = "-".join(parts.iloc[0, :3])
-        raise UserError(
-            f"{where}: {example!r} may be day-month or month-day, as no date of the column tells "
-            f"which, or some have the day first and some the month; write them as 2015-01-31"
+        refuse(
+            None,
+            f"{example!r} may be day-month or month-day, as no date of the column tells "
+            f"which, or some have the day first and some the month; write them as 2015-01-31",
         )
     (day,) = day_places
     month = parts[1 - day].str.zfill(2)

@@ -284,5 +284,5 @@ def test_a_message_names_the_cause(tmp_path, capsys):
     text = events().to_csv(index=False).splitlines()
     text[4] = "1,3,five,soon"
     (tmp_path / "c.csv").write_text("\n".join(text))
-    with pytest.raises(UserError, match="'soon' in line 5 is not a time"):
+    with pytest.raises(UserError, match=r":5: .*'soon' is not a time"):
         read(str(tmp_path / "c.csv"))

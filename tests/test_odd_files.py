@@ -178,7 +178,7 @@ WRONG = {
     "a wrong epoch": (
         "a.csv",
         HEAD + "1,2,1500000000\n1,3,soon\n",
-        "'soon' in line 3",
+        ":3: timestamp 'soon'",
     ),
     "infinite": ("a.yaml", None, "'inf' is not a number or date"),
     "a word among vectors": (
