@@ -100,7 +100,6 @@ def _parser():
 
 
 def _many(engine, flags):
-    require(flags.output, "--users needs --output, e.g. --output recs.parquet")
     users = None if flags.users == "all" else names_of(flags.users)
     table = recommend_all(
         engine,
@@ -180,6 +179,10 @@ def main(argv: list[str]) -> None:
             getattr(flags, name) == parser.get_default(name),
             f"--{name} goes {without} --users",
         )
+    require(
+        flags.output or not flags.users,
+        "--users needs --output, e.g. --output recs.parquet",
+    )
     engine = RecommendationEngine(flags.model_path, flags.data_dir)
     (_many if flags.users else _one)(engine, flags)
 

@@ -296,10 +296,11 @@ def _check_values(entry, values):
 
 def _described(bare, stored):
     """The item table with the names and columns that a checkpoint holds."""
-    data = {
-        name: np.array(stored["columns"][name], dtype=entry.unknown.dtype)
-        for name, entry in bare.fields.items()
-    }
+    with np.errstate(over="ignore"):  # infinite then, and refused below
+        data = {
+            name: np.array(stored["columns"][name], dtype=entry.unknown.dtype)
+            for name, entry in bare.fields.items()
+        }
     names = np.array(stored["names"], dtype=object)
     if {len(bare)} != {len(names), *map(len, data.values())}:
         raise ValueError(f"not the {len(bare)} rows of its items")

@@ -114,7 +114,13 @@ def load_state(run: Any, folder: Path) -> Progress:
     try:
         progress = KIND.validate_python(info["progress"])
         _restore(run, tensors, info, folder)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise damaged(folder, repr(error)) from error
     return progress
 

@@ -2,13 +2,29 @@
 files, schemas, settings, flags, checkpoints, states and requests."""
 
 import gzip
+import json
 import re
+import shlex
+import shutil
 import time
 
 import pytest
+import torch
+from starlette.testclient import TestClient
 
+import bert_multi
+import data_processor
+import inference
+import trainer
+from ablations import run as studies
+from engine import RecommendationEngine
 from readers import read
-from support.errors import UserError
+from run_folder import newest_run
+from serving.app import create_app
+from serving.engines import Config
+from support.checkpoint import read_checkpoint, write_checkpoint
+from support.errors import UserError, run_command
+from support.yaml_file import read_yaml
 
 HEAD = "user,item,time\n"
 ROWS = "".join(
@@ -89,3 +105,535 @@ def test_files(tmp_path, name):
     message = str(error.value)
     assert name in message and re.search(wanted, message), message
     assert time.monotonic() - began < 5
+
+
+# Settings and flags, as one would type them; what the answer must name
+TRAINER = {
+    "--seed 18446744073709551616": "--seed",
+    "--seed -1": "--seed",
+    "--seed 1.5": "--seed",
+    "--split_seed 99999999999": "--split_seed",
+    "--batch_size 0": "--batch_size",
+    "--batch_size 1e30": "--batch_size",
+    "--batch_size nan": "--batch_size",
+    "--batch_size true": "--batch_size",
+    "--batch_size ''": "--batch_size",
+    "--batch_tokens -5": "--batch_tokens",
+    "--hidden_size 65": "--hidden_size",
+    "--hidden_size 1000000000": "--hidden_size",
+    "--hidden_size 16384 --num_layers 200": "GB",
+    "--num_heads 0": "--num_heads",
+    "--num_layers 100000": "--num_layers",
+    "--seq_length 1": "--seq_length",
+    "--seq_length 1000000000": "--seq_length",
+    "--ffn_multiplier 1000": "--ffn_multiplier",
+    "--dropout 1": "--dropout",
+    "--dropout -0.1": "--dropout",
+    "--layer_dropout 0.1": "--layer_dropout",
+    "--layer_dropout a,b": "--layer_dropout",
+    "--learning_rate 0": "--learning_rate",
+    "--learning_rate inf": "--learning_rate",
+    "--learning_rate 1e9": "--learning_rate",
+    "--weight_decay -1": "--weight_decay",
+    "--mask_prob 1": "--mask_prob",
+    "--last_mask_share 2": "--last_mask_share",
+    "--max_epochs 0": "--max_epochs",
+    "--max_steps -1": "--max_steps",
+    "--max_minutes 1e300": "--max_minutes",
+    "--patience 0": "--patience",
+    "--eval_every 0": "--eval_every",
+    "--negatives 0 --loss sampled_softmax": "--negatives",
+    "--next_item_weight nan": "--next_item_weight",
+    "--next_item_weight 0 --masked_item_weight 0": "nothing ranks",
+    "--masked_batch_share 1 --masked_item_weight 1": "masked_batch_share",
+    "--loss cosine": "--loss",
+    "--model gpt": "--model",
+    "--precision fp8": "--precision",
+    "--device tpu": "--device",
+    "--protocol random": "--protocol",
+    "--candidates 100": "--candidates",
+    "--filter_seen maybe": "--filter_seen",
+    "--positions rotary": "--positions",
+    "--time_features hour": "--time_features",
+    "--item_features colour": "colour",
+    "--user_features height": "height",
+    "--interaction_features mood": "mood",
+    "--keep rating": "--keep",
+    "--keep rating>=good": "good",
+    "--keep colour=red": "colour",
+    "--keep rating>9": "--keep",
+    "--min_item_count 100000": "min_item_count",
+    "--min_user_count 100000": "min_user_count",
+    "--min_user_count 0": "--min_user_count",
+    "--attention_type causal": "--attention_type",
+    "--masking early": "--masking",
+    "--text_encoder bert": "--text_encoder",
+    "--preset fast": "--preset",
+    "--config nowhere.yaml": "nowhere.yaml",
+    "--start_from nowhere": "nowhere",
+    "--teacher nowhere": "nowhere",
+    "--dataset nowhere.csv": "nowhere.csv",
+    "--dataset ''": "--dataset",
+    "--columns user=1": "--columns",
+    "--data_dir nowhere --dataset ml-1m": "nowhere",
+    "--resume --seed 1": "--resume",
+    "--resume": "--resume",
+    "--batch_sise 3": "--batch_size",
+    "--batch_size": "--batch_size",
+    "surplus": "surplus",
+    "--use_wandb=yes": "use_wandb",
+}
+OTHERS = [
+    (bert_multi.main, "--no_such", "no_such"),
+    (data_processor.main, "--to recbole", "--to"),
+    (data_processor.main, "--to csv folder", "recbole"),
+    (data_processor.main, "--hidden_size 3", "hidden_size"),
+    (
+        data_processor.main,
+        "--dataset synthetic --write_schema /proc/x/y.yaml",
+        "/proc/x",
+    ),
+    (studies.main, "nowhere", "nowhere"),
+    (studies.main, "heads --seeds 0", "--seeds"),
+    (studies.main, "heads --seeds 1000000000", "--seeds"),
+    (studies.main, "heads --jobs 0", "--jobs"),
+    (studies.main, "heads --seed 3", "--seeds"),
+    (studies.main, "heads --jobs 2 --ray auto", "--jobs"),
+    (inference.main, "--k 0", "--k"),
+    (inference.main, "--k 1e3", "--k"),
+    (inference.main, "--k " + "9" * 30, "--k"),
+    (inference.main, "--users all", "--output"),
+    (inference.main, "--output x.csv", "--users"),
+    (inference.main, "--users all --output x.csv --user_id 3", "--user_id"),
+    (inference.main, "--set age", "--set"),
+    (inference.main, "--at yesterday", "--at"),
+    (inference.main, "--model_path nowhere --user_id 1", "nowhere"),
+]
+
+
+def refused(main, flags, capsys, monkeypatch, tmp_path):
+    """The line that a program answers flags with."""
+    monkeypatch.chdir(tmp_path)
+    assert run_command(main, shlex.split(flags)) == 2
+    answer = capsys.readouterr().err.strip().splitlines()[-1]
+    assert answer.startswith("error: ") and "Traceback" not in answer
+    return answer
+
+
+@pytest.mark.parametrize("flags", TRAINER)
+def test_settings_and_flags(flags, capsys, monkeypatch, tmp_path):
+    whole = flags
+    if "--dataset" not in flags and "--resume" not in flags:
+        whole = f"--dataset synthetic {flags}"
+    if (
+        not {"--max_steps", "--max_epochs"} & set(flags.split())
+        and "--resume" not in flags
+    ):
+        whole += " --max_steps 1"
+    answer = refused(trainer.main, whole, capsys, monkeypatch, tmp_path)
+    assert TRAINER[flags] in answer, answer
+
+
+@pytest.mark.parametrize(("main", "flags", "wanted"), OTHERS)
+def test_flags_of_other_programs(
+    main, flags, wanted, capsys, monkeypatch, tmp_path
+):
+    assert wanted in refused(main, flags, capsys, monkeypatch, tmp_path)
+
+
+# What stands in a YAML file: a line of the error, and what it must name
+MANY = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
+)
+YAMLS = {
+    MANY: "aliases",
+    "a: !!bool maybe\n": "maybe",
+    'a: "x\0y"\n': "0000",
+    'a: "\\ud800"\n': "surrogates",
+    "a: " + "[" * 20_000: "recursion",
+    "a: " + "9" * 6000 + "\n": "digits",
+    "a: !!python/object:os.system x\n": "neither text nor a number",
+    "a: !!set {x}\n": "neither text nor a number",
+    "a: 2020-13-45\n": "month",
+    "a: !!float x\n": "float",
+    'a: !!binary "=x"\n': "base64",
+    "a: {<<: 3}\n": "mapping",
+    "a: 1\n---\nb: 2\n": ":2:",
+    "a:\t1\n": ":1:",
+    "a: 1\na: 2\n": ":2:",
+    "a: *b\n": "alias",
+    "- 1\n- 2\n": "name: value",
+    "": "name: value",
+    "%YAML 9.9\n---\na: 1\n": "version",
+    "a: 'x\n": ":1:|:2:",
+    "a: [1, 2\n": ":1:|:2:",
+    "x" * (2 << 20): "bytes",
+}
+
+
+@pytest.mark.parametrize("text", YAMLS, ids=lambda text: repr(text[:20]))
+def test_yaml(text, tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_yaml(path)
+    message = str(error.value)
+    assert "file.yaml" in message and re.search(YAMLS[text], message), message
+
+
+# A schema of a shop with one thing changed
+SCHEMA = {
+    "name": "shop",
+    "interactions": {
+        "file": "a.csv",
+        "user": "user",
+        "item": "item",
+        "time": "time",
+    },
+}
+SCHEMAS = {
+    "no name": ({"name": None}, "name"),
+    "a name of numbers": ({"name": [1]}, "name"),
+    "an unknown key": ({"colour": "red"}, "colour"),
+    "no interactions": ({"interactions": None}, "interactions"),
+    "a list": ({"interactions": [1]}, "interactions"),
+    "an unknown role": ({"interactions": {"buyer": "user"}}, "buyer"),
+    "no item": ({"interactions": {"file": "a.csv", "user": "user"}}, "item"),
+    "no file": ({"interactions": {"user": "user", "item": "item"}}, "file"),
+    "no such file": (
+        {"interactions": SCHEMA["interactions"] | {"file": "b.csv"}},
+        "b.csv",
+    ),
+    "no such field": (
+        {"interactions": SCHEMA["interactions"] | {"user": "who"}},
+        "who",
+    ),
+    "an unknown kind": (
+        {
+            "interactions": SCHEMA["interactions"]
+            | {"columns": {"time2": "colour"}}
+        },
+        "time2.kind",
+    ),
+    "an unknown option": (
+        {
+            "interactions": SCHEMA["interactions"]
+            | {"columns": {"t": {"kind": "number", "a": 1}}}
+        },
+        "a",
+    ),
+    "a name that is none": (
+        {
+            "interactions": SCHEMA["interactions"]
+            | {"columns": {"a b": "number"}}
+        },
+        "a b",
+    ),
+    "an unknown reader": ({"reader": "excel"}, "reader"),
+    "repeats that is no truth": ({"repeats": "sometimes"}, "repeats"),
+}
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_schemas(kind, tmp_path):
+    changes, wanted = SCHEMAS[kind]
+    content = {
+        name: value
+        for name, value in (SCHEMA | changes).items()
+        if value is not None
+    }
+    (tmp_path / "a.csv").write_text(HEAD + ROWS)
+    path = tmp_path / "schema.yaml"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=wanted):
+        read(str(path))
+
+
+# Checkpoints: what is done to tensors and description
+
+
+def other(name, value):
+    """A change of one entry of the description, by its path."""
+    *above, last = [
+        int(part) if part.isdecimal() else part for part in name.split(".")
+    ]
+
+    def change(_tensors, info):
+        for part in above:
+            info = info[part]
+        if value is ABSENT:
+            del info[last]
+        else:
+            info[last] = value
+
+    return change
+
+
+def filled(value, dtype=None):
+    """A change of the largest tensor."""
+
+    def change(tensors, _info):
+        name = max(tensors, key=lambda name: tensors[name].numel())
+        tensors[name] = torch.full_like(tensors[name], value, dtype=dtype)
+
+    return change
+
+
+def lost(tensors, _info):
+    tensors.pop(sorted(tensors)[-1])
+
+
+def foreign(tensors, _info):
+    tensors["another"] = torch.zeros(3)
+
+
+def reshaped(tensors, _info):
+    name = max(tensors, key=lambda name: tensors[name].numel())
+    tensors[name] = tensors[name].flatten()
+
+
+ABSENT = object()
+CHECKPOINTS = {
+    "NaN weights": filled(torch.nan),
+    "infinite weights": filled(torch.inf),
+    "huge weights": filled(1e38),
+    "int8 weights": filled(1, torch.int8),
+    "half weights": filled(1, torch.float16),
+    "complex weights": filled(1, torch.complex64),
+    "a weight less": lost,
+    "a weight more": foreign,
+    "a weight of another shape": reshaped,
+    "another format": other("format", "other/9"),
+    "no settings": other("settings", ABSENT),
+    "settings that are a list": other("settings", [1]),
+    "an unknown setting": other("settings.colour", "red"),
+    "a width of 10^9": other("settings.hidden_size", 10**9),
+    "a width of 16,384": other("settings.hidden_size", 16384),
+    "another width": other("settings.hidden_size", 32),
+    "another number of blocks": other("settings.num_layers", 3),
+    "a text for a number": other("settings.num_heads", "two"),
+    "an unknown model": other("settings.model", "gpt"),
+    "an unknown protocol": other("settings.protocol", "random"),
+    "no schema": other("schema", ABSENT),
+    "an unknown kind": other("schema.items.columns.year", "colour"),
+    "no fields": other("fields", ABSENT),
+    "fields of no table": other("fields.shops", {}),
+    "fields that are a list": other("fields.items", [1]),
+    "no ids": other("item_ids", ABSENT),
+    "ids that are lists": other("item_ids.0", [1, 2]),
+    "ids that are null": other("item_ids.0", None),
+    "ids that are fractions": other("item_ids.0", 1.5),
+    "ids of two kinds": other("item_ids.0", "one"),
+    "an id twice": other("item_ids.0", 2),
+    "an id less": other("item_ids.0", ABSENT),
+    "users that are a text": other("user_ids", "all"),
+    "no users": other("user_ids", ABSENT),
+    "no items": other("items.names", ABSENT),
+    "null names": other("items.names.3", None),
+    "names that are numbers": other("items.names.3", 5),
+    "a name less": other("items.names.3", ABSENT),
+    "no columns": other("items.columns", {}),
+    "a code without a value": other("items.columns.genres.3", [99, 0, 0]),
+    "an infinite number": other("items.columns.year.3", 1e39),
+    "a text in a column": other("items.columns.year.3", "soon"),
+    "a list in a column": other("items.columns.year.3", [1, 2]),
+    "no split": other("split_hash", ABSENT),
+    "a split that is a list": other("split_hash", [1]),
+    "no figures": other("validation", ABSENT),
+    "figures that are text": other("validation", "good"),
+    "no training hashes": other("trained_on", ABSENT),
+    "training hashes that are a list": other("trained_on", [1]),
+    "a list nested 100,000 deep": other("settings", "DEEP"),
+    "a number of 5,000 digits": other("settings", "DIGITS"),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder of a run on the synthetic data, stopped after its first evaluation."""
+    place = tmp_path_factory.mktemp("run")
+    flags = (
+        f"--dataset synthetic --hidden_size 16 --max_steps 2 --eval_every 1 --batch_size 512 "
+        f"--seq_length 20 --checkpoint_dir {place} --runs_dir {place}"
+    )
+    assert run_command(trainer.main, flags.split()) == 0
+    return newest_run(place)
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_checkpoints(kind, run, tmp_path):
+    tensors, info = read_checkpoint(run / "best")
+    CHECKPOINTS[kind](tensors, info)
+    write_checkpoint(tmp_path / "best", tensors, info)
+    path = tmp_path / "best" / "checkpoint.json"
+    text = path.read_text()
+    if info.get("format"):
+        text = re.sub(
+            '"format": "[^"]*"', f'"format": "{info["format"]}"', text
+        )
+    text = text.replace('"DEEP"', "[" * 100_000 + "]" * 100_000).replace(
+        '"DIGITS"', "9" * 5000
+    )
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        RecommendationEngine(tmp_path / "best")
+    assert str(tmp_path / "best") in str(error.value)
+
+
+# States: tensors and description of `last`
+def moments(change):
+    """A change of the first moments of AdamW."""
+
+    def act(tensors, _info):
+        name = next(name for name in tensors if name.endswith("exp_avg"))
+        tensors[name] = change(tensors[name])
+
+    return act
+
+
+def without(beginning):
+    """All tensors whose names begin so are lost."""
+
+    def act(tensors, _info):
+        for name in [name for name in tensors if name.startswith(beginning)]:
+            del tensors[name]
+
+    return act
+
+
+STATES = {
+    "moments of another shape": moments(lambda values: values[:1].clone()),
+    "moments that are flat": moments(torch.flatten),
+    "moments of half precision": moments(lambda values: values.half()),
+    "moments of whole numbers": moments(lambda values: values.long()),
+    "no optimizer": without("optimizer."),
+    "no steps": without("optimizer.0.step"),
+    "no random state": without("random"),
+    "no weights": without("model."),
+    "a random state that is short": lambda tensors, _info: tensors.update(
+        random=torch.zeros(3, dtype=torch.uint8)
+    ),
+    "a random state of floats": lambda tensors, _info: tensors.update(
+        random=torch.zeros(5056)
+    ),
+    "best weights of another shape": lambda tensors, _info: tensors.update(
+        {"best.special": torch.zeros(1)}
+    ),
+    "no progress": other("progress", ABSENT),
+    "a progress that is a list": other("progress", [1]),
+    "an epoch that is text": other("progress.epoch", "three"),
+    "an epoch that is null": other("progress.epoch", None),
+    "other data": other("split_hash", "0123"),
+    "threads that are text": other("threads", "two"),
+    "no threads": other("threads", 0),
+    "sums that are text": other("loss_sums", {"next_item": "much"}),
+    "sums that are a list": other("loss_sums", [1]),
+    "an older version": other("optimizer_states", ABSENT),
+    "optimizer states that are a number": other("optimizer_states", 3),
+}
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_states(kind, run, tmp_path, capsys):
+    place = shutil.copytree(run, tmp_path / run.name)
+    tensors, info = read_checkpoint(place / "last")
+    STATES[kind](tensors, info)
+    write_checkpoint(place / "last", tensors, info)
+    assert (
+        run_command(
+            trainer.main, ["--resume", "--checkpoint_dir", str(tmp_path)]
+        )
+        == 2
+    )
+    answer = capsys.readouterr().err
+    assert str(place / "last") in answer and "Traceback" not in answer
+
+
+# Requests: path, body, what the answer must name
+BODIES = {
+    "": "body",
+    "[]": "body",
+    "null": "body",
+    "3": "body",
+    "{": "JSON",
+    '{"user_id": 1': "JSON",
+    '{"user_id": 1, "user_id": ': "JSON",
+    "[" * 60_000: "JSON|body|deep",
+    '{"user_id": ' + "9" * 5000 + "}": "JSON|user_id|parsing",
+    '{"user_id": NaN}': "JSON|user_id|parsing",
+    '{"user_id": 1e400}': "user_id",
+    '{"user_id": true}': "user_id",
+    '{"user_id": 1.5}': "user_id",
+    '{"user_id": [1]}': "user_id",
+    '{"user_id": {"a": 1}}': "user_id",
+    '{"user_id": "one"}': "one|id",
+    '{"user_id": 99999999}': "99999999",
+    '{"user_id": 9007199254740993}': "user_id",
+    '{"user_id": "' + "1" * 300 + '"}': "user_id",
+    '{"user_id": 1, "k": 0}': r"\bk\b",
+    '{"user_id": 1, "k": -1}': r"\bk\b",
+    '{"user_id": 1, "k": 101}': r"\bk\b",
+    '{"user_id": 1, "k": "10"}': r"\bk\b",
+    '{"user_id": 1, "k": null}': r"\bk\b",
+    '{"user_id": 1, "k": 1.5}': r"\bk\b",
+    '{"user_id": 1, "colour": "red"}': "colour",
+    '{"user_id": 1, "model": "gpt"}': "model",
+    '{"user_id": 1, "model": "vanilla"}': "vanilla",
+    '{"user_id": 1, "model": null}': "model",
+    '{"user_id": 1, "filter_seen": "yes"}': "filter_seen",
+    '{"user_id": 1, "filter_seen": 1}': "filter_seen",
+    '{"user_id": 1, "where": "year>1990"}': "where",
+    '{"user_id": 1, "where": [""]}': "where",
+    '{"user_id": 1, "where": ["year"]}': "year",
+    '{"user_id": 1, "where": ["colour=red"]}': "colour",
+    '{"user_id": 1, "where": ["year>=soon"]}': "soon",
+    '{"user_id": 1, "where": ["genres=Opera"]}': "Opera",
+    '{"user_id": 1, "where": [' + ",".join(['"year>1"'] * 21) + "]}": "where",
+    '{"history": "3"}': "history",
+    '{"history": [null]}': "history",
+    '{"history": [1.5]}': "history",
+    '{"history": [[3]]}': "history",
+    '{"history": ["a"]}': r"\ba\b",
+    '{"history": [99999999]}': "99999999",
+    '{"history": [-1]}': "-1",
+    '{"history": [' + ",".join(["3"] * 501) + "]}": "history",
+    '{"history": [3], "columns": []}': "columns",
+    '{"history": [3], "columns": {"height": 3}}': "height",
+    '{"history": [3], "columns": {"age": "old"}}': r"\bage\b",
+    '{"history": [3], "columns": {"age": {"a": 1}}}': "columns",
+    '{"history": [3], "columns": {"age": NaN}}': "JSON|age",
+    '{"history": [3], "at": -1}': r"\bat\b",
+    '{"history": [3], "at": 1e30}': r"\bat\b",
+    '{"history": [3], "at": "now"}': r"\bat\b",
+    '{"history": [3], "at": 99999999999}': r"\bat\b",
+    "{}": "user_id|history",
+}
+
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def client(run):
+    config = Config(str(run / "best"), "", hosts=("localhost",))
+    with TestClient(create_app(config), base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body[:40])
+def test_requests(client, body):
+    answer = client.post("/recommend", content=body.encode(), headers=JSON)
+    assert 400 <= answer.status_code < 500
+    message = answer.json()["error"]
+    assert re.search(BODIES[body], message) and len(message) <= 500, message
+
+
+def test_bytes_that_are_no_text(client):
+    for content in (
+        b"\xff\xfe",
+        b'{"user_id": "\xff"}',
+        b"\0" * 100,
+        b"{" + b"\x80" * 9,
+    ):
+        answer = client.post("/recommend", content=content, headers=JSON)
+        assert 400 <= answer.status_code < 500 and answer.json()["error"]
