@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from fields import UNKNOWN
 from schema import Schema
 from support.errors import UserError, nearest
 
-# 'Matrix, The (1999)'
+# 'Matrix, The (1999)', up to the parenthesis. Anchored, so that it takes no longer than a name.
 ARTICLE_LAST = re.compile(
-    r"([^()]+), (the|an?|l[ea]s?|l'|une?|el|los|il|die|der|das)(?= *[()]|$)"
+    r"^(.+), (the|an?|l[ea]s?|l'|une?|el|los|il|die|der|das)( *)$", re.DOTALL
 )
+YEAR_LAST = re.compile(r"\(\d{4}\)$")
 ARTICLE = re.compile(r"^(the|an?) ")
 
 
@@ -25,12 +27,14 @@ def find_items(items: Table, schema: Schema, text: str) -> list[Any]:
     Raises `UserError` for a name that no item or more than one item answers to.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(_is_id(items, part) for part in parts):
-        names = [part.strip() for part in text.split(";") if part.strip()]
-        # Commas separate names too unless the whole is one: 'Piano, The'.
-        if len(names) > 1 or _matches(items, text):
-            parts = names
-    return [_id_of(items, schema, part) for part in parts]
+    if all(_is_id(items, part) for part in parts):
+        return [items.parse_id(part) for part in parts]
+    known = _Names(items)
+    names = [part.strip() for part in text.split(";") if part.strip()]
+    # Commas separate names too unless the whole is one: 'Piano, The'.
+    if len(names) > 1 or known.rows_of(text):
+        parts = names
+    return [_id_of(items, known, schema, part) for part in parts]
 
 
 def _is_id(items, text):
@@ -39,11 +43,11 @@ def _is_id(items, text):
     return items.index([text])[0] != UNKNOWN
 
 
-def _id_of(items, schema, text):
+def _id_of(items, known, schema, text):
     if _is_id(items, text):
         return items.parse_id(text)
     names = items.names
-    found = _matches(items, text)
+    found = known.rows_of(text)
     if len(found) == 1:
         return items.id(found[0])
     if found:
@@ -68,7 +72,9 @@ def rows_where(
     """
     found = np.arange(len(items)) >= items.first
     for condition in conditions:
-        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|=|>|<)\s*(.+?)\s*", condition)
+        match = re.fullmatch(
+            r"(\w+)\s*(>=|<=|=|>|<)\s*(.+)", condition.strip(), re.DOTALL
+        )
         if match is None:
             raise UserError(
                 f"{flag} {condition!r}: write column=value or column>=number"
@@ -144,29 +150,59 @@ def folded(name: str) -> str:
     letters = "".join(
         sign for sign in signs if not unicodedata.combining(sign)
     )
-    plain = ARTICLE_LAST.sub(r"\2 \1", letters)
+    parts = re.split("([()])", letters)
+    plain = "".join(map(_article_first, parts))
     return " ".join(re.findall(r"\w+", re.sub("['’.*]", "", plain)))
 
 
-def _matches(items, name):
-    """Rows of the items with this name: exactly, else without the year, then without what stands
-    in parentheses and the article, else holding its words, else its letters."""
-    wanted = folded(name)
-    rules: list[Callable[[str], bool]] = [
-        lambda other: folded(other) == wanted,
-        lambda other: folded(re.sub(r" *\(\d{4}\)$", "", other)) == wanted,
-        lambda other: (
-            _bare(other.partition(" (")[0]) == ARTICLE.sub("", wanted)
-        ),
-        lambda other: f" {wanted} " in f" {folded(other)} ",
-        lambda other: wanted in folded(other),
-    ]
-    for rule in rules if wanted else ():
-        found = [row for row in items.rows.tolist() if rule(items.names[row])]
-        if found:
-            return found
-    return []
+def _article_first(part):
+    if ", " not in part:
+        return part
+    return ARTICLE_LAST.sub(r"\2 \1\3", part)
+
+
+class _Names:
+    """Names of the items in the forms by which they are found, each made once."""
+
+    def __init__(self, items: Table) -> None:
+        self.rows = items.rows.tolist()
+        names = [str(items.names[row]) for row in self.rows]
+        self.folded = [folded(name) for name in names]
+        undated = [YEAR_LAST.sub("", name) for name in names]
+        bare = [_bare(folded(name.partition(" (")[0])) for name in names]
+        self.by_form = [
+            self._by_name(forms)
+            for forms in (self.folded, map(folded, undated), bare)
+        ]
+
+    def _by_name(self, forms):
+        found = defaultdict(list)
+        for row, form in zip(self.rows, forms, strict=True):
+            found[form].append(row)
+        return found
+
+    def rows_of(self, name: str) -> list[int]:
+        """Rows of the items with this name: exactly, else without the year, then without what
+        stands in parentheses and the article, else holding its words, else its letters."""
+        wanted = folded(name)
+        if not wanted:
+            return []
+        whole, undated, bare = self.by_form
+        return (
+            whole.get(wanted)
+            or undated.get(wanted)
+            or bare.get(_bare(wanted))
+            or self._holding(f" {wanted} ")
+            or self._holding(wanted)
+        )
+
+    def _holding(self, text):
+        return [
+            row
+            for row, form in zip(self.rows, self.folded, strict=True)
+            if text in f" {form} "
+        ]
 
 
 def _bare(name):
-    return ARTICLE.sub("", folded(name))
+    return ARTICLE.sub("", name)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+LONGEST_NAME, MOST_NAMES = 100, 20_000  # among which a wrong one is sought
 FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -24,7 +25,11 @@ def require(condition: Any, message: str) -> None:
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     """A hint for an error message: the known name most like a wrong one, if any is like it."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    # Likeness takes time that grows with both lengths.
+    if len(name) > LONGEST_NAME:
+        return otherwise
+    names = [one for one in known if len(one) <= LONGEST_NAME][:MOST_NAMES]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else otherwise
 
 

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import time
 
+import numpy as np
 import pytest
 import torch
 from starlette.testclient import TestClient
@@ -17,9 +18,12 @@ import data_processor
 import inference
 import trainer
 from ablations import run as studies
+from dataset import ITEM_ROWS, Table
 from engine import RecommendationEngine
+from item_search import find_items, rows_where
 from readers import read
 from run_folder import newest_run
+from schema import Schema
 from serving.app import create_app
 from serving.engines import Config
 from support.checkpoint import read_checkpoint, write_checkpoint
@@ -637,3 +641,26 @@ def test_bytes_that_are_no_text(client):
     ):
         answer = client.post("/recommend", content=content, headers=JSON)
         assert 400 <= answer.status_code < 500 and answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 100_000, ", the" * 20_000, " " * 100_000 + "(1999)", "(" * 50_000],
+)
+def test_long_texts_take_no_longer_than_they_are(text):
+    """A title, a name in a history, a condition: nothing grows with the square of its length."""
+    names = np.array(
+        ["", "", *[f"{text} {number}" for number in range(20)]], dtype=object
+    )
+    items = Table(np.arange(20), ITEM_ROWS, names)
+    schema = Schema("shop")
+    began = time.monotonic()
+    assert find_items(items, schema, f"{names[5]};{names[7]}") == [3, 5]
+    for ask in (
+        lambda: find_items(items, schema, text + "y"),
+        lambda: rows_where(items, [f"year={text}"]),
+        lambda: rows_where(items, [text]),
+    ):
+        with pytest.raises(UserError):
+            ask()
+    assert time.monotonic() - began < 5
