@@ -43,7 +43,7 @@ class Query:
 class RecommendationEngine:
     """A trained model with its catalogue, and its data set once a user of it is asked for.
 
-    mapped: several processes share one copy of the weights (support/checkpoint.py). Raises
+    copies: folder of copies of weights that several processes share (support/checkpoint.py). Raises
     `UserError` for whatever the caller can mend: unknown ids, empty histories, unusable
     checkpoints.
     """
@@ -52,10 +52,10 @@ class RecommendationEngine:
         self,
         model_path: str | Path = "checkpoints/best",
         data_dir: str | None = None,
-        mapped: bool = False,
+        copies: str | None = None,
     ) -> None:
         self.model_path = Path(model_path)
-        self.checkpoint = load_model(self.model_path, mapped, data_dir)
+        self.checkpoint = load_model(self.model_path, copies, data_dir)
         self.settings, self.info = (
             self.checkpoint.settings,
             self.checkpoint.info,

@@ -139,16 +139,16 @@ def save_model(
 
 
 def load_model(
-    folder: Path, mapped: bool = False, data_dir: str | None = None
+    folder: Path, copies: str | None = None, data_dir: str | None = None
 ) -> Checkpoint:
     """The model of a checkpoint folder.
 
     Names and columns of the items come from the folder, else from the files of the data set that
-    the model was trained on, in `data_dir` or where they lay then. mapped: as in
+    the model was trained on, in `data_dir` or where they lay then. copies: as in
     `read_checkpoint`. Raises `UserError` if the folder is missing, corrupted or foreign, or the
     items are others.
     """
-    tensors, info = read_checkpoint(folder, mapped)
+    tensors, info = read_checkpoint(folder, copies)
     check_description(folder, info)
     settings = stored_settings(folder, info)
     if data_dir:
@@ -161,7 +161,7 @@ def load_model(
         model = build_model(catalogue, settings.model)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(folder, repr(error)) from error
-    load_weights(model, tensors, str(folder), assign=mapped)
+    load_weights(model, tensors, str(folder), assign=copies is not None)
     _check_scores(model.eval(), catalogue, folder)
     return Checkpoint(model, settings, catalogue, info)
 

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+from pathlib import Path
 
 from serving.app import ENVIRONMENT
 from serving.engines import Config, Engines
@@ -48,18 +49,27 @@ def main(argv: list[str]) -> None:
     flags = _parser().parse_args(argv)
     hosts = _names(flags.host)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
-    config = Config(
-        str(flags.model_path), flags.vanilla_path, flags.data_dir, hosts
-    )
-    # What is wrong with them is said here, once, and not by each worker.
-    Engines(config)
-    os.environ[ENVIRONMENT] = json.dumps(dataclasses.asdict(config))
     threads = max(1, (os.cpu_count() or 1) // flags.workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    with tempfile.TemporaryDirectory() as counters:
+    with tempfile.TemporaryDirectory() as shared:
+        config = Config(
+            str(flags.model_path),
+            flags.vanilla_path,
+            flags.data_dir,
+            hosts,
+            copies=str(Path(shared, "weights")),
+            parent=os.getpid(),
+        )
+        # What is wrong with them is said here, once, and not by each worker.
+        Engines(config)
+        os.environ[ENVIRONMENT] = json.dumps(dataclasses.asdict(config))
         if flags.workers > 1:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
+            counters = Path(shared, "counters")
+            counters.mkdir()
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(counters)
         import uvicorn
+
+        from serving.connections import Connection
 
         print(f"http://{flags.host}:{flags.port}", flush=True)
         uvicorn.run(
@@ -73,6 +83,7 @@ def main(argv: list[str]) -> None:
             timeout_graceful_shutdown=30,
             limit_concurrency=1000,
             server_header=False,
+            http=Connection,
         )
 
 

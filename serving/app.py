@@ -40,6 +40,7 @@ from serving.schemas import (
 )
 from support.checkpoint import INFO, WEIGHTS
 from support.errors import UserError
+from support.processes import die_with
 
 STATIC = Path(__file__).parent / "static"
 M_ARENA_MAX = -8  # malloc.h
@@ -135,7 +136,11 @@ def from_environment() -> FastAPI:
     ):
         # Else each thread keeps memory of its own, and a worker grows for minutes.
         libc.mallopt(M_ARENA_MAX, 1)
-    return create_app(Config(**json.loads(os.environ[ENVIRONMENT])))
+    config = Config(**json.loads(os.environ[ENVIRONMENT]))
+    if config.parent not in (0, os.getpid()):
+        # A worker that outlived its parent would hold the port.
+        die_with(config.parent)
+    return create_app(config)
 
 
 def _add_questions(app, service):

@@ -30,6 +30,9 @@ class Config:
     # names by which it may be asked for
     hosts: Sequence[str] = ("localhost", "127.0.0.1")
     look_every: float = 2.0  # seconds between looks for a newer checkpoint
+    # folder of the copies of weights that workers share
+    copies: str | None = None
+    parent: int = 0  # process with which a worker ends; 0 = none
 
 
 class Engines:
@@ -43,7 +46,7 @@ class Engines:
 
     def __init__(self, config: Config, older: "Engines | None" = None) -> None:
         self.main = RecommendationEngine(
-            config.model_path, config.data_dir, mapped=True
+            config.model_path, config.data_dir, config.copies
         )
         self.by_name = {"main": self.main}
         if older and older.has_data and self.split == older.split:
@@ -75,7 +78,7 @@ class Engines:
         require(
             ours == theirs, f"{path} was trained on {theirs}, not on {ours}"
         )
-        return RecommendationEngine(path, config.data_dir, mapped=True)
+        return RecommendationEngine(path, config.data_dir, config.copies)
 
     @property
     def split(self) -> str:

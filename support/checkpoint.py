@@ -12,10 +12,17 @@ import torch
 from torch import Tensor
 
 from support.errors import UserError, require
-from support.files import check_regular, parse_json, to_disk, write_json
+from support.files import (
+    check_regular,
+    parse_json,
+    replacing,
+    to_disk,
+    write_json,
+)
 
 WEIGHTS, INFO = "model.safetensors", "checkpoint.json"
 FORMAT = "enhanced-bert4rec/1"
+DIGITS = 16  # of the hash that weights are known by
 STALE = 3600  # seconds after which nobody still writes
 
 
@@ -88,13 +95,13 @@ def settled(folder: Path) -> bool:
 
 
 def read_checkpoint(
-    folder: Path, mapped: bool = False
+    folder: Path, copies: str | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, info) of a checkpoint folder. Raises `UserError` if it is missing, corrupted or
     of another program.
 
-    mapped: tensors that are the file itself, so that several processes share one copy in memory;
-    they stay valid while the folder is replaced, but not if the file is written in place.
+    copies: a folder where a copy of the weights lies or is made, which is mapped into memory.
+    Processes with the same folder share it, and whatever becomes of the checkpoint leaves it alone.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load, load_file
@@ -108,21 +115,36 @@ def read_checkpoint(
     path = folder / WEIGHTS
     check_regular(path)
     try:
-        require(
-            info.get("weights") == weights_digest(path),
-            f"{path} is not what {INFO} beside it describes; copy both again or train again",
-        )
-        return load_file(path) if mapped else load(path.read_bytes()), info
+        if copies is None:
+            content = path.read_bytes()
+            _check_digest(path, info, hashlib.sha256(content))
+            return load(content), info
+        copy = Path(copies) / f"{info.get('weights')}.safetensors"
+        if not copy.exists():
+            with replacing(copy) as part:
+                shutil.copyfile(path, part)
+                with part.open("rb") as file:
+                    _check_digest(
+                        path, info, hashlib.file_digest(file, "sha256")
+                    )
+        return load_file(copy), info
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(
             f"{path} is missing, incomplete or corrupted ({error}); copy it again or train again"
         ) from error
 
 
+def _check_digest(path, info, digest):
+    require(
+        info.get("weights") == digest.hexdigest()[:DIGITS],
+        f"{path} is not what {INFO} beside it describes; copy both again or train again",
+    )
+
+
 def weights_digest(path: Path) -> str:
     """What the weights in a file are known by."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def run_command(
             remedy = f"free some space or {remedy}"
         message = f"{error.filename or 'a file'}: {error.strerror}; {remedy}"
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
         return 130
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2

@@ -43,6 +43,7 @@ def config(folder, **changes):
             "vanilla_path": str(folder / "vanilla" / "best"),
             "data_dir": str(folder / "data"),
             "look_every": 0.05,
+            "copies": str(folder / "copies"),
             **changes,
         }
     )
@@ -570,9 +571,10 @@ def test_wrong_flags(service_files, capsys, flags, message):
     not Path("/proc/self/maps").exists(),
     reason="looks for mapped files in /proc",
 )
-def test_weights_of_the_service_are_the_file_itself(folder, client):
+def test_weights_of_the_service_are_one_copy(folder, client):
     """So that workers share them; and what they share stays unwritten after a request."""
-    weights = (folder / "main" / "best" / "model.safetensors").resolve()
+    digest = client.app.state.service.engines.main.info["weights"]
+    weights = (folder / "copies" / f"{digest}.safetensors").resolve()
 
     def inside(model):
         """Share of the bytes of a model's parameters that lie in the mapped file."""
