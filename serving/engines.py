@@ -2,6 +2,7 @@
 
 import copy
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from batches import History
 from engine import RecommendationEngine
 from item_search import folded
 from serving.schemas import User
-from support.checkpoint import INFO, read_json
+from support.checkpoint import INFO, STALE, read_json
 from support.errors import UserError, require
 
 SHOWN = 20  # items that a search lists
@@ -66,11 +67,20 @@ class Engines:
                 self.by_name["vanilla"] = self._vanilla(config)
         except UserError as error:
             print(f"without vanilla: {error}", flush=True)
+        self._drop_old_copies(config)
         # Rows and folded names, the most popular first where known.
         order = items.first + np.argsort(-counts[items.first :], kind="stable")
         self.names = [
             (row, folded(items.names[row])) for row in order.tolist()
         ]
+
+    def _drop_old_copies(self, config):
+        """Remove copies of weights that nobody opens any more."""
+        used = {engine.info["weights"] for engine in self.by_name.values()}
+        for path in Path(config.copies or "none").glob("*.safetensors"):
+            age = time.time() - path.stat().st_mtime
+            if path.stem not in used and age > STALE:
+                path.unlink(missing_ok=True)
 
     def _vanilla(self, config):
         path, ours = config.vanilla_path, self.main.schema.name
