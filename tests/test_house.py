@@ -1,6 +1,7 @@
 """The layout: imports point one way, modules say what they are, the README's map is complete."""
 
 import ast
+import hashlib
 import re
 import shutil
 import subprocess
@@ -239,6 +240,36 @@ def test_requirements_are_pinned_and_explained():
             if line and not line.startswith(("#", "-r")):
                 assert re.match(r"[A-Za-z0-9.-]+==[\d.]+(\s|$)", line), line
                 assert name != "requirements.txt" or "#" in line, line
+
+
+def test_every_package_of_setup_is_locked_by_its_hashes():
+    """And the lock has the very versions that the requirements pin."""
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = {}
+    for entry in re.split(r"\n(?=[a-z0-9])", text)[1:]:
+        name, version = re.match(r"([a-z0-9-]+)==(\S+)", entry).groups()
+        locked.setdefault(name, []).append(version)
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), name
+    wanted = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    for name, version in re.findall(
+        r"^([\w.-]+)==(\S+)", wanted, re.MULTILINE
+    ):
+        if name != "torch":  # in the build for this machine
+            assert locked[name.replace(".", "-")] == [version]
+
+
+def test_vendored_files_are_as_published():
+    vendor = ROOT / "serving" / "static" / "vendor"
+    sums = dict(
+        reversed(line.split("  "))
+        for line in (vendor / "SHA256SUMS").read_text().splitlines()
+    )
+    there = {path.name for path in vendor.iterdir()}
+    assert there == {*sums, "README.md", "SHA256SUMS"}
+    for name, digest in sums.items():
+        assert (
+            hashlib.sha256((vendor / name).read_bytes()).hexdigest() == digest
+        )
 
 
 FILM_WORDS = re.compile(
