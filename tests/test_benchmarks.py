@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import compare
+from benchmarks import compare, reading
 from benchmarks.ours import training_part
 from support.errors import UserError
 
@@ -80,3 +80,9 @@ def test_the_peers_get_our_training_part(data, tmp_path):
     assert (counts[1:] == np.diff(data.offsets)[1:] - 2).all()
     first = slice(0, int(counts[1]))
     assert (arrays["item"][first] == data.items[first]).all()
+
+
+def test_reading_a_file_of_so_many_rows(capsys):
+    reading.main(["--rows", "2000"])
+    said = capsys.readouterr().out
+    assert said.startswith("2,000 rows") and "interactions of" in said
