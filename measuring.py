@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from baselines.popularity import Popularity
+from baselines.popularity import Popularity, RecentPopularity
+from baselines.transitions import Transitions
 from dataset import Dataset
-from evaluation.protocols import protocol_line, ranks_of
+from evaluation.protocols import Ranker, protocol_line, ranks_of
 from evaluation.report import (
     hit_max_ratio,
     print_ranking,
@@ -31,6 +32,7 @@ from support.tables import by_row, print_table
 from support.tracking import git_commit
 from training_state import Progress
 
+RECENT = 30  # days
 HIT_MAX = "hit max ratio"
 MASKED = "by the mask appended"
 
@@ -52,7 +54,7 @@ def measure(
     def ranks_by(rankers):
         return ranks_of(rankers, data, "test", length, settings.eval, device)
 
-    ranks = ranks_by({"popularity": Popularity(data), name: scorer})
+    ranks = ranks_by({**counting_rankers(data), name: scorer})
     users = data.split.requests["test"].users
     hits = {}
     if name == "vanilla" or settings.model.masked_item_weight:
@@ -83,6 +85,17 @@ def measure(
     # Last: where it stands, all is done.
     write_json(folder / RESULTS, results)
     return results
+
+
+def counting_rankers(data: Dataset) -> dict[str, Ranker]:
+    """What every model stands beside: rankers that count, and learn nothing."""
+    rankers: dict[str, Ranker] = {"popularity": Popularity(data)}
+    if data.has_times:
+        rankers[f"popularity of {RECENT} days"] = RecentPopularity(
+            data, RECENT
+        )
+    rankers["transitions"] = Transitions(data)
+    return rankers
 
 
 def _side_tasks(scorer, data, length, device):

@@ -64,9 +64,16 @@ class RecentPopularity:
         now = newest[:, 0].numpy()
         first = np.searchsorted(self.times, now - self.window)
         last = np.searchsorted(self.times, now)
-        counts = []
-        for start, end in zip(first, last, strict=True):
-            recent = self.items[start:end]
-            counts.append(np.bincount(recent, minlength=self.rows))
-        counts = torch.from_numpy(np.stack(counts)).float()
-        return counts + self.fallback
+        counts = np.zeros((len(now), self.rows), dtype=np.float32)
+        window = np.zeros(self.rows, dtype=np.int64)
+        start = end = 0
+        # From one window to the next: what enters, what leaves.
+        for row in np.argsort(now, kind="stable"):
+            window += self._counts(end, last[row])
+            window -= self._counts(start, first[row])
+            start, end = first[row], last[row]
+            counts[row] = window
+        return torch.from_numpy(counts) + self.fallback
+
+    def _counts(self, start, end):
+        return np.bincount(self.items[start:end], minlength=self.rows)

@@ -111,7 +111,9 @@ def inferred(path: Path, columns: str) -> tuple[Schema, Files]:
         files, reader = read_sequences(path), "sequences"
     else:
         files, reader = _files_of(path, given.values()), "tables"
-    return schema_for(path.stem.strip("*") or "data", files, given, reader)
+    # 'orders/*.csv' are orders.
+    name = path.stem.strip("*") or path.absolute().parent.name or "data"
+    return schema_for(name, files, given, reader)
 
 
 def of_frames(

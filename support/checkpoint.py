@@ -154,8 +154,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{path} does not exist; give the folder of a trained model "
-            f"(python trainer.py writes checkpoints/best; models/enhanced is a published one)"
+            f"{path} does not exist (sought in {Path.cwd()}); give the folder of a trained model: "
+            f"python trainer.py writes checkpoints/best, models/enhanced is a published one"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(

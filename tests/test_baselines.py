@@ -17,6 +17,7 @@ from baselines.popularity import (
     Popularity,
     RecentPopularity,
 )
+from baselines.transitions import Transitions
 from batches import History, history_batch, history_of
 from dataset import ITEM_ROWS
 from evaluation.protocols import target_ranks
@@ -89,6 +90,36 @@ def test_markov_chain_counts_followers(data):
     )
 
 
+def test_transitions_sum_what_followed(data):
+    """By loops over the histories, from the formula."""
+    size, known = len(data.catalogue.items), len(data.catalogue.items.ids)
+    counts = np.zeros((size, size))
+    for user in data.catalogue.users.rows:
+        start, end = span(data, user, "validation")
+        items = data.items[start:end]
+        for place, before in enumerate(items):
+            for distance, after in enumerate(items[place + 1 :][:10], start=1):
+                counts[before, after] += distance**-0.5
+    history = history_of(data, 5, span(data, 5, "test")[1])
+    short = history.select(slice(-1, None))
+    nothing = history.select(slice(0, 0))
+    scores = Transitions(data).score(
+        history_batch([history, short, nothing], data.catalogue, 20)
+    )
+    for row, part in zip(scores, (history, short), strict=False):
+        expected = sum(
+            0.7**age * np.log(1 + counts[item] * known / 15_000)
+            for age, item in enumerate(part.items[::-1][:10])
+        )
+        np.testing.assert_allclose(
+            row[ITEM_ROWS:], expected[ITEM_ROWS:], atol=2e-6
+        )
+    # Without a history by popularity alone.
+    popular = Popularity(data).counts[ITEM_ROWS:]
+    assert (scores[2, ITEM_ROWS:].argsort() == popular.argsort()).all()
+    assert (scores[:, :ITEM_ROWS] == -torch.inf).all()
+
+
 def test_scores_weigh_films_by_their_age(data):
     matrix = np.random.default_rng(0).random((len(data.catalogue.items),) * 2)
     histories = [history_of(data, person) for person in (1, 2, 3)]
@@ -141,6 +172,7 @@ def test_baselines_rank_under_the_one_protocol(data):
         item_knn(data, 20, 5.0),
         ease(data, 20.0, 0.9),
         markov_chain(data),
+        Transitions(data),
     ):
         assert (
             target_ranks(ranker, data, "test", 12, EvalSettings()).min() >= 1
