@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -11,6 +11,9 @@ from settings import FIELDS, SECTIONS, Settings, idle, model_only, unknown_name
 from support.arguments import ArgumentParser
 from support.errors import UserError
 from support.yaml_file import Lines, read_yaml, refuse_at
+
+AUTO = "auto"  # the preset that looks at the data
+Fit = Callable[[Settings], dict[str, Any]]
 
 
 def settings_parser(
@@ -43,17 +46,22 @@ def settings_parser(
 
 
 def parse_command_line(
-    argv: list[str], description: str, preset: str = "default"
+    argv: list[str],
+    description: str,
+    preset: str = "default",
+    fit: Fit | None = None,
 ) -> tuple[Settings, bool]:
     """(settings, resume) from flags: preset first, then --config FILE.yaml, then the flags
     themselves.
 
-    preset: the one to begin with where the flags name neither a preset nor a file. Raises
-    `UserError` for an unknown flag or YAML key (naming the nearest), and as `settings_of` does.
+    preset: the one to begin with where the flags name neither a preset nor a file. fit: what
+    settings the preset `auto` takes for the data of those that it is given, where a program has
+    it. Raises `UserError` for an unknown flag or YAML key (naming the nearest), and as
+    `settings_of` does.
     """
     parser = settings_parser(description)
     add = parser.add_argument
-    add("--preset", help=", ".join(PRESETS))
+    add("--preset", help=", ".join((*PRESETS, *([AUTO] if fit else []))))
     add("--config", type=Path, metavar="FILE.yaml", help="settings by name")
     add("--resume", action="store_true", help="go on with the stopped run")
     given = vars(
@@ -70,13 +78,30 @@ def parse_command_line(
     flags = set(given)
     if config:
         preset, given = "default", _file_values(config) | given
-    settings = settings_of(chosen or preset, given)
+    if chosen == AUTO and fit:
+        settings = _fitted(fit, given)
+    else:
+        settings = settings_of(chosen or preset, given)
     for name in sorted(flags):
         needed = idle(name, settings)
         if needed:
             note = f"note: --{name} does nothing without {needed}"
             print(note, file=sys.stderr)
     return settings, resume
+
+
+def _fitted(fit, given):
+    """The preset `quick`, changed by what the data are like, then by the flags."""
+    settings = settings_of("quick", given)
+    changes = fit(settings)
+    if "batch_size" in given:
+        changes.pop("batch_tokens", None)
+    chosen = {}
+    for name, value in changes.items():
+        read = model_only(name) in (None, settings.model.model)
+        if read and name not in given:
+            chosen[name] = value
+    return settings.replace(**chosen)
 
 
 def settings_of(preset: str, values: dict[str, Any]) -> Settings:

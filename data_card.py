@@ -7,29 +7,9 @@ from dataset import Dataset
 
 def data_card(data: Dataset) -> list[tuple[str, str]]:
     """What a reader must know of the data before believing a number: (name, value) rows."""
-    schema, items = data.catalogue.schema, data.catalogue.items
-    lengths = np.diff(data.offsets)[1:]
-    shares = (0, 0.25, 0.5, 0.75, 0.95, 1)
-    quantiles = [
-        f"{share:.0%} {int(np.quantile(lengths, share))}" for share in shares
-    ]
-    pairs = data.user_of * len(items) + data.items
-    repeats = 1 - len(np.unique(pairs)) / len(pairs)
-    rows = [
-        ("data set", data.name),
-        ("interactions", f"{len(data.items):,}"),
-        ("users", f"{data.num_users:,}"),
-        (schema.nouns, f"{len(items.ids):,}"),
-        (
-            "sparsity",
-            f"{1 - len(data.items) / (data.num_users * len(items.ids)):.4f}",
-        ),
-        ("history length, quantiles", ", ".join(quantiles)),
-        ("repeats (an item again)", f"{repeats:.1%}"),
-    ]
-    rows += _time_rows(data)
+    rows = _size_rows(data) + _time_rows(data)
     rows += [(what, f"{number:,}") for what, number in data.counts.items()]
-    users = data.catalogue.users
+    items, users = data.catalogue.items, data.catalogue.users
     for table, fields, values, first in (
         ("interactions", data.catalogue.interaction_fields, data.columns, 0),
         ("items", items.fields, items.data, items.first),
@@ -52,6 +32,32 @@ def data_card(data: Dataset) -> list[tuple[str, str]]:
         ("hash of the split", data.split_hash),
     ]
     return [*rows, ("note", data.note)] if data.note else rows
+
+
+def _size_rows(data):
+    schema, items = data.catalogue.schema, data.catalogue.items
+    lengths = np.diff(data.offsets)[1:]
+    shares = (0, 0.25, 0.5, 0.75, 0.95, 1)
+    quantiles = [
+        f"{share:.0%} {int(np.quantile(lengths, share))}" for share in shares
+    ]
+    pairs = data.user_of * len(items) + data.items
+    repeats = 1 - len(np.unique(pairs)) / len(pairs)
+    sparsity = 1 - len(data.items) / (data.num_users * len(items.ids))
+    roles = schema.interactions.roles.items()
+    trained = data.item_counts()
+    trained = trained[trained > 0].mean() if trained.any() else 0
+    return [
+        ("data set", data.name),
+        ("fields", ", ".join(f"{role}: {field}" for role, field in roles)),
+        ("interactions", f"{len(data.items):,}"),
+        ("users", f"{data.num_users:,}"),
+        (schema.nouns, f"{len(items.ids):,}"),
+        ("sparsity", f"{sparsity:.4f}"),
+        ("history length, quantiles", ", ".join(quantiles)),
+        ("training interactions of an item, mean", f"{trained:.1f}"),
+        ("repeats (an item again)", f"{repeats:.1%}"),
+    ]
 
 
 def _time_rows(data):

@@ -3,6 +3,7 @@ teachers that it follows. Each is refused if it may have learned from what is he
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -26,6 +27,15 @@ from training_state import SELECTION_METRIC
 MAY_CHANGE = {"dropout", "layer_dropout"}
 SAME_OF_TEACHERS = ("model", "start_token", "query_time")
 SAME_OF_TEACHERS += ("next_item_weight", "masked_item_weight")
+
+
+def starting_shape(settings: Settings) -> dict[str, Any]:
+    """The model settings of the checkpoint that training goes on from; {} without one."""
+    start = settings.train.start_from
+    if not start:
+        return {}
+    checkpoint = load_model(Path(start), data_dir=settings.data.data_dir)
+    return dict(vars(checkpoint.settings.model))
 
 
 def starting_model(data: Dataset, settings: Settings) -> nn.Module:

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from command_line import parse_command_line
+from auto_preset import as_flags, fitted
+from command_line import Fit, parse_command_line
+from dataset import Dataset
 from engine import RecommendationEngine
 from measuring import measure, report
 from model_io import save_model, stored_settings
@@ -27,6 +29,7 @@ from starting import (
     pinned,
     starting_data,
     starting_model,
+    starting_shape,
 )
 from support.checkpoint import read_json, settled
 from support.errors import require, run_command
@@ -37,8 +40,12 @@ from training_loop import fit
 SHOWN_USERS = 5  # for whom W&B shows recommendations, about
 
 
-def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
+def train(
+    settings: Settings, resume: bool = False, data: Dataset | None = None
+) -> dict[str, Any] | None:
     """Train, test, report; returns the results (None on processes other than the main one).
+
+    data: of these settings, if they have been read already.
 
     Leaves a folder of the run in `<checkpoint_dir>`: its `best` holds the model, results.json and
     a row of results per request (run_folder.py). Raises `Stopped` or `UserError`.
@@ -46,7 +53,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, Any] | None:
     main_process = int(os.environ.get("RANK", "0")) == 0
     place = Path(settings.train.checkpoint_dir)
     settings = pinned(settings)
-    data = starting_data(settings)
+    data = data or starting_data(settings)
     torch.manual_seed(settings.train.seed)
     model = starting_model(data, settings)
     teachers = load_teachers(data, settings)
@@ -151,10 +158,12 @@ def _announce(settings, data, model):
     )
 
 
-def asked_for(argv: list[str], description: str) -> tuple[Settings, bool]:
+def asked_for(
+    argv: list[str], description: str, fit: Fit | None = None
+) -> tuple[Settings, bool]:
     """(settings, resume) of a command line; with --resume the settings are those of the stopped
-    run."""
-    settings, resume = parse_command_line(argv, description)
+    run. fit: as in `parse_command_line`."""
+    settings, resume = parse_command_line(argv, description, fit=fit)
     if not resume:
         return settings, resume
     place = Path(settings.train.checkpoint_dir)
@@ -166,7 +175,18 @@ def asked_for(argv: list[str], description: str) -> tuple[Settings, bool]:
 
 def main(argv: list[str]) -> None:
     """See the module's head."""
-    train(*asked_for(argv, __doc__))
+    data = None
+
+    def fit(settings: Settings) -> dict[str, Any]:
+        nonlocal data
+        data = starting_data(settings)
+        values, shown = fitted(data)
+        print(f"preset auto: {shown}: {as_flags(values)}", flush=True)
+        # What training goes on from has its shape already.
+        return values | starting_shape(settings)
+
+    settings, resume = asked_for(argv, __doc__, fit)
+    train(settings, resume, data)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every example runs, on the tiny world."""
 
 import importlib
+import json
 
 import pytest
 
@@ -39,3 +40,18 @@ def test_example(service_files, tmp_path, capsys, monkeypatch, name):
         **EXAMPLES[name](service_files, tmp_path)
     )
     assert "5. Synthetic Film" in capsys.readouterr().out
+
+
+def test_the_notebook(capsys):
+    """Its cells in order, as Jupyter would run them."""
+    path = ROOT / "examples" / "your_own_data.ipynb"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    names = {}
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    said = capsys.readouterr().out
+    assert "transitions" in said and "Because you" in said
+    assert "added: mug 9" in said
+    assert len(names["items"]) == 5

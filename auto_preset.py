@@ -1,0 +1,44 @@
+"""`--preset auto`: settings from what the data are like, for a first model of any data set.
+
+The rule reads three figures of the training part, which the data card shows too: interactions, how
+many there are of an item, how long histories are. It was set on the validation items of several
+data sets (docs/your-own-data.md has the figures); it knows no data set by its name.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from dataset import Dataset
+
+BASE = "quick"  # what the rule does not decide
+
+
+def fitted(data: Dataset) -> tuple[dict[str, Any], str]:
+    """(settings by name, the figures that decided them, to be shown)."""
+    lengths = data.train_lengths[1:]
+    interactions = int(lengths.sum())
+    items = int((data.item_counts() > 0).sum())
+    of_an_item = interactions / max(1, items)
+    long = float(np.quantile(lengths, 0.95))
+    sparse = of_an_item < 50
+    values = {
+        "seq_length": int(np.clip(8 * np.ceil(long / 8), 16, 200)),
+        "dropout": 0.3 if sparse else 0.1,
+    }
+    shown = (
+        f"{interactions:,} training interactions, {of_an_item:.0f} of an item, 95 % of the "
+        f"histories up to {long:.0f}"
+    )
+    return values, shown
+
+
+def as_flags(values: dict[str, Any]) -> str:
+    """Settings as one would type them."""
+    flags = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no_{name}")
+        else:
+            flags.append(f"--{name} {value}")
+    return " ".join(flags)
