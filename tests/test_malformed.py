@@ -3,12 +3,15 @@ files, schemas, settings, flags, checkpoints, states and requests."""
 
 import gzip
 import json
+import os
 import re
 import shlex
 import shutil
+import stat
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from starlette.testclient import TestClient
@@ -28,6 +31,7 @@ from serving.app import create_app
 from serving.engines import Config
 from support.checkpoint import read_checkpoint, write_checkpoint
 from support.errors import UserError, run_command
+from support.tables import write_frame
 from support.yaml_file import read_yaml
 
 HEAD = "user,item,time\n"
@@ -664,3 +668,114 @@ def test_long_texts_take_no_longer_than_they_are(text):
         with pytest.raises(UserError):
             ask()
     assert time.monotonic() - began < 5
+
+
+# Files that are not files
+
+
+def test_a_pipe_is_not_replaced(tmp_path):
+    pipe, link = tmp_path / "out.csv", tmp_path / "link.csv"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(UserError, match="not a regular file"):
+            write_frame(path, pd.DataFrame({"a": [1]}))
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "link.csv",
+        "out.csv",
+    ]
+
+
+def test_a_link_goes_on_to_point_to_its_file(tmp_path):
+    target, link = tmp_path / "target.csv", tmp_path / "link.csv"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_frame(link, pd.DataFrame({"a": [1]}))
+    assert link.is_symlink() and target.read_text() == "a\n1\n"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--dataset {pipe}.csv",
+        "--dataset {pipe}.parquet",
+        "--dataset {pipe}.txt",
+        "--dataset {pipe}.tfrecord",
+        "--dataset {pipe}.jsonl",
+        "--dataset {pipe}.yaml",
+        "--config {pipe}.yaml",
+        "--dataset /dev/zero",
+        "--config /dev/zero",
+        "--dataset ml-1m --data_dir {folder}",
+        "--dataset synthetic --start_from {folder}",
+        "--dataset {long}",
+        "--config {long}",
+        "--dataset {loop}",
+        "--config {loop}",
+        "--dataset synthetic --max_steps 1 --checkpoint_dir {long}",
+        "--dataset synthetic --max_steps 1 --checkpoint_dir {loop}",
+        "--dataset synthetic --max_steps 1 --checkpoint_dir /proc/1/x",
+        "--dataset synthetic --max_steps 1 --runs_dir /proc/x",
+    ],
+)
+def test_what_is_no_file_is_neither_read_nor_waited_for(
+    flags, capsys, monkeypatch, tmp_path
+):
+    """Pipes and devices of which reading never ends, names that are too long, loops of links."""
+    for end in ("csv", "parquet", "txt", "tfrecord", "jsonl", "yaml"):
+        os.mkfifo(tmp_path / f"pipe.{end}")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("ratings.dat", "movies.dat", "users.dat", "checkpoint.json"):
+        os.mkfifo(folder / name)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    places = {
+        "pipe": tmp_path / "pipe",
+        "folder": folder,
+        "long": "x" * 300,
+        "loop": tmp_path / "loop",
+    }
+    began = time.monotonic()
+    refused(
+        trainer.main, flags.format(**places), capsys, monkeypatch, tmp_path
+    )
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/tmp/x", "a/b", "..", ""])
+def test_a_study_writes_into_its_own_folder_alone(
+    name, capsys, monkeypatch, tmp_path
+):
+    content = {
+        "question": "?",
+        "metric": "NDCG@10",
+        "base": {"dataset": "synthetic"},
+        "variants": {"one": {}, name: {"seed": 1}},
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(content))
+    refused(studies.main, "study.yaml", capsys, monkeypatch, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} <= {"study.yaml", "runs"}
+
+
+def test_a_file_cut_in_the_middle_of_its_last_time(tmp_path):
+    """What is left of the number would be a time in 1970."""
+    lines = [
+        f"{user}::{item}::4::9783000{user}{item}"
+        for user in range(1, 6)
+        for item in range(1, 6)
+    ]
+    path = tmp_path / "ratings.csv"
+    path.write_text("\n".join(lines)[:-6])
+    with pytest.raises(
+        UserError, match=r"ratings.csv:25: .* no time beside others"
+    ):
+        read(str(path))
+
+
+def test_ctrl_c_says_that_it_stopped(capsys):
+    def stopped(_argv):
+        raise KeyboardInterrupt
+
+    assert run_command(stopped, []) == 130
+    assert capsys.readouterr().err.strip() == "stopped"
