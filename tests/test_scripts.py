@@ -174,7 +174,11 @@ def test_trainer_never_falls_back_on_synthetic_data(tmp_path, capsys):
     )
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(
+    number, files, tmp_path
+):
+    """So does the end of the terminal."""
     command = [
         sys.executable,
         "trainer.py",
@@ -200,7 +204,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(files, tmp_path):
     deadline = time.time() + 300
     while not (tmp_path / "c" / "best").exists() and time.time() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=300)
     assert (
         process.returncode == 130
@@ -260,7 +264,7 @@ def test_resume_of_an_older_versions_state(model, tmp_path, capsys):
     run = shutil.copytree(newest_run(model.parent), tmp_path / "run")
     edit(
         run / "last" / "checkpoint.json",
-        lambda content: content.pop("threads"),
+        lambda content: content.pop("optimizer_states"),
     )
     flags = ["--resume", "--checkpoint_dir", str(tmp_path)]
     assert run_command(trainer.main, flags) == 2
@@ -1035,6 +1039,22 @@ def test_results_of_other_weights_are_refused(model, tmp_path):
     (folder / "model.safetensors").write_bytes(weights)
     with pytest.raises(UserError, match="measured of other weights"):
         read_results(folder)
+
+
+def test_a_resumed_run_has_the_threads_it_began_with(files, tmp_path):
+    """Sums of another number of threads round otherwise."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert train(tmp_path, files, "--max_epochs", "1") == 0
+        torch.set_num_threads(3)
+        resume = ["--resume", "--checkpoint_dir", str(tmp_path)]
+        assert run_command(trainer.main, resume) == 0
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_one_process_a_run(model, tmp_path):
