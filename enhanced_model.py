@@ -56,6 +56,8 @@ from transformer import (
     time_rotation,
 )
 
+FEW = 50  # interactions of an item whose own vector begins half as long
+
 
 class EnhancedBERT4Rec(nn.Module):
     """See the module's head. Every encoder and head is None, or absent, where it is
@@ -153,6 +155,10 @@ class EnhancedBERT4Rec(nn.Module):
         Not needed after loading weights: it lies in them.
         """
         self.counts.copy_(torch.from_numpy(data.item_counts()))
+        if self.item_ids is not None:
+            # Of an item with few interactions little is learned: what stays is noise.
+            known = self.counts[ITEM_ROWS:, None]
+            self.item_ids.weight.data *= known / (known + FEW)
         items = data.catalogue.items
         self.item_columns.prepare(items, np.arange(len(items.ids)))
         if self.graph is not None:

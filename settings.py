@@ -212,8 +212,7 @@ class TrainSettings:
     learning_rate: Annotated[Real, Gt(0), Le(10)] = 1e-3
     """Peak learning rate of AdamW; it warms up linearly and decays to 0 along a cosine."""
     weight_decay: Size = 0.01
-    """Weight decay of AdamW on the matrices of linear maps (not on biases, norms and
-    embeddings)."""
+    """Weight decay of AdamW on the matrices of linear maps and on tables of vectors."""
     max_epochs: Count = 50
     """Passes over the training part."""
     max_steps: Number = 0

@@ -176,12 +176,13 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def parameter_groups(
     model: nn.Module, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: matrices of linear maps decay; biases, norms, positions and
-    embedding tables do not."""
-    linear = [
-        module for module in model.modules() if isinstance(module, nn.Linear)
-    ]
-    decayed = {id(module.weight) for module in linear}
+    """AdamW's parameter groups: matrices of linear maps and tables of vectors decay; biases, norms
+    and single vectors do not."""
+    decayed = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Embedding)
+    }
     with_decay, without = [], []
     for parameter in model.parameters():
         (with_decay if id(parameter) in decayed else without).append(parameter)
