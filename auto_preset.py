@@ -12,6 +12,16 @@ import numpy as np
 from dataset import Dataset
 
 BASE = "quick"  # what the rule does not decide
+SPARSE = 50  # interactions of an item, below which little is learned of each
+OF_SPARSE: dict[str, Any] = {
+    "dropout": 0.3,
+    "weight_decay": 0.5,
+    "learning_rate": 0.003,
+    "batch_tokens": 1024,
+    "user_ids": False,
+    "late_start_share": 0.0,
+}
+MANY_ITEMS = 10_000  # of which a full softmax takes most of a step
 
 
 def fitted(data: Dataset) -> tuple[dict[str, Any], str]:
@@ -21,11 +31,13 @@ def fitted(data: Dataset) -> tuple[dict[str, Any], str]:
     items = int((data.item_counts() > 0).sum())
     of_an_item = interactions / max(1, items)
     long = float(np.quantile(lengths, 0.95))
-    sparse = of_an_item < 50
-    values = {
+    values: dict[str, Any] = {
         "seq_length": int(np.clip(8 * np.ceil(long / 8), 16, 200)),
-        "dropout": 0.3 if sparse else 0.1,
     }
+    if of_an_item < SPARSE:
+        values |= OF_SPARSE
+    if items > MANY_ITEMS:
+        values |= {"loss": "sampled_softmax", "negatives": 2048}
     shown = (
         f"{interactions:,} training interactions, {of_an_item:.0f} of an item, 95 % of the "
         f"histories up to {long:.0f}"

@@ -65,10 +65,12 @@ class Table:
         if not self.numeric:
             return str(text)
         try:
-            return int(text)
+            number = int(text)
         except (TypeError, ValueError):
             problem = f"{text!r} is not an id: ids are whole numbers here"
             raise UserError(problem) from None
+        require(abs(number) < 1 << 63, f"{text!r} is too large for an id")
+        return number
 
     def index(self, ids: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Rows of ids; 0 for those that are not here."""
