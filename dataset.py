@@ -65,12 +65,10 @@ class Table:
         if not self.numeric:
             return str(text)
         try:
-            number = int(text)
+            return int(text)
         except (TypeError, ValueError):
             problem = f"{text!r} is not an id: ids are whole numbers here"
             raise UserError(problem) from None
-        require(abs(number) < 1 << 63, f"{text!r} is too large for an id")
-        return number
 
     def index(self, ids: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Rows of ids; 0 for those that are not here."""
@@ -145,6 +143,8 @@ class Table:
     ) -> "Table":
         """One more row at the end. Raises `UserError` for a taken id or unknown column or value."""
         one = self.parse_id(one)
+        small = not self.numeric or abs(one) < 1 << 63
+        require(small, f"{one!r} is too large for an id")
         require(not self.index([one])[0], f"id {one!r} is taken")
         given, data = self.stored(values), {}
         for column, known in self.data.items():

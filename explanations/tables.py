@@ -46,7 +46,9 @@ def full_lines(why: Explanation) -> list[str]:
     effects = [(one.name, one) for one in why.history if one.name in named]
     effects += [(one.label, one) for one in why.features]
     lines = [
-        f"{name} ({one.effect:+.2f}; {one.places:+d})" for name, one in effects
+        # 0.0 is added, as -0.00 says nothing.
+        f"{name} ({round(one.effect, 2) + 0.0:+.2f}; {one.places:+d})"
+        for name, one in effects
     ]
     without = why.what_if.without
     if without:

@@ -10,6 +10,7 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 
+from readers.numbers import whole_numbers
 from readers.times import Refuse, seconds_of
 from schema import TABLES, Column, Kind, Schema, plain_number
 from support.errors import UserError
@@ -317,6 +318,9 @@ def _ids(file, values):
     check_ids(file, values)
     if pd.api.types.is_signed_integer_dtype(values):
         return values.astype(np.int64, copy=False)
+    whole = whole_numbers(values)
+    if whole is not None:
+        return whole
     text = values.astype(str).str.strip()
     # What pandas writes of whole numbers beside a missing one: 12.0.
     plain = text.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
+from readers.numbers import whole_numbers
+
 Refuse = Callable[[Any, str], NoReturn]
 
 # 2100-01-01: a larger number of seconds is one of milliseconds or less
@@ -31,7 +33,9 @@ def seconds_of(values: pd.Series, refuse: Refuse) -> pd.Series:
     """
     if pd.api.types.is_datetime64_any_dtype(values):
         return _of_datetimes(pd.to_datetime(values, utc=True))
-    numbers = pd.to_numeric(values, errors="coerce")
+    numbers = whole_numbers(values)
+    if numbers is None:
+        numbers = pd.to_numeric(values, errors="coerce")
     if numbers.notna().all():
         return _of_numbers(numbers, refuse)
     text = values.astype(str).str.strip()

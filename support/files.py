@@ -52,7 +52,10 @@ def replacing(path: Path) -> Iterator[Path]:
     stands, or where nothing can be written; nothing is left behind then.
     """
     target = path.resolve()
-    check_regular(target)
+    if target.exists() and not target.is_file():
+        raise UserError(
+            f"{path} cannot be written: it is not a regular file; choose another place"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(

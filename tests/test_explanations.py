@@ -311,7 +311,7 @@ def test_the_faithfulness_command(
     text = (tmp_path / "results" / dataset / "table.md").read_text()
     assert str(tmp_path) not in text and "| removed | leave_one_out |" in text
     assert run_command(faithfulness.main, [*command, "--users", "0"]) == 2
-    assert "--users must be at least 1" in capsys.readouterr().err
+    assert "--users: '0' is not a whole number" in capsys.readouterr().err
 
 
 # Words, and what would have to be otherwise

@@ -132,7 +132,8 @@ def test_trainer_leaves_what_it_promises(model):
     } <= set(info)
     results = json.loads((model / "results.json").read_text())
     assert (
-        set(results["ranking"]) == {"popularity", "enhanced"}
+        set(results["ranking"])
+        == {"popularity", "popularity of 30 days", "transitions", "enhanced"}
         and results["split_hash"] == info["split_hash"]
     )
     assert set(results["values"]["rating"]) >= {
@@ -347,11 +348,11 @@ WRONG = {
         ["--users", "a,b", "--output", "x.parquet"],
         "'a' is not an id",
     ),
-    "k of 0": (["--user_id", "12", "--k", "0"], "--k 0"),
-    "k too small": (
+    "k of 0": (
         ["--user_id", "12", "--k", "0"],
-        "--k 0: must be at least 1",
+        "--k: '0' is not a whole number from 1",
     ),
+    "an id beyond 2^63": (["--user_id", "9" * 20], "9" * 20),
     "k no number": (["--user_id", "12", "--k", "ten"], "--k"),
     "time unknown to it": (
         ["--user_id", "12", "--at", "2001-01-01"],
@@ -406,7 +407,7 @@ DAMAGE = {
     ),
     "cut weights": (
         lambda folder: os.truncate(folder / "model.safetensors", 500),
-        "corrupted",
+        "copy both again",
     ),
     "cut description": (
         lambda folder: os.truncate(folder / "checkpoint.json", 100),
@@ -493,7 +494,7 @@ def test_weights_of_another_shape(model, tmp_path, capsys):
         "--history",
         "3,5",
     )
-    assert code == 2 and "does not fit this model" in err
+    assert code == 2 and "of a larger model than its weights" in err
 
 
 def test_a_full_disk_keeps_what_was_there(
@@ -1018,6 +1019,11 @@ def test_a_trial_does_not_take_the_better_models_place(
     """A worse model of the same split stays in its own folder; a better one takes the place."""
     assert train(tmp_path, files, "--max_epochs", "3") == 0
     long = (tmp_path / "best").resolve()
+    # On data so small a trial may be better by chance.
+    edit(
+        long / "checkpoint.json",
+        lambda content: content["validation"].update({"NDCG@10": 0.99}),
+    )
     assert train(tmp_path, files, "--max_steps", "1", "--seed", "7") == 0
     assert "stays the better model" in capsys.readouterr().out
     assert (tmp_path / "best").resolve() == long

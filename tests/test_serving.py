@@ -391,14 +391,14 @@ def test_a_newer_checkpoint_is_served_without_a_dropped_request(
         assert answer == second
         broken = tmp_path / "broken"
         shutil.copytree(place, broken)
-        (broken / "model.safetensors").write_bytes(b"nothing")
+        (broken / "checkpoint.json").write_bytes(b"nothing")
         place.rename(tmp_path / "older")
         broken.rename(place)
         printed = ""
         while "is not served" not in printed and time.monotonic() < until:
             time.sleep(0.05)
             printed += capsys.readouterr().out
-        assert "copy both again" in printed and ask() == second
+        assert "is corrupted" in printed and ask() == second
 
 
 # The process
