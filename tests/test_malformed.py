@@ -493,7 +493,8 @@ def moments(change):
     """A change of the first moments of AdamW."""
 
     def act(tensors, _info):
-        name = next(name for name in tensors if name.endswith("exp_avg"))
+        firsts = [name for name in tensors if name.endswith("exp_avg")]
+        name = max(firsts, key=lambda name: tensors[name].ndim)
         tensors[name] = change(tensors[name])
 
     return act

@@ -520,8 +520,7 @@ def test_a_full_disk_keeps_what_was_there(
 
 def test_an_output_that_cannot_be_written(model, tmp_path, capsys):
     (tmp_path / "folder.csv").mkdir()
-    (tmp_path / "link.csv").symlink_to(tmp_path / "elsewhere")
-    for name in ("folder.csv", "link.csv", f"{'x' * 300}.parquet"):
+    for name in ("folder.csv", f"{'x' * 300}.parquet"):
         output = tmp_path / name
         code, _, err = infer(
             capsys, "--model_path", model, "--users", "all", "--output", output
