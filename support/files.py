@@ -51,12 +51,12 @@ def replacing(path: Path) -> Iterator[Path]:
     A link goes on to point to its file. Raises `UserError` where a pipe, a device or a folder
     stands, or where nothing can be written; nothing is left behind then.
     """
-    target = path.resolve()
-    if target.exists() and not target.is_file():
-        raise UserError(
-            f"{path} cannot be written: it is not a regular file; choose another place"
-        )
     try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            raise UserError(
+                f"{path} cannot be written: it is not a regular file; choose another place"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             dir=target.parent, prefix=".writing-"

@@ -494,7 +494,7 @@ def moments(change):
 
     def act(tensors, _info):
         firsts = [name for name in tensors if name.endswith("exp_avg")]
-        name = max(firsts, key=lambda name: tensors[name].ndim)
+        name = next(name for name in firsts if tensors[name].ndim == 2)
         tensors[name] = change(tensors[name])
 
     return act
