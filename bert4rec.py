@@ -65,6 +65,8 @@ class BERT4Rec(nn.Module):
     families = ()  # of features: it reads ids alone
     starts = True  # users without a history are the appended mask alone
 
+    transitions = None  # counts that are added to the logits (transitions.py)
+
     def __init__(
         self,
         vocab_size: int,

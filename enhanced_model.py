@@ -12,6 +12,8 @@
     value        P(r | h_i, e_v)                            heads.py
     preference   P(f | h_i)                                 heads.py
 
+Transitions, optional, are counted after training and added to what ranks (transitions.py).
+
 The schema says which columns there are. On MovieLens the items are films: genres are tags, which
 the preference head predicts, the release year is a number and the title a text. An interaction
 has a rating, which the value head predicts. The metadata tokens of a user are the id, gender, age
@@ -55,6 +57,7 @@ from transformer import (
     sinusoids,
     time_rotation,
 )
+from transitions import Transitions
 
 FEW = 50  # interactions of an item whose own vector begins half as long
 
@@ -105,6 +108,7 @@ class EnhancedBERT4Rec(nn.Module):
         rotated = has_times and settings.relative_time
         periods = rotation_periods(pairs) if rotated else None
         self.register_buffer("periods", periods, persistent=False)
+        self.transitions = Transitions(rows) if settings.transitions else None
         self.dropout = Dropout(settings.dropout)
         self.encoder = Encoder(settings, pre_norm=True)
         self._build_heads(catalogue, rows)

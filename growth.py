@@ -1,9 +1,9 @@
 """A trained model for a catalogue with further items and users.
 
-A new item gets what the encoders say of its columns. Its id vector and its odds are the weighted
-mean of those of similar known items: those with the nearest column vectors, weighted by how often
-training saw them. A model without column encoders takes those that share most categories and tags.
-A new user starts as unknown.
+A new item gets what the encoders say of its columns. Its id vector, its odds and its
+transitions are the weighted mean of those of similar known items: those with the nearest column
+vectors, weighted by how often training saw them. A model without column encoders takes those that
+share most categories and tags. A new user starts as unknown.
 
 Axes: R rows of the item table, V known items, n new ones, D width.
 """
@@ -11,6 +11,7 @@ Axes: R rows of the item table, V known items, n new ones, D width.
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import sparse
 from torch import Tensor
 
 from bert4rec import BERT4Rec
@@ -23,6 +24,7 @@ NEAREST = 5  # known items that a new one is like, and those that tie (ablations
 # Tables with a row for each item: odds of heads, vectors.
 ODDS = ("next_bias", "masked_bias", "item_bias", "start_bias")
 VECTORS = ("item_ids.weight", "items.weight")
+ITEMS = (*ODDS, *VECTORS)
 Model = EnhancedBERT4Rec | BERT4Rec
 State = dict[str, Tensor]
 
@@ -44,6 +46,10 @@ def for_catalogue(model: Model, larger: Catalogue) -> Model:
         grown.item_columns.prepare(items, new)
     weights = _similar_items(grown, known, place, new)
     _add_items(grown.state_dict(), known, place, new, weights)
+    if model.transitions is not None:
+        grown.transitions.hold_values(
+            _with_items(model.transitions.matrix(), place, new, weights)
+        )
     return grown.to(device)
 
 
@@ -62,7 +68,7 @@ def _take_over(state, known, place, users):
             state[name].copy_(value[users])
         elif name == "counts":
             state[name][ITEM_ROWS + place] = value[ITEM_ROWS:]
-        elif name not in (*ODDS, *VECTORS):
+        elif not name.startswith("transitions.") and name not in ITEMS:
             state[name].copy_(value)
 
 
@@ -88,7 +94,7 @@ def _add_items(
     if "start_bias" in known:
         # Odds belong to the sum of both biases.
         known["start_bias"] = known["next_bias"][:, None] + known["start_bias"]
-    for name in state.keys() & {*ODDS, *VECTORS}:
+    for name in state.keys() & set(ITEMS):
         first = len(known[name]) - len(place)  # rows that are no items
         special, rows = known[name].split([first, len(place)])
         if name in VECTORS:
@@ -100,6 +106,21 @@ def _add_items(
         state[name][first:][new] = mean
     if "start_bias" in known:
         state["start_bias"] -= state["next_bias"][:, None]
+
+
+def _with_items(values, place, new, weights):
+    """The values of transitions (R, R) for a grown catalogue: those from and to a new item are the
+    weighted means of known ones."""
+    size = ITEM_ROWS + len(place) + len(new)
+    item, similar = weights.nonzero(as_tuple=True)
+    # Where known rows stand now; PAD and MASK stay.
+    moved = np.append(np.arange(ITEM_ROWS), ITEM_ROWS + place.numpy())
+    rows = np.append(moved, ITEM_ROWS + new[item.numpy()])
+    columns = np.append(np.arange(len(moved)), ITEM_ROWS + similar.numpy())
+    shares = np.append(np.ones(len(moved)), weights[item, similar].numpy())
+    # (grown R, R) how much of each known row is in a grown one.
+    mix = sparse.csr_matrix((shares, (rows, columns)), (size, len(moved)))
+    return mix @ values @ mix.T
 
 
 def nearest_items(new: Tensor, known: Tensor, counts: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from baselines.popularity import Popularity, RecentPopularity
-from baselines.transitions import Transitions
+from baselines.transitions import TransitionRanker
+from blending import blended
 from dataset import Dataset
 from evaluation.protocols import Ranker, protocol_line, ranks_of
 from evaluation.report import (
@@ -31,6 +32,7 @@ from support.memory import peak_memory_mb
 from support.tables import by_row, print_table
 from support.tracking import git_commit
 from training_state import Progress
+from transitions import Transitions
 
 RECENT = 30  # days
 HIT_MAX = "hit max ratio"
@@ -54,7 +56,7 @@ def measure(
     def ranks_by(rankers):
         return ranks_of(rankers, data, "test", length, settings.eval, device)
 
-    ranks = ranks_by({**counting_rankers(data), name: scorer})
+    ranks = ranks_by({**counting_rankers(data, settings), name: scorer})
     users = data.split.requests["test"].users
     hits = {}
     if name == "vanilla" or settings.model.masked_item_weight:
@@ -87,14 +89,17 @@ def measure(
     return results
 
 
-def counting_rankers(data: Dataset) -> dict[str, Ranker]:
+def counting_rankers(data: Dataset, settings: Settings) -> dict[str, Ranker]:
     """What every model stands beside: rankers that count, and learn nothing."""
     rankers: dict[str, Ranker] = {"popularity": Popularity(data)}
     if data.has_times:
         rankers[f"popularity of {RECENT} days"] = RecentPopularity(
             data, RECENT
         )
-    rankers["transitions"] = Transitions(data)
+    nothing = Transitions(len(data.catalogue.items))
+    alone = TransitionRanker(data, nothing)
+    counts, _ = blended(alone, data, settings, weights=(1.0,))
+    rankers["transitions"] = TransitionRanker(data, counts)
     return rankers
 
 

@@ -31,6 +31,8 @@ class Scorer(nn.Module):
         self.families = model.families
         self.value_columns = tuple(getattr(model, "value_heads", ()))
         self.preference_columns = tuple(getattr(model, "preference_heads", ()))
+        # Counts that are added to logits; the cloze head is shown as it is.
+        self.transitions = None if cloze else model.transitions
 
     def items(self, without: Set[str] = NOTHING) -> Tensor:
         """(R, D) item table."""
@@ -47,14 +49,18 @@ class Scorer(nn.Module):
     def scores(
         self,
         states: Tensor,
-        batch: Batch | None = None,
+        batch: Batch,
         without: Set[str] = NOTHING,
     ) -> Tensor:
         """States (B, D) to logits (B, R), -inf for PAD and MASK, in fp32 even under autocast.
 
         batch: the requests, among which may be empty histories.
         """
-        return self.model.rank(states, self.items(without), batch, self.cloze)
+        table = self.items(without)
+        logits = self.model.rank(states, table, batch, self.cloze)
+        if self.transitions is None:
+            return logits
+        return logits + self.transitions(batch)
 
     def score(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
         """(B, R) logits of each item as the next interaction."""

@@ -41,9 +41,9 @@ def starting_shape(settings: Settings) -> dict[str, Any]:
 def starting_model(data: Dataset, settings: Settings) -> nn.Module:
     """What a training on these data begins with.
 
-    The weights of a checkpoint stay; what is kept of the data (the edges of a graph, counts) is
-    that of these data. Raises `UserError` where the settings are of another model, or items are
-    missing in the data.
+    The weights of a checkpoint stay; what is kept of the data (the edges of a graph, counts,
+    transitions) is that of these data. Raises `UserError` where the settings are of another model,
+    or items are missing in the data.
     """
     start = settings.train.start_from
     if not start:
@@ -61,7 +61,8 @@ def starting_model(data: Dataset, settings: Settings) -> nn.Module:
     of_these_data = {
         name: value
         for name, value in model.state_dict().items()
-        if name.startswith(("graph.", "counts")) and name not in parameters
+        if name.startswith(("graph.", "transitions.", "counts"))
+        and name not in parameters
     }
     load_weights(model, {**grown, **of_these_data}, origin)
     return model

@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from batches import Batch
+from blending import blended
 from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
@@ -74,6 +75,8 @@ def fit(
     # Training seldom ends with its best weights.
     model.load_state_dict(run.best_weights or model.state_dict())
     model.eval()
+    if model.transitions is not None:
+        run.add_transitions()
     return run.progress
 
 
@@ -290,6 +293,27 @@ class Run:
         )
         if not self.quiet:
             self.bar.write(progress.line(record, losses))
+
+    def add_transitions(self) -> None:
+        """Give the model its counts, weighed on the validation items; every process does."""
+        model, best = self.model, self.progress.best
+        held, found = blended(
+            model.frozen(), self.data, self.settings, device=self.device
+        )
+        model.transitions.load_state_dict(held.state_dict())
+        if not self.validate:
+            return
+        before, metrics = best[SELECTION_METRIC], self.validation_metrics()
+        best.update(metrics)
+        self.tracker.log("transitions", **found, **metrics)
+        if self.on_best is not None and self.accelerator.is_main_process:
+            self.on_best(model, best)
+        if not self.quiet:
+            self.bar.write(
+                f"transitions added with weight {found['weight']:g}, sharpness "
+                f"{found['sharpness']:g}: validation {SELECTION_METRIC} {before:.4f} to "
+                f"{best[SELECTION_METRIC]:.4f}"
+            )
 
     def save(self) -> None:
         """Write what `resume` needs; main process only."""

@@ -140,23 +140,39 @@ def target_ranks(
         data, requests, seq_length, device, rank, world
     ):
         scores = ranker.score(batch.to(device)).float()
-        targets = torch.from_numpy(data.items[part.target_rows])
-        targets = targets.to(scores.device)
-        target_scores = scores.gather(1, targets)  # (B, T)
-        if hides:
-            hide_seen(scores, data, part)
-        repeated = scores.gather(1, targets) == -torch.inf  # (B, T)
-        if candidates is not None:
-            rows = torch.from_numpy(candidates[chosen]).to(scores.device)
-            nothing = torch.full_like(scores, -torch.inf)
-            scores = nothing.scatter_(1, rows, scores.gather(1, rows))
-        # What cannot be recommended stands in no other target's way.
-        target_scores.masked_fill_(repeated, torch.finfo().min)
-        scores.scatter_(1, targets, target_scores)
-        last = scores.shape[1] - ITEM_ROWS
-        found = ranks(scores, targets).masked_fill(repeated, last)
-        result[chosen] = found.sort(1).values.cpu().numpy()
+        among = None if candidates is None else candidates[chosen]
+        result[chosen] = ranks_within(scores, data, part, hides, among)
     return result
+
+
+def ranks_within(
+    scores: Tensor,
+    data: Dataset,
+    requests: Requests,
+    hides: bool,
+    candidates: np.ndarray | None = None,
+) -> np.ndarray:
+    """(B, T) ranks of the targets of B requests by scores (B, R), which are changed, best first.
+
+    hides: whether the items of the histories are left out. candidates: (B, C) all that is ranked
+    beside the targets.
+    """
+    targets = torch.from_numpy(data.items[requests.target_rows])
+    targets = targets.to(scores.device)
+    target_scores = scores.gather(1, targets)  # (B, T)
+    if hides:
+        hide_seen(scores, data, requests)
+    repeated = scores.gather(1, targets) == -torch.inf  # (B, T)
+    if candidates is not None:
+        rows = torch.from_numpy(candidates).to(scores.device)
+        nothing = torch.full_like(scores, -torch.inf)
+        scores = nothing.scatter_(1, rows, scores.gather(1, rows))
+    # What cannot be recommended stands in no other target's way.
+    target_scores.masked_fill_(repeated, torch.finfo().min)
+    scores.scatter_(1, targets, target_scores)
+    last = scores.shape[1] - ITEM_ROWS
+    found = ranks(scores, targets).masked_fill(repeated, last)
+    return found.sort(1).values.cpu().numpy()
 
 
 def ranks_of(

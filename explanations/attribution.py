@@ -142,22 +142,39 @@ def integrated_gradients(question: Question, steps: int = 32) -> np.ndarray:
         end, attend = model.embed(real, table)  # (1, prefix + L', D)
         start, _ = model.embed(unknown, table)
 
-    def score(x: Tensor) -> Tensor:
+    # What the counts of the newest J add to the logits, (J, R); on the way it grows from 0.
+    added = _transitions_of(question).to(end.dtype)
+    counted = len(added)
+
+    def score(x: Tensor, given: Tensor) -> Tensor:
         last = real.lengths.expand(len(x)) - 1
         states = model.encoder.last_state(x, attend, last)
-        return question.of_logits(model.rank(states, table, real))  # (N, C)
+        logits = model.rank(states, table, real) + given @ added
+        return question.of_logits(logits)  # (N, C)
 
     points, weights = np.polynomial.legendre.leggauss(steps)
-    done = torch.from_numpy((points + 1) / 2).to(end.dtype)[:, None, None]
+    done = torch.from_numpy((points + 1) / 2).to(end.dtype)[:, None]
     share = torch.from_numpy(weights / 2).to(end.dtype)[:, None]
-    way = (start + done * (end - start)).requires_grad_()
-    sums = (score(way) * share).sum(0)  # (C,)
+    way = (start + done[..., None] * (end - start)).requires_grad_()
+    given = done.repeat(1, counted).requires_grad_()  # (N, J)
+    sums = (score(way, given) * share).sum(0)  # (C,)
     contributions = []
     for total in sums:
-        (gradient,) = torch.autograd.grad(total, way, retain_graph=True)
-        each = (gradient.sum(0) * (end - start)[0]).sum(-1)
-        contributions.append(each[attend.prefix : attend.prefix + length])
+        gradients = torch.autograd.grad(total, (way, given), retain_graph=True)
+        each = (gradients[0].sum(0) * (end - start)[0]).sum(-1)
+        each = each[attend.prefix : attend.prefix + length]
+        each[length - counted :] += gradients[1].sum(0)
+        contributions.append(each)
     return torch.stack(contributions).double().numpy()
+
+
+def _transitions_of(question):
+    """(J, R) what the counts of the newest interactions add to the logits, oldest first."""
+    transitions = question.scorer.transitions
+    if transitions is None:
+        return torch.zeros(0, len(question.allowed))
+    newest = transitions.parts(question.batch([question.read]))[0]
+    return newest[: question.length].flip(0)
 
 
 @torch.no_grad()

@@ -268,6 +268,9 @@ VARIANTS = {
     "enhanced-graph": ModelSettings(
         graph=True, text_encoder="ngrams", **TINY_MODEL
     ),
+    "enhanced-transitions": ModelSettings(
+        transitions=True, start_token=True, **TINY_MODEL
+    ),
     "enhanced-ids-only": ModelSettings(
         item_features="none",
         interaction_features="none",
@@ -285,6 +288,7 @@ CASES += [
     ("shop", "enhanced"),
     ("shop", "enhanced-graph"),
     ("shop", "enhanced-cloze-only"),
+    ("shop", "enhanced-transitions"),
     ("ids", "enhanced"),
     ("ids", "vanilla"),
 ]
@@ -310,6 +314,7 @@ def fresh_model(
 ) -> torch.nn.Module:
     """A model in evaluation mode whose weights are large enough for every input to matter."""
     from model_io import new_model
+    from transitions import transition_counts
 
     torch.manual_seed(seed)
     model = new_model(data, settings).eval()
@@ -317,6 +322,8 @@ def fresh_model(
         for name, parameter in model.named_parameters():
             if "norm" not in name:
                 parameter.normal_(0, spread)
+    if model.transitions is not None:
+        model.transitions.hold(transition_counts(data), 1.5, 4.0)
     return model
 
 

@@ -428,6 +428,26 @@ def test_a_user_without_a_history_is_explained(data, name, method):
             np.testing.assert_allclose(found.families[family], 0.0, atol=1e-4)
 
 
+def test_transitions_are_attributed_exactly(data):
+    """What the counts add to a difference of two logits is the sum of their parts: without the
+    states' share, which does not depend on them."""
+    settings = VARIANTS["enhanced-transitions"]
+    question = question_of(data, settings)
+    found = integrated_gradients(question, steps=32)
+    plain = question_of(data, settings)
+    plain.scorer.transitions = None
+    without = integrated_gradients(plain, steps=32)
+    parts = question.scorer.transitions.parts(question.batch([question.read]))
+    parts = parts[0, : question.length].flip(0).numpy()  # (J, R)
+    rows = question.candidates
+    expected = parts[:, rows[0]] - parts[:, rows[1]]
+    changed = (found - without)[0] - (found - without)[1]
+    np.testing.assert_allclose(
+        changed[-len(expected) :], expected, rtol=1e-3, atol=1e-4
+    )
+    assert (parts != 0).any()
+
+
 @pytest.mark.parametrize("name", ["vanilla", "enhanced", "enhanced-graph"])
 def test_integrated_gradients_are_captums(data, name):
     captum = pytest.importorskip("captum.attr")

@@ -99,6 +99,7 @@ def test_a_file_that_is_off_is_not_kept(
     [
         ("films", "enhanced-known-time"),
         ("films", "enhanced-graph"),
+        ("films", "enhanced-transitions"),
         ("shop", "enhanced"),
     ],
 )
