@@ -6,9 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import compare, reading
+from benchmarks import compare, data_sets, reading
 from benchmarks.ours import training_part
+from run_folder import read_results
 from support.errors import UserError
+from tests.test_auto_preset import log_of
 
 
 def last_line(capsys):
@@ -86,3 +88,39 @@ def test_reading_a_file_of_so_many_rows(capsys):
     reading.main(["--rows", "2000"])
     said = capsys.readouterr().out
     assert said.startswith("2,000 rows") and "interactions of" in said
+
+
+@pytest.mark.slow
+def test_data_sets_beside_what_counts(tmp_path, capsys, small):
+    """Figures are those of the runs; a run that is there is not trained again."""
+    paths = []
+    for name, items in (("dense", 20), ("sparse", 300)):
+        paths.append(tmp_path / f"{name}.csv")
+        log_of(60, items, 8).to_csv(paths[-1], index=False)
+    output, work = tmp_path / "rows.json", tmp_path / "work"
+    command = [*map(str, paths), "--seeds", "2", "--max_steps", "3"]
+    command += ["--hidden_size", "16", "--work", str(work)]
+    data_sets.main([*command, "--output", str(output)])
+    rows = json.loads(output.read_text(encoding="utf-8"))
+    printed = capsys.readouterr().out
+    assert set(rows) == {"dense", "sparse"}
+    for name, row in rows.items():
+        assert row["users"] == 60 and row["protocol"] in printed
+        results = [
+            read_results(work / f"{name}-{seed}" / "best")["ranking"]
+            for seed in (42, 43)
+        ]
+        for metric in ("HR@10", "NDCG@10"):
+            for other in ("popularity", "transitions"):
+                mean = results[0][other][metric]["mean"]
+                assert row[metric][other] == pytest.approx(mean)
+            means = [each["enhanced"][metric]["mean"] for each in results]
+            assert row[metric]["model"] == pytest.approx(means)
+            best = row[metric][row["best that counts"]]
+            difference = row[metric]["difference"]["difference"]
+            assert difference == pytest.approx(np.mean(means) - best)
+    dates = [path.stat().st_mtime_ns for path in work.glob("*/*/best/*")]
+    data_sets.main(command)
+    assert dates == [
+        path.stat().st_mtime_ns for path in work.glob("*/*/best/*")
+    ]

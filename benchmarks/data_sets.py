@@ -1,0 +1,166 @@
+"""How good a first model is on any data set: `python -m benchmarks.data_sets groceries.csv
+ml-latest-small --output results/data-sets.json`
+
+Each is trained by `python trainer.py --preset auto --dataset ...`, once for each seed, and stands
+beside rankers that count. The difference to the best of these is tested over users and seeds
+(evaluation/significance.py). A run that stands in --work is not trained again.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataset import Dataset
+from evaluation.metrics import per_user
+from evaluation.protocols import ranks_of
+from evaluation.significance import compare_over_seeds, mark
+from measuring import counting_rankers
+from model_io import load_with_data
+from run_folder import BEST, read_results
+from settings import Settings
+from support.arguments import ArgumentParser, whole
+from support.errors import require, run_command
+from support.files import write_json
+from support.tables import print_table, table_text
+
+METRICS = ("HR@10", "NDCG@10")
+FIRST_SEED = 42
+ROOT = Path(__file__).parent.parent
+
+
+def trained(dataset: str, seed: int, work: Path, flags: list[str]) -> Path:
+    """The folder of the model of a data set and a seed, trained unless it is there."""
+    place = work / f"{Path(dataset).stem}-{seed}"
+    best = place / BEST
+    if not (best / "results.json").exists():
+        command = [sys.executable, ROOT / "trainer.py", "--preset", "auto"]
+        command += ["--dataset", dataset, "--seed", str(seed)]
+        command += ["--checkpoint_dir", place, "--runs_dir", place / "runs"]
+        done = subprocess.run([*map(str, command), *flags])
+        require(done.returncode == 0, f"{dataset}: no model was trained")
+    return best
+
+
+def figures(models: list[Path], data_dir: str | None = None) -> dict[str, Any]:
+    """What models of one data set, a seed each, are worth beside rankers that count."""
+    found = [read_results(folder) for folder in models]
+    _, settings, data = load_with_data(models[0], data_dir)
+    users = data.split.requests["test"].users
+    counted = _counted(data, settings, users)
+    ours = [_per_user(folder, users) for folder in models]
+    best = max(counted, key=lambda name: counted[name]["NDCG@10"].mean())
+    row: dict[str, Any] = {
+        "protocol": found[0]["protocol"],
+        "interactions": len(data.items),
+        "users": len(np.unique(users)),
+        "items": len(data.catalogue.items.ids),
+        "best that counts": best,
+        "training_seconds": [each["training_seconds"] for each in found],
+    }
+    for metric in METRICS:
+        values = np.stack([each[metric] for each in ours])  # (S, U)
+        reference = np.tile(counted[best][metric], (len(values), 1))
+        difference = compare_over_seeds(values, reference)
+        row[metric] = {
+            **{name: float(q[metric].mean()) for name, q in counted.items()},
+            "model": values.mean(1).tolist(),
+            "difference": vars(difference),
+        }
+    return row
+
+
+def _counted(
+    data: Dataset, settings: Settings, users: np.ndarray
+) -> dict[str, dict[str, np.ndarray]]:
+    """Ranker that counts -> metric -> (U,)."""
+    length = settings.model.seq_length
+    rankers = counting_rankers(data, settings)
+    ranks = ranks_of(rankers, data, "test", length, settings.eval)
+    return {name: per_user(ranks[name], users) for name in rankers}
+
+
+def _per_user(folder, users):
+    """Metric -> (U,) of the model in a folder."""
+    import pandas as pd
+
+    frame = pd.read_parquet(folder / "test_users.parquet")
+    rank = frame.filter(regex=r"^rank(_\d+)?$").to_numpy()
+    return per_user(rank, users)
+
+
+def table(
+    rows: dict[str, dict[str, Any]],
+) -> tuple[list[str], list[list[str]]]:
+    """(header, cells): NDCG@10 of what counts, both metrics of the models."""
+    counters = list(
+        dict.fromkeys(name for row in rows.values() for name in _counters(row))
+    )
+    header = [
+        "data",
+        "users",
+        "items",
+        "interactions",
+        *counters,
+        "model",
+        "HR@10",
+    ]
+    cells = []
+    for name, row in rows.items():
+        found = row["NDCG@10"]
+        line = [name, *(f"{row[key]:,}" for key in header[1:4])]
+        line += [
+            f"{found[other]:.4f}" if other in found else ""
+            for other in counters
+        ]
+        star = mark(found["difference"]["p_value"])
+        line += [
+            _spread(found["model"]) + star,
+            _spread(row["HR@10"]["model"]),
+        ]
+        cells.append(line)
+    return header, cells
+
+
+def _counters(row):
+    return [
+        name for name in row["NDCG@10"] if name not in ("model", "difference")
+    ]
+
+
+def _spread(values):
+    return f"{np.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+
+
+def main(argv: list[str]) -> None:
+    """See the module's head."""
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("datasets", nargs="+", help="as for --dataset")
+    parser.add_argument("--seeds", type=whole(2, 100), default=3)
+    parser.add_argument(
+        "--work", type=Path, default=Path("checkpoints/data-sets")
+    )
+    parser.add_argument("--output", type=Path)
+    flags, others = parser.parse_known_args(argv)
+    rows = {}
+    for dataset in flags.datasets:
+        seeds = range(FIRST_SEED, FIRST_SEED + flags.seeds)
+        models = [trained(dataset, seed, flags.work, others) for seed in seeds]
+        rows[Path(dataset).stem] = figures(models)
+        if flags.output:
+            write_json(flags.output, rows)
+    header, cells = table(rows)
+    for name, row in rows.items():
+        print(f"{name}: {row['protocol']}")
+    title = (
+        f"NDCG@10 on the test items, {flags.seeds} seeds: mean (least to most)"
+    )
+    note = "stars: the model differs from the best ranker that counts"
+    print_table(title, note, header, cells)
+    print(table_text(header, cells))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
