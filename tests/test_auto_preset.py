@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import auto_preset
 import trainer
-from auto_preset import MANY_ITEMS, OF_SPARSE, as_flags, fitted
+from auto_preset import MANY_ITEMS, OF_FEW, as_flags, fitted
 from command_line import parse_command_line
 from data_processor import from_frames
 from run_folder import newest_run
@@ -29,18 +30,20 @@ def log_of(users, items, length, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("users", "items", "length", "sparse", "seq_length"),
+    ("users", "items", "length", "few", "seq_length"),
     [
         (300, 20, 10, False, 16),  # 120 interactions of an item
+        (200, 20, 10, True, 16),  # 80, but few in all
         (300, 400, 10, True, 16),
         (40, 300, 60, True, 64),
         (20, 400, 300, True, 200),
     ],
 )
-def test_the_rule(users, items, length, sparse, seq_length):
+def test_the_rule(monkeypatch, users, items, length, few, seq_length):
+    monkeypatch.setattr(auto_preset, "FEW", 2000)
     values, figures = fitted(from_frames(log_of(users, items, length)))
     assert values["seq_length"] == seq_length
-    assert (OF_SPARSE.items() <= values.items()) == sparse
+    assert (OF_FEW.items() <= values.items()) == few
     assert "loss" not in values and items < MANY_ITEMS
     assert f"{users * (length - 2):,} training interactions" in figures
     assert Settings().replace(**values)
