@@ -14,6 +14,7 @@ from data_processor import main as data_card
 from support.errors import run_command
 from tests.conftest import ROOT, write_ml_1m
 from tests.synthetic import generate
+from tests.test_auto_preset import log_of
 
 SMALL = [
     "--hidden_size",
@@ -68,6 +69,7 @@ def place(tmp_path_factory):
     named = zip(items["movie_id"], items["title"], strict=True)
     items["title"] = [TITLES.get(film, title) for film, title in named]
     write_ml_1m(folder / "ml-1m", world)
+    log_of(40, 30, 6).to_csv(folder / "clicks.csv", index=False)
     (folder / "my_run.yaml").write_text("dropout: 0.3\n")
     shutil.copytree(ROOT / "configs", folder / "configs")
     assert (
@@ -97,7 +99,8 @@ def test_there_are_commands():
 def slow(command: str) -> bool:
     """It starts processes of its own, or takes as long."""
     return any(
-        module in command for module in ("ablations.run", "serving.export")
+        module in command
+        for module in ("ablations.run", "benchmarks.data", "serving.export")
     )
 
 
@@ -191,6 +194,13 @@ def test_command(place, monkeypatch, tmp_path, command):
                 "--seeds",
                 "1",
                 *results,
+                "--work",
+                str(tmp_path),
+            ],
+            "benchmarks.data_sets": [
+                *SMALL,
+                "--seeds",
+                "2",
                 "--work",
                 str(tmp_path),
             ],
