@@ -1,8 +1,8 @@
 """How much the counts of transitions.py weigh beside a model: tried on the validation items.
 
-Each pair of a weight and a sharpness ranks the validation items of up to REQUESTS requests, spread
-evenly; the best by NDCG@10 is taken, of equal ones the first. Without validation items WITHOUT
-stands.
+Each pair of a weight and a sharpness ranks the validation items of all requests, or of REQUESTS to
+twice as many, spread evenly, where there are more. The best by NDCG@10 is taken, of equal ones the
+first. Without validation items it is WITHOUT.
 """
 
 import numpy as np
