@@ -1,8 +1,8 @@
 """How much the counts of transitions.py weigh beside a model: tried on the validation items.
 
 Each pair of a weight and a sharpness ranks the validation items of all requests, or of REQUESTS to
-twice as many, spread evenly, where there are more. The best by NDCG@10 is taken, of equal ones the
-first. Without validation items it is WITHOUT.
+twice as many, spread evenly, where there are more (fewer for very many items). The best by NDCG@10
+is taken, of equal ones the first. Without validation items it is WITHOUT.
 """
 
 import numpy as np
@@ -24,7 +24,8 @@ from transitions import Transitions, transition_counts
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 SHARPNESS = (1.0, 4.0, 16.0)
 WITHOUT = (1.0, 4.0)
-REQUESTS = 10_000
+REQUESTS, FEWEST = 10_000, 1000
+MOST_SCORES = 1 << 28  # of a pair: what bounds the time for very many items
 
 
 def blended(
@@ -55,7 +56,8 @@ def blended(
 def _qualities(base, tables, weights, data, settings, device):
     """(weight, sharpness) -> validation NDCG@10."""
     asked = data.split.requests["validation"]
-    step = max(1, len(asked) // REQUESTS)
+    most = min(REQUESTS, MOST_SCORES // len(data.catalogue.items))
+    step = max(1, len(asked) // max(most, FEWEST))
     requests = asked.part(np.arange(0, len(asked), step))
     hides = filters_seen(settings.eval, data)
     shape = (len(requests), requests.count)

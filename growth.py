@@ -20,6 +20,7 @@ from enhanced_model import EnhancedBERT4Rec
 from fields import UNKNOWN
 from graph import TOGETHER
 
+MOST_ALIKE = 100  # items whose transitions make those of a new one
 NEAREST = 5  # known items that a new one is like, and those that tie (ablations/LOG.md)
 # Tables with a row for each item: odds of heads, vectors.
 ODDS = ("next_bias", "masked_bias", "item_bias", "start_bias")
@@ -110,8 +111,10 @@ def _add_items(
 
 def _with_items(values, place, new, weights):
     """The values of transitions (R, R) for a grown catalogue: those from and to a new item are the
-    weighted means of known ones."""
+    weighted means of known ones. It has none if it is like more than MOST_ALIKE, and so like none
+    in particular."""
     size = ITEM_ROWS + len(place) + len(new)
+    weights = weights * ((weights > 0).sum(1, keepdim=True) <= MOST_ALIKE)
     item, similar = weights.nonzero(as_tuple=True)
     # Where known rows stand now; PAD and MASK stay.
     moved = np.append(np.arange(ITEM_ROWS), ITEM_ROWS + place.numpy())

@@ -175,17 +175,22 @@ def asked_for(
 
 def main(argv: list[str]) -> None:
     """See the module's head."""
-    data = None
+    data, values, shown = None, {}, ""
 
     def fit(settings: Settings) -> dict[str, Any]:
-        nonlocal data
+        nonlocal data, values, shown
         data = starting_data(settings)
         values, shown = fitted(data)
-        print(f"preset auto: {shown}: {as_flags(values)}", flush=True)
         # What training goes on from has its shape already.
         return values | starting_shape(settings)
 
     settings, resume = asked_for(argv, __doc__, fit)
+    if shown:
+        used = settings.to_dict()
+        used = {
+            name: used[name] for name in values if used[name] == values[name]
+        }
+        print(f"preset auto: {shown}: {as_flags(used)}", flush=True)
     train(settings, resume, data)
 
 

@@ -103,6 +103,8 @@ class Run:
         teachers: Sequence[nn.Module] = (),
     ) -> None:
         self.model, self.data, self.settings = model, data, settings
+        if model.transitions is not None:
+            model.transitions.clear()  # of an earlier run
         self.train, self.weights = settings.train, settings.model.task_weights
         self.validate = "validation" in data.split.requests
         self.state_folder = state_folder

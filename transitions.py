@@ -26,6 +26,7 @@ from dataset import PAD, Dataset
 REACH = 10
 TAIL = 0.7
 KEPT = 500  # pairs of an item at most, those that count most
+LARGEST = 1e6  # no weight and no count come near such a value
 
 
 class Transitions(nn.Module):
@@ -64,6 +65,10 @@ class Transitions(nn.Module):
         for name, array in found.items():
             setattr(self, name, torch.from_numpy(array).to(device))
         return self
+
+    def clear(self) -> None:
+        """Add nothing any more."""
+        self.hold_values(sparse.csr_matrix((self.rows, self.rows)))
 
     def matrix(self) -> sparse.csr_matrix:
         """(R, R) the values."""
@@ -130,7 +135,8 @@ class Transitions(nn.Module):
             and counts.max() <= KEPT
             and items.min() >= 0
             and items.max() < self.rows
-            and values.isfinite().all()
+            and values.min() >= 0
+            and values.max() <= LARGEST
         )
 
 

@@ -22,4 +22,5 @@ class TransitionRanker:
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R)."""
-        return self.transitions(batch) + self.fallback.to(batch.items.device)
+        device = batch.items.device
+        return self.transitions.to(device)(batch) + self.fallback.to(device)

@@ -6,6 +6,8 @@ beside rankers that count. The difference to the best of these is tested over us
 (evaluation/significance.py). A run that stands in --work is not trained again.
 """
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +21,7 @@ from evaluation.protocols import ranks_of
 from evaluation.significance import compare_over_seeds, mark
 from measuring import counting_rankers
 from model_io import load_with_data
-from run_folder import BEST, read_results
+from run_folder import BEST, RESULTS, read_results
 from settings import Settings
 from support.arguments import ArgumentParser, whole
 from support.errors import require, run_command
@@ -33,9 +35,11 @@ ROOT = Path(__file__).parent.parent
 
 def trained(dataset: str, seed: int, work: Path, flags: list[str]) -> Path:
     """The folder of the model of a data set and a seed, trained unless it is there."""
-    place = work / f"{Path(dataset).stem}-{seed}"
+    asked = json.dumps([str(Path(dataset).resolve()), *flags]).encode()
+    digest = hashlib.sha256(asked).hexdigest()[:6]
+    place = work / f"{Path(dataset).stem}-{seed}-{digest}"
     best = place / BEST
-    if not (best / "results.json").exists():
+    if not (best / RESULTS).exists():
         command = [sys.executable, ROOT / "trainer.py", "--preset", "auto"]
         command += ["--dataset", dataset, "--seed", str(seed)]
         command += ["--checkpoint_dir", place, "--runs_dir", place / "runs"]
@@ -145,6 +149,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", type=Path)
     flags, others = parser.parse_known_args(argv)
     rows = {}
+    names = [Path(dataset).stem for dataset in flags.datasets]
+    require(
+        len(set(names)) == len(names),
+        f"two of {', '.join(flags.datasets)} have one name; give one at a time, or rename it",
+    )
     for dataset in flags.datasets:
         seeds = range(FIRST_SEED, FIRST_SEED + flags.seeds)
         models = [trained(dataset, seed, flags.work, others) for seed in seeds]

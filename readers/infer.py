@@ -253,6 +253,10 @@ def _table(table, file, given):
                 f"Give --columns {meaning}=FIELD; if the first line is data already, "
                 f"--columns user=1,item=2"
             )
+    if table == "interactions" and "time" not in roles:
+        typed = file.frame.select_dtypes(["datetime", "datetimetz"]).columns
+        if len(typed) == 1:
+            roles["time"] = str(typed[0])
     columns: dict[str, Column] = {}
     named = roles.get("name")
     for field, meant in names.items():
@@ -266,6 +270,8 @@ def _table(table, file, given):
         found = _column(table, name, field, file, kind)
         if isinstance(found, Column):
             columns[name] = found
+            if table == "interactions" and "time" not in roles:
+                _note_dates(file, field)
         else:
             file.notes[f"cells of {table}.{name} not used: {found}"] = len(
                 file.frame
@@ -273,6 +279,16 @@ def _table(table, file, given):
     return TableSchema(
         str(Path(file.name).resolve()), columns=columns, **roles
     )
+
+
+def _note_dates(file, field):
+    """Say so where a field that has no role may be the time."""
+    values = file.frame[field]
+    values = values[~is_blank(values)].iloc[:SAMPLE]
+    numbers = pd.to_numeric(values, errors="coerce").notna().any()
+    if not numbers and _are_dates(values.astype(str).str.strip()):
+        note = f"dates in {field}, a number now; if they are the times: --columns time={field}"
+        file.notes[note] = len(file.frame)
 
 
 def _plain(field):

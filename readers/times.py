@@ -40,8 +40,16 @@ def seconds_of(values: pd.Series, refuse: Refuse) -> pd.Series:
         return _of_numbers(numbers, refuse)
     text = values.astype(str).str.strip()
     parts = text.str.extract(NUMERIC_DATE)
-    if parts[0].notna().all():
+    dates = parts[0].notna()
+    if dates.all():
         text = _ordered(parts, refuse)
+    elif dates.mean() > 0.5:
+        row = (~dates).idxmax()
+        refuse(
+            row,
+            f"{values[row]!r} is not a time beside others such as {text[dates].iloc[0]!r}: leave "
+            f"it empty where it is unknown",
+        )
     moments = _parsed(text, "ISO8601")
     wrong = moments.isna()
     if wrong.any():

@@ -107,8 +107,8 @@ def test_data_sets_beside_what_counts(tmp_path, capsys, small):
     for name, row in rows.items():
         assert row["users"] == 60 and row["protocol"] in printed
         results = [
-            read_results(work / f"{name}-{seed}" / "best")["ranking"]
-            for seed in (42, 43)
+            read_results(folder / "best")["ranking"]
+            for folder in sorted(work.glob(f"{name}-4*"))
         ]
         for metric in ("HR@10", "NDCG@10"):
             for other in ("popularity", "transitions"):
@@ -119,6 +119,9 @@ def test_data_sets_beside_what_counts(tmp_path, capsys, small):
             best = row[metric][row["best that counts"]]
             difference = row[metric]["difference"]["difference"]
             assert difference == pytest.approx(np.mean(means) - best)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="one name"):
+        data_sets.main([str(tmp_path / "other" / "dense.csv"), *command])
     dates = [path.stat().st_mtime_ns for path in work.glob("*/*/best/*")]
     data_sets.main(command)
     assert dates == [

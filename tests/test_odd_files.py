@@ -366,3 +366,28 @@ def test_values_are_for_categories_and_tags(tmp_path):
     )
     with pytest.raises(UserError, match=r"shop\.yaml:6: .*values are for"):
         read(str(tmp_path / "shop.yaml"))
+
+
+def test_times_that_no_name_tells(tmp_path, capsys):
+    """A typed column is the time; dates as text are said to be dates."""
+    frame = rows().rename(columns={"timestamp": "played_at"})
+    moments = pd.to_datetime(frame["played_at"], unit="s")
+    frame["played_at"] = moments.astype("datetime64[us]")
+    frame.to_parquet(tmp_path / "plays.parquet")
+    data = prepared(tmp_path / "plays.parquet")
+    assert data.has_times and not data.catalogue.interaction_fields
+    assert data.times.max() == 1_500_000_000 + 59 * 3600
+    frame["played_at"] = moments.dt.strftime("%Y-%m-%d %H:%M")
+    frame.to_csv(tmp_path / "plays.csv", index=False)
+    assert run_command(main, ["--dataset", str(tmp_path / "plays.csv")]) == 0
+    assert "--columns time=played_at" in capsys.readouterr().out
+
+
+def test_the_broken_date_is_named_and_not_a_good_one(tmp_path):
+    frame = rows()
+    moments = pd.to_datetime(frame.pop("timestamp"), unit="s")
+    frame["date"] = moments.dt.strftime("%d.%m.%Y")
+    frame.loc[31, "date"] = "unbekannt"
+    frame.to_csv(tmp_path / "loans.csv", index=False)
+    with pytest.raises(UserError, match=r"loans.csv:33: .*'unbekannt'"):
+        prepared(tmp_path / "loans.csv")

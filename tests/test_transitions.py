@@ -86,6 +86,8 @@ DAMAGES = {
     "items too high": ("items", lambda items: items + 10**6),
     "items below 0": ("items", lambda items: items - 10),
     "no numbers": ("values", lambda values: values * torch.nan),
+    "below 0": ("values", lambda values: -values),
+    "too large": ("values", lambda values: values + 1e38),
     "values too few": ("values", lambda values: values[1:]),
     "starts fall": ("starts", lambda starts: starts.flip(0)),
     "starts too far": ("starts", lambda starts: starts * 2),
@@ -173,8 +175,11 @@ def test_training_itself_does_not_change(data):
     record = found[True][1].best
     assert record == found[True][2][-1]
     assert record["NDCG@10"] >= found[False][1].best["NDCG@10"]
-    run = Run(counted, data, SETTINGS, quiet=True)
-    assert run.validation_metrics()["NDCG@10"] == record["NDCG@10"]
+    rank = target_ranks(
+        counted.frozen(), data, "validation", 12, EvalSettings()
+    )
+    users = data.split.requests["validation"].users
+    assert per_user(rank, users)["NDCG@10"].mean() == record["NDCG@10"]
 
 
 def test_counts_are_of_the_training_part(data):
@@ -208,3 +213,29 @@ def test_a_new_item_follows_what_items_like_it_follow(data):
     np.testing.assert_allclose(after[-1, :-1], shares @ before, rtol=1e-5)
     assert after[-1, -1] == pytest.approx(shares @ before @ shares, rel=1e-5)
     assert after[-1].any() and after[:, -1].any()
+
+
+def test_a_second_run_begins_without_counts(data):
+    """As the first did: what it selects by is the model alone."""
+    torch.manual_seed(0)
+    model = new_model(data, SETTINGS.model)
+    fit(model, data, SETTINGS, quiet=True)
+    assert model.transitions.matrix().nnz
+    Run(model, data, SETTINGS, quiet=True)
+    assert not model.transitions.matrix().nnz
+
+
+def test_an_item_like_all_others_has_no_transitions(data, monkeypatch):
+    """Nothing tells which ones it is like; the mean of all would be a table of all pairs."""
+    monkeypatch.setattr("growth.MOST_ALIKE", 5)
+    settings = dataclasses.replace(
+        VARIANTS["enhanced-ids-only"], transitions=True
+    )
+    model = fresh_model(data, settings)
+    new = data.catalogue.items.with_row(10**6, "New", {})
+    larger = dataclasses.replace(data.catalogue, items=new)
+    after = for_catalogue(model, larger).transitions.matrix().toarray()
+    assert not after[-1].any() and not after[:, -1].any()
+    np.testing.assert_array_equal(
+        after[:-1, :-1], model.transitions.matrix().toarray()
+    )
