@@ -56,8 +56,8 @@ def blended(
 def _qualities(base, tables, weights, data, settings, device):
     """(weight, sharpness) -> validation NDCG@10."""
     asked = data.split.requests["validation"]
-    most = min(REQUESTS, MOST_SCORES // len(data.catalogue.items))
-    step = max(1, len(asked) // max(most, FEWEST))
+    affordable = max(FEWEST, MOST_SCORES // len(data.catalogue.items))
+    step = max(1, len(asked) // min(REQUESTS, affordable))
     requests = asked.part(np.arange(0, len(asked), step))
     hides = filters_seen(settings.eval, data)
     shape = (len(requests), requests.count)
