@@ -33,12 +33,15 @@ def family_label(catalogue: Catalogue, family: str) -> str:
 def strongest(
     items: Sequence[Reason], families: Sequence[Reason]
 ) -> tuple[Reason, ...]:
-    """What a sentence may name of items and families, both the largest first."""
+    """What a sentence may name of items and families, both the largest first; what was had twice
+    is named once."""
     largest = max((one.effect for one in (*items, *families)), default=0.0)
     least = max(LEAST, SHARE * largest)
-    return tuple(
-        one for one in (*items[:ITEMS], *families[:1]) if one.effect >= least
-    )
+    different: dict[str, Reason] = {}
+    for one in items:
+        different.setdefault(one.name, one)
+    first = list(different.values())[:ITEMS]
+    return tuple(one for one in (*first, *families[:1]) if one.effect >= least)
 
 
 def sentence(schema: Schema, reasons: Sequence[Reason]) -> str:

@@ -575,3 +575,11 @@ def test_tags_of_users_and_items_are_words():
     user = Profile(columns=columns, interactions=3, affinities={}, means={})
     line = profile_line(Schema("shop"), user)
     assert line == "User None: gold, new, 3 items"
+
+
+def test_what_was_had_twice_is_named_once():
+    twice = [
+        Reason("history", name, effect)
+        for name, effect in (("Milk", 0.9), ("Milk", 0.8), ("Tea", 0.7))
+    ]
+    assert strongest(twice, []) == (twice[0], twice[2])
