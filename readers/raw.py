@@ -163,7 +163,8 @@ def _is_list(values):
 
 
 def _match_ids(tables, files, counts):
-    """Check the ids of items and users, and count those without a row of their own."""
+    """Check the ids of items and users, and count those without a row of their own, or without an
+    interaction."""
     interactions = tables["interactions"]
     for role, table in (("item", "items"), ("user", "users")):
         if table not in tables:
@@ -179,6 +180,8 @@ def _match_ids(tables, files, counts):
             ~interactions[role].isin(listed["id"]), role
         ]
         counts[f"{table} without a row in their table"] = strange.nunique()
+        idle = ~listed["id"].isin(interactions[role])
+        counts[f"{table} without an interaction, left out"] = int(idle.sum())
 
 
 def _named(table, file, described, counts):

@@ -308,3 +308,13 @@ def test_items_without_a_row_in_their_table_are_counted(ml_1m_folder):
     path.write_text("\n".join(lines[1:]) + "\n", encoding="latin-1")
     counts = read("ml-1m", str(ml_1m_folder)).counts
     assert counts["items without a row in their table"] == 1
+
+
+def test_items_that_nobody_had_are_counted(ml_1m_folder):
+    path = ml_1m_folder / "movies.dat"
+    text = path.read_text(encoding="latin-1")
+    before = read("ml-1m", str(ml_1m_folder)).counts
+    path.write_text(text + "99999::New (1999)::Drama\n", encoding="latin-1")
+    counts = read("ml-1m", str(ml_1m_folder)).counts
+    what = "items without an interaction, left out"
+    assert counts[what] == before[what] + 1
