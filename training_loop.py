@@ -64,6 +64,8 @@ def fit(
     resume: go on with the state in `state_folder`. options: as in `Run`. Raises `Stopped` after
     Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is not finite.
     """
+    if model.transitions is not None:
+        model.transitions.clear()  # of an earlier run
     # One object holds the run, so that each of its phases can be tested alone.
     run = Run(model, data, settings, **options)
     if resume:
@@ -103,8 +105,6 @@ class Run:
         teachers: Sequence[nn.Module] = (),
     ) -> None:
         self.model, self.data, self.settings = model, data, settings
-        if model.transitions is not None:
-            model.transitions.clear()  # of an earlier run
         self.train, self.weights = settings.train, settings.model.task_weights
         self.validate = "validation" in data.split.requests
         self.state_folder = state_folder
