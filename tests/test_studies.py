@@ -202,7 +202,7 @@ def test_runs_are_done_once_compared_and_a_failing_one_stops_no_other(
     assert finished == {path: path.stat().st_mtime_ns for path in finished}, (
         "nothing is trained twice"
     )
-    study_file.write_text(TINY + "  broken: {learning_rate: 1.0e+30}\n")
+    study_file.write_text(TINY + "  broken: {learning_rate: 10, weight_decay: 1.0e+6}\n")
     assert start(study_file, tmp_path) == 1
     captured = capsys.readouterr()
     assert "failed: broken" in captured.out
@@ -314,8 +314,8 @@ def test_killed_again_and_again_a_study_finds_the_same(undisturbed, tmp_path):
             else:
                 process.kill()  # its workers save and end
     saved = {
-        path.parents[1].name: json.loads(path.read_text())["progress"]["step"]
-        for path in work.glob("*/last/checkpoint.json")
+        path.parents[2].name: json.loads(path.read_text())["progress"]["step"]
+        for path in work.glob("*/2*/last/checkpoint.json")
     }
     before = Counter(steps_seen(work))
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -342,7 +342,7 @@ def test_a_ray_worker_may_die(undisturbed, tmp_path):
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
-    wait_for(lambda: list(work.glob("*/last/checkpoint.json")))
+    wait_for(lambda: list(work.glob("*/2*/last/checkpoint.json")))
     os.kill(ray_workers()[0], signal.SIGKILL)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
