@@ -1103,31 +1103,46 @@ def test_a_model_of_an_older_version_is_kept(model, files, tmp_path):
 EVENTS = ("rename", "replace", "mkdir", "symlink", "unlink", "rmdir")
 
 
-def killed_before(count, command, tmp_path):
-    """Exit code of a training in a process that kills itself before its `count`-th change of the
-    file system below tmp_path."""
-    code = f"""
-import os, signal, sys
+KILLED = """
+import os, shutil, signal, sys
 import trainer
 from support.errors import run_command
-left = [{count}]
-def watched(name):
+
+names, folder, used, flags = eval(sys.argv[1])
+
+def watch(name, place, left):
     real = getattr(os, name)
     def act(*arguments, **options):
-        if {str(tmp_path)!r} in str(arguments[0]):
+        if place in str(arguments[0]):
             left[0] -= 1
             if left[0] < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments, **options)
     setattr(os, name, act)
-for name in {EVENTS!r}:
-    watched(name)
-sys.exit(run_command(trainer.main, {command!r}))
+
+def train(place, count):
+    left = [count]
+    for name in names:
+        watch(name, place, left)
+    places = ["--checkpoint_dir", place, "--runs_dir", place]
+    os._exit(run_command(trainer.main, [*flags, *places]))
+
+for count in range(60):
+    place = f"{folder}/{count}"
+    if used:
+        shutil.copytree(used, place, symlinks=True)
+    child = os.fork()
+    if child == 0:
+        train(place, count)
+    _, status = os.waitpid(child, 0)
+    if status == 0:
+        sys.exit()
+sys.exit(1)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True
-    )
-    return done.returncode
+
+
+def runs_of(place):
+    return {path.parent.name for path in place.glob("*/run.json")}
 
 
 @pytest.mark.slow
@@ -1136,27 +1151,34 @@ def test_killed_before_each_change_of_the_file_system(
     model, files, tmp_path, used
 ):
     """Also in a used folder: `--resume` ends in the undisturbed result, or nothing was begun."""
-    flags = ["--data_dir", str(files), *SMALL, "--max_epochs", "2"]
-    wanted = None
-    for count in range(60):
-        place = tmp_path / str(count)
-        if used:
-            shutil.copytree(model.parent, place, symlinks=True)
-        before = {path.parent.name for path in place.glob("*/run.json")}
-        places = ["--checkpoint_dir", str(place), "--runs_dir", str(place)]
-        command = [*flags, *places, "--seed", "5"]
-        code = killed_before(count, command, place)
-        runs = {path.parent.name for path in place.glob("*/run.json")} - before
-        if runs:
-            resume = ["--resume", "--checkpoint_dir", str(place)]
-            assert run_command(trainer.main, resume) == 0
-            run = place / runs.pop()
-            info = json.loads((run / "best" / "checkpoint.json").read_text())
-            results = read_results(run / "best")
-            assert info["settings"]["seed"] == results["seed"] == 5
-            weights = (run / "best" / "model.safetensors").read_bytes()
-            wanted = wanted or weights
-            assert weights == wanted, count
-        if code == 0:
-            break
-    assert code == 0 and count > 5
+    flags = ["--data_dir", str(files), *SMALL]
+    flags += ["--max_epochs", "2", "--seed", "5"]
+    template = str(model.parent) if used else ""
+    told = repr((EVENTS, str(tmp_path), template, flags))
+    # One process that imports, and a fork of it for each number of changes.
+    subprocess.run(
+        [sys.executable, "-c", KILLED, told],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    before = runs_of(model.parent) if used else set()
+    places = sorted(tmp_path.iterdir(), key=lambda place: int(place.name))
+    begun = [place for place in places if runs_of(place) - before]
+    assert len(begun) > 5
+    # The last one was not killed.
+    undisturbed = place_of_weights(begun[-1], before).read_bytes()
+    for place in begun:
+        resume = ["--resume", "--checkpoint_dir", str(place)]
+        assert run_command(trainer.main, resume) == 0
+        weights = place_of_weights(place, before)
+        info = json.loads((weights.parent / "checkpoint.json").read_text())
+        results = read_results(weights.parent)
+        assert info["settings"]["seed"] == results["seed"] == 5
+        assert weights.read_bytes() == undisturbed, place.name
+
+
+def place_of_weights(place, before):
+    """The weights of the one run in a folder that was not there before."""
+    (run,) = runs_of(place) - before
+    return place / run / "best" / "model.safetensors"
