@@ -132,10 +132,9 @@ def _of_users(folder):
 def _figures(variant, seed, folder):
     """What runs.json says of a run."""
     result = read_results(folder / BEST)
-    rankings = result["ranking"]
-    ranking = next(rankings[name] for name in rankings if name != "popularity")
+    ranking = result["ranking"][variant.settings.model.model]
     return {
-        "variant": variant,
+        "variant": variant.name,
         "seed": seed,
         "validation": result["best"][METRIC],
         "test": {metric: entry["mean"] for metric, entry in ranking.items()},
@@ -199,7 +198,11 @@ def write_report(
         f"{study.name}: no run came to its end; mend this and start it again: "
         f"{'; '.join(failed)}",
     )
-    runs = [_figures(*run, folder) for run, folder in folders.items()]
+    variants = {variant.name: variant for variant in study.variants}
+    runs = [
+        _figures(variants[name], seed, folder)
+        for (name, seed), folder in folders.items()
+    ]
     of_users: dict[str, dict[int, np.ndarray]] = {}
     for (variant, seed), folder in folders.items():
         of_users.setdefault(variant, {})[seed] = _of_users(folder)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ablations import run as runner
@@ -191,6 +192,12 @@ def test_runs_are_done_once_compared_and_a_failing_one_stops_no_other(
     page = tmp_path / "results" / "tiny"
     runs = json.loads((page / "runs.json").read_text())
     assert "sinusoidal" in json.dumps(runs)
+    models = [
+        pd.read_parquet(path)["NDCG@10"].mean()
+        for path in (tmp_path / "work").glob("*/best/test_users.parquet")
+    ]
+    told = [run["test"]["NDCG@10"] for run in runs["runs"]]
+    assert sorted(told) == pytest.approx(sorted(models)), "of the models"
     text = (page / "report.md").read_text()
     assert str(tmp_path) not in text and "What it cannot say" in text
     finished = {
@@ -202,7 +209,9 @@ def test_runs_are_done_once_compared_and_a_failing_one_stops_no_other(
     assert finished == {path: path.stat().st_mtime_ns for path in finished}, (
         "nothing is trained twice"
     )
-    study_file.write_text(TINY + "  broken: {learning_rate: 10, weight_decay: 1.0e+6}\n")
+    study_file.write_text(
+        TINY + "  broken: {learning_rate: 10, weight_decay: 1.0e+6}\n"
+    )
     assert start(study_file, tmp_path) == 1
     captured = capsys.readouterr()
     assert "failed: broken" in captured.out
