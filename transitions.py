@@ -13,6 +13,7 @@ validation items (blending.py).
 Axes: B histories, J = REACH newest items, R rows of the item table, K = KEPT.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from batches import Batch
 from dataset import PAD, Dataset
 
 REACH = 10
+COUNTED = [distance**-0.5 for distance in range(1, REACH + 1)]
 TAIL = 0.7
 KEPT = 500  # pairs of an item at most, those that count most
 LARGEST = 1e6  # no weight and no count come near such a value
@@ -55,7 +57,7 @@ class Transitions(nn.Module):
 
     def hold_values(self, values: sparse.csr_matrix) -> "Transitions":
         """Take these values (R, R), of each row the KEPT largest."""
-        values = _largest(values)
+        values = largest_of_rows(values, KEPT)
         device = self.values.device
         found = {
             "starts": values.indptr.astype(np.int64),
@@ -140,31 +142,33 @@ class Transitions(nn.Module):
         )
 
 
-def transition_counts(data: Dataset) -> sparse.csr_matrix:
-    """C (R, R) of the training part."""
+def transition_counts(
+    data: Dataset, weights: Sequence[float] = COUNTED
+) -> sparse.csr_matrix:
+    """sum_d weights[d - 1] N_d (R, R) of the training part."""
     rows = data.training_rows()
     users, items = data.user_of[rows], data.items[rows]
     size = len(data.catalogue.items)
     counts = sparse.csr_matrix((size, size))
-    for distance in range(1, REACH + 1):
+    for distance, weight in enumerate(weights, 1):
         same = users[distance:] == users[:-distance]
         pairs = (items[:-distance][same], items[distance:][same])
-        weights = np.full(int(same.sum()), distance**-0.5)
-        counts += sparse.csr_matrix((weights, pairs), shape=counts.shape)
+        each = np.full(int(same.sum()), weight)
+        counts += sparse.csr_matrix((each, pairs), shape=counts.shape)
     return counts
 
 
-def _largest(values: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Of each row the KEPT largest values, in the order of their columns."""
+def largest_of_rows(values: sparse.csr_matrix, kept: int) -> sparse.csr_matrix:
+    """Of each row the `kept` largest values, in the order of their columns."""
     values = values.tocsr()
     values.sort_indices()
     lengths = np.diff(values.indptr)
-    if lengths.max(initial=0) <= KEPT:
+    if lengths.max(initial=0) <= kept:
         return values
     row = np.repeat(np.arange(len(lengths)), lengths)
     # by row, within it from the largest value on, of equal ones the first
     order = np.lexsort((-values.data, row))
     place = np.arange(len(order)) - values.indptr[row]
-    kept = np.sort(order[place < KEPT])
-    pairs = (row[kept], values.indices[kept])
-    return sparse.csr_matrix((values.data[kept], pairs), shape=values.shape)
+    chosen = np.sort(order[place < kept])
+    pairs = (row[chosen], values.indices[chosen])
+    return sparse.csr_matrix((values.data[chosen], pairs), shape=values.shape)

@@ -8,12 +8,12 @@ R rows of the item table; age 0 = the newest item.
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import sparse
 from torch import Tensor
 
 from batches import Batch
 from dataset import ITEM_ROWS, PAD, Dataset
 from transformer import positions_from_end
+from transitions import transition_counts
 
 
 class ItemToItem:
@@ -109,20 +109,9 @@ def markov_chain(
     pseudo-followers that every item gets, spread by popularity, so that unseen pairs are ranked.
     decay 0: the first-order chain; above it older items speak too.
     """
-    rows = data.training_rows()
-    users = data.user_of[rows]
-    items = data.items[rows]
-    size = len(data.catalogue.items)
-    following = sparse.csr_matrix((size, size))
-    for step in range(1, reach + 1):
-        same = users[step:] == users[:-step]
-        before, after = items[:-step][same], items[step:][same]
-        pairs = (before, after)
-        weights = np.full(int(same.sum()), 1.0 / step)
-        following = following + sparse.csr_matrix(
-            (weights, pairs), shape=(size, size)
-        )
-    popularity = np.bincount(items, minlength=size) / len(items)
+    following = transition_counts(data, 1 / np.arange(1.0, reach + 1))
+    counts = data.item_counts()
+    popularity = counts / counts.sum()
     matrix = following.toarray() + backoff * popularity
     matrix = matrix / matrix.sum(1, keepdims=True)
     return ItemToItem(matrix, decay)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
+from baselines.followers import HISTORIES, pctm, sequential_rules
 from baselines.neighbours import (
     ColumnNeighbours,
     ItemToItem,
@@ -120,6 +121,88 @@ def test_transitions_sum_what_followed(data):
     popular = Popularity(data).counts[ITEM_ROWS:]
     assert (scores[2, ITEM_ROWS:].argsort() == popular.argsort()).all()
     assert (scores[:, :ITEM_ROWS] == -torch.inf).all()
+
+
+def pairs_of(data, reach):
+    """Distance -> how often each item stands so far after each, by loops."""
+    size = len(data.catalogue.items)
+    counts = {d: np.zeros((size, size)) for d in range(1, reach + 1)}
+    for user in data.catalogue.users.rows:
+        start, end = span(data, user, "validation")
+        for place in range(start, end):
+            for distance in range(1, reach + 1):
+                if place + distance < end:
+                    before, after = data.items[[place, place + distance]]
+                    counts[distance][before, after] += 1
+    return counts
+
+
+def asked(data, user):
+    """The history of a test request, and its batch."""
+    history = history_of(data, user, span(data, user, "test")[1])
+    return history.items, history_batch([history], data.catalogue, 1000)
+
+
+@pytest.mark.parametrize("popularity", [0.0, -0.4])
+def test_pctm_sums_logarithms_of_probabilities(data, popularity):
+    """From the formula, P(a | b) = (C + tau / I) / (C_b + tau), by loops: equal up to what is the
+    same for all items."""
+    counts = pairs_of(data, 4)
+    whole = sum(counts[d] / d for d in counts)
+    size = len(whole)
+    tau = size / 25.0
+    sums = whole.sum(1, keepdims=True)
+    probability = (whole + tau / size) / (sums + tau)
+    times = data.item_counts()
+    share = np.log((times + 1) / (times.sum() + size))
+    ranker = pctm(data, ["inverse", 4], 25.0, "tail", popularity)
+    for user in (1, 2, 3):
+        items, batch = asked(data, user)
+        newest = items[::-1]
+        weights = 0.8 * 0.6 ** np.arange(7) / (0.6 ** np.arange(7)).sum()
+        older = len(newest) - 7
+        weights = [*weights, *[0.2 / older] * older]
+        expected = popularity * share
+        for item, weight in zip(newest, weights, strict=True):
+            expected = expected + weight * np.log(probability[item])
+        found = ranker.score(batch)[0].numpy()
+        assert (found[:ITEM_ROWS] == -np.inf).all()
+        difference = (found - expected)[ITEM_ROWS:]
+        assert np.ptp(difference) < 1e-4 and np.ptp(expected) > 0.5
+
+
+def test_sequential_rules_sum_what_followed(data):
+    counts = pairs_of(data, 3)
+    rules = sum(counts[d] / np.log10(d + 1.7) for d in counts)
+    times = data.item_counts()
+    rarity = np.log(data.num_users / np.maximum(times, 1))
+    known = times > 0
+    low, high = rarity[known].min(), rarity[known].max()
+    rules *= np.where(known, (rarity - low) / (high - low), 0)[:, None]
+    for row in rules:
+        # by value, of equal ones the first
+        order = sorted(range(len(row)), key=lambda item: (-row[item], item))
+        row[order[20:]] = 0
+    ranker = sequential_rules(data, 3, "logarithmic", 20, True, "quadratic")
+    for user in (1, 2, 3):
+        items, batch = asked(data, user)
+        newest = items[::-1][:10]
+        expected = sum(
+            rules[item] / age**2 for age, item in enumerate(newest, 1)
+        )
+        found = ranker.score(batch)[0].numpy()
+        np.testing.assert_allclose(
+            found[ITEM_ROWS:], expected[ITEM_ROWS:], rtol=1e-5, atol=2e-6
+        )
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 300])
+def test_weights_of_a_history_sum_to_one(length):
+    for name, weights in HISTORIES.items():
+        found = weights(length)
+        assert found.shape == (length,), name
+        assert found.sum() == pytest.approx(1.0 if length else 0.0)
+        assert (np.diff(found[:7]) < 0).all()
 
 
 def test_scores_weigh_films_by_their_age(data):
