@@ -43,7 +43,7 @@ def compare_candidates(settings: Settings) -> dict[str, dict[str, Any]]:
         Path(settings.train.checkpoint_dir) / "best"
     ).model.frozen()
     data = load(settings.data)
-    users, results = data.split.requests["test"].users, {}
+    results = {}
     for candidates in ("full", "popular_100", "uniform_100"):
         evaluation = EvalSettings(candidates=candidates)
         rows = {}
@@ -54,7 +54,7 @@ def compare_candidates(settings: Settings) -> dict[str, dict[str, Any]]:
             rank = target_ranks(
                 one, data, "test", settings.model.seq_length, evaluation
             )
-            rows[name] = summarise(rank, users)
+            rows[name] = summarise(rank, data, "test")
         results[candidates] = {
             "protocol": protocol_line(data, "test", evaluation),
             "ranking": rows,

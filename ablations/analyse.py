@@ -43,7 +43,7 @@ def analyse(
     ranks = ranks_of(rankers, data, until, length, settings.eval)
     ranking, lists = {}, {}
     for label, rank in ranks.items():
-        ranking[label] = summarise(rank, requests.users)
+        ranking[label] = summarise(rank, data, until)
     for label, ranker in rankers.items():
         hides = filters_seen(settings.eval, data)
         chosen, _ = top_lists(ranker, data, requests, length, hides)

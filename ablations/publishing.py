@@ -1,5 +1,6 @@
 """A trained row of the results tables as a model folder with a card, to share."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ from support.checkpoint import read_checkpoint, write_checkpoint
 from support.files import write_text
 from support.tables import table_text
 
-SAMPLED = "pop-100 "
-SHOWN = (
-    "HR@1",
-    "HR@10",
-    "NDCG@10",
-    "MRR",
-    SAMPLED + "HR@10",
-    SAMPLED + "NDCG@10",
-)
+SAMPLED = ", pop-100"
+BOTH = ("HR@10", "NDCG@10")
+FIRST = ("HR@1", *BOTH, "MRR")
+
+
+def shown_of(test: Mapping[str, Any]) -> list[str]:
+    """Of a row's metrics those that tables show."""
+    more = [name for name in test if "," in name and name.startswith(BOTH)]
+    return [*FIRST, *more]
+
+
 CARD = """# {row}
 
 `{row}` of `configs/`, trained on {dataset} with seed {run[seed]}: {parameters:,} parameters,
@@ -47,11 +50,12 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
         info["settings"].pop(name, None)
     write_checkpoint(folder, tensors, info)
     figures = {"this model": run["test"]}
+    shown = shown_of(run["test"])
     for what in ("mean", "low", "high"):
-        entries = {name: record["test"][name][what] for name in SHOWN}
+        entries = {name: record["test"][name][what] for name in shown}
         figures[f"{what} of the seeds"] = entries
     rows = [
-        [name, *(f"{values[metric]:.4f}" for metric in SHOWN)]
+        [name, *(f"{values[metric]:.4f}" for metric in shown)]
         for name, values in figures.items()
     ]
     columns = [name for table in info["fields"].values() for name in table]
@@ -63,7 +67,7 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         items=len(info["item_ids"]),
         columns=", ".join(columns) or "none",
-        figures=table_text(["", *SHOWN], rows),
+        figures=table_text(["", *shown], rows),
         minutes=run["seconds"] / 60,
     )
     write_text(folder / "README.md", text)

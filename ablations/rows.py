@@ -25,17 +25,24 @@ import numpy as np
 
 from ablations.comparison import training_parser
 from ablations.once import run_once
-from ablations.publishing import SHOWN, publish
+from ablations.publishing import BOTH, SAMPLED, publish, shown_of
 from ablations.study import ROOT, code_version, data_hash, run_key
+from baselines.followers import pctm, sequential_rules
 from baselines.neighbours import ease, item_knn, markov_chain
 from baselines.popularity import Popularity, RecentPopularity
 from command_line import parse_command_line
 from data_processor import load
 from dataset import Dataset
 from evaluation.metrics import ONE_TARGET, interval, per_user
-from evaluation.protocols import Ranker, protocol_line, target_ranks
+from evaluation.protocols import (
+    Ranker,
+    both_filters,
+    protocol_line,
+    target_ranks,
+)
 from evaluation.report import cell
 from evaluation.significance import compare, holm, mark
+from evaluation.slices import by_time
 from model_io import load_model
 from settings import EvalSettings
 from support.checkpoint import read_json
@@ -50,7 +57,7 @@ BOARDS: dict[str, dict[str, Any]] = {
     "loo-3706": {},
     "global-time": {"protocol": "global_time"},
 }
-AGAINST = "vanilla"  # the row that the others are tested against
+AGAINST = ("vanilla", "pctm")  # rows that the others are tested against
 TRIALS = 24
 # baselines read all of a history; models as much as their length
 WHOLE_HISTORY = 10_000
@@ -60,24 +67,22 @@ BASELINES: dict[str, Callable[..., Ranker]] = {
     "markov_chain": markov_chain,
     "item_knn": item_knn,
     "ease": ease,
+    "sequential_rules": sequential_rules,
+    "pctm": pctm,
 }
 TRAINED = ("sasrec", "vanilla", "enhanced", "original")
 NAMES = (*BASELINES, *TRAINED)
 # a board: ids alone; `enhanced` knows more, `original` takes hours: by name
 ALL = (*BASELINES, "sasrec", "vanilla")
-SAMPLED = "pop-100 "
-# The last as in the published tables.
-RANKINGS = {
-    "": EvalSettings(),
-    SAMPLED: EvalSettings(candidates="popular_100_any"),
-}
 SELECTION = "NDCG@10"
 KEPT = ("steps", "git_commit", "peak_memory_mb", "values", "preferences")
 NOTE = (
     "{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users; pop-100: "
     "among 100 items drawn by popularity, of which the seen ones are left out (so fewer than "
-    "100), as in the published tables; difference in {metric} against {against}: randomisation "
-    "test over users, Holm, * .05 ** .01 *** .001; time: of training, or of all trials"
+    "100), as in the published tables; other time, same time: requests whose target has another "
+    "time than the item before it, or the same, where the order may be that of the file; vs: "
+    "difference in {metric}, randomisation test over users, Holm, * .05 ** .01 *** .001; time: of "
+    "training, or of all trials"
 )
 
 
@@ -142,17 +147,13 @@ def measure(
         record, rankers = trained(name, flags, extra, data)
     else:
         record, rankers = tuned(name, data)
-    users = data.split.requests["test"].users
     length = record["settings"].get("seq_length", WHOLE_HISTORY)
     of_metric: dict[str, list[np.ndarray]] = {}
     for run, ranker in zip(record["runs"], rankers, strict=True):
         run["test"] = {}
-        for kind, evaluation in RANKINGS.items():
-            rank = target_ranks(ranker, data, "test", length, evaluation)
-            values = per_user(rank, users)
-            for metric in ("HR@10", "NDCG@10") if kind else ONE_TARGET:
-                run["test"][kind + metric] = float(values[metric].mean())
-                of_metric.setdefault(kind + metric, []).append(values[metric])
+        for metric, values in _test_metrics(ranker, data, length).items():
+            run["test"][metric] = float(values.mean())
+            of_metric.setdefault(metric, []).append(values)
     test = {}
     for metric, runs in of_metric.items():
         values = np.stack(runs)  # (S, P)
@@ -169,6 +170,26 @@ def measure(
         **record,
     }
     return record, np.stack(of_metric[SELECTION])
+
+
+def _test_metrics(ranker, data, length):
+    """Metric -> (P,) of each user, or of those with such a request."""
+    users = data.split.requests["test"].users
+    rankings = both_filters(EvalSettings(), data)
+    # The sample as in the published tables.
+    rankings[SAMPLED] = EvalSettings(candidates="popular_100_any")
+    found = {}
+    for kind, evaluation in rankings.items():
+        rank = target_ranks(ranker, data, "test", length, evaluation)
+        values = per_user(rank, users)
+        if kind:
+            found |= {f"{metric}{kind}": values[metric] for metric in BOTH}
+            continue
+        found |= {metric: values[metric] for metric in ONE_TARGET}
+        for part, chosen in by_time(data, "test").items():
+            values = per_user(rank[chosen], users[chosen])
+            found[f"{SELECTION}, {part}"] = values[SELECTION]
+    return found
 
 
 def verdict(
@@ -192,31 +213,40 @@ def table(
     records: dict[str, dict[str, Any]], values: dict[str, np.ndarray]
 ) -> tuple[str, list[str], list[list[str]]]:
     """(what it means, header, rows): means over seeds, intervals over users, paired tests against
-    one row."""
-    tests = {}
-    if AGAINST in records:
-        for name in records.keys() - {AGAINST}:
-            tests[name] = compare(values[name], values[AGAINST])
-    corrected = holm({name: test.p_value for name, test in tests.items()})
+    the rows of AGAINST."""
+    first = next(iter(records.values()))
+    shown = shown_of(first["test"])
+    references = [name for name in AGAINST if name in records]
+    differences = {name: _differences(values, name) for name in references}
     rows = []
     for name, record in records.items():
         row = [name, str(len(record["runs"]))]
-        for metric in SHOWN:
+        for metric in shown:
             entry = record["test"][metric]
             mean, _, spread = cell(entry).partition("\n")
             if entry["sd_of_seeds"] is not None:
                 mean += f"\n±{entry['sd_of_seeds']:.4f}"
             row.append(f"{mean}\n{spread}")
-        difference = ""
-        if name in tests:
-            stars = mark(corrected[name])
-            difference = f"{tests[name].difference:+.4f}{stars}"
+        row += [differences[other].get(name, "") for other in references]
         seconds = np.mean([run["seconds"] for run in record["runs"]])
-        rows.append([*row, difference, f"{seconds:,.0f} s"])
-    note = NOTE.format(
-        protocol=record["protocol"], metric=SELECTION, against=AGAINST
-    )
-    return note, ["row", "runs", *SHOWN, f"vs {AGAINST}", "time"], rows
+        rows.append([*row, f"{seconds:,.0f} s"])
+    note = NOTE.format(protocol=first["protocol"], metric=SELECTION)
+    against = [f"vs {name}" for name in references]
+    return note, ["row", "runs", *shown, *against, "time"], rows
+
+
+def _differences(values, against):
+    """Row -> its difference to another one, with stars."""
+    tests = {
+        name: compare(ours, values[against])
+        for name, ours in values.items()
+        if name != against
+    }
+    corrected = holm({name: test.p_value for name, test in tests.items()})
+    return {
+        name: f"{test.difference:+.4f}{mark(corrected[name])}"
+        for name, test in tests.items()
+    }
 
 
 def _parser():

@@ -15,16 +15,24 @@ from evaluation.metrics import (
     per_request,
     per_user,
 )
+from evaluation.slices import by_time
 from support.tables import by_row, print_table, write_frame
 
+TIMED = "NDCG@10"
 Summary = dict[str, dict[str, float]]  # metric -> mean, low, high
 
 
-def summarise(rank: np.ndarray, users: np.ndarray) -> Summary:
-    """Metric name to its interval, from the ranks (Q, T) of users' requests."""
+def summarise(rank: np.ndarray, data: Dataset, until: str) -> Summary:
+    """Metric name to its interval, from the ranks (Q, T) of all requests; TIMED of the parts by
+    time too."""
+    users = data.split.requests[until].users
     metrics = per_user(rank, users)
     names = ONE_TARGET if rank.shape[1] == 1 else SEVERAL_TARGETS
-    return {name: interval(metrics[name]) for name in names}
+    summary = {name: interval(metrics[name]) for name in names}
+    for part, chosen in by_time(data, until).items():
+        values = per_user(rank[chosen], users[chosen])[TIMED]
+        summary[f"{TIMED}, {part}"] = interval(values)
+    return summary
 
 
 def hit_max_ratio(rank: np.ndarray, users: np.ndarray) -> dict[str, float]:
@@ -43,6 +51,7 @@ def cell(summary: dict[str, float], mark: str = "") -> str:
 def print_ranking(title: str, protocol: str, rows: dict[str, Summary]) -> None:
     """The ranking table, the interval under each mean."""
     names, cells = by_row(rows, cell)
+    names = [name.replace(", ", "\n") for name in names]
     print_table(title, protocol, ["model", *names], cells)
 
 

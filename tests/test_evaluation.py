@@ -352,17 +352,29 @@ def test_interval_covers_the_mean():
     assert high - low == pytest.approx(2 * 1.96 * (0.21 / 300) ** 0.5, rel=0.2)
 
 
-def test_summary():
-    rank = np.array([[1], [2], [6], [11]])
-    summary = summarise(rank, np.arange(4))
-    assert summary["HR@1"]["mean"] == 1 / 4
-    assert summary["HR@10"]["mean"] == 3 / 4
-    assert summary["NDCG@10"]["mean"] == pytest.approx(
-        (1 + 1 / np.log2(3) + 1 / np.log2(7) + 0) / 4
-    )
-    assert summary["MRR"]["mean"] == pytest.approx(
-        (1 + 1 / 2 + 1 / 6 + 1 / 11) / 4
-    )
+def test_summary(data):
+    """Also of the requests whose target has another time than the item before, and the same."""
+    ends = data.split.requests["test"].ends
+    users = len(ends)
+    same = np.arange(users) % 3 == 0
+    times = data.times.copy()
+    times[ends[same]] = times[ends[same] - 1]
+    data = data.replace(times=times)
+    rank = rng(0).integers(1, 20, (users, 1))
+    summary = summarise(rank, data, "test")
+    assert summary["HR@10"]["mean"] == pytest.approx((rank <= 10).mean())
+    assert summary["MRR"]["mean"] == pytest.approx((1 / rank).mean())
+    gains = np.where(rank <= 10, 1 / np.log2(1 + rank), 0)[:, 0]
+    assert summary["NDCG@10"]["mean"] == pytest.approx(gains.mean())
+    for name, chosen in (("same time", same), ("other time", ~same)):
+        found = summary[f"NDCG@10, {name}"]["mean"]
+        assert found == pytest.approx(gains[chosen].mean())
+
+
+def test_summary_without_times(data):
+    untimed = data.replace(times=np.zeros_like(data.times))
+    rank = np.ones((len(data.split.requests["test"]), 1), dtype=int)
+    assert not any("time" in name for name in summarise(rank, untimed, "test"))
 
 
 def test_protocol_line_says_what_a_number_means(data):

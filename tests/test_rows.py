@@ -71,7 +71,7 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     )
     assert (
         "randomisation test" in capsys.readouterr().out
-        and "pop-100 HR@10" in record["test"]
+        and "HR@10, pop-100" in record["test"]
     )
     # Again: nothing is trained, and all is as reported.
     monkeypatch.setattr(once, "train", None)
