@@ -153,7 +153,8 @@ def _kept(raw, settings):
     fewest = max(settings.min_user_count, FEWEST[settings.protocol])
     for role, least in (("item", settings.min_item_count), ("user", fewest)):
         counts = rows[role].value_counts()
-        rows = rows[rows[role].isin(counts.index[counts >= least])]
+        if (counts < least).any():
+            rows = rows[rows[role].isin(counts.index[counts >= least])]
     if rows.empty:
         raise UserError(
             f"--min_item_count {settings.min_item_count}, --min_user_count {fewest} and "

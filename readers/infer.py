@@ -97,7 +97,7 @@ FILES = {
 FEW = 20  # different whole numbers that still look like a list of values
 MOST_VALUES = 1000  # of a category
 MOST_PREDICTED = 200  # values of tags that a head learns
-SAMPLE = 20_000  # rows by which a kind is chosen
+SAMPLE = 20_000  # rows by which a kind is chosen, users by which repeats are
 
 
 def inferred(path: Path, columns: str) -> tuple[Schema, Files]:
@@ -159,7 +159,7 @@ def schema_for(
     pair = [roles["user"], roles["item"]]
     for field in pair:
         check_ids(files["interactions"], files["interactions"].frame[field])
-    repeats = files["interactions"].frame.duplicated(pair).mean() > 0.01
+    repeats = _share_of_repeats(files["interactions"].frame[pair]) > 0.01
     schema = Schema(
         re.sub(r"[^\w .-]", "_", name),
         verb="chose",
@@ -168,6 +168,16 @@ def schema_for(
         **tables,
     )
     return schema, files
+
+
+def _share_of_repeats(pairs):
+    """Share of the rows whose user has the item in an earlier row; of many users, of some."""
+    users = pairs.iloc[:, 0]
+    different = users.unique()
+    if len(different) > SAMPLE:
+        some = different[:: 1 + len(different) // SAMPLE]
+        pairs = pairs[users.isin(some)]
+    return pairs.duplicated().mean()
 
 
 def _files_of(path, wanted):

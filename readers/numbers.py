@@ -1,6 +1,9 @@
 """Texts that are whole numbers, millions of them at once."""
 
+import numpy as np
 import pandas as pd
+
+POWERS = 10 ** np.arange(1, 19)
 
 
 def whole_numbers(values: pd.Series) -> pd.Series | None:
@@ -19,7 +22,16 @@ def whole_numbers(values: pd.Series) -> pd.Series | None:
         found = compute.cast(texts, pa.int64())
     except pa.ArrowInvalid:
         return None
-    same = compute.equal(compute.cast(found, texts.type), texts)
-    if found.null_count or not compute.all(same).as_py():
+    if found.null_count:
         return None
-    return pd.Series(found.to_numpy(), index=values.index)
+    numbers = found.to_numpy()
+    lengths = compute.binary_length(texts).to_numpy()
+    if not np.array_equal(_written_length(numbers), lengths):
+        return None
+    return pd.Series(numbers, index=values.index)
+
+
+def _written_length(numbers):
+    """Characters of each whole number as Python writes it: '007' has more, and so has '+7'."""
+    digits = np.searchsorted(POWERS, np.abs(numbers), side="right") + 1
+    return digits + (numbers < 0)

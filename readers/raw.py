@@ -207,7 +207,8 @@ def _named(table, file, described, counts):
     counts[f"rows of {table} dropped: no {' or '.join(blank)}"] = int(
         missing.sum()
     )
-    frame = frame[~missing]
+    if missing.any():
+        frame = frame[~missing]
     if frame.empty:
         raise UserError(f"{file.name} is empty; give a file with data")
     named: dict[str, pd.Series] = {}

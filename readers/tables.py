@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import glob
 import io
+import mmap
 import os
 import re
 import warnings
@@ -166,27 +167,13 @@ def _read_csv(path, encoding, wanted):
     if twice and not nameless:
         raise ValueError(f"line 1 has two fields {twice[0]!r}")
     names = [str(number + 1) for number in range(len(header))]
-    with open_text(path, encoding) as file, warnings.catch_warnings():
-        # More fields than the header has: what is too much would be lost.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        if separator == "::":
-            separator = FIELD_END
-            file = io.StringIO(file.read().replace("::", FIELD_END))
-        frame = pd.read_csv(
-            file,
-            sep=separator,
-            header=None if nameless else 0,
-            names=names if nameless else None,
-            dtype=str,
-            keep_default_na=False,
-            # Neither these files nor RecBole's atomic ones have quotes.
-            quoting=csv.QUOTE_NONE
-            if atomic or separator == FIELD_END
-            else csv.QUOTE_MINIMAL,
-            index_col=False,
-            # So that each row stands in the line that its number says.
-            skip_blank_lines=False,
+    frame = None
+    if len(separator) == 1 and encoding == ENCODINGS[0]:
+        frame = _read_plain(
+            path, separator, None if nameless else first, names
         )
+    if frame is None:
+        frame = _read_any(path, encoding, separator, nameless, names)
     kinds: dict[str, Kind] = {}
     renamed = {}
     for field in frame:
@@ -199,6 +186,76 @@ def _read_csv(path, encoding, wanted):
         first_line=1 if nameless else 2,
         kinds=kinds,
     )
+
+
+def _read_any(path, encoding, separator, nameless, names):
+    """The fields of any text file, as text."""
+    with open_text(path, encoding) as file, warnings.catch_warnings():
+        # More fields than the header has: what is too much would be lost.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        if separator == "::":
+            separator = FIELD_END
+            file = io.StringIO(file.read().replace("::", FIELD_END))
+        return pd.read_csv(
+            file,
+            sep=separator,
+            header=None if nameless else 0,
+            names=names if nameless else None,
+            dtype=str,
+            keep_default_na=False,
+            # Neither these files nor RecBole's atomic ones have quotes.
+            quoting=csv.QUOTE_NONE
+            if path.suffix in ATOMIC or separator == FIELD_END
+            else csv.QUOTE_MINIMAL,
+            index_col=False,
+            # So that each row stands in the line that its number says.
+            skip_blank_lines=False,
+        )
+
+
+def _read_plain(path, separator, header, names):
+    """The same, several times faster, for a file that is not packed, has no quotes below its
+    header and as many fields in each row; None for any other.
+
+    header: its first line, None if that is data already.
+    """
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    if path.suffix in PACKED or _has_any(path, (b'"', b"\0"), header):
+        return None
+    if header is not None:
+        named = io.StringIO(header + "\n")
+        names = pd.read_csv(named, sep=separator, dtype=str).columns.tolist()
+    reading = arrow_csv.ReadOptions(
+        column_names=names, skip_rows=int(header is not None)
+    )
+    parsing = arrow_csv.ParseOptions(
+        delimiter=separator, quote_char=False, ignore_empty_lines=False
+    )
+    as_text = arrow_csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.large_string()),
+        strings_can_be_null=False,
+    )
+    try:
+        table = arrow_csv.read_csv(str(path), reading, parsing, as_text)
+    except pa.ArrowInvalid:  # what is wrong is said by the other reader
+        return None
+    if len(names) < 2 or not len(table):
+        return None
+    return table.combine_chunks().to_pandas()
+
+
+def _has_any(path, signs, header):
+    """Whether a file has any of some bytes below its header; so too where the header has no
+    end."""
+    if not path.stat().st_size or (header or "").count('"') % 2:
+        return True
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with content:
+            below = 0 if header is None else content.find(b"\n") + 1
+            return any(content.find(sign, below) >= 0 for sign in signs)
 
 
 def _has_no_names(header, wanted):

@@ -3,16 +3,21 @@
 import gzip
 import json
 import struct
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import data_processor
 from data_processor import Dataset, load
 from exporting import write_atomic
 from readers import read
+from readers.tables import _read_any, _read_plain
 from readers.tfrecord import read_tfrecord
 from settings import DataSettings
 from support.errors import UserError, run_command
@@ -313,3 +318,35 @@ def test_only_what_recbole_splits_alike_is_written(tmp_path, capsys):
     flags = ["--protocol", "global_time", *flags, "recbole", out]
     assert run_command(data_processor.main, flags) == 2
     assert "--protocol leave_one_out" in capsys.readouterr().err
+
+
+PIECES = ["a", "12", ",", "\n", "\r", "\r\n", " ", "é", "😀", "\t", "'", "\\"]
+PIECES += ["#", "\x1c", "\u2028", "\ufeff", "NA", '"', "\0", "x,y\n"]
+
+
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=12),
+    st.sampled_from(["x,y", '"x","y"', 'x,"y,z"', '"x,y', ""]),
+)
+@settings(max_examples=300, deadline=None)
+def test_the_fast_reader_reads_what_the_other_does(pieces, header):
+    """Or leaves a file to it."""
+    start = "1,2\n" if not header else header + "\n"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log.csv"
+        path.write_bytes((start + "".join(pieces)).encode())
+        found = _read_plain(path, ",", header or None, ["1", "2"])
+        if found is None:
+            return
+        other = _read_any(path, "utf-8-sig", ",", not header, ["1", "2"])
+        pd.testing.assert_frame_equal(found, other)
+
+
+def test_the_fast_reader_is_used(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("x,y\n1,é\n,\n")
+    frame = _read_plain(path, ",", "x,y", ["1", "2"])
+    assert frame["x"].tolist() == ["1", ""] and frame["y"].tolist() == [
+        "é",
+        "",
+    ]
