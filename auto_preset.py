@@ -38,7 +38,6 @@ def fitted(data: Dataset) -> tuple[dict[str, Any], str]:
     long = float(np.quantile(lengths, 0.95))
     values: dict[str, Any] = {
         "seq_length": int(np.clip(8 * np.ceil(long / 8), 16, 200)),
-        "transitions": True,
     }
     if interactions < FEW or of_an_item < SPARSE:
         values |= OF_FEW

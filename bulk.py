@@ -9,6 +9,8 @@ import torch
 from answers import Id
 from engine import RecommendationEngine
 from evaluation.lists import top_lists
+from evaluation.protocols import Ranker
+from reranking import LikedRanker
 from support.devices import uses_bf16
 from support.errors import UserError
 
@@ -20,6 +22,8 @@ def recommend_all(
     until: str = "end",
     filter_seen: bool | None = None,
     precision: str = "auto",
+    rank_by: str = "next",
+    diversity: float = 0.0,
 ) -> Any:
     """Data frame user_id, item_id, rank (from 1), score for these users, or for all; a user for
     whom fewer than `k` items are left has fewer rows.
@@ -27,7 +31,8 @@ def recommend_all(
     until: 'end' ranks from whole histories; 'test' and 'validation' from what comes before that
     target, at its time if the model knows request times; for all users in the very batches that
     the trainer evaluates. precision: 'auto' encodes whole histories in bf16 where the processor
-    has it, 'fp32' never; what ranks before a target is always encoded in fp32.
+    has it, 'fp32' never; what ranks before a target is always encoded in fp32. rank_by,
+    diversity: as in `Query`.
     """
     import pandas as pd
 
@@ -38,30 +43,38 @@ def recommend_all(
         raise UserError("--users: nobody to recommend for")
     # With the items that were added.
     data = engine.data.replace(catalogue=engine.catalogue)
+    ranker: Ranker = engine.scorer
+    if rank_by == "liked":
+        ranker = LikedRanker(engine.scorer, engine.catalogue)
     whole = until == "end"
     bf16 = whole and uses_bf16(precision, torch.device("cpu"))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         rows, values = top_lists(
-            engine.scorer,
+            ranker,
             data,
             requests,
             engine.seq_length,
             engine.hides_seen(filter_seen),
             k,
             engine.timed if whole else lambda history: history,
+            engine.scorer.table,
+            diversity,
         )
+    return pd.DataFrame(_columns(data, requests.users, rows, values))
+
+
+def _columns(data, users, rows, values):
+    """The columns of the table, from lists (Q, K) and their scores."""
     width = rows.shape[1]
     # Where fewer items are left the rest is -inf.
     there = np.isfinite(values).ravel()
-    table = {
-        "user_id": np.repeat(
-            data.catalogue.users.id_array(requests.users), width
-        )[there],
+    ids = data.catalogue.users.id_array(users)
+    return {
+        "user_id": np.repeat(ids, width)[there],
         "item_id": data.catalogue.items.id_array(rows.ravel()[there]),
         "rank": np.tile(np.arange(1, width + 1), len(rows))[there],
         "score": values.ravel()[there],
     }
-    return pd.DataFrame(table)
 
 
 def _requests(engine, user_ids, until):

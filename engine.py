@@ -20,6 +20,7 @@ from growth import for_catalogue
 from item_search import rows_where
 from model_io import data_of, load_model
 from profiles import iso, largest_first, profile, typical_next_time
+from reranking import LikedRanker, varied
 from schema import Schema
 from support.errors import UserError, require
 
@@ -31,13 +32,16 @@ class Query:
     """What is asked of the engine: the `k` best items after a history.
 
     filter_seen: leave out items of the history; None = as the schema says. where: conditions on
-    the items' columns (item_search.py). Where fewer are left, fewer are given.
+    the items' columns (item_search.py). Where fewer are left, fewer are given. rank_by: `next` or
+    `liked`, diversity: from 0 to 1 (reranking.py).
     """
 
     history: History
     k: int = 10
     filter_seen: bool | None = None
     where: Sequence[str] = ()
+    rank_by: str = "next"
+    diversity: float = 0.0
 
 
 class RecommendationEngine:
@@ -96,12 +100,15 @@ class RecommendationEngine:
         filter_seen: bool | None = None,
         *,
         where: Sequence[str] = (),
+        rank_by: str = "next",
+        diversity: float = 0.0,
         **known: Any,
     ) -> list[Recommendation]:
         """The `k` best items, best first. Who is asked for: see `history`, as for `known`; the
         rest: see `Query`."""
         history = self.history(user_id, item_sequence, **known)
-        return self.answer([Query(history, k, filter_seen, where)])[0]
+        query = Query(history, k, filter_seen, where, rank_by, diversity)
+        return self.answer([query])[0]
 
     def explain_recommendation(
         self,
@@ -235,34 +242,37 @@ class RecommendationEngine:
         scores = self.scorer.scores(states, batch)
         # (B, R)
         scores = scores.masked_fill(~torch.from_numpy(allowed), -torch.inf)
+        by_liking = [query.rank_by == "liked" for query in queries]
+        if any(by_liking):
+            chosen = torch.tensor(by_liking)
+            liking = LikedRanker(self.scorer, self.catalogue).liking
+            scores[chosen] += liking(states[chosen], batch.select(chosen))
+        table = getattr(self.scorer, "table", None)  # popularity has none
         answers = []
         for row, query in enumerate(queries):
-            left = int(allowed[row].sum())
-            best = scores[row].topk(min(query.k, left))
-            answers.append(self._recommendations(states[row], best))
+            best = varied(scores[row], table, query.k, query.diversity)
+            answers.append(self._recommendations(states[row], *best))
         return answers
 
     def _recommendations(
-        self, state: torch.Tensor, best: torch.return_types.topk
+        self, state: torch.Tensor, items: torch.Tensor, scores: torch.Tensor
     ) -> list[Recommendation]:
-        states, values = state.expand(len(best.indices), -1), {}
+        states, values = state.expand(len(items), -1), {}
         for name in self.scorer.value_columns:
-            shares = self.scorer.value_probabilities(
-                name, states, best.indices
-            )
+            shares = self.scorer.value_probabilities(name, states, items)
             entry = self.catalogue.interaction_fields[name]
             values[name] = _expected(entry, shares.numpy())
-        rows, scores = best.indices.tolist(), best.values.tolist()
+        places = enumerate(zip(items.tolist(), scores.tolist(), strict=True))
         return [
             Recommendation(
                 **self._facts(row),
                 rank=place + 1,
-                score=round(scores[place], 4),
+                score=round(score, 4),
                 values={
                     name: column[place] for name, column in values.items()
                 },
             )
-            for place, row in enumerate(rows)
+            for place, (row, score) in places
         ]
 
     def explain(

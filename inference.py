@@ -17,7 +17,7 @@ from engine import Query, RecommendationEngine
 from explanations.tables import print_recommendations
 from item_search import find_items
 from profiles import parse_time
-from support.arguments import model_parser, names_of, whole
+from support.arguments import model_parser, names_of, share, whole
 from support.errors import UserError, require, run_command
 from support.files import STREAMS
 from support.tables import write_frame
@@ -79,6 +79,17 @@ FLAGS: dict[str, dict[str, Any]] = {
         "default": "auto",
         "help": "leave out items of the history; auto = unless the schema allows repeats",
     },
+    "rank_by": {
+        "choices": ("next", "liked"),
+        "default": "next",
+        "help": "next: what comes next; liked: what comes next and is rated at least as the "
+        "user's mean (reranking.py)",
+    },
+    "diversity": {
+        "type": share,
+        "default": 0.0,
+        "help": "0 to 1: how much items unlike each other are preferred (default: 0)",
+    },
     "at": {
         "type": parse_time,
         "help": "moment of the request (ISO, UTC, or seconds), for --query_time known",
@@ -108,6 +119,8 @@ def _many(engine, flags):
         flags.history_until,
         FILTERS[flags.filter_seen],
         flags.precision,
+        flags.rank_by,
+        flags.diversity,
     )
     asked = len(set(users)) if users else engine.data.num_users
     with_all = int((table.groupby("user_id").size() == flags.k).sum())
@@ -133,7 +146,14 @@ def _one(engine, flags):
         )
     at, facts = flags.at, dict(flags.set) or None
     history = engine.history(flags.user_id, sequence, at, facts)
-    query = Query(history, flags.k, FILTERS[flags.filter_seen], flags.where)
+    query = Query(
+        history,
+        flags.k,
+        FILTERS[flags.filter_seen],
+        flags.where,
+        flags.rank_by,
+        flags.diversity,
+    )
     (items,) = engine.answer([query])
     if not items:
         raise UserError(

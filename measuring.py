@@ -69,7 +69,8 @@ def measure(
         "git_commit": git_commit(),
         "weights": weights_digest(folder / WEIGHTS),
         "ranking": {
-            label: summarise(rank, data, "test") for label, rank in ranks.items()
+            label: summarise(rank, data, "test")
+            for label, rank in ranks.items()
         },
         HIT_MAX: hits,
         **_side_tasks(scorer, data, length, device),

@@ -181,6 +181,16 @@ def _with_spread(values):
     return f"{values.mean():.4f}{spread}"
 
 
+def _record(study, flags, runs):
+    """What runs.json holds."""
+    content = dataclasses.asdict(study) | {"flags": list(flags), "runs": runs}
+    content["variants"] = {
+        variant.name: {**variant.changes, "against": variant.against}
+        for variant in study.variants
+    }
+    return content
+
+
 def write_report(
     study: Study,
     folders: Mapping[tuple[str, int], Path],
@@ -229,12 +239,7 @@ def write_report(
     )
     place.mkdir(parents=True, exist_ok=True)
     write_text(place / "report.md", text)
-    content = dataclasses.asdict(study) | {"flags": list(flags), "runs": runs}
-    content["variants"] = {
-        variant.name: {**variant.changes, "against": variant.against}
-        for variant in study.variants
-    }
-    write_json(place / "runs.json", content)
+    write_json(place / "runs.json", _record(study, flags, runs))
 
 
 def _named(values):

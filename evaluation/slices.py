@@ -53,15 +53,16 @@ def request_slices(data: Dataset, until: str) -> Slices:
 
 def by_time(data: Dataset, until: str) -> dict[str, np.ndarray]:
     """(Q,) flags of the requests whose first target has another time than the interaction before
-    it, and of those with the same: there the order may be the file's. None where times or
-    requests of the kind are missing."""
+    it, and of those with the same: there the order may be the file's. None where one kind, or
+    times, are missing."""
     if not data.has_times:
         return {}
     ends = data.split.requests[until].ends
     began = ends == data.offsets[data.split.requests[until].users]
     same = (data.times[ends] == data.times[ends - 1]) & ~began
-    parts = {"other time": ~same, "same time": same}
-    return {name: flags for name, flags in parts.items() if flags.any()}
+    if same.all() or not same.any():
+        return {}
+    return {"other time": ~same, "same time": same}
 
 
 def _between(values, bounds):

@@ -26,6 +26,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import engine as engines_of
 from answers import Profile, exact
+from reranking import liked_column
 from serving.batching import Batcher
 from serving.engines import Config, Engines
 from serving.guards import Guard, exposition
@@ -149,7 +150,14 @@ def _add_questions(app, service):
         """The k best items for a user, fewer if fewer are left."""
         engine = service.engines[wish.model]
         history, note = service.engines.history(wish, engine)
-        query = engines_of.Query(history, wish.k, wish.filter_seen, wish.where)
+        query = engines_of.Query(
+            history,
+            wish.k,
+            wish.filter_seen,
+            wish.where,
+            wish.rank_by,
+            wish.diversity,
+        )
         rows = await service.batcher.rank(engine, query)
         return Recommendations(recommendations=rows, note=note)
 
@@ -223,12 +231,20 @@ def health_of(engines: Engines) -> dict[str, Any]:
         ],
         "serves_empty_histories": main.scorer.starts,
         "knows_request_time": main.knows_request_time,
+        "liked_by": _liked_by(main),
         "item_columns": _described(catalogue.items.fields, catalogue.items),
         "user_columns": _described(
             users.fields, users if engines.has_data else None
         ),
         "interaction_columns": _described(catalogue.interaction_fields, None),
     }
+
+
+def _liked_by(engine):
+    """What the column is called by which `liked` ranks, None where there is none."""
+    name = liked_column(engine.scorer, engine.catalogue)
+    fields = engine.catalogue.interaction_fields
+    return None if name is None else fields[name].column.title
 
 
 def _described(fields, table):

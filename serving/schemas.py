@@ -56,6 +56,10 @@ class Wish(Choice):
 
     k: Count = 10
     """how many"""
+    rank_by: Annotated[str, Field(pattern="^(next|liked)$")] = "next"
+    """what comes next, or what comes next and is rated at least as the user's mean"""
+    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """0 to 1: how much items unlike each other are preferred"""
     model: ModelName = "main"
     """the served model, vanilla BERT4Rec, or the most popular items"""
 

@@ -1,6 +1,7 @@
 """argparse that answers a wrong flag with one line and the nearest name."""
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -60,6 +61,14 @@ def whole(least: int, most: int = 1_000_000_000) -> Callable[[str], int]:
         )
 
     return read
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1. Raises `ArgumentTypeError` for another one."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
 
 
 def seeds(text: str) -> list[int]:

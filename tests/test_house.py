@@ -35,6 +35,7 @@ ORDER = [
     {"training_batches"},
     {"features", "graph", "text_vectors", "scorer", "transitions"},
     {"heads"},
+    {"reranking"},
     {"baselines"},
     {"evaluation"},
     {"objectives"},

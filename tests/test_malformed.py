@@ -377,11 +377,21 @@ def other(name, value):
     return change
 
 
+def largest(tensors):
+    """The name of the largest table of weights."""
+    tables = [
+        name
+        for name, value in tensors.items()
+        if value.ndim == 2 and value.is_floating_point()
+    ]
+    return max(tables, key=lambda name: tensors[name].numel())
+
+
 def filled(value, dtype=None):
-    """A change of the largest tensor."""
+    """A change of the largest table."""
 
     def change(tensors, _info):
-        name = max(tensors, key=lambda name: tensors[name].numel())
+        name = largest(tensors)
         tensors[name] = torch.full_like(tensors[name], value, dtype=dtype)
 
     return change
@@ -396,7 +406,7 @@ def foreign(tensors, _info):
 
 
 def reshaped(tensors, _info):
-    name = max(tensors, key=lambda name: tensors[name].numel())
+    name = largest(tensors)
     tensors[name] = tensors[name].flatten()
 
 

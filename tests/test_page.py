@@ -292,6 +292,20 @@ def test_a_condition_on_a_column_changes_the_list(page):
     ]
 
 
+def test_another_list_is_asked_for(page):
+    before = titles(page)
+    page.locator("#liked").check()
+    page.locator("#diversity").fill("0.9")
+    settled(page)
+    asked = page.asked[-1]
+    assert asked["rank_by"] == "liked" and asked["diversity"] == 0.9
+    assert titles(page) != before
+    page.locator("#liked").uncheck()
+    page.locator("#diversity").fill("0")
+    settled(page)
+    assert titles(page) == before
+
+
 # A shop: text ids, repeats, tags and numbers of users
 
 

@@ -164,7 +164,9 @@ function Card({ item, why, scale, waiting, onOpen }) {
 }
 
 function Column({ name, wish, among, onOpen, titled }) {
-  const { content, waiting, error } = useAnswer("/recommend", wish && { ...wish, model: name });
+  // How to choose a list is asked of the served model alone.
+  const own = name === "main" ? {} : { rank_by: "next", diversity: 0 };
+  const { content, waiting, error } = useAnswer("/recommend", wish && { ...wish, ...own, model: name });
   const items = error ? [] : content?.recommendations ?? [];
   const explained = useAnswer("/explain", name === "main" && items.length && !waiting
     ? { ...among, item_ids: items.map((item) => item.id) } : undefined);
@@ -272,7 +274,8 @@ function Person({ state, set }) {
 
 function Page() {
   const [state, setState] = useState({ kind: known.users ? "user" : "own", user: known.some_users[0] ?? "",
-    history: [], facts: {}, where: {}, at: "", unseen: !known.repeats, compare: false });
+    history: [], facts: {}, where: {}, at: "", unseen: !known.repeats, compare: false,
+    liked: false, diversity: 0 });
   const [open, setOpen] = useState(null);
   const set = (changes) => setState((old) => ({ ...old, ...changes }));
   const person = useMemo(() => {
@@ -284,7 +287,7 @@ function Page() {
   }, [state]);
   const asked = state.kind === "user" ? state.user !== "" : state.history.length > 0 || known.serves_empty_histories;
   const among = { ...person, where: Object.values(state.where).filter(Boolean), filter_seen: state.unseen };
-  const wish = asked && { ...among, k: 10 };
+  const wish = asked && { ...among, k: 10, rank_by: state.liked ? "liked" : "next", diversity: state.diversity };
   const columns = ["main", ...(state.compare ? known.models.filter((name) => name !== "main").sort().reverse() : [])];
   return html`
     <nav class="navbar bg-body-tertiary mb-3"><div class="container-fluid">
@@ -301,6 +304,12 @@ function Page() {
           ${known.repeats && html`<div class="form-check mb-2"><input id="unseen" class="form-check-input"
               type="checkbox" checked=${state.unseen} onChange=${({ target }) => set({ unseen: target.checked })} />
             <label class="form-check-label" for="unseen">New ${known.nouns} only</label></div>`}
+          ${known.liked_by && html`<div class="form-check mb-2"><input id="liked" class="form-check-input"
+              type="checkbox" checked=${state.liked} onChange=${({ target }) => set({ liked: target.checked })} />
+            <label class="form-check-label" for="liked">Prefer a high expected ${known.liked_by}</label></div>`}
+          <label class="form-label" for="diversity">Variety: ${state.diversity || "none"}</label>
+          <input id="diversity" type="range" class="form-range" min="0" max="1" step="0.1" value=${state.diversity}
+            onChange=${({ target }) => set({ diversity: Number(target.value) })} />
           ${known.knows_request_time && html`<label class="form-label" for="at">Asked at (UTC)</label>
             <input id="at" type="datetime-local" class="form-control form-control-sm" value=${state.at}
               onChange=${(event) => set({ at: event.target.value })} />`}</details>

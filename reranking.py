@@ -1,0 +1,130 @@
+"""What of the items that rank high to show: those that a user will like, and not ten of a kind.
+
+    liked(a) = log P(a is next | h) + log P(v >= t | h, a)
+
+v is an interaction's value, which a head predicts (heads.py): a rating, say. t is the mean of the
+user's own values, or the middle of the scale where none is known.
+
+    the next of a list = argmax_a (1 - diversity) relevance(a) - diversity max_s cos(e_a, e_s)
+
+over the items s that the list has already: maximal marginal relevance (Carbonell & Goldstein,
+SIGIR 1998). e are the vectors of the item table; relevance is the score, scaled to 0 to 1 among
+the candidates.
+
+Axes: B requests, L positions, D width, R rows of the item table, K values of the column.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from batches import Batch
+from dataset import Catalogue
+from scorer import Scorer
+from support.errors import UserError
+
+CANDIDATES = 10  # times the length of a list
+
+
+def liked_column(scorer: Scorer, catalogue: Catalogue) -> str | None:
+    """The first column of interactions that a head predicts and whose values are numbers."""
+    fields = catalogue.interaction_fields
+    found = [
+        name
+        for name in scorer.value_columns
+        if fields[name].numbers is not None
+    ]
+    return found[0] if found else None
+
+
+class LikedRanker:
+    """Ranks by `liked`. Raises `UserError` if the model predicts no value that is a number."""
+
+    def __init__(self, scorer: Scorer, catalogue: Catalogue) -> None:
+        column = liked_column(scorer, catalogue)
+        if column is None:
+            raise UserError(
+                "--rank_by liked: this model predicts no column of interactions whose values are "
+                "numbers, such as ratings; train with --value_weight on data with one"
+            )
+        self.scorer, self.column = scorer, column
+        self.starts = scorer.starts
+        numbers = catalogue.interaction_fields[column].numbers
+        self.numbers = torch.from_numpy(numbers).float()  # (K,)
+
+    def score(self, batch: Batch) -> Tensor:
+        """(B, R) scores; -inf for PAD and MASK."""
+        states = self.scorer.states(batch)
+        return self.scorer.scores(states, batch) + self.liking(states, batch)
+
+    def liking(self, states: Tensor, batch: Batch) -> Tensor:
+        """(B, R) log P(v >= t) of each item, from the requests' states (B, D)."""
+        enough = self.numbers >= self.least(batch)[:, None]  # (B, K)
+        rows = torch.arange(len(self.scorer.table), device=states.device)
+        found = []
+        # One request at a time: the head reads three vectors of each item.
+        for state, counted in zip(
+            states, enough.to(states.device), strict=True
+        ):
+            shares = self.scorer.value_probabilities(
+                self.column, state.expand(len(rows), -1), rows
+            )
+            found.append((shares * counted).sum(1))
+        smallest = torch.finfo(torch.float32).tiny
+        return torch.stack(found).clamp_min(smallest).log()
+
+    def least(self, batch: Batch) -> Tensor:
+        """(B,) the least value that counts as liked, t."""
+        codes = batch.columns[self.column].cpu()  # (B, L)
+        known = codes > 0
+        values = F.pad(self.numbers, (1, 0))[codes]
+        mean = values.sum(1) / known.sum(1)
+        # Sums of halves are exact; what divides them is not.
+        return mean.where(known.any(1), self.numbers.mean()) - 1e-6
+
+
+def varied(
+    scores: Tensor, table: Tensor | None, k: int, diversity: float
+) -> tuple[Tensor, Tensor]:
+    """(rows of items, their scores), each (k,) at most, in the order of the list.
+
+    scores (R,) with -inf for what may not be shown, table (R, D). diversity: 0 = by score alone,
+    which needs no table, up to 1. Raises `UserError` where a table is needed, and there is none.
+    """
+    left = int((scores > -torch.inf).sum())
+    k = min(k, left)
+    if not diversity or k < 2:
+        best = scores.topk(k)
+        return best.indices, best.values
+    if table is None:
+        raise UserError(
+            "--diversity: this ranker knows no vectors of items; drop the flag"
+        )
+    among = scores.topk(min(left, CANDIDATES * k))
+    spread = among.values[0] - among.values[-1]
+    relevance = (among.values - among.values[-1]) / spread.clamp_min(1e-9)
+    vectors = F.normalize(table[among.indices].float(), dim=1)
+    alike = vectors @ vectors.T
+    nearest = torch.zeros_like(relevance)
+    chosen: list[int] = []
+    for _ in range(k):
+        worth = (1 - diversity) * relevance - diversity * nearest
+        worth[chosen] = -torch.inf
+        chosen.append(int(worth.argmax()))
+        newest = alike[chosen[-1]]
+        nearest = newest if len(chosen) == 1 else nearest.maximum(newest)
+    places = torch.tensor(chosen)
+    return among.indices[places], among.values[places]
+
+
+def intra_list_distance(lists: np.ndarray, table: Tensor) -> np.ndarray:
+    """(Q,) mean of 1 - cos over the pairs of each list (Q, K) of rows of the item table (R, D)
+    (Ziegler et al., WWW 2005)."""
+    vectors = F.normalize(table.float(), dim=1)[torch.from_numpy(lists)]
+    total = (
+        vectors.sum(1).square().sum(1)
+    )  # of all pairs, and each with itself
+    size = lists.shape[1]
+    alike = (total - size) / max(1, size * (size - 1))
+    return (1 - alike).numpy()
