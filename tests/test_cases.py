@@ -249,9 +249,9 @@ def test_nothing_of_the_size_of_the_catalogue_is_made_but_scores():
     """Case 12: 1,000,000 items. Their titles alone took four times as long."""
     model = BERT4Rec(1_000_000, hidden_size=8, num_layers=1)
     model.recommend([1, 2, 3])
-    began = time.perf_counter()
+    began = time.process_time()
     model.recommend([1, 2, 3])
-    assert time.perf_counter() - began < 0.25
+    assert time.process_time() - began < 0.25
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp932"])
