@@ -10,7 +10,7 @@ from answers import Id
 from engine import RecommendationEngine
 from evaluation.lists import top_lists
 from evaluation.protocols import Ranker
-from reranking import LikedRanker
+from reranking import LikedRanker, candidates, varied_lists
 from support.devices import uses_bf16
 from support.errors import UserError
 
@@ -55,11 +55,11 @@ def recommend_all(
             requests,
             engine.seq_length,
             engine.hides_seen(filter_seen),
-            k,
+            candidates(k, diversity),
             engine.timed if whole else lambda history: history,
-            engine.scorer.table,
-            diversity,
         )
+        table = engine.scorer.table
+        rows, values = varied_lists(rows, values, table, k, diversity)
     return pd.DataFrame(_columns(data, requests.users, rows, values))
 
 

@@ -20,7 +20,7 @@ from growth import for_catalogue
 from item_search import rows_where
 from model_io import data_of, load_model
 from profiles import iso, largest_first, profile, typical_next_time
-from reranking import LikedRanker, varied
+from reranking import LikedRanker, candidates, varied
 from schema import Schema
 from support.errors import UserError, require
 
@@ -250,7 +250,10 @@ class RecommendationEngine:
         table = getattr(self.scorer, "table", None)  # popularity has none
         answers = []
         for row, query in enumerate(queries):
-            best = varied(scores[row], table, query.k, query.diversity)
+            number = candidates(query.k, query.diversity)
+            among = scores[row].topk(min(number, int(allowed[row].sum())))
+            pair = (among.indices, among.values)
+            best = varied(*pair, table, query.k, query.diversity)
             answers.append(self._recommendations(states[row], *best))
         return answers
 

@@ -84,27 +84,33 @@ class LikedRanker:
         return mean.where(known.any(1), self.numbers.mean()) - 1e-6
 
 
+def candidates(k: int, diversity: float) -> int:
+    """How many of the best items `varied` needs for a list of k."""
+    return CANDIDATES * k if diversity else k
+
+
 def varied(
-    scores: Tensor, table: Tensor | None, k: int, diversity: float
+    items: Tensor,
+    scores: Tensor,
+    table: Tensor | None,
+    k: int,
+    diversity: float,
 ) -> tuple[Tensor, Tensor]:
     """(rows of items, their scores), each (k,) at most, in the order of the list.
 
-    scores (R,) with -inf for what may not be shown, table (R, D). diversity: 0 = by score alone,
-    which needs no table, up to 1. Raises `UserError` where a table is needed, and there is none.
+    items, scores (C,): candidates, best first. table (R, D). diversity: 0 = by score alone, which
+    needs no table, up to 1. Raises `UserError` where a table is needed, and there is none.
     """
-    left = int((scores > -torch.inf).sum())
-    k = min(k, left)
+    k = min(k, len(items))
     if not diversity or k < 2:
-        best = scores.topk(k)
-        return best.indices, best.values
+        return items[:k], scores[:k]
     if table is None:
         raise UserError(
             "--diversity: this ranker knows no vectors of items; drop the flag"
         )
-    among = scores.topk(min(left, CANDIDATES * k))
-    spread = among.values[0] - among.values[-1]
-    relevance = (among.values - among.values[-1]) / spread.clamp_min(1e-9)
-    vectors = F.normalize(table[among.indices].float(), dim=1)
+    spread = scores[0] - scores[-1]
+    relevance = (scores - scores[-1]) / spread.clamp_min(1e-9)
+    vectors = F.normalize(table[items].float(), dim=1)
     alike = vectors @ vectors.T
     nearest = torch.zeros_like(relevance)
     chosen: list[int] = []
@@ -115,7 +121,28 @@ def varied(
         newest = alike[chosen[-1]]
         nearest = newest if len(chosen) == 1 else nearest.maximum(newest)
     places = torch.tensor(chosen)
-    return among.indices[places], among.values[places]
+    return items[places], scores[places]
+
+
+def varied_lists(
+    items: np.ndarray,
+    scores: np.ndarray,
+    table: Tensor,
+    k: int,
+    diversity: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`varied` of each of several lists (Q, C), as (Q, K); 0 and -inf where none is left."""
+    if not diversity:
+        return items[:, :k], scores[:, :k]
+    shape = (len(items), min(k, items.shape[1]))
+    rows = np.zeros(shape, dtype=np.int64)
+    values = np.full(shape, -np.inf, dtype=np.float32)
+    for number, left in enumerate(np.isfinite(scores)):
+        pair = (items[number][left], scores[number][left])
+        found = varied(*map(torch.from_numpy, pair), table, k, diversity)
+        for filled, part in zip((rows, values), found, strict=True):
+            filled[number, : len(part)] = part.numpy()
+    return rows, values
 
 
 def intra_list_distance(lists: np.ndarray, table: Tensor) -> np.ndarray:

@@ -9,12 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from scipy.special import rel_entr
-from torch import Tensor
 
 from batches import History
 from dataset import ITEM_ROWS, Dataset
 from evaluation.protocols import Ranker, hide_seen, request_batches
-from reranking import varied
 from splits import Requests
 
 
@@ -27,12 +25,9 @@ def top_lists(
     hides: bool,
     k: int = 10,
     timed: Callable[[History], History] = lambda history: history,
-    table: Tensor | None = None,
-    diversity: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(Q, K) best items of each request from the whole catalogue, best first, and their scores; 0
-    and -inf where none is left. hides: the items of the history are left out. table, diversity:
-    lists of unlike items (reranking.py)."""
+    and -inf where none is left. hides: the items of the history are left out."""
     k = min(k, len(data.catalogue.items.ids))
     items = np.zeros((len(requests), k), dtype=np.int64)
     values = np.zeros((len(requests), k), dtype=np.float32)
@@ -42,13 +37,6 @@ def top_lists(
         scores = ranker.score(batch).float()
         if hides:
             hide_seen(scores, data, part)
-        if diversity:
-            for row, place in zip(scores, chosen, strict=True):
-                best, found = varied(row, table, k, diversity)
-                items[place, : len(best)] = best.numpy()
-                values[place] = -np.inf
-                values[place, : len(best)] = found.numpy()
-            continue
         best = scores.topk(k)
         left = best.values > -torch.inf
         items[chosen] = best.indices.where(left, 0).numpy()

@@ -12,13 +12,19 @@ from dataset import ITEM_ROWS, Dataset
 from evaluation.lists import coverage, top_lists
 from evaluation.metrics import interval, per_user
 from evaluation.protocols import filters_seen
-from reranking import LikedRanker, intra_list_distance
+from reranking import (
+    LikedRanker,
+    candidates,
+    intra_list_distance,
+    varied_lists,
+)
 from scorer import Scorer
 from settings import Settings
 from support.errors import UserError
 
 WAYS = (0.0, 0.1, 0.2, 0.3, 0.5)  # of diversity
 METRIC = "NDCG@10"
+LENGTH = 10  # of a list
 Rows = dict[str, dict[str, dict[str, float]]]
 
 
@@ -45,16 +51,10 @@ def shown_lists(
         settings.model.seq_length,
     )
     for name, ranker in rankers.items():
+        number = candidates(LENGTH, max(WAYS))
+        among = top_lists(ranker, data, requests, length, hides, number)
         for diversity in WAYS:
-            lists, _ = top_lists(
-                ranker,
-                data,
-                requests,
-                length,
-                hides,
-                table=scorer.table,
-                diversity=diversity,
-            )
+            lists, _ = varied_lists(*among, scorer.table, LENGTH, diversity)
             label = f"{name}, diversity {diversity:g}" if diversity else name
             rows[label] = _measures(lists, scorer, data, requests, values)
     return rows
@@ -68,16 +68,22 @@ def _measures(lists, scorer, data, requests, values):
         given, least = values
         liked = given >= least
         part = per_user(ranks[liked], users[liked])
-        found["of liked targets"] = interval(part[METRIC])
+        found["of liked targets"] = _interval(part[METRIC])
         hit = (ranks[:, 0] <= lists.shape[1]) & np.isfinite(given)
-        if hit.any():
-            found["value of hits"] = interval(given[hit])
+        found["value of hits"] = _interval(given[hit])
     full = lists.min(1) >= ITEM_ROWS
     apart = intra_list_distance(lists[full], scorer.table)
-    found["distance"] = interval(apart)
+    found["distance"] = _interval(apart)
     share = coverage(lists, data)["catalogue coverage"]
     found["catalogue"] = {"mean": share, "low": share, "high": share}
     return found
+
+
+def _interval(values):
+    """NaN where there are no values."""
+    if len(values):
+        return interval(values)
+    return dict.fromkeys(("mean", "low", "high"), np.nan)
 
 
 def _ranks(lists, targets):

@@ -16,7 +16,12 @@ from engine import RecommendationEngine
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from evaluation.shown import shown_lists
-from reranking import LikedRanker, intra_list_distance, varied
+from reranking import (
+    LikedRanker,
+    intra_list_distance,
+    varied,
+    varied_lists,
+)
 from settings import EvalSettings, Settings
 from support.errors import UserError, run_command
 from tests.conftest import VARIANTS, fresh_model, other_data, rng
@@ -88,7 +93,8 @@ def test_varied_lists_are_marginally_relevant(diversity):
     scores = torch.from_numpy(draw.normal(size=60)).float()
     scores[[3, 5]] = -torch.inf
     table = torch.from_numpy(draw.normal(size=(60, 4))).float()
-    found, values = varied(scores, table, 5, diversity)
+    best = scores.topk(50)
+    found, values = varied(best.indices, best.values, table, 5, diversity)
     assert torch.equal(values, scores[found])
     among = np.argsort(-scores.numpy())[:50]
     best, worst = scores[among[0]].item(), scores[among[-1]].item()
@@ -108,11 +114,16 @@ def test_varied_lists_are_marginally_relevant(diversity):
 
 
 def test_without_diversity_the_best_are_shown():
-    scores = torch.tensor([-torch.inf, 1.0, 3.0, 2.0])
-    items, values = varied(scores, None, 10, 0.0)
-    assert items.tolist() == [2, 3, 1] and values.tolist() == [3, 2, 1]
-    items, _ = varied(scores, torch.eye(4), 10, 0.3)
-    assert sorted(items.tolist()) == [1, 2, 3]
+    items, scores = torch.tensor([2, 3, 1]), torch.tensor([3.0, 2.0, 1.0])
+    found, values = varied(items, scores, None, 10, 0.0)
+    assert found.tolist() == [2, 3, 1] and values.tolist() == [3, 2, 1]
+    found, _ = varied(items, scores, torch.eye(4), 10, 0.3)
+    assert sorted(found.tolist()) == [1, 2, 3]
+    # One of two lists has an item less left.
+    lists = np.array([[2, 3, 1], [2, 3, 0]])
+    values = np.array([[3, 2, 1], [3, 2, -np.inf]], dtype=np.float32)
+    found, values = varied_lists(lists, values, torch.eye(4), 10, 0.3)
+    assert found[1].tolist() == [2, 3, 0] and values[1, 2] == -np.inf
 
 
 def test_distance_within_lists():
