@@ -44,7 +44,9 @@ def hit_max_ratio(rank: np.ndarray, users: np.ndarray) -> dict[str, float]:
 
 
 def cell(summary: dict[str, float], mark: str = "") -> str:
-    """A mean with its interval below, as tables show it."""
+    """A mean with its interval below, where there is one, as tables show it."""
+    if "low" not in summary:
+        return f"{summary['mean']:.4f}{mark}"
     return f"{summary['mean']:.4f}{mark}\n{summary['low']:.3f}-{summary['high']:.3f}"
 
 

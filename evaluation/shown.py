@@ -75,7 +75,7 @@ def _measures(lists, scorer, data, requests, values):
     apart = intra_list_distance(lists[full], scorer.table)
     found["distance"] = _interval(apart)
     share = coverage(lists, data)["catalogue coverage"]
-    found["catalogue"] = {"mean": share, "low": share, "high": share}
+    found["catalogue"] = {"mean": share}
     return found
 
 

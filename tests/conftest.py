@@ -20,6 +20,7 @@ import torch
 
 from data_processor import load, process
 from dataset import Dataset
+from engine import RecommendationEngine
 from readers.raw import File, RawData, assemble
 from schema import read_schema, schema_of
 from settings import DataSettings, ModelSettings, Settings
@@ -399,6 +400,14 @@ def service_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         assert run_command(trainer.main, [*kept, *folders, *flags]) == 0
     return place
+
+
+@pytest.fixture(scope="module")
+def engine(service_files: Path) -> RecommendationEngine:
+    """Of the main model."""
+    return RecommendationEngine(
+        service_files / "main" / "best", data_dir=str(service_files / "data")
+    )
 
 
 def start_service(

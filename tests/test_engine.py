@@ -18,13 +18,6 @@ from support.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def engine(service_files):
-    return RecommendationEngine(
-        service_files / "main" / "best", data_dir=str(service_files / "data")
-    )
-
-
-@pytest.fixture(scope="module")
 def timed(service_files):
     return RecommendationEngine(
         service_files / "timed" / "best", data_dir=str(service_files / "data")

@@ -12,7 +12,6 @@ import inference
 from batches import history_batch, history_of
 from bulk import recommend_all
 from dataset import ITEM_ROWS
-from engine import RecommendationEngine
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from evaluation.shown import shown_lists
@@ -25,13 +24,6 @@ from reranking import (
 from settings import EvalSettings, Settings
 from support.errors import UserError, run_command
 from tests.conftest import VARIANTS, fresh_model, other_data, rng
-
-
-@pytest.fixture(scope="module")
-def engine(service_files):
-    return RecommendationEngine(
-        service_files / "main" / "best", data_dir=str(service_files / "data")
-    )
 
 
 @pytest.fixture(scope="module")

@@ -57,13 +57,6 @@ def client(folder):
         yield client
 
 
-@pytest.fixture(scope="module")
-def engine(folder):
-    return RecommendationEngine(
-        folder / "main" / "best", data_dir=str(folder / "data")
-    )
-
-
 def test_the_time_of_the_request_is_heeded(folder):
     """By a model that knows it; those beside it answer the same at any time."""
     place, times = (
