@@ -203,14 +203,19 @@ def _read_any(path, encoding, separator, nameless, names):
             names=names if nameless else None,
             dtype=str,
             keep_default_na=False,
-            # Neither these files nor RecBole's atomic ones have quotes.
-            quoting=csv.QUOTE_NONE
-            if path.suffix in ATOMIC or separator == FIELD_END
-            else csv.QUOTE_MINIMAL,
+            quoting=_quoting(path, separator),
             index_col=False,
             # So that each row stands in the line that its number says.
             skip_blank_lines=False,
         )
+
+
+def _quoting(path, separator):
+    """Neither RecBole's atomic files nor those with several characters between fields have
+    quotes."""
+    if path.suffix in ATOMIC or separator == FIELD_END:
+        return csv.QUOTE_NONE
+    return csv.QUOTE_MINIMAL
 
 
 def _read_plain(path, separator, header, names):
@@ -226,7 +231,9 @@ def _read_plain(path, separator, header, names):
         return None
     if header is not None:
         named = io.StringIO(header + "\n")
-        names = pd.read_csv(named, sep=separator, dtype=str).columns.tolist()
+        quoting = _quoting(path, separator)
+        names = pd.read_csv(named, sep=separator, quoting=quoting)
+        names = names.columns.tolist()
     reading = arrow_csv.ReadOptions(
         column_names=names, skip_rows=int(header is not None)
     )

@@ -342,6 +342,16 @@ def test_the_fast_reader_reads_what_the_other_does(pieces, header):
         pd.testing.assert_frame_equal(found, other)
 
 
+def test_the_fast_reader_keeps_the_quotes_of_atomic_files(tmp_path):
+    path = tmp_path / "log.inter"
+    header = 'user:token\t"item":token'
+    path.write_text(f"{header}\n1\t2\n")
+    found = _read_plain(path, "\t", header, ["1", "2"])
+    other = _read_any(path, "utf-8-sig", "\t", False, ["1", "2"])
+    pd.testing.assert_frame_equal(found, other)
+    assert found.columns[1] == '"item":token'
+
+
 def test_the_fast_reader_is_used(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("x,y\n1,é\n,\n")
