@@ -23,8 +23,8 @@ Summary = dict[str, dict[str, float]]  # metric -> mean, low, high
 
 
 def summarise(rank: np.ndarray, data: Dataset, until: str) -> Summary:
-    """Metric name to its interval, from the ranks (Q, T) of all requests; TIMED of the parts by
-    time too."""
+    """Metric -> its interval, from the ranks (Q, T) of all requests. TIMED is also given for two
+    parts of them (`by_time`)."""
     users = data.split.requests[until].users
     metrics = per_user(rank, users)
     names = ONE_TARGET if rank.shape[1] == 1 else SEVERAL_TARGETS

@@ -52,9 +52,11 @@ def request_slices(data: Dataset, until: str) -> Slices:
 
 
 def by_time(data: Dataset, until: str) -> dict[str, np.ndarray]:
-    """(Q,) flags of the requests whose first target has another time than the interaction before
-    it, and of those with the same: there the order may be the file's. None where one kind, or
-    times, are missing."""
+    """Two parts of the requests, as flags (Q,): the first target has another time than the item
+    before it, or the same time. In the second the order may be that of the file.
+
+    Empty where the times, or one of the parts, are missing.
+    """
     if not data.has_times:
         return {}
     ends = data.split.requests[until].ends

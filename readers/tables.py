@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import glob
 import io
-import mmap
 import os
 import re
 import warnings
@@ -41,6 +40,7 @@ RECBOLE: dict[str, Kind] = {
 # Text that is not UTF-8 is what Windows or the older Unix wrote.
 ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")
 LOOK = 1000  # bytes that are looked at
+BLOCK = 1 << 24  # bytes that are searched at once
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -219,8 +219,8 @@ def _quoting(path, separator):
 
 
 def _read_plain(path, separator, header, names):
-    """The same, several times faster, for a file that is not packed, has no quotes below its
-    header and as many fields in each row; None for any other.
+    """The same, several times faster. None for a file that is packed, has quotes below its
+    header, or has not as many fields in each row.
 
     header: its first line, None if that is data already.
     """
@@ -254,15 +254,17 @@ def _read_plain(path, separator, header, names):
 
 
 def _has_any(path, signs, header):
-    """Whether a file has any of some bytes below its header; so too where the header has no
-    end."""
-    if not path.stat().st_size or (header or "").count('"') % 2:
+    """Whether one of the signs stands below the header of a file. Also true if the quotes of the
+    header are not closed."""
+    header = header or ""
+    if header.count('"') % 2:
         return True
     with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with content:
-            below = 0 if header is None else content.find(b"\n") + 1
-            return any(content.find(sign, below) >= 0 for sign in signs)
+        file.seek(len(header.encode()))
+        while block := file.read(BLOCK):
+            if any(sign in block for sign in signs):
+                return True
+    return False
 
 
 def _has_no_names(header, wanted):

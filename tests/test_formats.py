@@ -327,11 +327,12 @@ PIECES += ["#", "\x1c", "\u2028", "\ufeff", "NA", '"', "\0", "x,y\n"]
 @given(
     st.lists(st.sampled_from(PIECES), max_size=12),
     st.sampled_from(["x,y", '"x","y"', 'x,"y,z"', '"x,y', ""]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
 )
 @settings(max_examples=300, deadline=None)
-def test_the_fast_reader_reads_what_the_other_does(pieces, header):
+def test_the_fast_reader_reads_what_the_other_does(pieces, header, end):
     """Or leaves a file to it."""
-    start = "1,2\n" if not header else header + "\n"
+    start = (header or "1,2") + end
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log.csv"
         path.write_bytes((start + "".join(pieces)).encode())
