@@ -1,14 +1,14 @@
-"""What of the items that rank high to show: those that a user will like, and not ten of a kind.
+"""Which of the best items to show: those that the user will like, and items unlike each other.
 
     liked(a) = log P(a is next | h) + log P(v >= t | h, a)
 
 v is an interaction's value, which a head predicts (heads.py): a rating, say. t is the mean of the
 user's own values, or the middle of the scale where none is known.
 
-    the next of a list = argmax_a (1 - diversity) relevance(a) - diversity max_s cos(e_a, e_s)
+    next item = argmax_a (1 - diversity) relevance(a) - diversity max_s cos(e_a, e_s)
 
-over the items s that the list has already: maximal marginal relevance (Carbonell & Goldstein,
-SIGIR 1998). e are the vectors of the item table; relevance is the score, scaled to 0 to 1 among
+This is maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998). s are the items that the
+list already has, e the vectors of the item table. Relevance is the score, scaled to 0 to 1 among
 the candidates.
 
 Axes: B requests, L positions, D width, R rows of the item table, K values of the column.

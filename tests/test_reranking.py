@@ -156,6 +156,17 @@ def test_what_lists_cost_and_give(data, scorer):
     assert far == sorted(far) and far[0] < far[-1]
 
 
+@pytest.mark.parametrize("name", ["ids", "shop"])
+def test_lists_of_any_data(name):
+    """Also where nothing, or a channel but no number, is predicted: nothing to like."""
+    other = other_data(name)
+    plain = fresh_model(other, VARIANTS["enhanced"]).frozen()
+    settings = Settings().replace(seq_length=12)
+    rows = shown_lists(plain, other, settings, "test")
+    assert not any(label.startswith("liked") for label in rows)
+    assert all(0 <= row["NDCG@10"]["mean"] <= 1 for row in rows.values())
+
+
 def test_the_engine_ranks_by_liking(engine):
     """Alone, for many at once, and beside others in one batch."""
     plain = engine.get_recommendations(12, k=20)
