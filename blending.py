@@ -1,13 +1,16 @@
 """How much the counts of transitions.py weigh beside a model: tried on the validation items.
 
-Each pair of a weight and a sharpness ranks the validation items of all requests, or of REQUESTS to
-twice as many, spread evenly, where there are more (fewer for very many items). The best by NDCG@10
-is taken, of equal ones the first. Without validation items it is WITHOUT.
+For each case and kind a decay and a weight are chosen in turn, the others as they are, in ROUNDS
+rounds: the pair with the best NDCG@10, of equal ones the first. All requests of the case are asked,
+or REQUESTS to twice as many, spread evenly, where there are more (fewer for very many items).
+Without validation items it is WITHOUT.
 """
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from batches import Batch
 from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import (
@@ -18,64 +21,140 @@ from evaluation.protocols import (
     request_batches,
 )
 from settings import Settings
+from splits import Requests
 from training_state import SELECTION_METRIC
-from transitions import Transitions, transition_counts
+from transitions import Transitions, counts_by_kind
 
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-SHARPNESS = (1.0, 4.0, 16.0)
-WITHOUT = (1.0, 4.0)
+WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2)
+DECAYS = (0.4, 0.7)
+WITHOUT = 0.15, 0.7  # weight, decay
+ROUNDS = 2
+PATIENCE = 2  # weights that may be no better before no larger one is tried
 REQUESTS, FEWEST = 10_000, 1000
-MOST_SCORES = 1 << 28  # of a pair: what bounds the time for very many items
-
-
-def blended(
-    base: Ranker,
-    data: Dataset,
-    settings: Settings,
-    weights: tuple[float, ...] = WEIGHTS,
-    device: torch.device = CPU,
-) -> tuple[Transitions, dict[str, float]]:
-    """(counts to be added to the scores of a ranker that has none, weight and sharpness)."""
-    counts = transition_counts(data)
-    rows = len(data.catalogue.items)
-    pairs = [(one, other) for one in weights for other in SHARPNESS]
-    best = WITHOUT
-    if "validation" in data.split.requests:
-        tables = {
-            sharpness: Transitions(rows).hold(counts, 1.0, sharpness)
-            for sharpness in SHARPNESS
-        }
-        found = _qualities(base, tables, weights, data, settings, device)
-        best = max(pairs, key=found.__getitem__)
-    weight, sharpness = best
-    held = Transitions(rows).hold(counts, weight, sharpness).to(device)
-    return held, {"weight": weight, "sharpness": sharpness}
+MOST_SCORES = 1 << 27  # held at once: what bounds memory for very many items
 
 
 @torch.no_grad()
-def _qualities(base, tables, weights, data, settings, device):
-    """(weight, sharpness) -> validation NDCG@10."""
-    asked = data.split.requests["validation"]
-    affordable = max(FEWEST, MOST_SCORES // len(data.catalogue.items))
-    step = max(1, len(asked) // min(REQUESTS, affordable))
-    requests = asked.part(np.arange(0, len(asked), step))
-    hides = filters_seen(settings.eval, data)
-    shape = (len(requests), requests.count)
-    found = {
-        (weight, sharpness): np.zeros(shape, dtype=np.int64)
-        for weight in weights
-        for sharpness in tables
-    }
-    length = settings.model.seq_length
-    for chosen, part, batch in request_batches(data, requests, length, device):
-        batch = batch.to(device)
-        scores = base.score(batch).float()
-        for sharpness, table in tables.items():
-            added = table.to(device)(batch)
-            for weight in weights:
-                rank = ranks_within(scores + weight * added, data, part, hides)
-                found[weight, sharpness][chosen] = rank
+def weigh(
+    transitions: Transitions,
+    base: Ranker,
+    data: Dataset,
+    settings: Settings,
+    device: torch.device = CPU,
+) -> dict[str, list[list[float]]]:
+    """Count, and set the weights and decays, which are returned: each (cases, kinds).
+
+    base: what they are added to, which ranks without them.
+    """
+    transitions.hold(counts_by_kind(data))
+    weight, decay = WITHOUT
+    transitions.weight.fill_(weight)
+    transitions.decay.fill_(decay)
+    if "validation" in data.split.requests:
+        for case, requests in enumerate(_by_case(transitions, data)):
+            if len(requests):
+                trial = _Trial(
+                    transitions, base, data, settings, requests, device
+                )
+                trial.choose(case)
     return {
-        pair: float(per_user(rank, requests.users)[SELECTION_METRIC].mean())
-        for pair, rank in found.items()
+        "weight": transitions.weight.tolist(),
+        "decay": transitions.decay.tolist(),
     }
+
+
+def _by_case(transitions, data):
+    """The validation requests of each case, some of many."""
+    asked = data.split.requests["validation"]
+    same = data.times[asked.ends] == data.times[asked.ends - 1]
+    case = same * (transitions.cases > 1)
+    affordable = MOST_SCORES // len(data.catalogue.items)
+    for number in range(transitions.cases):
+        chosen = np.flatnonzero(case == number)
+        most = min(REQUESTS, max(FEWEST, affordable))
+        yield asked.part(chosen[:: max(1, len(chosen) // most)])
+
+
+class _Trial:
+    """The requests of a case, their scores by the model alone, and what is added to them."""
+
+    def __init__(
+        self,
+        transitions: Transitions,
+        base: Ranker,
+        data: Dataset,
+        settings: Settings,
+        requests: Requests,
+        device: torch.device,
+    ) -> None:
+        self.transitions, self.data, self.requests = (
+            transitions,
+            data,
+            requests,
+        )
+        self.hides = filters_seen(settings.eval, data)
+        self.groups: list[tuple[np.ndarray, Requests, Batch, Tensor]] = []
+        length = settings.model.seq_length
+        for chosen, part, batch in request_batches(
+            data, requests, length, device
+        ):
+            batch = batch.to(device)
+            scores = base.score(batch).float()
+            self.groups.append((chosen, part, batch, scores))
+
+    def choose(self, case: int) -> None:
+        """Set the weights and decays of a case, one kind after the other."""
+        kinds = range(self.transitions.kinds)
+        weight, decay = self.transitions.weight, self.transitions.decay
+        added = [
+            self._sums(
+                kind, float(decay[case, kind]), float(weight[case, kind])
+            )
+            for kind in kinds
+        ]
+        for kind in [*kinds] * ROUNDS:
+            others = [
+                sum(parts[:kind] + parts[kind + 1 :], start=torch.zeros(()))
+                for parts in zip(*added, strict=True)
+            ]
+            found = {}
+            for one in DECAYS:
+                own = self._sums(kind, one)
+                found |= {
+                    (amount, one): quality
+                    for amount, quality in self._qualities(others, own)
+                }
+            # Of equal ones the first: the smallest weight.
+            best = max(found, key=found.__getitem__)
+            weight[case, kind], decay[case, kind] = best
+            added[kind] = self._sums(kind, best[1], best[0])
+
+    def _sums(self, kind, decay, weight=1.0):
+        """What a kind adds to the scores of each group."""
+        return [
+            weight * self.transitions.of_kind(batch, kind, decay)
+            for _, _, batch, _ in self.groups
+        ]
+
+    def _qualities(self, others, own):
+        """(weight, NDCG@10) of the sums of a kind beside those of others, until PATIENCE weights
+        in a row are no better."""
+        best, worse = 0.0, 0
+        for weight in WEIGHTS:
+            quality = self._quality(others, own, weight)
+            yield weight, quality
+            worse = 0 if quality > best else worse + 1
+            best = max(best, quality)
+            if worse == PATIENCE:
+                return
+
+    def _quality(self, others, own, weight):
+        """NDCG@10 on the requests."""
+        shape = len(self.requests), self.requests.count
+        rank = np.zeros(shape, dtype=np.int64)
+        for group, other, sums in zip(self.groups, others, own, strict=True):
+            chosen, part, _, scores = group
+            blended = scores + other + weight * sums
+            rank[chosen] = ranks_within(blended, self.data, part, self.hides)
+        metrics = per_user(rank, self.requests.users)
+        return float(metrics[SELECTION_METRIC].mean())

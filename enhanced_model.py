@@ -57,7 +57,7 @@ from transformer import (
     sinusoids,
     time_rotation,
 )
-from transitions import Transitions
+from transitions import transitions_for
 
 FEW = 50  # interactions of an item whose own vector begins half as long
 
@@ -108,7 +108,7 @@ class EnhancedBERT4Rec(nn.Module):
         rotated = has_times and settings.relative_time
         periods = rotation_periods(pairs) if rotated else None
         self.register_buffer("periods", periods, persistent=False)
-        self.transitions = Transitions(rows) if settings.transitions else None
+        self.transitions = transitions_for(catalogue, settings)
         self.dropout = Dropout(settings.dropout)
         self.encoder = Encoder(settings, pre_norm=True)
         self._build_heads(catalogue, rows)

@@ -49,8 +49,15 @@ def for_catalogue(model: Model, larger: Catalogue) -> Model:
     _add_items(grown.state_dict(), known, place, new, weights)
     if model.transitions is not None:
         grown.transitions.hold_values(
-            _with_items(model.transitions.matrix(), place, new, weights)
+            [
+                _with_items(values, place, new, weights)
+                for values in model.transitions.matrices()
+            ]
         )
+        for name in ("weight", "decay"):
+            grown.state_dict()[f"transitions.{name}"].copy_(
+                known[f"transitions.{name}"]
+            )
     return grown.to(device)
 
 

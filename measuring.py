@@ -6,11 +6,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from baselines.followers import PUBLISHED, pctm
 from baselines.popularity import Popularity, RecentPopularity
-from baselines.transitions import TransitionRanker
-from blending import blended
 from dataset import Dataset
-from evaluation.protocols import Ranker, protocol_line, ranks_of
+from evaluation.metrics import per_user
+from evaluation.protocols import (
+    Ranker,
+    protocol_line,
+    ranks_of,
+    target_ranks,
+)
 from evaluation.report import (
     hit_max_ratio,
     print_ranking,
@@ -31,8 +36,7 @@ from support.files import write_json
 from support.memory import peak_memory_mb
 from support.tables import by_row, print_table
 from support.tracking import git_commit
-from training_state import Progress
-from transitions import Transitions
+from training_state import SELECTION_METRIC, Progress
 
 RECENT = 30  # days
 HIT_MAX = "hit max ratio"
@@ -97,11 +101,23 @@ def counting_rankers(data: Dataset, settings: Settings) -> dict[str, Ranker]:
         rankers[f"popularity of {RECENT} days"] = RecentPopularity(
             data, RECENT
         )
-    nothing = Transitions(len(data.catalogue.items))
-    alone = TransitionRanker(data, nothing)
-    counts, _ = blended(alone, data, settings, weights=(1.0,))
-    rankers["transitions"] = TransitionRanker(data, counts)
+    rankers["PCTM"] = _pctm(data, settings)
     return rankers
+
+
+def _pctm(data, settings):
+    """PCTM by the published setting that is better on validation, the first without validation."""
+    rankers = [pctm(data, **setting) for setting in PUBLISHED]
+    if "validation" not in data.split.requests:
+        return rankers[0]
+    users = data.split.requests["validation"].users
+    length = settings.model.seq_length
+
+    def quality(ranker):
+        rank = target_ranks(ranker, data, "validation", length, settings.eval)
+        return per_user(rank, users)[SELECTION_METRIC].mean()
+
+    return max(rankers, key=quality)
 
 
 def _side_tasks(scorer, data, length, device):

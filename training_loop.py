@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from batches import Batch
-from blending import blended
+from blending import weigh
 from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
@@ -299,10 +299,11 @@ class Run:
     def add_transitions(self) -> None:
         """Give the model its counts, weighed on the validation items; every process does."""
         model, best = self.model, self.progress.best
-        held, found = blended(
-            model.frozen(), self.data, self.settings, device=self.device
+        base = model.frozen()
+        base.transitions = None
+        found = weigh(
+            model.transitions, base, self.data, self.settings, self.device
         )
-        model.transitions.load_state_dict(held.state_dict())
         if not self.validate:
             return
         before, metrics = best[SELECTION_METRIC], self.validation_metrics()
@@ -312,9 +313,8 @@ class Run:
             self.on_best(model, best)
         if not self.quiet:
             self.bar.write(
-                f"transitions added with weight {found['weight']:g}, sharpness "
-                f"{found['sharpness']:g}: validation {SELECTION_METRIC} {before:.4f} to "
-                f"{best[SELECTION_METRIC]:.4f}"
+                f"transitions added with weights {found['weight']}: validation "
+                f"{SELECTION_METRIC} {before:.4f} to {best[SELECTION_METRIC]:.4f}"
             )
 
     def save(self) -> None:

@@ -1,16 +1,21 @@
 """Which items follow which: counts of the training part, added to a model's scores.
 
-    S(a | h) = sum_j TAIL^j V(h_j, a)            h_0 is the newest item of the history, j < REACH
-    V(b, a)  = weight log(1 + sharpness C(b, a))
-    C(b, a)  = sum_{d <= REACH} d^(-1/2) N_d(b, a)
+    S(a | h) = sum_k sum_j weight_k decay_k^j V_k(h_j, a)      h_0 is the newest item, j < REACH
+    V_k(b, a) = log(1 + SHARPNESS C_k(b, a))
+    C_k(b, a) = sum_{d <= REACH} d^(-1/2) N_dk(b, a)
 
-N_d(b, a): how often a stands d interactions after b in the training part. S is weight times the
-log-likelihood of PCTM (Spotify Research, sequential-capacity-probes, RecSys 2026), up to what is
-the same for all items: a product of smoothed transition probabilities. It is linear in the items
-of the history, so each one's part in it is known exactly. Weight and sharpness are found on the
-validation items (blending.py).
+N_dk(b, a): how often a stands d interactions after b in the training part, the two at the same
+time (k = 0) or at different times (k = 1). What people rate or buy in one go follows other rules
+than what they come back for. Data without times have one kind. A term is the log-likelihood of
+PCTM (Spotify Research, sequential-capacity-probes, RecSys 2026), up to what is the same for all
+items: a product of smoothed transition probabilities. S is linear in the items of the history, so
+each one's part in it is known exactly.
 
-Axes: B histories, J = REACH newest items, R rows of the item table, K = KEPT.
+Weights and decays are found on the validation items (blending.py). A model that knows the time of
+the request has two sets of them, for a request at the newest item's time (case 1) and for any
+other (case 0).
+
+Axes: B histories, J = REACH newest items, K kinds, R rows of the item table.
 """
 
 from collections.abc import Sequence
@@ -22,42 +27,46 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from batches import Batch
-from dataset import PAD, Dataset
+from dataset import NO_TIME, PAD, Catalogue, Dataset
+from settings import ModelSettings
 
 REACH = 10
 COUNTED = [distance**-0.5 for distance in range(1, REACH + 1)]
-TAIL = 0.7
-KEPT = 500  # pairs of an item at most, those that count most
+SHARPNESS = 4.0
+KEPT = 500  # pairs of an item and kind at most, those that count most
 LARGEST = 1e6  # no weight and no count come near such a value
 
 
 class Transitions(nn.Module):
     """See the module's head. It adds nothing until `hold` has given it counts.
 
-    The pairs of item b are `items` and `values` from `starts[b]` to `starts[b + 1]`.
+    The pairs of item b and kind k are `items` and `values` from `starts[kR + b]` to
+    `starts[kR + b + 1]`.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, kinds: int = 1, cases: int = 1) -> None:
         super().__init__()
-        self.rows = rows
+        self.rows, self.kinds, self.cases = rows, kinds, cases
         self.register_buffer(
-            "starts", torch.zeros(rows + 1, dtype=torch.int64)
+            "starts", torch.zeros(kinds * rows + 1, dtype=torch.int64)
         )
         # One that adds nothing, so that there is always something to look up.
         self.register_buffer("items", torch.zeros(1, dtype=torch.int32))
         self.register_buffer("values", torch.zeros(1))
+        self.register_buffer("weight", torch.zeros(cases, kinds))
+        self.register_buffer("decay", torch.zeros(cases, kinds))
 
-    def hold(
-        self, counts: sparse.csr_matrix, weight: float, sharpness: float
-    ) -> "Transitions":
-        """Take the values from counts (R, R)."""
-        values = counts.copy()
-        values.data = weight * np.log1p(sharpness * values.data)
-        return self.hold_values(values)
+    def hold(self, counts: Sequence[sparse.csr_matrix]) -> "Transitions":
+        """Take the values from the counts (R, R) of each kind."""
+        kinds = [matrix.copy() for matrix in counts]
+        for matrix in kinds:
+            matrix.data = np.log1p(SHARPNESS * matrix.data)
+        return self.hold_values(kinds)
 
-    def hold_values(self, values: sparse.csr_matrix) -> "Transitions":
-        """Take these values (R, R), of each row the KEPT largest."""
-        values = largest_of_rows(values, KEPT)
+    def hold_values(self, kinds: Sequence[sparse.csr_matrix]) -> "Transitions":
+        """Take the values (R, R) of each kind, of each row the KEPT largest."""
+        values = sparse.vstack([largest_of_rows(one, KEPT) for one in kinds])
+        values = values.tocsr()
         device = self.values.device
         found = {
             "starts": values.indptr.astype(np.int64),
@@ -70,43 +79,77 @@ class Transitions(nn.Module):
 
     def clear(self) -> None:
         """Add nothing any more."""
-        self.hold_values(sparse.csr_matrix((self.rows, self.rows)))
+        nothing = sparse.csr_matrix((self.rows, self.rows))
+        self.hold_values([nothing] * self.kinds)
+        self.weight.zero_()
 
-    def matrix(self) -> sparse.csr_matrix:
-        """(R, R) the values."""
+    def matrices(self) -> list[sparse.csr_matrix]:
+        """(R, R) the values of each kind."""
         pairs = int(self.starts[-1])
         arrays = [
             part.cpu().numpy()
             for part in (self.values[:pairs], self.items[:pairs], self.starts)
         ]
-        return sparse.csr_matrix(tuple(arrays), shape=(self.rows, self.rows))
+        shape = self.kinds * self.rows, self.rows
+        stacked = sparse.csr_matrix(tuple(arrays), shape=shape)
+        bounds = range(0, shape[0], self.rows)
+        return [stacked[first : first + self.rows] for first in bounds]
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, R) S of each item."""
-        newest, weights = self._newest(batch)
-        return self._sums(newest, weights)
+        items, there = self._newest(batch)
+        rows = items[..., None] + self._first_rows
+        weights = self._weights(batch) * there[..., None]
+        return self._sums(rows.flatten(1), weights.flatten(1))
 
     def parts(self, batch: Batch) -> Tensor:
         """(B, J, R) what each of the newest items, newest first, adds to S."""
-        newest, weights = self._newest(batch)
-        each = self._sums(newest.reshape(-1, 1), weights.reshape(-1, 1))
-        return each.reshape(*newest.shape, self.rows)
+        items, there = self._newest(batch)
+        rows = items[..., None] + self._first_rows  # (B, J, K)
+        weights = self._weights(batch) * there[..., None]
+        each = self._sums(rows.flatten(0, 1), weights.flatten(0, 1))
+        return each.reshape(*items.shape, self.rows)
+
+    def of_kind(self, batch: Batch, kind: int, decay: float) -> Tensor:
+        """(B, R) S of one kind with the weight 1."""
+        items, there = self._newest(batch)
+        age = torch.arange(REACH, device=items.device)
+        return self._sums(items + kind * self.rows, decay**age * there)
+
+    def case_of(self, batch: Batch) -> Tensor:
+        """(B,) 1 where the request is known to have the newest item's time, else 0."""
+        if self.cases == 1:
+            return torch.zeros_like(batch.lengths)
+        newest = (batch.lengths - 1).clamp(min=0)[:, None]
+        asked = batch.request_times.gather(1, newest)[:, 0]
+        same = asked == batch.times.gather(1, newest)[:, 0]
+        return (same & (asked != NO_TIME)).long()
 
     def _newest(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B, J) the newest items, newest first, and how much each counts; 0 for none."""
+        """(B, J) the newest items, newest first, and whether there are so many."""
         age = torch.arange(REACH, device=batch.items.device)
         place = batch.lengths[:, None] - 1 - age
-        items = batch.items.gather(1, place.clamp(min=0))
-        return items, TAIL**age * (place >= 0)
+        return batch.items.gather(1, place.clamp(min=0)), place >= 0
 
-    def _sums(self, items: Tensor, weights: Tensor) -> Tensor:
-        """(N, R) weighted sums of the values of items (N, J)."""
-        first, end = self.starts[items], self.starts[items + 1]  # (N, J)
-        place = first[..., None] + torch.arange(KEPT, device=items.device)
-        there = place < end[..., None]  # (N, J, K)
+    @property
+    def _first_rows(self) -> Tensor:
+        """(K,) where the rows of each kind begin."""
+        return self.rows * torch.arange(self.kinds, device=self.items.device)
+
+    def _weights(self, batch: Batch) -> Tensor:
+        """(B, J, K) of each age and kind."""
+        case = self.case_of(batch)
+        age = torch.arange(REACH, device=batch.items.device)[:, None]
+        return self.weight[case, None] * self.decay[case, None] ** age
+
+    def _sums(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """(N, R) weighted sums of the values of some rows (N, M)."""
+        first, end = self.starts[rows], self.starts[rows + 1]  # (N, M)
+        place = first[..., None] + torch.arange(KEPT, device=rows.device)
+        there = place < end[..., None]  # (N, M, KEPT)
         place = place.where(there, 0)
         values = self.values[place] * (weights[..., None] * there)
-        sums = values.new_zeros(len(items), self.rows)
+        sums = values.new_zeros(len(rows), self.rows)
         found = self.items[place].long()
         return sums.scatter_add(1, found.flatten(1), values.flatten(1))
 
@@ -130,6 +173,9 @@ class Transitions(nn.Module):
         if items.ndim != 1 or values.shape != items.shape or not len(items):
             return False
         counts = starts.diff()
+        amounts = torch.cat(
+            [values, self.weight.flatten(), self.decay.flatten()]
+        )
         return bool(
             starts[0] == 0
             and starts[-1] <= len(items)
@@ -137,25 +183,56 @@ class Transitions(nn.Module):
             and counts.max() <= KEPT
             and items.min() >= 0
             and items.max() < self.rows
-            and values.min() >= 0
-            and values.max() <= LARGEST
+            and amounts.min() >= 0
+            and amounts.max() <= LARGEST
         )
 
 
+def transitions_for(
+    catalogue: Catalogue, settings: ModelSettings
+) -> Transitions | None:
+    """Those of a model, without counts as yet; None where they are switched off."""
+    if not settings.transitions:
+        return None
+    kinds = 2 if "time" in catalogue.schema.interactions.roles else 1
+    cases = 2 if kinds == 2 and settings.query_time == "known" else 1
+    return Transitions(len(catalogue.items), kinds, cases)
+
+
 def transition_counts(
-    data: Dataset, weights: Sequence[float] = COUNTED
+    data: Dataset,
+    weights: Sequence[float] = COUNTED,
+    same_time: bool | None = None,
 ) -> sparse.csr_matrix:
-    """sum_d weights[d - 1] N_d (R, R) of the training part."""
+    """sum_d weights[d - 1] N_d (R, R) of the training part.
+
+    same_time: only pairs at the same time, which is known, or only all others; None: every pair.
+    """
     rows = data.training_rows()
-    users, items = data.user_of[rows], data.items[rows]
+    users, items, times = (
+        data.user_of[rows],
+        data.items[rows],
+        data.times[rows],
+    )
     size = len(data.catalogue.items)
     counts = sparse.csr_matrix((size, size))
     for distance, weight in enumerate(weights, 1):
-        same = users[distance:] == users[:-distance]
-        pairs = (items[:-distance][same], items[distance:][same])
-        each = np.full(int(same.sum()), weight)
+        chosen = users[distance:] == users[:-distance]
+        if same_time is not None:
+            same = times[distance:] == times[:-distance]
+            same &= times[distance:] != NO_TIME
+            chosen &= same == same_time
+        pairs = (items[:-distance][chosen], items[distance:][chosen])
+        each = np.full(int(chosen.sum()), weight)
         counts += sparse.csr_matrix((each, pairs), shape=counts.shape)
     return counts
+
+
+def counts_by_kind(data: Dataset) -> list[sparse.csr_matrix]:
+    """C of each kind: of pairs at the same time and of others; of all where data have no times."""
+    if not data.has_times:
+        return [transition_counts(data)]
+    return [transition_counts(data, same_time=same) for same in (True, False)]
 
 
 def largest_of_rows(values: sparse.csr_matrix, kept: int) -> sparse.csr_matrix:

@@ -266,6 +266,7 @@ VARIANTS = {
         query_time="known",
         positions="sinusoidal",
         start_token=True,
+        transitions=True,
         **TINY_MODEL,
     ),
     "enhanced-cloze-only": ModelSettings(
@@ -323,7 +324,7 @@ def fresh_model(
 ) -> torch.nn.Module:
     """A model in evaluation mode whose weights are large enough for every input to matter."""
     from model_io import new_model
-    from transitions import transition_counts
+    from transitions import counts_by_kind
 
     torch.manual_seed(seed)
     model = new_model(data, settings).eval()
@@ -332,7 +333,9 @@ def fresh_model(
             if "norm" not in name:
                 parameter.normal_(0, spread)
     if model.transitions is not None:
-        model.transitions.hold(transition_counts(data), 1.5, 4.0)
+        model.transitions.hold(counts_by_kind(data))
+        model.transitions.weight.uniform_(0.5, 1.5)
+        model.transitions.decay.uniform_(0.4, 0.9)
     return model
 
 

@@ -5,7 +5,12 @@ import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
-from baselines.followers import HISTORIES, pctm, sequential_rules
+from baselines.followers import (
+    HISTORIES,
+    PUBLISHED,
+    pctm,
+    sequential_rules,
+)
 from baselines.neighbours import (
     ColumnNeighbours,
     ItemToItem,
@@ -18,13 +23,11 @@ from baselines.popularity import (
     Popularity,
     RecentPopularity,
 )
-from baselines.transitions import TransitionRanker
 from batches import History, history_batch, history_of
 from dataset import ITEM_ROWS
 from evaluation.protocols import target_ranks
 from settings import EvalSettings
 from tests.conftest import span
-from transitions import Transitions, transition_counts
 
 
 @pytest.fixture()
@@ -90,37 +93,6 @@ def test_markov_chain_counts_followers(data):
         expected / expected.sum(1, keepdims=True),
         atol=1e-6,
     )
-
-
-def test_transitions_sum_what_followed(data):
-    """By loops over the histories, from the formula."""
-    size = len(data.catalogue.items)
-    counts = np.zeros((size, size))
-    for user in data.catalogue.users.rows:
-        start, end = span(data, user, "validation")
-        items = data.items[start:end]
-        for place, before in enumerate(items):
-            for distance, after in enumerate(items[place + 1 :][:10], start=1):
-                counts[before, after] += distance**-0.5
-    history = history_of(data, 5, span(data, 5, "test")[1])
-    short = history.select(slice(-1, None))
-    nothing = history.select(slice(0, 0))
-    held = Transitions(size).hold(transition_counts(data), 2.0, 3.0)
-    scores = TransitionRanker(data, held).score(
-        history_batch([history, short, nothing], data.catalogue, 20)
-    )
-    for row, part in zip(scores, (history, short), strict=False):
-        expected = sum(
-            0.7**age * 2 * np.log(1 + 3 * counts[item])
-            for age, item in enumerate(part.items[::-1][:10])
-        )
-        np.testing.assert_allclose(
-            row[ITEM_ROWS:], expected[ITEM_ROWS:], rtol=1e-5, atol=2e-6
-        )
-    # Without a history by popularity alone.
-    popular = Popularity(data).counts[ITEM_ROWS:]
-    assert (scores[2, ITEM_ROWS:].argsort() == popular.argsort()).all()
-    assert (scores[:, :ITEM_ROWS] == -torch.inf).all()
 
 
 def pairs_of(data, reach):
@@ -257,7 +229,7 @@ def test_baselines_rank_under_the_one_protocol(data):
         item_knn(data, 20, 5.0),
         ease(data, 20.0, 0.9),
         markov_chain(data),
-        TransitionRanker(data, Transitions(len(data.catalogue.items))),
+        pctm(data, **PUBLISHED[0]),
     ):
         assert (
             target_ranks(ranker, data, "test", 12, EvalSettings()).min() >= 1

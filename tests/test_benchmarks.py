@@ -111,7 +111,7 @@ def test_data_sets_beside_what_counts(tmp_path, capsys, small):
             for folder in sorted(work.glob(f"{name}-4*"))
         ]
         for metric in ("HR@10", "NDCG@10"):
-            for other in ("popularity", "transitions"):
+            for other in ("popularity", "PCTM"):
                 mean = results[0][other][metric]["mean"]
                 assert row[metric][other] == pytest.approx(mean)
             means = [each["enhanced"][metric]["mean"] for each in results]

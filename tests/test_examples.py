@@ -52,6 +52,6 @@ def test_the_notebook(capsys):
             assert not cell["outputs"]
             exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
     said = capsys.readouterr().out
-    assert "transitions" in said and "Because you" in said
+    assert "PCTM" in said and "Because you" in said
     assert "added: mug 9" in said
     assert len(names["items"]) == 5

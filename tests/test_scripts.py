@@ -133,7 +133,7 @@ def test_trainer_leaves_what_it_promises(model):
     results = json.loads((model / "results.json").read_text())
     assert (
         set(results["ranking"])
-        == {"popularity", "popularity of 30 days", "transitions", "enhanced"}
+        == {"popularity", "popularity of 30 days", "PCTM", "enhanced"}
         and results["split_hash"] == info["split_hash"]
     )
     assert set(results["values"]["rating"]) >= {
@@ -817,7 +817,7 @@ def test_an_earlier_best_is_set_aside_not_lost(files, tmp_path):
     assert train(tmp_path, files, "--max_epochs", "1", "--seed", "9") == 0
     assert any(
         path.read_bytes() == first
-        for path in tmp_path.glob("*/model.safetensors")
+        for path in tmp_path.glob("*/best/model.safetensors")
     )
 
 

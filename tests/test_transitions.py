@@ -1,6 +1,6 @@
 """Counts that are added to a model's scores: what they are, how they are kept and weighed.
 
-Against a double loop: tests/test_baselines.py. As a part of models: VARIANTS of conftest.py.
+As a part of models: VARIANTS of conftest.py.
 """
 
 import dataclasses
@@ -12,23 +12,46 @@ from scipy import sparse
 
 import blending
 import transitions as module
-from blending import SHARPNESS, WEIGHTS, blended
-from dataset import ITEM_ROWS
+from blending import DECAYS, WEIGHTS, weigh
+from dataset import ITEM_ROWS, NO_TIME
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from growth import alike, for_catalogue
 from model_io import load_model, new_model, save_model
 from settings import EvalSettings, ModelSettings, Settings, TrainSettings
 from support.errors import UserError
-from tests.conftest import TINY_MODEL, VARIANTS, fresh_model, rng
+from tests.conftest import (
+    TINY_MODEL,
+    VARIANTS,
+    fresh_model,
+    other_data,
+    rng,
+    span,
+)
 from tests.test_models import request
 from training_loop import fit
-from transitions import REACH, TAIL, Transitions, transition_counts
+from transitions import (
+    REACH,
+    SHARPNESS,
+    Transitions,
+    counts_by_kind,
+    transition_counts,
+)
 
 SETTINGS = Settings(
     model=ModelSettings(transitions=True, **TINY_MODEL),
     train=TrainSettings(batch_size=16, max_epochs=2, precision="fp32"),
 )
+DAY = 86_400
+
+
+@pytest.fixture(scope="module")
+def in_bursts(data):
+    """Data in which several interactions of a user have the same time, or none."""
+    times = data.times // (30 * DAY) * (30 * DAY)
+    times[::50] = NO_TIME
+    assert 0.2 < (times[1:] == times[:-1]).mean() < 0.8
+    return data.replace(times=times)
 
 
 @pytest.fixture()
@@ -39,28 +62,82 @@ def drawn():
     return values.tocsr()
 
 
+def test_counts_are_those_of_a_loop(in_bursts):
+    """By loops over the histories, from the formula."""
+    data = in_bursts
+    size = len(data.catalogue.items)
+    expected = np.zeros((2, size, size))
+    for user in data.catalogue.users.rows:
+        start, end = span(data, user, "validation")
+        for row in range(start, end):
+            for other in range(row + 1, min(end, row + 11)):
+                same = data.times[row] == data.times[other] != NO_TIME
+                pair = data.items[row], data.items[other]
+                expected[0 if same else 1][pair] += (other - row) ** -0.5
+    assert expected[0].any() and expected[1].any()
+    for counts, kind in zip(counts_by_kind(data), expected, strict=True):
+        np.testing.assert_allclose(counts.toarray(), kind)
+    both = transition_counts(data).toarray()
+    np.testing.assert_allclose(both, expected.sum(0))
+
+
+def test_data_without_times_have_one_kind():
+    data = other_data("ids")
+    (counts,) = counts_by_kind(data)
+    assert (counts != transition_counts(data)).nnz == 0
+    settings = VARIANTS["enhanced-transitions"]
+    assert fresh_model(data, settings).transitions.kinds == 1
+
+
 def test_the_largest_pairs_are_kept(drawn, monkeypatch):
     monkeypatch.setattr(module, "KEPT", 5)
-    kept = Transitions(40).hold_values(drawn).matrix().toarray()
-    for row, whole in zip(kept, drawn.toarray(), strict=True):
-        largest = np.sort(whole)[::-1][:5]
-        np.testing.assert_allclose(np.sort(row)[::-1][:5], largest, rtol=1e-6)
-        assert (row > 0).sum() == (largest > 0).sum()
+    held = Transitions(40, kinds=2).hold_values([drawn, drawn.T.tocsr()])
+    for kept, whole in zip(held.matrices(), (drawn, drawn.T), strict=True):
+        for row, all_of_it in zip(
+            kept.toarray(), whole.toarray(), strict=True
+        ):
+            largest = np.sort(all_of_it)[::-1][:5]
+            np.testing.assert_allclose(
+                np.sort(row)[::-1][:5], largest, rtol=1e-6
+            )
+            assert (row > 0).sum() == (largest > 0).sum()
 
 
-def test_parts_add_up_to_the_whole(data):
-    held = fresh_model(data, VARIANTS["enhanced-transitions"]).transitions
-    batch = request(data)
+@pytest.mark.parametrize(
+    "name", ["enhanced-transitions", "enhanced-known-time"]
+)
+def test_parts_add_up_to_the_whole(in_bursts, name):
+    """Each is what the formula says, of the pairs of both kinds, by the case of the request."""
+    held = fresh_model(in_bursts, VARIANTS[name]).transitions
+    batch = request(in_bursts)
     parts = held.parts(batch)
     torch.testing.assert_close(parts.sum(1), held(batch))
-    values = torch.from_numpy(held.matrix().toarray())
-    for row in range(len(batch.items)):
-        newest = batch.items[row, : batch.lengths[row]].flip(0)[:REACH]
+    kinds = [
+        torch.from_numpy(np.log1p(SHARPNESS * counts.toarray()))
+        for counts in counts_by_kind(in_bursts)
+    ]
+    known = VARIANTS[name].query_time == "known"
+    cases = []
+    for row, length in enumerate(batch.lengths.tolist()):
+        moment, asked = (
+            int(times[row, length - 1])
+            for times in (batch.times, batch.request_times)
+        )
+        case = int(known and moment == asked != NO_TIME)
+        cases.append(case)
+        newest = batch.items[row, :length].flip(0)[:REACH]
         for age, item in enumerate(newest):
+            expected = sum(
+                held.weight[case, kind]
+                * held.decay[case, kind] ** age
+                * values[item]
+                for kind, values in enumerate(kinds)
+            )
             torch.testing.assert_close(
-                parts[row, age], values[item] * TAIL**age
+                parts[row, age], expected.float(), rtol=1e-4, atol=1e-5
             )
         assert not parts[row, len(newest) :].any()
+    assert len(set(cases)) == (2 if known else 1)
 
 
 def test_what_was_counted_is_saved_and_loaded(data, tmp_path):
@@ -71,9 +148,7 @@ def test_what_was_counted_is_saved_and_loaded(data, tmp_path):
     batch = request(data)
     for name in ("counted", "empty"):
         if name == "empty":
-            model.transitions.hold_values(
-                sparse.csr_matrix((model.transitions.rows,) * 2)
-            )
+            model.transitions.clear()
         save_model(tmp_path / name, model, settings, data, {})
         for copies in (None, str(tmp_path)):
             same = load_model(tmp_path / name, copies).model
@@ -118,22 +193,54 @@ class Shifted:
         return self.base.score(batch) + self.held(batch)
 
 
-def test_the_weight_is_the_best_on_validation(data):
-    """Every pair ranked alone."""
+@pytest.mark.parametrize("cases", [1, 2])
+def test_the_last_weight_chosen_is_the_best(in_bursts, cases, monkeypatch):
+    """Every pair of a weight and a decay of the last kind ranked alone, beside what was chosen for
+    the first."""
+    monkeypatch.setattr(blending, "PATIENCE", len(WEIGHTS))
+    data = in_bursts
     base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
-    _, found = blended(base, data, SETTINGS)
-    counts, rows = transition_counts(data), len(data.catalogue.items)
-    users, scores = data.split.requests["validation"].users, {}
-    for weight in WEIGHTS:
-        for sharpness in SHARPNESS:
-            held = Transitions(rows).hold(counts, weight, sharpness)
-            rank = target_ranks(
-                Shifted(base, held), data, "validation", 12, EvalSettings()
-            )
-            scores[weight, sharpness] = per_user(rank, users)["NDCG@10"].mean()
-    best = scores[found["weight"], found["sharpness"]]
-    assert best == pytest.approx(max(scores.values()))
-    assert best > scores[0.0, 1.0]
+    held = Transitions(len(data.catalogue.items), 2, cases)
+    found = weigh(held, base, data, SETTINGS)
+    requests = data.split.requests["validation"]
+    before, asked = data.times[requests.ends - 1], data.times[requests.ends]
+    same = (before == asked) & (asked != NO_TIME)
+    assert same.any() and not same.all()
+    for case in range(cases):
+        flags = same == case if cases == 2 else np.ones(len(same), bool)
+        users, scores = requests.users[flags], {}
+        chosen = float(held.weight[case, 1]), float(held.decay[case, 1])
+        for weight in WEIGHTS:
+            for decay in DECAYS:
+                held.weight[case, 1], held.decay[case, 1] = weight, decay
+                rank = target_ranks(
+                    Shifted(base, held), data, "validation", 12, EvalSettings()
+                )
+                quality = per_user(rank[flags], users)["NDCG@10"].mean()
+                scores[
+                    float(held.weight[case, 1]), float(held.decay[case, 1])
+                ] = quality
+        held.weight[case, 1], held.decay[case, 1] = chosen
+        assert scores[chosen] == max(scores.values())
+        assert scores[chosen] >= scores[0.0, chosen[1]]
+    assert held.weight.any()
+    assert found["weight"] == held.weight.tolist()
+
+
+def test_weights_end_where_they_no_longer_help(data, monkeypatch):
+    tried = []
+    quality = blending._Trial._quality
+
+    def counted(self, others, own, weight):
+        tried.append(weight)
+        return quality(self, others, own, weight) - weight
+
+    monkeypatch.setattr(blending._Trial, "_quality", counted)
+    base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
+    held = Transitions(len(data.catalogue.items))
+    weigh(held, base, data, SETTINGS)
+    assert set(tried) == set(WEIGHTS[:3])
+    assert not held.weight.any()
 
 
 def test_some_of_many_requests_choose_the_weight(data, monkeypatch):
@@ -148,9 +255,8 @@ def test_some_of_many_requests_choose_the_weight(data, monkeypatch):
         ),
     )
     base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
-    blended(base, data, SETTINGS, weights=(1.0,))
+    weigh(Transitions(len(data.catalogue.items)), base, data, SETTINGS)
     assert len(set(asked)) == 20
-    assert len(asked) == 20 * len(SHARPNESS)
 
 
 def test_training_itself_does_not_change(data):
@@ -202,17 +308,24 @@ def test_a_new_item_follows_what_items_like_it_follow(data):
     new = items.with_row(10**6, "New", items.readable(items.first + 7))
     larger = dataclasses.replace(data.catalogue, items=new)
     grown = for_catalogue(model, larger)
-    before = model.transitions.matrix().toarray()
-    after = grown.transitions.matrix().toarray()
-    np.testing.assert_array_equal(after[:-1, :-1], before)
     shares = np.zeros(len(items))
     shares[items.first :] = alike(
         new, np.array([len(items.ids)]), torch.arange(len(items.ids))
     )
-    np.testing.assert_allclose(after[:-1, -1], before @ shares, rtol=1e-5)
-    np.testing.assert_allclose(after[-1, :-1], shares @ before, rtol=1e-5)
-    assert after[-1, -1] == pytest.approx(shares @ before @ shares, rel=1e-5)
-    assert after[-1].any() and after[:, -1].any()
+    for values, grown_values in zip(
+        model.transitions.matrices(), grown.transitions.matrices(), strict=True
+    ):
+        before, after = values.toarray(), grown_values.toarray()
+        np.testing.assert_array_equal(after[:-1, :-1], before)
+        np.testing.assert_allclose(after[:-1, -1], before @ shares, rtol=1e-5)
+        np.testing.assert_allclose(after[-1, :-1], shares @ before, rtol=1e-5)
+        mean = shares @ before @ shares
+        assert after[-1, -1] == pytest.approx(mean, rel=1e-5)
+        assert not before.any() or (after[-1].any() and after[:, -1].any())
+    for name in ("weight", "decay"):
+        assert torch.equal(
+            getattr(grown.transitions, name), getattr(model.transitions, name)
+        )
 
 
 def test_a_second_run_begins_without_counts(data):
@@ -226,7 +339,9 @@ def test_a_second_run_begins_without_counts(data):
         data,
         SETTINGS,
         quiet=True,
-        on_best=lambda model, _: pairs.append(model.transitions.matrix().nnz),
+        on_best=lambda model, _: pairs.append(
+            int(model.transitions.starts[-1])
+        ),
     )
     assert pairs[0] == 0 and pairs[-1] > 0
 
@@ -240,8 +355,10 @@ def test_an_item_like_all_others_has_no_transitions(data, monkeypatch):
     model = fresh_model(data, settings)
     new = data.catalogue.items.with_row(10**6, "New", {})
     larger = dataclasses.replace(data.catalogue, items=new)
-    after = for_catalogue(model, larger).transitions.matrix().toarray()
-    assert not after[-1].any() and not after[:, -1].any()
-    np.testing.assert_array_equal(
-        after[:-1, :-1], model.transitions.matrix().toarray()
-    )
+    grown = for_catalogue(model, larger).transitions
+    for values, before in zip(
+        grown.matrices(), model.transitions.matrices(), strict=True
+    ):
+        after = values.toarray()
+        assert not after[-1].any() and not after[:, -1].any()
+        np.testing.assert_array_equal(after[:-1, :-1], before.toarray())
