@@ -1,9 +1,9 @@
 """How much the counts of transitions.py weigh beside a model: tried on the validation items.
 
 For each case and kind a decay and a weight are chosen in turn, the others as they are, in ROUNDS
-rounds: the pair with the best NDCG@10, of equal ones the first. All requests of the case are asked,
-or REQUESTS to twice as many, spread evenly, where there are more (fewer for very many items).
-Without validation items it is WITHOUT.
+rounds: the pair with the best NDCG@10, of equal ones the first. At most REQUESTS requests of a case
+are asked, spread evenly, and fewer where there are very many items. Without validation items it is
+WITHOUT.
 """
 
 import numpy as np
@@ -30,8 +30,8 @@ DECAYS = (0.4, 0.7)
 WITHOUT = 0.15, 0.7  # weight, decay
 ROUNDS = 2
 PATIENCE = 2  # weights that may be no better before no larger one is tried
-REQUESTS, FEWEST = 10_000, 1000
-MOST_SCORES = 1 << 27  # held at once: what bounds memory for very many items
+REQUESTS, FEWEST = 10_000, 200
+MOST_SCORES = 1 << 26  # of some requests, held a few times: bounds memory
 
 
 @torch.no_grad()
@@ -72,7 +72,8 @@ def _by_case(transitions, data):
     for number in range(transitions.cases):
         chosen = np.flatnonzero(case == number)
         most = min(REQUESTS, max(FEWEST, affordable))
-        yield asked.part(chosen[:: max(1, len(chosen) // most)])
+        step = -(-len(chosen) // most)
+        yield asked.part(chosen[:: max(1, step)])
 
 
 class _Trial:
