@@ -25,7 +25,22 @@ from splits import Requests
 from training_state import SELECTION_METRIC
 from transitions import Transitions, counts_by_kind
 
-WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2.0, 3.0, 5.0)
+WEIGHTS = (
+    0.0,
+    0.05,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.6,
+    0.8,
+    1.2,
+    2.0,
+    3.0,
+    5.0,
+    8.0,
+)
 DECAYS = (0.4, 0.7)
 WITHOUT = 0.15, 0.7  # weight, decay
 ROUNDS = 2
