@@ -6,6 +6,8 @@ are asked, spread evenly, and fewer where there are very many items. Without val
 WITHOUT.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,29 +22,18 @@ from evaluation.protocols import (
     ranks_within,
     request_batches,
 )
+from evaluation.slices import same_time
+from pair_counts import counts_by_kind
 from settings import Settings
 from splits import Requests
 from training_state import SELECTION_METRIC
-from transitions import Transitions, counts_by_kind
+from transitions import Transitions
 
-WEIGHTS = (
-    0.0,
-    0.05,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.4,
-    0.6,
-    0.8,
-    1.2,
-    2.0,
-    3.0,
-    5.0,
-    8.0,
-)
+WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
+WEIGHTS += (0.8, 1.2, 2.0, 3.0, 5.0, 8.0)
 DECAYS = (0.4, 0.7)
 WITHOUT = 0.15, 0.7  # weight, decay
+CHOSEN = ("weight", "decay")
 ROUNDS = 2
 PATIENCE = 2  # weights that may be no better before no larger one is tried
 REQUESTS, FEWEST = 10_000, 200
@@ -72,23 +63,21 @@ def weigh(
                     transitions, base, data, settings, requests, device
                 )
                 trial.choose(case)
-    return {
-        "weight": transitions.weight.tolist(),
-        "decay": transitions.decay.tolist(),
-    }
+    return {name: getattr(transitions, name).tolist() for name in CHOSEN}
 
 
 def _by_case(transitions, data):
     """The validation requests of each case, some of many."""
     asked = data.split.requests["validation"]
-    same = data.times[asked.ends] == data.times[asked.ends - 1]
-    case = same * (transitions.cases > 1)
     affordable = MOST_SCORES // len(data.catalogue.items)
+    most = min(REQUESTS, max(FEWEST, affordable))
+    case = np.zeros(len(asked), dtype=int)
+    if transitions.cases > 1:
+        case += same_time(data, "validation")
     for number in range(transitions.cases):
         chosen = np.flatnonzero(case == number)
-        most = min(REQUESTS, max(FEWEST, affordable))
-        step = -(-len(chosen) // most)
-        yield asked.part(chosen[:: max(1, step)])
+        step = max(1, math.ceil(len(chosen) / most))
+        yield asked.part(chosen[::step])
 
 
 class _Trial:
@@ -103,11 +92,8 @@ class _Trial:
         requests: Requests,
         device: torch.device,
     ) -> None:
-        self.transitions, self.data, self.requests = (
-            transitions,
-            data,
-            requests,
-        )
+        self.transitions = transitions
+        self.data, self.requests = data, requests
         self.hides = filters_seen(settings.eval, data)
         self.groups: list[tuple[np.ndarray, Requests, Batch, Tensor]] = []
         length = settings.model.seq_length
@@ -122,55 +108,58 @@ class _Trial:
         """Set the weights and decays of a case, one kind after the other."""
         kinds = range(self.transitions.kinds)
         weight, decay = self.transitions.weight, self.transitions.decay
-        added = [
-            self._sums(
-                kind, float(decay[case, kind]), float(weight[case, kind])
-            )
-            for kind in kinds
-        ]
+        added = [self._sums(kind, *WITHOUT) for kind in kinds]
         for kind in [*kinds] * ROUNDS:
-            others = [
-                sum(parts[:kind] + parts[kind + 1 :], start=torch.zeros(()))
-                for parts in zip(*added, strict=True)
-            ]
+            rest = [added[other] for other in kinds if other != kind]
+            without = self._beside(rest)
             found = {}
             for one in DECAYS:
-                own = self._sums(kind, one)
-                found |= {
-                    (amount, one): quality
-                    for amount, quality in self._qualities(others, own)
-                }
+                sums = self._sums(kind, 1.0, one)
+                for amount, quality in self._qualities(without, sums):
+                    found[amount, one] = quality
             # Of equal ones the first: the smallest weight.
             best = max(found, key=found.__getitem__)
             weight[case, kind], decay[case, kind] = best
-            added[kind] = self._sums(kind, best[1], best[0])
+            added[kind] = self._sums(kind, *best)
 
-    def _sums(self, kind, decay, weight=1.0):
+    def _beside(self, rest):
+        """The scores of each group by the model and these kinds."""
+        scores = [alone for _, _, _, alone in self.groups]
+        for kind in rest:
+            scores = [
+                before + sums
+                for before, sums in zip(scores, kind, strict=True)
+            ]
+        return scores
+
+    def _sums(self, kind, weight, decay):
         """What a kind adds to the scores of each group."""
         return [
             weight * self.transitions.of_kind(batch, kind, decay)
             for _, _, batch, _ in self.groups
         ]
 
-    def _qualities(self, others, own):
-        """(weight, NDCG@10) of the sums of a kind beside those of others, until PATIENCE weights
-        in a row are no better."""
+    def _qualities(self, without, sums):
+        """(weight, NDCG@10) of what a kind adds, in rising order, until PATIENCE weights in a row
+        are no better."""
         best, worse = 0.0, 0
         for weight in WEIGHTS:
-            quality = self._quality(others, own, weight)
+            quality = self._quality(without, sums, weight)
             yield weight, quality
             worse = 0 if quality > best else worse + 1
             best = max(best, quality)
             if worse == PATIENCE:
                 return
 
-    def _quality(self, others, own, weight):
-        """NDCG@10 on the requests."""
+    def _quality(self, without, sums, weight):
+        """NDCG@10 of all requests."""
         shape = len(self.requests), self.requests.count
         rank = np.zeros(shape, dtype=np.int64)
-        for group, other, sums in zip(self.groups, others, own, strict=True):
-            chosen, part, _, scores = group
-            blended = scores + other + weight * sums
-            rank[chosen] = ranks_within(blended, self.data, part, self.hides)
+        for group, before, added in zip(
+            self.groups, without, sums, strict=True
+        ):
+            chosen, part, _, _ = group
+            scores = before + weight * added
+            rank[chosen] = ranks_within(scores, self.data, part, self.hides)
         metrics = per_user(rank, self.requests.users)
         return float(metrics[SELECTION_METRIC].mean())

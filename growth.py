@@ -26,6 +26,7 @@ NEAREST = 5  # known items that a new one is like, and those that tie (ablations
 ODDS = ("next_bias", "masked_bias", "item_bias", "start_bias")
 VECTORS = ("item_ids.weight", "items.weight")
 ITEMS = (*ODDS, *VECTORS)
+PAIRS = ("transitions.starts", "transitions.items", "transitions.values")
 Model = EnhancedBERT4Rec | BERT4Rec
 State = dict[str, Tensor]
 
@@ -49,15 +50,9 @@ def for_catalogue(model: Model, larger: Catalogue) -> Model:
     _add_items(grown.state_dict(), known, place, new, weights)
     if model.transitions is not None:
         grown.transitions.hold_values(
-            [
-                _with_items(values, place, new, weights)
-                for values in model.transitions.matrices()
-            ]
+            _with_items(values, place, new, weights)
+            for values in model.transitions.matrices()
         )
-        for name in ("weight", "decay"):
-            grown.state_dict()[f"transitions.{name}"].copy_(
-                known[f"transitions.{name}"]
-            )
     return grown.to(device)
 
 
@@ -76,7 +71,7 @@ def _take_over(state, known, place, users):
             state[name].copy_(value[users])
         elif name == "counts":
             state[name][ITEM_ROWS + place] = value[ITEM_ROWS:]
-        elif not name.startswith("transitions.") and name not in ITEMS:
+        elif name not in (*ITEMS, *PAIRS):
             state[name].copy_(value)
 
 

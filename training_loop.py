@@ -313,8 +313,8 @@ class Run:
             self.on_best(model, best)
         if not self.quiet:
             self.bar.write(
-                f"transitions added with weights {found['weight']}: validation "
-                f"{SELECTION_METRIC} {before:.4f} to {best[SELECTION_METRIC]:.4f}"
+                f"transitions added: validation {SELECTION_METRIC} {before:.4f} to "
+                f"{best[SELECTION_METRIC]:.4f}"
             )
 
     def save(self) -> None:

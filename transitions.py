@@ -1,15 +1,12 @@
-"""Which items follow which: counts of the training part, added to a model's scores.
+"""Counts of which items follow which (pair_counts.py), added to a model's scores.
 
     S(a | h) = sum_k sum_j weight_k decay_k^j V_k(h_j, a)      h_0 is the newest item, j < REACH
     V_k(b, a) = log(1 + SHARPNESS C_k(b, a))
-    C_k(b, a) = sum_{d <= REACH} d^(-1/2) N_dk(b, a)
 
-N_dk(b, a): how often a stands d interactions after b in the training part, the two at the same
-time (k = 0) or at different times (k = 1). What people rate or buy in one go follows other rules
-than what they come back for. Data without times have one kind. A term is the log-likelihood of
-PCTM (Spotify Research, sequential-capacity-probes, RecSys 2026), up to what is the same for all
-items: a product of smoothed transition probabilities. S is linear in the items of the history, so
-each one's part in it is known exactly.
+C_k(b, a) counts how often a follows b: at the same time (k = 0), or at another time (k = 1). Each
+kind adds the log-likelihood of PCTM (Spotify Research, sequential-capacity-probes, RecSys 2026),
+up to what is the same for all items: a product of smoothed transition probabilities. S is linear
+in the items of the history, so each one's part in it is known exactly.
 
 Weights and decays are found on the validation items (blending.py). A model that knows the time of
 the request has two sets of them, for a request at the newest item's time (case 1) and for any
@@ -18,7 +15,7 @@ other (case 0).
 Axes: B histories, J = REACH newest items, K kinds, R rows of the item table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +24,10 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from batches import Batch
-from dataset import NO_TIME, PAD, Catalogue, Dataset
+from dataset import NO_TIME, PAD, Catalogue
+from pair_counts import REACH, largest_of_rows
 from settings import ModelSettings
 
-REACH = 10
-COUNTED = [distance**-0.5 for distance in range(1, REACH + 1)]
 SHARPNESS = 4.0
 KEPT = 500  # pairs of an item and kind at most, those that count most
 LARGEST = 1e6  # no weight and no count come near such a value
@@ -63,7 +59,7 @@ class Transitions(nn.Module):
             matrix.data = np.log1p(SHARPNESS * matrix.data)
         return self.hold_values(kinds)
 
-    def hold_values(self, kinds: Sequence[sparse.csr_matrix]) -> "Transitions":
+    def hold_values(self, kinds: Iterable[sparse.csr_matrix]) -> "Transitions":
         """Take the values (R, R) of each kind, of each row the KEPT largest."""
         values = sparse.vstack([largest_of_rows(one, KEPT) for one in kinds])
         values = values.tocsr()
@@ -97,18 +93,14 @@ class Transitions(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, R) S of each item."""
-        items, there = self._newest(batch)
-        rows = items[..., None] + self._first_rows
-        weights = self._weights(batch) * there[..., None]
+        rows, weights = self._terms(batch)
         return self._sums(rows.flatten(1), weights.flatten(1))
 
     def parts(self, batch: Batch) -> Tensor:
         """(B, J, R) what each of the newest items, newest first, adds to S."""
-        items, there = self._newest(batch)
-        rows = items[..., None] + self._first_rows  # (B, J, K)
-        weights = self._weights(batch) * there[..., None]
+        rows, weights = self._terms(batch)
         each = self._sums(rows.flatten(0, 1), weights.flatten(0, 1))
-        return each.reshape(*items.shape, self.rows)
+        return each.reshape(*rows.shape[:2], self.rows)
 
     def of_kind(self, batch: Batch, kind: int, decay: float) -> Tensor:
         """(B, R) S of one kind with the weight 1."""
@@ -131,16 +123,16 @@ class Transitions(nn.Module):
         place = batch.lengths[:, None] - 1 - age
         return batch.items.gather(1, place.clamp(min=0)), place >= 0
 
-    @property
-    def _first_rows(self) -> Tensor:
-        """(K,) where the rows of each kind begin."""
-        return self.rows * torch.arange(self.kinds, device=self.items.device)
-
-    def _weights(self, batch: Batch) -> Tensor:
-        """(B, J, K) of each age and kind."""
+    def _terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B, J, K) the rows of values that make S, and the weight of each."""
+        items, there = self._newest(batch)
+        device = items.device
+        kind = torch.arange(self.kinds, device=device)
+        age = torch.arange(REACH, device=device)[:, None]
         case = self.case_of(batch)
-        age = torch.arange(REACH, device=batch.items.device)[:, None]
-        return self.weight[case, None] * self.decay[case, None] ** age
+        weights = self.weight[case, None] * self.decay[case, None] ** age
+        rows = items[..., None] + kind * self.rows
+        return rows, weights * there[..., None]
 
     def _sums(self, rows: Tensor, weights: Tensor) -> Tensor:
         """(N, R) weighted sums of the values of some rows (N, M)."""
@@ -173,9 +165,7 @@ class Transitions(nn.Module):
         if items.ndim != 1 or values.shape != items.shape or not len(items):
             return False
         counts = starts.diff()
-        amounts = torch.cat(
-            [values, self.weight.flatten(), self.decay.flatten()]
-        )
+        amounts = torch.cat([values, self.weight.flatten()])
         return bool(
             starts[0] == 0
             and starts[-1] <= len(items)
@@ -185,6 +175,8 @@ class Transitions(nn.Module):
             and items.max() < self.rows
             and amounts.min() >= 0
             and amounts.max() <= LARGEST
+            and self.decay.min() >= 0
+            and self.decay.max() <= 1
         )
 
 
@@ -197,55 +189,3 @@ def transitions_for(
     kinds = 2 if "time" in catalogue.schema.interactions.roles else 1
     cases = 2 if kinds == 2 and settings.query_time == "known" else 1
     return Transitions(len(catalogue.items), kinds, cases)
-
-
-def transition_counts(
-    data: Dataset,
-    weights: Sequence[float] = COUNTED,
-    same_time: bool | None = None,
-) -> sparse.csr_matrix:
-    """sum_d weights[d - 1] N_d (R, R) of the training part.
-
-    same_time: only pairs at the same time, which is known, or only all others; None: every pair.
-    """
-    rows = data.training_rows()
-    users, items, times = (
-        data.user_of[rows],
-        data.items[rows],
-        data.times[rows],
-    )
-    size = len(data.catalogue.items)
-    counts = sparse.csr_matrix((size, size))
-    for distance, weight in enumerate(weights, 1):
-        chosen = users[distance:] == users[:-distance]
-        if same_time is not None:
-            same = times[distance:] == times[:-distance]
-            same &= times[distance:] != NO_TIME
-            chosen &= same == same_time
-        pairs = (items[:-distance][chosen], items[distance:][chosen])
-        each = np.full(int(chosen.sum()), weight)
-        counts += sparse.csr_matrix((each, pairs), shape=counts.shape)
-    return counts
-
-
-def counts_by_kind(data: Dataset) -> list[sparse.csr_matrix]:
-    """C of each kind: of pairs at the same time and of others; of all where data have no times."""
-    if not data.has_times:
-        return [transition_counts(data)]
-    return [transition_counts(data, same_time=same) for same in (True, False)]
-
-
-def largest_of_rows(values: sparse.csr_matrix, kept: int) -> sparse.csr_matrix:
-    """Of each row the `kept` largest values, in the order of their columns."""
-    values = values.tocsr()
-    values.sort_indices()
-    lengths = np.diff(values.indptr)
-    if lengths.max(initial=0) <= kept:
-        return values
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    # by row, within it from the largest value on, of equal ones the first
-    order = np.lexsort((-values.data, row))
-    place = np.arange(len(order)) - values.indptr[row]
-    chosen = np.sort(order[place < kept])
-    pairs = (row[chosen], values.indices[chosen])
-    return sparse.csr_matrix((values.data[chosen], pairs), shape=values.shape)

@@ -8,6 +8,7 @@ training part. Both after the formulas of Spotify Research (sequential-capacity-
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from batches import Batch
 from dataset import ITEM_ROWS, Dataset
-from transitions import largest_of_rows, transition_counts
+from pair_counts import largest_of_rows, transition_counts
 
 # What a step of distance or age d = 1, 2, ... weighs.
 STEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -37,13 +38,11 @@ PUBLISHED: tuple[dict[str, Any], ...] = (
     {
         "counted": ("inverse_root", 10),
         "sharpness": 1.2,
-        "history": "tail",
+        "history": "long_tail",
         "popularity": 0.0,
     },
 )
-NEWEST = 7  # items of a history that share RECENT_MASS; older ones share the rest evenly
-RECENT_MASS = 0.8
-RECENT_DECAY = 0.6
+RECENT_MASS = 0.8  # what the newest items of a history share; older ones share the rest evenly
 
 
 class Followers:
@@ -95,8 +94,8 @@ def pctm(
     M(b, a) = log(1 + sharpness C(b, a)), sharpness = |I| / tau of the source; what it leaves out
     is the same for all items.
 
-    counted: the name and number of the weights g. history: `tail`, or `exponential` with factor
-    0.6. popularity: the factor of log p(a), below 0 against popular items.
+    counted: the name and number of the weights g. history: a name of HISTORIES. popularity: the
+    factor of log p(a), below 0 against popular items.
     """
     kind, reach = counted
     matrix = transition_counts(data, STEPS[kind](np.arange(1.0, reach + 1)))
@@ -151,10 +150,10 @@ def _order(times):
     return 1e-6 * times / (times.max() + 1)
 
 
-def _tail(length):
+def _tail(length, newest, decay):
     weights = np.zeros(length)
-    newest = min(length, NEWEST)
-    recent = RECENT_DECAY ** np.arange(newest)
+    newest = min(length, newest)
+    recent = decay ** np.arange(newest)
     weights[:newest] = RECENT_MASS * recent / recent.sum()
     if length > newest:
         weights[newest:] = (1 - RECENT_MASS) / (length - newest)
@@ -162,8 +161,12 @@ def _tail(length):
 
 
 def _exponential(length):
-    weights = RECENT_DECAY ** np.arange(length)
+    weights = 0.6 ** np.arange(length)
     return weights / max(weights.sum(), 1e-9)
 
 
-HISTORIES = {"tail": _tail, "exponential": _exponential}
+HISTORIES: dict[str, Callable[[int], np.ndarray]] = {
+    "tail": partial(_tail, newest=7, decay=0.6),
+    "long_tail": partial(_tail, newest=10, decay=0.7),
+    "exponential": _exponential,
+}

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from batches import Batch
 from dataset import ITEM_ROWS, PAD, Dataset
+from pair_counts import transition_counts
 from transformer import positions_from_end
-from transitions import transition_counts
 
 
 class ItemToItem:

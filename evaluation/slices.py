@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from dataset import Dataset
+from dataset import NO_TIME, Dataset
 from evaluation.metrics import interval, per_user
 
 HISTORY_BOUNDS = (20, 50, 100, 200)  # interactions
@@ -57,14 +57,18 @@ def by_time(data: Dataset, until: str) -> dict[str, np.ndarray]:
 
     Empty where the times, or one of the parts, are missing.
     """
-    if not data.has_times:
-        return {}
-    ends = data.split.requests[until].ends
-    began = ends == data.offsets[data.split.requests[until].users]
-    same = (data.times[ends] == data.times[ends - 1]) & ~began
+    same = same_time(data, until)
     if same.all() or not same.any():
         return {}
     return {"other time": ~same, "same time": same}
+
+
+def same_time(data: Dataset, until: str) -> np.ndarray:
+    """(Q,) whether the first target has the time of the item before it, which is known."""
+    requests = data.split.requests[until]
+    times, before = data.times[requests.ends], data.times[requests.ends - 1]
+    has_history = requests.ends > data.offsets[requests.users]
+    return (times == before) & (times != NO_TIME) & has_history
 
 
 def _between(values, bounds):

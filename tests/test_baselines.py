@@ -115,8 +115,13 @@ def asked(data, user):
     return history.items, history_batch([history], data.catalogue, 1000)
 
 
+@pytest.mark.parametrize(
+    ("history", "count", "decay"), [("tail", 7, 0.6), ("long_tail", 10, 0.7)]
+)
 @pytest.mark.parametrize("popularity", [0.0, -0.4])
-def test_pctm_sums_logarithms_of_probabilities(data, popularity):
+def test_pctm_sums_logarithms_of_probabilities(
+    data, popularity, history, count, decay
+):
     """From the formula, P(a | b) = (C + tau / I) / (C_b + tau), by loops: equal up to what is the
     same for all items."""
     counts = pairs_of(data, 4)
@@ -127,12 +132,13 @@ def test_pctm_sums_logarithms_of_probabilities(data, popularity):
     probability = (whole + tau / size) / (sums + tau)
     times = data.item_counts()
     share = np.log((times + 1) / (times.sum() + size))
-    ranker = pctm(data, ["inverse", 4], 25.0, "tail", popularity)
+    ranker = pctm(data, ["inverse", 4], 25.0, history, popularity)
     for user in (1, 2, 3):
         items, batch = asked(data, user)
         newest = items[::-1]
-        weights = 0.8 * 0.6 ** np.arange(7) / (0.6 ** np.arange(7)).sum()
-        older = len(newest) - 7
+        steps = decay ** np.arange(count)
+        weights = 0.8 * steps / steps.sum()
+        older = len(newest) - count
         weights = [*weights, *[0.2 / older] * older]
         expected = popularity * share
         for item, weight in zip(newest, weights, strict=True):

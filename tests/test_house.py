@@ -26,7 +26,7 @@ ORDER = [
     {"fields"},
     {"description"},
     {"dataset", "readers"},
-    {"data_card", "item_search", "exporting", "auto_preset"},
+    {"data_card", "item_search", "exporting", "auto_preset", "pair_counts"},
     {"data_processor"},
     {"outputs"},
     {"transformer", "losses"},

@@ -15,9 +15,11 @@ import transitions as module
 from blending import DECAYS, WEIGHTS, weigh
 from dataset import ITEM_ROWS, NO_TIME
 from evaluation.metrics import per_user
-from evaluation.protocols import target_ranks
+from evaluation.protocols import request_batches, target_ranks
+from evaluation.slices import same_time
 from growth import alike, for_catalogue
 from model_io import load_model, new_model, save_model
+from pair_counts import REACH, counts_by_kind, transition_counts
 from settings import EvalSettings, ModelSettings, Settings, TrainSettings
 from support.errors import UserError
 from tests.conftest import (
@@ -30,13 +32,7 @@ from tests.conftest import (
 )
 from tests.test_models import request
 from training_loop import fit
-from transitions import (
-    REACH,
-    SHARPNESS,
-    Transitions,
-    counts_by_kind,
-    transition_counts,
-)
+from transitions import SHARPNESS, Transitions
 
 SETTINGS = Settings(
     model=ModelSettings(transitions=True, **TINY_MODEL),
@@ -49,7 +45,9 @@ DAY = 86_400
 def in_bursts(data):
     """Data in which several interactions of a user have the same time, or none."""
     times = data.times // (30 * DAY) * (30 * DAY)
-    times[::50] = NO_TIME
+    requests = data.split.requests["validation"]
+    for row in (*requests.ends[:5], *range(0, len(times), 50)):
+        times[row - 1 : row + 1] = NO_TIME
     assert 0.2 < (times[1:] == times[:-1]).mean() < 0.8
     return data.replace(times=times)
 
@@ -191,6 +189,17 @@ class Shifted:
 
     def score(self, batch):
         return self.base.score(batch) + self.held(batch)
+
+
+def test_a_batch_has_the_cases_that_its_requests_are_weighed_by(in_bursts):
+    requests = in_bursts.split.requests["validation"]
+    held = Transitions(len(in_bursts.catalogue.items), 2, 2)
+    same = same_time(in_bursts, "validation")
+    unknown = in_bursts.times[requests.ends] == NO_TIME
+    unknown &= in_bursts.times[requests.ends - 1] == NO_TIME
+    assert unknown.any() and not same[unknown].any()
+    for chosen, _, batch in request_batches(in_bursts, requests, 12):
+        assert held.case_of(batch).tolist() == same[chosen].tolist()
 
 
 @pytest.mark.parametrize("cases", [1, 2])
