@@ -112,8 +112,8 @@ class ModelSettings:
     query_time: Literal["unknown", "known"] = option("unknown", "enhanced")
     """Whether the model is told when the prediction is asked for."""
     transitions: bool = option(False, "enhanced")
-    """Add counts of which items follow which in training to what ranks, by the weight that is best
-    on the validation items (transitions.py)."""
+    """Add counts of which items follow which in training to the logits, with the weights that rank
+    the validation items best (transitions.py)."""
     start_token: bool = option(False, "enhanced")
     """A learned position before the history, for users without any history."""
     masked_item_weight: Size = option(1.0, "enhanced")

@@ -164,6 +164,10 @@ DAMAGES = {
     "values too few": ("values", lambda values: values[1:]),
     "starts fall": ("starts", lambda starts: starts.flip(0)),
     "starts too far": ("starts", lambda starts: starts * 2),
+    "no weight": ("weight", lambda weight: weight * torch.nan),
+    "weight below 0": ("weight", lambda weight: -weight),
+    "grows with age": ("decay", lambda decay: decay + 1),
+    "no decay": ("decay", lambda decay: decay * torch.nan),
     "starts not at 0": ("starts", lambda starts: starts + 1),
 }
 
