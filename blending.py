@@ -95,6 +95,7 @@ class _Trial:
         self.transitions = transitions
         self.data, self.requests = data, requests
         self.hides = filters_seen(settings.eval, data)
+        self.sums: dict[tuple[int, float], list[Tensor]] = {}
         self.groups: list[tuple[np.ndarray, Requests, Batch, Tensor]] = []
         length = settings.model.seq_length
         for chosen, part, batch in request_batches(
@@ -106,38 +107,37 @@ class _Trial:
 
     def choose(self, case: int) -> None:
         """Set the weights and decays of a case, one kind after the other."""
-        kinds = range(self.transitions.kinds)
-        weight, decay = self.transitions.weight, self.transitions.decay
-        added = [self._sums(kind, *WITHOUT) for kind in kinds]
-        for kind in [*kinds] * ROUNDS:
-            rest = [added[other] for other in kinds if other != kind]
-            without = self._beside(rest)
+        chosen = [WITHOUT] * self.transitions.kinds
+        for kind in [*range(len(chosen))] * ROUNDS:
+            without = self._without(kind, chosen)
             found = {}
-            for one in DECAYS:
-                sums = self._sums(kind, 1.0, one)
-                for amount, quality in self._qualities(without, sums):
-                    found[amount, one] = quality
+            for decay in DECAYS:
+                sums = self._sums(kind, decay)
+                for weight, quality in self._qualities(without, sums):
+                    found[weight, decay] = quality
             # Of equal ones the first: the smallest weight.
-            best = max(found, key=found.__getitem__)
-            weight[case, kind], decay[case, kind] = best
-            added[kind] = self._sums(kind, *best)
+            chosen[kind] = max(found, key=found.__getitem__)
+        for kind, (weight, decay) in enumerate(chosen):
+            self.transitions.weight[case, kind] = weight
+            self.transitions.decay[case, kind] = decay
 
-    def _beside(self, rest):
-        """The scores of each group by the model and these kinds."""
+    def _without(self, kind, chosen):
+        """The scores of each group by the model and by all kinds but one, as chosen so far."""
         scores = [alone for _, _, _, alone in self.groups]
-        for kind in rest:
-            scores = [
-                before + sums
-                for before, sums in zip(scores, kind, strict=True)
-            ]
+        for other, (weight, decay) in enumerate(chosen):
+            if other != kind:
+                added = zip(scores, self._sums(other, decay), strict=True)
+                scores = [before + weight * sums for before, sums in added]
         return scores
 
-    def _sums(self, kind, weight, decay):
-        """What a kind adds to the scores of each group."""
-        return [
-            weight * self.transitions.of_kind(batch, kind, decay)
-            for _, _, batch, _ in self.groups
-        ]
+    def _sums(self, kind, decay):
+        """What a kind with the weight 1 adds to the scores of each group, computed once."""
+        if (kind, decay) not in self.sums:
+            self.sums[kind, decay] = [
+                self.transitions.of_kind(batch, kind, decay)
+                for _, _, batch, _ in self.groups
+            ]
+        return self.sums[kind, decay]
 
     def _qualities(self, without, sums):
         """(weight, NDCG@10) of what a kind adds, in rising order, until PATIENCE weights in a row
