@@ -2,8 +2,7 @@
 
 For each user asked about, the item recommended first is explained by every method, and what the
 method says is put to the test on the model itself, with an interaction left out in three ways:
-removed, masked, or replaced by a random item. (No method looks for its answer by replacing
-items.)
+removed, masked, or replaced by a random item.
 
     deletion           area under the score while the interactions leave, the most important
                        first; low is good
@@ -14,12 +13,11 @@ items.)
     sufficiency        fall of the score with nothing but them; low is good (both: DeYoung et al.,
                        arXiv:1911.03429)
 
-Areas are in units of the score (log-probability) minus the score with everything known. On the
-synthetic data, whose causes are known, also: how often is the item that caused the next one among
-the first three contributions, and how often is the family that caused it (age, season) the first
-of the families?
+Areas are in units of the score (log-probability) minus the score with everything known. Beside
+them stand the standard measures of the field (fidelity.py), the reasons of a model that counts
+alone rank, which are known, and the planted causes of the synthetic data (planted.py).
 
-Axes: P users, W ways, N methods, M measures.
+Axes: P users, W ways to leave out or sizes of an explanation, N methods, M measures.
 """
 
 import dataclasses
@@ -30,19 +28,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import torch
 from tqdm import tqdm
 
+from ablations import fidelity
 from ablations.comparison import write_results
-from batches import history_of
-from dataset import ITEM_ROWS, Dataset
+from ablations.planted import planted_causes, planted_table
+from ablations.questions import drawn_users, question_of
+from dataset import Dataset
 from evaluation.metrics import interval
 from evaluation.significance import compare, holm, mark
 from explanations.attribution import METHODS, explain
 from explanations.question import Absence, Question
 from model_io import load_with_data
-from readers import DATASETS
 from scorer import Scorer
 from support.arguments import model_parser, whole
 from support.errors import run_command
@@ -60,12 +57,13 @@ MEASURES = {
 CONTROLS = ("attention_rollout", "random")
 # Of the randomisation test: Holm's correction must leave room for p < .001.
 SAMPLES = 100_000
-FIRST = 3  # contributions that are looked at for the true cause
-FEWEST = 20  # interactions before a planted cause
-PLANTED = (
-    "held-out interactions with {fewest} and more before them, by what caused them: the causing "
-    "item among the first {first} contributions; the causing family first"
-)
+NOTES = {
+    "Faithfulness": "areas and falls of the log-probability",
+    "Standard measures": "the strongest 1 to 5 interactions removed, or nothing but them; means "
+    "over these five sizes, each of which is in results.json",
+    "Known reasons": "the counts of transitions rank alone, so that each interaction's term in the "
+    "score is known",
+}
 
 
 def measures(question: Question, contributions: np.ndarray) -> np.ndarray:
@@ -83,99 +81,47 @@ def measures(question: Question, contributions: np.ndarray) -> np.ndarray:
     return np.concatenate([areas, falls[:, len(CURVE) :].mean(1)])
 
 
-def question_of(
-    scorer: Scorer,
-    data: Dataset,
-    user: int,
-    end: int | None = None,
-    item: int | None = None,
-) -> Question:
-    """Why is the first recommendation (or `item`) what it is, after a user's history before
-    `end`, or the whole?"""
-    history = history_of(data, user, end)
-    allowed = torch.arange(len(data.catalogue.items)) >= ITEM_ROWS
-    allowed[torch.from_numpy(history.items)] = False
-    rows = np.flatnonzero(allowed.numpy())
-    question = Question(scorer, data.catalogue, history, rows, allowed)
-    if item is None:
-        item = int(rows[question.scores(question.everything)[0].argmax()])
-    others = np.setdiff1d(rows, item)
-    stand_ins = np.random.default_rng(user).choice(others, question.length)
-    return dataclasses.replace(
-        question, candidates=np.array([item]), stand_ins=stand_ins
-    )
-
-
 def figures_of(
-    scorer: Scorer, data: Dataset, methods: Sequence[str], user: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(measures (W, N, M), seconds (N,)) of one user in each way and by each method."""
+    scorer: Scorer,
+    alone: Scorer | None,
+    data: Dataset,
+    methods: Sequence[str],
+    user: int,
+) -> dict[str, np.ndarray]:
+    """Of one user and by each method: name of a table in NOTES -> its measures (W, N, M), and
+    'seconds' (N,). alone: `counts_alone` of a model that has counts."""
     question = question_of(scorer, data, user)
-    figures, seconds = [], []
+    figures, by_size, seconds = [], [], []
     for method in methods:
         began = time.perf_counter()
         # A copy, so that no method profits from what another one has asked.
         answer = explain(dataclasses.replace(question), method, user)
         seconds.append(time.perf_counter() - began)
-        for way in WAYS:
-            asked = dataclasses.replace(question, absent=way)
-            figures.append(measures(asked, answer.history[0]))
-    found = np.array(figures).reshape(len(methods), len(WAYS), -1)
-    return found.swapaxes(0, 1), np.array(seconds)
-
-
-def true_causes() -> pd.DataFrame:
-    """Of each interaction of the synthetic data what caused it (datasets/README.md): `family` is
-    what an explanation should name first, or 'history' for the item `source`; '' for no cause."""
-    path = DATASETS / "synthetic" / "causes.csv.gz"
-    return pd.read_csv(path, keep_default_na=False)
-
-
-def planted_causes(
-    scorer: Scorer, data: Dataset, methods: Sequence[str]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """On the synthetic data, for the held-out interactions with FEWEST before them: method ->
-    cause -> the share of those with this cause that the method names, and how many there are."""
-    known = true_causes().set_index(["user", "item"])
-    requests, catalogue = data.split.requests["test"], data.catalogue
-    hits: dict[str, dict[str, list[bool]]] = {name: {} for name in methods}
-    for user, end in zip(
-        requests.users.tolist(), requests.ends.tolist(), strict=True
-    ):
-        item = int(data.items[end])
-        cause = known.loc[(catalogue.users.id(user), catalogue.items.id(item))]
-        if not cause["family"] or end - data.offsets[user] < FEWEST:
-            continue
-        question = question_of(scorer, data, user, end, item)
-        for method in methods:
-            # No two cases by the same draw.
-            answer = explain(question, method, user)
-            if cause["family"] == "history":
-                order = np.argsort(-answer.history[0], kind="stable")
-                rows = question.read.items[order[:FIRST]]
-                named = catalogue.items.id_array(rows).tolist()
-                true = cause["source"]
-            else:
-                true, effects = cause["family"], answer.families
-                named = sorted(effects, key=lambda name: effects[name][0])[-1:]
-            if named:
-                found = hits[method].setdefault(cause["cause"], [])
-                found.append(true in named)
-    return {
-        method: {
-            cause: {"share": np.mean(found), "cases": len(found)}
-            for cause, found in of_cause.items()
-        }
-        for method, of_cause in hits.items()
+        contributions = answer.history[0]
+        asked = [dataclasses.replace(question, absent=way) for way in WAYS]
+        figures.append([measures(one, contributions) for one in asked])
+        by_size.append(fidelity.by_size(question, contributions).T)
+    found = {
+        "Faithfulness": np.array(figures).swapaxes(0, 1),
+        "Standard measures": np.array(by_size).swapaxes(0, 1),
+        "seconds": np.array(seconds),
     }
+    if alone is not None:
+        reasons = question_of(alone, data, user)
+        known = []
+        for method in methods:
+            answer = explain(dataclasses.replace(reasons), method, user)
+            known.append(fidelity.known_reasons(reasons, answer.history[0]))
+        found["Known reasons"] = np.array(known)[None]
+    return found
 
 
-def faithfulness_table(
-    found: np.ndarray, seconds: np.ndarray, methods: Sequence[str]
-) -> tuple[list[list[str]], dict[str, Any]]:
-    """(rows of the table, way -> measure -> method -> mean and interval over users) of measures
-    (P, W, N, M) and seconds (P, N); marks: better than both controls, paired over users."""
-    signed = found * list(MEASURES.values())
+def marks(
+    found: np.ndarray, signs: Sequence[int], methods: Sequence[str]
+) -> dict[tuple[int, ...], str]:
+    """(way, method, measure) -> stars, of measures (P, W, N, M): better than both controls, paired
+    over users."""
+    signed = found * list(signs)
     controls = [methods.index(name) for name in CONTROLS if name in methods]
     worst: dict[tuple[int, ...], float] = {}
     for place in np.ndindex(found.shape[1:]):
@@ -188,18 +134,29 @@ def faithfulness_table(
             p_value = test.p_value if test.difference > 0 else 1.0
             worst[place] = max(worst.get(place, 0.0), p_value)
     corrected = holm(worst)
-    cells = []
-    intervals = {way: {name: {} for name in MEASURES} for way in WAYS}
+    return {place: mark(p_value) for place, p_value in corrected.items()}
+
+
+def measured_table(
+    found: np.ndarray,
+    ways: Sequence[str],
+    measured: dict[str, int],
+    methods: Sequence[str],
+) -> tuple[list[list[str]], dict[str, Any]]:
+    """(rows of the table, way -> measure -> method -> mean and interval over users) of measures
+    (P, W, N, M), with the signs of `measured`."""
+    stars = marks(found, list(measured.values()), methods)
+    rows = []
+    intervals = {way: {name: {} for name in measured} for way in ways}
     for way, method in np.ndindex(found.shape[1:3]):
-        row = [WAYS[way], methods[method]]
-        for measure, name in enumerate(MEASURES):
+        row = [methods[method]]
+        for measure, name in enumerate(measured):
             place = way, method, measure
             figure = interval(found[:, *place])
-            intervals[WAYS[way]][name][methods[method]] = figure
-            stars = mark(corrected.get(place, 1.0))
-            row.append(f"{figure['mean']:.3f}{stars}")
-        cells.append([*row, f"{seconds[:, method].mean():.2f}"])
-    return cells, intervals
+            intervals[ways[way]][name][methods[method]] = figure
+            row.append(f"{figure['mean']:.3f}{stars.get(place, '')}")
+        rows.append(row)
+    return rows, intervals
 
 
 def _parser():
@@ -214,15 +171,43 @@ def _parser():
     return parser
 
 
-def drawn_users(data: Dataset, count: int) -> list[int]:
-    """Some users at random, from the second sixth of the draw: DEFAULT, BLOCK_ENDS, BLOCK_WAYS
-    and ATTENTION were chosen on others."""
-    draw = 1 + np.random.default_rng(0).permutation(data.num_users)
-    return np.roll(draw, -(data.num_users // 6))[:count].tolist()
+def _by_way(found, methods):
+    """(header, rows, figures) of the areas and falls."""
+    rows, figures = measured_table(
+        found["Faithfulness"], WAYS, MEASURES, methods
+    )
+    seconds = found["seconds"].mean(0)
+    for number, row in enumerate(rows):
+        way, method = divmod(number, len(methods))
+        row.insert(0, WAYS[way])
+        row.append(f"{seconds[method]:.2f}")
+    header = ["left out by being", "method", *MEASURES, "seconds an item"]
+    return header, rows, figures
 
 
-def _cell(found):
-    return f"{found['share']:.1%} of {found['cases']}" if found else ""
+def _by_size(found, methods):
+    """(header, rows, figures) of the standard measures: the mean over sizes, and each size."""
+    measured, each = fidelity.MEASURES, found["Standard measures"]
+    sizes = [str(size) for size in fidelity.SIZES]
+    mean = each.mean(1, keepdims=True)
+    rows, figures = measured_table(mean, ["mean"], measured, methods)
+    for place, size in enumerate(sizes):
+        of_size = each[:, [place]]
+        figures |= measured_table(of_size, [size], measured, methods)[1]
+    return ["method", *measured], rows, figures
+
+
+def _known(found, methods):
+    """(header, rows, figures) of the reasons that are known; None without transitions."""
+    if "Known reasons" not in found:
+        return None
+    each = found["Known reasons"]
+    # A history of one item has no order.
+    each = each[np.isfinite(each).all((1, 2, 3))]
+    rows, figures = measured_table(
+        each, ["counts alone"], fidelity.KNOWN, methods
+    )
+    return ["method", *fidelity.KNOWN], rows, figures
 
 
 def main(argv: list[str]) -> None:
@@ -231,11 +216,16 @@ def main(argv: list[str]) -> None:
     model, settings, data = load_with_data(flags.model_path, flags.data_dir)
     scorer, methods = model.frozen(), flags.methods
     users = drawn_users(data, flags.users)
+    counts = scorer.transitions is not None
+    alone = fidelity.counts_alone(scorer) if counts else None
     answers = [
-        figures_of(scorer, data, methods, user)
+        figures_of(scorer, alone, data, methods, user)
         for user in tqdm(users, disable=None)
     ]
-    found, seconds = map(np.stack, zip(*answers, strict=True))
+    found = {
+        name: np.stack([answer[name] for answer in answers])
+        for name in answers[0]
+    }
     note = (
         f"{data.name}: the item recommended first to each of {len(users):,} random users, whole "
         f"history, its newest {settings.model.seq_length} interactions at most; split "
@@ -243,23 +233,20 @@ def main(argv: list[str]) -> None:
         f"{' and '.join(CONTROLS)}, randomisation test over users, Holm, p < .05, ** .01, *** "
         f".001; {data.note}"
     )
-    rows, intervals = faithfulness_table(found, seconds, methods)
-    header = ["left out by being", "method", *MEASURES, "seconds an item"]
-    tables = [("Faithfulness", note, header, rows)]
-    content = {"settings": settings.recorded(), "measures": intervals}
+    content = {"settings": settings.recorded()}
+    tables = []
+    for name, contents in (
+        ("Faithfulness", _by_way(found, methods)),
+        ("Standard measures", _by_size(found, methods)),
+        ("Known reasons", _known(found, methods)),
+    ):
+        if contents is not None:
+            header, rows, content[name] = contents
+            tables.append((name, f"{NOTES[name]}. {note}", header, rows))
     if data.name == "synthetic":
         planted = planted_causes(scorer, data, methods)
         content["planted causes"] = planted
-        causes = sorted(
-            {cause for found in planted.values() for cause in found}
-        )
-        caption = PLANTED.format(fewest=FEWEST, first=FIRST)
-        rows = [
-            [method, *(_cell(found.get(cause)) for cause in causes)]
-            for method, found in planted.items()
-        ]
-        header = ["method", *causes]
-        tables.append(("Planted causes", caption, header, rows))
+        tables.append(planted_table(planted))
     write_results(flags.results / data.name, tables, content)
 
 

@@ -10,9 +10,8 @@ Games and scores are those of question.py. Methods, which say what each interact
                           sequence, or masked in its place. Interactions that stand in for each
                           other share what they do. A block's value is divided by integrated
                           gradients of its sign and by attention. base + interactions = score
-    integrated_gradients  gradient of the score along the straight way from interactions of which
-                          only the time is known to the real ones (Sundararajan et al.,
-                          arXiv:1703.01365). base + interactions = score
+    integrated_gradients  gradients.py. base + interactions = score
+    expected_gradients    gradients.py. base + interactions = score on average over draws
     attention_rollout     attention of all layers multiplied (Abnar and Zuidema,
                           arXiv:2005.00928): the same for every item
     random                numbers without meaning, the control
@@ -27,10 +26,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from dataset import MASK
-from explanations.question import Absence, Question, unknown_items
+from explanations.gradients import expected_gradients, integrated_gradients
+from explanations.question import Absence, Question
 
 BLOCK_ENDS = (
     1,
@@ -129,54 +127,6 @@ def blocks(question: Question) -> np.ndarray:
     return history
 
 
-def integrated_gradients(question: Question, steps: int = 32) -> np.ndarray:
-    """See the module's head; the integral by Gauss and Legendre's rule."""
-    model, table, length = (
-        question.scorer.model,
-        question.scorer.table,
-        question.length,
-    )
-    real = question.request(question.read)
-    unknown = question.request(unknown_items(question.read, MASK))
-    with torch.no_grad():
-        end, attend = model.embed(real, table)  # (1, prefix + L', D)
-        start, _ = model.embed(unknown, table)
-
-    # What the counts of the newest J add to the logits, (J, R); on the way it grows from 0.
-    added = _transitions_of(question).to(end.dtype)
-    counted = len(added)
-
-    def score(x: Tensor, given: Tensor) -> Tensor:
-        last = real.lengths.expand(len(x)) - 1
-        states = model.encoder.last_state(x, attend, last)
-        logits = model.rank(states, table, real) + given @ added
-        return question.of_logits(logits)  # (N, C)
-
-    points, weights = np.polynomial.legendre.leggauss(steps)
-    done = torch.from_numpy((points + 1) / 2).to(end.dtype)[:, None]
-    share = torch.from_numpy(weights / 2).to(end.dtype)[:, None]
-    way = (start + done[..., None] * (end - start)).requires_grad_()
-    given = done.repeat(1, counted).requires_grad_()  # (N, J)
-    sums = (score(way, given) * share).sum(0)  # (C,)
-    contributions = []
-    for total in sums:
-        gradients = torch.autograd.grad(total, (way, given), retain_graph=True)
-        each = (gradients[0].sum(0) * (end - start)[0]).sum(-1)
-        each = each[attend.prefix : attend.prefix + length]
-        each[length - counted :] += gradients[1].sum(0)
-        contributions.append(each)
-    return torch.stack(contributions).double().numpy()
-
-
-def _transitions_of(question):
-    """(J, R) what the counts of the newest interactions add to the logits, oldest first."""
-    transitions = question.scorer.transitions
-    if transitions is None:
-        return torch.zeros(0, len(question.allowed))
-    newest = transitions.parts(question.batch([question.read]))[0]
-    return newest[: question.length].flip(0)
-
-
 @torch.no_grad()
 def attention_flow(question: Question) -> np.ndarray:
     """(L,) attention of all layers multiplied, from the position that the item is read from to
@@ -203,6 +153,7 @@ METHODS: dict[str, Callable[[Question], np.ndarray]] = {
         leave_one_out,
         blocks,
         integrated_gradients,
+        expected_gradients,
         attention_rollout,
     )
 }

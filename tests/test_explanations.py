@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import trainer
-from ablations import faithfulness
+from ablations import faithfulness, fidelity, planted, questions
 from answers import Item, Profile, Reason
 from batches import History, history_of
 from dataset import ITEM_ROWS, MASK
@@ -20,6 +20,7 @@ from explanations import question as question_module
 from explanations.attribution import (
     METHODS,
     carried,
+    expected_gradients,
     explain,
     integrated_gradients,
     places_lost,
@@ -243,9 +244,91 @@ def test_faithfulness_of_a_game_whose_answer_is_known():
             )
 
 
+def test_standard_measures_of_a_game_whose_answer_is_known():
+    """By hand: the three interactions that count carry 5, 3 and 1 of the score 9; every item has
+    one more rival before it for each unit that is lost."""
+
+    class Ranked(Additive):
+        def outcomes(self, kept, _without=frozenset()):
+            scores = self.scores(kept)
+            return scores, 1 + (9 - scores).astype(int)
+
+    game = Ranked(None, None, None, np.zeros(1), None)
+    found = fidelity.by_size(game, game.worth)
+    lost, left = np.array([5, 8, 9, 9, 9]), np.array([4, 1, 0, 0, 0])
+    expected = {
+        "POS@5": [0, 0, 0, 0, 0],  # ranks 6, 9, 10, 10, 10
+        "POS@10": [1, 1, 1, 1, 1],
+        "POS@20": [1, 1, 1, 1, 1],
+        "DEL": np.exp(-lost),
+        "INS": np.exp(-left),
+        "CDCG": 1 / np.log2([7, 10, 11, 11, 11]),
+    }
+    for row, name in zip(found, fidelity.MEASURES, strict=True):
+        np.testing.assert_allclose(row, expected[name], err_msg=name)
+    wrong = fidelity.by_size(game, -game.worth)
+    signs = np.array(list(fidelity.MEASURES.values()))[:, None]
+    assert (signs * found >= signs * wrong).all()
+    assert (signs * found > signs * wrong)[3:].all()
+
+
+def test_reasons_are_known_where_counts_alone_rank(data):
+    """Gradients find the terms of the counts; what the encoder says no longer matters."""
+    question = question_of(data, VARIANTS["enhanced-transitions"])
+    alone = fidelity.counts_alone(question.scorer)
+    question = dataclasses.replace(question, scorer=alone)
+    batch = question.batch([question.read])
+    with torch.no_grad():
+        logits = alone.score(batch)[0, ITEM_ROWS:]
+    counted = alone.transitions(batch)[0, ITEM_ROWS:]
+    torch.testing.assert_close(logits, counted)
+    item = int(counted.argmax()) + ITEM_ROWS
+    question = dataclasses.replace(question, candidates=np.array([item]))
+    parts = alone.transitions.parts(batch)[0, : question.length, ITEM_ROWS:]
+    terms = np.zeros(question.length)
+    # By hand: log P of the item by the counts of one interaction.
+    terms[-len(parts) :] = [
+        float(one[item - ITEM_ROWS] - one.exp().sum().log())
+        for one in parts.flip(0)
+    ]
+    assert fidelity.known_reasons(question, terms) == pytest.approx((1, 0))
+    correlation, on_others = fidelity.known_reasons(question, -terms)
+    assert correlation == pytest.approx(-1)
+    found = integrated_gradients(question)[0]
+    correlation, on_others = fidelity.known_reasons(question, found)
+    assert correlation > 0.9 and on_others < 1e-3
+    # the model itself is as before
+    assert question_of(
+        data, VARIANTS["enhanced-transitions"]
+    ).scorer.table.any()
+
+
+def test_expected_gradients_add_up_over_many_draws(data):
+    """base + contributions = score, where the base is the mean score of random histories; each
+    draw has its seed."""
+    question = question_of(data, VARIANTS["enhanced-transitions"])
+    found = expected_gradients(question, points=600)
+    draw, items = rng(5), np.flatnonzero(question.allowed.numpy())
+    others = [
+        question_module.unknown_items(
+            question.read, draw.choice(items, question.length)
+        )
+        for _ in range(600)
+    ]
+    scores = question.of_histories(others)[0]
+    error = scores.std(0).max() / 600**0.5
+    total = question.scores(question.everything)[0]
+    np.testing.assert_allclose(
+        scores.mean(0) + found.sum(1), total, atol=5 * error
+    )
+    again = expected_gradients(question, seed=1)
+    assert not np.allclose(again, expected_gradients(question))
+    np.testing.assert_array_equal(again, expected_gradients(question, seed=1))
+
+
 def test_the_film_asked_about_is_the_one_recommended_first(data):
     scorer = fresh_model(data, VARIANTS["enhanced"]).frozen()
-    question = faithfulness.question_of(scorer, data, 2)
+    question = questions.question_of(scorer, data, 2)
     with torch.no_grad():
         scores = scorer.score(question.batch([history_of(data, 2)]))[0]
     scores[torch.from_numpy(history_of(data, 2).items)] = -torch.inf
@@ -260,7 +343,7 @@ def test_the_faithfulness_command(
     tmp_path, ml_1m_folder, capsys, monkeypatch, dataset
 ):
     """Figures of every method in every way; the planted causes where they are known."""
-    monkeypatch.setattr(faithfulness, "FEWEST", 80)  # fewer cases
+    monkeypatch.setattr(planted, "FEWEST", 80)  # fewer cases
     place = tmp_path / "model"
     small = [
         "--preset",
@@ -300,10 +383,19 @@ def test_the_faithfulness_command(
     found = json.loads(
         (tmp_path / "results" / dataset / "results.json").read_text()
     )
-    assert set(found["measures"]) == set(faithfulness.WAYS)
-    assert {name for way in found["measures"].values() for name in way} == set(
-        faithfulness.MEASURES
-    )
+    assert set(found["Faithfulness"]) == set(faithfulness.WAYS)
+    for table, measured in (
+        ("Faithfulness", faithfulness.MEASURES),
+        ("Standard measures", fidelity.MEASURES),
+        ("Known reasons", fidelity.KNOWN),
+    ):
+        for figures in found[table].values():
+            assert set(figures) == set(measured)
+            for of_method in figures.values():
+                assert set(of_method) == {"leave_one_out", "random"}
+    assert list(found["Standard measures"]) == ["mean", *"12345"]
+    known = found["Known reasons"]["counts alone"]["correlation"]
+    assert known["leave_one_out"]["mean"] > known["random"]["mean"]
     assert ("planted causes" in found) == (dataset == "synthetic")
     if dataset == "synthetic":
         shares = found["planted causes"]["leave_one_out"].values()
@@ -433,10 +525,10 @@ def test_transitions_are_attributed_exactly(data):
     states' share, which does not depend on them."""
     settings = VARIANTS["enhanced-transitions"]
     question = question_of(data, settings)
-    found = integrated_gradients(question, steps=32)
+    found = integrated_gradients(question, points=32)
     plain = question_of(data, settings)
     plain.scorer.transitions = None
-    without = integrated_gradients(plain, steps=32)
+    without = integrated_gradients(plain, points=32)
     parts = question.scorer.transitions.parts(question.batch([question.read]))
     parts = parts[0, : question.length].flip(0).numpy()  # (J, R)
     rows = question.candidates
@@ -473,7 +565,7 @@ def test_integrated_gradients_are_captums(data, name):
     theirs = gradients.attribute(
         end, start, n_steps=32, method="gausslegendre"
     )
-    ours = integrated_gradients(question, steps=32)
+    ours = integrated_gradients(question, points=32)
     places = slice(attend.prefix, attend.prefix + question.length)
     np.testing.assert_allclose(
         ours[1],

@@ -1,0 +1,80 @@
+"""How true explanations are by the field's standard measures, and on reasons that are known.
+
+Without, or with nothing but, the Ke = 1 to 5 strongest interactions of the history (Baklanov et
+al., SIGIR 2025; Barkan et al., SPINRec, AAAI 2026, arXiv:2511.18047):
+
+    POS@Kr  share of users whose explained item is still among the first Kr without them; low is
+            good
+    DEL     probability without them, as a share of the probability with everything known; low is
+            good
+    INS     probability with nothing but them, as such a share; high is good
+    CDCG    1 / log2(1 + rank) without them; low is good
+
+Known reasons: where counts of transitions rank alone, as in PCTM, a logit is a sum over the
+interactions. Each one's term, normalised over the items to a log-probability, is what a true
+explanation says.
+
+    correlation  Spearman's rank correlation of the contributions with these terms, over the
+                 interactions that the counts read
+    on others    share of the contributions, without their signs, that falls on interactions that
+                 the counts do not read; low is good
+
+Axes: L interactions, Ke sizes.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from explanations.question import Question
+from pair_counts import REACH
+from scorer import Scorer
+
+SIZES = (1, 2, 3, 4, 5)
+PLACES = (5, 10, 20)
+# 1 = high is good
+MEASURES = {f"POS@{place}": -1 for place in PLACES}
+MEASURES |= {"DEL": -1, "INS": 1, "CDCG": -1}
+KNOWN = {"correlation": 1, "on others": -1}
+
+
+def by_size(question: Question, contributions: np.ndarray) -> np.ndarray:
+    """(MEASURES, Ke) for the one item of a question and the contributions (L,) of its history."""
+    order = np.argsort(-contributions, kind="stable")
+    strongest = np.argsort(order) < np.array(SIZES)[:, None]  # (Ke, L)
+    known = np.concatenate([question.everything, ~strongest, strongest])
+    scores, ranks = (found[:, 0] for found in question.outcomes(known))
+    of_all, without, alone = np.split(scores, [1, 1 + len(SIZES)])
+    ranks = ranks[1 : 1 + len(SIZES)]
+    stays = [ranks <= place for place in PLACES]
+    shares = [np.exp(without - of_all), np.exp(alone - of_all)]
+    return np.stack([*stays, *shares, 1 / np.log2(1 + ranks)])
+
+
+def counts_alone(scorer: Scorer) -> Scorer:
+    """A scorer of a copy of the model in which only the counts of transitions rank: the item
+    vectors and the odds of the heads say nothing."""
+    model = copy.deepcopy(scorer.model)
+    for odds in (model.next_bias, model.masked_bias, model.start_bias):
+        if odds is not None:
+            odds.data.zero_()
+    alone = Scorer(model)
+    alone.table.zero_()
+    return alone
+
+
+def known_reasons(
+    question: Question, contributions: np.ndarray
+) -> tuple[float, float]:
+    """KNOWN of contributions (L,) to the one item of a question of `counts_alone`."""
+    parts = question.scorer.transitions.parts(question.batch([question.read]))
+    newest = min(REACH, question.length)
+    among = parts[0, :newest].masked_fill(~question.allowed, -torch.inf)
+    terms = among.log_softmax(1)[:, int(question.candidates[0])]
+    terms = terms.flip(0).numpy()  # (J,) oldest first
+    counted = contributions[-newest:]
+    correlation = spearmanr(counted, terms).statistic
+    size = np.abs(contributions)
+    return float(correlation), float(1 - size[-newest:].sum() / size.sum())
