@@ -10,7 +10,7 @@ ROW ?= vanilla
 SEEDS ?= 3
 MODEL ?= $(or $(wildcard checkpoints/best),models/enhanced)
 
-.PHONY: help setup run serve test lint bench baselines reproduce clean
+.PHONY: help setup run demo serve test lint bench baselines reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,6 +39,10 @@ run: .venv/.ready  ## train on MovieLens 1M, test, recommend ten films to user 1
 	else exit $$found; fi; \
 	$(BIN)/python trainer.py --preset quick $$data && \
 	echo && $(BIN)/python inference.py --user_id $(USER_ID) --k $(K)
+
+demo: .venv/.ready  ## recommend ten films to user 123 at once, with a model of models/
+	@$(BIN)/python -m readers.download ml-1m
+	$(BIN)/python inference.py --model_path models/enhanced --user_id $(USER_ID) --k $(K)
 
 .venv/.ready-serving: requirements-serving.txt .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-serving.txt

@@ -932,6 +932,36 @@ def test_batch_output_gives_the_trainers_metrics(
     )
 
 
+def test_lists_scored_by_a_script_outside_give_the_trainers_figures(
+    model, files, tmp_path, capsys
+):
+    """`benchmarks/score_lists.py` reads lists and the raw file and nothing of this project."""
+    output = tmp_path / "lists.csv"
+    command = ["--model_path", model, "--data_dir", files, "--users", "all"]
+    command += ["--history_until", "test", "--output", output]
+    assert infer(capsys, *command)[0] == 0
+    script = ROOT / "benchmarks" / "score_lists.py"
+    source = script.read_text(encoding="utf-8")
+    modules = {path.stem for path in ROOT.glob("*.py")} | {
+        "support",
+        "readers",
+    }
+    imported = set(re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE))
+    assert imported and not imported & modules
+    told = subprocess.run(
+        [sys.executable, script, output, files / "ratings.dat"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    ranking = json.loads((model / "results.json").read_text())["ranking"]
+    figures = {
+        name: f"{ranking['enhanced'][name]['mean']:.4f}"
+        for name in ("HR@10", "NDCG@10")
+    }
+    assert f"HR@10 {figures['HR@10']}, NDCG@10 {figures['NDCG@10']}" in told
+
+
 def test_an_item_that_training_never_saw(starting_model, files):
     engine = RecommendationEngine(starting_model, data_dir=str(files))
     new = engine.add_item(
