@@ -48,7 +48,8 @@ class Transitions(nn.Module):
         )
         # One that adds nothing, so that there is always something to look up.
         self.register_buffer("items", torch.zeros(1, dtype=torch.int32))
-        self.register_buffer("values", torch.zeros(1))
+        # Half the memory; a rounding of 1/2000 moves no rank that matters.
+        self.register_buffer("values", torch.zeros(1, dtype=torch.float16))
         self.register_buffer("weight", torch.zeros(cases, kinds))
         self.register_buffer("decay", torch.zeros(cases, kinds))
 
@@ -67,7 +68,7 @@ class Transitions(nn.Module):
         found = {
             "starts": values.indptr.astype(np.int64),
             "items": np.append(values.indices, PAD).astype(np.int32),
-            "values": np.append(values.data, 0).astype(np.float32),
+            "values": np.append(values.data, 0).astype(np.float16),
         }
         for name, array in found.items():
             setattr(self, name, torch.from_numpy(array).to(device))
@@ -82,9 +83,10 @@ class Transitions(nn.Module):
     def matrices(self) -> list[sparse.csr_matrix]:
         """(R, R) the values of each kind."""
         pairs = int(self.starts[-1])
+        values = self.values[:pairs].float()
         arrays = [
             part.cpu().numpy()
-            for part in (self.values[:pairs], self.items[:pairs], self.starts)
+            for part in (values, self.items[:pairs], self.starts)
         ]
         shape = self.kinds * self.rows, self.rows
         stacked = sparse.csr_matrix(tuple(arrays), shape=shape)
@@ -140,7 +142,7 @@ class Transitions(nn.Module):
         place = first[..., None] + torch.arange(KEPT, device=rows.device)
         there = place < end[..., None]  # (N, M, KEPT)
         place = place.where(there, 0)
-        values = self.values[place] * (weights[..., None] * there)
+        values = self.values[place].float() * (weights[..., None] * there)
         sums = values.new_zeros(len(rows), self.rows)
         found = self.items[place].long()
         return sums.scatter_add(1, found.flatten(1), values.flatten(1))

@@ -362,7 +362,7 @@ def test_the_config_of_the_reported_run_is_the_quick_preset():
         ["--config", str(ROOT / "configs" / "enhanced.yaml")], ""
     )
     assert settings == preset_settings("quick").replace(
-        max_minutes=0.0, max_epochs=72, eval_every=4
+        max_minutes=0.0, max_epochs=40, eval_every=4
     )
 
 

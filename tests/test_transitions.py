@@ -96,7 +96,7 @@ def test_the_largest_pairs_are_kept(drawn, monkeypatch):
         ):
             largest = np.sort(all_of_it)[::-1][:5]
             np.testing.assert_allclose(
-                np.sort(row)[::-1][:5], largest, rtol=1e-6
+                np.sort(row)[::-1][:5], largest, rtol=1e-3
             )
             assert (row > 0).sum() == (largest > 0).sum()
 
@@ -132,7 +132,7 @@ def test_parts_add_up_to_the_whole(in_bursts, name):
                 for kind, values in enumerate(kinds)
             )
             torch.testing.assert_close(
-                parts[row, age], expected.float(), rtol=1e-4, atol=1e-5
+                parts[row, age], expected.float(), rtol=1e-3, atol=1e-4
             )
         assert not parts[row, len(newest) :].any()
     assert len(set(cases)) == (2 if known else 1)
@@ -330,10 +330,10 @@ def test_a_new_item_follows_what_items_like_it_follow(data):
     ):
         before, after = values.toarray(), grown_values.toarray()
         np.testing.assert_array_equal(after[:-1, :-1], before)
-        np.testing.assert_allclose(after[:-1, -1], before @ shares, rtol=1e-5)
-        np.testing.assert_allclose(after[-1, :-1], shares @ before, rtol=1e-5)
+        np.testing.assert_allclose(after[:-1, -1], before @ shares, rtol=1e-3)
+        np.testing.assert_allclose(after[-1, :-1], shares @ before, rtol=1e-3)
         mean = shares @ before @ shares
-        assert after[-1, -1] == pytest.approx(mean, rel=1e-5)
+        assert after[-1, -1] == pytest.approx(mean, rel=1e-3)
         assert not before.any() or (after[-1].any() and after[:, -1].any())
     for name in ("weight", "decay"):
         assert torch.equal(
