@@ -54,8 +54,8 @@ from support.yaml_file import read_yaml
 
 BOARDS: dict[str, dict[str, Any]] = {
     "loo-3416": {"min_item_count": 5},
-    "loo-3706": {},
-    "global-time": {"protocol": "global_time"},
+    "loo-3706": {"min_item_count": 1},
+    "global-time": {"min_item_count": 1, "protocol": "global_time"},
 }
 AGAINST = ("vanilla", "pctm")  # rows that the others are tested against
 TRIALS = 24
@@ -70,9 +70,10 @@ BASELINES: dict[str, Callable[..., Ranker]] = {
     "sequential_rules": sequential_rules,
     "pctm": pctm,
 }
-TRAINED = ("sasrec", "vanilla", "enhanced", "original")
+TRAINED = ("sasrec", "vanilla", "enhanced", "no_time", "timed", "cloze")
+TRAINED += ("original",)
 NAMES = (*BASELINES, *TRAINED)
-# a board: ids alone; `enhanced` knows more, `original` takes hours: by name
+# a board: ids alone; the others know more, or take hours: by name
 ALL = (*BASELINES, "sasrec", "vanilla")
 SELECTION = "NDCG@10"
 KEPT = ("steps", "git_commit", "peak_memory_mb", "values", "preferences")
@@ -148,6 +149,7 @@ def measure(
     else:
         record, rankers = tuned(name, data)
     length = record["settings"].get("seq_length", WHOLE_HISTORY)
+    told = record["settings"].get("query_time", "unknown")
     of_metric: dict[str, list[np.ndarray]] = {}
     for run, ranker in zip(record["runs"], rankers, strict=True):
         run["test"] = {}
@@ -162,7 +164,7 @@ def measure(
     record = {
         "row": name,
         "board": flags.board,
-        "protocol": protocol_line(data, "test", EvalSettings()),
+        "protocol": protocol_line(data, "test", EvalSettings(), told),
         "test": test,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),
