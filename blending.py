@@ -52,7 +52,7 @@ def weigh(
 
     base: what they are added to, which ranks without them.
     """
-    transitions.hold(counts_by_kind(data))
+    transitions.hold(counts_by_kind(data, transitions.kinds))
     weight, decay = WITHOUT
     transitions.weight.fill_(weight)
     transitions.decay.fill_(decay)

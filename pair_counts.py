@@ -4,7 +4,7 @@
 
 N_dk(b, a): how often a stands d interactions after b, the two at the same time (k = 0) or at
 different times (k = 1). What users rate or buy in one go follows other rules than what they come
-back for. Data without times have one kind.
+back for. Data without times, and models that read none, have one kind.
 
 Axes: R rows of the item table.
 """
@@ -49,9 +49,9 @@ def transition_counts(
     return counts
 
 
-def counts_by_kind(data: Dataset) -> list[sparse.csr_matrix]:
-    """C of each kind: of pairs at the same time and of others; of all where data have no times."""
-    if not data.has_times:
+def counts_by_kind(data: Dataset, kinds: int) -> list[sparse.csr_matrix]:
+    """C of each of two kinds, of pairs at the same time and of others, or of one, of all pairs."""
+    if kinds == 1:
         return [transition_counts(data)]
     return [transition_counts(data, same_time=same) for same in (True, False)]
 

@@ -188,6 +188,9 @@ def transitions_for(
     """Those of a model, without counts as yet; None where they are switched off."""
     if not settings.transitions:
         return None
-    kinds = 2 if "time" in catalogue.schema.interactions.roles else 1
+    has_times = "time" in catalogue.schema.interactions.roles
+    # A model that reads no times is not told by its counts which are equal.
+    reads_times = bool(settings.time_parts) or settings.relative_time
+    kinds = 2 if has_times and reads_times else 1
     cases = 2 if kinds == 2 and settings.query_time == "known" else 1
     return Transitions(len(catalogue.items), kinds, cases)

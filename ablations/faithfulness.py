@@ -14,8 +14,8 @@ removed, masked, or replaced by a random item.
                        arXiv:1911.03429)
 
 Areas are in units of the score (log-probability) minus the score with everything known. Beside
-them stand the standard measures of the field (fidelity.py), the reasons of a model that counts
-alone rank, which are known, and the planted causes of the synthetic data (planted.py).
+them stand the standard measures of the field and the terms of a copy of the model in which only
+the counts rank (fidelity.py), and the planted causes of the synthetic data (planted.py).
 
 Axes: P users, W ways to leave out or sizes of an explanation, N methods, M measures.
 """
@@ -37,7 +37,7 @@ from ablations.questions import drawn_users, question_of
 from dataset import Dataset
 from evaluation.metrics import interval
 from evaluation.significance import compare, holm, mark
-from explanations.attribution import METHODS, explain
+from explanations.attribution import DRAWN, METHODS, explain
 from explanations.question import Absence, Question
 from model_io import load_with_data
 from scorer import Scorer
@@ -58,11 +58,12 @@ CONTROLS = ("attention_rollout", "random")
 # Of the randomisation test: Holm's correction must leave room for p < .001.
 SAMPLES = 100_000
 NOTES = {
-    "Faithfulness": "areas and falls of the log-probability",
-    "Standard measures": "the strongest 1 to 5 interactions removed, or nothing but them; means "
-    "over these five sizes, each of which is in results.json",
-    "Known reasons": "the counts of transitions rank alone, so that each interaction's term in the "
-    "score is known",
+    "Faithfulness": "Areas and falls of the log-probability.",
+    "Standard measures": "The strongest 1 to 5 interactions removed, or nothing but them; means "
+    "over these five sizes, each of which is in results.json.",
+    "Known reasons": "In a copy of the model only the counts of transitions rank, and the item "
+    "that they rank first is explained; roll-out reads the attention of the copy, in which it "
+    "decides nothing. Users whose history has one item are left out.",
 }
 
 
@@ -165,7 +166,7 @@ def _parser():
     add(
         "--users", type=whole(1), default=500, help="how many, drawn at random"
     )
-    methods = [*METHODS, "random"]
+    methods = [*METHODS, *DRAWN, "random"]
     add("--methods", nargs="+", choices=methods, default=methods)
     add("--results", type=Path, default=Path("runs/results/faithfulness"))
     return parser
@@ -216,8 +217,7 @@ def main(argv: list[str]) -> None:
     model, settings, data = load_with_data(flags.model_path, flags.data_dir)
     scorer, methods = model.frozen(), flags.methods
     users = drawn_users(data, flags.users)
-    counts = scorer.transitions is not None
-    alone = fidelity.counts_alone(scorer) if counts else None
+    alone = fidelity.counts_alone(scorer) if fidelity.counts(scorer) else None
     answers = [
         figures_of(scorer, alone, data, methods, user)
         for user in tqdm(users, disable=None)
@@ -242,7 +242,7 @@ def main(argv: list[str]) -> None:
     ):
         if contents is not None:
             header, rows, content[name] = contents
-            tables.append((name, f"{NOTES[name]}. {note}", header, rows))
+            tables.append((name, f"{NOTES[name]} {note}", header, rows))
     if data.name == "synthetic":
         planted = planted_causes(scorer, data, methods)
         content["planted causes"] = planted

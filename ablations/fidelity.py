@@ -11,13 +11,14 @@ al., SIGIR 2025; Barkan et al., SPINRec, AAAI 2026, arXiv:2511.18047):
     CDCG    1 / log2(1 + rank) without them; low is good
 
 Known reasons: where counts of transitions rank alone, as in PCTM, a logit is a sum over the
-interactions. Each one's term, normalised over the items to a log-probability, is what a true
-explanation says.
+newest REACH interactions, and each one's term is its log-probability of the item.
 
-    correlation  Spearman's rank correlation of the contributions with these terms, over the
-                 interactions that the counts read
+    correlation  Spearman's rank correlation of the contributions with these terms
     on others    share of the contributions, without their signs, that falls on interactions that
                  the counts do not read; low is good
+
+A method need not reach 1 and 0: the score is normalised over the items as a whole, and what is
+removed lets older interactions move up.
 
 Axes: L interactions, Ke sizes.
 """
@@ -53,6 +54,12 @@ def by_size(question: Question, contributions: np.ndarray) -> np.ndarray:
     return np.stack([*stays, *shares, 1 / np.log2(1 + ranks)])
 
 
+def counts(scorer: Scorer) -> bool:
+    """Whether counts of transitions add to what a scorer ranks by."""
+    transitions = scorer.transitions
+    return transitions is not None and bool(transitions.weight.any())
+
+
 def counts_alone(scorer: Scorer) -> Scorer:
     """A scorer of a copy of the model in which only the counts of transitions rank: the item
     vectors and the odds of the heads say nothing."""
@@ -62,6 +69,8 @@ def counts_alone(scorer: Scorer) -> Scorer:
             odds.data.zero_()
     alone = Scorer(model)
     alone.table.zero_()
+    # Without a family it would make its table anew.
+    alone.families = ()
     return alone
 
 

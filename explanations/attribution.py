@@ -153,23 +153,29 @@ METHODS: dict[str, Callable[[Question], np.ndarray]] = {
         leave_one_out,
         blocks,
         integrated_gradients,
-        expected_gradients,
         attention_rollout,
     )
+}
+# (question, seed): contributions that depend on a draw
+DRAWN: dict[str, Callable[[Question, int], np.ndarray]] = {
+    "expected_gradients": expected_gradients
 }
 
 
 def explain(
     question: Question, method: str = DEFAULT, seed: int = 0
 ) -> Attribution:
-    """The contributions that a method of METHODS finds, or 'random', which draws them."""
+    """The contributions that a method of METHODS or DRAWN finds, or 'random', the control."""
     score = question.scores(question.everything)[0]
     if method == "random":
         draw = np.random.default_rng(seed)
         history = draw.normal(size=(len(score), question.length))
         families = draw.normal(size=(len(question.families), len(score)))
     else:
-        history = METHODS[method](question)
+        if method in DRAWN:
+            history = DRAWN[method](question, seed)
+        else:
+            history = METHODS[method](question)
         families = score - question.without_families[:, 0]
     return Attribution(
         score, history, dict(zip(question.families, families, strict=True))

@@ -32,7 +32,7 @@ def integrated_gradients(
 
 
 def expected_gradients(
-    question: Question, points: int = POINTS, seed: int = 0
+    question: Question, seed: int = 0, points: int = POINTS
 ) -> np.ndarray:
     """(C, L) contributions, a draw."""
     draw = np.random.default_rng(seed)

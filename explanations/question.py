@@ -164,7 +164,8 @@ class Question:
         return dataclasses.replace(history, items=items, columns=columns)
 
 
-def unknown_items(history: History, items: int) -> History:
+def unknown_items(history: History, items: int | np.ndarray) -> History:
     """Another item everywhere, without columns, at the same times."""
-    others = np.full_like(history.items, items)
+    others = np.empty_like(history.items)
+    others[:] = items
     return dataclasses.replace(history, items=others, columns={})

@@ -333,7 +333,8 @@ def fresh_model(
             if "norm" not in name:
                 parameter.normal_(0, spread)
     if model.transitions is not None:
-        model.transitions.hold(counts_by_kind(data))
+        counts = counts_by_kind(data, model.transitions.kinds)
+        model.transitions.hold(counts)
         model.transitions.weight.uniform_(0.5, 1.5)
         model.transitions.decay.uniform_(0.4, 0.9)
     return model

@@ -73,7 +73,7 @@ def test_counts_are_those_of_a_loop(in_bursts):
                 pair = data.items[row], data.items[other]
                 expected[0 if same else 1][pair] += (other - row) ** -0.5
     assert expected[0].any() and expected[1].any()
-    for counts, kind in zip(counts_by_kind(data), expected, strict=True):
+    for counts, kind in zip(counts_by_kind(data, 2), expected, strict=True):
         np.testing.assert_allclose(counts.toarray(), kind)
     both = transition_counts(data).toarray()
     np.testing.assert_allclose(both, expected.sum(0))
@@ -81,7 +81,7 @@ def test_counts_are_those_of_a_loop(in_bursts):
 
 def test_data_without_times_have_one_kind():
     data = other_data("ids")
-    (counts,) = counts_by_kind(data)
+    (counts,) = counts_by_kind(data, 1)
     assert (counts != transition_counts(data)).nnz == 0
     settings = VARIANTS["enhanced-transitions"]
     assert fresh_model(data, settings).transitions.kinds == 1
@@ -112,7 +112,7 @@ def test_parts_add_up_to_the_whole(in_bursts, name):
     torch.testing.assert_close(parts.sum(1), held(batch))
     kinds = [
         torch.from_numpy(np.log1p(SHARPNESS * counts.toarray()))
-        for counts in counts_by_kind(in_bursts)
+        for counts in counts_by_kind(in_bursts, 2)
     ]
     known = VARIANTS[name].query_time == "known"
     cases = []
