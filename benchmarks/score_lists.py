@@ -46,10 +46,18 @@ def main() -> None:
         "--min_item_count", type=int, default=1, help="as in training"
     )
     flags = parser.parse_args()
-    ranked, wanted = (
-        lists(flags.lists),
-        targets(flags.ratings, flags.min_item_count),
-    )
+    try:
+        ranked = lists(flags.lists)
+    except (OSError, KeyError, ValueError) as error:
+        parser.error(
+            f"{flags.lists}: no CSV with user_id, item_id, rank ({error})"
+        )
+    try:
+        wanted = targets(flags.ratings, flags.min_item_count)
+    except (OSError, ValueError) as error:
+        parser.error(f"{flags.ratings}: no ratings.dat ({error})")
+    if not ranked or not wanted:
+        parser.error("the lists or the ratings are empty")
     length = max(map(len, ranked.values()))
     hits, gain = 0, 0.0
     for user, item in wanted.items():

@@ -956,6 +956,14 @@ def test_lists_scored_by_a_script_outside_give_the_trainers_figures(
         for name in ("HR@10", "NDCG@10")
     }
     assert f"HR@10 {figures['HR@10']}, NDCG@10 {figures['NDCG@10']}" in told
+    empty = tmp_path / "empty.csv"
+    empty.write_text("user_id,item_id,rank\n")
+    ratings = files / "ratings.dat"
+    for wrong in ((output, output), (ratings, ratings), (empty, ratings)):
+        failed = subprocess.run(
+            [sys.executable, script, *wrong], capture_output=True, text=True
+        )
+        assert failed.returncode == 2 and "Traceback" not in failed.stderr
 
 
 def test_an_item_that_training_never_saw(starting_model, files):
