@@ -1167,7 +1167,7 @@ def train(place, count):
     places = ["--checkpoint_dir", place, "--runs_dir", place]
     os._exit(run_command(trainer.main, [*flags, *places]))
 
-for count in range(60):
+for count in range(100):
     place = f"{folder}/{count}"
     if used:
         shutil.copytree(used, place, symlinks=True)
