@@ -101,23 +101,23 @@ def counting_rankers(data: Dataset, settings: Settings) -> dict[str, Ranker]:
         rankers[f"popularity of {RECENT} days"] = RecentPopularity(
             data, RECENT
         )
-    rankers["PCTM"] = _pctm(data, settings)
+    rankers["PCTM"] = pctm(data, **pctm_setting(data, settings))
     return rankers
 
 
-def _pctm(data, settings):
-    """PCTM by the published setting that is better on validation, the first without validation."""
-    rankers = [pctm(data, **setting) for setting in PUBLISHED]
+def pctm_setting(data: Dataset, settings: Settings) -> dict[str, Any]:
+    """The published setting of PCTM that is better on validation, the first without validation."""
     if "validation" not in data.split.requests:
-        return rankers[0]
+        return PUBLISHED[0]
     users = data.split.requests["validation"].users
     length = settings.model.seq_length
 
-    def quality(ranker):
+    def quality(setting):
+        ranker = pctm(data, **setting)
         rank = target_ranks(ranker, data, "validation", length, settings.eval)
         return per_user(rank, users)[SELECTION_METRIC].mean()
 
-    return max(rankers, key=quality)
+    return max(PUBLISHED, key=quality)
 
 
 def _side_tasks(scorer, data, length, device):

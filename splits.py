@@ -12,6 +12,7 @@ A request asks for the interactions that directly follow a history, so a positio
 arrays of `Dataset` and a number of targets describe it. Q requests, T targets of a request.
 """
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 
@@ -63,6 +64,13 @@ class Split:
     train_ends: np.ndarray  # (users,)
     requests: dict[str, Requests]
     description: str
+
+    def through_validation(self) -> "Split":
+        """The split in which the interactions up to the validation targets train as well."""
+        asked = self.requests["validation"]
+        ends = self.train_ends.copy()
+        np.maximum.at(ends, asked.users, asked.ends + asked.count)
+        return dataclasses.replace(self, train_ends=ends)
 
 
 # Where training ends of each user, what validates, what tests, and what it is called.

@@ -119,6 +119,8 @@ def test_data_sets_beside_what_counts(tmp_path, capsys, small):
             best = row[metric][row["best that counts"]]
             difference = row[metric]["difference"]["difference"]
             assert difference == pytest.approx(np.mean(means) - best)
+            again = row[metric]["recounted"]
+            assert len(again["PCTM"]) == 1 and len(again["model"]) == 2
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="one name"):
         data_sets.main([str(tmp_path / "other" / "dense.csv"), *command])

@@ -55,6 +55,20 @@ def test_training_never_holds_what_is_asked(split_data):
                 assert not {(user, item) for item in shown} & asked
 
 
+def test_validation_trains_too_and_nothing_of_the_test(split_data):
+    """`through_validation`: what trains grows by what lies up to the validation targets."""
+    split = split_data.split
+    larger = split_data.replace(split=split.through_validation())
+    before = set(split_data.training_rows().tolist())
+    added = set(larger.training_rows().tolist()) - before
+    asked = set(split.requests["validation"].target_rows.ravel().tolist())
+    tested = set(split.requests["test"].target_rows.ravel().tolist())
+    assert asked <= added and not added & tested
+    assert before <= set(larger.training_rows().tolist())
+    users = set(split.requests["validation"].users.tolist())
+    assert {int(split_data.user_of[row]) for row in added} <= users
+
+
 def test_histories_and_targets_are_of_one_person_and_in_order(split_data):
     for until in ("validation", "test"):
         requests = split_data.split.requests[until]
