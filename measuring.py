@@ -30,7 +30,7 @@ from evaluation.side_tasks import (
     value_quality,
 )
 from run_folder import RESULTS
-from settings import Settings
+from settings import Settings, TrainSettings
 from support.checkpoint import WEIGHTS, weights_digest
 from support.files import write_json
 from support.memory import peak_memory_mb
@@ -130,8 +130,10 @@ def _side_tasks(scorer, data, length, device):
     return figures
 
 
-def report(results: dict[str, Any], progress: Progress) -> None:
-    """The tables a run ends with."""
+def report(
+    results: dict[str, Any], progress: Progress, settings: TrainSettings
+) -> None:
+    """The tables a run ends with, and what may make it better."""
     print_ranking(
         "Ranking on the test items (95 % bootstrap intervals over users, one seed)",
         results["protocol"],
@@ -159,6 +161,8 @@ def report(results: dict[str, Any], progress: Progress) -> None:
         f"{results['peak_memory_mb']:,} MB; seed {results['seed']}"
     )
     if best["epoch"] == progress.epoch:
+        limits = ["--max_steps" if settings.max_steps else "--max_epochs"]
+        limits += ["--max_minutes"] if settings.max_minutes else []
         print(
-            "The last evaluation was the best: more epochs may help (--max_epochs, --max_minutes)."
+            f"The last evaluation was the best: more training may help ({', '.join(limits)})."
         )

@@ -134,7 +134,7 @@ def _measure(tracker, model, data, settings, progress, run):
         )
         name = f"{data.name}-{settings.model.model}-{settings.train.seed}"
         tracker.artifact(best, name)
-    report(results, progress)
+    report(results, progress, settings.train)
     print(f"\nModel, results and ranks of each request: {best}")
     print(publish(run))
     print(f"Record of the run: {tracker.path}")

@@ -46,6 +46,11 @@ WARM_UP = 0.05  # share of all steps
 OnBest = Callable[[nn.Module, dict[str, Any]], None]
 
 
+STOPPED = (
+    "stopped and saved in {}; the same command goes on, trainer.py and bert_multi.py with --resume"
+)
+
+
 class Stopped(KeyboardInterrupt):
     """The user asked the run to stop; its state is saved."""
 
@@ -78,7 +83,11 @@ def fit(
     model.load_state_dict(run.best_weights or model.state_dict())
     model.eval()
     if model.transitions is not None:
-        run.add_transitions()
+        try:
+            run.add_transitions()
+        except KeyboardInterrupt:
+            # The last evaluation has saved all that training gave.
+            raise Stopped(STOPPED.format(run.state_folder)) from None
     return run.progress
 
 
@@ -189,10 +198,7 @@ class Run:
             if self._agreed(stop()):  # all processes at the same step
                 self.mean_losses()
                 self.save()
-                raise Stopped(
-                    f"stopped and saved in {self.state_folder}; the same command goes on, "
-                    f"trainer.py and bert_multi.py with --resume"
-                )
+                raise Stopped(STOPPED.format(self.state_folder))
         # An epoch that is cut short counts too: the run is at its end.
         progress.epoch += 1
         progress.step_in_epoch = 0

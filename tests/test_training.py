@@ -189,6 +189,25 @@ def test_a_stopped_run_resumes_exactly(
     )
 
 
+def test_ctrl_c_while_counts_are_weighed(data, tmp_path, monkeypatch):
+    """It says how to go on, and going on gives what was not stopped."""
+    with_counts = dataclasses.replace(DROPOUT_MODEL, transitions=True)
+    settings = tiny_settings(tmp_path, with_counts, max_epochs=2)
+    whole, _ = trained(data, settings)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "weigh", interrupted)
+        with pytest.raises(Stopped, match="--resume"):
+            trained(data, settings, state_folder=tmp_path / "last")
+    resumed, _ = trained(
+        data, settings, state_folder=tmp_path / "last", resume=True
+    )
+    assert same_weights(whole, resumed)
+
+
 def test_best_weights_are_kept_and_patience_ends_the_run(
     data, tmp_path, monkeypatch
 ):
