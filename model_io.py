@@ -230,6 +230,8 @@ def data_of(
     info = checkpoint.info
     data = load(checkpoint.settings.data, checkpoint.catalogue)
     ours = data.catalogue
+    for table, read in checkpoint.catalogue.fields.items():
+        _check_columns(read, ours.fields[table], folder)
     differs = ""
     if same_split and data.split_hash != info["split_hash"]:
         differs = "other interactions, columns or times"
@@ -262,15 +264,20 @@ def _rows_of(bare, found, folder):
         raise UserError(
             f"{folder}: {error}; give the right --data_dir or train again"
         ) from error
-    lacking = bare.fields.keys() - found.data.keys()
-    require(
-        not lacking,
-        f"{folder}: the data lack {', '.join(sorted(lacking))}, which the model reads; "
-        f"give the right --data_dir or train again",
-    )
+    _check_columns(bare.fields, found.fields, folder)
     # A column that the model does not know is not read by it either.
     data = {name: found.data[name][rows] for name in bare.fields}
     return dataclasses.replace(bare, names=found.names[rows], data=data)
+
+
+def _check_columns(read, found, folder):
+    """Raise `UserError` where the data have not all columns that a model may read."""
+    lacking = sorted(read.keys() - found.keys())
+    require(
+        not lacking,
+        f"{folder}: the data lack {', '.join(lacking)}, which the model reads; give the right "
+        f"--data_dir or train again",
+    )
 
 
 def _foreign(folder, info, error):

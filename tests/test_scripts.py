@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 import bert_multi
 import inference
@@ -480,6 +481,30 @@ def test_damaged_checkpoints(model, tmp_path, capsys, case):
         "3,5",
     )
     assert code == 2 and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("users", "occupation"), ("items", "year"), ("interactions", "rating")],
+)
+def test_a_column_that_the_schema_no_longer_has(
+    model, tmp_path, capsys, table, column
+):
+    schema = yaml.safe_load((ROOT / "datasets" / "ml-1m.yaml").read_text())
+    del schema[table]["columns"][column]
+    path = tmp_path / "ml-1m.yaml"
+    path.write_text(yaml.safe_dump(schema))
+
+    def change(folder):
+        edit(
+            folder / "checkpoint.json",
+            lambda content: content["settings"].update(dataset=str(path)),
+        )
+
+    folder = damaged(model, tmp_path, change)
+    user = ["--user_id", "1"]
+    code, _, err = infer(capsys, "--model_path", folder, *user)
+    assert code == 2 and f"lack {column}" in err and err.count("\n") == 1
 
 
 def test_weights_of_another_shape(model, tmp_path, capsys):
