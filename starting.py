@@ -24,7 +24,9 @@ from support.errors import UserError, require
 from training_state import SELECTION_METRIC
 
 # What --start_from may change: it leaves no trace in what the weights mean.
-MAY_CHANGE = {"dropout", "layer_dropout"}
+MAY_CHANGE = {"dropout", "layer_dropout", "transitions"}
+# Tensors that are kept of the data; a parameter with such a name is learned.
+OF_DATA = ("graph.", "transitions.", "counts")
 SAME_OF_TEACHERS = ("model", "start_token", "query_time")
 SAME_OF_TEACHERS += ("next_item_weight", "masked_item_weight")
 
@@ -57,14 +59,14 @@ def starting_model(data: Dataset, settings: Settings) -> nn.Module:
     except UserError as error:
         raise UserError(f"{origin}: {error}") from error
     model = new_model(data, settings.model)
-    parameters = dict(model.named_parameters())
-    of_these_data = {
-        name: value
-        for name, value in model.state_dict().items()
-        if name.startswith(("graph.", "transitions.", "counts"))
-        and name not in parameters
-    }
-    load_weights(model, {**grown, **of_these_data}, origin)
+    learned = dict(model.named_parameters())
+    tensors = {}
+    for state, of_data in ((grown, False), (model.state_dict(), True)):
+        for name, value in state.items():
+            kept = name.startswith(OF_DATA) and name not in learned
+            if kept == of_data:
+                tensors[name] = value
+    load_weights(model, tensors, origin)
     return model
 
 

@@ -777,6 +777,19 @@ def test_going_on_from_a_model_with_new_items_and_users(
         assert message in capsys.readouterr().err
 
 
+def test_going_on_with_counts_or_without(files, model, tmp_path):
+    """Counts do not train, so a model may be given them or lose them."""
+    start = ["--max_steps", "1", "--start_from"]
+    counted, plain = tmp_path / "counted", tmp_path / "plain"
+    assert train(counted, files, *start, str(model), "--transitions") == 0
+    held = load_model(counted / "best", data_dir=str(files)).model.transitions
+    assert len(held.items) > 1
+    begin = str(counted / "best")
+    assert train(plain, files, *start, begin, "--no_transitions") == 0
+    after = load_model(plain / "best", data_dir=str(files)).model
+    assert after.transitions is None
+
+
 def test_going_on_may_not_have_seen_what_is_held_out(tmp_path, capsys):
     """Older files, in which what the model learned from is held out now; and other users under
     multi5.
