@@ -46,7 +46,10 @@ WARM_UP = 0.05  # share of all steps
 OnBest = Callable[[nn.Module, dict[str, Any]], None]
 
 
-STOPPED = "stopped and saved in {}; the same command goes on, trainer.py and bert_multi.py with --resume"
+STOPPED = (
+    "stopped and saved in {}; the same command goes on, trainer.py and "
+    "bert_multi.py with --resume"
+)
 
 
 class Stopped(KeyboardInterrupt):
