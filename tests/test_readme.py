@@ -243,5 +243,5 @@ def test_python_block(place, monkeypatch, block):
 
 def test_every_number_of_the_data_is_true(real_data):
     """Counts that the README states."""
-    assert f"{real_data.num_users:,} people" in README
+    assert f"{real_data.num_users:,} users" in README
     assert f"{len(real_data.catalogue.items.ids):,} rated films" in README
