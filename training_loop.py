@@ -32,6 +32,7 @@ from training_batches import TrainingBatches
 from training_state import (
     SELECTION_METRIC,
     Progress,
+    Stopped,
     load_state,
     parameter_groups,
     save_state,
@@ -44,16 +45,6 @@ LOG_EVERY = 25
 LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
 WARM_UP = 0.05  # share of all steps
 OnBest = Callable[[nn.Module, dict[str, Any]], None]
-
-
-STOPPED = (
-    "stopped and saved in {}; the same command goes on, trainer.py and "
-    "bert_multi.py with --resume"
-)
-
-
-class Stopped(KeyboardInterrupt):
-    """The user asked the run to stop; its state is saved."""
 
 
 def fit(
@@ -88,7 +79,7 @@ def fit(
             run.add_transitions()
         except KeyboardInterrupt:
             # The last evaluation has saved all that training gave.
-            raise Stopped(STOPPED.format(run.state_folder)) from None
+            raise Stopped(run.state_folder) from None
     return run.progress
 
 
@@ -199,7 +190,7 @@ class Run:
             if self._agreed(stop()):  # all processes at the same step
                 self.mean_losses()
                 self.save()
-                raise Stopped(STOPPED.format(self.state_folder))
+                raise Stopped(self.state_folder)
         # An epoch that is cut short counts too: the run is at its end.
         progress.epoch += 1
         progress.step_in_epoch = 0

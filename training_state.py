@@ -21,6 +21,16 @@ from support.errors import require
 SELECTION_METRIC = "NDCG@10"
 
 
+class Stopped(KeyboardInterrupt):
+    """The user asked a run to stop; its state is saved in a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__(
+            f"stopped and saved in {folder}; the same command goes on, trainer.py and "
+            f"bert_multi.py with --resume"
+        )
+
+
 @dataclass
 class Progress:
     """Where a run stands: all that must survive a stop besides weights, optimizer and random

@@ -38,7 +38,7 @@ from settings import Settings
 from support.arguments import whole
 from support.errors import UserError, require, run_command
 from support.processes import die_with
-from training_loop import Stopped
+from training_state import Stopped
 
 LOG = "log.txt"  # what a run printed
 

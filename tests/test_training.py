@@ -34,8 +34,8 @@ from tests.conftest import (
     tiny_settings,
     whole,
 )
-from training_loop import Stopped, fit
-from training_state import Progress, parameter_groups
+from training_loop import fit
+from training_state import Progress, Stopped, parameter_groups
 
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 
