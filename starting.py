@@ -60,13 +60,17 @@ def starting_model(data: Dataset, settings: Settings) -> nn.Module:
         raise UserError(f"{origin}: {error}") from error
     model = new_model(data, settings.model)
     learned = dict(model.named_parameters())
-    tensors = {}
-    for state, of_data in ((grown, False), (model.state_dict(), True)):
-        for name, value in state.items():
-            kept = name.startswith(OF_DATA) and name not in learned
-            if kept == of_data:
-                tensors[name] = value
-    load_weights(model, tensors, origin)
+
+    def of_data(name: str) -> bool:
+        return name.startswith(OF_DATA) and name not in learned
+
+    taken = {name: value for name, value in grown.items() if not of_data(name)}
+    own = {
+        name: value
+        for name, value in model.state_dict().items()
+        if of_data(name)
+    }
+    load_weights(model, taken | own, origin)
     return model
 
 
