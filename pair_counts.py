@@ -50,7 +50,7 @@ def transition_counts(
 
 
 def counts_by_kind(data: Dataset, kinds: int) -> list[sparse.csr_matrix]:
-    """C of each of two kinds, of pairs at the same time and of others, or of one, of all pairs."""
+    """C (R, R) of each kind. Two kinds: pairs at the same time, and all others. One: every pair."""
     if kinds == 1:
         return [transition_counts(data)]
     return [transition_counts(data, same_time=same) for same in (True, False)]

@@ -25,7 +25,7 @@ from training_state import SELECTION_METRIC
 
 # What --start_from may change: it leaves no trace in what the weights mean.
 MAY_CHANGE = {"dropout", "layer_dropout", "transitions"}
-# Tensors that are kept of the data; a parameter with such a name is learned.
+# Names of tensors that are computed from the data, unless they are parameters.
 OF_DATA = ("graph.", "transitions.", "counts")
 SAME_OF_TEACHERS = ("model", "start_token", "query_time")
 SAME_OF_TEACHERS += ("next_item_weight", "masked_item_weight")

@@ -91,8 +91,10 @@ def figures(models: list[Path], data_dir: str | None = None) -> dict[str, Any]:
 def recounted(
     models: list[Path], data: Dataset, settings: Settings
 ) -> dict[str, list[dict[str, np.ndarray]]]:
-    """PCTM, and the models that add counts -> of each, metric -> (U,) on the test items, where the
-    counts know the validation items too."""
+    """Metrics on the test items with counts that know the validation items too.
+
+    Ranker ('PCTM'; 'model' where the models add counts) -> for each model, metric -> (U,).
+    """
     split = data.split.through_validation()
     larger = data.replace(split=split)
     # Its setting is still chosen on validation items that its counts do not know.
