@@ -330,17 +330,37 @@ class EnhancedBERT4Rec(nn.Module):
         if self.start is not None:
             prefix, start = 1, self.dropout(self._start(batch))
             x = torch.cat([start.to(x.dtype), x], dim=1)
-        rotation = None
-        if self.periods is not None:
-            # A start stands at the time of the first interaction.
-            times = torch.cat([batch.times[:, :prefix], batch.times], dim=1)
-            rotation = time_rotation(times, self.periods)  # (B, L, P)
+        turns = self._rotations(batch, prefix)
         padding = key_padding(batch.lengths + prefix, x.shape[1])
         if self.user_context is not None:
             tokens = self.user_tokens(batch.user_columns, batch.users)
             tokens = torch.stack(tokens, dim=1)  # (B, T, D)
             x = x + self.dropout(self.user_context["ask"](x, tokens))
-        return x, Attend(batch.pattern, padding, rotation, prefix)
+        return x, Attend(batch.pattern, padding, *turns, prefix)
+
+    def _rotations(
+        self, batch: Batch, prefix: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(B, prefix + L, P) rotations of queries and of keys by time.
+
+        Keys stand at their own time. So do queries, unless the model knows the time of the
+        request: then attention sees how long before it each interaction was, as the bias of
+        HSTU's published code does (arXiv:2402.17152, eq. 2).
+        """
+        if self.periods is None:
+            return None, None
+        # From the oldest event, so that not even rounding depends on later ones.
+        origin = batch.times[:, :1]
+        # A start stands at the time of the first interaction.
+        start = batch.times[:, :prefix]
+        times = torch.cat([start, batch.times], dim=1)
+        keys = time_rotation(times, origin, self.periods)
+        if self.request_time is None:
+            return keys, keys
+        asked = batch.request_times
+        asked = asked.where(asked != NO_TIME, batch.times)
+        asked = torch.cat([start, asked], dim=1)
+        return time_rotation(asked, origin, self.periods), keys
 
     def _start(self, batch: Batch) -> Tensor:
         """(B, 1, D) what stands before each history."""

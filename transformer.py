@@ -33,7 +33,9 @@ class Attend:
     pattern: Pattern
     # (B, 1, 1, L) True where a key may be seen; None when every key may
     padding: Tensor | None
-    rotation: Tensor | None = None  # (B, L, P) of `time_rotation`
+    # (B, L, P) of `time_rotation`, each; None without times
+    query_rotation: Tensor | None = None
+    key_rotation: Tensor | None = None
     prefix: int = (
         0  # leading positions that are no interactions; L counts them here
     )
@@ -118,7 +120,6 @@ class Block(nn.Module):
         self, x: Tensor, attend: Attend, last: Tensor | None
     ) -> Tensor:
         """Self-attention under a pattern."""
-        rotation = attend.rotation
         if last is None:
             q, k, v = self._maps(x, 0, 3)
         else:
@@ -127,10 +128,11 @@ class Block(nn.Module):
             attend = dataclasses.replace(attend, pattern="bidirectional")
             (q,) = self._maps(pick(x, last), 0, 1)
             k, v = self._maps(x, 1, 3)
-        if rotation is not None:
+        turn = attend.query_rotation
+        if turn is not None:
+            q = rotate(q, turn if last is None else pick(turn, last))
             # Keys keep the rotation of all positions when one query is asked.
-            k = rotate(k, rotation)
-            q = rotate(q, rotation if last is None else pick(rotation, last))
+            k = rotate(k, attend.key_rotation)
         mixed = attention(q, k, v, attend)
         return self.attention_out(rearrange(mixed, "b h l d -> b l (h d)"))
 
@@ -141,8 +143,9 @@ class Block(nn.Module):
         # As the fused kernel, which does not give its weights away.
         x = self.attention_norm(x) if self.pre_norm else x
         q, k = self._maps(x, 0, 2)
-        if attend.rotation is not None:
-            q, k = rotate(q, attend.rotation), rotate(k, attend.rotation)
+        if attend.query_rotation is not None:
+            q = rotate(q, attend.query_rotation)
+            k = rotate(k, attend.key_rotation)
         return attention_weights(q, k, attend)
 
     def _maps(self, x: Tensor, first: int, end: int) -> Tensor:
@@ -313,17 +316,18 @@ def rotation_periods(pairs: int) -> Tensor:
     )
 
 
-def time_rotation(times: Tensor, periods: Tensor) -> Tensor:
-    """(B, L, P) cosines, then sines, that rotate half of the P pairs of queries and keys.
+def time_rotation(times: Tensor, origin: Tensor, periods: Tensor) -> Tensor:
+    """(B, L, P) cosines, then sines, that rotate half of the P pairs of queries or keys.
+
+    times (B, L) in seconds, origin (B, 1) what they are counted from.
 
     A query at t and a key at s then meet under the angle w (t - s): attention sees the time
     between two events and never the date, and stays within the fused kernels. The rotation is
     RoFormer's (arXiv:2104.09864, eq. 34) with seconds for positions and periods 2 pi / w spread
     evenly on a logarithmic scale; half of the pairs stay unrotated for content.
     """
-    # Counted from the oldest event, so that not even rounding depends on later ones; in double:
-    # 1e8 s over a minute.
-    elapsed = (times - times[:, :1]).double()
+    # In double: 1e8 s over a minute.
+    elapsed = (times - origin).double()
     turns = (elapsed[:, :, None] / periods).remainder(1.0)  # (B, L, P / 2)
     angle = turns.mul(2 * math.pi).float()
     return torch.cat([angle.cos(), angle.sin()], dim=-1)

@@ -363,7 +363,8 @@ def test_time_rotation_sees_differences_only():
     query, key = torch.randn(1, 1, 2, 16), torch.randn(1, 1, 2, 16)
 
     def logits(times):
-        rotation = time_rotation(torch.tensor([times]), rotation_periods(8))
+        times = torch.tensor([times])
+        rotation = time_rotation(times, times[:, :1], rotation_periods(8))
         return rotate(query, rotation) @ rotate(key, rotation).transpose(
             -1, -2
         )
