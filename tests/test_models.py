@@ -213,6 +213,22 @@ def test_unknown_request_time_is_never_seen(data):
         assert equal == (variant.query_time == "unknown"), name
 
 
+def test_attention_turns_to_the_moment_asked_about(data):
+    """Where the request time is known, queries stand there: rotation alone tells it, and at the
+    time of the interaction itself nothing is changed by it."""
+    settings = VARIANTS["enhanced-known-time"]
+    settings = dataclasses.replace(settings, transitions=False)
+    model = fresh_model(data, settings)
+    for weight in model.request_time.parameters():
+        torch.nn.init.zeros_(weight)
+    own = request(data).replace(request_times=request(data).times)
+    later = own.replace(request_times=own.request_times + 10**7)
+    assert not torch.allclose(score(model, own), score(model, later))
+    model.request_time = None
+    assert torch.equal(score(model, own), score(model, later))
+
+
+
 # Invariances
 
 
