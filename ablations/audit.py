@@ -5,14 +5,16 @@
 
 Of the split: targets whose item training does not have, or has only later; training interactions
 that are later than a target; targets with the time of the history's last interaction (their order
-is the file's). Of the model: let all targets change places, with their columns and times, and
-score again; not one score may change, nor one training batch.
+is the file's), and whether that order repeats itself from user to user. Of the model: let all
+targets change places, with their columns and times, and score again; not one score may change,
+nor one training batch.
 """
 
 import sys
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import nn
 
 from command_line import parse_command_line
@@ -52,6 +54,31 @@ def suspicious(data: Dataset, until: str) -> dict[str, np.ndarray]:
         == before,
         "training later than the target": later,
     }
+
+
+def repeated_order(data: Dataset, same_time: bool) -> tuple[float, int]:
+    """How often two neighbours stand in the order that half of the users show more often, among
+    the training neighbours of the other half; and how many these are. .5 is chance.
+
+    same_time: neighbours at the same time, or at different times. At the same time an order that
+    repeats itself is made by whatever wrote the file: a model can learn it, and it says nothing of
+    what users do next.
+    """
+    rows = data.training_rows()
+    users, items, times = data.user_of[rows], data.items[rows], data.times[rows]
+    chosen = users[1:] == users[:-1]
+    chosen &= (times[1:] == times[:-1]) == same_time
+    first, second = items[:-1][chosen], items[1:][chosen]
+    counted = users[1:][chosen] % 2 == 0
+    if counted.all():
+        return 0.0, 0
+    size = len(data.catalogue.items)
+    pairs = (first[counted], second[counted])
+    counts = sparse.csr_matrix((np.ones(counted.sum()), pairs), (size, size))
+    lead = (counts - counts.T).tocsr()
+    found = np.asarray(lead[first[~counted], second[~counted]]).ravel()
+    decided = found[found != 0]
+    return float((decided > 0).sum() / max(1, len(decided))), len(decided)
 
 
 def swapped(data: Dataset, rows: np.ndarray, times: bool = True) -> Dataset:
@@ -111,6 +138,21 @@ def training_test(model: nn.Module, data: Dataset, settings: Settings) -> int:
     return changed
 
 
+def _show_order(data):
+    rows = []
+    for name, same in (("the same time", True), ("different times", False)):
+        share, number = repeated_order(data, same)
+        if number:
+            rows.append([name, f"{share:.1%}", f"{number:,}"])
+    print_table(
+        "Does the order of neighbours repeat itself?",
+        "share that stand in the order usual among the other half of the users; 50 % is chance. "
+        "At the same time the order is that of the file",
+        ["neighbours at", "in the usual order", "neighbours"],
+        rows,
+    )
+
+
 def main(argv: list[str]) -> int:
     """Exit code 1 if a model or a split leaks."""
     parser = model_parser(__doc__, default=None)
@@ -128,6 +170,8 @@ def main(argv: list[str]) -> int:
         data_dir = ["--data_dir", flags.data_dir] if flags.data_dir else []
         settings, _ = parse_command_line([*rest, *data_dir], __doc__)
         data = load(settings.data)
+    if data.has_times:
+        _show_order(data)
     changes: dict[str, float] = {}
     for until in ("validation", "test"):
         rows = [

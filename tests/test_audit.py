@@ -6,12 +6,18 @@ import pytest
 import batches
 import training_batches
 from ablations import audit
-from ablations.audit import suspicious, swap_test, swapped, training_test
+from ablations.audit import (
+    repeated_order,
+    suspicious,
+    swap_test,
+    swapped,
+    training_test,
+)
 from data_processor import process
 from evaluation import protocols
 from settings import DataSettings
 from support.errors import run_command
-from tests.conftest import VARIANTS, fresh_model, tiny_settings
+from tests.conftest import REAL, VARIANTS, fresh_model, tiny_settings
 
 
 @pytest.mark.parametrize(
@@ -107,6 +113,47 @@ def test_signs_by_hand(tiny, monkeypatch):
     assert not signs["item in training only after the target"].any()
     loo = suspicious(process(tiny, DataSettings()), "test")
     assert 0 < loo["training later than the target"].mean() < 1
+
+
+def test_an_order_that_the_file_makes_is_told_from_chance(data):
+    """All of a user at one time: in the order of the items, or in any."""
+    once = data.replace(times=np.full_like(data.times, 10**9))
+    by_item = np.lexsort((data.items, data.user_of))
+    share, number = repeated_order(
+        once.replace(items=data.items[by_item]), True
+    )
+    assert share == 1 and number > 200
+    draw = np.random.default_rng(0).random(len(data.items))
+    mixed = once.replace(items=data.items[np.lexsort((draw, data.user_of))])
+    share, number = repeated_order(mixed, True)
+    assert 0.4 < share < 0.6 and number > 200
+    assert repeated_order(mixed, False) == (0, 0)
+
+
+def perl_hash(identifier: str) -> int:
+    """Of Perl 5.6: h = 33 h + c over the characters, then h + (h >> 5)."""
+    value = 0
+    for character in identifier:
+        value = (33 * value + ord(character)) % 2**32
+    return (value + (value >> 5)) % 2**32
+
+
+def test_rows_of_movielens_stand_in_the_order_of_a_hash(real_data):
+    """For each user there is a number of buckets, a power of two, such that the films of no two
+    neighbouring rows of ratings.dat descend (docs/protocols.md)."""
+    lines = (REAL / "ratings.dat").read_text("latin-1").splitlines()
+    users, films, *_ = zip(*(line.split("::") for line in lines), strict=True)
+    users = np.array(users, dtype=int)
+    hashes = {film: perl_hash(film) for film in set(films)}
+    hashes = np.array([hashes[film] for film in films])
+    same_user = users[1:] == users[:-1]
+    ordered = np.zeros(users.max() + 1, dtype=bool)
+    for power in range(3, 15):
+        bucket = hashes % 2**power
+        descends = (bucket[1:] < bucket[:-1]) & same_user
+        number = np.bincount(users[1:][descends], minlength=len(ordered))
+        ordered |= number == 0
+    assert ordered[1:].all()
 
 
 def test_script(tmp_path, capsys, data):
