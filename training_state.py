@@ -2,6 +2,7 @@
 folder, and the order of the optimizer's parameters in it."""
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor
+from torch import Tensor, nn
 
 from description import damaged
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
@@ -143,16 +144,14 @@ def _restore(run, tensors, info, folder):
         load_weights(run.model, run.best_weights, str(folder))
     load_weights(run.model, _part(tensors, "model."), str(folder))
     whole = run.optimizer.state_dict()
-    parameters = [
-        (parameter, group["muon"])
-        for group in run.optimizer.param_groups
-        for parameter in group["params"]
-    ]
-    for index, (parameter, muon) in enumerate(parameters):
+    parameters = itertools.chain(
+        *(group["params"] for group in run.optimizer.param_groups)
+    )
+    for index, parameter in enumerate(parameters):
         state = _part(tensors, f"optimizer.{index}.")
         # A parameter without a gradient has none.
         if index in info["optimizer_states"]:
-            _check_moments(state, parameter, index, muon)
+            _check_moments(state, parameter, index)
         whole["state"][index] = state
     run.optimizer.load_state_dict(whole)
     torch.set_rng_state(tensors["random"])
@@ -163,9 +162,9 @@ def _restore(run, tensors, info, folder):
     run.loss_counts |= info["loss_counts"]
 
 
-def _check_moments(state, parameter, index, muon):
-    """The optimizer reads them without looking at their shape."""
-    for name in ("momentum",) if muon else ("exp_avg", "exp_avg_sq"):
+def _check_moments(state, parameter, index):
+    """AdamW reads them without looking at their shape."""
+    for name in ("exp_avg", "exp_avg_sq"):
         moment = state[name]
         if (moment.shape, moment.dtype) != (parameter.shape, parameter.dtype):
             raise ValueError(
@@ -182,3 +181,22 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float
+) -> list[dict[str, Any]]:
+    """AdamW's parameter groups: matrices of linear maps and tables of vectors decay; biases, norms
+    and single vectors do not."""
+    decayed = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Embedding)
+    }
+    with_decay, without = [], []
+    for parameter in model.parameters():
+        (with_decay if id(parameter) in decayed else without).append(parameter)
+    return [
+        {"params": with_decay, "weight_decay": weight_decay},
+        {"params": without, "weight_decay": 0.0},
+    ]

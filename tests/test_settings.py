@@ -52,7 +52,6 @@ OTHER_VALUE = {
     "contrastive_weight": 0.5,
     "batch_size": 9,
     "batch_tokens": 50,
-    "optimizer": "muon",
     "learning_rate": 0.01,
     "weight_decay": 0.9,
     "max_epochs": 1,
