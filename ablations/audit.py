@@ -19,7 +19,7 @@ from torch import nn
 
 from command_line import parse_command_line
 from data_processor import load
-from dataset import ITEM_ROWS, Dataset
+from dataset import ITEM_ROWS, NO_TIME, Dataset
 from evaluation.protocols import Ranker, protocol_line, request_batches
 from model_io import load_with_data
 from settings import Settings
@@ -57,28 +57,33 @@ def suspicious(data: Dataset, until: str) -> dict[str, np.ndarray]:
 
 
 def repeated_order(data: Dataset, same_time: bool) -> tuple[float, int]:
-    """How often two neighbours stand in the order that half of the users show more often, among
-    the training neighbours of the other half; and how many these are. .5 is chance.
+    """(share, number) of training neighbours that stand in the usual order; .5 is chance.
 
-    same_time: neighbours at the same time, or at different times. At the same time an order that
-    repeats itself is made by whatever wrote the file: a model can learn it, and it says nothing of
-    what users do next.
+    The usual order of two items is the one that half of the users show more often. Neighbours of
+    the other half are judged, where there is a usual order.
+
+    same_time: neighbours at the same time, or at different times; unknown times are neither. If
+    the order at the same time repeats itself, whatever wrote the file probably made it. A model
+    can learn it, and it says little of what users do next.
     """
     rows = data.training_rows()
     users, items, times = data.user_of[rows], data.items[rows], data.times[rows]
-    chosen = users[1:] == users[:-1]
+    known = times != NO_TIME
+    chosen = (users[1:] == users[:-1]) & known[1:] & known[:-1]
     chosen &= (times[1:] == times[:-1]) == same_time
     first, second = items[:-1][chosen], items[1:][chosen]
     counted = users[1:][chosen] % 2 == 0
-    if counted.all():
+    judged = ~counted
+    if not judged.any():
         return 0.0, 0
     size = len(data.catalogue.items)
     pairs = (first[counted], second[counted])
     counts = sparse.csr_matrix((np.ones(counted.sum()), pairs), (size, size))
+    # Above 0 where the first usually stands before the second.
     lead = (counts - counts.T).tocsr()
-    found = np.asarray(lead[first[~counted], second[~counted]]).ravel()
-    decided = found[found != 0]
-    return float((decided > 0).sum() / max(1, len(decided))), len(decided)
+    found = np.asarray(lead[first[judged], second[judged]]).ravel()
+    number = np.count_nonzero(found)
+    return float((found > 0).sum() / max(1, number)), number
 
 
 def swapped(data: Dataset, rows: np.ndarray, times: bool = True) -> Dataset:
@@ -144,6 +149,8 @@ def _show_order(data):
         share, number = repeated_order(data, same)
         if number:
             rows.append([name, f"{share:.1%}", f"{number:,}"])
+    if not rows:
+        return
     print_table(
         "Does the order of neighbours repeat itself?",
         "share that stand in the order usual among the other half of the users; 50 % is chance. "

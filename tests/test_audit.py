@@ -14,6 +14,7 @@ from ablations.audit import (
     training_test,
 )
 from data_processor import process
+from dataset import NO_TIME
 from evaluation import protocols
 from settings import DataSettings
 from support.errors import run_command
@@ -128,6 +129,8 @@ def test_an_order_that_the_file_makes_is_told_from_chance(data):
     share, number = repeated_order(mixed, True)
     assert 0.4 < share < 0.6 and number > 200
     assert repeated_order(mixed, False) == (0, 0)
+    unknown = mixed.replace(times=np.full_like(data.times, NO_TIME))
+    assert repeated_order(unknown, True) == (0, 0)
 
 
 def perl_hash(identifier: str) -> int:

@@ -228,7 +228,6 @@ def test_attention_turns_to_the_moment_asked_about(data):
     assert torch.equal(score(model, own), score(model, later))
 
 
-
 # Invariances
 
 
