@@ -213,9 +213,9 @@ class TrainSettings:
     """If above 0, a step holds about this many interactions at most, padding counted (and
     --batch_size sequences). A preset's limit goes when --batch_size is given."""
     learning_rate: Annotated[Real, Gt(0), Le(10)] = 1e-3
-    """Peak learning rate of AdamW; it warms up linearly and decays to 0 along a cosine."""
+    """Peak learning rate; it warms up linearly and decays to 0 along a cosine."""
     weight_decay: Size = 0.01
-    """Weight decay of AdamW on the matrices of linear maps and on tables of vectors."""
+    """Weight decay of the matrices of linear maps and of tables of vectors."""
     max_epochs: Count = 50
     """Passes over the training part."""
     max_steps: Number = 0

@@ -23,6 +23,7 @@ from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from objectives import task_losses
+from optimizer import optimizer_for
 from settings import Settings, TrainSettings
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError
@@ -34,7 +35,6 @@ from training_state import (
     Progress,
     Stopped,
     load_state,
-    parameter_groups,
     save_state,
 )
 
@@ -126,9 +126,10 @@ class Run:
         self.teachers = [
             teacher.to(self.device).eval() for teacher in teachers
         ]
-        groups = parameter_groups(model, self.train.weight_decay)
-        optimizer = torch.optim.AdamW(
-            groups, lr=self.train.learning_rate, fused=True
+        optimizer = optimizer_for(
+            model,
+            self.train.learning_rate,
+            self.train.weight_decay,
         )
         self.wrapped, self.optimizer = self.accelerator.prepare(
             model, optimizer

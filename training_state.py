@@ -2,7 +2,6 @@
 folder, and the order of the optimizer's parameters in it."""
 
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor, nn
+from torch import Tensor
 
 from description import damaged
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
@@ -95,7 +94,7 @@ def save_state(run: Any, folder: Path) -> None:
         "settings": run.settings.to_dict(),
         "threads": torch.get_num_threads(),
         "split_hash": run.data.split_hash,
-        "optimizer_states": sorted(states),
+        "optimizer_parts": sorted(states),
         "progress": dataclasses.asdict(run.progress),
         # exact: a number of fp32 is one of fp64
         "loss_sums": {
@@ -112,7 +111,7 @@ def load_state(run: Any, folder: Path) -> Progress:
     differently)."""
     tensors, info = read_checkpoint(folder)
     require(
-        "optimizer_states" in info,
+        "optimizer_parts" in info,
         f"{folder} was written by an older version of this program; go on with that version, or "
         f"start again without --resume",
     )
@@ -144,14 +143,16 @@ def _restore(run, tensors, info, folder):
         load_weights(run.model, run.best_weights, str(folder))
     load_weights(run.model, _part(tensors, "model."), str(folder))
     whole = run.optimizer.state_dict()
-    parameters = itertools.chain(
-        *(group["params"] for group in run.optimizer.param_groups)
-    )
-    for index, parameter in enumerate(parameters):
+    parameters = [
+        (parameter, group["muon"])
+        for group in run.optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    for index, (parameter, muon) in enumerate(parameters):
         state = _part(tensors, f"optimizer.{index}.")
         # A parameter without a gradient has none.
-        if index in info["optimizer_states"]:
-            _check_moments(state, parameter, index)
+        if index in info["optimizer_parts"]:
+            _check_moments(state, parameter, index, muon)
         whole["state"][index] = state
     run.optimizer.load_state_dict(whole)
     torch.set_rng_state(tensors["random"])
@@ -162,9 +163,9 @@ def _restore(run, tensors, info, folder):
     run.loss_counts |= info["loss_counts"]
 
 
-def _check_moments(state, parameter, index):
-    """AdamW reads them without looking at their shape."""
-    for name in ("exp_avg", "exp_avg_sq"):
+def _check_moments(state, parameter, index, muon):
+    """The optimizer reads them without looking at their shape."""
+    for name in ("momentum",) if muon else ("exp_avg", "exp_avg_sq"):
         moment = state[name]
         if (moment.shape, moment.dtype) != (parameter.shape, parameter.dtype):
             raise ValueError(
@@ -181,22 +182,3 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
-
-
-def parameter_groups(
-    model: nn.Module, weight_decay: float
-) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: matrices of linear maps and tables of vectors decay; biases, norms
-    and single vectors do not."""
-    decayed = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Embedding)
-    }
-    with_decay, without = [], []
-    for parameter in model.parameters():
-        (with_decay if id(parameter) in decayed else without).append(parameter)
-    return [
-        {"params": with_decay, "weight_decay": weight_decay},
-        {"params": without, "weight_decay": 0.0},
-    ]

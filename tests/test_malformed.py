@@ -547,8 +547,8 @@ STATES = {
     "no threads": other("threads", 0),
     "sums that are text": other("loss_sums", {"next_item": "much"}),
     "sums that are a list": other("loss_sums", [1]),
-    "an older version": other("optimizer_states", ABSENT),
-    "optimizer states that are a number": other("optimizer_states", 3),
+    "an older version": other("optimizer_parts", ABSENT),
+    "optimizer states that are a number": other("optimizer_parts", 3),
 }
 
 

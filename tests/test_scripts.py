@@ -267,7 +267,7 @@ def test_resume_of_an_older_versions_state(model, tmp_path, capsys):
     run = shutil.copytree(newest_run(model.parent), tmp_path / "run")
     edit(
         run / "last" / "checkpoint.json",
-        lambda content: content.pop("optimizer_states"),
+        lambda content: content.pop("optimizer_parts"),
     )
     flags = ["--resume", "--checkpoint_dir", str(tmp_path)]
     assert run_command(trainer.main, flags) == 2

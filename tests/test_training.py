@@ -35,7 +35,7 @@ from tests.conftest import (
     whole,
 )
 from training_loop import fit
-from training_state import Progress, Stopped, parameter_groups
+from training_state import Progress, Stopped
 
 DROPOUT_MODEL = dataclasses.replace(VARIANTS["enhanced"], dropout=0.2)
 
@@ -307,25 +307,6 @@ def test_schedule_warms_up_and_decays(data, tmp_path):
     assert factors[:peak] == sorted(factors[:peak]) and factors[
         peak:
     ] == sorted(factors[peak:], reverse=True)
-
-
-def test_weight_decay_spares_biases_norms_and_positions(data):
-    model = new_model(data, VARIANTS["enhanced"])
-    groups = parameter_groups(model, 0.1)
-    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
-    decayed, spared = (
-        {id(one) for one in group["params"]} for group in groups
-    )
-    assert len(decayed) + len(spared) == len(list(model.parameters()))
-    named = {name: id(one) for name, one in model.named_parameters()}
-    for name in ("encoder.blocks.0.qkv.weight", "item_ids.weight"):
-        assert named[name] in decayed
-    for name in (
-        "position",
-        "next_bias",
-        "encoder.final_norm.weight",
-    ):
-        assert named[name] in spared
 
 
 @pytest.mark.slow
