@@ -39,7 +39,7 @@ ORDER = [
     {"baselines"},
     {"evaluation"},
     {"objectives"},
-    {"training_state"},
+    {"training_state", "optimizer"},
     {"blending"},
     {"training_loop", "run_folder"},
     {"enhanced_model"},
