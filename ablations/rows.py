@@ -70,8 +70,7 @@ BASELINES: dict[str, Callable[..., Ranker]] = {
     "sequential_rules": sequential_rules,
     "pctm": pctm,
 }
-TRAINED = ("sasrec", "vanilla", "enhanced", "no_time", "timed", "cloze")
-TRAINED += ("original",)
+TRAINED = ("sasrec", "vanilla", "enhanced", "no_time", "timed", "original")
 NAMES = (*BASELINES, *TRAINED)
 # a board: ids alone; the others know more, or take hours: by name
 ALL = (*BASELINES, "sasrec", "vanilla")
