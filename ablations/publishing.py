@@ -22,7 +22,7 @@ def shown_of(test: Mapping[str, Any]) -> list[str]:
 
 CARD = """# {row}
 
-`{row}` of `configs/`, trained on {dataset} with seed {run[seed]}: {parameters:,} parameters,
+`{row}` of `configs/`, trained on {dataset} with seed {run[seed]}: {run[parameters]:,} parameters,
 {items:,} items, columns read: {columns}.
 
 ```
@@ -64,7 +64,6 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
         dataset=info["schema"]["name"],
         run=run,
         seeds=len(record["runs"]),
-        parameters=sum(tensor.numel() for tensor in tensors.values()),
         items=len(info["item_ids"]),
         columns=", ".join(columns) or "none",
         figures=table_text(["", *shown], rows),

@@ -75,7 +75,8 @@ NAMES = (*BASELINES, *TRAINED)
 # a board: ids alone; the others know more, or take hours: by name
 ALL = (*BASELINES, "sasrec", "vanilla")
 SELECTION = "NDCG@10"
-KEPT = ("steps", "git_commit", "peak_memory_mb", "values", "preferences")
+KEPT = ("steps", "git_commit", "parameters", "peak_memory_mb", "values")
+KEPT += ("preferences",)
 NOTE = (
     "{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users; pop-100: "
     "among 100 items drawn by popularity, of which the seen ones are left out (so fewer than "

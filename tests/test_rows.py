@@ -161,6 +161,7 @@ def test_an_unknown_row_is_named(tmp_path):
     "row",
     [
         "enhanced",
+        pytest.param("no_time", marks=pytest.mark.slow),
         pytest.param("sasrec", marks=pytest.mark.slow),
         pytest.param("vanilla", marks=pytest.mark.slow),
     ],
