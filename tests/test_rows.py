@@ -162,6 +162,7 @@ def test_an_unknown_row_is_named(tmp_path):
     [
         "enhanced",
         pytest.param("no_time", marks=pytest.mark.slow),
+        pytest.param("timed", marks=pytest.mark.slow),
         pytest.param("sasrec", marks=pytest.mark.slow),
         pytest.param("vanilla", marks=pytest.mark.slow),
     ],

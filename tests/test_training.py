@@ -438,7 +438,7 @@ def test_fine_tuning_grows_the_vocabulary(tmp_path):
         SequentialDataset(cycle, 12),
         epochs=90,
         batch_size=25,
-        learning_rate=0.003,
+        learning_rate=0.006,
         last_mask_share=0.3,
     )
     for last in (20, 21, 22, 23, 24):  # each next one is new
