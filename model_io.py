@@ -34,7 +34,7 @@ from support.errors import UserError, require
 from support.memory import machine_memory
 from support.tracking import git_commit
 
-# of a parameter: itself, its gradient, two moments of AdamW, and the best so far
+# of a parameter: itself, its gradient, at most two moments, and the best so far
 TRAINING_BYTES = 5 * 4
 
 

@@ -1,5 +1,5 @@
-"""The state of a training run (training_loop.Run): where it stands, all that `--resume` needs in a
-folder, and the order of the optimizer's parameters in it."""
+"""The state of a training run (training_loop.Run): where it stands, and all that `--resume` needs
+in a folder."""
 
 import dataclasses
 import math

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from settings import BOOKKEEPING
+from support.arguments import names_of
 from support.checkpoint import read_checkpoint, write_checkpoint
 from support.files import write_text
 from support.tables import table_text
@@ -58,15 +59,29 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
         [name, *(f"{values[metric]:.4f}" for metric in shown)]
         for name, values in figures.items()
     ]
-    columns = [name for table in info["fields"].values() for name in table]
     text = CARD.format(
         **record,
         dataset=info["schema"]["name"],
         run=run,
         seeds=len(record["runs"]),
         items=len(info["item_ids"]),
-        columns=", ".join(columns) or "none",
+        columns=", ".join(_columns_read(info)) or "none",
         figures=table_text(["", *shown], rows),
         minutes=run["seconds"] / 60,
     )
     write_text(folder / "README.md", text)
+
+
+def _columns_read(info):
+    """The columns whose flag is on, in the order of the tables; texts only with an encoder."""
+    settings, found = info["settings"], []
+    if settings["model"] == "vanilla":
+        return found
+    for table, fields in info["fields"].items():
+        flag = settings[f"{table.removesuffix('s')}_features"]
+        for name, entry in fields.items():
+            text = entry["column"]["kind"] == "text"
+            unread = text and settings["text_encoder"] == "none"
+            if not unread and (flag == "all" or name in names_of(flag)):
+                found.append(name)
+    return found
