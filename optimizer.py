@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from transformer import Block, CrossAttention
 
 MOMENTUM = 0.95
-STEP_LENGTH = (
-    0.2  # root mean square of AdamW's usual step over the learning rate
-)
+# Root mean square of a usual step of AdamW, in multiples of the learning rate.
+STEP_LENGTH = 0.2
 # Of the quintic that draws singular values towards 1, and how often it is applied.
 QUINTIC = 3.4445, -4.7750, 2.0315
 ROUNDS = 5
@@ -44,20 +43,23 @@ class MuonAdamW(torch.optim.AdamW):
         super().step()
 
     def _step_matrix(self, matrix: Tensor, group: dict[str, Any]) -> None:
-        state, gradient = self.state[matrix], matrix.grad
+        gradient = matrix.grad
+        state = self.state[matrix]
         if not state:
             state["momentum"] = torch.zeros_like(matrix)
             state["step"] = torch.zeros(())  # AdamW asks for one when it loads
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        step = orthogonal(gradient.lerp(momentum, MOMENTUM))
+        direction = orthogonal(gradient.lerp(momentum, MOMENTUM))
         length = group["lr"] * STEP_LENGTH * max(matrix.shape) ** 0.5
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.sub_(step, alpha=length)
+        matrix.sub_(direction, alpha=length)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """A matrix (N, M) with its singular values brought to about 1 (.7 to 1.2, below that where they
-    were near 0), by Newton-Schulz iterations."""
+    """A matrix (N, M) whose singular values are about 1 (.7 to 1.2), by Newton-Schulz iterations.
+
+    Singular values near 0 stay smaller.
+    """
     wide = matrix.mT if len(matrix) > matrix.shape[1] else matrix
     x = wide / wide.norm().clamp_min(1e-7)
     first, third, fifth = QUINTIC
@@ -83,14 +85,14 @@ def optimizer_for(
         {"params": [], "weight_decay": weight_decay, "muon": False},
         {"params": [], "weight_decay": 0.0, "muon": False},
     ]
-    turned, with_decay, without = groups
+    by_muon, with_decay, without_decay = groups
     for parameter in model.parameters():
         if id(parameter) in matrices:
-            turned["params"].append(parameter)
+            by_muon["params"].append(parameter)
         elif id(parameter) in decayed:
             with_decay["params"].append(parameter)
         else:
-            without["params"].append(parameter)
+            without_decay["params"].append(parameter)
     groups = [group for group in groups if group["params"]]
     return MuonAdamW(groups, lr=learning_rate, fused=True)
 

@@ -73,10 +73,11 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
 
 
 def _columns_read(info):
-    """The columns whose flag is on, in the order of the tables; texts only with an encoder."""
-    settings, found = info["settings"], []
+    """Names of the columns that a model reads; a text column only with --text_encoder."""
+    settings = info["settings"]
     if settings["model"] == "vanilla":
-        return found
+        return []
+    found = []
     for table, fields in info["fields"].items():
         flag = settings[f"{table.removesuffix('s')}_features"]
         for name, entry in fields.items():

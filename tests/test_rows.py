@@ -118,6 +118,14 @@ def test_a_row_is_published_without_titles(row, tmp_path, capsys):
         f"{best['test']['NDCG@10']:.4f}" in text
         and f"{record['test']['NDCG@10']['mean']:.4f}" in text
     )
+    columns = {
+        "vanilla": "none",
+        "enhanced": "rating, genres, year, gender, age, occupation",
+    }
+    assert f"columns read: {columns[row]}.\n" in text, (
+        "no title without encoder"
+    )
+    assert f"{best['parameters']:,} parameters" in text
     assert str(tmp_path) not in (folder / "checkpoint.json").read_text() + text
     trained = tmp_path / "work" / "loo-3706" / best["folder"] / "best"
     ours, theirs = load_model(folder), load_model(trained)
