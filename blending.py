@@ -23,7 +23,7 @@ from evaluation.protocols import (
     request_batches,
 )
 from evaluation.slices import same_time
-from pair_counts import counts_by_kind
+from pair_counts import pair_values
 from settings import Settings
 from splits import Requests
 from training_state import SELECTION_METRIC
@@ -52,7 +52,7 @@ def weigh(
 
     base: what they are added to, which ranks without them.
     """
-    transitions.hold(counts_by_kind(data, transitions.kinds))
+    transitions.hold(pair_values(data, transitions.kinds))
     weight, decay = WITHOUT
     transitions.weight.fill_(weight)
     transitions.decay.fill_(decay)

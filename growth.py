@@ -49,7 +49,7 @@ def for_catalogue(model: Model, larger: Catalogue) -> Model:
     weights = _similar_items(grown, known, place, new)
     _add_items(grown.state_dict(), known, place, new, weights)
     if model.transitions is not None:
-        grown.transitions.hold_values(
+        grown.transitions.hold(
             _with_items(values, place, new, weights)
             for values in model.transitions.matrices()
         )

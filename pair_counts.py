@@ -1,10 +1,17 @@
-"""How often which item follows which, in the training part of the data.
+"""How often items follow each other, and occur together, in the training part of the data.
 
     C_k(b, a) = sum_{d <= REACH} d^(-1/2) N_dk(b, a)
+    V_k(b, a) = log(1 + SHARPNESS C_k(b, a))                        a follows b
+    V(b, a) = SCALE (C(b, a) + C(a, b)) / sqrt(n_a n_b)             a and b occur together
 
 N_dk(b, a): how often a stands d interactions after b, the two at the same time (k = 0) or at
 different times (k = 1). What users rate or buy in one go follows other rules than what they come
-back for. Data without times, and models that read none, have one kind.
+back for. Data without times, and models that read none, have one kind of V_k, of all pairs.
+
+C is the sum of all C_k, and n_a the number of interactions of item a. V is the similarity of
+item-based neighbourhood models (Deshpande and Karypis, "Item-based top-N recommendation
+algorithms", 2004), with pairs weighted by their distance. It asks how often two items meet
+compared with how often each occurs, V_k only how often they meet.
 
 Axes: R rows of the item table.
 """
@@ -17,6 +24,8 @@ from scipy import sparse
 from dataset import NO_TIME, Dataset
 
 REACH = 10
+SHARPNESS = 4.0
+SCALE = 10.0  # so that the values of all kinds are of one size
 COUNTED = [distance**-0.5 for distance in range(1, REACH + 1)]
 
 
@@ -49,11 +58,29 @@ def transition_counts(
     return counts
 
 
-def counts_by_kind(data: Dataset, kinds: int) -> list[sparse.csr_matrix]:
-    """C (R, R) of each kind. Two kinds: pairs at the same time, and all others. One: every pair."""
-    if kinds == 1:
-        return [transition_counts(data)]
-    return [transition_counts(data, same_time=same) for same in (True, False)]
+def pair_values(data: Dataset, kinds: int) -> list[sparse.csr_matrix]:
+    """V_k (R, R) of each kind, and last V.
+
+    Three kinds: V_k of pairs at the same time, of all other pairs, V. Two: V_k of every pair, V.
+    """
+    if kinds == 2:
+        counts = [transition_counts(data)]
+    else:
+        counts = [
+            transition_counts(data, same_time=same) for same in (True, False)
+        ]
+    follow = []
+    for matrix in counts:
+        values = matrix.copy()
+        values.data = np.log1p(SHARPNESS * values.data)
+        follow.append(values)
+    return [*follow, _similarities(sum(counts), data.item_counts())]
+
+
+def _similarities(counts, occurrences):
+    """V (R, R) from C (R, R) and n (R,)."""
+    inverse = sparse.diags(1 / np.sqrt(np.maximum(occurrences, 1)))
+    return (SCALE * inverse @ (counts + counts.T) @ inverse).tocsr()
 
 
 def largest_of_rows(values: sparse.csr_matrix, kept: int) -> sparse.csr_matrix:

@@ -1,12 +1,12 @@
-"""Counts of which items follow which (pair_counts.py), added to a model's scores.
+"""Counts of pairs of items (pair_counts.py), added to a model's scores.
 
     S(a | h) = sum_k sum_j weight_k decay_k^j V_k(h_j, a)      h_0 is the newest item, j < REACH
-    V_k(b, a) = log(1 + SHARPNESS C_k(b, a))
 
-C_k(b, a) counts how often a follows b: at the same time (k = 0), or at another time (k = 1). Each
-kind adds the log-likelihood of PCTM (Spotify Research, sequential-capacity-probes, RecSys 2026),
-up to what is the same for all items: a product of smoothed transition probabilities. S is linear
-in the items of the history, so each one's part in it is known exactly.
+V_k(b, a) says how often a follows b at the same time (k = 0) or at another time (k = 1), and how
+often the two occur together (the last k). The first kinds add the log-likelihood of PCTM (Spotify
+Research, sequential-capacity-probes, RecSys 2026), up to what is the same for all items: a product
+of smoothed transition probabilities. S is linear in the items of the history, so each one's part
+in it is known exactly.
 
 Weights and decays are found on the validation items (blending.py). A model that knows the time of
 the request has two sets of them, for a request at the newest item's time (case 1) and for any
@@ -15,7 +15,7 @@ other (case 0).
 Axes: B histories, J = REACH newest items, K kinds, R rows of the item table.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -28,19 +28,18 @@ from dataset import NO_TIME, PAD, Catalogue
 from pair_counts import REACH, largest_of_rows
 from settings import ModelSettings
 
-SHARPNESS = 4.0
-KEPT = 500  # pairs of an item and kind at most, those that count most
+KEPT = 250  # pairs of an item and kind at most, those that count most
 LARGEST = 1e6  # no weight and no count come near such a value
 
 
 class Transitions(nn.Module):
-    """See the module's head. It adds nothing until `hold` has given it counts.
+    """See the module's head. It adds nothing until `hold` has given it values.
 
     The pairs of item b and kind k are `items` and `values` from `starts[kR + b]` to
     `starts[kR + b + 1]`.
     """
 
-    def __init__(self, rows: int, kinds: int = 1, cases: int = 1) -> None:
+    def __init__(self, rows: int, kinds: int = 2, cases: int = 1) -> None:
         super().__init__()
         self.rows, self.kinds, self.cases = rows, kinds, cases
         self.register_buffer(
@@ -53,14 +52,7 @@ class Transitions(nn.Module):
         self.register_buffer("weight", torch.zeros(cases, kinds))
         self.register_buffer("decay", torch.zeros(cases, kinds))
 
-    def hold(self, counts: Sequence[sparse.csr_matrix]) -> "Transitions":
-        """Take the values from the counts (R, R) of each kind."""
-        kinds = [matrix.copy() for matrix in counts]
-        for matrix in kinds:
-            matrix.data = np.log1p(SHARPNESS * matrix.data)
-        return self.hold_values(kinds)
-
-    def hold_values(self, kinds: Iterable[sparse.csr_matrix]) -> "Transitions":
+    def hold(self, kinds: Iterable[sparse.csr_matrix]) -> "Transitions":
         """Take the values (R, R) of each kind, of each row the KEPT largest."""
         values = sparse.vstack([largest_of_rows(one, KEPT) for one in kinds])
         values = values.tocsr()
@@ -77,7 +69,7 @@ class Transitions(nn.Module):
     def clear(self) -> None:
         """Add nothing any more."""
         nothing = sparse.csr_matrix((self.rows, self.rows))
-        self.hold_values([nothing] * self.kinds)
+        self.hold([nothing] * self.kinds)
         self.weight.zero_()
 
     def matrices(self) -> list[sparse.csr_matrix]:
@@ -162,7 +154,7 @@ class Transitions(nn.Module):
             errors.append(f"{prefix}: pairs that are none of this catalogue")
 
     def _fits(self) -> bool:
-        """Whether the pairs are some that `hold_values` could have left."""
+        """Whether the pairs are some that `hold` could have left."""
         starts, items, values = self.starts, self.items, self.values
         if items.ndim != 1 or values.shape != items.shape or not len(items):
             return False
@@ -191,6 +183,6 @@ def transitions_for(
     has_times = "time" in catalogue.schema.interactions.roles
     # A model that reads no times is not told by its counts which are equal.
     reads_times = bool(settings.time_parts) or settings.relative_time
-    kinds = 2 if has_times and reads_times else 1
-    cases = 2 if kinds == 2 and settings.query_time == "known" else 1
+    kinds = 3 if has_times and reads_times else 2
+    cases = 2 if kinds == 3 and settings.query_time == "known" else 1
     return Transitions(len(catalogue.items), kinds, cases)

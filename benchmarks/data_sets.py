@@ -26,7 +26,7 @@ from evaluation.protocols import ranks_of, target_ranks
 from evaluation.significance import compare_over_seeds, mark
 from measuring import counting_rankers, pctm_setting
 from model_io import load_model, load_with_data
-from pair_counts import counts_by_kind
+from pair_counts import pair_values
 from run_folder import BEST, RESULTS, read_results
 from settings import Settings
 from support.arguments import ArgumentParser, whole
@@ -103,8 +103,8 @@ def recounted(
     loaded = [load_model(folder).model for folder in models]
     if loaded[0].transitions is not None:
         for model in loaded:
-            counts = counts_by_kind(larger, model.transitions.kinds)
-            model.transitions.hold(counts)
+            values = pair_values(larger, model.transitions.kinds)
+            model.transitions.hold(values)
         rankers["model"] = [model.frozen() for model in loaded]
     users = data.split.requests["test"].users
     length = settings.model.seq_length

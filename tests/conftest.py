@@ -324,7 +324,7 @@ def fresh_model(
 ) -> torch.nn.Module:
     """A model in evaluation mode whose weights are large enough for every input to matter."""
     from model_io import new_model
-    from pair_counts import counts_by_kind
+    from pair_counts import pair_values
 
     torch.manual_seed(seed)
     model = new_model(data, settings).eval()
@@ -333,8 +333,7 @@ def fresh_model(
             if "norm" not in name:
                 parameter.normal_(0, spread)
     if model.transitions is not None:
-        counts = counts_by_kind(data, model.transitions.kinds)
-        model.transitions.hold(counts)
+        model.transitions.hold(pair_values(data, model.transitions.kinds))
         model.transitions.weight.uniform_(0.5, 1.5)
         model.transitions.decay.uniform_(0.4, 0.9)
     return model

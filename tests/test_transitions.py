@@ -19,7 +19,13 @@ from evaluation.protocols import request_batches, target_ranks
 from evaluation.slices import same_time
 from growth import alike, for_catalogue
 from model_io import load_model, new_model, save_model
-from pair_counts import REACH, counts_by_kind, transition_counts
+from pair_counts import (
+    REACH,
+    SCALE,
+    SHARPNESS,
+    pair_values,
+    transition_counts,
+)
 from settings import EvalSettings, ModelSettings, Settings, TrainSettings
 from support.errors import UserError
 from tests.conftest import (
@@ -32,7 +38,7 @@ from tests.conftest import (
 )
 from tests.test_models import request
 from training_loop import fit
-from transitions import SHARPNESS, Transitions
+from transitions import Transitions
 
 SETTINGS = Settings(
     model=ModelSettings(transitions=True, **TINY_MODEL),
@@ -60,36 +66,45 @@ def drawn():
     return values.tocsr()
 
 
-def test_counts_are_those_of_a_loop(in_bursts):
-    """By loops over the histories, from the formula."""
+def test_values_are_those_of_a_loop(in_bursts):
+    """By loops over the histories, from the formulas."""
     data = in_bursts
     size = len(data.catalogue.items)
-    expected = np.zeros((2, size, size))
+    counts, occurrences = np.zeros((2, size, size)), np.zeros(size)
     for user in data.catalogue.users.rows:
         start, end = span(data, user, "validation")
         for row in range(start, end):
+            occurrences[data.items[row]] += 1
             for other in range(row + 1, min(end, row + 11)):
                 same = data.times[row] == data.times[other] != NO_TIME
                 pair = data.items[row], data.items[other]
-                expected[0 if same else 1][pair] += (other - row) ** -0.5
-    assert expected[0].any() and expected[1].any()
-    for counts, kind in zip(counts_by_kind(data, 2), expected, strict=True):
-        np.testing.assert_allclose(counts.toarray(), kind)
-    both = transition_counts(data).toarray()
-    np.testing.assert_allclose(both, expected.sum(0))
+                counts[0 if same else 1][pair] += (other - row) ** -0.5
+    assert counts[0].any() and counts[1].any()
+    both = counts.sum(0)
+    np.testing.assert_allclose(transition_counts(data).toarray(), both)
+    together = np.zeros((size, size))
+    for first, second in zip(*np.nonzero(both + both.T), strict=True):
+        pairs = both[first, second] + both[second, first]
+        frequent = occurrences[first] * occurrences[second]
+        together[first, second] = SCALE * pairs / np.sqrt(frequent)
+    follow = np.log1p(SHARPNESS * counts)
+    expected = [*follow, together]
+    for values, kind in zip(pair_values(data, 3), expected, strict=True):
+        np.testing.assert_allclose(values.toarray(), kind)
+    expected = [np.log1p(SHARPNESS * both), together]
+    for values, kind in zip(pair_values(data, 2), expected, strict=True):
+        np.testing.assert_allclose(values.toarray(), kind)
 
 
-def test_data_without_times_have_one_kind():
-    data = other_data("ids")
-    (counts,) = counts_by_kind(data, 1)
-    assert (counts != transition_counts(data)).nnz == 0
+def test_data_without_times_have_no_pairs_at_the_same_time(data):
     settings = VARIANTS["enhanced-transitions"]
-    assert fresh_model(data, settings).transitions.kinds == 1
+    assert fresh_model(other_data("ids"), settings).transitions.kinds == 2
+    assert fresh_model(data, settings).transitions.kinds == 3
 
 
 def test_the_largest_pairs_are_kept(drawn, monkeypatch):
     monkeypatch.setattr(module, "KEPT", 5)
-    held = Transitions(40, kinds=2).hold_values([drawn, drawn.T.tocsr()])
+    held = Transitions(40, kinds=2).hold([drawn, drawn.T.tocsr()])
     for kept, whole in zip(held.matrices(), (drawn, drawn.T), strict=True):
         for row, all_of_it in zip(
             kept.toarray(), whole.toarray(), strict=True
@@ -105,14 +120,14 @@ def test_the_largest_pairs_are_kept(drawn, monkeypatch):
     "name", ["enhanced-transitions", "enhanced-known-time"]
 )
 def test_parts_add_up_to_the_whole(in_bursts, name):
-    """Each is what the formula says, of the pairs of both kinds, by the case of the request."""
+    """Each is what the formula says, of the pairs of all kinds, by the case of the request."""
     held = fresh_model(in_bursts, VARIANTS[name]).transitions
     batch = request(in_bursts)
     parts = held.parts(batch)
     torch.testing.assert_close(parts.sum(1), held(batch))
     kinds = [
-        torch.from_numpy(np.log1p(SHARPNESS * counts.toarray()))
-        for counts in counts_by_kind(in_bursts, 2)
+        torch.from_numpy(values.toarray())
+        for values in pair_values(in_bursts, 3)
     ]
     known = VARIANTS[name].query_time == "known"
     cases = []
@@ -197,7 +212,7 @@ class Shifted:
 
 def test_a_batch_has_the_cases_that_its_requests_are_weighed_by(in_bursts):
     requests = in_bursts.split.requests["validation"]
-    held = Transitions(len(in_bursts.catalogue.items), 2, 2)
+    held = Transitions(len(in_bursts.catalogue.items), 3, 2)
     same = same_time(in_bursts, "validation")
     unknown = in_bursts.times[requests.ends] == NO_TIME
     unknown &= in_bursts.times[requests.ends - 1] == NO_TIME
@@ -209,11 +224,11 @@ def test_a_batch_has_the_cases_that_its_requests_are_weighed_by(in_bursts):
 @pytest.mark.parametrize("cases", [1, 2])
 def test_the_last_weight_chosen_is_the_best(in_bursts, cases, monkeypatch):
     """Every pair of a weight and a decay of the last kind ranked alone, beside what was chosen for
-    the first."""
+    the others."""
     monkeypatch.setattr(blending, "PATIENCE", len(WEIGHTS))
     data = in_bursts
     base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
-    held = Transitions(len(data.catalogue.items), 2, cases)
+    held = Transitions(len(data.catalogue.items), 3, cases)
     found = weigh(held, base, data, SETTINGS)
     requests = data.split.requests["validation"]
     before, asked = data.times[requests.ends - 1], data.times[requests.ends]
@@ -222,18 +237,18 @@ def test_the_last_weight_chosen_is_the_best(in_bursts, cases, monkeypatch):
     for case in range(cases):
         flags = same == case if cases == 2 else np.ones(len(same), bool)
         users, scores = requests.users[flags], {}
-        chosen = float(held.weight[case, 1]), float(held.decay[case, 1])
+        chosen = float(held.weight[case, -1]), float(held.decay[case, -1])
         for weight in WEIGHTS:
             for decay in DECAYS:
-                held.weight[case, 1], held.decay[case, 1] = weight, decay
+                held.weight[case, -1], held.decay[case, -1] = weight, decay
                 rank = target_ranks(
                     Shifted(base, held), data, "validation", 12, EvalSettings()
                 )
                 quality = per_user(rank[flags], users)["NDCG@10"].mean()
                 scores[
-                    float(held.weight[case, 1]), float(held.decay[case, 1])
+                    float(held.weight[case, -1]), float(held.decay[case, -1])
                 ] = quality
-        held.weight[case, 1], held.decay[case, 1] = chosen
+        held.weight[case, -1], held.decay[case, -1] = chosen
         assert scores[chosen] == max(scores.values())
         assert scores[chosen] >= scores[0.0, chosen[1]]
     assert held.weight.any()
