@@ -95,6 +95,12 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     assert read(tmp_path, "vanilla")["test"] != record["test"]
 
 
+def test_boards_have_rows_that_exist_and_what_they_are_tested_against():
+    assert set(rows.ROWS) == set(rows.BOARDS)
+    for names in rows.ROWS.values():
+        assert set(rows.AGAINST) < set(names) < set(rows.NAMES)
+
+
 def test_a_row_is_no_other_model(tmp_path):
     for flag in ("--model", "--preset", "--config"):
         with pytest.raises(UserError, match=f"{flag}: a row has its own"):
