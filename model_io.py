@@ -154,7 +154,11 @@ def load_model(
     if data_dir:
         settings = settings.replace(data_dir=str(data_dir))
     catalogue = _stored_catalogue(folder, info, settings.data)
-    held = sum(tensor.numel() for tensor in tensors.values())
+    held = sum(
+        tensor.numel()
+        for name, tensor in tensors.items()
+        if not name.startswith("transitions.")  # any number of counts
+    )
     if least_parameters(catalogue, settings.model) > held:
         raise damaged(folder, "it is of a larger model than its weights")
     try:
