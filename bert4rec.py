@@ -45,10 +45,10 @@ from transformer import (
     Attend,
     Dropout,
     Encoder,
+    candidate_bias,
     full_precision,
     initialise,
     key_padding,
-    odds,
     positions_from_end,
 )
 
@@ -134,7 +134,7 @@ class BERT4Rec(nn.Module):
         masked = batch.predicted()  # (N,)
         states = self.encode(batch).flatten(0, 1)[masked]  # (N, D)
         targets = batch.targets.flatten()[masked]
-        bias = odds(self.item_bias)
+        bias = candidate_bias(self.item_bias)
         prediction = ItemPrediction(
             self.head(states), self.items.weight, bias, targets
         )
@@ -183,7 +183,7 @@ class BERT4Rec(nn.Module):
     ) -> Tensor:
         """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
         with full_precision(states.device):
-            return self.head(states.float()) @ table.T + odds(self.item_bias)
+            return self.head(states.float()) @ table.T + candidate_bias(self.item_bias)
 
     @torch.no_grad()
     def recommend(
@@ -275,17 +275,18 @@ class BERT4Rec(nn.Module):
 
     @torch.no_grad()
     def _grow(self, vocab_size: int) -> None:
-        """New items start with the mean vector and the mean odds of those known."""
+        """New items start with the mean vector of the known ones, and the log of their mean
+        exp(bias)."""
         more, known = vocab_size - self.vocab_size, self.items.weight
         if more <= 0:
             return
         mean = known[ITEM_ROWS:].mean(0).expand(more, -1)
-        odds = self.item_bias[ITEM_ROWS:].exp().mean().log()
+        bias = self.item_bias[ITEM_ROWS:].exp().mean().log()
         self.items = nn.Embedding.from_pretrained(
             torch.cat([known, mean]), freeze=False
         )
         self.item_bias = nn.Parameter(
-            torch.cat([self.item_bias, odds.expand(more)])
+            torch.cat([self.item_bias, bias.expand(more)])
         )
         self.vocab_size = vocab_size
         self.catalogue = from_sequences([[1]], vocab_size).catalogue

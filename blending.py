@@ -1,9 +1,9 @@
-"""How much the counts of transitions.py weigh beside a model: tried on the validation items.
+"""Weights and decays of the transition counts (transitions.py), tuned on the validation items.
 
-For each case and kind a decay and a weight are chosen in turn, the others as they are, in ROUNDS
-rounds: the pair with the best NDCG@10, of equal ones the first. At most REQUESTS requests of a case
-are asked, spread evenly, and fewer where there are very many items. Without validation items it is
-WITHOUT.
+A coordinate search of ROUNDS passes. For each case and kind it takes the pair (weight, decay) with
+the best NDCG@10 while those of the other kinds stay; of equal ones the first. A case uses at most
+REQUESTS requests, spread evenly, and fewer where there are very many items. Without validation
+items the pair is WITHOUT.
 """
 
 import math

@@ -49,10 +49,10 @@ from transformer import (
     CrossAttention,
     Dropout,
     Encoder,
+    candidate_bias,
     full_precision,
     initialise,
     key_padding,
-    odds,
     rotation_periods,
     sinusoids,
     time_rotation,
@@ -201,11 +201,11 @@ class EnhancedBERT4Rec(nn.Module):
         if batch.pattern == "bidirectional":
             if self.training and not self.mask_trained:
                 self.mask_trained.fill_(True)
-            states, bias = self.masked_head(states), odds(self.masked_bias)
+            states, bias = self.masked_head(states), candidate_bias(self.masked_bias)
             return Outputs(ItemPrediction(states, table, bias, targets))
-        bias, first_item = odds(self.next_bias), None  # (R,)
+        bias, first_item = candidate_bias(self.next_bias), None  # (R,)
         if from_start:
-            # Starts have a call of their own, in which two more columns hold their odds.
+            # Starts have a call of their own, in which two more columns hold their biases.
             oldest = predicted % batch.targets.shape[1] == 0
             oldest = oldest.nonzero()[:, 0]  # (B,)
             kind = F.one_hot((~history.whole).long(), 2)  # (B, 2)
@@ -278,7 +278,7 @@ class EnhancedBERT4Rec(nn.Module):
             states, bias = states.float(), self.next_bias
             if bias is None or cloze:
                 states, bias = self.masked_head(states), self.masked_bias
-            logits = states @ table.float().T + odds(bias)
+            logits = states @ table.float().T + candidate_bias(bias)
             if self.start_bias is None or batch is None or cloze:
                 return logits
             kind = F.one_hot((~batch.whole).long(), 2)

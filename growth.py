@@ -1,6 +1,6 @@
 """A trained model for a catalogue with further items and users.
 
-A new item gets what the encoders say of its columns. Its id vector, its odds and its
+A new item gets what the encoders say of its columns. Its id vector, its output bias and its
 transitions are the weighted mean of those of similar known items: those with the nearest column
 vectors, weighted by how often training saw them. A model without column encoders takes those that
 share most categories and tags. A new user starts as unknown.
@@ -22,7 +22,7 @@ from graph import TOGETHER
 
 MOST_ALIKE = 100  # items whose transitions make those of a new one
 NEAREST = 5  # known items that a new one is like, and those that tie (ablations/LOG.md)
-# Tables with a row for each item: odds of heads, vectors.
+# Tables with a row for each item: biases of heads, vectors.
 ODDS = ("next_bias", "masked_bias", "item_bias", "start_bias")
 VECTORS = ("item_ids.weight", "items.weight")
 ITEMS = (*ODDS, *VECTORS)
@@ -93,9 +93,9 @@ def _add_items(
     weights,
 ):
     """Fill the tables of items, in place: a new one has the weighted mean vector and the weighted
-    mean odds exp(b) of known ones."""
+    mean of exp(b), b being the biases of known ones."""
     if "start_bias" in known:
-        # Odds belong to the sum of both biases.
+        # exp(b) is of the sum of both biases.
         known["start_bias"] = known["next_bias"][:, None] + known["start_bias"]
     for name in state.keys() & set(ITEMS):
         first = len(known[name]) - len(place)  # rows that are no items

@@ -1,15 +1,16 @@
-"""The optimizer of a training: Muon for the matrices of the blocks, AdamW for all else.
+"""The optimizer: Muon for the weight matrices of the blocks and of the cross-attention, AdamW for
+all other parameters.
 
-Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) steps along the momentum with its
-singular values made about equal, so that rare directions of a matrix are learned as fast as
-frequent ones:
+Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) makes the singular values of the
+momentum about equal, so that rare directions of a matrix are learned as fast as frequent ones.
+With weights W, gradient G, momentum B and lerp(a, b, t) = a + t (b - a):
 
     B <- lerp(B, G, 1 - beta),  M = lerp(G, B, beta)                 momentum, Nesterov's
     W <- (1 - lr decay) W - lr .2 sqrt(max(rows, columns)) orthogonal(M)
 
 The factor makes a step about as long as one of AdamW (Liu et al., 2025, arXiv:2502.16982, eq. 4),
-so both share one learning rate. torch.optim.Muon does the same in bf16, which takes ten times as
-long on a processor without bf16.
+so both share one learning rate. torch.optim.Muon computes `orthogonal` in bf16, which takes ten
+times as long on a processor without bf16.
 """
 
 from typing import Any
@@ -28,7 +29,7 @@ ROUNDS = 5
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """AdamW whose groups with `muon` true are stepped by Muon."""
+    """AdamW whose groups with `muon` true are updated by Muon."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

@@ -24,7 +24,7 @@ class Outputs:
     """What the heads say of a training batch; None or empty where a head says nothing."""
 
     item: ItemPrediction  # the masked or the next one, by the batch's pattern
-    # of the starts, with odds of their own
+    # of the starts, with biases of their own
     first_item: ItemPrediction | None = None
     # logits (N, K), codes (N,)
     values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)

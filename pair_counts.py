@@ -6,7 +6,7 @@
 
 N_dk(b, a): how often a stands d interactions after b, the two at the same time (k = 0) or at
 different times (k = 1). What users rate or buy in one go follows other rules than what they come
-back for. Data without times, and models that read none, have one kind of V_k, of all pairs.
+back for. Data without times, and models that read none, have one V_k, of all pairs.
 
 C is the sum of all C_k, and n_a the number of interactions of item a. V is the similarity of
 item-based neighbourhood models (Deshpande and Karypis, "Item-based top-N recommendation
@@ -36,7 +36,7 @@ def transition_counts(
 ) -> sparse.csr_matrix:
     """sum_d weights[d - 1] N_d (R, R) of the training part.
 
-    same_time: only pairs at the same time, which is known, or only all others; None: every pair.
+    same_time: True for pairs with equal, known times; False for all other pairs; None for all.
     """
     rows = data.training_rows()
     users, items, times = (
@@ -59,10 +59,7 @@ def transition_counts(
 
 
 def pair_values(data: Dataset, kinds: int) -> list[sparse.csr_matrix]:
-    """V_k (R, R) of each kind, and last V.
-
-    Three kinds: V_k of pairs at the same time, of all other pairs, V. Two: V_k of every pair, V.
-    """
+    """List of matrices (R, R): V_0 and V_1, or one V_k of all pairs if `kinds` is 2; last V."""
     if kinds == 2:
         counts = [transition_counts(data)]
     else:

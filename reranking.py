@@ -1,9 +1,9 @@
-"""Which of the best items to show: those that the user will like, and items unlike each other.
+"""Other rankings: by expected liking, and diversified by maximal marginal relevance.
 
     liked(a) = log P(a is next | h) + log P(v >= t | h, a)
 
-v is an interaction's value, which a head predicts (heads.py): a rating, say. t is the mean of the
-user's own values, or the middle of the scale where none is known.
+v is an interaction's value, which a head predicts (heads.py), such as a rating. t is the mean value
+in the part of the history that the model reads; without any, the mean of the scale's values.
 
     next item = argmax_a (1 - diversity) relevance(a) - diversity max_s cos(e_a, e_s)
 

@@ -275,7 +275,7 @@ def pick(x: Tensor, positions: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device), positions][:, None]
 
 
-def odds(bias: Tensor) -> Tensor:
+def candidate_bias(bias: Tensor) -> Tensor:
     """(R,) biases of an item head with -inf for PAD and MASK, which are no candidates."""
     return F.pad(bias[ITEM_ROWS:], (ITEM_ROWS, 0), value=-torch.inf)
 

@@ -1,12 +1,12 @@
-"""Counts of pairs of items (pair_counts.py), added to a model's scores.
+"""Counts of pairs of items (pair_counts.py) that are added to a model's scores.
 
     S(a | h) = sum_k sum_j weight_k decay_k^j V_k(h_j, a)      h_0 is the newest item, j < REACH
 
 V_k(b, a) says how often a follows b at the same time (k = 0) or at another time (k = 1), and how
-often the two occur together (the last k). The first kinds add the log-likelihood of PCTM (Spotify
-Research, sequential-capacity-probes, RecSys 2026), up to what is the same for all items: a product
-of smoothed transition probabilities. S is linear in the items of the history, so each one's part
-in it is known exactly.
+often the two occur together (the last k). The first kinds have the form of the log-likelihood of
+PCTM (Spotify Research, sequential-capacity-probes, RecSys 2026): a sum of logarithms of smoothed
+transition probabilities, up to what is the same for all items. S is a sum over the history, so the
+part of each of its items is known exactly.
 
 Weights and decays are found on the validation items (blending.py). A model that knows the time of
 the request has two sets of them, for a request at the newest item's time (case 1) and for any
@@ -53,7 +53,7 @@ class Transitions(nn.Module):
         self.register_buffer("decay", torch.zeros(cases, kinds))
 
     def hold(self, kinds: Iterable[sparse.csr_matrix]) -> "Transitions":
-        """Take the values (R, R) of each kind, of each row the KEPT largest."""
+        """Store the values (R, R) of each kind: the KEPT largest of each row."""
         values = sparse.vstack([largest_of_rows(one, KEPT) for one in kinds])
         values = values.tocsr()
         device = self.values.device
@@ -67,7 +67,7 @@ class Transitions(nn.Module):
         return self
 
     def clear(self) -> None:
-        """Add nothing any more."""
+        """Remove all counts."""
         nothing = sparse.csr_matrix((self.rows, self.rows))
         self.hold([nothing] * self.kinds)
         self.weight.zero_()
@@ -177,11 +177,11 @@ class Transitions(nn.Module):
 def transitions_for(
     catalogue: Catalogue, settings: ModelSettings
 ) -> Transitions | None:
-    """Those of a model, without counts as yet; None where they are switched off."""
+    """The empty `Transitions` of a model, or None if they are switched off."""
     if not settings.transitions:
         return None
     has_times = "time" in catalogue.schema.interactions.roles
-    # A model that reads no times is not told by its counts which are equal.
+    # For a model that reads no times, counts do not depend on times either.
     reads_times = bool(settings.time_parts) or settings.relative_time
     kinds = 3 if has_times and reads_times else 2
     cases = 2 if kinds == 3 and settings.query_time == "known" else 1

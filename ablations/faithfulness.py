@@ -4,18 +4,18 @@ For each user asked about, the item recommended first is explained by every meth
 method says is put to the test on the model itself, with an interaction left out in three ways:
 removed, masked, or replaced by a random item.
 
-    deletion           area under the score while the interactions leave, the most important
-                       first; low is good
-    insertion          area under the score while they come back, the most important first; high
-                       is good
+    deletion           area under the curve of the score while the interactions leave, the most
+                       important first; low is good
+    insertion          the same while they come back, the most important first; high is good
     comprehensiveness  fall of the score without the most important 1, 5, 10, 20, 50 %; high is
                        good
     sufficiency        fall of the score with nothing but them; low is good (both: DeYoung et al.,
                        arXiv:1911.03429)
 
-Areas are in units of the score (log-probability) minus the score with everything known. Beside
-them stand the standard measures of the field and the terms of a copy of the model in which only
-the counts rank (fidelity.py), and the planted causes of the synthetic data (planted.py).
+The curve is the score (log-probability) minus the score with everything known, over the share of
+the history that is left out. Beside these stand measures of the recommender literature, the known
+reasons of a copy of the model in which only the counts rank (fidelity.py), and the planted causes
+of the synthetic data (planted.py).
 
 Axes: P users, W ways to leave out or sizes of an explanation, N methods, M measures.
 """
@@ -62,7 +62,7 @@ NOTES = {
     "Standard measures": "The strongest 1 to 5 interactions removed, or nothing but them; means "
     "over these five sizes, each of which is in results.json.",
     "Known reasons": "In a copy of the model only the counts of transitions rank, and the item "
-    "that they rank first is explained; roll-out reads the attention of the copy, in which it "
+    "that they rank first is explained; rollout reads the attention of the copy, in which it "
     "decides nothing. Users whose history has one item are left out.",
 }
 

@@ -1,4 +1,4 @@
-"""How true explanations are by the field's standard measures, and on reasons that are known.
+"""Faithfulness of explanations by measures of the recommender literature, and on known reasons.
 
 Without, or with nothing but, the Ke = 1 to 5 strongest interactions of the history (Baklanov et
 al., SIGIR 2025; Barkan et al., SPINRec, AAAI 2026, arXiv:2511.18047):
@@ -10,10 +10,11 @@ al., SIGIR 2025; Barkan et al., SPINRec, AAAI 2026, arXiv:2511.18047):
     INS     probability with nothing but them, as such a share; high is good
     CDCG    1 / log2(1 + rank) without them; low is good
 
-Known reasons: where counts of transitions rank alone, as in PCTM, a logit is a sum over the
-newest REACH interactions, and each one's term is its log-probability of the item.
+Known reasons: where counts of transitions rank alone, as in PCTM, the logits are a sum of one
+vector for each of the newest REACH interactions. The reference value of an interaction is the
+item's log-softmax in its own vector.
 
-    correlation  Spearman's rank correlation of the contributions with these terms
+    correlation  Spearman's rank correlation of the contributions with these values
     on others    share of the contributions, without their signs, that falls on interactions that
                  the counts do not read; low is good
 
@@ -61,12 +62,12 @@ def counts(scorer: Scorer) -> bool:
 
 
 def counts_alone(scorer: Scorer) -> Scorer:
-    """A scorer of a copy of the model in which only the counts of transitions rank: the item
-    vectors and the odds of the heads say nothing."""
+    """A scorer of a copy of the model in which only the counts of transitions rank: item vectors
+    and item biases are 0."""
     model = copy.deepcopy(scorer.model)
-    for odds in (model.next_bias, model.masked_bias, model.start_bias):
-        if odds is not None:
-            odds.data.zero_()
+    for bias in (model.next_bias, model.masked_bias, model.start_bias):
+        if bias is not None:
+            bias.data.zero_()
     alone = Scorer(model)
     alone.table.zero_()
     # Without a family it would make its table anew.

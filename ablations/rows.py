@@ -8,8 +8,7 @@ out as reported.
 A trained row is a preset (a file of `configs/`) and one run a seed; the others are tuned on
 validation, at most TRIALS settings. A run that is finished under the same settings, data and code
 is not trained again, a stopped one goes on. Results lie in `results/BOARD/`; what lies there
-already is compared with what comes out, within the spread of seeds, and replaced only with
-`--write`.
+already is compared with what comes out, and replaced only with `--write`.
 """
 
 import argparse
@@ -83,12 +82,12 @@ SELECTION = "NDCG@10"
 KEPT = ("steps", "git_commit", "parameters", "peak_memory_mb", "values")
 KEPT += ("preferences",)
 NOTE = (
-    "{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users; pop-100: "
-    "among 100 items drawn by popularity, of which the seen ones are left out (so fewer than "
-    "100), as in the published tables; other time, same time: requests whose target has another "
-    "time than the item before it, or the same, where the order may be that of the file; vs: "
-    "difference in {metric}, randomisation test over users, Holm, * .05 ** .01 *** .001; time: of "
-    "training, or of all trials"
+    "{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users. pop-100: "
+    "among 100 items drawn by popularity; those seen are left out, so fewer remain, as in "
+    "published tables. Other time, same time: requests whose target has another time than the "
+    "item before it, or the same, where the order may be that of the file. vs: difference in "
+    "{metric}, randomisation test over users, Holm, * .05 ** .01 *** .001. Time: of training, or "
+    "of all trials."
 )
 
 
@@ -202,8 +201,8 @@ def _test_metrics(ranker, data, length):
 def verdict(
     record: dict[str, Any], reported: dict[str, Any]
 ) -> tuple[bool, str]:
-    """Whether a row came out as reported: its mean within three standard errors of the seeds'
-    spread, or, where there are no seeds, equal to the third digit."""
+    """Whether a row came out as reported: the means differ by at most three standard errors, from
+    the larger deviation over seeds, or by at most .001 if neither side has several seeds."""
     ours, theirs = (entry["test"][SELECTION] for entry in (record, reported))
     spread = max(ours["sd_of_seeds"] or 0.0, theirs["sd_of_seeds"] or 0.0)
     runs = 1 / len(record["runs"]) + 1 / len(reported["runs"])

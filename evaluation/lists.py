@@ -1,5 +1,5 @@
-"""What lists of K items are like beyond hits: how much of the catalogue, how new, popular,
-varied, typical.
+"""Measures of lists of K items beside hits: catalogue coverage, novelty, popularity, diversity
+within a list, calibration.
 
 Q requests, K places, F values of a column.
 """

@@ -46,7 +46,7 @@ ATTENTION = (
 )
 # Chosen, as the numbers around it were, on other users than ablations/faithfulness.py reports.
 DEFAULT = "blocks"
-# How much each game counts: by masking alone it loses to attention roll-out where interactions
+# How much each game counts: by masking alone it loses to attention rollout where interactions
 # are removed, by removal alone where they are masked or replaced (ablations/LOG.md).
 BLOCK_WAYS: dict[Absence, float] = {"removed": 0.2, "masked": 0.8}
 

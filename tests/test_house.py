@@ -181,7 +181,7 @@ def test_readme_map_names_every_root_module_and_folder():
 
 
 def test_readme_flags_exist():
-    """Every flag that the README shows is one that a script takes."""
+    """Every flag that the README and the page of commands show is one that a script takes."""
     from inference import _parser
     from settings import FIELDS
 
@@ -209,7 +209,8 @@ def test_readme_flags_exist():
         for action in _parser()._actions
         for option in action.option_strings
     }
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = ("README.md", "docs/commands.md")
+    text = "".join((ROOT / page).read_text("utf-8") for page in pages)
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z_-]+)", text):
         assert flag in known or flag.removeprefix("no_") in known, flag
 
