@@ -1,7 +1,7 @@
 """`--preset auto`: settings from what the data are like, for a first model of any data set.
 
-The rule reads three figures of the training part, which the data card shows too: interactions, how
-many there are of an item, how long histories are. It was set on the validation items of several
+The rule reads three figures of the training part: interactions, how many there are of an item, how
+long histories are. It was set on the validation items of several
 data sets (docs/your-own-data.md has the figures); it knows no data set by its name.
 What it does not decide is that of the preset `quick`.
 """
@@ -31,11 +31,12 @@ OF_MANY_ITEMS: dict[str, Any] = {"loss": "sampled_softmax", "negatives": 2048}
 
 def fitted(data: Dataset) -> tuple[dict[str, Any], str]:
     """(settings by name, the figures that decided them, to be shown)."""
-    lengths = data.train_lengths[1:]
+    lengths = data.train_lengths
+    lengths = lengths[lengths > 0]  # users who train
     interactions = int(lengths.sum())
     items = int((data.item_counts() > 0).sum())
     of_an_item = interactions / max(1, items)
-    long = float(np.quantile(lengths, 0.95))
+    long = float(np.quantile(lengths, 0.95)) if len(lengths) else 0.0
     values: dict[str, Any] = {
         "seq_length": int(np.clip(8 * np.ceil(long / 8), 16, 200)),
     }

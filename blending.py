@@ -1,9 +1,9 @@
 """Weights and decays of the transition counts (transitions.py), tuned on the validation items.
 
 A coordinate search of ROUNDS passes. For each case and kind it takes the pair (weight, decay) with
-the best NDCG@10 while those of the other kinds stay; of equal ones the first. A case uses at most
-REQUESTS requests, spread evenly, and fewer where there are very many items. Without validation
-items the pair is WITHOUT.
+the best NDCG@10 while those of the other kinds stay; of equal ones the first. If no counts at all
+rank as well, all weights are 0. A case uses at most REQUESTS requests, spread evenly, and fewer
+where there are very many items. Without validation items the pair is WITHOUT.
 """
 
 import math
@@ -35,7 +35,7 @@ DECAYS = (0.4, 0.7)
 WITHOUT = 0.15, 0.7  # weight, decay
 CHOSEN = ("weight", "decay")
 ROUNDS = 2
-PATIENCE = 2  # weights that may be no better before no larger one is tried
+PATIENCE = 2  # weights that may be worse than the best before no larger one is tried
 REQUESTS, FEWEST = 10_000, 200
 MOST_SCORES = 1 << 26  # of some requests, held a few times: bounds memory
 
@@ -107,7 +107,10 @@ class _Trial:
 
     def choose(self, case: int) -> None:
         """Set the weights and decays of a case, one kind after the other."""
+        alone = [scores for _, _, _, scores in self.groups]
+        nothing = self._quality(alone, self._sums(0, DECAYS[0]), 0.0)
         chosen = [WITHOUT] * self.transitions.kinds
+        best = -1.0
         for kind in [*range(len(chosen))] * ROUNDS:
             without = self._without(kind, chosen)
             found = {}
@@ -117,6 +120,9 @@ class _Trial:
                     found[weight, decay] = quality
             # Of equal ones the first: the smallest weight.
             chosen[kind] = max(found, key=found.__getitem__)
+            best = found[chosen[kind]]
+        if nothing >= best:
+            chosen = [(0.0, WITHOUT[1])] * len(chosen)
         for kind, (weight, decay) in enumerate(chosen):
             self.transitions.weight[case, kind] = weight
             self.transitions.decay[case, kind] = decay
@@ -141,12 +147,13 @@ class _Trial:
 
     def _qualities(self, without, sums):
         """(weight, NDCG@10) of what a kind adds, in rising order, until PATIENCE weights in a row
-        are no better."""
-        best, worse = 0.0, 0
+        are worse than the best. Where few requests are asked, small weights often change no rank;
+        that is not worse."""
+        best, worse = -1.0, 0
         for weight in WEIGHTS:
             quality = self._quality(without, sums, weight)
             yield weight, quality
-            worse = 0 if quality > best else worse + 1
+            worse = worse + 1 if quality < best else 0
             best = max(best, quality)
             if worse == PATIENCE:
                 return

@@ -25,6 +25,8 @@ from scorer import Scorer
 from support.errors import UserError
 
 CANDIDATES = 10  # times the length of a list
+# Of a mean of equal values, relative to it: sums and quotients are rounded.
+ROUNDING = 1e-6
 
 
 def liked_column(scorer: Scorer, catalogue: Catalogue) -> str | None:
@@ -51,7 +53,7 @@ class LikedRanker:
         self.scorer, self.column = scorer, column
         self.starts = scorer.starts
         numbers = catalogue.interaction_fields[column].numbers
-        self.numbers = torch.from_numpy(numbers).float()  # (K,)
+        self.numbers = torch.from_numpy(numbers).double()  # (K,)
 
     def score(self, batch: Batch) -> Tensor:
         """(B, R) scores; -inf for PAD and MASK."""
@@ -80,8 +82,13 @@ class LikedRanker:
         known = codes > 0
         values = F.pad(self.numbers, (1, 0))[codes]
         mean = values.sum(1) / known.sum(1)
-        # Sums of halves are exact; what divides them is not.
-        return mean.where(known.any(1), self.numbers.mean()) - 1e-6
+        mean = mean.where(known.any(1), self.numbers.mean())
+        return torch.from_numpy(liked_from(mean.numpy()))
+
+
+def liked_from(mean: np.ndarray) -> np.ndarray:
+    """The least value that counts as liked by who gave such a mean, of any shape."""
+    return mean - ROUNDING * np.maximum(1.0, np.abs(mean))
 
 
 def candidates(k: int, diversity: float) -> int:

@@ -63,7 +63,7 @@ NOTES = {
     "over these five sizes, each of which is in results.json.",
     "Known reasons": "In a copy of the model only the counts of transitions rank, and the item "
     "that they rank first is explained; rollout reads the attention of the copy, in which it "
-    "decides nothing. Users whose history has one item are left out.",
+    "decides nothing. Users are left out whose history has one item, or reasons of equal size.",
 }
 
 

@@ -209,6 +209,8 @@ def verdict(
     room = 3 * spread * runs**0.5 or 0.001
     same = abs(ours["mean"] - theirs["mean"]) <= room
     outcome = "as reported" if same else "NOT AS REPORTED"
+    if record["split_hash"] != reported["split_hash"]:
+        outcome += " (another copy of the data, its split differs)"
     return same, (
         f"{record['row']}: {SELECTION} {ours['mean']:.4f}, reported {theirs['mean']:.4f} "
         f"on {reported['date']}, room {room:.4f}: {outcome}"

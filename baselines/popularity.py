@@ -41,7 +41,8 @@ class RecentPopularity:
     of a history.
 
     What came later does not count, though a leave-one-out training part has it; items without an
-    event in the window follow in the order of their popularity at any time. Runs on a CPU.
+    event in the window follow in the order of their popularity at any time. Counts on the CPU,
+    wherever the batch is.
     """
 
     starts = True
@@ -61,7 +62,7 @@ class RecentPopularity:
     def score(self, batch: Batch) -> Tensor:
         """(B, R) counts in the window, plus less than 1 by popularity at any time."""
         newest = pick(batch.times, batch.lengths - 1)  # (B, 1)
-        now = newest[:, 0].numpy()
+        now = newest[:, 0].cpu().numpy()
         first = np.searchsorted(self.times, now - self.window)
         last = np.searchsorted(self.times, now)
         counts = np.zeros((len(now), self.rows), dtype=np.float32)
@@ -73,7 +74,8 @@ class RecentPopularity:
             window -= self._counts(start, first[row])
             start, end = first[row], last[row]
             counts[row] = window
-        return torch.from_numpy(counts) + self.fallback
+        scores = torch.from_numpy(counts) + self.fallback
+        return scores.to(batch.items.device)
 
     def _counts(self, start, end):
         return np.bincount(self.items[start:end], minlength=self.rows)

@@ -47,13 +47,14 @@ def top_lists(
 def list_quality(
     lists: np.ndarray, data: Dataset, until: str
 ) -> dict[str, np.ndarray]:
-    """Each measure as a vector over requests.
+    """Each measure as a vector over requests; NaN where it has no value. Empty places (0) of lists
+    do not count.
 
     - novelty: mean of -log2 of the share of users who have the item in training (Vargas &
       Castells, RecSys 2011). An item without users counts as one with one user.
     - popularity: mean number of training interactions.
     - popularity lift: popularity over the same mean of the user's history, minus 1
-      (Abdollahpouri et al., RecSys 2020).
+      (Abdollahpouri et al., RecSys 2020). None where training has no item of the history.
 
     For each tags column with `predict: true`:
 
@@ -67,26 +68,35 @@ def list_quality(
     owners = np.maximum(owners, 1)
     history = data.histories(data.split.requests[until])
     in_history = np.array([counts[items].mean() for items in history])
-    popularity = counts[lists].mean(1)
-    novelty = -np.log2(owners[lists] / users).mean(1)
+    in_history[in_history == 0] = np.nan
+    there = lists >= ITEM_ROWS  # (Q, K)
+    popularity = _mean(counts[lists], there)
     found = {
-        "novelty (bits)": novelty,
+        "novelty (bits)": _mean(-np.log2(owners[lists] / users), there),
         "popularity": popularity,
-        "popularity lift": popularity / np.maximum(in_history, 1e-9) - 1,
+        "popularity lift": popularity / in_history - 1,
     }
     for entry in data.catalogue.items.fields.values():
         if entry.column.kind == "tags" and entry.column.predict:
             shares = data.catalogue.items.shares(entry.name)
             name = entry.column.title
-            found[f"diversity of {name}"] = _diversity(shares[lists] > 0)
+            flags = shares[lists] > 0
+            found[f"diversity of {name}"] = _diversity(flags, there)
             found[f"miscalibration of {name}"] = _miscalibration(
                 shares, lists, history
             )
     return found
 
 
-def _diversity(flags):
-    """(Q,) from flags (Q, K, F)."""
+def _mean(values, there):
+    """(Q,) mean over the places (Q, K) that are there; NaN where there is none."""
+    total = np.where(there, values, 0).sum(1)
+    number = there.sum(1)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def _diversity(flags, there):
+    """(Q,) from flags (Q, K, F) of the places (Q, K) that are there."""
     flags = flags.astype(float)
     shared = np.einsum("qif,qjf->qij", flags, flags)
     sizes = flags.sum(2)
@@ -94,16 +104,20 @@ def _diversity(flags):
     either = both - shared
     # Two items without values are as far apart as can be.
     apart = 1 - shared / np.maximum(either, 1)
-    pairs = np.triu_indices(flags.shape[1], 1)
-    return apart[:, *pairs].mean(1)
+    first, second = np.triu_indices(flags.shape[1], 1)
+    both_there = there[:, first] & there[:, second]
+    return _mean(apart[:, first, second], both_there)
 
 
 def _miscalibration(shares, lists, history):
     """(Q,) from shares (R, F)."""
     wanted = [shares[items].mean(0) for items in history]
     wanted = np.array(wanted)
-    given = 0.99 * shares[lists].mean(1) + 0.01 * wanted
-    return rel_entr(wanted, given).sum(1)
+    # Row 0, an empty place, has no shares.
+    number = (lists >= ITEM_ROWS).sum(1, keepdims=True)
+    given = shares[lists].sum(1) / np.maximum(number, 1)
+    divergence = rel_entr(wanted, 0.99 * given + 0.01 * wanted).sum(1)
+    return np.where(number[:, 0] > 0, divergence, np.nan)
 
 
 def coverage(lists: np.ndarray, data: Dataset) -> dict[str, float]:

@@ -10,12 +10,13 @@ import numpy as np
 
 from dataset import ITEM_ROWS, Dataset
 from evaluation.lists import coverage, top_lists
-from evaluation.metrics import interval, per_user
+from evaluation.metrics import interval, per_request, per_user
 from evaluation.protocols import filters_seen
 from reranking import (
     LikedRanker,
     candidates,
     intra_list_distance,
+    liked_from,
     varied_lists,
 )
 from scorer import Scorer
@@ -25,6 +26,7 @@ from support.errors import UserError
 WAYS = (0.0, 0.1, 0.2, 0.3, 0.5)  # of diversity
 METRIC = "NDCG@10"
 LENGTH = 10  # of a list
+FAR = np.iinfo(int).max // 2  # a rank beyond any cut-off
 Rows = dict[str, dict[str, dict[str, float]]]
 
 
@@ -34,7 +36,7 @@ def shown_lists(
     """Way of choosing ten items -> measure -> mean and interval over users.
 
     - NDCG@10 of all targets, and of those that were liked: whose value is at least the mean of
-      the values in the history.
+      the values in the history. The others are then no targets.
     - value of hits: mean value of the targets among the ten.
     - distance: 1 - cosine of the items' vectors, mean over the pairs of a list.
     - catalogue: share of all items that anybody gets.
@@ -63,42 +65,53 @@ def shown_lists(
 def _measures(lists, scorer, data, requests, values):
     users = requests.users
     ranks = _ranks(lists, data.items[requests.target_rows])
-    found = {METRIC: interval(per_user(ranks, users)[METRIC])}
+    quality = per_user(np.sort(ranks, axis=1), users)[METRIC]
+    found = {METRIC: interval(quality)}
     if values is not None:
         given, least = values
-        liked = given >= least
-        part = per_user(ranks[liked], users[liked])
-        found["of liked targets"] = _interval(part[METRIC])
-        hit = (ranks[:, 0] <= lists.shape[1]) & np.isfinite(given)
-        found["value of hits"] = _interval(given[hit])
+        liked = given >= least[:, None]
+        found["of liked targets"] = _over_users(*_liked(ranks, liked, users))
+        hit = (ranks <= lists.shape[1]) & np.isfinite(given)
+        users_of_hits = np.broadcast_to(users[:, None], hit.shape)[hit]
+        found["value of hits"] = _over_users(given[hit], users_of_hits)
     full = lists.min(1) >= ITEM_ROWS
     apart = intra_list_distance(lists[full], scorer.table)
-    found["distance"] = _interval(apart)
+    found["distance"] = _over_users(apart, users[full])
     share = coverage(lists, data)["catalogue coverage"]
     found["catalogue"] = {"mean": share}
     return found
 
 
-def _interval(values):
-    """NaN where there are no values."""
-    if len(values):
-        return interval(values)
-    return dict.fromkeys(("mean", "low", "high"), np.nan)
+def _liked(ranks, liked, users):
+    """METRIC of each request that has a liked target, and its user; both (N,)."""
+    ranks = np.sort(np.where(liked, ranks, FAR), axis=1)
+    number = liked.sum(1)
+    quality = np.zeros(len(ranks))
+    for count in np.unique(number[number > 0]):
+        chosen = number == count
+        quality[chosen] = per_request(ranks[chosen, :count])[METRIC]
+    return quality[number > 0], users[number > 0]
+
+
+def _over_users(values, users):
+    """Mean and interval over users of values of requests (N,); NaN where there are none."""
+    if not len(values):
+        return dict.fromkeys(("mean", "low", "high"), np.nan)
+    _, place, counts = np.unique(
+        users, return_inverse=True, return_counts=True
+    )
+    return interval(np.bincount(place, values) / counts)
 
 
 def _ranks(lists, targets):
-    """(Q, T) places of targets (Q, T) in lists (Q, K), ascending; beyond any cut-off where a list
-    has none."""
+    """(Q, T) place of each target (Q, T) in lists (Q, K); FAR where a list does not have it."""
     found = lists[:, None] == targets[:, :, None]  # (Q, T, K)
-    places = np.where(
-        found.any(2), found.argmax(2) + 1, np.iinfo(int).max // 2
-    )
-    return np.sort(places, axis=1)
+    return np.where(found.any(2), found.argmax(2) + 1, FAR)
 
 
 def _values(data, column, until):
-    """(Q,) the value of each request's first target, NaN if unknown, and the mean in its history;
-    the middle of the scale where none is known."""
+    """(Q, T) the value of each target, NaN if unknown, and (Q,) the least that counts as liked:
+    the mean in the history, or the mean of the scale's values where none is known."""
     entry = data.catalogue.interaction_fields[column]
     values = np.append(np.nan, entry.numbers)[data.columns[column]]
     requests = data.split.requests[until]
@@ -111,5 +124,4 @@ def _values(data, column, until):
     mean = np.where(
         numbers > 0, sums / np.maximum(numbers, 1), entry.numbers.mean()
     )
-    # Sums of halves are exact; what divides them is not.
-    return values[requests.ends], mean - 1e-9
+    return values[requests.target_rows], liked_from(mean)

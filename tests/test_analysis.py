@@ -1,5 +1,6 @@
 """Measures of lists, slices and calibration, against computations by hand or by another library."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -111,6 +112,36 @@ def test_novelty_counts_users_not_interactions(data):
     lists = np.full((data.num_users, 2), ITEM_ROWS)
     quality = list_quality(lists, same, "test")
     assert quality["novelty (bits)"].tolist() == [0.0] * data.num_users
+
+
+def test_empty_places_of_lists_do_not_count(data):
+    """A short list is measured as if it were no longer; an empty one has no measure."""
+    lists = np.full((data.num_users, 4), ITEM_ROWS)
+    lists += np.arange(4)
+    short = lists[:, :3].copy()
+    lists[:, 3] = 0
+    expected = list_quality(short, data, "test")
+    for name, values in list_quality(lists, data, "test").items():
+        assert values.tolist() == pytest.approx(expected[name].tolist()), name
+    for values in list_quality(lists * 0, data, "test").values():
+        assert np.isnan(values).all()
+
+
+def test_a_history_that_training_never_saw_has_no_lift(data):
+    """Its mean popularity is 0."""
+    new = data.replace(items=data.items.copy())
+    row = data.split.requests["test"].ends[0]
+    first = data.offsets[data.split.requests["test"].users[0]]
+    new.items[new.items == ITEM_ROWS] = ITEM_ROWS + 1
+    new.items[first:row] = ITEM_ROWS
+    ends = new.split.train_ends.copy()
+    ends[data.split.requests["test"].users[0]] = first
+    split = dataclasses.replace(new.split, train_ends=ends)
+    lists = np.full((data.num_users, 2), ITEM_ROWS + 1)
+    lift = list_quality(lists, new.replace(split=split), "test")[
+        "popularity lift"
+    ]
+    assert np.isnan(lift[0]) and np.isfinite(lift[1:]).all()
 
 
 def test_gini_of_exposure_at_its_ends(data):

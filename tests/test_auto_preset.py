@@ -1,5 +1,6 @@
 """`--preset auto`: settings from figures of the data; flags come before it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -47,6 +48,16 @@ def test_the_rule(monkeypatch, users, items, length, few, seq_length):
     assert "loss" not in values and items < MANY_ITEMS
     assert f"{users * (length - 2):,} training interactions" in figures
     assert Settings().replace(**values)
+
+
+def test_users_who_do_not_train_are_not_counted():
+    """Of the split into users, those asked have no training part."""
+    data = from_frames(log_of(40, 400, 120))
+    ends = data.split.train_ends.copy()
+    ends[2:] = data.offsets[2:-1]  # one user is left
+    split = dataclasses.replace(data.split, train_ends=ends)
+    values, _ = fitted(data.replace(split=split))
+    assert values["seq_length"] == 120
 
 
 def test_flags_come_before_the_rule():

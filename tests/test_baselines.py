@@ -229,6 +229,36 @@ def test_recent_popularity_counts_the_days_before(data):
     ).all()
 
 
+def test_baselines_bring_a_batch_to_the_cpu_before_numpy_reads_it(
+    data, monkeypatch
+):
+    """As a GPU demands it; there is none here, so `cpu` marks what it returns."""
+    rankers = [
+        Popularity(data),
+        RecentPopularity(data, 60),
+        item_knn(data, 20, 5.0),
+        ease(data, 20.0, 0.9),
+        markov_chain(data),
+        pctm(data, **PUBLISHED[0]),
+    ]
+    batch = history_batch([history_of(data, 5)], data.catalogue, 12)
+    numpy, marked = torch.Tensor.numpy, []
+
+    def cpu(tensor):
+        marked.append(tensor.clone())
+        return marked[-1]
+
+    def checked(tensor):
+        assert any(tensor is one for one in marked)
+        return numpy(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    monkeypatch.setattr(torch.Tensor, "numpy", checked)
+    for ranker in rankers:
+        ranker.score(batch)
+    assert marked
+
+
 def test_baselines_rank_under_the_one_protocol(data):
     for ranker in (
         RecentPopularity(data, 60),

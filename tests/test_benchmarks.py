@@ -1,13 +1,19 @@
 """The benchmarks, run small: they measure what they say and end in one JSON line."""
 
+import dataclasses
 import json
 import sys
 
 import numpy as np
 import pytest
 
+from baselines.followers import pctm
 from benchmarks import compare, data_sets, reading
 from benchmarks.ours import training_part
+from evaluation.metrics import per_user
+from evaluation.protocols import target_ranks
+from measuring import pctm_setting
+from model_io import load_with_data
 from run_folder import read_results
 from support.errors import UserError
 from tests.test_auto_preset import log_of
@@ -90,6 +96,20 @@ def test_reading_a_file_of_so_many_rows(capsys):
     assert said.startswith("2,000 rows") and "interactions of" in said
 
 
+def recounted_pctm(work, name):
+    """Metrics on test of PCTM with the setting of validation, its counts from a training part
+    that ends before the last interaction."""
+    folder = work / f"{name}-42" / "best"
+    _, settings, data = load_with_data(folder)
+    ends = data.offsets[1:] - 1
+    ends = np.maximum(ends, data.offsets[:-1])
+    split = dataclasses.replace(data.split, train_ends=ends)
+    ranker = pctm(data.replace(split=split), **pctm_setting(data, settings))
+    rank = target_ranks(ranker, data, "test", 999, settings.eval)
+    found = per_user(rank, data.split.requests["test"].users)
+    return {metric: values.mean() for metric, values in found.items()}
+
+
 @pytest.mark.slow
 def test_data_sets_beside_what_counts(tmp_path, capsys, small):
     """Figures are those of the runs; a run that is there is not trained again."""
@@ -121,6 +141,7 @@ def test_data_sets_beside_what_counts(tmp_path, capsys, small):
             assert difference == pytest.approx(np.mean(means) - best)
             again = row[metric]["recounted"]
             assert len(again["PCTM"]) == 1 and len(again["model"]) == 2
+            assert again["PCTM"] == pytest.approx([recounted_pctm(work, name)[metric]])
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="one name"):
         data_sets.main([str(tmp_path / "other" / "dense.csv"), *command])

@@ -271,6 +271,35 @@ def test_weights_end_where_they_no_longer_help(data, monkeypatch):
     assert not held.weight.any()
 
 
+def test_weights_that_change_nothing_are_no_end(data, monkeypatch):
+    """Small weights may move no rank of few requests; larger ones are tried all the same."""
+
+    def flat(_trial, _without, _sums, weight):
+        return max(0.1, weight)
+
+    monkeypatch.setattr(blending._Trial, "_quality", flat)
+    base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
+    held = Transitions(len(data.catalogue.items))
+    weigh(held, base, data, SETTINGS)
+    assert held.weight.flatten().tolist() == [WEIGHTS[-1]] * held.kinds
+
+
+def test_counts_that_do_not_help_weigh_nothing(data, monkeypatch):
+    """A search of one kind after the other can end below what no counts at all give."""
+
+    asked = []
+
+    def worse(_trial, _without, _sums, weight):
+        asked.append(weight)
+        return 0.4 if asked[1:] else 0.5
+
+    monkeypatch.setattr(blending._Trial, "_quality", worse)
+    base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
+    held = Transitions(len(data.catalogue.items))
+    weigh(held, base, data, SETTINGS)
+    assert asked[0] == 0 and not held.weight.any()
+
+
 def test_some_of_many_requests_choose_the_weight(data, monkeypatch):
     asked = []
     monkeypatch.setattr(blending, "REQUESTS", 20)
