@@ -13,6 +13,7 @@ from scipy import sparse
 import blending
 import transitions as module
 from blending import DECAYS, WEIGHTS, weigh
+from data_processor import process
 from dataset import ITEM_ROWS, NO_TIME
 from evaluation.metrics import per_user
 from evaluation.protocols import request_batches, target_ranks
@@ -26,7 +27,13 @@ from pair_counts import (
     pair_values,
     transition_counts,
 )
-from settings import EvalSettings, ModelSettings, Settings, TrainSettings
+from settings import (
+    DataSettings,
+    EvalSettings,
+    ModelSettings,
+    Settings,
+    TrainSettings,
+)
 from support.errors import UserError
 from tests.conftest import (
     TINY_MODEL,
@@ -34,6 +41,7 @@ from tests.conftest import (
     fresh_model,
     other_data,
     rng,
+    shop,
     span,
 )
 from tests.test_models import request
@@ -222,10 +230,9 @@ def test_a_batch_has_the_cases_that_its_requests_are_weighed_by(in_bursts):
 
 
 @pytest.mark.parametrize("cases", [1, 2])
-def test_the_last_weight_chosen_is_the_best(in_bursts, cases, monkeypatch):
+def test_the_last_weight_chosen_is_the_best(in_bursts, cases):
     """Every pair of a weight and a decay of the last kind ranked alone, beside what was chosen for
     the others."""
-    monkeypatch.setattr(blending, "PATIENCE", len(WEIGHTS))
     data = in_bursts
     base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
     held = Transitions(len(data.catalogue.items), 3, cases)
@@ -255,65 +262,87 @@ def test_the_last_weight_chosen_is_the_best(in_bursts, cases, monkeypatch):
     assert found["weight"] == held.weight.tolist()
 
 
-def test_weights_end_where_they_no_longer_help(data, monkeypatch):
-    tried = []
-    quality = blending._Trial._quality
+def of_several_targets():
+    """Items repeat, and are hidden here; five targets a user."""
+    flags = DataSettings(dataset="shop", protocol="multi5", min_user_count=8)
+    return process(shop(), flags)
 
-    def counted(self, others, own, weight):
-        tried.append(weight)
-        return quality(self, others, own, weight) - weight
 
-    monkeypatch.setattr(blending._Trial, "_quality", counted)
+@pytest.mark.parametrize("filter_seen", ["no", "yes"])
+@pytest.mark.parametrize("which", ["in_bursts", "several"])
+def test_what_a_trial_holds_is_enough_for_its_quality(
+    which, filter_seen, request
+):
+    """NDCG@10 with some weights, as when all items are ranked."""
+    if which == "several":
+        data = of_several_targets()
+    else:
+        data = request.getfixturevalue(which)
+    settings = SETTINGS.replace(filter_seen=filter_seen)
     base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
-    held = Transitions(len(data.catalogue.items))
-    weigh(held, base, data, SETTINGS)
-    assert set(tried) == set(WEIGHTS[:3])
-    assert not held.weight.any()
-
-
-def test_weights_that_change_nothing_are_no_end(data, monkeypatch):
-    """Small weights may move no rank of few requests; larger ones are tried all the same."""
-
-    def flat(_trial, _without, _sums, weight):
-        return max(0.1, weight)
-
-    monkeypatch.setattr(blending._Trial, "_quality", flat)
-    base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
-    held = Transitions(len(data.catalogue.items))
-    weigh(held, base, data, SETTINGS)
-    assert held.weight.flatten().tolist() == [WEIGHTS[-1]] * held.kinds
-
-
-def test_counts_that_do_not_help_weigh_nothing(data, monkeypatch):
-    """A search of one kind after the other can end below what no counts at all give."""
-
-    asked = []
-
-    def worse(_trial, _without, _sums, weight):
-        asked.append(weight)
-        return 0.4 if asked[1:] else 0.5
-
-    monkeypatch.setattr(blending._Trial, "_quality", worse)
-    base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
-    held = Transitions(len(data.catalogue.items))
-    weigh(held, base, data, SETTINGS)
-    assert asked[0] == 0 and not held.weight.any()
-
-
-def test_some_of_many_requests_choose_the_weight(data, monkeypatch):
-    asked = []
-    monkeypatch.setattr(blending, "REQUESTS", 20)
-    within = blending.ranks_within
-    monkeypatch.setattr(
-        blending,
-        "ranks_within",
-        lambda scores, data, part, hides: (
-            asked.extend(part.users) or within(scores, data, part, hides)
-        ),
+    held = Transitions(len(data.catalogue.items), 3)
+    held.hold(pair_values(data, 3))
+    requests = data.split.requests["validation"]
+    collector = blending._Collector(
+        held, base, data, settings, torch.device("cpu")
     )
+    trial = blending._Trial(collector.affordable(requests), 3)
+    draw, shown = rng(5), []
+    for _ in range(10):
+        pairs = [
+            (draw.choice(WEIGHTS[::3]), draw.choice(DECAYS)) for _ in range(3)
+        ]
+        for kind, (weight, decay) in enumerate(pairs):
+            held.weight[0, kind], held.decay[0, kind] = weight, decay
+        rank = target_ranks(
+            Shifted(base, held), data, "validation", 12, settings.eval
+        )
+        expected = per_user(rank, requests.users)["NDCG@10"].mean()
+        found = trial.quality(pairs)
+        assert found == pytest.approx(expected, abs=1e-9)
+        assert found == pytest.approx(trial.qualities(1, pairs)[pairs[1]])
+        shown.append(found)
+    assert len(set(shown)) > 5
+
+
+def test_never_worse_on_validation_than_without_counts(data):
+    """Whatever the model; a search of one kind after the other could end lower."""
+    requests = data.split.requests["validation"]
+    for seed in range(5):
+        torch.manual_seed(seed)
+        base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
+        held = Transitions(len(data.catalogue.items))
+        weigh(held, base, data, SETTINGS)
+        quality = [
+            per_user(
+                target_ranks(ranker, data, "validation", 12, EvalSettings()),
+                requests.users,
+            )["NDCG@10"].mean()
+            for ranker in (Shifted(base, held), base)
+        ]
+        assert quality[0] >= quality[1]
+
+
+@pytest.mark.parametrize(("name", "most"), [("REQUESTS", 20), ("PAIRS", 900)])
+def test_some_of_many_requests_choose_the_weight(
+    data, monkeypatch, name, most
+):
+    """As many as are affordable, spread evenly."""
+    monkeypatch.setattr(blending, name, most)
+    monkeypatch.setattr(blending, "SAMPLE", 10)
     base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
-    weigh(Transitions(len(data.catalogue.items)), base, data, SETTINGS)
-    assert len(set(asked)) == 20
+    held = Transitions(len(data.catalogue.items))
+    held.hold(pair_values(data, 2))
+    collector = blending._Collector(
+        held, base, data, SETTINGS, torch.device("cpu")
+    )
+    requests = data.split.requests["validation"]
+    rivals = collector.affordable(requests)
+    assert 10 <= len(rivals.users) < len(requests)
+    steps = np.diff(np.sort(rivals.users))
+    assert steps.min() == steps.max() > 1
+    if name == "PAIRS":
+        assert len(rivals.request) < 1.5 * most
 
 
 def test_training_itself_does_not_change(data):
