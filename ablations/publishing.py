@@ -13,6 +13,12 @@ from support.tables import table_text
 SAMPLED = ", pop-100"
 BOTH = ("HR@10", "NDCG@10")
 FIRST = ("HR@1", *BOTH, "MRR")
+# Of a record's figures, and what a card calls them.
+MEANS = {
+    "mean": "mean of the seeds",
+    "low": "95 % interval of it over users: from",
+    "high": "to",
+}
 
 
 def shown_of(test: Mapping[str, Any]) -> list[str]:
@@ -52,9 +58,9 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
     write_checkpoint(folder, tensors, info)
     figures = {"this model": run["test"]}
     shown = shown_of(run["test"])
-    for what in ("mean", "low", "high"):
+    for what, title in MEANS.items():
         entries = {name: record["test"][name][what] for name in shown}
-        figures[f"{what} of the seeds"] = entries
+        figures[title] = entries
     rows = [
         [name, *(f"{values[metric]:.4f}" for metric in shown)]
         for name, values in figures.items()
