@@ -40,6 +40,7 @@ ORDER = [
     {"evaluation"},
     {"objectives"},
     {"training_state", "optimizer"},
+    {"rivals"},
     {"blending"},
     {"training_loop", "run_folder"},
     {"enhanced_model"},

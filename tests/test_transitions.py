@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy import sparse
 
-import blending
+import rivals as rivals_module
 import transitions as module
-from blending import DECAYS, WEIGHTS, weigh
+from blending import DECAYS, WEIGHTS, Search, weigh
 from data_processor import process
 from dataset import ITEM_ROWS, NO_TIME
 from evaluation.metrics import per_user
@@ -27,6 +27,7 @@ from pair_counts import (
     pair_values,
     transition_counts,
 )
+from rivals import Collector
 from settings import (
     DataSettings,
     EvalSettings,
@@ -283,10 +284,10 @@ def test_what_a_trial_holds_is_enough_for_its_quality(
     held = Transitions(len(data.catalogue.items), 3)
     held.hold(pair_values(data, 3))
     requests = data.split.requests["validation"]
-    collector = blending._Collector(
-        held, base, data, settings, torch.device("cpu")
+    collector = Collector(
+        held, DECAYS, base, data, settings, torch.device("cpu")
     )
-    trial = blending._Trial(collector.affordable(requests), 3)
+    trial = Search(collector.affordable(requests), 3)
     draw, shown = rng(5), []
     for _ in range(10):
         pairs = [
@@ -323,25 +324,25 @@ def test_never_worse_on_validation_than_without_counts(data):
         assert quality[0] >= quality[1]
 
 
-@pytest.mark.parametrize(("name", "most"), [("REQUESTS", 20), ("PAIRS", 900)])
+@pytest.mark.parametrize(("name", "most"), [("REQUESTS", 20), ("RIVALS", 900)])
 def test_some_of_many_requests_choose_the_weight(
     data, monkeypatch, name, most
 ):
     """As many as are affordable, spread evenly."""
-    monkeypatch.setattr(blending, name, most)
-    monkeypatch.setattr(blending, "SAMPLE", 10)
+    monkeypatch.setattr(rivals_module, name, most)
+    monkeypatch.setattr(rivals_module, "SAMPLE", 10)
     base = fresh_model(data, ModelSettings(**TINY_MODEL)).frozen()
     held = Transitions(len(data.catalogue.items))
     held.hold(pair_values(data, 2))
-    collector = blending._Collector(
-        held, base, data, SETTINGS, torch.device("cpu")
+    collector = Collector(
+        held, DECAYS, base, data, SETTINGS, torch.device("cpu")
     )
     requests = data.split.requests["validation"]
     rivals = collector.affordable(requests)
     assert 10 <= len(rivals.users) < len(requests)
     steps = np.diff(np.sort(rivals.users))
     assert steps.min() == steps.max() > 1
-    if name == "PAIRS":
+    if name == "RIVALS":
         assert len(rivals.request) < 1.5 * most
 
 

@@ -1,0 +1,144 @@
+"""What can stand before the targets of requests when counts of transitions are added to a model.
+
+Of each request these are the items that the counts say something about, its rivals, and the DEPTH
+best of all other items. So memory does not grow with the catalogue.
+
+Axes: Q requests, T targets of a request, B requests of a batch, R rows of the item table, S sums
+(each kind of counts with each decay), N rivals of all requests.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset import Dataset
+from evaluation.protocols import (
+    Ranker,
+    filters_seen,
+    hide_seen,
+    request_batches,
+)
+from settings import Settings
+from splits import Requests
+from transitions import Transitions
+
+DEPTH = 10  # places that the metric of blending.py looks at
+REQUESTS = 40_000  # at most, spread evenly
+RIVALS = 1 << 24  # at most: bounds memory
+SAMPLE = 200  # requests that tell how many rivals there are of one
+
+
+def _spread(requests, most):
+    """At most so many of the requests, evenly."""
+    step = max(1, math.ceil(len(requests) / most))
+    return requests.part(np.arange(len(requests))[::step])
+
+
+@dataclass
+class Rivals:
+    """What decides the places of the targets of some requests."""
+
+    users: np.ndarray  # (Q,)
+    targets: Tensor  # (Q, T) scores of the targets by the model alone
+    target_sums: Tensor  # (S, Q, T) what each sum adds to them
+    request: Tensor  # (N,) whose rival it is
+    scores: Tensor  # (N,) by the model alone
+    sums: Tensor  # (S, N) what each sum adds to them
+    others: Tensor  # (Q, DEPTH) largest scores of the items to which no sum adds anything
+
+    def every(self, step: int) -> "Rivals":
+        """Those of every `step`-th request."""
+        kept = self.request % step == 0
+        return Rivals(
+            self.users[::step],
+            self.targets[::step],
+            self.target_sums[:, ::step],
+            self.request[kept] // step,
+            self.scores[kept],
+            self.sums[:, kept],
+            self.others[::step],
+        )
+
+
+class Collector:
+    """Makes the `Rivals` of requests, with a sum for each kind of counts and each decay."""
+
+    def __init__(
+        self,
+        transitions: Transitions,
+        decays: Sequence[float],
+        base: Ranker,
+        data: Dataset,
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
+        self.transitions, self.decays = transitions, decays
+        self.base = base
+        self.data, self.device = data, device
+        self.length = settings.model.seq_length
+        self.hides = filters_seen(settings.eval, data)
+
+    def affordable(self, requests: Requests) -> Rivals:
+        """Of as many of the requests as REQUESTS and RIVALS allow."""
+        sample = _spread(requests, SAMPLE)
+        each = len(self.of(sample).request) / len(sample)
+        most = int(RIVALS / max(1.0, each))
+        return self.of(_spread(requests, min(REQUESTS, max(SAMPLE, most))))
+
+    @torch.no_grad()
+    def of(self, requests: Requests) -> Rivals:
+        """Of all the requests."""
+        parts, order = [], []
+        for chosen, part, batch in request_batches(
+            self.data, requests, self.length, self.device
+        ):
+            parts.append(self._of_batch(part, batch.to(self.device)))
+            order.append(chosen)
+        first = np.cumsum([0, *(len(part.users) for part in parts)])
+        request = [
+            part.request + int(start)
+            for part, start in zip(parts, first[:-1], strict=True)
+        ]
+        return Rivals(
+            requests.users[np.concatenate(order)],
+            torch.cat([part.targets for part in parts]),
+            torch.cat([part.target_sums for part in parts], dim=1),
+            torch.cat(request),
+            torch.cat([part.scores for part in parts]),
+            torch.cat([part.sums for part in parts], dim=1),
+            torch.cat([part.others for part in parts]),
+        )
+
+    def _of_batch(self, part, batch):
+        scores = self.base.score(batch).float()  # (B, R)
+        if self.hides:
+            hide_seen(scores, self.data, part)
+        sums = torch.stack(
+            [
+                self.transitions.of_kind(batch, kind, decay)
+                for kind in range(self.transitions.kinds)
+                for decay in self.decays
+            ]
+        )  # (S, B, R)
+        targets = torch.from_numpy(self.data.items[part.target_rows])
+        targets = targets.to(scores.device)  # (B, T)
+        of_targets = scores.gather(1, targets)
+        target_sums = sums.gather(2, targets.expand(len(sums), -1, -1))
+        # Targets are ranked among themselves later.
+        scores.scatter_(1, targets, -torch.inf)
+        counted = (sums != 0).any(0) & (scores > -torch.inf)
+        request, item = counted.nonzero(as_tuple=True)
+        others = scores.masked_fill(counted, -torch.inf)
+        return Rivals(
+            part.users,
+            of_targets,
+            target_sums,
+            request,
+            scores[request, item],
+            sums[:, request, item],
+            others.topk(min(DEPTH, others.shape[1])).values,
+        )
