@@ -35,7 +35,7 @@ run: .venv/.ready  ## train on MovieLens 1M, test, recommend ten films to user 1
 	@$(BIN)/python -m readers.download ml-1m; found=$$?; \
 	if [ $$found -eq 0 ]; then data="--dataset ml-1m"; \
 	elif [ $$found -eq 3 ]; then data="--dataset synthetic --max_epochs 100 --eval_every 10"; \
-	  echo "MovieLens is not to be had: going on with the embedded synthetic data set."; \
+	  echo "MovieLens could not be downloaded: continuing with the embedded synthetic data set."; \
 	else exit $$found; fi; \
 	$(BIN)/python trainer.py --preset quick $$data && \
 	echo && $(BIN)/python inference.py --user_id $(USER_ID) --k $(K)

@@ -1,17 +1,17 @@
-"""Items by their place in a graph of what is known of them and of who had them.
+"""Item vectors from a graph: items are linked by their columns and by the users who had them.
 
     h_v = ReLU(b + sum_r mean_{n in N_r(v)} W_r x_n)
     e_v = b' + W'_0 h_v + sum_r mean_{n in N_r(v)} W'_r (h_n of items, x_n of attributes)
 
 Schlichtkrull et al., arXiv:1703.06103, eq. 2, by torch-geometric's `RGCNConv`. An item has no
-vector of its own here, so that all it gets comes from its neighbours, and an item that nobody has
-had gets its share too.
+vector of its own here. All that it gets comes from its neighbours, so an item without interactions
+gets a vector too.
 
 Relations r into an item: one for each of its columns that has values (numbers by their quantiles,
-texts by words that other items have too); items that follow it, that it follows, that the same
-users have. The last three come from the training part alone, as lists of fixed length that lie in
-the checkpoint; what a position predicts there may be an edge's reason, together with other users'
-interactions (FEWEST_TOGETHER).
+texts by words that other items have too); items that follow it, items that it follows, items that
+the same users have. The last three come from the training part alone, as lists of fixed length in
+the checkpoint. A training target may have contributed to such an edge, together with interactions
+of other users (FEWEST_TOGETHER).
 
 Axes: V items, K neighbours, D width, A attribute nodes, E edges.
 """
