@@ -1,4 +1,4 @@
-"""What the engine answers, as dataclasses; `to_json` where an answer leaves the program."""
+"""The engine's answers as dataclasses, and `to_json` for them."""
 
 from dataclasses import field
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ EXACT = 2**53  # beyond, JSON rounds whole numbers
 
 
 def exact(one: int | str) -> int | str:
-    """An id as JSON may have it: a whole number that it would round is text."""
+    """An id for JSON: a whole number that JSON would round becomes text."""
     return str(one) if isinstance(one, int) and abs(one) > EXACT else one
 
 
@@ -20,7 +20,7 @@ Id = Annotated[int | str, PlainSerializer(exact)]
 
 @dataclass(frozen=True)
 class Item:
-    """An item of the catalogue. note: what must be said of one that training never saw."""
+    """An item of the catalogue. note: a remark about an item that training never saw."""
 
     id: Id
     name: str
@@ -30,7 +30,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Recommendation(Item):
-    """A recommended item. values: expected numbers, or likeliest values, of interaction columns."""
+    """A recommended item. values: expected number, or likeliest value, of interaction columns."""
 
     rank: int = 0
     score: float = 0.0
@@ -48,7 +48,7 @@ class Contribution(Item):
 
 @dataclass(frozen=True)
 class Reason:
-    """What a sentence names: an item of the history, or a family of features by its label."""
+    """What a sentence of an explanation names: an item of the history, or a family of features."""
 
     of: Literal["history", "features"]
     name: str
@@ -57,7 +57,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Flip:
-    """The rank of an item were the user's column another value."""
+    """The rank that an item would have if a column of the user had another value."""
 
     column: str
     value: str
@@ -67,11 +67,11 @@ class Flip:
 
 @dataclass(frozen=True)
 class WhatIf:
-    """What would have to be otherwise.
+    """Changes that would change the list.
 
-    without: items of the history without which an item is not among the first k, none of them if
-    it is not there anyway; None if it stays without any. as_another: its rank for other values of
-    user columns.
+    without: the smallest set of history items found whose removal drops the item out of the first
+    k; empty if it is not among them, None if no removal does. as_another: its rank for other
+    values of user columns.
     """
 
     without: tuple[Item, ...] | None = None
@@ -107,7 +107,7 @@ class Explanation(Item):
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What the data say of a user, and what the model expects next.
+    """A user's columns and history, and what the model expects next.
 
     columns: of the user. affinities: item column -> value -> share of the history that has it,
     the largest first. means: numeric interaction column -> mean. expected: item column -> value

@@ -1,9 +1,9 @@
-"""`--preset auto`: settings from what the data are like, for a first model of any data set.
+"""`--preset auto`: settings derived from the data, for a first model of any data set.
 
 The rule reads three figures of the training part: interactions, how many there are of an item, how
-long histories are. It was set on the validation items of several
-data sets (docs/your-own-data.md has the figures); it knows no data set by its name.
-What it does not decide is that of the preset `quick`.
+long histories are. It was chosen on the validation items of several data sets (figures:
+docs/your-own-data.md); no name of a data set plays a part. All other settings are those of the
+preset `quick`.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ OF_MANY_ITEMS: dict[str, Any] = {"loss": "sampled_softmax", "negatives": 2048}
 
 
 def fitted(data: Dataset) -> tuple[dict[str, Any], str]:
-    """(settings by name, the figures that decided them, to be shown)."""
+    """(settings by name, a line with the figures that decided them)."""
     lengths = data.train_lengths
     lengths = lengths[lengths > 0]  # users who train
     interactions = int(lengths.sum())
@@ -52,7 +52,7 @@ def fitted(data: Dataset) -> tuple[dict[str, Any], str]:
 
 
 def as_flags(values: dict[str, Any]) -> str:
-    """Settings as one would type them."""
+    """Settings as command-line flags."""
     flags = []
     for name, value in values.items():
         if isinstance(value, bool):

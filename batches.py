@@ -24,13 +24,13 @@ Columns = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Histories, and in training what is to be predicted from them.
+    """Histories, and in training their targets.
 
     Under the causal pattern position i predicts `targets[:, i]`, the interaction after i; under
     the bidirectional one it predicts the item that MASK replaced at i. PAD in `targets`: nothing
-    is predicted there. `request_times` is the moment for which a position predicts; only a model
-    with query_time 'known' may read it. `views`: two other forms of each history, for contrastive
-    learning, or none.
+    is predicted there. `request_times` is the time of the request for which a position predicts;
+    only a model with query_time 'known' may read it. `views`: two other forms of each history, for
+    contrastive learning, or none.
     """
 
     pattern: Pattern
@@ -99,7 +99,7 @@ class Batch:
         """The batch in pieces of sequences of similar length, each of at most so many positions
         (and at least one sequence), padding counted, and no wider than it needs to be.
 
-        With views it stays whole: they are compared with those of all the others.
+        A batch with views stays whole, because each view is compared with all others.
         """
         count, width = self.items.shape
         number = math.ceil(count / max(1, positions // width))
@@ -149,7 +149,7 @@ ROWS = ("lengths", "whole", "users", "user_columns")
 
 @dataclass(frozen=True)
 class History:
-    """One user's past, oldest first, and the moment of the request.
+    """One user's history, oldest first, and the time of the request.
 
     A column that is not given is unknown.
     """
@@ -181,7 +181,7 @@ def history_of(data: Dataset, user: int, end: int | None = None) -> History:
     """A user's history before position `end` of the flat arrays, asked for at that interaction's
     time; without `end` the whole.
 
-    A user whom training never saw has no token: `user` is UNKNOWN then.
+    For a user unknown to training, `user` is UNKNOWN.
     """
     start, last = int(data.offsets[user]), int(data.offsets[user + 1])
     end = last if end is None else int(end)
@@ -263,7 +263,7 @@ def _part(history, name, entry):
 
 
 def _rows(rows):
-    """(B, ...) of a row each; lists of codes are filled up to the longest."""
+    """(B, ...) from one row each; lists of codes are padded to the longest."""
     if np.ndim(rows[0]) == 1 and np.asarray(rows[0]).dtype == np.int64:
         width = max(len(row) for row in rows)
         rows = [np.pad(row, (0, width - len(row))) for row in rows]
@@ -273,7 +273,7 @@ def _rows(rows):
 def append_mask(batch: Batch, seq_length: int) -> Batch:
     """The cloze form of a ranking request: each history followed by MASK, bidirectional.
 
-    The oldest interaction goes where the mask would not fit.
+    If the mask does not fit, the oldest interaction is dropped.
     """
     lengths = batch.lengths.clamp(max=seq_length - 1)
     dropped = (batch.lengths - lengths)[:, None]  # (B, 1)
@@ -301,7 +301,7 @@ def append_mask(batch: Batch, seq_length: int) -> Batch:
 
 
 def unknown_like(values: Tensor) -> Tensor:
-    """The same shape, all unknown: 0 for codes, rows and times, NaN for numbers."""
+    """A tensor of the same shape, all unknown: 0 for codes, rows and times, NaN for numbers."""
     return torch.full_like(
         values, torch.nan if values.is_floating_point() else 0
     )
@@ -327,7 +327,7 @@ def padded_width(longest: int | np.ndarray, most: int) -> int | np.ndarray:
 
 
 def hidden(columns: Columns, mask: Tensor) -> dict[str, Tensor]:
-    """Columns that say 'unknown' where a mask, of their first axis or axes, is True."""
+    """Columns that are unknown where a mask over their first axes is True."""
     result = {}
     for name, values in columns.items():
         where = mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))

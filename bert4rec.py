@@ -7,7 +7,7 @@
 
 The norm of the head is in the authors' code and not in eq. 7. What differs from their code: initial
 weights are wider than BERT's 0.02, with which a model of this size stays at popularity's level for
-long, and Muon takes the steps of the blocks (optimizer.py).
+long, and Muon updates the matrices of the blocks (optimizer.py).
 
 Training masks a share of the positions at random and, in a share of the sequences, the last
 position alone; to recommend, MASK is appended to the history and its state ranks the items.
@@ -118,7 +118,7 @@ class BERT4Rec(nn.Module):
         return model
 
     def prepare(self, _data: Dataset) -> "BERT4Rec":
-        """Nothing is looked at beforehand."""
+        """Needs no preparation."""
         return self
 
     def cloze_share(self, _train: TrainSettings) -> float:
@@ -145,7 +145,7 @@ class BERT4Rec(nn.Module):
         return self.encoder(*self.embed(batch, self.items.weight))
 
     def embed(self, batch: Batch, table: Tensor) -> tuple[Tensor, Attend]:
-        """(B, L, D) what the blocks read, and who may attend to whom."""
+        """(B, L, D) input of the blocks, and the attention mask."""
         length = batch.items.shape[1]
         from_end = positions_from_end(batch.lengths, length)
         # (B, L, D)
@@ -163,7 +163,7 @@ class BERT4Rec(nn.Module):
         return self.head_norm(F.gelu(self.projection(states)))
 
     def frozen(self, cloze: bool = True) -> Scorer:
-        """This model as what ranks, in evaluation mode."""
+        """The ranker of this model, in evaluation mode."""
         return Scorer(self, cloze)
 
     def item_table(self, _without: Set[str] = NOTHING) -> Tensor:
@@ -240,8 +240,7 @@ class BERT4Rec(nn.Module):
         """Take the weights of a folder that `save_pretrained` or `trainer.py --model vanilla`
         wrote.
 
-        Raises `UserError` if they do not fit this model, in shape or in what leaves no trace in
-        shapes.
+        Raises `UserError` if shapes or settings do not fit this model.
         """
         tensors, info = read_checkpoint(Path(folder))
         for name in ("num_heads", "attention_type", "segment_embeddings"):
@@ -260,7 +259,7 @@ class BERT4Rec(nn.Module):
         epochs: int = 20,
         **options: float,
     ) -> Progress:
-        """Go on training on other sequences; item numbers above `vocab_size` join the vocabulary.
+        """Train further on other sequences; item numbers above `vocab_size` join the vocabulary.
 
         Options as in `BERT4RecTrainer.train`.
         """
@@ -340,7 +339,7 @@ class BERT4RecTrainer:
     ) -> Progress:
         """Train in place and return where training ended.
 
-        All of every sequence trains for all epochs. Further keywords are fields of
+        Nothing is held out, and all epochs are trained. Further keywords are fields of
         `TrainSettings`.
         """
         settings = Settings(model=self.model.settings).replace(

@@ -1,15 +1,20 @@
-"""Five next items at once for users that training never saw: `python bert_multi.py --size S`.
+"""The next five items at once, for users unknown to training: `python bert_multi.py --size S`.
 
-The protocol `multi5` (splits.py): ratings of 4 and 5 as implicit feedback; people with at least
-ten of them (5,950 of ML-1M; the reference had 5,955, which no such bound gives: nine leave 5,984,
-and six, the fewest that the split can use, 6,028), split 70 / 15 / 15; the last five interactions
-of each held-out person are the targets. The reference report claims Recall@10 / NDCG@10 of .4102
-/ .3531 (S), .5978 / .5378 (M), .6369 / .5712 (L) and .6386 / .5618 (XL) without saying what was
-ranked; this prints the same model's figures among all items, among 100 drawn by popularity and
-among 100 drawn uniformly, beside popularity's. Five relevant items: the best possible Recall@10
-and NDCG@10 are 1.
+The protocol is `multi5` (splits.py). Ratings of 4 and 5 are implicit feedback. Users with at least
+ten of them are split 70 / 15 / 15. The last five interactions of each held-out user are the
+targets, so the best possible Recall@10 and NDCG@10 are 1. MovieLens 1M has 5,950 such users. The
+reference report had 5,955, which no such bound gives: nine leave 5,984, six leave 6,028.
 
-Any flag of trainer.py may follow; `--resume` goes on with a stopped run.
+The report does not say which items were ranked. It claims
+
+    size         S      M      L      XL
+    Recall@10  .4102  .5978  .6369  .6386
+    NDCG@10    .3531  .5378  .5712  .5618
+
+So this prints the figures of a model among all items, among 100 drawn by popularity, and among 100
+drawn uniformly, beside those of popularity.
+
+Any flag of trainer.py may follow; `--resume` continues a stopped run.
 """
 
 import sys
@@ -36,8 +41,7 @@ CLAIMED = {
 
 
 def compare_candidates(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Test metrics of the trained model and of popularity for each way of choosing what is
-    ranked.
+    """Test metrics of the trained model and of popularity for each set of candidates.
     """
     ranker = load_model(
         Path(settings.train.checkpoint_dir) / "best"

@@ -25,8 +25,8 @@ def recommend_all(
     rank_by: str = "next",
     diversity: float = 0.0,
 ) -> Any:
-    """Data frame user_id, item_id, rank (from 1), score for these users, or for all; a user for
-    whom fewer than `k` items are left has fewer rows.
+    """Data frame with user_id, item_id, rank (from 1) and score, for these users or for all. Users
+    for whom fewer than `k` items are left have fewer rows.
 
     until: 'end' ranks from whole histories; 'test' and 'validation' from what comes before that
     target, at its time if the model knows request times; for all users in the very batches that
@@ -78,8 +78,7 @@ def _columns(data, users, rows, values):
 
 
 def _requests(engine, user_ids, until):
-    """What is asked of these users, or of all. Raises `UserError` unless it is one request a
-    user."""
+    """The requests of these users, or of all. Raises `UserError` unless each user has one."""
     data, flag = engine.data, f"--history_until {until}"
     requests = data.split.requests[until]
     if until != "end" and data.split_hash != engine.info["split_hash"]:

@@ -1,4 +1,4 @@
-"""From flags and YAML files to `Settings`: the flags follow from the fields of settings.py."""
+"""`Settings` from flags and YAML files. The flags are the fields of settings.py."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ Fit = Callable[[Settings], dict[str, Any]]
 def settings_parser(
     description: str, sections: Sequence[str] = tuple(SECTIONS)
 ) -> ArgumentParser:
-    """A parser with a flag for each setting of some sections; what is not given stays absent."""
+    """A parser with a flag for each setting of some sections; flags not given stay absent."""
     parser = ArgumentParser(description)
     parser.usage = "%(prog)s [--FLAG VALUE ...]"
     absent = {"default": argparse.SUPPRESS}
@@ -54,10 +54,9 @@ def parse_command_line(
     """(settings, resume) from flags: preset first, then --config FILE.yaml, then the flags
     themselves.
 
-    preset: the one to begin with where the flags name neither a preset nor a file. fit: what
-    settings the preset `auto` takes for the data of those that it is given, where a program has
-    it. Raises `UserError` for an unknown flag or YAML key (naming the nearest), and as
-    `settings_of` does.
+    preset: the one to begin with if the flags name neither a preset nor a file. fit: gives the
+    settings of the preset `auto`, for the data of the settings that it is given. Raises
+    `UserError` for an unknown flag or YAML key (naming the nearest), and as `settings_of` does.
     """
     parser = settings_parser(description)
     add = parser.add_argument
@@ -91,7 +90,7 @@ def parse_command_line(
 
 
 def _fitted(fit, given):
-    """The preset `quick`, changed by what the data are like, then by the flags."""
+    """The preset `quick`, changed by the rule of `--preset auto`, then by the flags."""
     settings = settings_of("quick", given)
     changes = fit(settings)
     if "batch_size" in given:
@@ -105,10 +104,10 @@ def _fitted(fit, given):
 
 
 def settings_of(preset: str, values: dict[str, Any]) -> Settings:
-    """The settings of a preset with some changed. A preset's limits go where a value would
-    silently run into them.
+    """The settings of a preset with some changed. A limit of the preset is dropped if a changed
+    value would silently run into it.
 
-    Raises `UserError` for a value that cannot be, or that the chosen model would ignore.
+    Raises `UserError` for an impossible value, or one that the chosen model would ignore.
     """
     settings = preset_settings(preset, values.get("model"))
     model = settings.model.model
@@ -142,7 +141,7 @@ def _file_values(path):
 def check_names(
     values: dict[str, Any], path: Path, lines: Lines, *place: str
 ) -> None:
-    """Raise `UserError` unless what stands at a place of a file is settings, one value each."""
+    """Raise `UserError` unless the content of a file at some place is settings, one value each."""
     for name, value in values.items():
         if name not in FIELDS:
             refuse_at(path, lines, (*place, name), unknown_name("key", name))

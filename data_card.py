@@ -1,4 +1,4 @@
-"""What a reader must know of a data set before believing a number measured on it."""
+"""The data card: what to know about a data set before believing a number measured on it."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from dataset import Dataset
 
 
 def data_card(data: Dataset) -> list[tuple[str, str]]:
-    """What a reader must know of the data before believing a number: (name, value) rows."""
+    """(name, value) rows of the card."""
     rows = _size_rows(data) + _time_rows(data)
     rows += [(what, f"{number:,}") for what, number in data.counts.items()]
     items, users = data.catalogue.items, data.catalogue.users
@@ -75,7 +75,7 @@ def _time_rows(data):
 
 
 def _column_line(entry, values):
-    """Kind, values and share missing of a column, and what the model makes of it."""
+    """Kind, values and missing share of a column, and how the model uses it."""
     kind = entry.column.kind
     numeric = kind in ("number", "vector")
     blank = np.isnan(values) if numeric else values == entry.unknown

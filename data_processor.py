@@ -1,12 +1,11 @@
-"""Raw tables and a schema -> `Dataset`: vocabularies, columns, sequences, split.
+"""From raw tables and a schema to a `Dataset`: vocabularies, columns, sequences, split.
 
     python data_processor.py --dataset ml-1m                          prints the data card
     python data_processor.py --dataset clicks.csv --write_schema data.yaml     writes the schema too
     python data_processor.py --dataset ml-1m --to recbole DIR         writes files for RecBole
 
-One chronological order: by user, then time, then file order (half of the neighbouring times of
-MovieLens 1M are equal, so the rule matters); without times the file order is the order. What
-trains and what is asked for is in splits.py.
+Interactions are ordered by user, then time, then line in the file; without times, by line. Half of
+the neighbouring times of MovieLens 1M are equal, so the rule matters. Splits: splits.py.
 """
 
 import hashlib
@@ -68,8 +67,8 @@ def from_frames(
 ) -> Dataset:
     """A data set of tables in memory: data frames of pandas or tables of Arrow.
 
-    columns: roles of the fields of the interactions, where their names do not say it, as in
-    'user=A,item=B'. Also `Dataset.from_frames`. Raises `UserError` for what cannot be read.
+    columns: roles of the fields of the interactions, if their names do not tell, as in
+    'user=A,item=B'. Also `Dataset.from_frames`. Raises `UserError` if a table cannot be read.
     """
     frames = {"interactions": interactions, "items": items, "users": users}
     given = {
@@ -166,7 +165,7 @@ def _kept(raw, settings):
 
 
 def _table(raw, name, used, like):
-    """The table of those ids that are used; ids without a row of their own have unknown columns."""
+    """The table of the ids that are used; ids without a row have unknown columns."""
     found = getattr(raw, name)
     first = ITEM_ROWS if name == "items" else USER_ROWS
     ids = np.sort(used.unique())
@@ -191,7 +190,7 @@ def _fields(
     rows,
     known,
 ):
-    """What is known of columns already, or what their values say."""
+    """The fields of the columns, given or found from their values."""
     # A column that the model does not know is not read by it either.
     return {
         name: (known or {}).get(name) or _field_of(column, rows[name])
@@ -200,7 +199,7 @@ def _fields(
 
 
 def _field_of(column, values):
-    """What a column's values say: their vocabulary, their quantiles, their length."""
+    """The field of a column from its values: vocabulary, quantiles, or length."""
     known = values.dropna()
     if column.kind in ("category", "tags"):
         if column.kind == "tags":
@@ -224,7 +223,7 @@ def _field_of(column, values):
 
 
 def _in_order(values):
-    """By size if all are numbers, else by letters."""
+    """Sorted as numbers if all are numbers, else as text."""
     try:
         return sorted(values, key=float)
     except ValueError:
@@ -259,7 +258,7 @@ def _stored(entry, values):
 
 
 def _hash(data):
-    """Of everything that a result depends on but texts and names."""
+    """Hash of all data that a result depends on, without texts and names."""
     digest = hashlib.sha256(data.split.description.encode())
     arrays = [data.offsets, data.items, data.times, *data.columns.values()]
     if data.left_out is not None:
@@ -309,8 +308,8 @@ def from_sequences(
 
 
 def write_schema(schema: Schema, path: Path, home: Path = Path()) -> None:
-    """Write a schema as YAML to edit, its files relative to it. home: what they are relative to
-    now."""
+    """Write a schema as YAML, with its files relative to it. home: the folder that they are
+    relative to now."""
     from ruamel.yaml import YAML
 
     content = schema.to_dict()

@@ -1,7 +1,7 @@
-"""What everything after the readers works on: `Table`, `Catalogue` and `Dataset`.
+"""The data in memory: `Table`, `Catalogue` and `Dataset`.
 
-Ids (what a user types) become rows of a table. Row 0 of every table stands for what is unknown;
-in the item table it is also the padding of sequences, and row 1 is MASK. All columns of a table
+Ids, as they stand in the files, become rows of a table. Row 0 of every table is 'unknown'; in the
+item table it is also the padding of sequences, and row 1 is MASK. All columns of a table
 have these R rows, so no index needs shifting; only `Table.ids` lacks the rows without an id. What
 a column's array holds: fields.py.
 """
@@ -59,7 +59,7 @@ class Table:
         return self.ids.dtype != object
 
     def parse_id(self, text: Any) -> Id:
-        """An id as this table has it. Raises `UserError` for what cannot be one."""
+        """An id in the form of this table. Raises `UserError` if it cannot be one."""
         if text is None or isinstance(text, bool | float | np.floating):
             raise UserError(f"{text!r} is not an id")
         if not self.numeric:
@@ -71,7 +71,7 @@ class Table:
             raise UserError(problem) from None
 
     def index(self, ids: Sequence[Any] | np.ndarray) -> np.ndarray:
-        """Rows of ids; 0 for those that are not here."""
+        """Rows of ids; 0 for unknown ids."""
         if not isinstance(ids, np.ndarray):
             ids = [self.parse_id(one) for one in ids]
         if len(ids) == 1 and ids[0] in self._index:  # faster for one
@@ -88,7 +88,7 @@ class Table:
         return self.ids[np.asarray(rows) - self.first]
 
     def readable(self, row: int) -> dict[str, Any]:
-        """A row's columns as people read them."""
+        """A row's columns in readable form."""
         return {
             name: self.fields[name].readable(values[row])
             for name, values in self.data.items()
@@ -115,12 +115,12 @@ class Table:
         return np.concatenate(found, axis=1)
 
     def rows_in(self, larger: "Table") -> np.ndarray:
-        """(n,) where these ids stand in a larger table. Raises `UserError` if some are missing."""
+        """(n,) rows of these ids in a larger table. Raises `UserError` if some are missing."""
         missing = "the data lack {id!r}, which the model was trained on"
         return larger.known(self.ids.tolist(), missing)
 
     def known(self, ids: list, message: str, **words: Any) -> np.ndarray:
-        """(n,) rows of ids. Raises `UserError`: the message, `id` being one that is not here."""
+        """(n,) rows of ids. Raises `UserError` with the message, in which `id` is an unknown id."""
         rows = self.index(ids)
         if not rows.all():
             unknown = ids[int(rows.argmin())]
@@ -128,8 +128,8 @@ class Table:
         return rows
 
     def stored(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """What the data hold of values that a person gives by column, None for unknown. Raises
-        `UserError` for an unknown column or value."""
+        """Stored form of values given by column, None for unknown. Raises `UserError` for an
+        unknown column or value."""
         columns = {}
         for name, value in values.items():
             if name not in self.fields:
@@ -166,7 +166,7 @@ def _appended(known: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What a model must know of a data set: its items, its users, what interactions may say."""
+    """What a model knows of a data set: items, users, and the columns of interactions."""
 
     schema: Schema
     items: Table
@@ -185,7 +185,7 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everyone's interactions in chronological order, end to end, and what is known beside them.
+    """The interactions of all users in chronological order, end to end, with their columns.
 
     N interactions. User row u has the interactions offsets[u] to offsets[u + 1]; row 0 has none.
     """
@@ -208,7 +208,7 @@ class Dataset:
 
     @property
     def note(self) -> str:
-        """What must stand beside every number measured on these data; '' if nothing."""
+        """A note for every number measured on these data; '' if there is none."""
         return self.catalogue.schema.note
 
     @property
@@ -218,7 +218,7 @@ class Dataset:
 
     @property
     def has_times(self) -> bool:
-        """Whether it is known when things happened."""
+        """Whether interactions have times."""
         return bool(self.times.any())
 
     @property
@@ -246,7 +246,7 @@ class Dataset:
         )
 
     def user_items(self) -> sparse.csr_matrix:
-        """(users, rows of items) 1 where training holds the pair, however often."""
+        """(users, rows of items) 1 if training has the pair, once or more."""
         rows = self.training_rows()
         shape = (len(self.offsets) - 1, len(self.catalogue.items))
         pairs = (self.user_of[rows], self.items[rows])
@@ -255,7 +255,7 @@ class Dataset:
         return matrix
 
     def histories(self, requests: Requests) -> list[np.ndarray]:
-        """Items that stand before each request, oldest first."""
+        """Items of the history of each request, oldest first."""
         starts = self.offsets[requests.users]
         return [
             self.items[start:end]
@@ -285,8 +285,8 @@ class Dataset:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Interactions that --keep left out, by user as in `Dataset`. They train nothing and nobody is
-    asked for them, but their users have had these items."""
+    """Interactions that --keep left out, by user as in `Dataset`. They are neither trained on nor
+    targets, but their users have had these items."""
 
     offsets: np.ndarray  # (rows of users + 1,)
     items: np.ndarray  # (M,) rows of items

@@ -1,4 +1,4 @@
-"""What `checkpoint.json` of a model must hold, checked before anything is made of it."""
+"""The content of a model's `checkpoint.json`, checked before it is used."""
 
 from pathlib import Path
 from typing import Any, Literal, NotRequired
@@ -34,7 +34,7 @@ class Items(TypedDict):
 
 
 class Description(TypedDict):
-    """The whole of it, but for what is only read by people."""
+    """All of it that programs read."""
 
     settings: dict[str, Any]
     schema: dict[str, Any]
@@ -53,7 +53,7 @@ Fields = TypeAdapter(Description.__annotations__["fields"])
 
 
 def check_description(folder: Path, info: dict[str, Any]) -> None:
-    """Raise `UserError` unless a checkpoint's description has all that a model needs."""
+    """Raise `UserError` if a checkpoint's description lacks something that a model needs."""
     if "item_ids" not in info:
         raise UserError(
             f"{folder} holds no catalogue: it is the state of a training run or a library "
@@ -71,7 +71,7 @@ def check_description(folder: Path, info: dict[str, Any]) -> None:
 
 
 def damaged(folder: Path, reason: Any) -> UserError:
-    """The error for a description that cannot be right."""
+    """The error for an invalid description."""
     return UserError(
         f"{folder}: its description is damaged ({reason}); copy it again or train again"
     )

@@ -29,11 +29,11 @@ REMEMBERED = 10_000  # items
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked of the engine: the `k` best items after a history.
+    """A request to the engine: the `k` best items after a history.
 
-    filter_seen: leave out items of the history; None = as the schema says. where: conditions on
-    the items' columns (item_search.py). Where fewer are left, fewer are given. rank_by: `next` or
-    `liked`, diversity: from 0 to 1 (reranking.py).
+    filter_seen: leave out items of the history; None = as the schema says. where: conditions on the
+    items' columns (item_search.py). If fewer items are left, the list is shorter. rank_by: `next`
+    or `liked`, diversity: from 0 to 1 (reranking.py).
     """
 
     history: History
@@ -45,11 +45,10 @@ class Query:
 
 
 class RecommendationEngine:
-    """A trained model with its catalogue, and its data set once a user of it is asked for.
+    """A trained model with its catalogue. The data set is read when a user of it is asked for.
 
     copies: folder of copies of weights that several processes share (support/checkpoint.py). Raises
-    `UserError` for whatever the caller can mend: unknown ids, empty histories, unusable
-    checkpoints.
+    `UserError` for unknown ids, empty histories and unusable checkpoints.
     """
 
     def __init__(
@@ -104,8 +103,8 @@ class RecommendationEngine:
         diversity: float = 0.0,
         **known: Any,
     ) -> list[Recommendation]:
-        """The `k` best items, best first. Who is asked for: see `history`, as for `known`; the
-        rest: see `Query`."""
+        """The `k` best items, best first. The user and `known`: see `history`. The rest: see
+        `Query`."""
         history = self.history(user_id, item_sequence, **known)
         query = Query(history, k, filter_seen, where, rank_by, diversity)
         return self.answer([query])[0]
@@ -117,8 +116,8 @@ class RecommendationEngine:
         recommended_item_id: Id,
         **known: Any,
     ) -> Explanation:
-        """What speaks for an item: how much of its log-probability is due to each item of the
-        history and each family of features (`explain`). known: as in `history`."""
+        """The parts of an item's log-probability that are due to each item of the history and to
+        each family of features (`explain`). known: as in `history`."""
         history = self.history(user_id, item_sequence, **known)
         return self.explain(Query(history), [recommended_item_id])[0]
 
@@ -128,8 +127,8 @@ class RecommendationEngine:
         item_sequence: Sequence[Id] | None = None,
         **known: Any,
     ) -> Profile:
-        """What the data say of a user (profiles.py), and what the model expects next. known: as
-        in `history`."""
+        """A user's columns and history (profiles.py), and what the model expects next. known: as in
+        `history`."""
         history = self.history(user_id, item_sequence, **known)
         own_id = None
         if user_id is not None:
@@ -150,13 +149,11 @@ class RecommendationEngine:
         name: str,
         columns: Mapping[str, Any] | None = None,
     ) -> Id:
-        """Let an item that training never saw be recommended and be part of histories; returns
-        its id.
+        """Add an item that training never saw, for recommendations and histories; returns its id.
 
-        item_id: None = the next free one, of whole numbers. The model ranks it by what its
-        columns say, and by the known items most like it in these; a model that knows items by
-        their own vectors alone puts it where items with the same values stand. Recommendations
-        say so.
+        item_id: None = the next free whole number. The model ranks the item by its columns and by
+        the known items most like it. A model without column encoders ranks it like known items
+        with the same values. Recommendations carry a note about it.
         """
         items = self.catalogue.items
         if item_id is None:
@@ -181,10 +178,10 @@ class RecommendationEngine:
     ) -> History:
         """The history to rank from.
 
-        user_id: a user of the data, or None. item_sequence: item ids, oldest first, taken for a
-        part of a past, or none at all for a user who begins; without it the user's whole history.
-        user_columns: some of the users' columns, instead of what the data say. at: moment of the
-        request in seconds since 1970, for a model trained with known request time.
+        user_id: a user of the data, or None. item_sequence: item ids, oldest first, taken as the
+        newest part of a longer history; an empty one is a user without a history; None is the whole
+        history in the data. user_columns: some columns of the user, instead of those in the data.
+        at: time of the request in seconds since 1970, for a model trained with known request time.
         """
         if at is not None and not self.knows_request_time:
             raise UserError(
@@ -221,8 +218,8 @@ class RecommendationEngine:
         return self.timed(history, at)
 
     def timed(self, history: History, at: int | None = None) -> History:
-        """A history with the moment for which it is asked, if the model knows moments: `at`, or
-        when the user may come back."""
+        """A history with the time of the request, if the model reads it: `at`, or the time when the
+        user may come back."""
         if not self.knows_request_time:
             return history
         if at is None and np.ndim(history.times) and len(history.items):
@@ -233,8 +230,7 @@ class RecommendationEngine:
 
     @torch.no_grad()
     def answer(self, queries: Sequence[Query]) -> list[list[Recommendation]]:
-        """Recommendations for each query as in `get_recommendations`, read by the model in one
-        batch."""
+        """Recommendations for each query as in `get_recommendations`, computed in one batch."""
         # (B, R)
         allowed = np.stack([self._allowed(query) for query in queries])
         batch = self.batch([query.history for query in queries])
@@ -285,20 +281,19 @@ class RecommendationEngine:
         *,
         in_full: bool = False,
     ) -> list[Explanation]:
-        """Why these items, each compared with those that the query allows (explanations/).
+        """Explanations of these items among those that the query allows (explanations/).
 
         An item that the query's filters leave out is explained too, as if it were allowed.
 
-        in_full: also each item's rank, by how many
-        ranks it falls without each item of the history and each family, and what would have to
-        be otherwise.
+        in_full: also each item's rank, how many ranks it falls without each item of the history and
+        each family, and the changes that would change the list.
         """
         question = self.question(query, item_ids)
         k = query.k if in_full else None
         return explanations_of(question, self.item, k)
 
     def question(self, query: Query, item_ids: Sequence[Id]) -> Question:
-        """Why these items? Each compared with those that the query allows."""
+        """The question why these items are recommended among those that the query allows."""
         rows = self.item_rows(item_ids, "recommended_item_id")
         allowed = self._allowed(query)
         allowed[rows] = True
@@ -310,7 +305,7 @@ class RecommendationEngine:
     # Parts
 
     def batch(self, histories: Sequence[History]) -> Batch:
-        """What the model reads of histories."""
+        """The batch of these histories."""
         return history_batch(histories, self.catalogue, self.seq_length)
 
     def hides_seen(self, filter_seen: bool | None) -> bool:
@@ -318,7 +313,7 @@ class RecommendationEngine:
         return not self.schema.repeats if filter_seen is None else filter_seen
 
     def _allowed(self, query: Query) -> np.ndarray:
-        """(R,) whether a query may be answered with each item."""
+        """(R,) which items may answer a query."""
         allowed = rows_where(self.catalogue.items, query.where)
         if self.hides_seen(query.filter_seen):
             allowed[query.history.items] = False
@@ -327,7 +322,7 @@ class RecommendationEngine:
         return allowed
 
     def item(self, row: int) -> Item:
-        """What is said of an item by its row, with a note if training never saw it."""
+        """An item by its row, with a note if training never saw it."""
         return Item(**self._facts(row))
 
     def _facts(self, row):
@@ -349,8 +344,7 @@ class RecommendationEngine:
         return found
 
     def request_time_note(self, history: History, at: int | None) -> str:
-        """What the output must say of the moment that recommendations are made for; '' if the
-        model ignores it."""
+        """A note about the time for which recommendations are made; '' if the model ignores it."""
         if not self.knows_request_time:
             return ""
         if at is not None:
@@ -363,7 +357,7 @@ class RecommendationEngine:
         )
 
     def user_rows(self, user_ids: Sequence[Id]) -> np.ndarray:
-        """Rows of users in the data. Raises `UserError` for one who is not there."""
+        """Rows of users in the data. Raises `UserError` for an unknown user."""
         users = self.data.catalogue.users
         return users.known(
             list(user_ids),
@@ -392,8 +386,7 @@ class RecommendationEngine:
 
 
 def _expected(entry: Field, shares: np.ndarray) -> list[float | str]:
-    """Of each row (N, K) the expected number, or the likeliest value where values are no
-    numbers."""
+    """The expected number of each row (N, K), or its likeliest value if values are no numbers."""
     if entry.numbers is not None:
         return [round(float(value), 2) for value in shares @ entry.numbers]
     return [entry.titles[code] for code in shares.argmax(1)]

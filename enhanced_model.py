@@ -12,7 +12,7 @@
     value        P(r | h_i, e_v)                            heads.py
     preference   P(f | h_i)                                 heads.py
 
-Transitions, optional, are counted after training and added to what ranks (transitions.py).
+Transition counts, optional, are added to the logits after training (transitions.py).
 
 The schema says which columns there are. On MovieLens the items are films: genres are tags, which
 the preference head predicts, the release year is a number and the title a text. An interaction
@@ -63,8 +63,7 @@ FEW = 50  # interactions of an item whose own vector begins half as long
 
 
 class EnhancedBERT4Rec(nn.Module):
-    """See the module's head. Every encoder and head is None, or absent, where it is
-    switched off."""
+    """See the module's head. Encoders and heads that are switched off are None or absent."""
 
     def __init__(self, catalogue: Catalogue, settings: ModelSettings) -> None:
         super().__init__()
@@ -154,9 +153,9 @@ class EnhancedBERT4Rec(nn.Module):
         self.preference_heads = PreferenceHeads(fields, catalogue.items, width)
 
     def prepare(self, data: Dataset) -> "EnhancedBERT4Rec":
-        """Let the encoders look at texts and training interactions, once, before training.
+        """Give the encoders the texts and training interactions, once, before training.
 
-        Not needed after loading weights: it lies in them.
+        Not needed after loading weights, which contain the result.
         """
         self.counts.copy_(torch.from_numpy(data.item_counts()))
         if self.item_ids is not None:
@@ -188,7 +187,7 @@ class EnhancedBERT4Rec(nn.Module):
         return self.start is not None and batch.pattern == "causal"
 
     def forward(self, batch: Batch) -> Outputs:
-        """What the heads of the batch's pattern say at the positions that predict something."""
+        """Predictions of the heads of the batch's pattern at the positions that have a target."""
         table = self.item_table()  # (R, D), once for input and output
         history, from_start = batch, self.from_start(batch)
         # (B, L, D), with a start (B, 1 + L, D)
@@ -259,8 +258,8 @@ class EnhancedBERT4Rec(nn.Module):
         return tuple(found + (["graph"] if self.graph is not None else []))
 
     def as_request(self, batch: Batch, cloze: bool = False) -> Batch:
-        """Histories in the form from whose last position the next item is read: with a mask
-        appended where the cloze head ranks, as it does alone or by `cloze`."""
+        """Histories as the ranking head reads them: with a mask appended if the cloze head ranks,
+        because it is the only head or because of `cloze`."""
         if self.next_bias is not None and not cloze:
             return batch
         return append_mask(batch, self.settings.seq_length)
@@ -313,8 +312,8 @@ class EnhancedBERT4Rec(nn.Module):
         return self.encoder(x, attend, attend.prefix - from_start)
 
     def embed(self, batch: Batch, table: Tensor) -> tuple[Tensor, Attend]:
-        """(B, L, D) what the blocks read, and what they are told beside it; with a start wider by
-        one position, which `Attend.prefix` counts."""
+        """(B, L, D) input of the blocks, and their other inputs; with a start one position wider,
+        which `Attend.prefix` counts."""
         # Looked up as embeddings: gradients are added in a fixed order.
         x = F.embedding(batch.items, table)  # (B, L, D)
         for column in self.interaction_columns(batch.columns):
@@ -363,7 +362,7 @@ class EnhancedBERT4Rec(nn.Module):
         return time_rotation(asked, origin, self.periods), keys
 
     def _start(self, batch: Batch) -> Tensor:
-        """(B, 1, D) what stands before each history."""
+        """(B, 1, D) the start before each history."""
         start = self.start + self.lost * ~batch.whole[:, None, None]
         if self.request_time is None:
             return start

@@ -1,5 +1,5 @@
-"""A data set back to files that other programs read: RecBole's atomic files, so that a peer can be
-run on the very same interactions, order and split.
+"""A data set as RecBole's atomic files, so that another program can be run on the very same
+interactions, order and split.
 
 Format: https://recbole.io/docs/user_guide/data/atomic_files.html, tab-separated, with
 `name:type` in the header.
@@ -39,8 +39,8 @@ eval_args: {{split: {{LS: valid_and_test}}, order: TO, group_by: user, mode: ful
 def write_atomic(data: Dataset, folder: Path) -> list[Path]:
     """Write NAME.inter, .item, .user and a NAME.yaml for RecBole into a folder; returns them.
 
-    NAME is the folder's, as RecBole wants it. Interactions stand in our order, `order` counts
-    them. Raises `UserError` where the split is not one that RecBole makes.
+    NAME is the folder's, as RecBole wants it. Interactions are in our order; the field `order`
+    numbers them. Raises `UserError` if RecBole cannot make the split.
     """
     if data.split.protocol != "leave_one_out":
         raise UserError(

@@ -1,14 +1,13 @@
-"""One encoder for each kind of column, and what is built of them: items, users, interactions,
-times.
+"""An encoder for each kind of column, and encoders of items, users, interactions and times.
 
     category   a vector per value, row 0 for unknown
     tags       mean of the tags' vectors, row 0 where there is none
-    number     smooth bumps along the quantiles of the known values, one more for unknown:
+    number     Gaussian bumps centred on quantiles of the known values, one more for unknown:
                b_k(x) = exp(-(p(x) - k)^2 / 2), p the piecewise linear map from quantile to place
     text       fixed vectors (text_vectors.py), projected
-    vector     projected, with a learned vector where it is missing
+    vector     projected, with a learned vector if it is missing
 
-Axes: n rows asked for, V items, B sequences, L positions, D width, T metadata tokens, M tags.
+Axes: n rows, V items, B sequences, L positions, D width, T metadata tokens, M tags.
 """
 
 from collections.abc import Iterator, Mapping, Set
@@ -40,8 +39,8 @@ MOST_SHARES = (
 
 
 class ByColumn(nn.ModuleDict):
-    """Modules by column. Each key gets a prefix: torch refuses names that a module has already,
-    such as 'type'."""
+    """Modules by column. Each key gets a prefix, because torch refuses names that a module already
+    has, such as 'type'."""
 
     def __setitem__(self, name: str, module: nn.Module) -> None:
         super().__setitem__(f"of_{name}", module)
@@ -74,7 +73,7 @@ class TagsEncoder(CategoryEncoder):
     """Mean of the vectors of the tags."""
 
     def forward(self, tags: Tensor) -> Tensor:
-        """(n, M) codes, filled up with 0, or their `tag_shares`, to (n, D)."""
+        """(n, M) codes, padded with 0, or their `tag_shares`, to (n, D)."""
         if tags.is_floating_point():
             return tags @ self.table.weight
         vectors = F.embedding(tags, self.table.weight)  # (n, M, D)
@@ -82,7 +81,7 @@ class TagsEncoder(CategoryEncoder):
 
 
 def _tag_weights(codes: Tensor) -> Tensor:
-    """(n, M) equal shares of the tags; without any, all to the first place, which is 'unknown'."""
+    """(n, M) equal shares of the tags; without tags, 1 for the first place, which is 'unknown'."""
     counted = codes > 0
     counted[:, 0] |= ~counted.any(1)
     return counted / counted.sum(1, keepdim=True)
@@ -95,7 +94,7 @@ def tag_shares(codes: Tensor, values: int) -> Tensor:
 
 
 class NumberEncoder(nn.Module):
-    """Smooth bumps at the quantiles of the known values.
+    """Gaussian bumps at quantiles of the known values.
 
     Neighbouring values share their bumps, so a rare value borrows from those beside it.
     """
@@ -153,7 +152,8 @@ class VectorEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Fixed vectors of texts, projected. They lie in the checkpoint: inference needs no texts."""
+    """Fixed vectors of texts, projected. The checkpoint contains them, so inference needs no
+    texts."""
 
     def __init__(
         self, count: int, kind: str, _entry: Field, width: int
@@ -179,8 +179,8 @@ KINDS = {
 
 
 class Columns(nn.Module):
-    """What is known of interactions, or of users: an encoder for each column that a setting names
-    (all, none, or some), and a vector for each of `users` rows of users (0: none)."""
+    """Columns of interactions or of users: an encoder for each column that a setting names (all,
+    none, or some), and a vector for each of `users` rows of users (0: none)."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class Columns(nn.Module):
         users: int = 0,
         text: Any = None,
     ) -> None:
-        """text: what builds the encoder of a text; without it texts are not read. Raises
+        """text: builds the encoder of a text column; without it texts are not read. Raises
         `UserError` for an unknown column."""
         super().__init__()
         width, wanted = settings.hidden_size, getattr(settings, flag)
@@ -217,8 +217,7 @@ class Columns(nn.Module):
 
 
 class ItemColumns(Columns):
-    """What the columns of the items say, a vector each: the values lie here, none in the
-    checkpoint.
+    """Encoders of the columns of the items. The values are kept here; none is in the checkpoint.
     """
 
     def __init__(self, items: Table, settings: ModelSettings) -> None:
@@ -258,7 +257,7 @@ class ItemColumns(Columns):
 
 
 class TimeEncoder(nn.Module):
-    """When an interaction happened: season, and time since the one before. Each can be off."""
+    """The time of an interaction: season, and time since the one before. Each can be off."""
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
@@ -271,7 +270,7 @@ class TimeEncoder(nn.Module):
         )
 
     def forward(self, moments: Tensor, previous: Tensor) -> Tensor:
-        """(B, L) moments and those before them, in seconds, NO_TIME where unknown, to (B, L, D)."""
+        """(B, L) times and those before them, in seconds, NO_TIME if unknown, to (B, L, D)."""
         known = moments != NO_TIME
         total = 0.0
         if self.season is not None:

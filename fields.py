@@ -1,9 +1,9 @@
-"""`Field`: a column as a data set has it, and what stands for a value in memory.
+"""`Field`: a column of a data set, and how its values are stored.
 
-A table has R rows; row 0 is what is unknown (dataset.py).
+A table has R rows; row 0 is 'unknown' (dataset.py).
 
-    category   (R,) int64 code of a value, 0 = unknown; code c stands for values[c - 1]
-    tags       (R, M) int64 codes, filled up with 0
+    category   (R,) int64 code of a value, 0 = unknown; code c is values[c - 1]
+    tags       (R, M) int64 codes, padded with 0
     number     (R,) float32, NaN = unknown
     text       (R,) str, '' = unknown
     vector     (R, E) float32, NaN = unknown
@@ -23,7 +23,7 @@ UNKNOWN = 0
 
 @dataclass(frozen=True)
 class Field:
-    """A column as a data set has it: what the schema says, and what was found in the data.
+    """A column of a data set: its entry in the schema, and what was found in the data.
 
     values: of a category or of tags, in the order of their codes. knots: quantiles of the known
     numbers. size: length of a vector.
@@ -46,7 +46,7 @@ class Field:
 
     @cached_property
     def titles(self) -> list[str]:
-        """The values as people call them."""
+        """The values in readable form."""
         return [self.column.values.get(value, value) for value in self.values]
 
     @cached_property
@@ -57,21 +57,21 @@ class Field:
         return {name: code for code, name in reversed(exact + folded)}
 
     def find(self, text: str) -> int | None:
-        """Code of a value or of its title, whatever its case; None where there is none."""
+        """Code of a value or of its title, ignoring case; None if there is none."""
         text = text.strip()
         forms = (text, text.casefold(), plain_number(text))
         return next(filter(None, map(self._codes.get, forms)), None)
 
     @cached_property
     def numbers(self) -> np.ndarray | None:
-        """The values of a category as numbers, None where one is none: a scale of stars, say."""
+        """The values of a category as numbers, such as stars; None if one is not a number."""
         try:
             return np.array([float(value) for value in self.values])
         except ValueError:
             return None
 
     def as_numbers(self, stored: np.ndarray) -> np.ndarray | None:
-        """Stored values as numbers, NaN where unknown; None if they are none."""
+        """Stored values as numbers, NaN if unknown; None if they are no numbers."""
         if self.column.kind == "number":
             return stored
         if self.column.kind != "category" or self.numbers is None:
@@ -80,7 +80,7 @@ class Field:
 
     @cached_property
     def unknown(self) -> np.ndarray:
-        """What one row holds where nothing is known."""
+        """The stored form of an unknown value."""
         return {
             "number": np.array(np.nan, dtype=np.float32),
             "vector": np.full(self.size, np.nan, dtype=np.float32),
@@ -90,7 +90,7 @@ class Field:
         }[self.column.kind]
 
     def stored(self, value: Any) -> np.ndarray:
-        """One row from a value that a person gave, by value or title. Raises `UserError`."""
+        """The stored form of a given value or title. Raises `UserError`."""
         kind = self.column.kind
         if value is None or value == "":
             return self.unknown
@@ -113,10 +113,9 @@ class Field:
         return numbers
 
     def code(self, value: Any) -> int:
-        """Code of a value or of its title, whatever its case. Raises `UserError` naming the
-        values.
+        """Code of a value or of its title, ignoring case. Raises `UserError` naming the values.
 
-        Of numbers the largest value that is not above it: an age in years counts as its group.
+        A number takes the largest value that is not above it: an age in years takes its group.
         """
         text = str(value)
         found = self.find(text)
@@ -135,7 +134,7 @@ class Field:
         )
 
     def readable(self, stored: np.ndarray) -> Any:
-        """A stored row as JSON has it: values as their titles, None where unknown."""
+        """A stored row for JSON: titles of values, None if unknown."""
         kind = self.column.kind
         if kind == "category":
             return self.titles[int(stored) - 1] if stored else None

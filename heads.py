@@ -1,5 +1,5 @@
-"""What is learned beside the item: values of an interaction before it is given, and values of the
-items that come next. One head for each column that the schema says to predict.
+"""Heads beside those of items: values of an interaction, such as a rating, before it is given, and
+values of later items, such as genres. One head for each column with `predict: true`.
 
 Axes: B sequences, L positions, N positions that predict something, D width, R rows of the item
 table, K values of an interaction column, F values of an item column.
@@ -24,7 +24,7 @@ Predictions = dict[str, tuple[Tensor, Tensor]]
 
 
 class ValueHead(nn.Module):
-    """An interaction column's value for a candidate item, from the state before the event."""
+    """An interaction column's value for a candidate item, from the state before the interaction."""
 
     def __init__(self, width: int, values: int) -> None:
         super().__init__()

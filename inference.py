@@ -1,9 +1,9 @@
 """Recommend items, with reasons: `python inference.py --user_id 123 --k 10`.
 
-For a user of the data the history is theirs; for anybody else give `--history "260,1210"` or
-names (`--history "The Matrix; Toy Story (1995)"`), and what is known of the user (`--set
-COLUMN=VALUE`); with `--history ""` nothing but that. Everybody at once: `--users all
---history_until test --output recs.parquet`. All ids are the data set's own.
+For a user of the data the history is taken from the data. For anybody else give ids, `--history
+"260,1210"`, or names, `--history "The Matrix; Toy Story (1995)"`, and columns of the user, `--set
+COLUMN=VALUE`. `--history ""` is a user without a history. All users at once: `--users all
+--history_until test --output recs.parquet`. Ids are those of the data set.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Items by what a person types: ids, names, and conditions on columns."""
+"""Finds items by ids, names, and conditions on columns."""
 
 import re
 import unicodedata
@@ -24,7 +24,7 @@ ARTICLE = re.compile(r"^(the|an?) ")
 def find_items(items: Table, schema: Schema, text: str) -> list[Any]:
     """Ids of a list given as ids with commas, or as names with semicolons.
 
-    Raises `UserError` for a name that no item or more than one item answers to.
+    Raises `UserError` for a name that fits no item or several items.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if all(_is_id(items, part) for part in parts):
@@ -68,7 +68,7 @@ def rows_where(
     """(R,) True at the items that meet all conditions: 'colour=red,blue' (any of these),
     'price<=20'.
 
-    Raises `UserError`, naming the flag, for what is no condition, an unknown column or value.
+    Raises `UserError`, naming the flag, for an invalid condition, an unknown column or value.
     """
     found = np.arange(len(items)) >= items.first
     for condition in conditions:
@@ -144,8 +144,8 @@ def _codes(entry, wanted):
 
 
 def folded(name: str) -> str:
-    """A name as it is compared: small letters without accents and punctuation, an article at its
-    end put first."""
+    """A name in the form in which names are compared: lower case, without accents and punctuation,
+    with an article at its end moved to the front."""
     signs = unicodedata.normalize("NFKD", str(name).lower())
     letters = "".join(
         sign for sign in signs if not unicodedata.combining(sign)

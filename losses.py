@@ -1,4 +1,4 @@
-"""Losses: pure functions, each a mean over positions, or over sequences. They know no model.
+"""Losses: pure functions, each a mean over positions or over sequences.
 
 N positions, D width, R rows of the item table, K values of a column, F tags.
 """
@@ -31,7 +31,7 @@ def linear_cross_entropy(
     bias: Tensor,
     targets: Tensor,
 ) -> Tensor:
-    """Softmax cross-entropy of `states @ table.T + bias`, without ever holding all N x R logits.
+    """Softmax cross-entropy of `states @ table.T + bias`, without holding all N x R logits.
 
     states (N, D), table (R, D), bias (R,) with -inf where a row is no candidate, targets (N,)
     rows of the table, or PAD where nothing is predicted. Value and gradients are those of
@@ -107,8 +107,9 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
 def _tiles(states, rows, device):
     """Chunks of states and blocks of rows, such that a tile of logits holds about CHUNK_ELEMENTS.
 
-    Few rows: some states against all of them, in one block. Many: many states against some rows,
-    or the sum of the table's gradient would be fetched anew for every few states.
+    With few rows: some states against all of them, in one block. With many rows: many states
+    against some rows; else the sum of the table's gradient would be read again for every few
+    states.
     """
     held = CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"])
     size = 2048
@@ -227,7 +228,7 @@ def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
     """Each view must find the other one of its history among the batch's, by cosine, and back
     (InfoNCE; Oord et al., 2018, arXiv:1807.03748, eq. 4).
 
-    first and second (B, D); of groups (B,) equal ones are not told apart.
+    first and second (B, D). Sequences with equal groups (B,) are no negatives of each other.
     """
     # (B, B)
     first = F.normalize(first.float(), dim=-1)

@@ -1,4 +1,4 @@
-"""What a training run ends with: the test items, read once, and the tables of what came out."""
+"""The end of a training run: reads the test items once and prints the tables."""
 
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def measure(
 
 
 def counting_rankers(data: Dataset, settings: Settings) -> dict[str, Ranker]:
-    """What every model stands beside: rankers that count, and learn nothing."""
+    """The baselines beside every model: rankers by counts."""
     rankers: dict[str, Ranker] = {"popularity": Popularity(data)}
     if data.has_times:
         rankers[f"popularity of {RECENT} days"] = RecentPopularity(
@@ -121,7 +121,7 @@ def pctm_setting(data: Dataset, settings: Settings) -> dict[str, Any]:
 
 
 def _side_tasks(scorer, data, length, device):
-    """What the heads predict of the test items, by kind and column, beside baselines."""
+    """Predictions of the heads for the test items, by kind and column, beside baselines."""
     qualities = {VALUES: value_quality, PREFERENCES: preference_quality}
     figures = {kind: {} for kind in qualities}
     outputs = head_outputs(scorer, data, "test", length, device)
@@ -133,7 +133,7 @@ def _side_tasks(scorer, data, length, device):
 def report(
     results: dict[str, Any], progress: Progress, settings: TrainSettings
 ) -> None:
-    """The tables a run ends with, and what may make it better."""
+    """Print the tables of a run, and hints for a better one."""
     print_ranking(
         "Ranking on the test items (95 % bootstrap intervals over users, one seed)",
         results["protocol"],

@@ -1,8 +1,9 @@
 """Models from settings, and to and from checkpoint folders.
 
-A folder holds the weights and `checkpoint.json`: settings, schema, ids, what was found in the
-columns, figures, and names and columns of the items. Where the data's licence forbids to publish
-these (`publish_items` of the schema) they are read from the data. Columns of users are never kept.
+A folder holds the weights and `checkpoint.json`: settings, schema, ids, the fields of
+the columns, figures, and names and columns of the items. If the licence of the data forbids to
+publish names and columns (`publish_items` of the schema), they are read from the data. Columns of
+users are never stored.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ TRAINING_BYTES = 5 * 4
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A trained model in evaluation mode, its settings, its catalogue, and how it came about."""
+    """A trained model in evaluation mode, its settings, its catalogue and its record."""
 
     model: nn.Module
     settings: Settings
@@ -49,7 +50,7 @@ class Checkpoint:
 
 
 def least_parameters(catalogue: Catalogue, settings: ModelSettings) -> int:
-    """Fewer parameters than the model of these settings has, known before any is made."""
+    """A lower bound of the model's parameters, known before it is built."""
     width = settings.hidden_size
     rows = settings.seq_length
     if settings.model == "vanilla" or settings.item_ids:
@@ -70,8 +71,8 @@ def build_model(catalogue: Catalogue, settings: ModelSettings) -> nn.Module:
 
 
 def new_model(data: Dataset, settings: ModelSettings) -> nn.Module:
-    """A model about to be trained on the training part of these data. Raises `UserError` for one
-    that this machine has no memory for."""
+    """A model to be trained on the training part of these data. Raises `UserError` if this machine
+    has too little memory for it."""
     least = least_parameters(data.catalogue, settings)
     needed, there = least * TRAINING_BYTES, machine_memory()
     require(
@@ -88,7 +89,7 @@ def training_hashes(
 ) -> dict[str, list[Any]]:
     """Of each user with a training part: id, its length, and a hash of its items and times.
 
-    ends: where the parts end instead, as other data may have longer ones.
+    ends: other ends of the parts.
     """
     ends = data.split.train_ends if ends is None else ends
     ids, lengths, hashes = [], [], []
@@ -112,7 +113,7 @@ def save_model(
     record: dict[str, Any],
     run: str = "",
 ) -> None:
-    """Write a checkpoint folder (module's head). run: what the run is known by."""
+    """Write a checkpoint folder (module's head). run: identification of the run."""
     catalogue = data.catalogue
     info = {
         "settings": settings.to_dict(),
@@ -143,8 +144,8 @@ def load_model(
 ) -> Checkpoint:
     """The model of a checkpoint folder.
 
-    Names and columns of the items come from the folder, else from the files of the data set that
-    the model was trained on, in `data_dir` or where they lay then. copies: as in
+    Names and columns of the items come from the folder, else from the files of the data set, in
+    `data_dir` or in their old place. copies: as in
     `read_checkpoint`. Raises `UserError` if the folder is missing, corrupted or foreign, or the
     items are others.
     """
@@ -193,7 +194,7 @@ def stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
 
 
 def _stored_catalogue(folder, info, settings):
-    """The catalogue that a model was trained on; of its users nothing but the ids is known."""
+    """The catalogue that a model was trained on; of its users, only the ids."""
     nameless = np.empty(0, dtype=object)
     try:
         schema = schema_of(info["schema"], folder / INFO, {})
@@ -228,8 +229,8 @@ def data_of(
 ) -> Dataset:
     """The data that a model was trained on, read again, its columns coded as then.
 
-    Raises `UserError` if the files hold other items or users, or (same_split) other interactions,
-    so that what was held out then may not be what is held out now.
+    Raises `UserError` if the files have other items or users, or (same_split) other interactions,
+    in which case the held-out parts may differ.
     """
     info = checkpoint.info
     data = load(checkpoint.settings.data, checkpoint.catalogue)
@@ -261,7 +262,7 @@ def load_with_data(
 
 
 def _rows_of(bare, found, folder):
-    """The items of a checkpoint with the names and columns that the data at hand have for them."""
+    """The items of a checkpoint with names and columns from the data."""
     try:
         rows = np.append(np.arange(bare.first), bare.rows_in(found))
     except UserError as error:
@@ -275,7 +276,7 @@ def _rows_of(bare, found, folder):
 
 
 def _check_columns(read, found, folder):
-    """Raise `UserError` where the data have not all columns that a model may read."""
+    """Raise `UserError` if the data lack a column that the model may read."""
     lacking = sorted(read.keys() - found.keys())
     require(
         not lacking,
@@ -293,7 +294,7 @@ def _foreign(folder, info, error):
 
 
 def _check_values(entry, values):
-    """Raise `ValueError` for what no data set holds: codes without a value, infinite numbers."""
+    """Raise `ValueError` for impossible values: codes without a value, infinite numbers."""
     kind = entry.column.kind
     if kind in ("category", "tags"):
         wrong = (values < 0) | (values > len(entry.values))
@@ -306,7 +307,7 @@ def _check_values(entry, values):
 
 
 def _described(bare, stored):
-    """The item table with the names and columns that a checkpoint holds."""
+    """The item table with names and columns from a checkpoint."""
     with np.errstate(over="ignore"):  # infinite then, and refused below
         data = {
             name: np.array(stored["columns"][name], dtype=entry.unknown.dtype)

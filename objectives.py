@@ -1,4 +1,4 @@
-"""From what the heads say of a batch to the losses that training minimises."""
+"""The losses of the tasks, from the predictions of the heads."""
 
 from collections.abc import Sequence
 
@@ -58,7 +58,7 @@ def task_losses(
 
 
 def item_loss(prediction: ItemPrediction, train: TrainSettings) -> Tensor:
-    """The loss that the settings name; negatives follow torch's global stream."""
+    """The loss that the settings name; negatives come from torch's global random stream."""
     if train.loss != "sampled_softmax":
         return linear_cross_entropy(*prediction)
     count, device = (train.negatives,), prediction.table.device

@@ -73,8 +73,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
 def optimizer_for(
     model: nn.Module, learning_rate: float, weight_decay: float
 ) -> MuonAdamW:
-    """Matrices of linear maps and tables of vectors decay; biases, norms and single vectors do
-    not."""
+    """The optimizer of a model. Matrices of linear maps and tables of vectors decay; biases, norms
+    and single vectors do not."""
     matrices = _block_matrices(model)
     decayed = {
         id(module.weight)

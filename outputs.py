@@ -1,4 +1,4 @@
-"""What the heads of a model say of a training batch: between the models and the losses."""
+"""Predictions of the heads for a training batch: the interface of models and losses."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class ItemPrediction(NamedTuple):
-    """What an item head predicts: logits are states @ table.T + bias."""
+    """Prediction of an item head: logits are states @ table.T + bias."""
 
     states: Tensor  # (N, D)
     table: Tensor  # (R, D)
@@ -21,7 +21,7 @@ class ItemPrediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the heads say of a training batch; None or empty where a head says nothing."""
+    """Predictions of the heads for a training batch; None or empty if there is no such head."""
 
     item: ItemPrediction  # the masked or the next one, by the batch's pattern
     # of the starts, with biases of their own

@@ -5,8 +5,8 @@
     V(b, a) = SCALE (C(b, a) + C(a, b)) / sqrt(n_a n_b)             a and b occur together
 
 N_dk(b, a): how often a stands d interactions after b, the two at the same time (k = 0) or at
-different times (k = 1). What users rate or buy in one go follows other rules than what they come
-back for. Data without times, and models that read none, have one V_k, of all pairs.
+different times (k = 1). Items rated or bought at once follow other rules than items of
+different visits. Data without times, and models that read none, have one V_k, of all pairs.
 
 C is the sum of all C_k, and n_a the number of interactions of item a. V is the similarity of
 item-based neighbourhood models (Deshpande and Karypis, "Item-based top-N recommendation

@@ -13,7 +13,7 @@ PRESETS = tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 
 @functools.cache
 def preset_settings(preset: str, model: str | None = None) -> Settings:
-    """Settings of a preset, of its own model or of another one; values that only the other model
+    """Settings of a preset, for its own model or for another one; values that only the other model
     reads are left out."""
     if preset not in PRESETS:
         names = ", ".join(PRESETS)

@@ -1,4 +1,4 @@
-"""Users: what may be said of somebody new, what a history says, and moments in time."""
+"""Profiles of users from their histories, and times of requests."""
 
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ MOST_VALUES = 200  # of an item column, in a profile
 def profile(
     catalogue: Catalogue, user_id: Id | None, history: History
 ) -> Profile:
-    """What a history says of a user, beside the user's own columns."""
+    """The profile of a user from the history and the user's columns."""
     columns = {
         name: entry.readable(history.user_columns.get(name, entry.unknown))
         for name, entry in catalogue.users.fields.items()
@@ -50,7 +50,7 @@ def largest_first(entry: Field, shares: np.ndarray) -> dict[str, float]:
 
 
 def typical_next_time(times: np.ndarray) -> int:
-    """The moment of the last interaction plus the user's median gap."""
+    """The time of the last interaction plus the user's median gap."""
     gaps = np.diff(times)
     return int(times[-1] + (np.median(gaps) if len(gaps) else 0))
 

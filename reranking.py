@@ -77,7 +77,7 @@ class LikedRanker:
         return torch.stack(found).clamp_min(smallest).log()
 
     def least(self, batch: Batch) -> Tensor:
-        """(B,) the least value that counts as liked, t."""
+        """(B,) t, the smallest value that counts as liked."""
         codes = batch.columns[self.column].cpu()  # (B, L)
         known = codes > 0
         values = F.pad(self.numbers, (1, 0))[codes]
@@ -87,7 +87,7 @@ class LikedRanker:
 
 
 def liked_from(mean: np.ndarray) -> np.ndarray:
-    """The least value that counts as liked by who gave such a mean, of any shape."""
+    """The smallest values that count as liked, from means of any shape."""
     return mean - ROUNDING * np.maximum(1.0, np.abs(mean))
 
 
@@ -106,7 +106,7 @@ def varied(
     """(rows of items, their scores), each (k,) at most, in the order of the list.
 
     items, scores (C,): candidates, best first. table (R, D). diversity: 0 = by score alone, which
-    needs no table, up to 1. Raises `UserError` where a table is needed, and there is none.
+    needs no table, up to 1. Raises `UserError` if a table is needed and missing.
     """
     k = min(k, len(items))
     if not diversity or k < 2:

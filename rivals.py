@@ -1,6 +1,6 @@
-"""What can stand before the targets of requests when counts of transitions are added to a model.
+"""Items that can rank before the targets when transition counts are added to a model.
 
-Of each request these are the items that the counts say something about, its rivals, and the DEPTH
+For each request these are its rivals, the items to which the counts add something, and the DEPTH
 best of all other items. So memory does not grow with the catalogue.
 
 Axes: Q requests, T targets of a request, B requests of a batch, R rows of the item table, S sums
@@ -40,7 +40,7 @@ def _spread(requests, most):
 
 @dataclass
 class Rivals:
-    """What decides the places of the targets of some requests."""
+    """The scores that decide the ranks of the targets of some requests."""
 
     users: np.ndarray  # (Q,)
     targets: Tensor  # (Q, T) scores of the targets by the model alone
@@ -83,7 +83,7 @@ class Collector:
         self.hides = filters_seen(settings.eval, data)
 
     def affordable(self, requests: Requests) -> Rivals:
-        """Of as many of the requests as REQUESTS and RIVALS allow."""
+        """The rivals of as many requests as REQUESTS and RIVALS allow."""
         sample = _spread(requests, SAMPLE)
         each = len(self.of(sample).request) / len(sample)
         most = int(RIVALS / max(1.0, each))
@@ -91,7 +91,7 @@ class Collector:
 
     @torch.no_grad()
     def of(self, requests: Requests) -> Rivals:
-        """Of all the requests."""
+        """The rivals of all these requests."""
         parts, order = [], []
         for chosen, part, batch in request_batches(
             self.data, requests, self.length, self.device

@@ -1,12 +1,12 @@
-"""Where a run keeps what it writes, and which model is the one to use.
+"""The folders of runs, and the link to the model to use.
 
     checkpoints/
       20261128-151822-031337/    a run: settings (run.json), state (last), model and results (best)
       best -> .../best           the model to use, which every program takes by default
 
-A run has a folder of its own, so no two runs mix, whatever is killed or runs at once. `best` is a
-link to one of them. When a run has ended it moves there, unless the model that it points to was
-measured on the same split and has the higher validation score: then `publish` says so.
+Each run has its own folder, so runs never mix, even if they are killed or run at once. `best` is a
+link to the folder of one run. A run that ends moves the link to its own model, unless the linked
+model was measured on the same split and has a higher validation score. `publish` says which.
 """
 
 import os
@@ -29,7 +29,7 @@ BEST, LAST, RESULTS, RUN = "best", "last", "results.json", "run.json"
 
 
 def new_run(place: Path, settings: Settings) -> Path:
-    """A folder of its own for a run that begins, with its settings in it."""
+    """A new folder for a run, with its settings in it."""
     folder = place / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     folder.mkdir(parents=True)
     write_json(folder / RUN, {"settings": settings.to_dict()})
@@ -37,7 +37,7 @@ def new_run(place: Path, settings: Settings) -> Path:
 
 
 def newest_run(place: Path) -> Path | None:
-    """The folder of the run that began last."""
+    """The folder of the newest run."""
     runs = sorted(place.glob(f"*/{RUN}"))
     return runs[-1].parent if runs else None
 
@@ -65,7 +65,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def publish(run: Path) -> str:
-    """Let `best` point to the model of a run, by the rule above; returns what to say of it."""
+    """Let `best` point to the model of a run, by the rule above; returns a line about it."""
     link = run.parent / BEST
     if link.is_dir() and not link.is_symlink():
         # A model of an older version of this program: it is kept as a run of its own.
@@ -91,7 +91,7 @@ def publish(run: Path) -> str:
 
 
 def _point(link, run):
-    """Move the link at once: there is no moment without one."""
+    """Replace the link in one step, so that it always exists."""
     scratch = link.with_name(f".{link.name}-{run.name}")
     scratch.unlink(missing_ok=True)
     scratch.symlink_to(Path(run.name) / BEST)

@@ -1,8 +1,7 @@
-"""The schema of a data set: which columns its tables have, of which kind, and the words for them.
+"""The schema of a data set: the columns of its tables, their kinds, and words for output.
 
-A data set is up to three tables: interactions (who had what, when), items and users. Each column
-besides the ids is of one of five kinds, and everything after the readers speaks of columns by
-name:
+A data set has up to three tables: interactions (user, item, time), items and users. Each column
+besides the ids has one of five kinds; the rest of the code knows columns by name:
 
     category   one value of a list: text, whole numbers, booleans; `ordered` for a scale
     tags       any number of values of a list, as in 'a|b|c'
@@ -11,7 +10,7 @@ name:
     vector     a list of numbers of one length
 
 A schema is a YAML file (`datasets/` has examples and a page about them) or is inferred from the
-data (readers/infer.py). This module knows nothing of arrays or models.
+data (readers/infer.py). This module does not depend on arrays or models.
 """
 
 from collections.abc import Mapping
@@ -51,7 +50,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 
 
 def _named_values(values):
-    """Declared values with their names; of a list each is its own name."""
+    """Declared values with their names; in a list, each value is its own name."""
     if isinstance(values, list):
         values = dict.fromkeys(map(str, values))
     if isinstance(values, dict):
@@ -80,10 +79,10 @@ def _named_columns(columns):
 class Column:
     """One column beside the ids.
 
-    label: how sentences and the page call it. values: declared values (as text) and their names,
-    in order; without them the values that occur. predict: a head learns it, of an interaction
-    before it is given, of items for what comes next. counterfactual: 'how would it rank for
-    another ...?'.
+    label: its name in sentences and on the page. values: declared values (as text) and their names,
+    in order; without them the values that occur. predict: a head
+    learns it: the value of an interaction before it is given, or the values of later items.
+    counterfactual: explanations show the rank for other values.
     """
 
     name: Name
@@ -101,7 +100,7 @@ class Column:
 
     @property
     def title(self) -> str:
-        """How people call it."""
+        """Its name for people."""
         return self.label or self.name.replace("_", " ")
 
     @property
@@ -112,7 +111,7 @@ class Column:
 
 @dataclass(frozen=True, config=STRICT)
 class TableSchema:
-    """One table: its file, which fields of the file play a role, and its columns by name."""
+    """One table: its file, the roles of its fields, and its columns by name."""
 
     file: str = ""
     user: str = ""
@@ -139,9 +138,8 @@ class Schema:
     """See the module's head.
 
     verb: in the past tense, as in 'because you watched A'. repeats: may a user have an item
-    twice. note: what must stand beside every number measured on these data. publish_items:
-    whether a checkpoint may hold names and columns of the items; False where the data's licence
-    forbids it.
+    twice. note: stands beside every number measured on these data. publish_items: whether a
+    checkpoint may contain names and columns of the items; False if the licence forbids it.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^\w[\w .-]*$")]
@@ -166,7 +164,7 @@ class Schema:
         return getattr(self, name)
 
     def to_dict(self) -> dict[str, Any]:
-        """As YAML has it; what is as by default is left out."""
+        """In the form of YAML, without default values."""
         content = TypeAdapter(Schema).dump_python(self, exclude_defaults=True)
         for table in TABLES:
             for column in content.get(table, {}).get("columns", {}).values():
@@ -181,7 +179,7 @@ def read_schema(path: Path) -> Schema:
 
 
 def schema_of(content: Mapping[str, Any], path: Path, lines: Lines) -> Schema:
-    """The schema that a mapping describes, as `Schema.to_dict` or YAML has it.
+    """The schema of a mapping as in `Schema.to_dict` or YAML.
 
     path, lines: where it was read, for `UserError`.
     """
@@ -193,7 +191,7 @@ def schema_of(content: Mapping[str, Any], path: Path, lines: Lines) -> Schema:
 
 
 def _faults(schema):
-    """(place, message) of what no column or table can know alone."""
+    """(place, message) of errors that concern several columns or tables."""
     for table in TABLES:
         described = schema.table(table)
         for role in described.roles:

@@ -12,12 +12,12 @@ USER_ID = "users.id"
 
 
 class Scorer(nn.Module):
-    """What `model.frozen()` gives: the model in evaluation mode and a cached item table.
+    """The result of `model.frozen()`: the model in evaluation mode and a cached item table.
 
-    All other weights are the model's own. After training steps make a new one, or an old table
-    meets new weights. A family of features is 'items.NAME', 'interactions.NAME', 'users.NAME',
-    'users.id', 'times' or 'graph'; explanations leave some of them out by `without`. cloze: rank
-    by the cloze head, with a mask appended, also where another head ranks otherwise.
+    All other weights are the model's own. After training steps, make a new one; the table is old
+    then. A family of features is 'items.NAME', 'interactions.NAME', 'users.NAME', 'users.id',
+    'times' or 'graph'; explanations leave some of them out by `without`. cloze: rank by the cloze
+    head, with a mask appended, even if there is a next-item head.
     """
 
     def __init__(self, model: nn.Module, cloze: bool = False) -> None:
@@ -54,7 +54,7 @@ class Scorer(nn.Module):
     ) -> Tensor:
         """States (B, D) to logits (B, R), -inf for PAD and MASK, in fp32 even under autocast.
 
-        batch: the requests, among which may be empty histories.
+        batch: the requests; histories may be empty.
         """
         table = self.items(without)
         logits = self.model.rank(states, table, batch, self.cloze)
@@ -84,7 +84,7 @@ class Scorer(nn.Module):
 
 
 def hide(batch: Batch, families: Set[str]) -> Batch:
-    """Batch that says 'unknown' where it told of these families of features."""
+    """The batch with these families of features set to unknown."""
     if not families:
         return batch
     columns = dict(batch.columns)

@@ -2,8 +2,8 @@
 
 Four frozen dataclasses (data, model, train, eval) make up `Settings`. The command line of
 `trainer.py`, the YAML files (command_line.py) and the checkpoints all follow from their fields;
-the text under a field is its `--help`. What a setting belongs to, or needs to have an effect,
-stands in its metadata (`option`). It knows no models or data.
+the text under a field is its `--help`. The metadata of a setting (`option`) says which model
+reads it, and what it needs to have an effect.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from support.values import CHECKED, Count, Number, Real, Seed, Share, Size
 def option(
     default: Any, model: str | None = None, needs: str | None = None
 ) -> Any:
-    """A setting that only one `model` reads, or that does nothing without another one.  needs: the
+    """A setting that only one `model` reads, or that has no effect without another one. needs: the
     name of the other setting, as in 'teacher', or with its value, 'loss=sampled_softmax'."""
     return field(default=default, metadata={"model": model, "needs": needs})
 
@@ -55,7 +55,7 @@ class DataSettings:
 
 @dataclass(frozen=True, config=CHECKED)
 class ModelSettings:
-    """Shape of the network, which parts it has, and what each task's loss weighs."""
+    """Shape and parts of the network, and the weight of each task's loss."""
 
     model: Literal["enhanced", "vanilla"] = "enhanced"
     """enhanced = EnhancedBERT4Rec with side information; vanilla = BERT4Rec as published."""
@@ -205,7 +205,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, config=CHECKED)
 class TrainSettings:
-    """How the parameters are found."""
+    """How the parameters are trained."""
 
     batch_size: Annotated[Count, Le(1_000_000)] = 128
     """Sequences in a step."""
@@ -317,7 +317,7 @@ class Settings:
 
     def replace(self, **values: Any) -> "Settings":
         """Copy with some fields changed, named without their section. Raises `UserError` for an
-        unknown name or a value that cannot be."""
+        unknown name or an impossible value."""
         for name in sorted(values.keys() - FIELDS):
             raise UserError(unknown_name("setting", name))
         sections = {}
@@ -366,7 +366,7 @@ def model_only(name: str) -> str | None:
 
 
 def idle(name: str, settings: Settings) -> str | None:
-    """The flag (with its value) that a setting lacks to have an effect, or None if it has one."""
+    """The flag (with its value) without which a setting has no effect, or None if it has one."""
     needs = FIELDS[name].metadata.get("needs")
     if needs is None:
         return None
@@ -380,5 +380,5 @@ def idle(name: str, settings: Settings) -> str | None:
 
 
 def unknown_name(kind: str, name: str) -> str:
-    """Error text for a name nobody knows, with the nearest one that exists."""
+    """Error text for an unknown name, with the nearest known one."""
     return f"unknown {kind} {name!r}; {nearest(name, FIELDS, '--help lists them all')}"

@@ -1,12 +1,11 @@
-"""Which interactions train, and which are asked for: one function a protocol, `--protocol`.
+"""The training part and the requests of each protocol (`--protocol`), one function each.
 
-leave_one_out  the last interaction of each user tests, the one before it validates, the rest
-               trains
-global_time    a cut in calendar time: what is before it trains, what is after it validates and,
-               after a second cut, tests; histories grow up to each target, parameters never see
-               past the first cut
-multi5         users are split, not interactions: most train with all they have; of the others the
-               last five interactions are the targets together
+leave_one_out  the last interaction of each user is for test, the one before it for validation, the
+               rest for training
+global_time    a first date ends training, a second one ends validation; test targets are after it.
+               Histories grow up to each target, parameters see nothing after the first date
+multi5         users are split: most are for training, with all interactions; of the others the last
+               five interactions together are the targets
 
 A request asks for the interactions that directly follow a history, so a position in the flat
 arrays of `Dataset` and a number of targets describe it. Q requests, T targets of a request.
@@ -31,8 +30,7 @@ FEWEST = {"leave_one_out": 3, "global_time": 1, "multi5": MULTI_TARGETS + 1}
 
 @dataclass(frozen=True)
 class Requests:
-    """User `users[q]`, who has what stands before `ends[q]`, is asked for the `count` that
-    follow.
+    """Requests for the `count` interactions after `ends[q]` of user `users[q]`.
     """
 
     users: np.ndarray  # (Q,) rows of users
@@ -55,9 +53,10 @@ class Requests:
 
 @dataclass(frozen=True)
 class Split:
-    """What trains, up to `train_ends` of each user, and what 'validation', 'test' and 'end' ask.
+    """The training part, up to `train_ends` of each user, and the requests of 'validation', 'test'
+    and 'end'.
 
-    'end' asks every user from the whole history; there are no targets.
+    'end' has a request for every user with the whole history; it has no targets.
     """
 
     protocol: str
@@ -66,7 +65,7 @@ class Split:
     description: str
 
     def through_validation(self) -> "Split":
-        """The split in which the interactions up to the validation targets train as well."""
+        """The split whose training part includes the validation targets."""
         asked = self.requests["validation"]
         ends = self.train_ends.copy()
         np.maximum.at(ends, asked.users, asked.ends + asked.count)
@@ -80,9 +79,9 @@ Parts = tuple[np.ndarray, Requests, Requests, str]
 def split_interactions(
     settings: DataSettings, offsets: np.ndarray, times: np.ndarray
 ) -> Split:
-    """The split that the settings name, of interactions offsets[u] to offsets[u + 1] of user u.
+    """The split that the settings name; user u has the interactions offsets[u] to offsets[u + 1].
 
-    Raises `UserError` if nobody is asked or nothing trains.
+    Raises `UserError` if there are no requests or no training part.
     """
     # Row 0 is nobody's.
     users = np.arange(1, len(offsets) - 1)
@@ -135,7 +134,7 @@ def _global_time(offsets, times):
 def ends_before(
     offsets: np.ndarray, times: np.ndarray, moment: int
 ) -> np.ndarray:
-    """(users,) where what a user had before a moment ends."""
+    """(users,) end of each user's interactions before a time."""
     before = np.append(0, np.cumsum(times < moment))
     return offsets[:-1] + before[offsets[1:]] - before[offsets[:-1]]
 

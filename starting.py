@@ -1,5 +1,6 @@
-"""What a training begins with: a new model, one grown from a checkpoint (`--start_from`), and the
-teachers that it follows. Each is refused if it may have learned from what is held out here."""
+"""The start of a training: a new model, or one grown from a checkpoint (`--start_from`), and its
+teachers. A checkpoint is refused if it may have been trained on held-out interactions of this
+run."""
 
 import os
 from pathlib import Path
@@ -32,7 +33,7 @@ SAME_OF_TEACHERS += ("next_item_weight", "masked_item_weight")
 
 
 def starting_shape(settings: Settings) -> dict[str, Any]:
-    """The model settings of the checkpoint that training goes on from; {} without one."""
+    """The model settings of the checkpoint that training continues; {} without one."""
     start = settings.train.start_from
     if not start:
         return {}
@@ -41,11 +42,10 @@ def starting_shape(settings: Settings) -> dict[str, Any]:
 
 
 def starting_model(data: Dataset, settings: Settings) -> nn.Module:
-    """What a training on these data begins with.
+    """The model that training begins with.
 
-    The weights of a checkpoint stay; what is kept of the data (the edges of a graph, counts,
-    transitions) is that of these data. Raises `UserError` where the settings are of another model,
-    or items are missing in the data.
+    The weights of a checkpoint stay. Edges of a graph, counts and transitions are taken from these
+    data. Raises `UserError` if the settings are of another model, or items are missing in the data.
     """
     start = settings.train.start_from
     if not start:
@@ -75,8 +75,8 @@ def starting_model(data: Dataset, settings: Settings) -> nn.Module:
 
 
 def pinned(settings: Settings) -> Settings:
-    """Settings with the folders that links such as checkpoints/best point to now, as they may point
-    elsewhere when the run is resumed."""
+    """Settings with the targets of links such as checkpoints/best, which may point elsewhere when
+    the run is resumed."""
     train = settings.train
     teachers = [_target(folder) for folder in names_of(train.teacher)]
     return settings.replace(
@@ -89,10 +89,10 @@ def _target(folder):
 
 
 def starting_data(settings: Settings) -> Dataset:
-    """The data, coded as the model that training goes on from knows them.
+    """The data, with the codes of the model that training continues.
 
-    Raises `UserError` if that model may have learned from what is held out here: what trained it
-    must be what each user's training part begins with, which may be longer.
+    Raises `UserError` if that model may have been trained on held-out interactions: each user's
+    training part must begin with the one that trained the model, and may be longer.
     """
     folder = settings.train.start_from
     if not folder:
@@ -118,7 +118,7 @@ def starting_data(settings: Settings) -> Dataset:
 
 
 def load_teachers(data: Dataset, settings: Settings) -> list[nn.Module]:
-    """Models to follow. Raises `UserError` if one cannot say what this run asks."""
+    """The teachers. Raises `UserError` if one does not fit this run."""
     folders = names_of(settings.train.teacher)
     return [_teacher(Path(folder), data, settings) for folder in folders]
 
@@ -143,8 +143,8 @@ def _teacher(folder, data, settings):
 
 
 def _check_selected(origin, start, settings):
-    """Raises `UserError` if a model may have learned from what this run holds
-    out. origin: the flag and folder that brought it here."""
+    """Raises `UserError` if a model may have been trained on held-out interactions of this run.
+    origin: its flag and folder."""
     # The hash does not hold each choice, so one that rounds alike is compared too.
     names = vars(settings.data).keys() - {"dataset", *BOOKKEEPING}
     _check_same(origin, start, settings, names)
@@ -156,7 +156,7 @@ def _check_selected(origin, start, settings):
 
 
 def _check_same(origin, start, settings, names):
-    """Raises `UserError` if one of these settings is in use and another one there."""
+    """Raises `UserError` if one of these settings differs from that of the model."""
     theirs, ours = start.settings.to_dict(), settings.to_dict()
     for name in sorted(names):
         before, now = theirs[name], ours[name]

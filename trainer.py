@@ -2,7 +2,7 @@
 --max_epochs 50`.
 
 Selection is on the validation items alone; the test items are read once, at the end. Several
-processes: `torchrun --nproc_per_node 2 trainer.py ...`. Ctrl-C saves; `--resume` goes on. All
+processes: `torchrun --nproc_per_node 2 trainer.py ...`. Ctrl-C saves; `--resume` continues. All
 flags: --help, or settings.py. Own data: `--dataset clicks.csv`, or a YAML file with a schema
 (datasets/README.md).
 """
@@ -89,8 +89,8 @@ def train(
 
 @contextlib.contextmanager
 def _recorded(settings, data, run):
-    """The record of a run that no other process trains, closed as the run ends; without a run a
-    record of nothing."""
+    """The record of a run, closed when the run ends. Other processes than the main one record
+    nothing."""
     tracker, lock = Tracker(None, {}), contextlib.nullcontext()
     if run is not None:
         lock = only_one(run / "lock", f"another process is training {run}")
@@ -109,7 +109,7 @@ def _recorded(settings, data, run):
 
 
 def _tracker(settings, data, identity):
-    """The record that these settings ask for, on W&B if they say so."""
+    """The record of a run by these settings, on W&B if they ask for it."""
     train = settings.train
     values = settings.to_dict() | {"split_hash": data.split_hash}
     values["git_commit"] = git_commit()
@@ -118,7 +118,7 @@ def _tracker(settings, data, identity):
 
 
 def _measure(tracker, model, data, settings, progress, run):
-    """What comes after training: figures, tables, and what W&B shows of a model."""
+    """Measure a trained model: figures, tables, and what goes to W&B."""
     best = run / BEST
     results = measure(model, data, settings, progress, best)
     tracker.log("test", **results)

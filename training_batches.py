@@ -1,4 +1,4 @@
-"""The batches that a model is trained on: windows, masks, late beginnings, hidden context.
+"""Training batches: windows, masks, truncated histories, hidden context.
 
 Axes: B sequences, L positions. Batches gather sequences of similar length, so that little
 arithmetic is spent on padding.
@@ -32,9 +32,9 @@ class TrainingBatches:
     part or, with `sliding_window`, half-overlapping windows over all of it. Causal batches
     predict each interaction of a window from those before it; cloze batches mask some of its
     newest `seq_length`. The two kinds alternate: of every 1 / share batches one carries the cloze
-    task. A share of the windows begins late (`late_start_share`), others in each epoch; batches
-    are of windows of similar length after that, and as many and of as many windows in all epochs,
-    so that `batch_tokens` is kept exactly in the first one and nearly in the others.
+    task. A share of the windows loses its beginning (`late_start_share`), other windows in each
+    epoch. Batches then gather windows of similar length. All epochs have as many batches, of as
+    many windows, so `batch_tokens` is met exactly in the first epoch and nearly in the others.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class TrainingBatches:
         return tuple(np.array(windows, dtype=np.int64).reshape(-1, 3).T)
 
     def _late_starts(self, epoch):
-        """(where each window starts in an epoch, whether late).
+        """(start of each window in an epoch, whether it is truncated).
 
-        The logarithm of what is left is uniform then, and at least an input and a target are.
+        The remaining length is log-uniform, and at least an input and a target remain.
         """
         draw = np.random.default_rng((self.train.seed, epoch, LATE))
         late = draw.random(len(self.ends)) < self.train.late_start_share
@@ -228,10 +228,10 @@ def hide_context(
     batch: Batch, late: np.ndarray, noise: np.random.Generator
 ) -> Batch:
     """Training batch in which some sequences lack their columns, times, user columns or user id,
-    and those that begin late (B,) lack the last.
+    and truncated ones (B,) lack the user id.
 
-    What a model has learned to do without may be missing when it is used: an anonymous visitor's
-    history has none of it, and an explanation leaves it out to see what changes.
+    So the model learns to do without them. The history of an anonymous visitor has none of these,
+    and explanations leave them out.
     """
     count = len(batch.lengths)
 
@@ -255,8 +255,8 @@ def visible_times(times: Tensor, masked: Tensor) -> Tensor:
     """(B, L) times in which each masked position shows the time of the last visible one before
     it.
 
-    So neither a masked interaction's own moment nor the gap after it tells when it happened.
-    Before the first visible position the first visible time stands.
+    So neither the time of a masked interaction nor the gap after it is visible. Positions before
+    the first visible one show its time.
     """
     visible = times.masked_fill(masked, NO_TIME)
     place = torch.arange(times.shape[1]).expand_as(times)

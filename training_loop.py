@@ -1,4 +1,4 @@
-"""The one training loop: `fit(model, data, settings)`. It knows no particular model.
+"""The training loop of all models: `fit(model, data, settings)`.
 
 A model offers `forward(batch) -> Outputs`, `num_targets(batch)`, `cloze_share(train)` and
 `frozen()`, which ranks. One process or several (`torchrun`) through accelerate; the state of a
@@ -58,7 +58,7 @@ def fit(
     """Train a model. It ends with the weights that were best on validation, or with the last
     ones if the data has no validation part.
 
-    resume: go on with the state in `state_folder`. options: as in `Run`. Raises `Stopped` after
+    resume: continue from the state in `state_folder`. options: as in `Run`. Raises `Stopped` after
     Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is not finite.
     """
     if model.transitions is not None:
@@ -86,11 +86,11 @@ def fit(
 class Run:
     """The parts of one run and its phases.
 
-    Where the split holds validation targets out, they select the weights and stop early; else all
-    epochs train. state_folder: where the state for `resume` is kept (written at each evaluation and
-    when the run is stopped). on_best(model, record): called on the main process whenever
-    the validation score improves.
-    teachers: models of the same kind and catalogue whose distributions the item heads follow.
+    If the split has validation targets, they select the weights and stop training early; else all
+    epochs are trained. state_folder: where the state for `resume` is kept (written at each
+    evaluation and when the run is stopped). on_best(model, record): called on the main process
+    whenever the validation score improves. teachers: models of the same kind and catalogue whose
+    distributions the item heads follow.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Run:
     # Phases
 
     def train_epoch(self, stop: Callable[[], bool]) -> None:
-        """One pass over the batches, from where the run stands. Raises `Stopped`."""
+        """One pass over the batches, from the current step. Raises `Stopped`."""
         progress, count_time = self.progress, self.progress.stopwatch()
         self.wrapped.train()
         # A pure function of epoch and step: a resumed run takes the rest of the very batches.
@@ -247,7 +247,7 @@ class Run:
         self.accelerator.backward(total * share)
 
     def evaluate_if_due(self) -> None:
-        """Validate, record, keep the best, decide whether to go on."""
+        """Validate, record, keep the best weights, decide whether to continue."""
         progress, train = self.progress, self.train
         last = progress.epoch >= self.epochs or progress.finished
         due = last or progress.epoch % train.eval_every == 0
@@ -317,7 +317,7 @@ class Run:
             )
 
     def save(self) -> None:
-        """Write what `resume` needs; main process only."""
+        """Write the state for `resume`; main process only."""
         if self.state_folder is not None and self.accelerator.is_main_process:
             save_state(self, self.state_folder)
 
@@ -344,7 +344,7 @@ class Run:
         return {name: float(values.mean()) for name, values in metrics.items()}
 
     def schedule_position(self) -> float:
-        """Share of the run that lies behind, by steps or by --max_minutes, whichever is further."""
+        """Share of the run that is done, by steps or by --max_minutes, whichever is larger."""
         # Whichever limit comes first ends the run with the learning rate at 0.
         share = min(1.0, self.progress.step / self.steps)
         if self.train.max_minutes:
@@ -353,7 +353,7 @@ class Run:
         return min(share, 1.0)
 
     def _agreed(self, value: float) -> float:
-        """The largest value of all processes, which must take the same number of steps."""
+        """The largest value of all processes, so that they take the same number of steps."""
         if self.world == 1:
             return value
         # Clocks differ, and a signal may reach one process before the others.

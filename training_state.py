@@ -1,5 +1,5 @@
-"""The state of a training run (training_loop.Run): where it stands, and all that `--resume` needs
-in a folder."""
+"""The state of a training run (training_loop.Run): its progress, and the folder that `--resume`
+reads."""
 
 import dataclasses
 import math
@@ -32,8 +32,7 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass
 class Progress:
-    """Where a run stands: all that must survive a stop besides weights, optimizer and random
-    state.
+    """Progress of a run: what a stopped run needs besides weights, optimizer and random state.
     """
 
     epoch: int = 0
@@ -54,7 +53,7 @@ class Progress:
         return self.best.get(SELECTION_METRIC, -math.inf)
 
     def line(self, record: dict[str, Any], losses: dict[str, float]) -> str:
-        """What an evaluation found; * if it is the best so far."""
+        """A line about an evaluation; * if it is the best so far."""
         parts = " ".join(
             f"{task} {value:.3f}" for task, value in losses.items()
         )
@@ -135,7 +134,7 @@ def load_state(run: Any, folder: Path) -> Progress:
 
 
 def _restore(run, tensors, info, folder):
-    """Give a run what a state holds, each tensor checked against what it is for."""
+    """Load a state into a run; the shape of each tensor is checked."""
     # Sums of another number of threads round otherwise.
     torch.set_num_threads(info["threads"])
     run.best_weights = _part(tensors, "best.")
@@ -164,7 +163,7 @@ def _restore(run, tensors, info, folder):
 
 
 def _check_moments(state, parameter, index, muon):
-    """The optimizer reads them without looking at their shape."""
+    """Check their shapes, which the optimizer does not."""
     for name in ("momentum",) if muon else ("exp_avg", "exp_avg_sq"):
         moment = state[name]
         if (moment.shape, moment.dtype) != (parameter.shape, parameter.dtype):
@@ -176,7 +175,7 @@ def _check_moments(state, parameter, index, muon):
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose name begins so, without the prefix."""
+    """The tensors whose names have this prefix, without it."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()

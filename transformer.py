@@ -28,7 +28,7 @@ SHORTEST_PERIOD, LONGEST_PERIOD = 60.0, 4 * 365.25 * 86_400.0
 
 @dataclass(frozen=True)
 class Attend:
-    """Who may attend to whom in a batch, and what else the blocks are told."""
+    """The attention pattern of a batch, and the other inputs of the blocks."""
 
     pattern: Pattern
     # (B, 1, 1, L) True where a key may be seen; None when every key may
@@ -233,7 +233,7 @@ class Encoder(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Each position asks a few tokens: softmax(q(x) k(m)^T / sqrt(D / H)) v(m)."""
+    """Each position attends to a few tokens: softmax(q(x) k(m)^T / sqrt(D / H)) v(m)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -264,8 +264,7 @@ class CrossAttention(nn.Module):
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Context that turns autocast off: in bf16 thousands of items would share a few hundred
-    scores.
+    """Context without autocast: in bf16 thousands of items would share a few hundred scores.
     """
     return torch.autocast(device.type, enabled=False)
 

@@ -112,7 +112,7 @@ class Transitions(nn.Module):
         return (same & (asked != NO_TIME)).long()
 
     def _newest(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B, J) the newest items, newest first, and whether there are so many."""
+        """(B, J) the newest items, newest first, and which places have one."""
         age = torch.arange(REACH, device=batch.items.device)
         place = batch.lengths[:, None] - 1 - age
         return batch.items.gather(1, place.clamp(min=0)), place >= 0
@@ -154,7 +154,7 @@ class Transitions(nn.Module):
             errors.append(f"{prefix}: pairs that are none of this catalogue")
 
     def _fits(self) -> bool:
-        """Whether the pairs are some that `hold` could have left."""
+        """Whether the pairs are valid, as `hold` leaves them."""
         starts, items, values = self.starts, self.items, self.values
         if items.ndim != 1 or values.shape != items.shape or not len(items):
             return False

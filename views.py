@@ -1,8 +1,8 @@
 """Two views of each history for contrastive learning: what they share should be the user's taste.
 
 A view is the history with a run of its interactions in another order, as in Xie et al. (CL4SRec,
-ICDE 2022, arXiv:2010.14395, section 3.2). It tells nothing of the user: with a token of its own
-each history would be found by that alone.
+ICDE 2022, arXiv:2010.14395, section 3.2). It has no user id and no user columns: by these alone
+the two views of a history would be found.
 """
 
 import numpy as np
