@@ -1,12 +1,11 @@
-"""Everything that is measured of one trained model, beside its training run's table.
+"""All measurements of one trained model beyond the table of its training run.
 
     python -m ablations.analyse --model_path checkpoints/best [--until validation] [--output FOLDER]
 
 Ranking with every metric; lists of ten: coverage, novelty, popularity, diversity, calibration;
 the metric by each column of users and of the target, by length of history, popularity and time
 since the last interaction; the reliability of the value heads. --output writes the tables as
-Markdown. Choose models by what `--until validation` says; reading the test set is for
-the report.
+Markdown. Choose models with `--until validation`; the test set is for the report.
 """
 
 import sys
@@ -37,7 +36,7 @@ Table = tuple[str, list[str], list[list[str]]]
 def analyse(
     scorer: Scorer, data: Dataset, settings: Settings, until: str
 ) -> list[Table]:
-    """(title, header, rows) of every table; each beside popularity where that says something."""
+    """(title, header, rows) of every table, beside popularity where that is useful."""
     length, name = settings.model.seq_length, settings.model.model
     rankers = {"popularity": Popularity(data), name: scorer}
     requests = data.split.requests[until]
@@ -83,8 +82,9 @@ def analyse(
 
 
 def _reliability(column, shares, codes):
-    """Whether the probabilities (Q, K) of a value head are what they say: of all statements 'this
-    value is c' in bins of equal width what was stated on average and how often it was so.
+    """Reliability diagram of the probabilities (Q, K) of a value head. Each probability of a value
+    is a statement. Statements are put into bins of equal width; a bin has its mean stated
+    probability and the share of its statements that were true.
 
     Expected calibration error: mean difference, weighted by number (Naeini et al., AAAI 2015).
     """

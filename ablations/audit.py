@@ -1,13 +1,13 @@
-"""What in a split could flatter a number, and whether a model sees what it must not.
+"""Checks a split for what could flatter a figure, and a model for leaks.
 
     python -m ablations.audit --dataset ml-1m                 a split (any data flag)
     python -m ablations.audit --model_path checkpoints/best   a model and its split
 
-Of the split: targets whose item training does not have, or has only later; training interactions
-that are later than a target; targets with the time of the history's last interaction (their order
-is the file's), and whether that order repeats itself from user to user. Of the model: let all
-targets change places, with their columns and times, and score again; not one score may change,
-nor one training batch.
+In the split it counts targets whose item training does not have, or has only later; training
+interactions that are later than a target; targets with the time of the history's last interaction,
+whose order is that of the file; and whether this order is the same from user to user. For the model
+it swaps all targets, with their columns and times, and scores again: no score and no training batch
+may change.
 """
 
 import sys
@@ -30,7 +30,7 @@ from training_batches import TrainingBatches
 
 
 def suspicious(data: Dataset, until: str) -> dict[str, np.ndarray]:
-    """What to know of each request: name -> (Q,) flags, or shares for 'training later than the
+    """Warnings about each request: name -> (Q,) flags, or shares for 'training later than the
     target'.
     """
     requests, rows = data.split.requests[until], data.training_rows()
@@ -57,14 +57,14 @@ def suspicious(data: Dataset, until: str) -> dict[str, np.ndarray]:
 
 
 def repeated_order(data: Dataset, same_time: bool) -> tuple[float, int]:
-    """(share, number) of training neighbours that stand in the usual order; .5 is chance.
+    """(share, number) of training neighbours in the usual order; .5 is chance.
 
-    The usual order of two items is the one that half of the users show more often. Neighbours of
-    the other half are judged, where there is a usual order.
+    The usual order of two items is the more frequent one among half of the users. Neighbours of
+    the other half are judged if there is a usual order.
 
-    same_time: neighbours at the same time, or at different times; unknown times are neither. If
-    the order at the same time repeats itself, whatever wrote the file probably made it. A model
-    can learn it, and it says little of what users do next.
+    same_time: neighbours at the same time, or at different times; unknown times are neither. If the
+    order at the same time is the same for many users, it probably comes from the program that wrote
+    the file. A model can learn it, but it says little about users.
     """
     rows = data.training_rows()
     users, items, times = data.user_of[rows], data.items[rows], data.times[rows]
@@ -87,8 +87,8 @@ def repeated_order(data: Dataset, same_time: bool) -> tuple[float, int]:
 
 
 def swapped(data: Dataset, rows: np.ndarray, times: bool = True) -> Dataset:
-    """The same data in which the interactions at these positions of the flat arrays have changed
-    places, each with another one: items, columns and, if asked, times."""
+    """The same data with the interactions at these positions of the flat arrays swapped: items,
+    columns and, if asked, times."""
     mixed = np.random.default_rng(0).permutation(rows)
     source = np.arange(len(data.items))
     source[mixed] = np.roll(mixed, 1)

@@ -1,17 +1,17 @@
-"""Users and items that training never saw: `python -m ablations.cold_start --seeds 3`
+"""Users and items unknown to training: `python -m ablations.cold_start --seeds 3`
 
-A twentieth of the items and a fifth of the users are drawn, and every interaction of either taken
+A twentieth of the items and a fifth of the users are drawn, and all their interactions are taken
 out. The preset trains on the rest, once for each seed. Two questions:
 
-    new users    those taken out, of whom n interactions are known (0, 1, 2, 5), are asked for
-                 the next one: after their first n ('first'), as when somebody joins, or after
-                 the n before their last one ('last'), as when a past is lost; all items that
-                 training knows are ranked but for those n
-    new items    users of the training part are asked for the last new item that they had, among
-                 the new items that they had not yet, and among all
+    new users    the users taken out, with n known interactions (0, 1, 2, 5). The target is the
+                 next one: after their first n ('first'), as when a user joins, or after the n
+                 before their last one ('last'), as when older history is lost. All items known
+                 to training are ranked, without those n
+    new items    users of the training part; the target is the last new item that they had, among
+                 the new items that they had not yet, and among all items
 
-beside popularity, nearest neighbours by column, and what goes by
-the items that others had together or in turn. Any flag of trainer.py may follow.
+Baselines are popularity, nearest neighbours by columns, and counts of items that occur together or
+in turn. Any flag of trainer.py may follow.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ BASELINES: dict[str, Callable[[Dataset], Ranker]] = {
 
 
 class Asked(NamedTuple):
-    """What one user is asked; rows are those of the whole catalogue."""
+    """The request of one user; rows are those of the whole catalogue."""
 
     history: History
     target: int  # row of an item
@@ -74,7 +74,7 @@ class Asked(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """What is known, and what is asked; rows are those of the whole catalogue but in `known`."""
+    """Known interactions and requests; rows are those of the whole catalogue, except in `known`."""
 
     whole: Dataset
     known: Dataset  # without the new items and users
@@ -83,7 +83,7 @@ class World:
 
 
 def world(settings: Settings, number: int) -> World:
-    """New items and users of one of DRAWS draws. Raises `UserError` where nobody is asked."""
+    """New items and users of one of DRAWS draws. Raises `UserError` if there are no requests."""
     data = settings.data
     raw = read(data.dataset, data.data_dir, data.columns)
     whole, draw = process(raw, data), np.random.default_rng(0)
@@ -190,11 +190,11 @@ def cold_ranks(
 def answers(
     ranker: Ranker, here: World, catalogue: Catalogue, seq_length: int
 ) -> dict[str, np.ndarray]:
-    """METRIC of each request, question by question; none where nothing is known and the ranker
-    has no start.
+    """METRIC of each request, question by question; none for an empty history if the ranker has no
+    start.
 
-    Items with equal scores, such as those that a baseline does not know, may stand in any order:
-    the mean over all orders counts.
+    Items with equal scores, such as those unknown to a baseline, have no order: the mean over all
+    orders counts.
     """
     found = {}
     for name, requests in here.requests.items():

@@ -1,4 +1,4 @@
-"""What the measurements beside the studies share: flags, conditions, paired comparisons, tables."""
+"""Shared by the measurements outside studies: flags, checks, paired comparisons, tables."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ Summary = dict[str, dict[str, dict[str, Any]]]
 
 
 def training_parser(description: str, name: str, count: str) -> ArgumentParser:
-    """The flags of a program that trains for a table. count: how many seeds by default."""
+    """The flags of a program that trains models for a table. count: default number of seeds."""
     parser = ArgumentParser(description)
     add = parser.add_argument
     add("--seeds", type=seeds, default=count, help="how many: 42, 43, ...")
@@ -42,7 +42,7 @@ def training_parser(description: str, name: str, count: str) -> ArgumentParser:
 def check_full_ranking(
     settings: Settings, data: Dataset, **fixed: str
 ) -> None:
-    """Raises `UserError` for settings under which the notes of the tables would not be true."""
+    """Raises `UserError` for settings that contradict the notes of the tables."""
     fixed |= {"teacher": "", "start_from": "", "candidates": "full"}
     fixed["query_time"] = "unknown"
     for name, value in fixed.items():
@@ -91,7 +91,7 @@ def summary(values: Values, against: str) -> Summary:
 
 
 def marked_cell(row: dict[str, Any] | None) -> str:
-    """A row's figure as tables show it."""
+    """A row's figure for a table."""
     if row is None:
         return ""
     return cell(row, mark(row["gain"]["p_value"]) if "gain" in row else "")

@@ -1,8 +1,8 @@
-"""Are the explanations true? `python -m ablations.faithfulness --model_path checkpoints/best`
+"""Faithfulness of explanations: `python -m ablations.faithfulness --model_path checkpoints/best`
 
-For each user asked about, the item recommended first is explained by every method, and what the
-method says is put to the test on the model itself, with an interaction left out in three ways:
-removed, masked, or replaced by a random item.
+For each user, the item recommended first is explained by every method. The contributions are tested
+on the model itself, which leaves out interactions in three ways: removed, masked, or replaced by a
+random item.
 
     deletion           area under the curve of the score while the interactions leave, the most
                        important first; low is good
@@ -89,8 +89,8 @@ def figures_of(
     methods: Sequence[str],
     user: int,
 ) -> dict[str, np.ndarray]:
-    """Of one user and by each method: name of a table in NOTES -> its measures (W, N, M), and
-    'seconds' (N,). alone: `counts_alone` of a model that has counts."""
+    """For one user: name of a table in NOTES -> measures of each method (W, N, M), and 'seconds'
+    (N,). alone: `counts_alone` of a model that has counts."""
     question = question_of(scorer, data, user)
     figures, by_size, seconds = [], [], []
     for method in methods:

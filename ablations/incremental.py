@@ -1,12 +1,11 @@
-"""Going on with a model, or training it again? `python -m ablations.incremental --seeds 3`
+"""Fine-tuning a model, or training it again? `python -m ablations.incremental --seeds 3`
 
-At each date but the first, the model of the date before has three futures: it stays as it was; it
-goes on for a few epochs with all that is known by now, new items and users included (as
-`trainer.py --start_from` does); or a new one is trained from nothing. All are asked for what
-users had until the next date, histories growing up to each target, items and users that a model
-does not know in it by what is known beside them. `warm` are the users whom the oldest of the
-three knows: does it forget them? Nothing is selected in these trainings, so no interaction is
-held out of them.
+At each date but the first, three models are compared: the model of the date before; that model
+fine-tuned for a few epochs on all data so far, with new items and users (as `trainer.py
+--start_from` does); and a new model trained on all data so far. Targets are the interactions until
+the next date, and histories grow up to each target. A model represents items and users unknown to
+it by their columns. `warm` are the users known to the oldest model: are they forgotten? Nothing is
+selected in these trainings, so no interaction is held out.
 
 Any flag of trainer.py may follow and holds for all trainings.
 """
@@ -52,8 +51,7 @@ ROWS = (POPULARITY, OLDER, TUNED, AGAIN)
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """What was known at the date before and at this one, and who is asked for what until the next
-    one.
+    """The data known at the date before and at this one, and the requests until the next one.
     """
 
     date: str
@@ -66,8 +64,8 @@ class Round:
 def rounds(
     raw: RawData, settings: Settings, dates: list[datetime.date]
 ) -> list[Round]:
-    """A round for each three dates in a row. Raises `UserError` where nothing trains or nobody is
-    asked.
+    """A round for each three dates in a row. Raises `UserError` if a training part or the requests
+    are empty.
     """
     require(
         "time" in raw.interactions,
@@ -112,8 +110,8 @@ def rounds(
 
 
 def _split_at(data, time):
-    """The same data: what is before `time` (s) trains, what is not is asked for, at most
-    MOST_TARGETS of a user.
+    """The same data, with interactions before `time` (s) for training and those after it as
+    targets, at most MOST_TARGETS of a user.
     """
     ends = ends_before(data.offsets, data.times, time)
     requests = {"test": spread_requests(data.offsets, data.times >= time)}
@@ -126,7 +124,7 @@ def _split_at(data, time):
 def quality(
     ranker: Ranker, here: Round, settings: Settings
 ) -> dict[str, np.ndarray]:
-    """METRIC of those who are asked, by date and group."""
+    """METRIC of the requests, by date and group."""
     requests = here.asked.split.requests["test"]
     rank = target_ranks(
         ranker, here.asked, "test", settings.model.seq_length, settings.eval

@@ -1,4 +1,4 @@
-"""Runs and models that a table needs, trained once and kept in a folder of its work."""
+"""Runs and models that a table needs, trained once and kept in a work folder."""
 
 import shutil
 from pathlib import Path
@@ -20,10 +20,10 @@ from training_loop import fit
 
 
 def run_once(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Results of a run in this folder: read if it is finished, otherwise trained and measured,
-    going on where it was stopped.
+    """Results of the run in this folder. A finished run is read; else it is trained and measured,
+    or continued where it was stopped.
 
-    Waits for another process that is at it.
+    Waits if another process has the run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = settings.replace(
@@ -38,8 +38,8 @@ def run_once(settings: Settings, folder: Path) -> dict[str, Any]:
 def trained(
     settings: Settings, data: Dataset, work: Path
 ) -> tuple[nn.Module, dict[str, Any], Path]:
-    """(model, record of its best epoch and `seconds` of training, its folder in `work`) of
-    settings and data, without a test; trained once, going on where it was stopped."""
+    """(model, record of its best epoch and `seconds` of training, its folder in `work`) of settings
+    and data, without test figures; trained once, or continued where it was stopped."""
     folder = work / run_key(settings, data_hash(data), code_version())
     best, last = folder / "best", folder / "last"
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,9 @@ PLANTED = (
 
 
 def true_causes() -> pd.DataFrame:
-    """Of each interaction of the synthetic data what caused it (datasets/README.md): `family` is
-    what an explanation should name first, or 'history' for the item `source`; '' for no cause."""
+    """The cause of each interaction of the synthetic data (datasets/README.md): `family` is the
+    family that an explanation should name first, or 'history' for the item `source`; '' for no
+    cause."""
     path = DATASETS / "synthetic" / "causes.csv.gz"
     return pd.read_csv(path, keep_default_na=False)
 
@@ -34,8 +35,8 @@ def true_causes() -> pd.DataFrame:
 def planted_causes(
     scorer: Scorer, data: Dataset, methods: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """On the synthetic data, for the held-out interactions with FEWEST before them: method ->
-    cause -> the share of those with this cause that the method names, and how many there are."""
+    """For held-out interactions of the synthetic data with at least FEWEST before them: method ->
+    cause -> (share in which the method names the cause, number)."""
     known = true_causes().set_index(["user", "item"])
     requests, catalogue = data.split.requests["test"], data.catalogue
     hits: dict[str, dict[str, list[bool]]] = {name: {} for name in methods}

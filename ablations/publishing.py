@@ -22,7 +22,7 @@ MEANS = {
 
 
 def shown_of(test: Mapping[str, Any]) -> list[str]:
-    """Of a row's metrics those that tables show."""
+    """The metrics of a row that tables show."""
     more = [name for name in test if "," in name and name.startswith(BOTH)]
     return [*FIRST, *more]
 

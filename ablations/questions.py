@@ -1,4 +1,4 @@
-"""The questions that studies of explanations ask: who is asked about, and which item."""
+"""The questions in studies of explanations: which users, and which items."""
 
 import dataclasses
 
@@ -18,8 +18,8 @@ def question_of(
     end: int | None = None,
     item: int | None = None,
 ) -> Question:
-    """Why is the first recommendation (or `item`) what it is, after a user's history before
-    `end`, or the whole?"""
+    """The question why the first recommendation (or `item`) is recommended, after a user's history
+    before `end`, or the whole history."""
     history = history_of(data, user, end)
     allowed = torch.arange(len(data.catalogue.items)) >= ITEM_ROWS
     allowed[torch.from_numpy(history.items)] = False

@@ -1,8 +1,7 @@
-"""The report that a study ends in: each variant beside the one it is compared with, on the same
-users and seeds.
+"""The report of a study: each variant beside its reference, on the same users and seeds.
 
-`results/STUDY/` gets report.md and runs.json with each run's figures. They hold means and
-differences over groups of users, no data of single ones.
+`results/STUDY/` gets report.md and runs.json with each run's figures. They contain means and
+differences over groups of users, nothing about single users.
 """
 
 import dataclasses
@@ -130,7 +129,7 @@ def _of_users(folder):
 
 
 def _figures(variant, seed, folder):
-    """What runs.json says of a run."""
+    """The entry of a run in runs.json."""
     result = read_results(folder / BEST)
     ranking = result["ranking"][variant.settings.model.model]
     return {
@@ -182,7 +181,7 @@ def _with_spread(values):
 
 
 def _record(study, flags, runs):
-    """What runs.json holds."""
+    """The content of runs.json."""
     content = dataclasses.asdict(study) | {"flags": list(flags), "runs": runs}
     content["variants"] = {
         variant.name: {**variant.changes, "against": variant.against}

@@ -1,4 +1,4 @@
-"""The rows of the results tables: train or tune them, rank, compare, and say whether they come
+"""The rows of the results tables: trains or tunes them, ranks, compares, and says whether they come
 out as reported.
 
     python -m ablations.rows vanilla --board loo-3416 --seeds 3     (or: make reproduce ROW=vanilla)
@@ -6,9 +6,9 @@ out as reported.
     python -m ablations.rows vanilla --publish models           its best seed as a model to share
 
 A trained row is a preset (a file of `configs/`) and one run a seed; the others are tuned on
-validation, at most TRIALS settings. A run that is finished under the same settings, data and code
-is not trained again, a stopped one goes on. Results lie in `results/BOARD/`; what lies there
-already is compared with what comes out, and replaced only with `--write`.
+validation, at most TRIALS settings. A finished run with the same settings, data and code is not
+trained again; a stopped one continues. Results are in `results/BOARD/`. Older results there are
+compared with the new ones, and replaced only with `--write`.
 """
 
 import argparse

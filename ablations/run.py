@@ -1,11 +1,11 @@
-"""Run a study and end in a report.
+"""Runs a study and writes its report.
 
     python -m ablations.run heads --seeds 2 --max_steps 1500 --jobs 2
 
-Every run is a folder named by its settings, data and code: a finished one is never run twice,
-whichever study asks for it, a stopped one goes on, a failing one is recorded and the others go
-on. Any flag of trainer.py may follow and holds for all variants. Two runs are equal to the last
-digit where each had as many threads: `--jobs` on as many cores.
+Every run has a folder named by its settings, data and code. A finished run is never repeated, even
+for another study; a stopped one continues; a failing one is recorded while the others continue. Any
+flag of trainer.py may follow and holds for all variants. Two runs are equal to the last digit if
+they had equally many threads: the same `--jobs` on as many cores.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ LOG = "log.txt"  # what a run printed
 
 @dataclass
 class Run:
-    """One variant with one seed. code: the version of the code that the folder's name holds."""
+    """One variant with one seed. code: the version of the code, part of the folder's name."""
 
     variant: str
     code: str
@@ -54,17 +54,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """As people read it."""
+        """Its name for people."""
         return self.settings.train.run_name
 
     @property
     def results(self) -> Path:
-        """Written when all is done."""
+        """The file written at the end."""
         return self.folder / "best" / "results.json"
 
     @property
     def error(self) -> Path:
-        """Written when the run failed."""
+        """The file written if the run failed."""
         return self.folder / "error.txt"
 
     def fail(self, message: str) -> None:
@@ -127,8 +127,8 @@ def run_here(runs: list[Run], jobs: int) -> Iterator[Run]:
 
 
 def run_on_ray(runs: list[Run], address: str, jobs: int) -> Iterator[Run]:
-    """The same on a Ray cluster whose machines share the work folder: a task a run, which Ray
-    gives to another worker when its own dies. address: 'auto' or host:port; 'local' starts one of
+    """The same on a Ray cluster whose machines share the work folder. Each run is a task, which Ray
+    gives to another worker if its own dies. address: 'auto' or host:port; 'local' starts one of
     `jobs` workers here."""
     try:
         import ray
@@ -180,7 +180,7 @@ def _work(run, parent):
 
 
 def _train(run):
-    """Train with output in the run's log; whatever fails is recorded."""
+    """Train with output in the run's log; a failure is recorded."""
     run.folder.mkdir(parents=True, exist_ok=True)
     run.error.unlink(missing_ok=True)
     if code_version() != run.code:

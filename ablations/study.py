@@ -1,5 +1,5 @@
-"""A study: one question, asked of several variants of one preset. Studies are data:
-`ablations/studies/*.yaml`.
+"""A study: one question and several variants of one preset. Studies are YAML files in
+`ablations/studies/`.
 
     question: How deep should the model be?
     base: quick                      # a preset
@@ -59,7 +59,7 @@ class Variant:
 
 @checked(frozen=True, config=STRICT)
 class StudyFile:
-    """What a file says."""
+    """The content of a file."""
 
     variants: Annotated[dict[str, Changes | None], Field(min_length=1)]
     question: str = ""
@@ -125,7 +125,7 @@ def load_study(name: str, flags: Sequence[str] = ()) -> Study:
 
 
 def _effective(settings):
-    """Settings without what has no effect: with --max_steps the epochs do not count."""
+    """Settings without those that have no effect: with --max_steps, the epochs."""
     limited = settings.train.max_steps > 0
     return settings.replace(max_epochs=1) if limited else settings
 
@@ -150,8 +150,8 @@ def code_version() -> str:
 
 
 def run_key(settings: Settings, data: str, code: str) -> str:
-    """What makes two runs the same: settings, data, code, the weights that it starts from or
-    follows, and where it computes."""
+    """Hash that is equal for equal runs: of settings, data, code, weights to start from or to
+    follow, and device."""
     device = choose_device(settings.train.device)
     values = settings.recorded() | {
         "device": device.type,
@@ -166,7 +166,7 @@ def run_key(settings: Settings, data: str, code: str) -> str:
 
 
 def data_hash(data: Dataset) -> str:
-    """Of the split, and of the texts, which it does not hold."""
+    """Hash of the split and of the texts."""
     texts = [
         str(values.tolist())
         for values in data.catalogue.items.data.values()

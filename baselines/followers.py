@@ -1,10 +1,10 @@
-"""Rankers that count which items follow which, and learn nothing: PCTM and Sequential Rules.
+"""Rankers by counts of which items follow which, without training: PCTM and Sequential Rules.
 
     S(a | h) = sum_j w_j M(h_j, a) + popularity log p(a)          h_0 is the newest item
 
 M (R, R) is sparse and comes from N_d(b, a): how often a stands d interactions after b in the
 training part. Both after the formulas of Spotify Research (sequential-capacity-probes, RecSys
-2026, docs/PROTOCOL.md). Items at par follow in the order of their popularity.
+2026, docs/PROTOCOL.md). Items with equal scores are ordered by popularity.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ RECENT_MASS = 0.8  # what the newest items of a history share; older ones share 
 class Followers:
     """Scores by M and by w: `weights` gives w (n,), newest first, of a history of n items.
 
-    background: (R,) what each item has beside the counts.
+    background: (R,) added to the counts of each item.
     """
 
     starts = False  # says nothing before the first item
@@ -90,9 +90,9 @@ def pctm(
     history: str,
     popularity: float,
 ) -> Followers:
-    """A product of smoothed transition probabilities: with C = sum_d g_d N_d,
-    M(b, a) = log(1 + sharpness C(b, a)), sharpness = |I| / tau of the source; what it leaves out
-    is the same for all items.
+    """A product of smoothed transition probabilities: with C = sum_d g_d N_d, M(b, a) = log(1 +
+    sharpness C(b, a)), sharpness = |I| / tau of the source; a term that is equal for all items is
+    left out.
 
     counted: the name and number of the weights g. history: a name of HISTORIES. popularity: the
     factor of log p(a), below 0 against popular items.
@@ -146,7 +146,7 @@ def _rarity(times, users):
 
 
 def _order(times):
-    """(R,) less than any count: the order of items at par."""
+    """(R,) smaller than any count: the order of items with equal scores."""
     return 1e-6 * times / (times.max() + 1)
 
 

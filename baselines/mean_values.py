@@ -1,5 +1,4 @@
-"""Predictors of an interaction's value that know no sequence: means of the user, of the item, of
-both.
+"""Predictors of an interaction's value without a sequence: means of the user, of the item, of both.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Item-to-item models: what goes with the items of a history. All score by one matrix product.
+"""Item-to-item models. All score by one matrix product:
 
     score(history) = sum over its items i of decay^(age of i) * M[i, :]
 
@@ -41,8 +41,7 @@ class ColumnNeighbours:
     """Scores an item by the mean cosine similarity of its categories and tags to those of the
     history.
 
-    Items at par, and all items where there is no history, follow in the order of their
-    popularity.
+    Items with equal scores, and all items if there is no history, are ordered by popularity.
     """
 
     starts = True
@@ -68,9 +67,9 @@ class ColumnNeighbours:
 def item_knn(
     data: Dataset, neighbours: int, shrinkage: float, decay: float = 1.0
 ) -> ItemToItem:
-    """Nearest neighbours by shrunken cosine, |i and j| / (sqrt(|i| |j|) + shrinkage), of who has
-    both in training (Deshpande & Karypis, TOIS 2004; the shrinkage as in Dacrema et al., RecSys
-    2019, section 3.2)."""
+    """Nearest neighbours by shrunken cosine, |i and j| / (sqrt(|i| |j|) + shrinkage), of the users
+    who have both in training (Deshpande & Karypis, TOIS 2004; the shrinkage as in Dacrema et al.,
+    RecSys 2019, section 3.2)."""
     seen = data.user_items()
     together = (seen.T @ seen).toarray()
     counts = together.diagonal()
@@ -107,7 +106,7 @@ def markov_chain(
 
     reach: an item up to so many steps later counts as a follower, with weight 1 / steps. backoff:
     pseudo-followers that every item gets, spread by popularity, so that unseen pairs are ranked.
-    decay 0: the first-order chain; above it older items speak too.
+    decay 0: the first-order chain; above 0 older items count too.
     """
     following = transition_counts(data, 1 / np.arange(1.0, reach + 1))
     counts = data.item_counts()

@@ -1,4 +1,4 @@
-"""The items that training has most often: ever, or in a window of time."""
+"""The items most frequent in training: at any time, or in a time window."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ DAY = 86_400
 
 
 class Popularity:
-    """Scores an item by how often the training part has it."""
+    """Scores an item by its number of training interactions."""
 
     starts = True
     value_columns = ()
@@ -23,7 +23,7 @@ class Popularity:
         self.counts = counts
 
     def states(self, batch: Batch) -> Tensor:
-        """(B, 1): nothing of the history matters."""
+        """(B, 1) zeros: the history does not matter."""
         return torch.zeros(len(batch.lengths), 1)
 
     def scores(self, states: Tensor, _batch: Batch | None = None) -> Tensor:
@@ -37,12 +37,12 @@ class Popularity:
 
 
 class RecentPopularity:
-    """Scores an item by how often the training part has it in the `days` before the newest event
-    of a history.
+    """Scores an item by its number of training interactions in the `days` before the newest
+    interaction of a history.
 
-    What came later does not count, though a leave-one-out training part has it; items without an
-    event in the window follow in the order of their popularity at any time. Counts on the CPU,
-    wherever the batch is.
+    Later interactions do not count, although the leave-one-out training part has them. Items
+    without an interaction in the window are ordered by their popularity at any time. Counts on the
+    CPU, wherever the batch is.
     """
 
     starts = True

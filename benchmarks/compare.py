@@ -1,14 +1,13 @@
-"""Ours against RecTools, in turns on one machine: seconds an epoch, memory, users a second,
-latency.
+"""This project against RecTools on one machine: seconds an epoch, memory, users a second, latency.
 
     python -m benchmarks.compare --peers .venv-peers/bin/python       (or: make bench)
 
-MovieLens 1M, leave-one-out training part; equal width, inner width, depth, heads, length,
-sequences and optimizer steps an epoch, share of masked positions, dropout (on embeddings and
-sub-layers' outputs; where the peers have more, it is set to 0) and loss (full softmax over the
-catalogue); each side at its own default precision. In each round every model has a process of its
-own, one after the other, so that a machine that grows slower slows all of them: it trains its
-first epoch, then recommends with data and model in memory. Figures are medians over rounds.
+MovieLens 1M, leave-one-out training part; equal width, inner width, depth, heads, length, sequences
+and optimizer steps an epoch, share of masked positions, dropout (on embeddings and outputs of
+sub-layers; further dropout of the peers is set to 0) and loss (full softmax over the catalogue);
+each side at its own default precision. In each round every model has its own process, one after the
+other, so a machine that grows slower slows all of them. A process trains the first epoch, then
+recommends with data and model in memory. Figures are medians over rounds.
 """
 
 import json

@@ -1,13 +1,12 @@
 """How good a first model is on any data set: `python -m benchmarks.data_sets groceries.csv
 ml-latest-small --output results/data-sets.json`
 
-Each is trained by `python trainer.py --preset auto --dataset ...`, once for each seed, and stands
-beside rankers that count. The difference to the best of these is tested over users and seeds
-(evaluation/significance.py). A run that stands in --work is not trained again.
+A model is trained by `python trainer.py --preset auto --dataset ...`, once for each seed, and
+compared with rankers by counts. The difference to the best of these is tested over users and seeds
+(evaluation/significance.py). A finished run in --work is not trained again.
 
-PCTM's authors count the validation items too before they ask for the test items. `recounted` is
-PCTM and the model with such counts; the model's parameters and the weights of its counts stay as
-the training part and validation left them.
+PCTM's authors include the validation items in the counts before the test. `recounted` is PCTM and
+the model with such counts; the model's parameters and the weights of its counts stay the same.
 """
 
 import hashlib
@@ -41,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def trained(dataset: str, seed: int, work: Path, flags: list[str]) -> Path:
-    """The folder of the model of a data set and a seed, trained unless it is there."""
+    """The folder of the model of a data set and a seed, trained if it does not exist."""
     asked = json.dumps([str(Path(dataset).resolve()), *flags]).encode()
     digest = hashlib.sha256(asked).hexdigest()[:6]
     place = work / f"{Path(dataset).stem}-{seed}-{digest}"
@@ -56,7 +55,7 @@ def trained(dataset: str, seed: int, work: Path, flags: list[str]) -> Path:
 
 
 def figures(models: list[Path], data_dir: str | None = None) -> dict[str, Any]:
-    """What models of one data set, a seed each, are worth beside rankers that count."""
+    """Figures of models of one data set, one for each seed, beside rankers by counts."""
     found = [read_results(folder) for folder in models]
     _, settings, data = load_with_data(models[0], data_dir)
     users = data.split.requests["test"].users
@@ -93,7 +92,7 @@ def figures(models: list[Path], data_dir: str | None = None) -> dict[str, Any]:
 def recounted(
     models: list[Path], data: Dataset, settings: Settings
 ) -> dict[str, list[dict[str, np.ndarray]]]:
-    """Metrics on the test items with counts that know the validation items too.
+    """Metrics on the test items with counts that include the validation items.
 
     Ranker ('PCTM'; 'model' where the models add counts) -> for each model, metric -> (U,).
     """
@@ -124,7 +123,7 @@ def recounted(
 def _counted(
     data: Dataset, settings: Settings, users: np.ndarray
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Ranker that counts -> metric -> (U,)."""
+    """Ranker by counts -> metric -> (U,)."""
     length = settings.model.seq_length
     rankers = counting_rankers(data, settings)
     ranks = ranks_of(rankers, data, "test", length, settings.eval)
@@ -143,7 +142,7 @@ def _per_user(folder, users):
 def table(
     rows: dict[str, dict[str, Any]],
 ) -> tuple[list[str], list[list[str]]]:
-    """(header, cells): NDCG@10 of what counts, both metrics of the models."""
+    """(header, cells): NDCG@10 of the rankers by counts, both metrics of the models."""
     counters = list(
         dict.fromkeys(name for row in rows.values() for name in _counters(row))
     )

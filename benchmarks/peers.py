@@ -52,7 +52,7 @@ class Clock(Callback):
 
 
 class Peer:
-    """One of RecTools' models at its own defaults, but for what both sides share."""
+    """One of RecTools' models with its own defaults, except for what both sides share."""
 
     def __init__(self, name: str, path: str) -> None:
         arrays = np.load(path)

@@ -1,9 +1,9 @@
-"""How long a large file takes to read, and how much memory:
+"""Time and memory of reading a large file:
 `python -m benchmarks.reading --rows 20000000`
 
-Writes a CSV file of that many interactions (user_id, item_id, rating, timestamp) whose users and
-items are as unequally busy as those of a shop, reads it in a process of its own as every program
-does, inferring its schema, and prints seconds and peak memory.
+Writes a CSV file of that many interactions (user_id, item_id, rating, timestamp), with users and
+items as unequally active as in a shop. Reads it in its own process as every program does, with an
+inferred schema, and prints seconds and peak memory.
 """
 
 import json
@@ -48,7 +48,7 @@ def _unequal(draw, rows, count, shape, scale):
 
 
 def read_here(path: str) -> None:
-    """Read a file and print what it took, as JSON."""
+    """Read a file and print time and memory as JSON."""
     began = time.perf_counter()
     data = load(DataSettings(dataset=path))
     figures = {

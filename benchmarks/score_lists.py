@@ -4,8 +4,8 @@
         --output lists.csv
     python benchmarks/score_lists.py lists.csv ml-1m/ratings.dat
 
-A user's target is the last interaction by time, of equal times the last in the file. Users of
-whom no list is given count as misses.
+A user's target is the last interaction by time, of equal times the last in the file. Users without
+a list count as misses.
 """
 
 import argparse

@@ -30,7 +30,7 @@ class Side(Protocol):
 
 
 def run(build: Callable[..., Side]) -> None:
-    """Build a side from the command line and print what it takes."""
+    """Build a side from the command line and print its figures."""
     answers = os.fdopen(os.dup(1), "w")
     # What anybody else prints goes to standard error.
     os.dup2(2, 1)

@@ -121,8 +121,8 @@ def _miscalibration(shares, lists, history):
 
 
 def coverage(lists: np.ndarray, data: Dataset) -> dict[str, float]:
-    """Of all lists together: the share of items that anybody gets, and the Gini coefficient of
-    how often items are given (0 = all alike, near 1 = the same few)."""
+    """Over all lists: the share of items in at least one list, and the Gini coefficient of how
+    often items are recommended (0 = equally often, near 1 = the same few)."""
     rows = len(data.catalogue.items)
     counts = np.bincount(lists.ravel(), minlength=rows)[ITEM_ROWS:]
     exposure = np.sort(counts)

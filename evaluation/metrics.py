@@ -65,7 +65,7 @@ def per_request(rank: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def per_user(rank: np.ndarray, users: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric as a vector over the users who were asked, in ascending order: the mean over a
+    """Every metric as a vector over the users with requests, in ascending order: the mean over a
     user's requests."""
     _, place, counts = np.unique(
         users, return_inverse=True, return_counts=True

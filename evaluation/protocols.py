@@ -1,12 +1,11 @@
-"""How models are ranked: who is asked, what they choose among, and the line that says so.
+"""How rankings are made: requests, candidates, filters, and the protocol line.
 
-Who is asked, and from which history, is the split's business (splits.py); for validation and test
-alike: same filter, same tie rule. The items of the history are taken out of the ranking, unless
-the data allow that users have an item again: then a repeat is a target like any other, and tables
-give both figures. With the filter on, a target that is a repeat cannot be recommended and counts
-as last. The whole catalogue is ranked unless `--candidates` asks for a sample, drawn once for
-each request, so that all models meet the same one. Q requests, T targets of a request, C
-candidates, R rows of the item table.
+Requests and histories come from the split (splits.py). Validation and test have the same filter and
+tie rule. The items of the history are left out of the ranking, unless the data allow repeats: then
+a repeat is a target like any other, and tables give both figures. With the filter, a target that is
+a repeat cannot be recommended and ranks last. The whole catalogue is ranked unless `--candidates`
+asks for a sample. It is drawn once for each request, so all models rank the same one. Q requests, T
+targets of a request, C candidates, R rows of the item table.
 """
 
 import dataclasses
@@ -43,7 +42,7 @@ CPU = torch.device("cpu")
 
 
 class Ranker(Protocol):
-    """Whatever ranks items: every model (`frozen()`) and every baseline."""
+    """Anything that ranks items: every model (`frozen()`) and every baseline."""
 
     starts: bool  # whether it says anything of users without a history
 
@@ -52,7 +51,7 @@ class Ranker(Protocol):
 
 
 def filters_seen(settings: EvalSettings, data: Dataset) -> bool:
-    """Whether the items of the history are taken out of the ranking."""
+    """Whether the items of the history are left out of the ranking."""
     if settings.filter_seen == "auto":
         return not data.catalogue.schema.repeats
     return settings.filter_seen == "yes"
@@ -61,8 +60,8 @@ def filters_seen(settings: EvalSettings, data: Dataset) -> bool:
 def both_filters(
     settings: EvalSettings, data: Dataset
 ) -> dict[str, EvalSettings]:
-    """What is measured, by what is added to a model's name: where items may repeat, both with the
-    history taken out and not."""
+    """Suffix of a model's name -> settings: if items may repeat, both with the history left out and
+    not."""
     if not data.catalogue.schema.repeats:
         return {"": settings}
     other = "no" if filters_seen(settings, data) else "yes"
@@ -79,7 +78,7 @@ def protocol_line(
     settings: EvalSettings,
     query_time: str = "unknown",
 ) -> str:
-    """What a number means: stands above every table."""
+    """The line above every table: the protocol of its figures."""
     requests, schema = data.split.requests[until], data.catalogue.schema
     users = len(np.unique(requests.users))
     asked = f"{users:,} users"
@@ -183,7 +182,7 @@ def ranks_of(
     settings: EvalSettings,
     device: torch.device = CPU,
 ) -> dict[str, np.ndarray]:
-    """Name -> `target_ranks`: where items may repeat, both with the history taken out, and not."""
+    """Name -> `target_ranks`; if items may repeat, both with the history left out and not."""
     return {
         name + suffix: target_ranks(
             ranker, data, until, seq_length, evaluation, device
@@ -203,7 +202,7 @@ def request_batches(
     timed: Callable[[History], History] = lambda history: history,
 ) -> Iterator[tuple[np.ndarray, Requests, Batch]]:
     """(indices, requests, their histories) for all requests once, those of similar length
-    together. timed: adds the moment of the request to a history."""
+    together. timed: adds the time of the request to a history."""
     lengths = requests.ends - data.offsets[requests.users]
     groups = length_groups(
         lengths, len(data.catalogue.items), seq_length, device
@@ -224,7 +223,7 @@ def length_groups(
     """Indices of histories in groups of similar length, longest first.
 
     A group holds at most GROUP_POSITIONS positions and GROUP_SCORES scores of `rows` items: on a
-    CPU what is computed stays in the caches.
+    CPU these stay in the caches.
     """
     read = np.minimum(lengths, seq_length)
     order = np.argsort(-read, kind="stable")
@@ -235,7 +234,7 @@ def length_groups(
 
 
 def hide_seen(scores: Tensor, data: Dataset, requests: Requests) -> None:
-    """Set the scores (B, R) of what users had before B requests to -inf, in place."""
+    """Set the scores (B, R) of the items that users had before B requests to -inf, in place."""
     asked = zip(requests.users, requests.ends, strict=True)
     for row, (user, end) in zip(scores, asked, strict=True):
         row[torch.from_numpy(data.seen(user, end))] = -torch.inf
@@ -247,10 +246,9 @@ def draw_candidates(
     """(Q, C) items to rank the targets among, none of them a target or (but for popular_100_any)
     in the history; None = the whole catalogue.
 
-    Uniform or by popularity in the training part, without repetition (Efraimidis & Spirakis,
-    2006: the largest of log(u) / weight are such a sample). The same for everybody who gives the
-    same split and kind. Where fewer items are left, one of them stands several times. Raises
-    `UserError` where none is left.
+    Uniform or by popularity in the training part, without repetition (Efraimidis & Spirakis, 2006:
+    the largest of log(u) / weight are such a sample). The same for the same split and kind. If
+    fewer items are left, one of them occurs several times. Raises `UserError` if none is left.
     """
     if settings.candidates == "full":
         return None

@@ -1,5 +1,4 @@
-"""Results of one run: computed once, kept a request a row, shown as tables under their protocol
-line.
+"""Results of one run: computed once, stored with a row for each request, shown as tables.
 """
 
 from pathlib import Path
@@ -37,8 +36,8 @@ def summarise(rank: np.ndarray, data: Dataset, until: str) -> Summary:
 
 def hit_max_ratio(rank: np.ndarray, users: np.ndarray) -> dict[str, float]:
     """Hit Max Ratio@k: the share of sessions whose hidden last item is among the first k, ranked
-    with the mask token appended (ranks (Q, T) of such a ranking). It is the hit rate by another
-    name."""
+    with the mask token appended (ranks (Q, T) of such a ranking). It is another name for the hit
+    rate."""
     metrics = per_user(rank, users)
     return {f"@{k}": float(metrics[f"HR@{k}"].mean()) for k in CUTOFFS}
 

@@ -1,5 +1,5 @@
-"""What each way of choosing a list costs, and what it gives: `rank_by` and `diversity` of
-reranking.py, side by side on the same requests.
+"""Costs and gains of ways to choose a list: `rank_by` and `diversity` of reranking.py on the same
+requests.
 
 Q requests, T targets of a request, K places of a list.
 """
@@ -39,7 +39,7 @@ def shown_lists(
       the values in the history. The others are then no targets.
     - value of hits: mean value of the targets among the ten.
     - distance: 1 - cosine of the items' vectors, mean over the pairs of a list.
-    - catalogue: share of all items that anybody gets.
+    - catalogue: share of all items in at least one list.
     """
     requests = data.split.requests[until]
     rankers = {"next": scorer}
@@ -110,8 +110,8 @@ def _ranks(lists, targets):
 
 
 def _values(data, column, until):
-    """(Q, T) the value of each target, NaN if unknown, and (Q,) the least that counts as liked:
-    the mean in the history, or the mean of the scale's values where none is known."""
+    """(Q, T) the value of each target, NaN if unknown, and (Q,) the smallest that counts as
+    liked: the mean in the history, or the mean of the scale's values if none is known."""
     entry = data.catalogue.interaction_fields[column]
     values = np.append(np.nan, entry.numbers)[data.columns[column]]
     requests = data.split.requests[until]

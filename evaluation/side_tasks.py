@@ -1,5 +1,4 @@
-"""How good the value and preference heads are, beside predictors that a head must beat to be
-worth it.
+"""Quality of the value and preference heads, beside simple predictors that they must beat.
 
 Q requests, K values of a column, F values of an item column.
 """
@@ -23,7 +22,7 @@ def head_outputs(
     seq_length: int,
     device: torch.device,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """What the heads say of the interaction that follows each request's history, by kind and
+    """Predictions of the heads for the interaction after each request's history, by kind and
     column: (Q, K) probabilities of its values given the item, (Q, F) distributions of item
     columns."""
     requests, outputs, order = data.split.requests[until], {}, []
@@ -54,8 +53,7 @@ def head_outputs(
 def value_quality(
     name: str, probabilities: np.ndarray, data: Dataset, until: str
 ) -> dict[str, dict[str, float]]:
-    """Errors of the head and of mean predictors; of values that are no numbers, their
-    cross-entropy.
+    """Errors of the head and of mean predictors; cross-entropy if the values are no numbers.
     """
     entry = data.catalogue.interaction_fields[name]
     codes = data.columns[name][data.split.requests[until].ends]
@@ -86,7 +84,7 @@ def preference_quality(
 
     'head' is the model; 'constant' the mean distribution of the training part, the same for
     everybody; 'own history' the user's own distribution so far, mixed with 5 % of the constant so
-    that nothing is impossible. Items without values are left out.
+    that no value has probability 0. Items without values are left out.
     """
     shares, requests = (
         data.catalogue.items.shares(name),

@@ -107,7 +107,7 @@ def compare_over_seeds(
     The variance of the users' means already holds interaction / S, so it is counted once. The
     t test has Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946).
 
-    spread: what `seed_spread` says of a whole study. Two or three seeds can agree by chance, and
+    spread: `seed_spread` of a whole study. Two or three seeds can agree by chance, and
     would then make any difference certain. So the larger of `spread` and the difference's own
     variance counts. Without `spread`, t has at most S - 1 degrees of freedom. If the seeds of one
     model scatter twice as far as those of the others, p is too small: below .05 in up to 11 % of

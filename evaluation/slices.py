@@ -1,4 +1,4 @@
-"""For whom and for what a model is good: metrics of parts of the requests, with intervals."""
+"""Slices: metrics of parts of the requests, with intervals."""
 
 import itertools
 
@@ -55,7 +55,7 @@ def by_time(data: Dataset, until: str) -> dict[str, np.ndarray]:
     """Two parts of the requests, as flags (Q,): the first target has another time than the item
     before it, or the same time. In the second the order may be that of the file.
 
-    Empty where the times, or one of the parts, are missing.
+    Empty if there are no times, or one part is empty.
     """
     same = same_time(data, until)
     if same.all() or not same.any():

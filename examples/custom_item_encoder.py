@@ -1,4 +1,4 @@
-"""Another encoder of a kind of column in the place of the shipped one: numbers by their decades.
+"""An encoder of your own for a kind of column: numbers by their decades.
 
 `python -m examples.custom_item_encoder`. An encoder turns a column's values into vectors;
 whatever is registered in `features.KINDS` is built, trained and saved like the others, and

@@ -1,20 +1,19 @@
-"""Why an item is recommended: what each interaction, and each family of features, contributes.
+"""Contributions of each interaction and of each family of features to a recommendation.
 
-Games and scores are those of question.py. Methods, which say what each interaction contributes:
+Scores and coalitions are those of question.py. Methods for interactions:
 
-    leave_one_out         v(everything) - v(everything but i): exact; contributions need not add
-                          up, as the model is not additive
+    leave_one_out         v(everything) - v(everything but i); contributions need not add up
     blocks                exact Shapley values of blocks of the history: the newest interactions
-                          alone, older ones in blocks that grow. The value of a coalition is the
-                          weighted mean of two games: what is not known is removed from the
-                          sequence, or masked in its place. Interactions that stand in for each
-                          other share what they do. A block's value is divided by integrated
-                          gradients of its sign and by attention. base + interactions = score
+                          alone, older ones in blocks that grow. The value of a coalition is a
+                          weighted mean of two scores: with the other interactions removed from
+                          the sequence, and masked in their places. A block's value is divided by
+                          integrated gradients of its sign and by attention.
+                          base + interactions = score
     integrated_gradients  gradients.py. base + interactions = score
     expected_gradients    gradients.py. base + interactions = score on average over draws
     attention_rollout     attention of all layers multiplied (Abnar and Zuidema,
                           arXiv:2005.00928): the same for every item
-    random                numbers without meaning, the control
+    random                random numbers, a control
 
 Axes as in question.py.
 """
@@ -54,7 +53,7 @@ BLOCK_WAYS: dict[Absence, float] = {"removed": 0.2, "masked": 0.8}
 @dataclass(frozen=True)
 class Attribution:
     """Contributions to the scores (C,): `history` (C, L), oldest first, and `families`, name ->
-    (C,), by leaving each out, of the control at random."""
+    (C,), each by leaving it out (at random for the control)."""
 
     score: np.ndarray
     history: np.ndarray
@@ -70,8 +69,8 @@ def leave_one_out(question: Question) -> np.ndarray:
 def places_lost(
     question: Question,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """By how many ranks each item falls, among those that may be recommended, without each
-    interaction, (C, L), and without each family, (C,)."""
+    """Ranks that each item falls, among those that may be recommended, without each interaction,
+    (C, L), and without each family, (C,)."""
     _, ranks = question.one_by_one
     falls = question.without_families[:, 1] - ranks[0]
     families = dict(zip(question.families, falls, strict=True))
@@ -82,8 +81,8 @@ def carried(question: Question, found: Attribution) -> np.ndarray:
     """(C, L) whether an interaction is among the TRIED that contribute most to an item, and the
     item's score falls without it alone.
 
-    A share in what several interactions do together is no reason where the item would be the
-    better off without this one.
+    An interaction without which the score would be higher is no reason for the item, even if it has
+    a share in a joint effect.
     """
     # (C, TRIED)
     strongest = np.argsort(-found.history, axis=1, kind="stable")[:, :TRIED]
@@ -165,7 +164,7 @@ DRAWN: dict[str, Callable[[Question, int], np.ndarray]] = {
 def explain(
     question: Question, method: str = DEFAULT, seed: int = 0
 ) -> Attribution:
-    """The contributions that a method of METHODS or DRAWN finds, or 'random', the control."""
+    """The contributions by a method of METHODS or DRAWN, or by the control 'random'."""
     score = question.scores(question.everything)[0]
     if method == "random":
         draw = np.random.default_rng(seed)

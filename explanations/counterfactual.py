@@ -1,5 +1,5 @@
-"""What would have to be otherwise: the fewest interactions without which an item leaves the list,
-and another user.
+"""Counterfactuals: a small set of interactions without which an item leaves the list, and other
+values of user columns.
 
 Axes as in attribution.py.
 """
@@ -19,9 +19,9 @@ PAIRS_OF = 16  # of the most important interactions all pairs are tried
 def what_if(
     question: Question, number: int, k: int, item: Callable[[int], Item]
 ) -> WhatIf:
-    """What would have to be otherwise for an item of the question.
+    """The counterfactuals of an item of the question.
 
-    item: what is said of an item by its row.
+    item: gives an item by its row.
     """
     places = smallest_set(question, k, number)
     without = None
@@ -33,12 +33,11 @@ def what_if(
 def smallest_set(
     question: Question, k: int, number: int = 0
 ) -> list[int] | None:
-    """Interactions (places in 0..L - 1) without which an item of the question is not among the
-    first k; none of them if it is not there anyway, None if it stays without any history.
+    """A small set of interactions (places in 0..L - 1) without which an item of the question is not
+    among the first k; empty if it is not there anyway, None if it stays without any history.
 
-    Sets of one are all tried, sets of two among the PAIRS_OF without which the score falls most;
-    a larger one is found step by step and freed of what it does not need, so a smaller one may
-    exist.
+    All single interactions are tried, then pairs of the PAIRS_OF without which the score falls
+    most. A larger set is built step by step and then reduced, so a smaller one may exist.
     """
     scores, ranks = question.one_by_one
     order = np.argsort(scores[1:, number], kind="stable").tolist()
@@ -68,11 +67,9 @@ def smallest_set(
 
 
 def other_users(question: Question, number: int) -> list[Flip]:
-    """The item's rank were a counterfactual column of the user another value, all else
-    as it is.
+    """The item's rank for other values of the user's counterfactual columns, all else unchanged.
 
-    What the model learned of the user beside (the id, the history) stays. Of a user of whom
-    nothing is known, each value alone.
+    The user id and the history stay. For a user without known columns, each value alone.
     """
     history, fields = question.read, question.catalogue.users.fields
     others, flips = [], []

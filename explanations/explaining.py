@@ -1,4 +1,4 @@
-"""From contributions to `Explanation`: what is named, in which order, in which sentence."""
+"""From contributions to an `Explanation`: what is named, in which order and sentence."""
 
 from collections.abc import Callable
 
@@ -21,11 +21,11 @@ ItemOf = Callable[[int], Item]  # what is said of an item by its row
 def explanations_of(
     question: Question, item_of: ItemOf, k: int | None = None
 ) -> list[Explanation]:
-    """Of each item its score, what each interaction and each family of features contributes, and
-    its reasons in a sentence: the strongest, interactions only if it scores less without them.
+    """Each item's score, the contributions of each interaction and each family of features, and a
+    sentence with the strongest reasons: interactions only if the item scores less without them.
 
-    k: explain in full, for a list of k items: also the item's rank, by how many ranks it falls
-    without each interaction and each family, and what would have to be otherwise.
+    k: explain in full, for a list of k items: also the item's rank, how many ranks it falls without
+    each interaction and each family, and counterfactuals.
     """
     found = explain(question)
     carries = carried(question, found)

@@ -1,14 +1,14 @@
-"""Contributions by gradients of the score along ways to the history.
+"""Contributions by gradients of the score along paths to the history.
 
-    integrated_gradients  the straight way from interactions of which only the time is known to the
+    integrated_gradients  the straight path from interactions of which only the time is known to the
                           real ones (Sundararajan et al., arXiv:1703.01365)
-    expected_gradients    ways from random items at the same times, one point of each (Erion et
+    expected_gradients    paths from random items at the same times, one point of each (Erion et
                           al., arXiv:1906.10670)
 
 Counts of transitions are added to the logits and not read by the encoder: their part grows along
-the same way, from that of the start to that of the history.
+the same path, from that of the start to that of the history.
 
-Axes: as in question.py; W ways or points of a way, J newest interactions that the counts read.
+Axes: as in question.py; W paths or points of a path, J newest interactions that the counts read.
 """
 
 import numpy as np
@@ -52,7 +52,7 @@ def _along(
     places: np.ndarray,
     weights: np.ndarray,
 ) -> np.ndarray:
-    """(C, L) weighted sum of gradients times way, at places (W,) from 0 to 1 on the ways from the
+    """(C, L) weighted sum of gradients times path, at places (W,) from 0 to 1 on the paths from the
     starts, one for all places or one for each, to the history."""
     scorer, length = question.scorer, question.length
     model, table = scorer.model, scorer.table

@@ -1,11 +1,10 @@
-"""Why these items? `Question`: the game of telling a model only a part of what is known.
+"""`Question`: scores of items when a model is shown only a part of what is known.
 
-An item's score is its logit with what all logits share taken out: its log-probability among the
-items that may be recommended. (A constant added to every logit changes no ranking, and so must
-not show in an explanation.)
+An item's score is its log-probability among the items that may be recommended. (A constant added to
+every logit changes no ranking, and must not change an explanation.)
 
-What the model is told is a *coalition*: some of the history's interactions and some of the
-families of features. v(coalition) is the item's score then.
+The part that is shown is a *coalition*: some interactions of the history and some families of
+features. v(coalition) is the item's score then.
 
 Axes: C items asked about, L interactions that the model reads, N coalitions, R rows of the item
 table.
@@ -31,7 +30,7 @@ Absence = Literal["removed", "masked", "replaced"]
 
 @dataclass(frozen=True)
 class Question:
-    """Why these items for this history? Also plays the game of leaving things out.
+    """Why these items for this history? Computes scores with parts left out.
 
     candidates: (C,) rows of items; allowed: (R,) True at the items among which probabilities are
     formed. absent: how an interaction is left out: removed from the sequence, its item and
@@ -53,16 +52,16 @@ class Question:
         return self.scorer.model.settings.seq_length
 
     def batch(self, histories: list[History]) -> Batch:
-        """What the model reads of histories."""
+        """The batch of these histories."""
         return history_batch(histories, self.catalogue, self.seq_length)
 
     def request(self, history: History) -> Batch:
-        """A history in the form from whose last position the next item is read."""
+        """A history in the form that the ranking head reads."""
         return self.scorer.model.as_request(self.batch([history]))
 
     @cached_property
     def read(self) -> History:
-        """The newest interactions of the history, those that the model reads."""
+        """The newest interactions of the history, which the model reads."""
         nothing = self.history.select(np.zeros(0, dtype=int))
         # it may append a mask
         room = self.seq_length - int(self.request(nothing).lengths[0])
@@ -145,7 +144,7 @@ class Question:
         return among.log_softmax(1)[:, torch.from_numpy(self.candidates)]
 
     def _only(self, known: np.ndarray) -> History:
-        """The history of which only these interactions (L,) are known."""
+        """The history with only these interactions (L,) known."""
         history = self.read
         if self.absent == "removed":
             left = history.select(known)
@@ -165,7 +164,7 @@ class Question:
 
 
 def unknown_items(history: History, items: int | np.ndarray) -> History:
-    """Another item everywhere, without columns, at the same times."""
+    """Another item at every position, without columns, at the same times."""
     others = np.empty_like(history.items)
     others[:] = items
     return dataclasses.replace(history, items=others, columns={})

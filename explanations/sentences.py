@@ -1,5 +1,4 @@
-"""An explanation in words: one sentence from the strongest contributions, no reason that the
-numbers don't carry."""
+"""An explanation in words: one sentence from the strongest contributions."""
 
 from collections.abc import Sequence
 
@@ -33,8 +32,7 @@ def family_label(catalogue: Catalogue, family: str) -> str:
 def strongest(
     items: Sequence[Reason], families: Sequence[Reason]
 ) -> tuple[Reason, ...]:
-    """What a sentence may name of items and families, both the largest first; what was had twice
-    is named once."""
+    """The items and families that a sentence may name, the largest first; each item once."""
     largest = max((one.effect for one in (*items, *families)), default=0.0)
     least = max(LEAST, SHARE * largest)
     different: dict[str, Reason] = {}

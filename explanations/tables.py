@@ -25,14 +25,14 @@ def columns_text(item: Item) -> str:
 
 
 def _text(value):
-    """A value as people read it: tags with commas; '' where nothing is known."""
+    """A value in readable form: tags with commas; '' if unknown."""
     if isinstance(value, tuple):
         value = ", ".join(map(str, value))
     return "" if value is None else str(value)
 
 
 def values_text(item: Recommendation) -> str:
-    """What a user would say of an item, as the model expects."""
+    """The values that the model expects a user to give an item."""
     parts = []
     for name, value in item.values.items():
         shown = f"{value:.1f}" if isinstance(value, float) else value
@@ -41,7 +41,7 @@ def values_text(item: Recommendation) -> str:
 
 
 def full_lines(why: Explanation) -> list[str]:
-    """What speaks for an item, what it would leave the list without, its rank for others."""
+    """Reasons for an item, without what it would leave the list, its rank for other users."""
     named = {reason.name for reason in why.reasons if reason.of == "history"}
     effects = [(one.name, one) for one in why.history if one.name in named]
     effects += [(one.label, one) for one in why.features]
@@ -81,8 +81,8 @@ def print_recommendations(
     history: list[str] | None,
     note: str,
 ) -> None:
-    """Print who asked (a profile, or the names of a history), a note, and recommendations with a
-    sentence each and, of those explained in full, all that `full_lines` says."""
+    """Print the user (a profile, or the names of a history), a note, and recommendations with a
+    sentence each; those explained in full also have `full_lines`."""
     if profile:
         print(profile_line(schema, profile))
     if history is not None:

@@ -2,7 +2,7 @@
 
 A reader turns files into `Files`: a data frame per table with the fields of the file. `assemble`
 then gives them the names of the schema: `user`, `item`, `time` and the columns of interactions,
-`id`, `name` and the columns of items and users. No later module sees a field's name.
+`id`, `name` and the columns of items and users. Later modules do not know the names of fields.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ MOVIELENS = {
 
 
 def home(dataset: str) -> Path:
-    """Where the files are sought that the schema of a data set names."""
+    """The folder of the files that the schema of a data set names."""
     if (DATASETS / f"{dataset}.yaml").exists():
         return DATASETS
     path = Path(dataset)

@@ -41,7 +41,7 @@ LICENCE = (
 
 
 class DataUnavailable(UserError):
-    """The data set is neither on disk nor to be downloaded."""
+    """The data set is not on disk and cannot be downloaded."""
 
 
 def data_folder(dataset: str, data_dir: str | None = None) -> Path:
@@ -114,7 +114,7 @@ def _fetch(url):
 
 
 def main(argv: list[str]) -> int:
-    """Exit code 3 where the data set can be neither found nor downloaded."""
+    """Exit code 3 if the data set can be neither found nor downloaded."""
     require(
         len(argv) == 1 and argv[0] in ARCHIVES,
         f"usage: python -m readers.download {'|'.join(ARCHIVES)}",

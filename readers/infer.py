@@ -1,4 +1,4 @@
-"""The schema of data that have none: roles by the names people use, kinds by the values."""
+"""Infers the schema of data without one: roles from usual names, kinds from values."""
 
 import dataclasses
 import re
@@ -104,7 +104,7 @@ def inferred(path: Path, columns: str) -> tuple[Schema, Files]:
     """(schema, files) of a file, a folder, or a pattern such as 'orders/*.parquet'.
 
     columns: roles of fields, as in 'user=A,item=B'. Raises `UserError` naming the fields and the
-    flag that settles what is not clear.
+    flag that resolves an ambiguity.
     """
     given = _given(columns)
     if is_sequences(path):
@@ -139,7 +139,7 @@ def _given(columns):
 def schema_for(
     name: str, files: Files, given: Mapping[str, str], reader: str = "tables"
 ) -> tuple[Schema, Files]:
-    """(schema, files) of tables as they were read. given: role -> field that has it."""
+    """(schema, files) of tables that were read. given: role -> field."""
     files = dict(files)
     interactions = files["interactions"]
     roles = _roles_by_name(interactions) | given
@@ -171,7 +171,8 @@ def schema_for(
 
 
 def _share_of_repeats(pairs):
-    """Share of the rows whose user has the item in an earlier row; of many users, of some."""
+    """Share of the rows whose user has the item in an earlier row; estimated on some users if there
+    are many."""
     users = pairs.iloc[:, 0]
     different = users.unique()
     if len(different) > SAMPLE:
@@ -217,7 +218,7 @@ def _files_of(path, wanted):
 
 
 def _names_of_fields(table, file):
-    """Field -> how people would call it: its name, or in a file without a header its place."""
+    """Field -> its name for people: its name, or its place in a file without a header."""
     fields = [str(field) for field in file.frame]
     names = dict(zip(fields, fields, strict=True))
     if fields != [str(number + 1) for number in range(len(fields))]:
@@ -234,7 +235,7 @@ def _names_of_fields(table, file):
 
 
 def _roles_by_name(file, table="interactions"):
-    """Role -> the field whose name says that it plays it."""
+    """Role -> the field whose name fits it."""
     by_name = {}
     for field, name in _names_of_fields(table, file).items():
         by_name.setdefault(_plain(name), field)
@@ -292,7 +293,7 @@ def _table(table, file, given):
 
 
 def _note_dates(file, field):
-    """Say so where a field that has no role may be the time."""
+    """Print a note if a field without a role may be the time."""
     values = file.frame[field]
     values = values[~is_blank(values)].iloc[:SAMPLE]
     numbers = pd.to_numeric(values, errors="coerce").notna().any()
@@ -306,7 +307,7 @@ def _plain(field):
 
 
 def _column(table, name, field, file, kind):
-    """A column by its values, or why it is none."""
+    """A column from its values, or the reason why it is not used."""
     rows = file.frame[field]
     values = rows.iloc[:: 1 + len(rows) // SAMPLE]
     values = values[~is_blank(values)].reset_index(drop=True)
@@ -351,7 +352,7 @@ def _column(table, name, field, file, kind):
 
 
 def _kind(field, values, text, separated):
-    """The kind by the values; None for what is different in nearly every row."""
+    """The kind from the values; None if nearly every row has another value."""
     different = text.nunique()
     numbers = pd.to_numeric(text, errors="coerce")
     if isinstance(values[0], list | tuple | np.ndarray):
@@ -378,7 +379,7 @@ def _splits(text, separator):
 
 
 def _are_times(values):
-    """Whether values may be moments: dates, or seconds or smaller units since 1970."""
+    """Whether values may be times: dates, or seconds or smaller units since 1970."""
     numbers = pd.to_numeric(values, errors="coerce")
     if numbers.notna().all():
         return len(numbers) > 0 and numbers.median() >= EARLIEST

@@ -67,9 +67,9 @@ FIELD_END = b"\x1f"
 
 
 def read_movielens(folder: Path) -> tuple[dict[str, File], str]:
-    """(tables, note) of whichever MovieLens lies in a folder.
+    """(tables, note) of the MovieLens version in a folder.
 
-    note: what must stand beside numbers measured on it. Raises `UserError` naming file and line.
+    note: for every number measured on it. Raises `UserError` naming file and line.
     """
     ratings = folder / "ratings.dat"
     one_million = ratings.exists()

@@ -1,4 +1,4 @@
-"""`RawData`: the tables that every reader ends in, checked, under the names of the schema."""
+"""`RawData`: the checked tables of every reader, with the names of the schema."""
 
 import contextlib
 import dataclasses
@@ -33,7 +33,7 @@ MISSING = (
 
 @dataclass(frozen=True)
 class File:
-    """A table as it stands in a file: fields by name, row i being line `first_line` + i."""
+    """A table of a file: fields by name, row i being line `first_line` + i."""
 
     frame: pd.DataFrame
     name: str
@@ -69,13 +69,13 @@ Files = Mapping[str, File]  # table -> file
 
 @dataclass(frozen=True)
 class RawData:
-    """Tables under the names of the schema, rows in file order.
+    """Tables with the names of the schema, rows in file order.
 
     interactions: user, item, time (seconds since 1970, if known) and the columns; items, users:
-    id, name (items) and the columns, or None where there is no such table. Ids are whole numbers
+    id, name (items) and the columns, or None if there is no such table. Ids are whole numbers
     if all of them are, else text. Categories and text are text, None where unknown; tags are
     lists of text; numbers are floats, NaN where unknown; vectors are lists of floats. counts:
-    what was changed in reading, as (what, how many), for the data card.
+    changes made in reading, as (what, how many), for the data card.
     """
 
     schema: Schema
@@ -85,14 +85,14 @@ class RawData:
     counts: dict[str, int]  # what was changed on the way here
 
     def replace(self, interactions: pd.DataFrame) -> "RawData":
-        """The same with other interactions."""
+        """The same data with other interactions."""
         return dataclasses.replace(self, interactions=interactions)
 
 
 def assemble(schema: Schema, files: Files) -> RawData:
     """Give the fields of files the names of the schema and check them.
 
-    Raises `UserError` naming file, line and value for what cannot be read.
+    Raises `UserError` naming file, line and value if something cannot be read.
     """
     counts: dict[str, int] = {}
     tables = {}
@@ -138,8 +138,8 @@ SESSION = "session"  # field of the number of a line that holds a whole one
 
 
 def one_a_row(file: File, item: str, user: str) -> File:
-    """Interactions of a file whose rows hold a whole session: `item` and whatever else is a list
-    of the same length. Where no field says who the user is, each row is a SESSION of its own."""
+    """Interactions of a file whose rows are whole sessions: `item`, and any other list of the same
+    length. If there is no user field, each row is its own SESSION."""
     frame = file.frame
     if item not in frame or not _is_list(frame[item]):
         return file
@@ -163,7 +163,7 @@ def _is_list(values):
 
 
 def _match_ids(tables, files, counts):
-    """Check the ids of items and users, and count those without a row of their own, or without an
+    """Check the ids of items and users; count those without a row, and those without an
     interaction."""
     interactions = tables["interactions"]
     for role, table in (("item", "items"), ("user", "users")):
@@ -185,8 +185,8 @@ def _match_ids(tables, files, counts):
 
 
 def _named(table, file, described, counts):
-    """One table under the names of the schema, without the rows that lack an id or a time. The
-    index counts the rows of the file."""
+    """One table with the names of the schema, without rows that lack an id or a time. The index is
+    the row of the file."""
     columns = described.columns
     fields = {
         name: column.field for name, column in columns.items()
@@ -225,7 +225,7 @@ def _named(table, file, described, counts):
 
 
 def _values(file, column, values):
-    """A column's values as `RawData` has them."""
+    """A column's values in the form of `RawData`."""
     known = values[~is_blank(values)]
     if column.kind == "number":
         found = _numbers(file, column, known)
@@ -247,7 +247,7 @@ def _values(file, column, values):
 
 
 def _numbers(file, column, known):
-    """Numbers as they are, dates as days since 1970."""
+    """Numbers unchanged, dates as days since 1970."""
     found = pd.to_numeric(known.astype(object), errors="coerce").astype(float)
     if found.isna().all():
         with contextlib.suppress(UserError):
@@ -278,7 +278,7 @@ def _vectors(file, column, known):
 
 
 def _category(known, ordered):
-    """Values as text; numbers, and the values of a scale, as short as may be."""
+    """Values as text; numbers, and the values of a scale, in their shortest form."""
     # Each different value once: there may be many rows.
     codes, different = pd.factorize(known)
     text = pd.Series(different).astype(str).str.strip().astype(object)
@@ -300,7 +300,7 @@ def tags_of(value: object, separator: str) -> list[str]:
 
 
 def is_blank(values: pd.Series) -> pd.Series:
-    """Which cells say nothing."""
+    """Which cells are empty."""
     if pd.api.types.is_numeric_dtype(values):
         return values.isna()
     return values.isna() | values.astype(str).str.strip().isin(MISSING)
@@ -318,7 +318,7 @@ def check_ids(file: File, values: pd.Series) -> None:
 
 
 def _ids(file, values):
-    """Whole numbers if all are, else text as it is."""
+    """Whole numbers if all are, else text."""
     check_ids(file, values)
     if pd.api.types.is_signed_integer_dtype(values):
         return values.astype(np.int64, copy=False)

@@ -1,6 +1,6 @@
 """Histories in lines: `user item` (SASRec) or `user item item ...` (S3-Rec), oldest first.
 
-Attributes may lie beside them as `NAME_item2attributes.json`: item -> list of attribute numbers.
+Attributes may be beside them as `NAME_item2attributes.json`: item -> list of attribute numbers.
 """
 
 import itertools
@@ -18,7 +18,7 @@ LINES = 100  # that are looked at
 
 
 def is_sequences(path: Path) -> bool:
-    """Whether a file looks so: no header, fields separated by blanks, ids in all of them.
+    """Whether a file has this form: no header, fields separated by blanks, ids in all of them.
 
     Lines of one length, with a time or a decimal number at their end or many of them, are a table.
     """
@@ -40,7 +40,7 @@ def is_sequences(path: Path) -> bool:
 
 
 def read_sequences(path: Path) -> dict[str, File]:
-    """Interactions in the order of the lines, and items with attributes where there are any."""
+    """Interactions in the order of the lines, and items with attributes if there are any."""
     require(path.is_file(), f"{path} is missing; name the file")
     users: list[str] = []
     items: list[str] = []

@@ -45,7 +45,7 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
-    """The files that a schema names, sought from `folder`. Raises `UserError` for a missing one."""
+    """The files that a schema names, relative to `folder`. Raises `UserError` if one is missing."""
     files = {}
     for table in TABLES:
         described = schema.table(table)
@@ -62,7 +62,7 @@ def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
 
 
 def matching(place: str) -> list[Path]:
-    """The file of that name, else the files that a pattern such as 'orders/*.parquet' fits."""
+    """The file of that name, else the files that fit a pattern such as 'orders/*.parquet'."""
     if os.path.exists(place):
         return [Path(place)]
     return [Path(path) for path in sorted(glob.glob(place))] or [Path(place)]
@@ -80,10 +80,10 @@ def read_files(paths: Iterable[Path], wanted: Collection[str] = ()) -> File:
 
 
 def read_file(path: Path, wanted: Collection[str] = ()) -> File:
-    """One table. Values of CSV are text as it stands there.
+    """One table. Values of CSV are text, unchanged.
 
-    The fields of a file without a header are '1', '2' and so on. It is one if there is a number
-    in its first line, or if such fields are wanted. Raises `UserError`.
+    The fields of a file without a header are '1', '2' and so on. A file has no header if there is a
+    number in its first line, or if such fields are asked for. Raises `UserError`.
     """
     kinds = [part for part in path.suffixes if part not in PACKED]
     kind = kinds[-1] if kinds else ""
@@ -110,7 +110,7 @@ def read_file(path: Path, wanted: Collection[str] = ()) -> File:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Raise what is wrong with a file as `UserError` naming it, and the line where it is known."""
+    """Raise errors of reading as `UserError` naming the file, and the line if it is known."""
     check_regular(path)
     try:
         yield
@@ -219,10 +219,10 @@ def _quoting(path, separator):
 
 
 def _read_plain(path, separator, header, names):
-    """The same, several times faster. None for a file that is packed, has quotes below its
-    header, or has not as many fields in each row.
+    """The same, several times faster. None if the file is compressed, has quotes below its header,
+    or rows with different numbers of fields.
 
-    header: its first line, None if that is data already.
+    header: its first line, None if that is data.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -254,8 +254,8 @@ def _read_plain(path, separator, header, names):
 
 
 def _has_any(path, signs, header):
-    """Whether one of the signs stands below the header of a file. Also true if the quotes of the
-    header are not closed."""
+    """Whether one of the characters occurs below the header of a file. Also true if the quotes of
+    the header are not closed."""
     header = header or ""
     if header.count('"') % 2:
         return True
@@ -268,7 +268,7 @@ def _has_any(path, signs, header):
 
 
 def _has_no_names(header, wanted):
-    """Whether a first line is data already."""
+    """Whether a first line is data, not a header."""
     if any(_is_number(cell) for cell in header):
         return True
     digits = [field for field in wanted if field.isdigit()]
@@ -284,7 +284,7 @@ def _is_number(text):
 
 
 def open_text(path: Path, encoding: str = ENCODINGS[0]) -> IO[str]:
-    """A text file, unpacked if it is packed, without a byte-order mark."""
+    """A text file, decompressed if need be, without a byte-order mark."""
     import pyarrow as pa
 
     packing = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)

@@ -21,9 +21,10 @@ BYTES_LIST, FLOAT_LIST, INT64_LIST = 1, 2, 3  # fields of a Feature
 
 
 def read_tfrecord(path: Path) -> pd.DataFrame:
-    """An example a row, a feature a column: its value, or a list where some example has several.
+    """A row for each example, a column for each feature: its value, or a list if an example has
+    several.
 
-    Bytes are text in UTF-8. Raises `ValueError` naming the record, from 1, that is damaged.
+    Bytes are text in UTF-8. Raises `ValueError` naming the damaged record, from 1.
     """
     rows = []
     for number, data in enumerate(_records(path), start=1):
@@ -77,7 +78,7 @@ def _crc(data):
 
 
 def _masked(crc):
-    """As TFRecord stores it."""
+    """A checksum in the form that TFRecord stores."""
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 

@@ -1,5 +1,4 @@
-"""Times as people write them, to seconds since 1970: epochs, ISO 8601, and dates day or month
-first.
+"""Seconds since 1970 from written times: epochs, ISO 8601, and dates with day or month first.
 """
 
 from collections.abc import Callable
@@ -27,9 +26,9 @@ NUMERIC_DATE = r"^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(.*)$"
 
 
 def seconds_of(values: pd.Series, refuse: Refuse) -> pd.Series:
-    """Seconds since 1970 (int64), of one way of writing for the whole column.
+    """Seconds since 1970 (int64); the whole column has one format.
 
-    refuse: called with the row (an index of `values`, None for all) and what is wrong with it.
+    refuse: called with the row (an index of `values`, None for all) and the error.
     """
     if pd.api.types.is_datetime64_any_dtype(values):
         return _of_datetimes(pd.to_datetime(values, utc=True))
@@ -88,7 +87,7 @@ def _of_numbers(numbers, refuse):
 
 
 def _check_one_unit(numbers, refuse):
-    """Refuses a time that is cut off, or of another unit than the others."""
+    """Refuse a time that is truncated, or in another unit than the others."""
     middle = numbers.median()
     if middle < EARLIEST:  # counted from anywhere, in anything
         return

@@ -1,8 +1,8 @@
 """Serve a trained model: `python -m serving --model_path checkpoints/best`, then open
 http://127.0.0.1:8000
 
-Several workers share one copy of the weights in memory. A new checkpoint in the folder is served
-as soon as it is there; Ctrl-C answers what has been asked and ends.
+Several workers share one copy of the weights in memory. A new checkpoint in the folder is served as
+soon as it is there. Ctrl-C answers the open requests and ends.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
 
 
 def _names(host):
-    """Names by which the service may be asked for: on this machine alone, its own."""
+    """Host names that the service accepts."""
     try:
         loopback = (
             host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -1,8 +1,7 @@
 """The HTTP service: /recommend, /explain, /profile, /items, /health, /metrics, and the page at /.
 
-Requests are JSON of serving/schemas.py and nothing else: no file, pickle or address that a
-request names is ever opened. Every refusal is {"error": "one line"} with a 4xx code, 503 when too
-many wait.
+Requests are JSON of serving/schemas.py: no file, pickle or address in a request is ever opened.
+Every refusal is {"error": "one line"} with a 4xx code, 503 when too many wait.
 """
 
 import asyncio
@@ -65,12 +64,12 @@ class Service:
         self.read()
 
     def read(self) -> None:
-        """Serve what lies in the checkpoint folder now."""
+        """Serve the checkpoint that is now in the folder."""
         self.version = self.found()
         self.engines = Engines(self.config, self.engines)
 
     def found(self) -> list[tuple[int, int, int]] | None:
-        """What changes when a checkpoint is replaced, or a file in it; None while a part is
+        """A value that changes when a checkpoint or a file in it is replaced; None while a part is
         missing."""
         folder = Path(self.config.model_path)
         try:
@@ -207,7 +206,7 @@ async def _while_there(request, work):
 
 
 def health_of(engines: Engines) -> dict[str, Any]:
-    """Which model is served, its data's words and columns, and what it can be asked."""
+    """The served model, words and columns of its data, and its limits."""
     main = engines.main
     catalogue, schema = main.catalogue, main.schema
     users = catalogue.users
@@ -241,14 +240,14 @@ def health_of(engines: Engines) -> dict[str, Any]:
 
 
 def _liked_by(engine):
-    """What the column is called by which `liked` ranks, None where there is none."""
+    """The name of the column by which `liked` ranks, None if there is none."""
     name = liked_column(engine.scorer, engine.catalogue)
     fields = engine.catalogue.interaction_fields
     return None if name is None else fields[name].column.title
 
 
 def _described(fields, table):
-    """Columns as the page needs them for its widgets."""
+    """Columns in the form that the page needs for its widgets."""
     columns = []
     for name, entry in fields.items():
         column = {
@@ -271,7 +270,7 @@ def _described(fields, table):
 
 
 def _most_common(entry, table):
-    """Places of a column's MOST_VALUES most common values, in the order of the schema."""
+    """Positions of a column's MOST_VALUES most common values, in the order of the schema."""
     count = len(entry.values)
     if table is None or count <= MOST_VALUES:
         return list(range(count))

@@ -1,5 +1,4 @@
-"""Who computes when: queries that wait together are ranked together; explanations never stand in
-their way.
+"""Schedules requests: waiting queries are ranked in one batch; explanations never delay them.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ Waiting = tuple[RecommendationEngine, Query, asyncio.Future]
 
 
 class Busy(HTTPException):
-    """Too many wait already."""
+    """Too many requests wait."""
 
     def __init__(self) -> None:
         message = "too many requests wait; try again in a moment"
@@ -31,10 +30,9 @@ class Busy(HTTPException):
 
 
 class Batcher:
-    """Ranks for many callers. While one batch is computed the next one gathers, so nobody waits
-    for company.
+    """Ranks for many callers. While one batch is computed, the next one gathers.
 
-    Explanations run in a thread of their own at a lower priority (on Linux), one at a time.
+    Explanations run in their own thread at a lower priority (on Linux), one at a time.
     """
 
     def __init__(self) -> None:
@@ -48,7 +46,7 @@ class Batcher:
         }
 
     def start(self) -> None:
-        """Begin to serve, in the running event loop."""
+        """Start serving in the running event loop."""
         self.task = asyncio.create_task(self._serve())
 
     async def stop(self) -> None:
@@ -116,8 +114,7 @@ def _give(future, answer):
 def answers_of(
     engine: RecommendationEngine, queries: list[Query]
 ) -> list[list[Recommendation] | Exception]:
-    """The answer to each query, or what was wrong with it: one bad query spoils no other's
-    answer.
+    """The answer to each query, or its error; a bad query does not affect the others.
     """
     try:
         return engine.answer(queries)
@@ -128,6 +125,6 @@ def answers_of(
 
 
 def _step_back():
-    """Give the calling thread a lower priority than its siblings."""
+    """Lower the priority of the calling thread."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

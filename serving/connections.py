@@ -1,6 +1,8 @@
-"""Connections that end: a client has so long to ask and to take its answer, and so many at once.
+"""Connections with limits: on the time of a request and of its answer, and on their number a
+client.
 
-Under uvicorn's own protocol a connection that sends nothing, or half a request, stays for ever.
+Under uvicorn's own protocol a connection that sends nothing, or half a request, stays open for
+ever.
 """
 
 import asyncio
@@ -48,7 +50,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, at last even if what it was sent is not taken."""
+        """Close an idle connection, in the end even if the client does not read its answer."""
         super().timeout_keep_alive_handler()
         self._end_in(ASKING)
 
@@ -58,7 +60,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def _idle(self):
-        """Whether no request is on its way: bytes that trickle in move no deadline."""
+        """Whether no request is in progress; slow bytes do not extend the deadline."""
         return self.deadline is None
 
     def _end_in(self, seconds):

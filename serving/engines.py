@@ -1,4 +1,4 @@
-"""The models behind the service: the one served, those it is compared with."""
+"""The models of the service: the served one and those for comparison."""
 
 import copy
 import re
@@ -23,7 +23,7 @@ YEAR = re.compile(r" \d{4}$")
 
 @dataclass(frozen=True)
 class Config:
-    """What a service serves."""
+    """Configuration of a service."""
 
     model_path: str = "checkpoints/best"
     vanilla_path: str = "models/vanilla"  # '' for none
@@ -37,12 +37,12 @@ class Config:
 
 
 class Engines:
-    """`main` answers; those of `by_name` can be asked too, for comparison.
+    """`main` answers; those of `by_name` are for comparison.
 
-    older: those before, whose data are not read again if they are the same. Raises `UserError` if
-    the served checkpoint cannot be used. Without data there are no users and no popularity, and
-    without its checkpoint or with one of another data set no vanilla model: each of these gives a
-    line of output.
+    older: the engines before, whose data are reused if they are the same. Raises `UserError` if the
+    served checkpoint cannot be used. Without data there are no users and no popularity. Without its
+    checkpoint, or with one of another data set, there is no vanilla model. Each of these prints a
+    line.
     """
 
     def __init__(self, config: Config, older: "Engines | None" = None) -> None:
@@ -75,7 +75,7 @@ class Engines:
         ]
 
     def _drop_old_copies(self, config):
-        """Remove copies of weights that nobody opens any more."""
+        """Remove copies of weights that are no longer used."""
         used = {engine.info["weights"] for engine in self.by_name.values()}
         for path in Path(config.copies or "none").glob("*.safetensors"):
             age = time.time() - path.stat().st_mtime
@@ -97,11 +97,11 @@ class Engines:
 
     @property
     def has_data(self) -> bool:
-        """Whether users of the data can be asked for."""
+        """Whether requests may name users of the data."""
         return "popularity" in self.by_name
 
     def __getitem__(self, name: str) -> RecommendationEngine:
-        """By its name in requests. Raises `UserError` if it is not served."""
+        """The engine of this name in requests. Raises `UserError` if it is not served."""
         require(
             name in self.by_name,
             f"model {name!r} is not served here: it needs its checkpoint and the data set's files",
@@ -109,7 +109,7 @@ class Engines:
         return self.by_name[name]
 
     def check(self, user: User) -> None:
-        """Raises `UserError` for a user of data that are not here."""
+        """Raises `UserError` for a user if there are no data."""
         require(
             user.user_id is None or self.has_data,
             "users of the data cannot be asked for here: its files are absent, or are not those "
@@ -119,10 +119,9 @@ class Engines:
     def history(
         self, user: User, engine: RecommendationEngine
     ) -> tuple[History, str]:
-        """What is known of a user, for an engine, and what must be said of it.
+        """The history of a user for an engine, and a note about it.
 
-        A history speaks of the main model's items; those that another one does not know are left
-        out.
+        Ids are those of the main model; items unknown to another engine are left out.
         """
         self.check(user)
         main = self.main
@@ -141,8 +140,9 @@ class Engines:
         return engine.history(None, known.tolist(), at, user.columns), note
 
     def search(self, query: str) -> list[int]:
-        """Rows of at most SHOWN items whose names hold all words of a query: the id or name
-        itself first, then names that begin so, then the most popular."""
+        """Rows of at most SHOWN items whose names contain all words of a query: an equal id or name
+        first,
+    then names that begin with it, then the most popular."""
         wanted = folded(query)
         words = wanted.split()
         items = self.main.catalogue.items

@@ -1,11 +1,10 @@
 """Write a model as ONNX and check it: `python -m serving.export --model_path checkpoints/best
 --onnx m.onnx`
 
-The file maps what is known of a batch of users to a score of every row of the item table (rows 0
-and 1, padding and mask, score -inf; row 2 is the first item of checkpoint.json). Its inputs are
-the tensors of `Batch` that a ranking reads, by name. It is run under onnxruntime beside the
-model: the same ten items for 200 users and scores within 1e-3, or the command fails and leaves no
-file.
+The file maps a batch of histories to a score of every row of the item table. Rows 0 and 1, padding
+and mask, score -inf; row 2 is the first item of checkpoint.json. Its inputs are the tensors of
+`Batch` that a ranking reads, by name. It is compared with the model under onnxruntime: the same ten
+items for 200 users and scores within 1e-3, or the command fails and leaves no file.
 """
 
 import itertools
@@ -55,7 +54,7 @@ def inputs_of(batch: Batch) -> dict[str, Any]:
 
 
 def export(engine: RecommendationEngine, path: Path) -> None:
-    """Write the engine's model. Raises `UserError` for one that ranks by an appended mask."""
+    """Write the engine's model. Raises `UserError` if it ranks by an appended mask."""
     settings = engine.settings.model
     if settings.model == "vanilla" or not settings.next_item_weight:
         raise UserError(

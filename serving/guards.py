@@ -1,5 +1,4 @@
-"""What stands around every request: a bound on its size, headers that keep browsers safe,
-figures.
+"""Guards around every request: a limit on its size, security headers, metrics.
 """
 
 import os

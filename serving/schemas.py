@@ -1,6 +1,6 @@
-"""What the service takes: every field named, typed and bounded; anything else is refused.
+"""Requests of the service: every field is named, typed and bounded; all else is refused.
 
-What it gives are the dataclasses of answers.py.
+Answers are the dataclasses of answers.py.
 """
 
 from typing import Annotated
@@ -29,8 +29,8 @@ class _Strict(BaseModel):
 
 
 class User(_Strict):
-    """A user of the data, a history of item ids, or nothing but facts; and facts, which are
-    columns of the user. What is given beside a user_id stands instead of what the data say."""
+    """A user of the data or a history of item ids, and columns of the user. A history or columns
+    beside a user_id replace those of the data."""
 
     user_id: Id | None = None
     """a user of the data"""
@@ -74,27 +74,27 @@ class Why(Choice):
 
     @model_validator(mode="after")
     def one_in_full(self) -> "Why":
-        """What would have to be otherwise takes up to seconds an item."""
+        """Counterfactuals take up to seconds an item."""
         if self.k is not None and len(self.item_ids) > 1:
             raise ValueError("with k, ask for one item at a time")
         return self
 
 
 class Recommendations(BaseModel):
-    """Best first; note: what must be said of this answer, '' if nothing."""
+    """Best first; note: a remark about this answer, '' if there is none."""
 
     recommendations: list[Recommendation]
     note: str
 
 
 class Explanations(BaseModel):
-    """In the order asked for."""
+    """In the order of the request."""
 
     explanations: list[Explanation]
 
 
 class Items(BaseModel):
-    """Items whose names hold all words of a query."""
+    """Items whose names contain all words of a query."""
 
     items: list[Item]
 

@@ -1,4 +1,4 @@
-"""argparse that answers a wrong flag with one line and the nearest name."""
+"""argparse whose errors are one line with the nearest flag."""
 
 import argparse
 import contextlib
@@ -12,7 +12,7 @@ MOST_SEEDS = 1000
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Raises `UserError` where argparse would print its usage; flags cannot be abbreviated."""
+    """Raises `UserError` instead of printing the usage; flags cannot be abbreviated."""
 
     def __init__(self, description: str | None) -> None:
         super().__init__(
@@ -48,7 +48,7 @@ def model_parser(
 
 
 def whole(least: int, most: int = 1_000_000_000) -> Callable[[str], int]:
-    """What reads a whole number of a range. It raises `ArgumentTypeError` for another one."""
+    """A parser of whole numbers in a range. It raises `ArgumentTypeError` for others."""
 
     def read(text: str) -> int:
         digits = text.removeprefix("-")

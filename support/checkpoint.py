@@ -33,8 +33,8 @@ def write_checkpoint(
 ) -> None:
     """Write tensors and their description into a folder, atomically.
 
-    Everything is written to a folder beside it first, and has reached the disk; only then does
-    what stood there make way, and it comes back if the last step fails.
+    Everything is first written to a folder beside it and flushed to disk. Only then is the old
+    folder moved away; it comes back if the last step fails.
     """
     from safetensors.torch import save_file
 
@@ -76,15 +76,15 @@ def write_checkpoint(
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what a process that was killed as it wrote here left behind."""
+    """Remove leftovers of a process that was killed while it wrote here."""
     for left in folder.parent.glob(f".{folder.name}-*"):
         if time.time() - left.stat().st_mtime > STALE:
             shutil.rmtree(left, ignore_errors=True)
 
 
 def settled(folder: Path) -> bool:
-    """Whether a checkpoint is there. What a killed process had all written, and what stood there
-    had made way for, is put in its place first; nobody may be writing there."""
+    """Whether a checkpoint exists. If a killed process had written it completely and had moved the
+    old one away, it is first put in its place. No process may be writing there."""
     if not folder.exists():
         for left in folder.parent.glob(f".{folder.name}-*"):
             if (left / "old").exists() and (left / "new").exists():
@@ -100,8 +100,8 @@ def read_checkpoint(
     """(tensors, info) of a checkpoint folder. Raises `UserError` if it is missing, corrupted or
     of another program.
 
-    copies: a folder where a copy of the weights lies or is made, which is mapped into memory.
-    Processes with the same folder share it, and whatever becomes of the checkpoint leaves it alone.
+    copies: a folder for a copy of the weights, which is mapped into memory. Processes with the same
+    folder share it. Later changes of the checkpoint do not affect it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load, load_file
@@ -142,7 +142,7 @@ def _check_digest(path, info, digest):
 
 
 def weights_digest(path: Path) -> str:
-    """What the weights in a file are known by."""
+    """Hash of the weights in a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 

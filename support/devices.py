@@ -1,4 +1,4 @@
-"""Processors: which one, and whether it multiplies bf16 natively."""
+"""The device, and whether it supports bf16 natively."""
 
 import torch
 
@@ -6,7 +6,7 @@ from support.errors import UserError
 
 
 def choose_device(wanted: str) -> torch.device:
-    """'auto', 'cpu' or 'cuda' to a device. Raises `UserError` for a GPU that is not there."""
+    """The device of 'auto', 'cpu' or 'cuda'. Raises `UserError` if there is no GPU."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "--device cuda: torch finds no GPU here; use --device cpu or auto"
@@ -17,7 +17,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether training runs in bf16: on request, or with 'auto' where the hardware has it."""
+    """Whether training runs in bf16: on request, or with 'auto' if the hardware supports it."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and how a script reports them."""
+"""Errors that a user can fix, and how a script reports them."""
 
 import difflib
 import errno
@@ -12,8 +12,7 @@ FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class UserError(Exception):
-    """Something outside the program is wrong. The message is one line: which file, line or flag,
-    and the remedy.
+    """An error that the user can fix. The message is one line: file, line or flag, and the remedy.
     """
 
 
@@ -24,7 +23,8 @@ def require(condition: Any, message: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint for an error message: the known name most like a wrong one, if any is like it."""
+    """A hint for an error message: the known name most similar to a wrong one, if any is
+    similar."""
     # Likeness takes time that grows with both lengths.
     if len(name) > LONGEST_NAME:
         return otherwise
@@ -34,7 +34,7 @@ def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def is_of_disk(error: Exception) -> bool:
-    """Whether a file or a full disk is at fault, and not the program or the network."""
+    """Whether an error comes from a file or a full disk, not from the program or the network."""
     if not isinstance(error, OSError) or error.errno is None:
         return False
     return error.filename is not None or error.errno in FULL
@@ -43,8 +43,8 @@ def is_of_disk(error: Exception) -> bool:
 def run_command(
     main: Callable[[list[str]], int | None], argv: list[str] | None = None
 ) -> int:
-    """Run a script's `main` and return its exit code: 2 with one line on stderr for what the user
-    can mend.
+    """Run a script's `main` and return its exit code: 2, with one line on stderr, for a
+    `UserError`.
     """
     for stream in (sys.stdout, sys.stderr):
         # A terminal may lack the letters of a name.

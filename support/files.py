@@ -1,4 +1,4 @@
-"""Files that programs read and write: regular ones alone, replaced whole or not at all."""
+"""Reading and writing files: regular files only, replaced completely or not at all."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ MOST_WRITTEN = 1 << 20  # bytes of a file that people write, such as YAML
 
 
 def check_regular(path: Path) -> None:
-    """Raise `UserError` where a path names a folder, a pipe or a device, of which reading may
-    never end. A missing file passes: who opens it says so."""
+    """Raise `UserError` if a path is a folder, a pipe or a device, whose reading may never end. A
+    missing file passes; opening it gives the error."""
     if path.exists() and not path.is_file():
         raise UserError(
             f"{path} is not a regular file; give a file, or copy what it holds into one"
@@ -24,7 +24,7 @@ def check_regular(path: Path) -> None:
 
 
 def read_written(path: Path) -> str:
-    """The text of a file that people write. Raises `UserError` unless it is a regular file of at
+    """The text of a file written by people. Raises `UserError` unless it is a regular file of at
     most MOST_WRITTEN bytes; `OSError` and `UnicodeDecodeError` pass."""
     check_regular(path)
     size = path.stat().st_size
@@ -46,10 +46,10 @@ def parse_json(text: str) -> Any:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place to write a file to, which then takes the place of `path`, whole or not at all.
+    """A temporary path to write to, which then replaces `path`, completely or not at all.
 
-    A link goes on to point to its file. Raises `UserError` where a pipe, a device or a folder
-    stands, or where nothing can be written; nothing is left behind then.
+    A link keeps pointing to its file. Raises `UserError` if `path` is a pipe, a device or a folder,
+    or cannot be written; nothing is left behind then.
     """
     try:
         target = path.resolve()
@@ -72,7 +72,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power cut."""
+    """Flush a file, or the names in a folder, to disk."""
     with contextlib.suppress(PermissionError):  # Windows opens no folders
         opened = os.open(path, os.O_RDONLY)
         try:
@@ -82,12 +82,12 @@ def to_disk(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text whole or not at all: see `replacing`."""
+    """Write a text completely or not at all: see `replacing`."""
     with replacing(path) as part:
         # A lone surrogate, from a name that is no UTF-8, becomes \\udcff, which JSON reads back.
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file completely or not at all."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False))

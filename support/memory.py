@@ -1,4 +1,4 @@
-"""Memory of this process: how much it took, and giving back what it no longer needs."""
+"""Memory of this process: its peak, and release of freed memory."""
 
 import ctypes
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def peak_memory_mb() -> int:
-    """Largest resident size of this process so far, in 10^6 bytes; 0 where the system does not
-    tell (Windows).
+    """Peak resident size of this process, in 10^6 bytes; 0 if the system does not report it
+    (Windows).
     """
     status = Path("/proc/self/status")
     if (
@@ -29,8 +29,7 @@ def peak_memory_mb() -> int:
 
 
 def machine_memory() -> int:
-    """Bytes that this machine, or the container around the process, has; 0 where the system does
-    not tell."""
+    """Memory of this machine or container in bytes; 0 if the system does not report it."""
     if not hasattr(os, "sysconf"):
         return 0
     pages = os.sysconf("SC_PHYS_PAGES")
@@ -43,7 +42,7 @@ def machine_memory() -> int:
 
 
 def release_memory() -> None:
-    """Give freed memory back to the system, which glibc keeps: reading data frees a lot."""
+    """Return freed memory to the system, which glibc would keep; reading data frees a lot."""
     if sys.platform == "linux" and hasattr(
         libc := ctypes.CDLL(None), "malloc_trim"
     ):

@@ -1,4 +1,4 @@
-"""Processes: who works for whom, who is alone, and how they are asked to stop."""
+"""Processes: parents, locks and signals."""
 
 import contextlib
 import ctypes
@@ -21,7 +21,7 @@ if hasattr(signal, "SIGHUP"):  # the terminal was closed
 
 
 def die_with(parent: int) -> None:
-    """Have Linux stop this process when its parent is killed; elsewhere it ends with its work."""
+    """Stop this process when its parent is killed (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
@@ -30,8 +30,8 @@ def die_with(parent: int) -> None:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is in here with this file, which stays; killed or not, who was
-    is gone then.
+    """Hold an exclusive lock on this file. The lock is released when the process ends, however it
+    ends.
     """
     import fcntl
 
@@ -42,7 +42,8 @@ def alone(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_one(path: Path, message: str) -> Iterator[None]:
-    """Raise `UserError(message)` if another process is in here with this file."""
+    """Hold an exclusive lock on this file, or raise `UserError(message)` if another process has
+    it."""
     try:
         import fcntl
     except ImportError:  # Windows has no such locks
@@ -58,10 +59,8 @@ def only_one(path: Path, message: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C, SIGTERM or SIGHUP into a flag; another one after IMPATIENCE seconds interrupts
-    at once.
-
-    Before that a repeat is ignored: a terminal and torchrun both send the signal to each process.
+    """Turn Ctrl-C, SIGTERM or SIGHUP into a flag. A second one after IMPATIENCE seconds interrupts
+    at once; before that it is ignored, because a terminal and torchrun both send the signal.
     """
     asked: list[float] = []
 
@@ -83,8 +82,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 def leave_process_group() -> None:
-    """To be called at the end of a program that may run under torchrun: a process that ends with
-    its group's threads still alive now and then aborts."""
+    """Call this at the end of a program that may run under torchrun: a process that ends while
+    threads of its group are alive sometimes aborts."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gc.collect()  # what still holds the group would keep its threads
         torch.distributed.destroy_process_group()

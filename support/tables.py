@@ -36,7 +36,7 @@ def by_row(
 def print_table(
     title: str, protocol: str, header: list[str], rows: list[list[str]]
 ) -> None:
-    """A table on the terminal under its protocol line."""
+    """Print a table under its protocol line."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

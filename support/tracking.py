@@ -1,6 +1,6 @@
-"""The record of a run: always a JSONL file; Weights & Biases besides on request.
+"""The record of a run: a JSONL file, and Weights & Biases on request.
 
-A dashboard that cannot be reached, or fails on the way, is warned of once and then left alone: it
+A dashboard that cannot be reached, or fails, causes one warning and is then no longer used. It
 never stops a training.
 """
 
@@ -24,13 +24,12 @@ UPLOAD_PATIENCE = 300
 
 
 class Tracker:
-    """Writes one JSON object a line: first the settings, then whatever `log` is given, last the
+    """Writes one JSON object a line: the settings, then the records given to `log`, last the
     summary.
 
-    path: None = keep no record (library use, secondary processes). settings: of the run, those of
-    W&B among them; WANDB_MODE in the environment overrules the mode 'online'. wandb: on W&B
-    besides; identity: by which it goes on with a resumed run (a sweep's WANDB_RUN_ID overrules
-    it).
+    path: None = no record (library use, secondary processes). settings: of the run, with those of
+    W&B; WANDB_MODE in the environment overrides the mode 'online'. wandb: also on W&B. identity:
+    the W&B run that a resumed run continues (WANDB_RUN_ID of a sweep overrides it).
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Tracker:
         self._try(lambda: self._begin(settings, identity))
 
     def _begin(self, settings, identity):
-        """Find the key, or ask for it at a terminal, for a while; then start the run."""
+        """Find the key, or ask for it at a terminal for some time; then start the run."""
         library, mode = self._library, settings.get("wandb_mode", "online")
         if mode == "online":
             mode = os.environ.get("WANDB_MODE", mode)
@@ -124,7 +123,7 @@ class Tracker:
         self._try(lambda: self._library.finish(exit_code=int(failed)))
 
     def _try(self, action):
-        """Do something with the dashboard, and without it from then on if that fails."""
+        """Call the dashboard; if that fails, it is no longer used."""
         if self._library is None:
             return
         try:
@@ -157,8 +156,8 @@ def run_path(folder: str, name: str) -> Path:
 
 @functools.cache
 def git_commit() -> str:
-    """Commit of the code that runs, '+changes' where the tree differs from it, 'unknown' outside
-    a repository; as it was when this process first asked."""
+    """Commit of the running code, with '+changes' if the tree differs from it, 'unknown' outside a
+    repository; as of the first call in this process."""
     root = Path(__file__).resolve().parent.parent
     try:
         describe = "git describe --always --exclude=* --abbrev=12"

@@ -1,5 +1,4 @@
-"""YAML files that people write: content, and the line of each name, by which whatever is wrong is
-answered."""
+"""YAML files written by people: content, and the line of each name for error messages."""
 
 import datetime
 import json
@@ -16,11 +15,11 @@ Lines = dict[tuple[str, ...], int]
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
-    """What a file says in YAML 1.2, and the line of each name by its path, as in ('variants',
-    'gate', 'fusion'). Names are text.
+    """Content of a YAML 1.2 file, and the line of each name by its path, as in ('variants', 'gate',
+    'fusion'). Names are text.
 
-    Raises `UserError` naming file and line for what is not YAML, not a mapping, or a name that
-    stands there twice; naming the file where it cannot be read.
+    Raises `UserError` naming file and line if it is not YAML or not a mapping, or has a name twice;
+    naming the file if it cannot be read.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -51,7 +50,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
 
 
 def _expanded(value: Any, known: dict[int, int]) -> int:
-    """How many values there are if each alias is written out; no alias is followed twice."""
+    """Number of values with all aliases expanded; no alias is followed twice."""
     if not isinstance(value, list | dict):
         return 1
     if id(value) not in known:
@@ -90,9 +89,9 @@ def _date(value):
 def validated(
     kind: type, content: Any, path: Path, lines: Lines, keys: str
 ) -> Any:
-    """What a file says as an instance of a class, checked by pydantic.
+    """Content of a file as an instance of a class, checked by pydantic.
 
-    keys: which names may stand there, for the error about one that may not. Raises `UserError`
+    keys: the allowed names, for the error about another one. Raises `UserError`
     naming file and line.
     """
     unknown = "unexpected_keyword_argument"
