@@ -48,7 +48,7 @@ class DataSettings:
     protocol: Literal["leave_one_out", "global_time", "multi5"] = (
         "leave_one_out"
     )
-    """Which interactions train and which are asked for (splits.py)."""
+    """Split into training, validation and test (splits.py)."""
     split_seed: Seed = option(0, needs="protocol=multi5")
     """Seed of the split of users (--protocol multi5)."""
 
@@ -78,10 +78,9 @@ class ModelSettings:
     attention_type: Literal["bidirectional", "causal"] = option(
         "bidirectional", "vanilla"
     )
-    """What a position may attend to (vanilla)."""
+    """Positions that a position may attend to (vanilla)."""
     segment_embeddings: bool = option(False, "vanilla")
-    """Add a learned embedding that tells the observed history from the appended request
-    (vanilla)."""
+    """Add a learned embedding that distinguishes the history from the appended mask (vanilla)."""
 
     positions: Literal["learned", "sinusoidal"] = option("learned", "enhanced")
     """Position signal, counted from the oldest interaction that the model reads."""
@@ -92,11 +91,10 @@ class ModelSettings:
     text_encoder: Literal["none", "sentence", "ngrams"] = option(
         "none", "enhanced"
     )
-    """How text columns are read: sentence = MiniLM (requirements-text.txt), ngrams = hashed
-    characters, none = not at all."""
+    """Encoder of text columns: sentence = MiniLM (requirements-text.txt), ngrams = hashed characters,
+    none = text columns are not read."""
     graph: bool = option(False, "enhanced")
-    """A graph of the items' columns and of which items follow each other as one more item
-    encoder."""
+    """Add an item encoder by a graph of the items' columns and of items that follow each other."""
     interaction_features: str = option("all", "enhanced")
     """Columns of the interactions as input: all, none, or names as in 'rating'."""
     user_ids: bool = option(True, "enhanced")
@@ -104,13 +102,12 @@ class ModelSettings:
     user_features: str = option("all", "enhanced")
     """Columns of the users as metadata tokens: all, none, or names as in 'age,country'."""
     time_features: str = option("gap,season", "enhanced")
-    """What each interaction's time says: gap = time since the one before, season = day of the year,
+    """Encodings of each interaction's time: gap = time since the one before, season = day of the year,
     none."""
     relative_time: bool = option(True, "enhanced")
-    """Queries and keys rotated by time, so that attention depends on the time between two
-    events."""
+    """Rotate queries and keys by time, so that attention depends on the time between two interactions."""
     query_time: Literal["unknown", "known"] = option("unknown", "enhanced")
-    """Whether the model is told when the prediction is asked for."""
+    """Whether the time of the request is an input."""
     transitions: bool = option(False, "enhanced")
     """Add counts of which items follow which in training to the logits, with the weights that rank
     the validation items best (transitions.py)."""
@@ -119,13 +116,13 @@ class ModelSettings:
     masked_item_weight: Size = option(1.0, "enhanced")
     """Weight of the cloze task; 0 = no such head."""
     next_item_weight: Size = option(1.0, "enhanced")
-    """Weight of the causal next-item task, whose head ranks; 0 = no such head, the cloze head
+    """Weight of the causal next-item task, whose head ranks; 0 = no such head, and the cloze head
     ranks."""
     value_weight: Size = option(0.3, "enhanced")
     """Weight of predicting interaction columns, such as ratings, before they are given; 0 = no such
     heads."""
     preference_weight: Size = option(0.2, "enhanced")
-    """Weight of predicting item columns of what comes next; 0 = no such heads."""
+    """Weight of predicting columns of later items, such as genres; 0 = no such heads."""
     contrastive_weight: Size = option(
         0.0, "enhanced", needs="next_item_weight"
     )
@@ -210,8 +207,8 @@ class TrainSettings:
     batch_size: Annotated[Count, Le(1_000_000)] = 128
     """Sequences in a step."""
     batch_tokens: Number = 0
-    """If above 0, a step holds about this many interactions at most, padding counted (and
-    --batch_size sequences). A preset's limit goes when --batch_size is given."""
+    """If above 0, a step has at most about this many interactions, with padding, and at most
+    --batch_size sequences. A preset's value is dropped if --batch_size is given."""
     learning_rate: Annotated[Real, Gt(0), Le(10)] = 1e-3
     """Peak learning rate; it warms up linearly and decays to 0 along a cosine."""
     weight_decay: Size = 0.01
@@ -219,24 +216,23 @@ class TrainSettings:
     max_epochs: Count = 50
     """Passes over the training part."""
     max_steps: Number = 0
-    """If above 0, training takes this many batches, in as many epochs as that makes."""
+    """If above 0, the number of training steps, instead of --max_epochs."""
     max_minutes: Size = 0.0
-    """If above 0, training ends after this time, its learning rate decayed to match. A preset's
-    limit goes when --max_epochs or --max_steps is given."""
+    """If above 0, training ends after this time, and the learning rate decays accordingly. A preset's
+    limit is dropped if --max_epochs or --max_steps is given."""
     patience: Count = 10
     """Stop after this many evaluations without a better validation NDCG@10."""
     eval_every: Count = 1
     """Epochs between two evaluations on the validation items."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto = bf16 where the processor multiplies it natively, else fp32. Evaluation is always
-    fp32."""
+    """auto = bf16 if the processor supports it natively, else fp32. Evaluation is always fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU if there is one."""
     seed: Seed = 42
     """Seed of initialisation, batches, masks and dropout."""
     sliding_window: bool = False
-    """Cut histories longer than --seq_length into half-overlapping windows instead of keeping their
-    newest part only."""
+    """Cut histories longer than --seq_length into half-overlapping windows, instead of using only their
+    newest part."""
     mask_prob: Annotated[Real, Gt(0), Lt(1)] = option(
         0.2, needs="masked_item_weight"
     )
@@ -244,30 +240,30 @@ class TrainSettings:
     masking: Literal["uniform", "late"] = option(
         "uniform", needs="masked_item_weight"
     )
-    """Cloze task: which positions; late = the newer the more often."""
+    """Cloze task: which positions are masked; late = newer ones more often."""
     last_mask_share: Share = option(0.1, needs="masked_item_weight")
-    """Cloze task: share of sequences with the last position alone masked, as at inference."""
+    """Cloze task: share of sequences in which only the last position is masked, as at inference."""
     masked_batch_share: Share = option(
         0.5, "enhanced", needs="masked_item_weight"
     )
-    """Share of batches that carry the cloze task; the others carry the causal tasks."""
+    """Share of batches for the cloze task; the others are for the causal tasks."""
     late_start_share: Share = option(0.0, "enhanced")
-    """Share of training sequences that begin late, without the user's id, as if the past were lost:
-    what is left is short as often as long (its logarithm is uniform)."""
+    """Share of training sequences that lose their beginning and the user's id. The remaining length is
+    log-uniform."""
     loss: Literal["softmax", "sampled_softmax"] = "softmax"
-    """What the item heads minimise: cross-entropy over the whole catalogue or, for very large ones,
-    over samples."""
+    """Loss of the item heads: cross-entropy over the whole catalogue or, for very large ones, over
+    samples."""
     negatives: Annotated[Count, Le(1_000_000)] = option(
         512, needs="loss=sampled_softmax"
     )
-    """Items drawn for each pass, shared by its positions (--loss sampled_softmax)."""
+    """Number of negatives in a pass, shared by all its positions (--loss sampled_softmax)."""
     start_from: str = ""
-    """Checkpoint folder of a model of the same kind to go on from, grown by new items and users."""
+    """Checkpoint folder of a model of the same kind to continue from; new items and users are added."""
     teacher: str = ""
-    """Checkpoint folder of a trained model of the same kind, data and heads, or several with commas
-    between, whose distributions over the catalogue make half of the item losses."""
+    """Checkpoint folder of a trained model of the same kind, data and heads, or several separated by
+    commas. Half of the item loss is the cross-entropy to their distributions over the catalogue."""
     checkpoint_dir: str = "checkpoints"
-    """Folder for best/ (the model to use) and last/ (what --resume needs)."""
+    """Folder for the runs; best/ in it is the model to use."""
     runs_dir: str = "runs"
     """Folder for the JSONL record of each run."""
     use_wandb: bool = False
@@ -277,9 +273,9 @@ class TrainSettings:
     )
     """offline needs no account; `wandb sync` uploads later."""
     run_group: str = option("", needs="use_wandb")
-    """What W&B files the run under; a study gives its name."""
+    """Group of the run in W&B; a study gives its name."""
     run_name: str = option("", needs="use_wandb")
-    """Name of the run there; without it that of its record."""
+    """Name of the run in W&B; by default that of its record."""
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -287,14 +283,14 @@ class EvalSettings:
     """How rankings are judged."""
 
     filter_seen: Literal["auto", "yes", "no"] = "auto"
-    """Take the items of the user's history out of the ranking; auto = yes, unless the schema says
-    that users have items repeatedly."""
+    """Leave the items of the user's history out of the ranking; auto = yes, unless the schema says that
+    users have items repeatedly."""
     candidates: Literal[
         "full", "uniform_100", "popular_100", "popular_100_any"
     ] = "full"
-    """What the targets are ranked among: all items, or 100 drawn uniformly or by popularity from
-    those that the user has not had, or (popular_100_any, as in the published tables) from all but
-    the target, of which those in the history are then left out."""
+    """Candidates beside the target: all items, or 100 drawn uniformly or by popularity from the unseen
+    items. popular_100_any, as in published tables, draws from all items but the target and then
+    leaves out those of the history."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,7 +351,7 @@ FIELDS = {
     for entry in dataclasses.fields(section)
 }
 
-# Where things lie and who follows the run: never changes a result.
+# Folders and dashboards: never change a result.
 BOOKKEEPING = ("checkpoint_dir", "runs_dir", "data_dir", "use_wandb")
 BOOKKEEPING += ("wandb_mode", "run_group", "run_name")
 
