@@ -91,8 +91,8 @@ class ModelSettings:
     text_encoder: Literal["none", "sentence", "ngrams"] = option(
         "none", "enhanced"
     )
-    """Encoder of text columns: sentence = MiniLM (requirements-text.txt), ngrams = hashed characters,
-    none = text columns are not read."""
+    """Encoder of text columns: sentence = MiniLM (requirements-text.txt), ngrams = hashed
+    characters, none = text columns are not read."""
     graph: bool = option(False, "enhanced")
     """Add an item encoder by a graph of the items' columns and of items that follow each other."""
     interaction_features: str = option("all", "enhanced")
@@ -102,10 +102,11 @@ class ModelSettings:
     user_features: str = option("all", "enhanced")
     """Columns of the users as metadata tokens: all, none, or names as in 'age,country'."""
     time_features: str = option("gap,season", "enhanced")
-    """Encodings of each interaction's time: gap = time since the one before, season = day of the year,
-    none."""
+    """Encodings of each interaction's time: gap = time since the one before, season = day of the
+    year, none."""
     relative_time: bool = option(True, "enhanced")
-    """Rotate queries and keys by time, so that attention depends on the time between two interactions."""
+    """Rotate queries and keys by time, so that attention depends on the time between two
+    interactions."""
     query_time: Literal["unknown", "known"] = option("unknown", "enhanced")
     """Whether the time of the request is an input."""
     transitions: bool = option(False, "enhanced")
@@ -218,8 +219,8 @@ class TrainSettings:
     max_steps: Number = 0
     """If above 0, the number of training steps, instead of --max_epochs."""
     max_minutes: Size = 0.0
-    """If above 0, training ends after this time, and the learning rate decays accordingly. A preset's
-    limit is dropped if --max_epochs or --max_steps is given."""
+    """If above 0, training ends after this time, and the learning rate decays accordingly. A
+    preset's limit is dropped if --max_epochs or --max_steps is given."""
     patience: Count = 10
     """Stop after this many evaluations without a better validation NDCG@10."""
     eval_every: Count = 1
@@ -231,8 +232,8 @@ class TrainSettings:
     seed: Seed = 42
     """Seed of initialisation, batches, masks and dropout."""
     sliding_window: bool = False
-    """Cut histories longer than --seq_length into half-overlapping windows, instead of using only their
-    newest part."""
+    """Cut histories longer than --seq_length into half-overlapping windows, instead of using only
+    their newest part."""
     mask_prob: Annotated[Real, Gt(0), Lt(1)] = option(
         0.2, needs="masked_item_weight"
     )
@@ -248,8 +249,8 @@ class TrainSettings:
     )
     """Share of batches for the cloze task; the others are for the causal tasks."""
     late_start_share: Share = option(0.0, "enhanced")
-    """Share of training sequences that lose their beginning and the user's id. The remaining length is
-    log-uniform."""
+    """Share of training sequences that lose their beginning and the user's id. The remaining length
+    is log-uniform."""
     loss: Literal["softmax", "sampled_softmax"] = "softmax"
     """Loss of the item heads: cross-entropy over the whole catalogue or, for very large ones, over
     samples."""
@@ -258,10 +259,12 @@ class TrainSettings:
     )
     """Number of negatives in a pass, shared by all its positions (--loss sampled_softmax)."""
     start_from: str = ""
-    """Checkpoint folder of a model of the same kind to continue from; new items and users are added."""
+    """Checkpoint folder of a model of the same kind to continue from; new items and users are
+    added."""
     teacher: str = ""
-    """Checkpoint folder of a trained model of the same kind, data and heads, or several separated by
-    commas. Half of the item loss is the cross-entropy to their distributions over the catalogue."""
+    """Checkpoint folder of a trained model of the same kind, data and heads, or several separated
+    by commas. Half of the item loss is the cross-entropy to their distributions over the
+    catalogue."""
     checkpoint_dir: str = "checkpoints"
     """Folder for the runs; best/ in it is the model to use."""
     runs_dir: str = "runs"
@@ -283,14 +286,14 @@ class EvalSettings:
     """How rankings are judged."""
 
     filter_seen: Literal["auto", "yes", "no"] = "auto"
-    """Leave the items of the user's history out of the ranking; auto = yes, unless the schema says that
-    users have items repeatedly."""
+    """Leave the items of the user's history out of the ranking; auto = yes, unless the schema says
+    that users have items repeatedly."""
     candidates: Literal[
         "full", "uniform_100", "popular_100", "popular_100_any"
     ] = "full"
-    """Candidates beside the target: all items, or 100 drawn uniformly or by popularity from the unseen
-    items. popular_100_any, as in published tables, draws from all items but the target and then
-    leaves out those of the history."""
+    """Candidates beside the target: all items, or 100 drawn uniformly or by popularity from the
+    unseen items. popular_100_any, as in published tables, draws from all items but the target and
+    then leaves out those of the history."""
 
 
 @dataclasses.dataclass(frozen=True)
