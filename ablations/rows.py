@@ -210,7 +210,7 @@ def verdict(
     same = abs(ours["mean"] - theirs["mean"]) <= room
     outcome = "as reported" if same else "NOT AS REPORTED"
     if record["split_hash"] != reported["split_hash"]:
-        outcome += " (another copy of the data, its split differs)"
+        outcome += " (the split has another hash: other data, or an older version)"
     return same, (
         f"{record['row']}: {SELECTION} {ours['mean']:.4f}, reported {theirs['mean']:.4f} "
         f"on {reported['date']}, room {room:.4f}: {outcome}"

@@ -91,7 +91,7 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     path.write_text(json.dumps(record))
     assert run(tmp_path, "vanilla", "--seeds", "2") == 1
     said = " ".join(capsys.readouterr().out.split())
-    assert "NOT AS REPORTED (another copy of the data" in said
+    assert "NOT AS REPORTED (the split has another hash" in said
     assert read(tmp_path, "vanilla") == record
     assert run(tmp_path, "vanilla", "--seeds", "2", "--write") == 0
     assert read(tmp_path, "vanilla")["test"] != record["test"]
