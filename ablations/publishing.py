@@ -40,7 +40,7 @@ python inference.py --model_path models/{row} --user_id 123 --k 10
 *{protocol}. pop-100: among 100 items drawn by popularity, the seen ones among them left out, as in
 published tables. Of {seeds} seeds the best by validation NDCG@10 (this one {run[validation]:.4f}).*
 
-Trained in {minutes:.0f} minutes ({run[peak_memory_mb]:,} MB), commit {run[git_commit]};
+Trained in {minutes:.0f} minutes, commit {run[git_commit]};
 `make reproduce ROW={row} BOARD={board} SEEDS={seeds}` trains it again and compares.
 Neither interactions nor names of items are part of this folder: names come from the data set,
 whose licence also holds for what is made from it. Leave-one-out lets training see events that are
