@@ -99,8 +99,8 @@ def test_reading_a_file_of_so_many_rows(capsys):
 def recounted_pctm(work, name):
     """Metrics on test of PCTM with the setting of validation, its counts from a training part
     that ends before the last interaction."""
-    folder = work / f"{name}-42" / "best"
-    _, settings, data = load_with_data(folder)
+    (folder,) = work.glob(f"{name}-42-*")
+    _, settings, data = load_with_data(folder / "best")
     ends = data.offsets[1:] - 1
     ends = np.maximum(ends, data.offsets[:-1])
     split = dataclasses.replace(data.split, train_ends=ends)
