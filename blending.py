@@ -80,19 +80,19 @@ def _by_case(transitions, data):
 
 
 def _best(rivals, kinds):
-    """The best choices found."""
+    """The best choice found for each kind, as a tuple."""
     step = max(1, len(rivals.users) // FEW)
-    some = Search(rivals.every(step), kinds)
-    every = Search(rivals, kinds)
+    few = Search(rivals.sample(step), kinds)
+    full = Search(rivals, kinds)
     ends = [
-        some.climb([(weight, DECAYS[-1])] * kinds, len(WEIGHTS))
+        few.climb([(weight, DECAYS[-1])] * kinds, len(WEIGHTS))
         for weight in STARTS
     ]
     nothing = ((0.0, DECAYS[-1]),) * kinds
-    found = {nothing: every.quality(nothing)}
+    found = {nothing: full.quality(nothing)}
     for choices in dict.fromkeys(ends):
-        end = every.climb(choices, NEAR)
-        found[end] = every.quality(end)
+        end = full.climb(choices, NEAR)
+        found[end] = full.quality(end)
     # Of equal ones the first.
     return max(found, key=found.__getitem__)
 
@@ -151,7 +151,7 @@ class Search:
         return scores, targets
 
     def _place(self, kind, decay):
-        """Of a sum among the S."""
+        """Index of a sum among the S."""
         return kind * len(DECAYS) + DECAYS.index(decay)
 
     def _ndcg(self, scores, targets):

@@ -33,7 +33,7 @@ SAMPLE = 200  # requests that tell how many rivals there are of one
 
 
 def _spread(requests, most):
-    """At most so many of the requests, evenly."""
+    """At most `most` of the requests, spread evenly."""
     step = max(1, math.ceil(len(requests) / most))
     return requests.part(np.arange(len(requests))[::step])
 
@@ -45,13 +45,13 @@ class Rivals:
     users: np.ndarray  # (Q,)
     targets: Tensor  # (Q, T) scores of the targets by the model alone
     target_sums: Tensor  # (S, Q, T) what each sum adds to them
-    request: Tensor  # (N,) whose rival it is
+    request: Tensor  # (N,) place of the request that the rival belongs to
     scores: Tensor  # (N,) by the model alone
     sums: Tensor  # (S, N) what each sum adds to them
     others: Tensor  # (Q, DEPTH) largest scores of the items to which no sum adds anything
 
-    def every(self, step: int) -> "Rivals":
-        """Those of every `step`-th request."""
+    def sample(self, step: int) -> "Rivals":
+        """The rivals of every `step`-th request."""
         kept = self.request % step == 0
         return Rivals(
             self.users[::step],
