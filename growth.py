@@ -35,24 +35,28 @@ State = dict[str, Tensor]
 def for_catalogue(model: Model, larger: Catalogue) -> Model:
     """The same model, in evaluation mode, for a larger catalogue. Raises `UserError` where items
     are missing there."""
-    items, device = larger.items, next(model.parameters()).device
-    place = torch.from_numpy(model.catalogue.items.rows_in(items) - ITEM_ROWS)
+    items = larger.items
+    place = model.catalogue.items.rows_in(items) - ITEM_ROWS
+    place = torch.from_numpy(place)
     new = np.setdiff1d(np.arange(len(items.ids)), place)
     vanilla = isinstance(model, BERT4Rec)
     build = BERT4Rec.from_settings if vanilla else EnhancedBERT4Rec
     grown = build(larger, model.settings).eval()
     known = {name: value.cpu() for name, value in model.state_dict().items()}
+    state = grown.state_dict()
     users = model.catalogue.users.index(larger.users.ids)
-    _take_over(grown.state_dict(), known, place, np.append(UNKNOWN, users))
+    users = np.append(UNKNOWN, users)
+    _take_over(state, known, place, users)
     if not vanilla:
         grown.item_columns.prepare(items, new)
     weights = _similar_items(grown, known, place, new)
-    _add_items(grown.state_dict(), known, place, new, weights)
+    _add_items(state, known, place, new, weights)
     if model.transitions is not None:
         grown.transitions.hold(
             _with_items(values, place, new, weights)
             for values in model.transitions.matrices()
         )
+    device = next(model.parameters()).device
     return grown.to(device)
 
 
@@ -85,13 +89,7 @@ def _similar_items(grown, known, place, new):
     return nearest_items(vectors[new], vectors[place], counts)
 
 
-def _add_items(
-    state,
-    known,
-    place,
-    new,
-    weights,
-):
+def _add_items(state, known, place, new, weights):
     """Fill the tables of items, in place: a new one has the weighted mean vector and the weighted
     mean of exp(b), b being the biases of known ones."""
     if "start_bias" in known:
@@ -104,9 +102,11 @@ def _add_items(
             mean = weights @ rows
         else:
             mean = (weights @ rows.exp()).log()
-        state[name][:first] = special
-        state[name][first:][place] = rows
-        state[name][first:][new] = mean
+        table = state[name]
+        table[:first] = special
+        items = table[first:]
+        items[place] = rows
+        items[new] = mean
     if "start_bias" in known:
         state["start_bias"] -= state["next_bias"][:, None]
 
@@ -116,7 +116,8 @@ def _with_items(values, place, new, weights):
     weighted means of known ones. It has none if it is like more than MOST_ALIKE, and so like none
     in particular."""
     size = ITEM_ROWS + len(place) + len(new)
-    weights = weights * ((weights > 0).sum(1, keepdim=True) <= MOST_ALIKE)
+    alike = (weights > 0).sum(1, keepdim=True)
+    weights = weights * (alike <= MOST_ALIKE)
     item, similar = weights.nonzero(as_tuple=True)
     # Where known rows stand now; PAD and MASK stay.
     moved = np.append(np.arange(ITEM_ROWS), ITEM_ROWS + place.numpy())

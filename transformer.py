@@ -36,9 +36,8 @@ class Attend:
     # (B, L, P) of `time_rotation`, each; None without times
     query_rotation: Tensor | None = None
     key_rotation: Tensor | None = None
-    prefix: int = (
-        0  # leading positions that are no interactions; L counts them here
-    )
+    # leading positions that are no interactions; L counts them here
+    prefix: int = 0
 
 
 class Dropout(nn.Module):
@@ -59,10 +58,10 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.threshold / 256)
-        draws = torch.empty(
-            math.ceil(x.numel() / 8), dtype=torch.int64
-        ).random_(-(2**63), None)
-        draws = draws.view(torch.uint8)[: x.numel()].view(x.shape)
+        words = math.ceil(x.numel() / 8)
+        draws = torch.empty(words, dtype=torch.int64)
+        draws = draws.random_(-(2**63), None).view(torch.uint8)
+        draws = draws[: x.numel()].view(x.shape)
         # Compared as numbers of x's type (0 to 255 are exact in bf16): many times faster than by
         # way of booleans.
         kept = draws.to(x.dtype).ge_(self.threshold)
@@ -109,12 +108,12 @@ class Block(nn.Module):
             # The residual path stays free of norms: gradients reach the table unchanged.
             mixed = self.attention(self.attention_norm(x), attend, last)
             queries = queries + self.dropout(mixed)
-            return queries + self.dropout(
-                self.network(self.network_norm(queries))
-            )
+            changed = self.network(self.network_norm(queries))
+            return queries + self.dropout(changed)
         mixed = self.attention(x, attend, last)
         queries = self.attention_norm(queries + self.dropout(mixed))
-        return self.network_norm(queries + self.dropout(self.network(queries)))
+        changed = self.network(queries)
+        return self.network_norm(queries + self.dropout(changed))
 
     def attention(
         self, x: Tensor, attend: Attend, last: Tensor | None
@@ -148,15 +147,14 @@ class Block(nn.Module):
             k = rotate(k, attend.key_rotation)
         return attention_weights(q, k, attend)
 
-    def _maps(self, x: Tensor, first: int, end: int) -> Tensor:
-        """(B, L, D) to those of (queries, keys, values), each (B, H, L, D / H)."""
+    def _maps(self, x: Tensor, first: int, end: int) -> list[Tensor]:
+        """(B, L, D) to some of (queries, keys, values), each (B, H, L, D / H)."""
         # One matrix for all three, of which a part is multiplied.
         width = x.shape[-1]
         rows = slice(first * width, end * width)
         mapped = F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
-        return rearrange(
-            mapped, "b l (n h d) -> n b h l d", h=self.heads, n=end - first
-        )
+        maps = mapped.chunk(end - first, dim=-1)
+        return [_by_head(one, self.heads) for one in maps]
 
     def network(self, x: Tensor) -> Tensor:
         """Position-wise feed-forward network."""
@@ -227,9 +225,8 @@ class Encoder(nn.Module):
         # Only the last block may leave the other positions out: the ones before feed its keys.
         for block in self.blocks[:-1]:
             x = block(x, attend)
-        return self.final_norm(
-            self.blocks[-1](x, attend, last + attend.prefix)
-        )[:, 0]
+        state = self.blocks[-1](x, attend, last + attend.prefix)  # (B, 1, D)
+        return self.final_norm(state)[:, 0]
 
 
 class CrossAttention(nn.Module):
@@ -245,27 +242,24 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """x (B, L, D), tokens (B, T, D) to (B, L, D)."""
-        q = rearrange(
-            self.query(self.norm(x)), "b l (h d) -> b h l d", h=self.heads
-        )
-        k, v = rearrange(
-            self.key_value(tokens),
-            "b t (two h d) -> two b h t d",
-            two=2,
-            h=self.heads,
-        )
-        # (B, H, T, D / H) keys and values of the few tokens
+        q = _by_head(self.query(self.norm(x)), self.heads)
+        keys, values = self.key_value(tokens).chunk(2, dim=-1)
+        k = _by_head(keys, self.heads)  # (B, H, T, D / H)
+        v = _by_head(values, self.heads)
         # With few tokens the plain product takes less than a tenth of the fused kernel's time on
         # a CPU in bf16.
         weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (B, H, L, T)
-        return self.out(
-            rearrange(weights.to(v.dtype) @ v, "b h l d -> b l (h d)")
-        )
+        mixed = weights.to(v.dtype) @ v
+        return self.out(rearrange(mixed, "b h l d -> b l (h d)"))
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """(B, L, D) to (B, H, L, D / H)."""
+    return rearrange(x, "b l (h d) -> b h l d", h=heads)
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Context without autocast: in bf16 thousands of items would share a few hundred scores.
-    """
+    """Context without autocast: in bf16 thousands of items would share a few hundred scores."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -299,20 +293,18 @@ def positions_from_end(lengths: Tensor, width: int) -> Tensor:
 
 def sinusoids(length: int, width: int) -> Tensor:
     """(length, width) fixed position signal (Vaswani et al., section 3.5)."""
-    # (D / 2,)
-    frequency = torch.exp(
-        -math.log(10_000.0) * torch.arange(0, width, 2) / width
-    )
+    exponent = torch.arange(0, width, 2) / width  # (D / 2,)
+    frequency = torch.exp(-math.log(10_000.0) * exponent)
     angle = torch.arange(length)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
 def rotation_periods(pairs: int) -> Tensor:
     """(P / 2,) seconds in which each of half of the P pairs of `time_rotation` turns once."""
-    shortest, longest = math.log10(SHORTEST_PERIOD), math.log10(LONGEST_PERIOD)
-    return torch.logspace(
-        shortest, longest, max(1, pairs // 2), dtype=torch.float64
-    )
+    shortest = math.log10(SHORTEST_PERIOD)
+    longest = math.log10(LONGEST_PERIOD)
+    number = max(1, pairs // 2)
+    return torch.logspace(shortest, longest, number, dtype=torch.float64)
 
 
 def time_rotation(times: Tensor, origin: Tensor, periods: Tensor) -> Tensor:
@@ -340,14 +332,12 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     # Pairs beyond these carry content alone and are left as they are.
     turned = cosine.shape[-1]
     still = x.shape[-1] // 2 - turned
-    first, first_still, second, second_still = x.split(
-        [turned, still, turned, still], dim=-1
-    )
+    sizes = [turned, still, turned, still]
+    first, first_still, second, second_still = x.split(sizes, dim=-1)
     new_first = first * cosine - second * sine
     new_second = first * sine + second * cosine
-    return torch.cat(
-        [new_first, first_still, new_second, second_still], dim=-1
-    )
+    parts = [new_first, first_still, new_second, second_still]
+    return torch.cat(parts, dim=-1)
 
 
 def initialise(model: nn.Module, width: int, *tables: Tensor) -> None:

@@ -41,14 +41,17 @@ class Transitions(nn.Module):
 
     def __init__(self, rows: int, kinds: int = 2, cases: int = 1) -> None:
         super().__init__()
-        self.rows, self.kinds, self.cases = rows, kinds, cases
-        self.register_buffer(
-            "starts", torch.zeros(kinds * rows + 1, dtype=torch.int64)
-        )
-        # One that adds nothing, so that there is always something to look up.
-        self.register_buffer("items", torch.zeros(1, dtype=torch.int32))
+        self.rows = rows
+        self.kinds = kinds
+        self.cases = cases
+        starts = torch.zeros(kinds * rows + 1, dtype=torch.int64)
+        # One pair that adds nothing, so that there is always one to look up.
+        items = torch.zeros(1, dtype=torch.int32)
         # Half the memory; a rounding of 1/2000 moves no rank that matters.
-        self.register_buffer("values", torch.zeros(1, dtype=torch.float16))
+        values = torch.zeros(1, dtype=torch.float16)
+        self.register_buffer("starts", starts)
+        self.register_buffer("items", items)
+        self.register_buffer("values", values)
         self.register_buffer("weight", torch.zeros(cases, kinds))
         self.register_buffer("decay", torch.zeros(cases, kinds))
 
@@ -56,14 +59,13 @@ class Transitions(nn.Module):
         """Store the values (R, R) of each kind: the KEPT largest of each row."""
         values = sparse.vstack([largest_of_rows(one, KEPT) for one in kinds])
         values = values.tocsr()
+        starts = values.indptr.astype(np.int64)
+        items = np.append(values.indices, PAD).astype(np.int32)
+        amounts = np.append(values.data, 0).astype(np.float16)
         device = self.values.device
-        found = {
-            "starts": values.indptr.astype(np.int64),
-            "items": np.append(values.indices, PAD).astype(np.int32),
-            "values": np.append(values.data, 0).astype(np.float16),
-        }
-        for name, array in found.items():
-            setattr(self, name, torch.from_numpy(array).to(device))
+        self.starts = torch.from_numpy(starts).to(device)
+        self.items = torch.from_numpy(items).to(device)
+        self.values = torch.from_numpy(amounts).to(device)
         return self
 
     def clear(self) -> None:
@@ -75,13 +77,11 @@ class Transitions(nn.Module):
     def matrices(self) -> list[sparse.csr_matrix]:
         """(R, R) the values of each kind."""
         pairs = int(self.starts[-1])
-        values = self.values[:pairs].float()
-        arrays = [
-            part.cpu().numpy()
-            for part in (values, self.items[:pairs], self.starts)
-        ]
-        shape = self.kinds * self.rows, self.rows
-        stacked = sparse.csr_matrix(tuple(arrays), shape=shape)
+        values = self.values[:pairs].float().cpu().numpy()
+        items = self.items[:pairs].cpu().numpy()
+        starts = self.starts.cpu().numpy()
+        shape = (self.kinds * self.rows, self.rows)
+        stacked = sparse.csr_matrix((values, items, starts), shape=shape)
         bounds = range(0, shape[0], self.rows)
         return [stacked[first : first + self.rows] for first in bounds]
 
@@ -107,9 +107,10 @@ class Transitions(nn.Module):
         if self.cases == 1:
             return torch.zeros_like(batch.lengths)
         newest = (batch.lengths - 1).clamp(min=0)[:, None]
-        asked = batch.request_times.gather(1, newest)[:, 0]
-        same = asked == batch.times.gather(1, newest)[:, 0]
-        return (same & (asked != NO_TIME)).long()
+        asked = batch.request_times.gather(1, newest)
+        same = asked == batch.times.gather(1, newest)
+        same &= asked != NO_TIME
+        return same[:, 0].long()
 
     def _newest(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, J) the newest items, newest first, and which places have one."""
@@ -130,14 +131,16 @@ class Transitions(nn.Module):
 
     def _sums(self, rows: Tensor, weights: Tensor) -> Tensor:
         """(N, R) weighted sums of the values of some rows (N, M)."""
-        first, end = self.starts[rows], self.starts[rows + 1]  # (N, M)
-        place = first[..., None] + torch.arange(KEPT, device=rows.device)
-        there = place < end[..., None]  # (N, M, KEPT)
+        first = self.starts[rows][..., None]  # (N, M, 1)
+        end = self.starts[rows + 1][..., None]
+        place = first + torch.arange(KEPT, device=rows.device)
+        there = place < end  # (N, M, KEPT)
         place = place.where(there, 0)
-        values = self.values[place].float() * (weights[..., None] * there)
+        weights = weights[..., None] * there
+        values = self.values[place].float() * weights
+        items = self.items[place].long()
         sums = values.new_zeros(len(rows), self.rows)
-        found = self.items[place].long()
-        return sums.scatter_add(1, found.flatten(1), values.flatten(1))
+        return sums.scatter_add(1, items.flatten(1), values.flatten(1))
 
     def _load_from_state_dict(
         self, state: dict[str, Any], prefix: str, *rest: Any
@@ -155,22 +158,23 @@ class Transitions(nn.Module):
 
     def _fits(self) -> bool:
         """Whether the pairs are valid, as `hold` leaves them."""
-        starts, items, values = self.starts, self.items, self.values
-        if items.ndim != 1 or values.shape != items.shape or not len(items):
+        starts = self.starts
+        items = self.items
+        if items.ndim != 1 or self.values.shape != items.shape:
             return False
-        counts = starts.diff()
-        amounts = torch.cat([values, self.weight.flatten()])
-        return bool(
-            starts[0] == 0
-            and starts[-1] <= len(items)
-            and counts.min() >= 0
-            and counts.max() <= KEPT
-            and items.min() >= 0
-            and items.max() < self.rows
-            and amounts.min() >= 0
-            and amounts.max() <= LARGEST
-            and self.decay.min() >= 0
-            and self.decay.max() <= 1
+        if len(items) == 0 or starts[0] != 0 or starts[-1] > len(items):
+            return False
+        limits = [
+            (starts.diff(), KEPT),
+            (items, self.rows - 1),
+            (self.values, LARGEST),
+            (self.weight, LARGEST),
+            (self.decay, 1),
+        ]
+        # As Python's floats: 1e6 is infinite in half precision. Not so for NaN.
+        return all(
+            entries.min().item() >= 0 and entries.max().item() <= largest
+            for entries, largest in limits
         )
 
 

@@ -28,18 +28,19 @@ def two_views(batch: Batch, noise: np.random.Generator) -> tuple[Batch, Batch]:
 def reorder(batch: Batch, noise: np.random.Generator) -> Batch:
     """A random run of each history, at least one interaction long, in another order, at the old
     times."""
-    lengths = batch.lengths.numpy()
-    length = np.maximum(1, (lengths * SHUFFLED).astype(int))[:, None]
-    room = lengths[:, None] - length + 1
-    start = noise.random((len(lengths), 1)) * room
-    start = start.astype(int)  # (B, 1)
+    lengths = batch.lengths.numpy()[:, None]  # (B, 1)
+    run = (lengths * SHUFFLED).astype(int)
+    run = np.maximum(1, run)
+    start = noise.random(lengths.shape) * (lengths - run + 1)
+    start = start.astype(int)
     place = np.arange(batch.items.shape[1])
-    inside = (place >= start) & (place < start + length)
-    shuffled = start + noise.random(inside.shape) * length
+    inside = (place >= start) & (place < start + run)  # (B, L)
+    shuffled = start + noise.random(inside.shape) * run
     place = np.where(inside, shuffled, place + 0.5)
     order = np.argsort(place, axis=1, kind="stable")
-    where = torch.from_numpy(order)
+    order = torch.from_numpy(order)
+    items = batch.items.gather(1, order)
     columns = {
-        name: values.gather(1, where) for name, values in batch.columns.items()
+        name: values.gather(1, order) for name, values in batch.columns.items()
     }
-    return batch.replace(items=batch.items.gather(1, where), columns=columns)
+    return batch.replace(items=items, columns=columns)

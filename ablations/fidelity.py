@@ -45,14 +45,18 @@ KNOWN = {"correlation": 1, "on others": -1}
 def by_size(question: Question, contributions: np.ndarray) -> np.ndarray:
     """(MEASURES, Ke) for the one item of a question and the contributions (L,) of its history."""
     order = np.argsort(-contributions, kind="stable")
-    strongest = np.argsort(order) < np.array(SIZES)[:, None]  # (Ke, L)
+    place = np.argsort(order)  # (L,) 0 for the strongest
+    sizes = np.array(SIZES)
+    strongest = place < sizes[:, None]  # (Ke, L)
     known = np.concatenate([question.everything, ~strongest, strongest])
-    scores, ranks = (found[:, 0] for found in question.outcomes(known))
-    of_all, without, alone = np.split(scores, [1, 1 + len(SIZES)])
-    ranks = ranks[1 : 1 + len(SIZES)]
-    stays = [ranks <= place for place in PLACES]
-    shares = [np.exp(without - of_all), np.exp(alone - of_all)]
-    return np.stack([*stays, *shares, 1 / np.log2(1 + ranks)])
+    scores, ranks = question.outcomes(known)  # (1 + 2 Ke, 1) each
+    everything, without, alone = np.split(scores[:, 0], [1, 1 + len(SIZES)])
+    rank = ranks[1 : 1 + len(SIZES), 0]  # (Ke,) without them
+    measures = [rank <= last for last in PLACES]
+    measures.append(np.exp(without - everything))
+    measures.append(np.exp(alone - everything))
+    measures.append(1 / np.log2(1 + rank))
+    return np.stack(measures)
 
 
 def counts(scorer: Scorer) -> bool:
@@ -79,12 +83,15 @@ def known_reasons(
     question: Question, contributions: np.ndarray
 ) -> tuple[float, float]:
     """KNOWN of contributions (L,) to the one item of a question of `counts_alone`."""
-    parts = question.scorer.transitions.parts(question.batch([question.read]))
+    transitions = question.scorer.transitions
+    batch = question.batch([question.read])
     newest = min(REACH, question.length)
-    among = parts[0, :newest].masked_fill(~question.allowed, -torch.inf)
-    terms = among.log_softmax(1)[:, int(question.candidates[0])]
+    parts = transitions.parts(batch)[0, :newest]  # (J, R) newest first
+    parts = parts.masked_fill(~question.allowed, -torch.inf)
+    item = int(question.candidates[0])
+    terms = parts.log_softmax(1)[:, item]
     terms = terms.flip(0).numpy()  # (J,) oldest first
-    counted = contributions[-newest:]
-    correlation = spearmanr(counted, terms).statistic
+    correlation = spearmanr(contributions[-newest:], terms).statistic
     size = np.abs(contributions)
-    return float(correlation), float(1 - size[-newest:].sum() / size.sum())
+    on_others = 1 - size[-newest:].sum() / size.sum()
+    return float(correlation), float(on_others)

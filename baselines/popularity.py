@@ -72,10 +72,12 @@ class RecentPopularity:
         for row in np.argsort(now, kind="stable"):
             window += self._counts(end, last[row])
             window -= self._counts(start, first[row])
-            start, end = first[row], last[row]
             counts[row] = window
+            start = first[row]
+            end = last[row]
         scores = torch.from_numpy(counts) + self.fallback
         return scores.to(batch.items.device)
 
     def _counts(self, start, end):
-        return np.bincount(self.items[start:end], minlength=self.rows)
+        items = self.items[start:end]
+        return np.bincount(items, minlength=self.rows)

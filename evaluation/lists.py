@@ -66,25 +66,27 @@ def list_quality(
     users = max(1, int((data.train_lengths > 0).sum()))
     owners = np.asarray(data.user_items().sum(0))[0]  # (R,)
     owners = np.maximum(owners, 1)
+    rarity = -np.log2(owners / users)
     history = data.histories(data.split.requests[until])
     in_history = np.array([counts[items].mean() for items in history])
     in_history[in_history == 0] = np.nan
     there = lists >= ITEM_ROWS  # (Q, K)
     popularity = _mean(counts[lists], there)
     found = {
-        "novelty (bits)": _mean(-np.log2(owners[lists] / users), there),
+        "novelty (bits)": _mean(rarity[lists], there),
         "popularity": popularity,
         "popularity lift": popularity / in_history - 1,
     }
-    for entry in data.catalogue.items.fields.values():
-        if entry.column.kind == "tags" and entry.column.predict:
-            shares = data.catalogue.items.shares(entry.name)
-            name = entry.column.title
-            flags = shares[lists] > 0
-            found[f"diversity of {name}"] = _diversity(flags, there)
-            found[f"miscalibration of {name}"] = _miscalibration(
-                shares, lists, history
-            )
+    items = data.catalogue.items
+    for entry in items.fields.values():
+        column = entry.column
+        if column.kind != "tags" or not column.predict:
+            continue
+        shares = items.shares(entry.name)  # (R, F)
+        diversity = _diversity(shares[lists] > 0, there)
+        miscalibration = _miscalibration(shares, lists, history)
+        found[f"diversity of {column.title}"] = diversity
+        found[f"miscalibration of {column.title}"] = miscalibration
     return found
 
 
@@ -116,7 +118,8 @@ def _miscalibration(shares, lists, history):
     # Row 0, an empty place, has no shares.
     number = (lists >= ITEM_ROWS).sum(1, keepdims=True)
     given = shares[lists].sum(1) / np.maximum(number, 1)
-    divergence = rel_entr(wanted, 0.99 * given + 0.01 * wanted).sum(1)
+    smoothed = 0.99 * given + 0.01 * wanted
+    divergence = rel_entr(wanted, smoothed).sum(1)
     return np.where(number[:, 0] > 0, divergence, np.nan)
 
 

@@ -28,16 +28,8 @@ def request_slices(data: Dataset, until: str) -> Slices:
     lengths = requests.ends - data.offsets[requests.users]
     targets = data.items[requests.ends]
     slices: Slices = {}
-    for whose, table, rows in (
-        ("user's", users, requests.users),
-        ("target's", items, targets),
-    ):
-        for name, entry in table.fields.items():
-            if 0 < len(entry.values) <= MOST_VALUES:
-                shares = table.shares(name, rows)  # (Q, F)
-                flags = shares > 0
-                by_value = dict(zip(entry.titles, flags.T, strict=True))
-                slices[f"{whose} {entry.column.title}"] = by_value
+    slices |= _by_value("user's", users, requests.users)
+    slices |= _by_value("target's", items, targets)
     slices["history, interactions"] = _between(lengths, HISTORY_BOUNDS)
     popularity = data.item_counts()[targets]
     slices["target's popularity, in training"] = _between(
@@ -66,9 +58,21 @@ def by_time(data: Dataset, until: str) -> dict[str, np.ndarray]:
 def same_time(data: Dataset, until: str) -> np.ndarray:
     """(Q,) whether the first target has the time of the item before it, which is known."""
     requests = data.split.requests[until]
-    times, before = data.times[requests.ends], data.times[requests.ends - 1]
+    times = data.times[requests.ends]
+    before = data.times[requests.ends - 1]
     has_history = requests.ends > data.offsets[requests.users]
     return (times == before) & (times != NO_TIME) & has_history
+
+
+def _by_value(whose, table, rows):
+    """The slices of the category and tags columns of a table for its rows (Q,)."""
+    slices = {}
+    for name, entry in table.fields.items():
+        if 0 < len(entry.values) <= MOST_VALUES:
+            flags = table.shares(name, rows) > 0  # (Q, F)
+            parts = dict(zip(entry.titles, flags.T, strict=True))
+            slices[f"{whose} {entry.column.title}"] = parts
+    return slices
 
 
 def _between(values, bounds):
@@ -84,7 +88,8 @@ def slice_table(
 ) -> list[tuple[str, str, int, dict[str, float]]]:
     """(family, slice, users, mean and interval) of a metric of the ranks (Q, T); empty slices are
     left out."""
-    users, rows = data.split.requests[until].users, []
+    users = data.split.requests[until].users
+    rows = []
     for family, parts in request_slices(data, until).items():
         for name, chosen in parts.items():
             if chosen.any():
