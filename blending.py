@@ -1,11 +1,11 @@
 """Weights and decays of the transition counts (transitions.py), tuned on the validation items.
 
 A choice is a weight and a decay. Every choice of a grid is tried for one kind of counts after the
-other, while those of the other kinds stay. The one with the best NDCG@10 is taken, of equal ones
-the first. This goes on until nothing changes, with about FEW of the requests, from each of the
-STARTS. From each end it goes on with all requests, and with weights at most NEAR steps away. If no
-counts at all rank as well as the best of these, all weights are 0. Without validation items the
-choice is WITHOUT.
+other, while those of the other kinds stay. The last kind does not decay. The choice with the best
+NDCG@10 is taken, of equal ones the first. This goes on until nothing changes, with about FEW of
+the requests, from each of the STARTS. From each end it goes on with all requests, and with weights
+at most NEAR steps away. If no counts at all rank as well as the best of these, all weights are 0.
+Without validation items all weights are WITHOUT.
 
 Axes as in rivals.py.
 """
@@ -19,16 +19,16 @@ from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import CPU, Ranker
 from evaluation.slices import same_time
-from pair_counts import pair_values
 from rivals import Collector, Rivals
 from settings import Settings
 from training_state import SELECTION_METRIC
-from transitions import Transitions
+from transitions import Transitions, pair_values
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 WEIGHTS += (0.8, 1.2, 2.0, 3.0, 5.0, 8.0)
-DECAYS = (0.4, 0.7)
-WITHOUT = 0.15, 0.7  # weight, decay
+DECAYS = (0.7, 0.4)
+NO_DECAY = (1.0,)  # of the last kind
+WITHOUT = 0.15  # with the first decay
 STARTS = (0.0, 0.15, 0.6)  # weights of all kinds
 ROUNDS = 4  # at most
 FEW, NEAR = 1000, 2
@@ -49,17 +49,18 @@ def weigh(
     base: what they are added to, which ranks without them.
     """
     transitions.hold(pair_values(data, transitions.kinds))
-    weight, decay = WITHOUT
-    transitions.weight.fill_(weight)
-    transitions.decay.fill_(decay)
+    decays = decays_of(transitions.kinds)
+    transitions.weight.fill_(WITHOUT)
+    for kind, (first, *_) in enumerate(decays):
+        transitions.decay[:, kind] = first
     if "validation" in data.split.requests:
         collector = Collector(
-            transitions, DECAYS, base, data, settings, device
+            transitions, decays, base, data, settings, device
         )
         for case, requests in enumerate(_by_case(transitions, data)):
             if len(requests):
                 rivals = collector.affordable(requests)
-                choices = _best(rivals, transitions.kinds)
+                choices = _best(Search(rivals, decays))
                 for kind, (weight, decay) in enumerate(choices):
                     transitions.weight[case, kind] = weight
                     transitions.decay[case, kind] = decay
@@ -79,16 +80,16 @@ def _by_case(transitions, data):
         yield asked.part(np.flatnonzero(case == number))
 
 
-def _best(rivals, kinds):
-    """The best choice found for each kind, as a tuple."""
-    step = max(1, len(rivals.users) // FEW)
-    few = Search(rivals.sample(step), kinds)
-    full = Search(rivals, kinds)
-    ends = [
-        few.climb([(weight, DECAYS[-1])] * kinds, len(WEIGHTS))
-        for weight in STARTS
-    ]
-    nothing = ((0.0, DECAYS[-1]),) * kinds
+def decays_of(kinds: int) -> list[tuple[float, ...]]:
+    """The decays to try for each kind."""
+    return [DECAYS] * (kinds - 1) + [NO_DECAY]
+
+
+def _best(full):
+    """The best choice found for each kind, as a tuple. full: a Search with all requests."""
+    few = full.with_few()
+    ends = [few.climb(few.start(weight), len(WEIGHTS)) for weight in STARTS]
+    nothing = full.start(0.0)
     found = {nothing: full.quality(nothing)}
     for choices in dict.fromkeys(ends):
         end = full.climb(choices, NEAR)
@@ -100,8 +101,19 @@ def _best(rivals, kinds):
 class Search:
     """Searches the choices of all kinds for some requests."""
 
-    def __init__(self, rivals: Rivals, kinds: int) -> None:
-        self.rivals, self.kinds = rivals, kinds
+    def __init__(
+        self, rivals: Rivals, decays: Sequence[tuple[float, ...]]
+    ) -> None:
+        self.rivals, self.decays = rivals, decays
+
+    def with_few(self) -> "Search":
+        """The same search with about FEW of the requests."""
+        step = max(1, len(self.rivals.users) // FEW)
+        return Search(self.rivals.sample(step), self.decays)
+
+    def start(self, weight: float) -> Choices:
+        """One weight for all kinds, each with its first decay."""
+        return tuple((weight, first) for first, *_ in self.decays)
 
     def climb(self, choices: Choices, near: int) -> Choices:
         """Change one kind's choice at a time, until no change is better.
@@ -132,7 +144,7 @@ class Search:
         scores, targets = self._without(kind, choices)
         found = {}
         for weight in weights:
-            for decay in DECAYS:
+            for decay in self.decays[kind]:
                 place = self._place(kind, decay)
                 found[weight, decay] = self._ndcg(
                     scores + weight * self.rivals.sums[place],
@@ -152,7 +164,8 @@ class Search:
 
     def _place(self, kind, decay):
         """Index of a sum among the S."""
-        return kind * len(DECAYS) + DECAYS.index(decay)
+        first = sum(map(len, self.decays[:kind]))
+        return first + self.decays[kind].index(decay)
 
     def _ndcg(self, scores, targets):
         """NDCG@10 from scores (N,) of the rivals and of the targets (Q, T)."""

@@ -65,18 +65,23 @@ class Rivals:
 
 
 class Collector:
-    """Makes the `Rivals` of requests, with a sum for each kind of counts and each decay."""
+    """Makes the `Rivals` of requests, with a sum for each kind of counts and each of its decays."""
 
     def __init__(
         self,
         transitions: Transitions,
-        decays: Sequence[float],
+        decays: Sequence[Sequence[float]],
         base: Ranker,
         data: Dataset,
         settings: Settings,
         device: torch.device,
     ) -> None:
-        self.transitions, self.decays = transitions, decays
+        self.transitions = transitions
+        self.sums = [
+            (kind, decay)
+            for kind, tried in enumerate(decays)
+            for decay in tried
+        ]
         self.base = base
         self.data, self.device = data, device
         self.length = settings.model.seq_length
@@ -120,8 +125,7 @@ class Collector:
         sums = torch.stack(
             [
                 self.transitions.of_kind(batch, kind, decay)
-                for kind in range(self.transitions.kinds)
-                for decay in self.decays
+                for kind, decay in self.sums
             ]
         )  # (S, B, R)
         targets = torch.from_numpy(self.data.items[part.target_rows])

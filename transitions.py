@@ -1,18 +1,20 @@
-"""Counts of pairs of items (pair_counts.py) that are added to a model's scores.
+"""Values of pairs of items, counted in the training part, that are added to a model's scores.
 
-    S(a | h) = sum_k sum_j weight_k decay_k^j V_k(h_j, a)      h_0 is the newest item, j < REACH
+    S(a | h) = sum_k sum_j weight_k decay_k^j V_k(h_j, a)      h_0 is the newest item
 
-V_k(b, a) says how often a follows b at the same time (k = 0) or at another time (k = 1), and how
-often the two occur together (the last k). The first kinds have the form of the log-likelihood of
+V_k(b, a) says how often a follows b at the same time (k = 0) or at another time (k = 1); these
+kinds read the REACH newest items (pair_counts.py). They have the form of the log-likelihood of
 PCTM (Spotify Research, sequential-capacity-probes, RecSys 2026): a sum of logarithms of smoothed
-transition probabilities, up to what is the same for all items. S is a sum over the history, so the
-part of each of its items is known exactly.
+transition probabilities, up to what is the same for all items. The last kind is SCALE times the
+weight of b in a regression of item a on the items of users (item_regression.py); it reads all
+items and does not decay. S is a sum over the history, so the part of each of its items is known
+exactly.
 
 Weights and decays are found on the validation items (blending.py). A model that knows the time of
 the request has two sets of them, for a request at the newest item's time (case 1) and for any
 other (case 0).
 
-Axes: B histories, J = REACH newest items, K kinds, R rows of the item table.
+Axes: B histories, L their items, J items that a kind reads, K kinds, R rows of the item table.
 """
 
 from collections.abc import Iterable
@@ -24,11 +26,13 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from batches import Batch
-from dataset import NO_TIME, PAD, Catalogue
-from pair_counts import REACH, largest_of_rows
+from dataset import NO_TIME, PAD, Catalogue, Dataset
+from item_regression import item_regression
+from pair_counts import REACH, largest_of_rows, transition_values
 from settings import ModelSettings
 
 KEPT = 250  # pairs of an item and kind at most, those that count most
+SCALE = 10.0  # so that the values of all kinds are of one size
 LARGEST = 1e6  # no weight and no count come near such a value
 
 
@@ -87,19 +91,24 @@ class Transitions(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, R) S of each item."""
-        rows, weights = self._terms(batch)
-        return self._sums(rows.flatten(1), weights.flatten(1))
+        sums = [
+            self._sums(*self._terms(batch, kind)) for kind in range(self.kinds)
+        ]
+        return torch.stack(sums).sum(0)
 
     def parts(self, batch: Batch) -> Tensor:
-        """(B, J, R) what each of the newest items, newest first, adds to S."""
-        rows, weights = self._terms(batch)
-        each = self._sums(rows.flatten(0, 1), weights.flatten(0, 1))
-        return each.reshape(*rows.shape[:2], self.rows)
+        """(B, L, R) what each item, newest first, adds to S."""
+        size, length = batch.items.shape
+        parts = self.weight.new_zeros(size, length, self.rows)
+        for kind in range(self.kinds):
+            rows, weights = self._terms(batch, kind)
+            each = self._sums(rows.reshape(-1, 1), weights.reshape(-1, 1))
+            parts[:, : rows.shape[1]] += each.reshape(size, -1, self.rows)
+        return parts
 
     def of_kind(self, batch: Batch, kind: int, decay: float) -> Tensor:
         """(B, R) S of one kind with the weight 1."""
-        items, there = self._newest(batch)
-        age = torch.arange(REACH, device=items.device)
+        items, age, there = self._read(batch, kind)
         return self._sums(items + kind * self.rows, decay**age * there)
 
     def case_of(self, batch: Batch) -> Tensor:
@@ -112,22 +121,24 @@ class Transitions(nn.Module):
         same &= asked != NO_TIME
         return same[:, 0].long()
 
-    def _newest(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B, J) the newest items, newest first, and which places have one."""
-        age = torch.arange(REACH, device=batch.items.device)
+    def _read(self, batch: Batch, kind: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The items (B, J) that a kind reads, newest first, their ages (J,), and which places
+        have one (B, J)."""
+        length = batch.items.shape[1]
+        last = kind == self.kinds - 1
+        age = torch.arange(length, device=batch.items.device)
+        if not last:
+            age = age[:REACH]
         place = batch.lengths[:, None] - 1 - age
-        return batch.items.gather(1, place.clamp(min=0)), place >= 0
+        return batch.items.gather(1, place.clamp(min=0)), age, place >= 0
 
-    def _terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B, J, K) the rows of values that make S, and the weight of each."""
-        items, there = self._newest(batch)
-        device = items.device
-        kind = torch.arange(self.kinds, device=device)
-        age = torch.arange(REACH, device=device)[:, None]
+    def _terms(self, batch: Batch, kind: int) -> tuple[Tensor, Tensor]:
+        """(B, J) the rows of values of a kind that make S, and the weight of each."""
+        items, age, there = self._read(batch, kind)
         case = self.case_of(batch)
-        weights = self.weight[case, None] * self.decay[case, None] ** age
-        rows = items[..., None] + kind * self.rows
-        return rows, weights * there[..., None]
+        weight = self.weight[case, kind][:, None]
+        decay = self.decay[case, kind][:, None]
+        return items + kind * self.rows, weight * decay**age * there
 
     def _sums(self, rows: Tensor, weights: Tensor) -> Tensor:
         """(N, R) weighted sums of the values of some rows (N, M)."""
@@ -167,7 +178,7 @@ class Transitions(nn.Module):
         limits = [
             (starts.diff(), KEPT),
             (items, self.rows - 1),
-            (self.values, LARGEST),
+            (self.values.abs(), LARGEST),
             (self.weight, LARGEST),
             (self.decay, 1),
         ]
@@ -176,6 +187,12 @@ class Transitions(nn.Module):
             entries.min().item() >= 0 and entries.max().item() <= largest
             for entries, largest in limits
         )
+
+
+def pair_values(data: Dataset, kinds: int) -> list[sparse.csr_matrix]:
+    """(R, R) V_k of each kind."""
+    follow = transition_values(data, by_time=kinds == 3)
+    return [*follow, SCALE * item_regression(data)]
 
 
 def transitions_for(

@@ -66,9 +66,10 @@ def counts(scorer: Scorer) -> bool:
 
 
 def counts_alone(scorer: Scorer) -> Scorer:
-    """A scorer of a copy of the model in which only the counts of transitions rank: item vectors
-    and item biases are 0."""
+    """A scorer of a copy of the model in which only the counts of transitions rank. Item vectors,
+    item biases and the weight of the regression are 0."""
     model = copy.deepcopy(scorer.model)
+    model.transitions.weight[:, -1] = 0
     for bias in (model.next_bias, model.masked_bias, model.start_bias):
         if bias is not None:
             bias.data.zero_()

@@ -25,13 +25,13 @@ from evaluation.protocols import ranks_of, target_ranks
 from evaluation.significance import compare, compare_over_seeds, mark
 from measuring import counting_rankers, pctm_setting
 from model_io import load_model, load_with_data
-from pair_counts import pair_values
 from run_folder import BEST, RESULTS, read_results
 from settings import Settings
 from support.arguments import ArgumentParser, whole
 from support.errors import require, run_command
 from support.files import write_json
 from support.tables import print_table, table_text
+from transitions import pair_values
 
 METRICS = ("HR@10", "NDCG@10")
 FIRST_SEED = 42

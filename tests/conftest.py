@@ -324,7 +324,7 @@ def fresh_model(
 ) -> torch.nn.Module:
     """A model in evaluation mode whose weights are large enough for every input to matter."""
     from model_io import new_model
-    from pair_counts import pair_values
+    from transitions import pair_values
 
     torch.manual_seed(seed)
     model = new_model(data, settings).eval()

@@ -30,6 +30,7 @@ from explanations.counterfactual import other_users, smallest_set
 from explanations.question import Question
 from explanations.sentences import family_label, sentence, strongest
 from explanations.tables import columns_text, profile_line
+from pair_counts import REACH
 from schema import Schema
 from settings import ModelSettings
 from support.errors import run_command
@@ -292,7 +293,8 @@ def test_reasons_are_known_where_counts_alone_rank(data):
     torch.testing.assert_close(logits, counted)
     item = int(counted.argmax()) + ITEM_ROWS
     question = dataclasses.replace(question, candidates=np.array([item]))
-    parts = alone.transitions.parts(batch)[0, : question.length, ITEM_ROWS:]
+    parts = alone.transitions.parts(batch)[0, :, ITEM_ROWS:]
+    parts = parts[: min(REACH, question.length)]
     terms = np.zeros(question.length)
     # By hand: log P of the item by the counts of one interaction.
     terms[-len(parts) :] = [

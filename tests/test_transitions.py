@@ -9,24 +9,21 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.linear_model import Ridge
 
+import item_regression as regression_module
 import rivals as rivals_module
 import transitions as module
-from blending import DECAYS, WEIGHTS, Search, weigh
+from blending import WEIGHTS, Search, decays_of, weigh
 from data_processor import process
 from dataset import ITEM_ROWS, NO_TIME
 from evaluation.metrics import per_user
 from evaluation.protocols import request_batches, target_ranks
 from evaluation.slices import same_time
 from growth import alike, for_catalogue
+from item_regression import item_regression
 from model_io import load_model, new_model, save_model
-from pair_counts import (
-    REACH,
-    SCALE,
-    SHARPNESS,
-    pair_values,
-    transition_counts,
-)
+from pair_counts import REACH, SHARPNESS, transition_counts
 from rivals import Collector
 from settings import (
     DataSettings,
@@ -47,7 +44,7 @@ from tests.conftest import (
 )
 from tests.test_models import request
 from training_loop import fit
-from transitions import Transitions
+from transitions import SCALE, Transitions, pair_values
 
 SETTINGS = Settings(
     model=ModelSettings(transitions=True, **TINY_MODEL),
@@ -72,6 +69,7 @@ def drawn():
     """Values between 40 rows, those of PAD and MASK empty."""
     values = sparse.random(40, 40, density=0.3, rng=rng(4)).tolil()
     values[:ITEM_ROWS] = values[:, :ITEM_ROWS] = 0
+    values[5:20] = -values[5:20]
     return values.tocsr()
 
 
@@ -79,11 +77,10 @@ def test_values_are_those_of_a_loop(in_bursts):
     """By loops over the histories, from the formulas."""
     data = in_bursts
     size = len(data.catalogue.items)
-    counts, occurrences = np.zeros((2, size, size)), np.zeros(size)
+    counts = np.zeros((2, size, size))
     for user in data.catalogue.users.rows:
         start, end = span(data, user, "validation")
         for row in range(start, end):
-            occurrences[data.items[row]] += 1
             for other in range(row + 1, min(end, row + 11)):
                 same = data.times[row] == data.times[other] != NO_TIME
                 pair = data.items[row], data.items[other]
@@ -91,18 +88,62 @@ def test_values_are_those_of_a_loop(in_bursts):
     assert counts[0].any() and counts[1].any()
     both = counts.sum(0)
     np.testing.assert_allclose(transition_counts(data).toarray(), both)
-    together = np.zeros((size, size))
-    for first, second in zip(*np.nonzero(both + both.T), strict=True):
-        pairs = both[first, second] + both[second, first]
-        frequent = occurrences[first] * occurrences[second]
-        together[first, second] = SCALE * pairs / np.sqrt(frequent)
+    last = SCALE * item_regression(data).toarray()
     follow = np.log1p(SHARPNESS * counts)
-    expected = [*follow, together]
+    expected = [*follow, last]
     for values, kind in zip(pair_values(data, 3), expected, strict=True):
         np.testing.assert_allclose(values.toarray(), kind)
-    expected = [np.log1p(SHARPNESS * both), together]
+    expected = [np.log1p(SHARPNESS * both), last]
     for values, kind in zip(pair_values(data, 2), expected, strict=True):
         np.testing.assert_allclose(values.toarray(), kind)
+
+
+@pytest.mark.parametrize("similar", [5, 1000])
+def test_the_regression_is_that_of_scikit_learn(data, monkeypatch, similar):
+    """For each item: its most similar items predict which users have it."""
+    monkeypatch.setattr(regression_module, "SIMILAR", similar)
+    monkeypatch.setattr(regression_module, "RIDGE", 1.0)
+    users = []
+    for user in data.catalogue.users.rows:
+        start, end = span(data, user, "validation")
+        has = np.zeros(len(data.catalogue.items))
+        has[data.items[start:end]] = 1
+        users.append(has)
+    seen = np.array(users)
+    together = seen.T @ seen
+    number = np.diag(together)
+    found = item_regression(data).toarray()
+    ridge = Ridge(alpha=1.0, fit_intercept=False, solver="cholesky")
+    for item in range(ITEM_ROWS, len(number)):
+        cosines = together[item] / np.sqrt(
+            np.maximum(1, number * number[item])
+        )
+        cosines[item] = 0
+        chosen = np.argsort(-cosines, kind="stable")[:similar]
+        chosen = chosen[cosines[chosen] > 0]
+        expected = np.zeros(len(number))
+        if len(chosen):
+            fitted = ridge.fit(seen[:, chosen], seen[:, item])
+            expected[chosen] = fitted.coef_
+        np.testing.assert_allclose(found[:, item], expected, atol=1e-9)
+    assert (found < 0).any() and not np.diag(found).any()
+
+
+def test_the_regression_counts_as_many_users_as_are_affordable(
+    data, monkeypatch
+):
+    lengths = data.user_items().getnnz(axis=1)
+    pairs = int((lengths**2).sum())
+    monkeypatch.setattr(regression_module, "PAIRS", pairs)
+    whole = item_regression(data)
+    monkeypatch.setattr(regression_module, "PAIRS", pairs - 1)
+    half = item_regression(data)
+    assert (whole != half).nnz > 0
+    matrix = data.user_items()
+    monkeypatch.setattr(
+        regression_module, "_some_users", lambda _: matrix[::2]
+    )
+    assert (item_regression(data) != half).nnz == 0
 
 
 def test_data_without_times_have_no_pairs_at_the_same_time(data):
@@ -118,11 +159,12 @@ def test_the_largest_pairs_are_kept(drawn, monkeypatch):
         for row, all_of_it in zip(
             kept.toarray(), whole.toarray(), strict=True
         ):
-            largest = np.sort(all_of_it)[::-1][:5]
-            np.testing.assert_allclose(
-                np.sort(row)[::-1][:5], largest, rtol=1e-3
-            )
-            assert (row > 0).sum() == (largest > 0).sum()
+            largest = np.sort(np.abs(all_of_it))[::-1][:5]
+            kept_sizes = np.sort(np.abs(row))[::-1][:5]
+            np.testing.assert_allclose(kept_sizes, largest, rtol=1e-3)
+            assert (row != 0).sum() == (largest > 0).sum()
+            there = row != 0
+            np.testing.assert_allclose(row[there], all_of_it[there], rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -147,18 +189,18 @@ def test_parts_add_up_to_the_whole(in_bursts, name):
         )
         case = int(known and moment == asked != NO_TIME)
         cases.append(case)
-        newest = batch.items[row, :length].flip(0)[:REACH]
+        newest = batch.items[row, :length].flip(0)
         for age, item in enumerate(newest):
-            expected = sum(
-                held.weight[case, kind]
-                * held.decay[case, kind] ** age
-                * values[item]
-                for kind, values in enumerate(kinds)
-            )
+            expected = torch.zeros(len(kinds[0]))
+            for kind, values in enumerate(kinds):
+                if age < REACH or kind == 2:
+                    factor = held.decay[case, kind] ** age
+                    expected += held.weight[case, kind] * factor * values[item]
             torch.testing.assert_close(
-                parts[row, age], expected.float(), rtol=1e-3, atol=1e-4
+                parts[row, age], expected, rtol=1e-3, atol=1e-3
             )
-        assert not parts[row, len(newest) :].any()
+        assert not parts[row, length:].any()
+    assert batch.lengths.max() > REACH
     assert len(set(cases)) == (2 if known else 1)
 
 
@@ -183,7 +225,7 @@ DAMAGES = {
     "items too high": ("items", lambda items: items + 10**6),
     "items below 0": ("items", lambda items: items - 10),
     "no numbers": ("values", lambda values: values * torch.nan),
-    "below 0": ("values", lambda values: -values),
+    "too small": ("values", lambda values: values - 1e38),
     "too large": ("values", lambda values: values + 1e38),
     "values too few": ("values", lambda values: values[1:]),
     "starts fall": ("starts", lambda starts: starts.flip(0)),
@@ -247,7 +289,7 @@ def test_the_last_weight_chosen_is_the_best(in_bursts, cases):
         users, scores = requests.users[flags], {}
         chosen = float(held.weight[case, -1]), float(held.decay[case, -1])
         for weight in WEIGHTS:
-            for decay in DECAYS:
+            for decay in decays_of(3)[-1]:
                 held.weight[case, -1], held.decay[case, -1] = weight, decay
                 rank = target_ranks(
                     Shifted(base, held), data, "validation", 12, EvalSettings()
@@ -285,13 +327,14 @@ def test_what_a_trial_holds_is_enough_for_its_quality(
     held.hold(pair_values(data, 3))
     requests = data.split.requests["validation"]
     collector = Collector(
-        held, DECAYS, base, data, settings, torch.device("cpu")
+        held, decays_of(3), base, data, settings, torch.device("cpu")
     )
-    trial = Search(collector.affordable(requests), 3)
+    trial = Search(collector.affordable(requests), decays_of(3))
     draw, shown = rng(5), []
     for _ in range(10):
         pairs = [
-            (draw.choice(WEIGHTS[::3]), draw.choice(DECAYS)) for _ in range(3)
+            (draw.choice(WEIGHTS[::3]), draw.choice(decays))
+            for decays in decays_of(3)
         ]
         for kind, (weight, decay) in enumerate(pairs):
             held.weight[0, kind], held.decay[0, kind] = weight, decay
@@ -335,7 +378,7 @@ def test_some_of_many_requests_choose_the_weight(
     held = Transitions(len(data.catalogue.items))
     held.hold(pair_values(data, 2))
     collector = Collector(
-        held, DECAYS, base, data, SETTINGS, torch.device("cpu")
+        held, decays_of(2), base, data, SETTINGS, torch.device("cpu")
     )
     requests = data.split.requests["validation"]
     rivals = collector.affordable(requests)
