@@ -27,7 +27,6 @@ from transitions import Transitions, pair_values
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 WEIGHTS += (0.8, 1.2, 2.0, 3.0, 5.0, 8.0)
 DECAYS = (0.7, 0.4)
-NO_DECAY = (1.0,)  # of the last kind
 WITHOUT = 0.15  # with the first decay
 STARTS = (0.0, 0.15, 0.6)  # weights of all kinds
 ROUNDS = 4  # at most
@@ -49,11 +48,10 @@ def weigh(
     base: what they are added to, which ranks without them.
     """
     transitions.hold(pair_values(data, transitions.kinds))
-    decays = decays_of(transitions.kinds)
     transitions.weight.fill_(WITHOUT)
-    for kind, (first, *_) in enumerate(decays):
-        transitions.decay[:, kind] = first
+    transitions.decay.fill_(DECAYS[0])
     if "validation" in data.split.requests:
+        decays = decays_of(transitions.kinds)
         collector = Collector(
             transitions, decays, base, data, settings, device
         )
@@ -61,9 +59,9 @@ def weigh(
             if len(requests):
                 rivals = collector.affordable(requests)
                 choices = _best(Search(rivals, decays))
-                for kind, (weight, decay) in enumerate(choices):
-                    transitions.weight[case, kind] = weight
-                    transitions.decay[case, kind] = decay
+                weights, chosen = torch.tensor(choices).T
+                transitions.weight[case] = weights
+                transitions.decay[case] = chosen[:-1]
     return {
         "weight": transitions.weight.tolist(),
         "decay": transitions.decay.tolist(),
@@ -81,8 +79,8 @@ def _by_case(transitions, data):
 
 
 def decays_of(kinds: int) -> list[tuple[float, ...]]:
-    """The decays to try for each kind."""
-    return [DECAYS] * (kinds - 1) + [NO_DECAY]
+    """The decays to try for each kind; the last does not decay."""
+    return [DECAYS] * (kinds - 1) + [(1.0,)]
 
 
 def _best(full):

@@ -31,7 +31,9 @@ from item_regression import item_regression
 from pair_counts import REACH, largest_of_rows, transition_values
 from settings import ModelSettings
 
-KEPT = 250  # pairs of an item and kind at most, those that count most
+# Pairs of an item that are kept of a kind, at most: those of the largest size.
+KEPT = 250  # of what follows what
+KEPT_LAST = 100  # of the last kind, for which more items are read
 SCALE = 10.0  # so that the values of all kinds are of one size
 LARGEST = 1e6  # no weight and no count come near such a value
 
@@ -57,12 +59,15 @@ class Transitions(nn.Module):
         self.register_buffer("items", items)
         self.register_buffer("values", values)
         self.register_buffer("weight", torch.zeros(cases, kinds))
-        self.register_buffer("decay", torch.zeros(cases, kinds))
+        self.register_buffer("decay", torch.zeros(cases, kinds - 1))
 
     def hold(self, kinds: Iterable[sparse.csr_matrix]) -> "Transitions":
-        """Store the values (R, R) of each kind: the KEPT largest of each row."""
-        values = sparse.vstack([largest_of_rows(one, KEPT) for one in kinds])
-        values = values.tocsr()
+        """Store the values (R, R) of each kind: the largest of each row."""
+        largest = [
+            largest_of_rows(values, self._kept(kind))
+            for kind, values in enumerate(kinds)
+        ]
+        values = sparse.vstack(largest).tocsr()
         starts = values.indptr.astype(np.int64)
         items = np.append(values.indices, PAD).astype(np.int32)
         amounts = np.append(values.data, 0).astype(np.float16)
@@ -92,7 +97,8 @@ class Transitions(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """(B, R) S of each item."""
         sums = [
-            self._sums(*self._terms(batch, kind)) for kind in range(self.kinds)
+            self._sums(*self._terms(batch, kind), self._kept(kind))
+            for kind in range(self.kinds)
         ]
         return torch.stack(sums).sum(0)
 
@@ -102,14 +108,17 @@ class Transitions(nn.Module):
         parts = self.weight.new_zeros(size, length, self.rows)
         for kind in range(self.kinds):
             rows, weights = self._terms(batch, kind)
-            each = self._sums(rows.reshape(-1, 1), weights.reshape(-1, 1))
+            each = self._sums(
+                rows.reshape(-1, 1), weights.reshape(-1, 1), self._kept(kind)
+            )
             parts[:, : rows.shape[1]] += each.reshape(size, -1, self.rows)
         return parts
 
     def of_kind(self, batch: Batch, kind: int, decay: float) -> Tensor:
         """(B, R) S of one kind with the weight 1."""
         items, age, there = self._read(batch, kind)
-        return self._sums(items + kind * self.rows, decay**age * there)
+        rows = items + kind * self.rows
+        return self._sums(rows, decay**age * there, self._kept(kind))
 
     def case_of(self, batch: Batch) -> Tensor:
         """(B,) 1 where the request is known to have the newest item's time, else 0."""
@@ -124,10 +133,8 @@ class Transitions(nn.Module):
     def _read(self, batch: Batch, kind: int) -> tuple[Tensor, Tensor, Tensor]:
         """The items (B, J) that a kind reads, newest first, their ages (J,), and which places
         have one (B, J)."""
-        length = batch.items.shape[1]
-        last = kind == self.kinds - 1
-        age = torch.arange(length, device=batch.items.device)
-        if not last:
+        age = torch.arange(batch.items.shape[1], device=batch.items.device)
+        if not self._is_last(kind):
             age = age[:REACH]
         place = batch.lengths[:, None] - 1 - age
         return batch.items.gather(1, place.clamp(min=0)), age, place >= 0
@@ -136,16 +143,24 @@ class Transitions(nn.Module):
         """(B, J) the rows of values of a kind that make S, and the weight of each."""
         items, age, there = self._read(batch, kind)
         case = self.case_of(batch)
-        weight = self.weight[case, kind][:, None]
-        decay = self.decay[case, kind][:, None]
-        return items + kind * self.rows, weight * decay**age * there
+        weights = self.weight[case, kind][:, None] * there
+        if not self._is_last(kind):
+            decay = self.decay[case, kind][:, None]
+            weights = weights * decay**age
+        return items + kind * self.rows, weights
 
-    def _sums(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """(N, R) weighted sums of the values of some rows (N, M)."""
+    def _is_last(self, kind):
+        return kind == self.kinds - 1
+
+    def _kept(self, kind):
+        return KEPT_LAST if self._is_last(kind) else KEPT
+
+    def _sums(self, rows: Tensor, weights: Tensor, kept: int) -> Tensor:
+        """(N, R) weighted sums of the values of some rows (N, M), which have at most `kept`."""
         first = self.starts[rows][..., None]  # (N, M, 1)
         end = self.starts[rows + 1][..., None]
-        place = first + torch.arange(KEPT, device=rows.device)
-        there = place < end  # (N, M, KEPT)
+        place = first + torch.arange(kept, device=rows.device)
+        there = place < end  # (N, M, kept)
         place = place.where(there, 0)
         weights = weights[..., None] * there
         values = self.values[place].float() * weights
@@ -175,8 +190,10 @@ class Transitions(nn.Module):
             return False
         if len(items) == 0 or starts[0] != 0 or starts[-1] > len(items):
             return False
+        last = (self.kinds - 1) * self.rows
         limits = [
             (starts.diff(), KEPT),
+            (starts[last:].diff(), KEPT_LAST),
             (items, self.rows - 1),
             (self.values.abs(), LARGEST),
             (self.weight, LARGEST),
