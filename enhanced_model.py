@@ -12,7 +12,7 @@
     value        P(r | h_i, e_v)                            heads.py
     preference   P(f | h_i)                                 heads.py
 
-Transition counts, optional, are added to the logits after training (transitions.py).
+Values of pairs of items, optional, are added to the logits after training (transitions.py).
 
 The schema says which columns there are. On MovieLens the items are films: genres are tags, which
 the preference head predicts, the release year is a number and the title a text. An interaction

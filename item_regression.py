@@ -1,17 +1,17 @@
 """Which items of a history speak for an item: one ridge regression for each item.
 
-    W[S, a] = (G[S, S] + RIDGE I)^-1 G[S, a]          S = the SIMILAR items most like a
+    W[N, a] = (G[N, N] + RIDGE I)^-1 G[N, a]          N: the SIMILAR items most like a
     W[b, a] = 0                                       for all other items b
 
 G(b, a) is the number of users who have both items in the training part, X^T X for the matrix X of
-users and items with 1 where training has the pair. So X[:, S] W[S, a] is the best linear
+users and items with 1 where training has the pair. So X[:, N] W[N, a] is the best linear
 prediction of who has item a. The most similar items have the largest cosine
 G(b, a) / sqrt(G(b, b) G(a, a)).
 
-This is EASE (Steck, WWW 2019, arXiv:1905.03375, eq. 7) with the neighbours alone, as in SLIM's
-feature selection (Ning and Karypis, ICDM 2011, section 4.3). Time and memory then grow with the
-number of items, not with its cube and square. On MovieLens 1M it ranks better than EASE as a part
-of the sum (ablations/LOG.md).
+This is EASE (Steck, WWW 2019, arXiv:1905.03375) with the neighbours alone, as in SLIM with feature
+selection (Ning and Karypis, ICDM 2011). Once the pairs are counted, time and memory grow with the
+number of items, not with its cube and square. Added to a model it ranks at least as well as all of
+EASE (ablations/LOG.md).
 
 Axes: R rows of the item table.
 """

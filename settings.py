@@ -110,8 +110,8 @@ class ModelSettings:
     query_time: Literal["unknown", "known"] = option("unknown", "enhanced")
     """Whether the time of the request is an input."""
     transitions: bool = option(False, "enhanced")
-    """Add counts of which items follow which in training to the logits, with the weights that rank
-    the validation items best (transitions.py)."""
+    """Add counts of which items follow which in training, and a regression of each item on
+    similar ones, to the logits. Their weights rank the validation items best (transitions.py)."""
     start_token: bool = option(False, "enhanced")
     """A learned position before the history, for users without any history."""
     masked_item_weight: Size = option(1.0, "enhanced")
