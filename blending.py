@@ -79,7 +79,7 @@ def _by_case(transitions, data):
 
 
 def decays_of(kinds: int) -> list[tuple[float, ...]]:
-    """The decays to try for each kind; the last does not decay."""
+    """The decays to try for each kind. The last kind does not decay."""
     return [DECAYS] * (kinds - 1) + [(1.0,)]
 
 

@@ -199,7 +199,7 @@ class Transitions(nn.Module):
             (self.weight, LARGEST),
             (self.decay, 1),
         ]
-        # As Python's floats: 1e6 is infinite in half precision. Not so for NaN.
+        # Compared as Python floats, since 1e6 is infinite in half precision. NaN fails both.
         return all(
             entries.min().item() >= 0 and entries.max().item() <= largest
             for entries, largest in limits
@@ -207,7 +207,8 @@ class Transitions(nn.Module):
 
 
 def pair_values(data: Dataset, kinds: int) -> list[sparse.csr_matrix]:
-    """(R, R) V_k of each kind."""
+    """(R, R) the values of each kind, the regression last. kinds: 3 if pairs with equal times are
+    counted apart, else 2."""
     follow = transition_values(data, by_time=kinds == 3)
     return [*follow, SCALE * item_regression(data)]
 
