@@ -1,7 +1,8 @@
 """Items that can rank before the targets when transition counts are added to a model.
 
-For each request these are its rivals, the items to which the counts add something, and the DEPTH
-best of all other items. So memory does not grow with the catalogue.
+For each request these are its rivals and the DEPTH best of the items to which the counts add
+nothing. A rival is an item to which they add something, and whose score or counts are not below
+those of the target. So memory does not grow with the catalogue.
 
 Axes: Q requests, T targets of a request, B requests of a batch, R rows of the item table, S sums
 (each kind of counts with each decay), N rivals of all requests.
@@ -62,6 +63,19 @@ class Rivals:
             self.sums[:, kept],
             self.others[::step],
         )
+
+
+def _can_pass(scores, sums, targets, target_sums):
+    """(B, R) True where an item ranks before a target with some weights, none of them negative.
+
+    scores (B, R), sums (S, B, R) of the items; targets (B, T), target_sums (S, B, T).
+    """
+    least = targets.min(dim=1, keepdim=True).values
+    can = scores >= least
+    # One sum at a time: all at once would need S (B, R) tensors more.
+    for items, of_targets in zip(sums, target_sums, strict=True):
+        can |= items > of_targets.min(dim=1, keepdim=True).values
+    return can
 
 
 class Collector:
@@ -135,8 +149,9 @@ class Collector:
         # Targets are ranked among themselves later.
         scores.scatter_(1, targets, -torch.inf)
         counted = (sums != 0).any(0) & (scores > -torch.inf)
-        request, item = counted.nonzero(as_tuple=True)
         others = scores.masked_fill(counted, -torch.inf)
+        counted &= _can_pass(scores, sums, of_targets, target_sums)
+        request, item = counted.nonzero(as_tuple=True)
         return Rivals(
             part.users,
             of_targets,
