@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from data_card import data_card
 from dataset import (
@@ -31,7 +30,6 @@ from dataset import (
     Table,
 )
 from exporting import write_atomic
-from fields import UNKNOWN, Field
 from item_search import rows_where
 from readers import home, read
 from readers.infer import of_frames
@@ -43,9 +41,7 @@ from support.errors import UserError, run_command
 from support.files import write_text
 from support.memory import release_memory
 from support.tables import print_table
-
-KNOTS = 16  # quantiles of a number's known values
-MOST_TAGS = 64  # of one item
+from vocabulary import fields_of, stored, table_of
 
 
 def load(settings: DataSettings, like: Catalogue | None = None) -> Dataset:
@@ -93,10 +89,12 @@ def process(
     for role in ("user", "item"):
         dropped = raw.interactions[role].nunique() - rows[role].nunique()
         counts[f"{role}s dropped by --min_{role}_count and --keep"] = dropped
-    items = _table(raw, "items", rows["item"], like)
-    users = _table(raw, "users", rows["user"], like)
-    known = like and like.interaction_fields
-    fields = _fields(raw.schema.interactions.columns, rows, known)
+    known = like.fields if like else {}
+    items = _table(raw, "items", rows["item"], ITEM_ROWS, known)
+    users = _table(raw, "users", rows["user"], USER_ROWS, known)
+    fields = fields_of(
+        raw.schema.interactions.columns, rows, known.get("interactions")
+    )
     user = users.index(rows["user"].to_numpy())
     rows = rows.assign(time=rows.get("time", NO_TIME))
     # equal ones stay in the order of the file
@@ -109,7 +107,7 @@ def process(
         items.index(rows["item"].to_numpy()),
         times,
         {
-            name: np.array(_stored(entry, rows[name]))
+            name: np.array(stored(entry, rows[name]))
             for name, entry in fields.items()
         },
         split_interactions(settings, offsets, times),
@@ -118,6 +116,11 @@ def process(
         _left_out(raw, rows, items, users) if settings.keep else None,
     )
     return data.replace(split_hash=_hash(data))
+
+
+def _table(raw, name, used, first, known):
+    columns = raw.schema.table(name).columns
+    return table_of(getattr(raw, name), columns, used, first, known.get(name))
 
 
 def _offsets(user, users):
@@ -140,14 +143,14 @@ def _kept(raw, settings):
     """Interactions that the settings keep."""
     rows = raw.interactions
     if settings.keep:
-        fields = _fields(raw.schema.interactions.columns, rows, None)
-        stored = {}
+        fields = fields_of(raw.schema.interactions.columns, rows)
+        values = {}
         for name, entry in fields.items():
-            stored[name] = _stored(entry, rows[name])
+            values[name] = stored(entry, rows[name])
             if entry.column.kind == "number":  # exact, not in fp32
-                stored[name] = rows[name].to_numpy(dtype=float)
+                values[name] = rows[name].to_numpy(dtype=float)
         nobody = np.empty(0, dtype=object)
-        table = Table(np.arange(len(rows)), 0, nobody, fields, stored)
+        table = Table(np.arange(len(rows)), 0, nobody, fields, values)
         rows = rows[rows_where(table, [settings.keep], "--keep")]
     fewest = max(settings.min_user_count, FEWEST[settings.protocol])
     for role, least in (("item", settings.min_item_count), ("user", fewest)):
@@ -162,99 +165,6 @@ def _kept(raw, settings):
             f"{FEWEST[settings.protocol]})"
         )
     return rows
-
-
-def _table(raw, name, used, like):
-    """The table of the ids that are used; ids without a row have unknown columns."""
-    found = getattr(raw, name)
-    first = ITEM_ROWS if name == "items" else USER_ROWS
-    ids = np.sort(used.unique())
-    if ids.dtype != np.int64:
-        ids = ids.astype(object)
-    names = np.array([""] * first + ids.astype(str).tolist(), dtype=object)
-    fields, data = {}, {}
-    if found is not None:
-        rows = found.set_index("id").reindex(ids).reset_index(drop=True)
-        rows = rows.reindex(range(-first, len(ids)))  # unknown ones first
-        if "name" in rows:
-            names = rows["name"].fillna(pd.Series(names, rows.index))
-        known = like and getattr(like, name).fields
-        fields = _fields(raw.schema.table(name).columns, rows, known)
-        for column, entry in fields.items():
-            data[column] = _stored(entry, rows[column])
-    return Table(ids, first, np.array(names, dtype=object), fields, data)
-
-
-def _fields(
-    columns,
-    rows,
-    known,
-):
-    """The fields of the columns, given or found from their values."""
-    # A column that the model does not know is not read by it either.
-    return {
-        name: (known or {}).get(name) or _field_of(column, rows[name])
-        for name, column in columns.items()
-    }
-
-
-def _field_of(column, values):
-    """The field of a column from its values: vocabulary, quantiles, or length."""
-    known = values.dropna()
-    if column.kind in ("category", "tags"):
-        if column.kind == "tags":
-            known = known.explode().dropna()
-        found = set(known.unique())
-        declared = list(column.values)
-        return Field(
-            column, values=tuple(declared + _in_order(found - set(declared)))
-        )
-    if column.kind == "number":
-        numbers = np.log1p(known.clip(lower=0)) if column.log else known
-        knots = (
-            np.unique(np.quantile(numbers, np.linspace(0, 1, KNOTS)))
-            if len(known)
-            else [0.0]
-        )
-        return Field(column, knots=tuple(np.round(knots, 6).tolist()))
-    if column.kind == "vector":
-        return Field(column, size=len(known.iloc[0]) if len(known) else 1)
-    return Field(column)
-
-
-def _in_order(values):
-    """Sorted as numbers if all are numbers, else as text."""
-    try:
-        return sorted(values, key=float)
-    except ValueError:
-        return sorted(values)
-
-
-def _stored(entry, values):
-    """(n, ...) a column's values as a table stores them (dataset.py)."""
-    kind = entry.column.kind
-    code = {
-        value: number for number, value in enumerate(entry.values, start=1)
-    }
-    if kind == "category":
-        return values.map(code).fillna(UNKNOWN).to_numpy(dtype=np.int64)
-    if kind == "tags":
-        coded = []
-        for tags in values.fillna(""):
-            known = {code[tag] for tag in tags if tag in code}
-            coded.append(sorted(known)[:MOST_TAGS])
-        filled = itertools.zip_longest([UNKNOWN], *coded, fillvalue=UNKNOWN)
-        return np.array(list(filled)).T[1:]
-    if kind == "number":
-        return values.to_numpy(dtype=np.float32)
-    if kind == "vector":
-        rows = [
-            entry.unknown if isinstance(row, float) else row for row in values
-        ]
-        return np.array(rows, dtype=np.float32).reshape(
-            len(values), entry.size
-        )
-    return values.fillna("").to_numpy(dtype=object)
 
 
 def _hash(data):

@@ -28,6 +28,7 @@ ORDER = [
     {"dataset", "readers"},
     {
         "data_card",
+        "vocabulary",
         "item_search",
         "exporting",
         "auto_preset",

@@ -1,0 +1,116 @@
+"""Raw columns as stored arrays: the rows of a table, the values of a column, their codes.
+
+What is stored of each kind of column: fields.py.
+"""
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from dataset import Table
+from fields import UNKNOWN, Field
+from schema import Column
+
+KNOTS = 16  # quantiles of a number's known values
+MOST_TAGS = 64  # of one item
+
+
+def table_of(
+    found: pd.DataFrame | None,
+    columns: Mapping[str, Column],
+    used: pd.Series,
+    first: int,
+    known: Mapping[str, Field] | None = None,
+) -> Table:
+    """The table of the ids that are used, in their order; ids without a row have unknown columns.
+
+    found: as in `RawData`. first, known: as in `Table` and `fields_of`.
+    """
+    ids = np.sort(used.unique())
+    if ids.dtype != np.int64:
+        ids = ids.astype(object)
+    names = np.array([""] * first + ids.astype(str).tolist(), dtype=object)
+    fields, data = {}, {}
+    if found is not None:
+        rows = found.set_index("id").reindex(ids).reset_index(drop=True)
+        rows = rows.reindex(range(-first, len(ids)))  # unknown ones first
+        if "name" in rows:
+            names = rows["name"].fillna(pd.Series(names, rows.index))
+        fields = fields_of(columns, rows, known)
+        for column, entry in fields.items():
+            data[column] = stored(entry, rows[column])
+    return Table(ids, first, np.array(names, dtype=object), fields, data)
+
+
+def fields_of(
+    columns: Mapping[str, Column],
+    rows: pd.DataFrame,
+    known: Mapping[str, Field] | None = None,
+) -> dict[str, Field]:
+    """The fields of the columns, known already or found from their values."""
+    # A column that the model does not know is not read by it either.
+    return {
+        name: (known or {}).get(name) or field_of(column, rows[name])
+        for name, column in columns.items()
+    }
+
+
+def field_of(column: Column, values: pd.Series) -> Field:
+    """The field of a column from its values: vocabulary, quantiles, or length."""
+    known = values.dropna()
+    if column.kind in ("category", "tags"):
+        if column.kind == "tags":
+            known = known.explode().dropna()
+        found = set(known.unique())
+        declared = list(column.values)
+        return Field(
+            column, values=tuple(declared + _in_order(found - set(declared)))
+        )
+    if column.kind == "number":
+        numbers = np.log1p(known.clip(lower=0)) if column.log else known
+        knots = (
+            np.unique(np.quantile(numbers, np.linspace(0, 1, KNOTS)))
+            if len(known)
+            else [0.0]
+        )
+        return Field(column, knots=tuple(np.round(knots, 6).tolist()))
+    if column.kind == "vector":
+        return Field(column, size=len(known.iloc[0]) if len(known) else 1)
+    return Field(column)
+
+
+def _in_order(values):
+    """Sorted as numbers if all are numbers, else as text."""
+    try:
+        return sorted(values, key=float)
+    except ValueError:
+        return sorted(values)
+
+
+def stored(entry: Field, values: pd.Series) -> np.ndarray:
+    """(n, ...) a column's values in the stored form of its kind."""
+    kind = entry.column.kind
+    code = {
+        value: number for number, value in enumerate(entry.values, start=1)
+    }
+    if kind == "category":
+        return values.map(code).fillna(UNKNOWN).to_numpy(dtype=np.int64)
+    if kind == "tags":
+        coded = []
+        for tags in values.fillna(""):
+            known = {code[tag] for tag in tags if tag in code}
+            coded.append(sorted(known)[:MOST_TAGS])
+        filled = itertools.zip_longest([UNKNOWN], *coded, fillvalue=UNKNOWN)
+        return np.array(list(filled)).T[1:]
+    if kind == "number":
+        return values.to_numpy(dtype=np.float32)
+    if kind == "vector":
+        rows = [
+            entry.unknown if isinstance(row, float) else row for row in values
+        ]
+        return np.array(rows, dtype=np.float32).reshape(
+            len(values), entry.size
+        )
+    return values.fillna("").to_numpy(dtype=object)
