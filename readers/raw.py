@@ -12,10 +12,21 @@ import pandas as pd
 
 from readers.numbers import whole_numbers
 from readers.times import Refuse, seconds_of
-from schema import TABLES, Column, Kind, Schema, plain_number
+from schema import (
+    TABLES,
+    Column,
+    Kind,
+    Schema,
+    TableSchema,
+    plain_number,
+)
 from support.errors import UserError
 
 WHOLE = r"0|-?[1-9]\d{0,17}"
+# How ids are written, if that is known of the whole table.
+WHOLE_IDS, TEXT_IDS = "whole", "text"
+NO_FORMS: Mapping[str, str] = {}
+ALIKE = "{} ids that differ from another in case alone"
 MISSING = (
     "",
     "NULL",
@@ -102,36 +113,48 @@ def assemble(schema: Schema, files: Files) -> RawData:
             file = files[table]
             if table == "interactions":
                 file = one_a_row(file, described.item, described.user)
-            tables[table] = _named(table, file, described, counts)
+            tables[table] = named_table(table, file, described, counts)
             counts |= file.notes
+    match_ids(tables, files, counts)
     interactions = tables["interactions"]
-    _match_ids(tables, files, counts)
+    check_times(interactions, files["interactions"])
+    for role in ("user", "item"):
+        ids = pd.Series(interactions[role].unique())
+        counts[ALIKE.format(role)] = alike_ids(ids)
+    return RawData(
+        schema,
+        without_duplicates(interactions, schema, counts),
+        tables.get("items"),
+        tables.get("users"),
+        counts,
+    )
+
+
+def check_times(interactions: pd.DataFrame, file: File) -> None:
+    """Raises `UserError` for a time before 1970."""
     if "time" in interactions:
         times = interactions["time"]
         for row in times.index[times < 0]:
-            files["interactions"].fault(
-                row, f"time {times[row]} is before 1970"
-            )
-    for role in ("user", "item"):
-        ids = pd.Series(interactions[role].unique())
-        if ids.dtype != np.int64:
-            alike = len(ids) - ids.str.casefold().nunique()
-            counts[f"{role} ids that differ from another in case alone"] = (
-                alike
-            )
-    # Each item once a user, or with repeats once at each time; the first row stays.
+            file.fault(row, f"time {times[row]} is before 1970")
+
+
+def alike_ids(ids: pd.Series) -> int:
+    """How many of different ids differ from another in case alone."""
+    if ids.dtype == np.int64:
+        return 0
+    return len(ids) - ids.str.casefold().nunique()
+
+
+def without_duplicates(
+    interactions: pd.DataFrame, schema: Schema, counts: dict[str, int]
+) -> pd.DataFrame:
+    """Each item once a user, or with repeats once at each time; the first row stays."""
     key = ["user", "item", "time"] if schema.repeats else ["user", "item"]
     if set(key) <= set(interactions):
         twice = interactions.duplicated(key)
         counts[f"rows dropped: the same {', '.join(key)}"] = int(twice.sum())
         interactions = interactions[~twice]
-    return RawData(
-        schema,
-        interactions.reset_index(drop=True),
-        tables.get("items"),
-        tables.get("users"),
-        counts,
-    )
+    return interactions.reset_index(drop=True)
 
 
 SESSION = "session"  # field of the number of a line that holds a whole one
@@ -162,7 +185,9 @@ def _is_list(values):
     )
 
 
-def _match_ids(tables, files, counts):
+def match_ids(
+    tables: dict[str, pd.DataFrame], files: Files, counts: dict[str, int]
+) -> None:
     """Check the ids of items and users; count those without a row, and those without an
     interaction."""
     interactions = tables["interactions"]
@@ -184,9 +209,19 @@ def _match_ids(tables, files, counts):
         counts[f"{table} without an interaction, left out"] = int(idle.sum())
 
 
-def _named(table, file, described, counts):
+def named_table(
+    table: str,
+    file: File,
+    described: TableSchema,
+    counts: dict[str, int],
+    forms: Mapping[str, str] = NO_FORMS,
+) -> pd.DataFrame:
     """One table with the names of the schema, without rows that lack an id or a time. The index is
-    the row of the file."""
+    the row of the file.
+
+    forms: role -> how its values are written (WHOLE_IDS, TEXT_IDS, or as in `time_form`), for a
+    part of a table of which it is known.
+    """
     columns = described.columns
     fields = {
         name: column.field for name, column in columns.items()
@@ -214,11 +249,13 @@ def _named(table, file, described, counts):
     named: dict[str, pd.Series] = {}
     for role, field in described.roles.items():
         if role == "time":
-            named[role] = seconds_of(frame[field], file.refusing(field))
+            refuse = file.refusing(field)
+            form = forms.get(role, "")
+            named[role] = seconds_of(frame[field], refuse, form)
         elif role == "name":
             named[role] = _values(file, Column(role, "text"), frame[field])
         else:
-            named[role] = _ids(file, frame[field])
+            named[role] = _ids(file, frame[field], forms.get(role, ""))
     for name, column in columns.items():
         named[name] = _values(file, column, frame[column.field])
     return pd.DataFrame(named)
@@ -317,9 +354,17 @@ def check_ids(file: File, values: pd.Series) -> None:
             file.fault(row, f"{values.name} {values[row]} is no id")
 
 
-def _ids(file, values):
+def _ids(file, values, form):
     """Whole numbers if all are, else text."""
     check_ids(file, values)
+    if form != TEXT_IDS:
+        numbers = _whole_ids(values)
+        if numbers is not None:
+            return numbers
+    return values.astype(str).str.strip().astype(object)
+
+
+def _whole_ids(values):
     if pd.api.types.is_signed_integer_dtype(values):
         return values.astype(np.int64, copy=False)
     whole = whole_numbers(values)
@@ -330,4 +375,4 @@ def _ids(file, values):
     plain = text.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
     if plain.str.fullmatch(WHOLE).all():
         return plain.astype(np.int64)
-    return text.astype(object)
+    return None
