@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +24,7 @@ from support.errors import UserError
 from support.files import check_regular
 
 SEPARATORS = ("::", ",", "\t", ";", "|")
+BLANKS = r"\s+"
 # No text holds it; several characters between fields are one of these for the reader.
 FIELD_END = "\x1f"
 PACKED = (".gz", ".zst")
@@ -150,95 +152,123 @@ def _read_json(path):
     return frame
 
 
-def _read_csv(path, encoding, wanted):
+@dataclass(frozen=True)
+class Layout:
+    """How a text file has its fields. header: its first line, None if that is data."""
+
+    separator: str  # BLANKS for any number of blanks
+    header: str | None
+    quoted: bool  # whether fields may stand in quotes
+    fields: list[str]  # as in the header; '1', '2' and so on without one
+
+    @property
+    def quoting(self) -> int:
+        """In the words of `csv`."""
+        return csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
+
+    @property
+    def first_line(self) -> int:
+        """Number of the first line with data."""
+        return 1 if self.header is None else 2
+
+
+def typed_fields(
+    fields: Iterable[str],
+) -> tuple[dict[str, str], dict[str, Kind]]:
+    """(field -> name, name -> kind) of the fields that say their type, as RecBole's do."""
+    names, kinds = {}, {}
+    for field in map(str, fields):
+        name, _, kind = field.rpartition(":")
+        if name and kind in RECBOLE:
+            names[field], kinds[name] = name, RECBOLE[kind]
+    return names, kinds
+
+
+def layout_of(
+    path: Path, encoding: str = ENCODINGS[0], wanted: Collection[str] = ()
+) -> Layout:
+    """The layout of a text file. wanted: as in `read_file`."""
     with open_text(path, encoding) as file:
         first = file.readline().strip("\r\n")
     separator = max(SEPARATORS, key=first.count)
     if separator not in first:
-        separator = r"\s+"
+        separator = BLANKS
+    # Neither RecBole's atomic files nor those with several characters between fields have quotes.
     atomic = path.suffix in ATOMIC
-    if separator == r"\s+":
+    quoted = not atomic and separator != "::"
+    if separator == BLANKS:
         header = first.split()
+    elif quoted:
+        header = next(csv.reader([first], delimiter=separator), [])
     else:
-        whole = first.replace(separator, FIELD_END)
-        header = next(csv.reader([whole], delimiter=FIELD_END), [])
-    nameless = not atomic and _has_no_names(header, wanted)
+        header = first.split(separator)
+    if not atomic and _has_no_names(header, wanted):
+        fields = [str(number + 1) for number in range(len(header))]
+        return Layout(separator, None, quoted, fields)
     twice = [name for name in header if header.count(name) > 1]
-    if twice and not nameless:
+    if twice:
         raise ValueError(f"line 1 has two fields {twice[0]!r}")
-    names = [str(number + 1) for number in range(len(header))]
+    return Layout(separator, first, quoted, header)
+
+
+def _read_csv(path, encoding, wanted):
+    layout = layout_of(path, encoding, wanted)
     frame = None
-    if len(separator) == 1 and encoding == ENCODINGS[0]:
-        frame = _read_plain(
-            path, separator, None if nameless else first, names
-        )
+    if len(layout.separator) == 1 and encoding == ENCODINGS[0]:
+        frame = _read_plain(path, layout)
     if frame is None:
-        frame = _read_any(path, encoding, separator, nameless, names)
-    kinds: dict[str, Kind] = {}
-    renamed = {}
-    for field in frame:
-        name, _, kind = str(field).rpartition(":")
-        if name and kind in RECBOLE:
-            renamed[field], kinds[name] = name, RECBOLE[kind]
+        frame = _read_any(path, encoding, layout)
+    names, kinds = typed_fields(frame)
     return File(
-        frame.rename(columns=renamed),
+        frame.rename(columns=names),
         str(path),
-        first_line=1 if nameless else 2,
+        first_line=layout.first_line,
         kinds=kinds,
     )
 
 
-def _read_any(path, encoding, separator, nameless, names):
+def _read_any(path, encoding, layout):
     """The fields of any text file, as text."""
     with open_text(path, encoding) as file, warnings.catch_warnings():
         # More fields than the header has: what is too much would be lost.
         warnings.simplefilter("error", pd.errors.ParserWarning)
+        separator = layout.separator
         if separator == "::":
             separator = FIELD_END
             file = io.StringIO(file.read().replace("::", FIELD_END))
         return pd.read_csv(
             file,
             sep=separator,
-            header=None if nameless else 0,
-            names=names if nameless else None,
+            header=None if layout.header is None else 0,
+            names=layout.fields if layout.header is None else None,
             dtype=str,
             keep_default_na=False,
-            quoting=_quoting(path, separator),
+            quoting=layout.quoting,
             index_col=False,
             # So that each row stands in the line that its number says.
             skip_blank_lines=False,
         )
 
 
-def _quoting(path, separator):
-    """Neither RecBole's atomic files nor those with several characters between fields have
-    quotes."""
-    if path.suffix in ATOMIC or separator == FIELD_END:
-        return csv.QUOTE_NONE
-    return csv.QUOTE_MINIMAL
-
-
-def _read_plain(path, separator, header, names):
+def _read_plain(path, layout):
     """The same, several times faster. None if the file is compressed, has quotes below its header,
-    or rows with different numbers of fields.
-
-    header: its first line, None if that is data.
-    """
+    or rows with different numbers of fields."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    if path.suffix in PACKED or _has_any(path, (b'"', b"\0"), header):
+    if path.suffix in PACKED or _has_any(path, (b'"', b"\0"), layout.header):
         return None
-    if header is not None:
-        named = io.StringIO(header + "\n")
-        quoting = _quoting(path, separator)
+    names = layout.fields
+    if layout.header is not None:
+        named = io.StringIO(layout.header + "\n")
+        separator, quoting = layout.separator, layout.quoting
         names = pd.read_csv(named, sep=separator, quoting=quoting)
         names = names.columns.tolist()
     reading = arrow_csv.ReadOptions(
-        column_names=names, skip_rows=int(header is not None)
+        column_names=names, skip_rows=layout.first_line - 1
     )
     parsing = arrow_csv.ParseOptions(
-        delimiter=separator, quote_char=False, ignore_empty_lines=False
+        delimiter=layout.separator, quote_char=False, ignore_empty_lines=False
     )
     as_text = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.large_string()),

@@ -17,7 +17,7 @@ import data_processor
 from data_processor import Dataset, load
 from exporting import write_atomic
 from readers import read
-from readers.tables import _read_any, _read_plain
+from readers.tables import Layout, _read_any, _read_plain
 from readers.tfrecord import read_tfrecord
 from settings import DataSettings
 from support.errors import UserError, run_command
@@ -336,10 +336,11 @@ def test_the_fast_reader_reads_what_the_other_does(pieces, header, end):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log.csv"
         path.write_bytes((start + "".join(pieces)).encode())
-        found = _read_plain(path, ",", header or None, ["1", "2"])
+        layout = Layout(",", header or None, True, ["1", "2"])
+        found = _read_plain(path, layout)
         if found is None:
             return
-        other = _read_any(path, "utf-8-sig", ",", not header, ["1", "2"])
+        other = _read_any(path, "utf-8-sig", layout)
         pd.testing.assert_frame_equal(found, other)
 
 
@@ -347,8 +348,9 @@ def test_the_fast_reader_keeps_the_quotes_of_atomic_files(tmp_path):
     path = tmp_path / "log.inter"
     header = 'user:token\t"item":token'
     path.write_text(f"{header}\n1\t2\n")
-    found = _read_plain(path, "\t", header, ["1", "2"])
-    other = _read_any(path, "utf-8-sig", "\t", False, ["1", "2"])
+    layout = Layout("\t", header, False, header.split("\t"))
+    found = _read_plain(path, layout)
+    other = _read_any(path, "utf-8-sig", layout)
     pd.testing.assert_frame_equal(found, other)
     assert found.columns[1] == '"item":token'
 
@@ -356,7 +358,7 @@ def test_the_fast_reader_keeps_the_quotes_of_atomic_files(tmp_path):
 def test_the_fast_reader_is_used(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("x,y\n1,é\n,\n")
-    frame = _read_plain(path, ",", "x,y", ["1", "2"])
+    frame = _read_plain(path, Layout(",", "x,y", True, ["x", "y"]))
     assert frame["x"].tolist() == ["1", ""] and frame["y"].tolist() == [
         "é",
         "",
