@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from readers.folders import files_in
 from readers.raw import (
     SESSION,
     File,
@@ -19,7 +20,7 @@ from readers.raw import (
     tags_of,
 )
 from readers.sequences import is_sequences, read_sequences
-from readers.tables import matching, read_file, read_files
+from readers.tables import read_files
 from readers.times import EARLIEST, seconds_of
 from schema import OPTIONAL, ROLES, Column, Schema, TableSchema
 from support.arguments import names_of
@@ -88,12 +89,6 @@ QUANTITIES = (
     "plays",
     "length",
 )
-# Names of files in a folder, and the ending of RecBole's.
-FILES = {
-    "interactions": {"interactions", "ratings", ".inter"},
-    "items": {"items", "movies", ".item"},
-    "users": {"users", ".user"},
-}
 FEW = 20  # different whole numbers that still look like a list of values
 MOST_VALUES = 1000  # of a category
 MOST_PREDICTED = 200  # values of tags that a head learns
@@ -182,38 +177,11 @@ def _share_of_repeats(pairs):
 
 
 def _files_of(path, wanted):
-    """The tables of a file or a pattern alone, or of a folder by the names of its files."""
-    if not path.is_dir():
-        found = matching(str(path))
-        file = read_files(found, wanted)
-        if len(found) > 1:  # as the schema names it
-            file = dataclasses.replace(file, name=str(path))
-        return {"interactions": file}
-    here = [
-        file
-        for file in sorted(path.iterdir())
-        if file.is_file() and file.name[0] not in "._"
-    ]
     files = {}
-    for table, names in FILES.items():
-        found = [
-            file
-            for file in here
-            if {file.suffix, file.name.partition(".")[0]} & names
-        ]
-        if table == "interactions" and not found:
-            # Parts of one table, as Spark and others write them.
-            found = here if len({file.suffix for file in here}) == 1 else []
-            if len(found) > 1:
-                return _files_of(path / f"*{found[0].suffix}", wanted)
-        if len(found) > 1 or (table == "interactions" and not found):
-            raise UserError(
-                f"{path} has {[file.name for file in found]} as files of {table} "
-                f"({', '.join(sorted(names))}); name the file itself, or write a schema "
-                f"(datasets/README.md)"
-            )
-        if found:
-            files[table] = read_file(found[0], wanted)
+    for table, (name, paths) in files_in(path).items():
+        file = read_files(paths, wanted)
+        # Of several files the schema names what finds them.
+        files[table] = dataclasses.replace(file, name=name)
     return files
 
 

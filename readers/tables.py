@@ -4,7 +4,6 @@ RecBole's atomic files. Text may be packed by gzip or Zstandard.
 
 import csv
 import dataclasses
-import glob
 import io
 import os
 import re
@@ -17,6 +16,7 @@ from typing import IO
 
 import pandas as pd
 
+from readers.folders import matching
 from readers.raw import File
 from readers.tfrecord import read_tfrecord
 from schema import TABLES, Kind, Schema
@@ -61,13 +61,6 @@ def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
                 f"schema {schema.name}: {table} names no file; add file: ..."
             )
     return files
-
-
-def matching(place: str) -> list[Path]:
-    """The file of that name, else the files that fit a pattern such as 'orders/*.parquet'."""
-    if os.path.exists(place):
-        return [Path(place)]
-    return [Path(path) for path in sorted(glob.glob(place))] or [Path(place)]
 
 
 def read_files(paths: Iterable[Path], wanted: Collection[str] = ()) -> File:
