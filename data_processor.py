@@ -3,12 +3,12 @@
     python data_processor.py --dataset ml-1m                          prints the data card
     python data_processor.py --dataset clicks.csv --write_schema data.yaml     writes the schema too
     python data_processor.py --dataset ml-1m --to recbole DIR         writes files for RecBole
+    python data_processor.py --dataset clicks.csv --build DIR         sequences on disk, of any size
 
 Interactions are ordered by user, then time, then line in the file; without times, by line. Half of
 the neighbouring times of MovieLens 1M are equal, so the rule matters. Splits: splits.py.
 """
 
-import hashlib
 import io
 import itertools
 import os
@@ -37,6 +37,7 @@ from readers.raw import RawData, assemble
 from schema import TABLES, Schema
 from settings import DataSettings, Settings
 from splits import FEWEST, Split, split_interactions
+from storage.sequences import built_line, is_built, load_built
 from support.errors import UserError, run_command
 from support.files import write_text
 from support.memory import release_memory
@@ -47,6 +48,8 @@ from vocabulary import fields_of, stored, table_of
 def load(settings: DataSettings, like: Catalogue | None = None) -> Dataset:
     """Read a data set and process it; see `process`. Raises `UserError` for missing or bad
     files."""
+    if is_built(settings.dataset):
+        return load_built(settings)
     raw = read(settings.dataset, settings.data_dir, settings.columns)
     data = process(raw, settings, like)
     del raw
@@ -101,7 +104,7 @@ def process(
     rows = rows.iloc[np.lexsort([rows["time"], user])]
     times = np.array(rows["time"])
     offsets = _offsets(user, users)
-    data = Dataset(
+    return Dataset.of(
         Catalogue(raw.schema, items, users, fields),
         offsets,
         items.index(rows["item"].to_numpy()),
@@ -111,11 +114,9 @@ def process(
             for name, entry in fields.items()
         },
         split_interactions(settings, offsets, times),
-        "",
         {what: number for what, number in counts.items() if number},
         _left_out(raw, rows, items, users) if settings.keep else None,
     )
-    return data.replace(split_hash=_hash(data))
 
 
 def _table(raw, name, used, first, known):
@@ -167,22 +168,6 @@ def _kept(raw, settings):
     return rows
 
 
-def _hash(data):
-    """Hash of all data that a result depends on, without texts and names."""
-    digest = hashlib.sha256(data.split.description.encode())
-    arrays = [data.offsets, data.items, data.times, *data.columns.values()]
-    if data.left_out is not None:
-        arrays += [data.left_out.offsets, data.left_out.items]
-    for table in (data.catalogue.items, data.catalogue.users):
-        arrays += [table.ids, *table.data.values()]
-    for array in arrays:
-        if array.dtype == object:
-            digest.update("\n".join(map(str, array)).encode())
-        else:
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def from_sequences(
     histories: Sequence[Sequence[int]], vocab_size: int
 ) -> Dataset:
@@ -213,8 +198,7 @@ def from_sequences(
     offsets = np.concatenate([[0, 0], np.cumsum(lengths)])
     rows, times = flat + ITEM_ROWS - 1, np.zeros(len(flat), dtype=np.int64)
     parts = Split("none", offsets[1:], {}, "nothing held out")
-    data = Dataset(catalogue, offsets, rows, times, {}, parts, "")
-    return data.replace(split_hash=_hash(data))
+    return Dataset.of(catalogue, offsets, rows, times, {}, parts)
 
 
 def write_schema(schema: Schema, path: Path, home: Path = Path()) -> None:
@@ -248,13 +232,32 @@ def main(argv: list[str]) -> None:
         metavar=("recbole", "FOLDER"),
         help="write the data and their order for RecBole, as atomic files",
     )
+    add(
+        "--build",
+        type=Path,
+        metavar="DIR",
+        help="write sequences on disk, for --dataset DIR; what is there already stays",
+    )
+    add(
+        "--memory",
+        default="2GB",
+        metavar="SIZE",
+        help="of the database that sorts the rows by user (--build)",
+    )
     flags = vars(parser.parse_args(argv))
     path, to = flags.pop("write_schema"), flags.pop("to")
+    folder, memory = flags.pop("build"), flags.pop("memory")
     if to and to[0] != "recbole":
         raise UserError(
             f"--to {to[0]}: there is recbole, as in --to recbole FOLDER"
         )
     settings = Settings().replace(**flags)
+    if folder:
+        from storage.build import build
+
+        manifest = build(settings.data, folder, memory)
+        print(built_line(manifest, folder))
+        return
     data = load(settings.data)
     rows = [list(row) for row in data_card(data)]
     print_table("Data card", data.name, ["", ""], rows)

@@ -7,6 +7,7 @@ a column's array holds: fields.py.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -201,6 +202,23 @@ class Dataset:
     counts: dict[str, int] = field(default_factory=dict)
     left_out: "LeftOut | None" = None
 
+    @classmethod
+    def of(
+        cls,
+        catalogue: Catalogue,
+        offsets: np.ndarray,
+        items: np.ndarray,
+        times: np.ndarray,
+        columns: Mapping[str, np.ndarray],
+        split: Split,
+        counts: dict[str, int] | None = None,
+        left_out: "LeftOut | None" = None,
+    ) -> "Dataset":
+        """A data set with the hash of these data."""
+        flat = (offsets, items, times, columns)
+        data = cls(catalogue, *flat, split, "", counts or {}, left_out)
+        return data.replace(split_hash=_hash(data))
+
     @property
     def name(self) -> str:
         """Of the data set."""
@@ -291,3 +309,19 @@ class LeftOut:
     offsets: np.ndarray  # (rows of users + 1,)
     items: np.ndarray  # (M,) rows of items
     times: np.ndarray  # (M,)
+
+
+def _hash(data):
+    """Hash of all data that a result depends on, without texts and names."""
+    digest = hashlib.sha256(data.split.description.encode())
+    arrays = [data.offsets, data.items, data.times, *data.columns.values()]
+    if data.left_out is not None:
+        arrays += [data.left_out.offsets, data.left_out.items]
+    for table in (data.catalogue.items, data.catalogue.users):
+        arrays += [table.ids, *table.data.values()]
+    for array in arrays:
+        if array.dtype == object:
+            digest.update("\n".join(map(str, array)).encode())
+        else:
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

@@ -31,14 +31,13 @@ def home(dataset: str) -> Path:
     return path.parent if path.suffix in YAML else Path()
 
 
-def read(
-    dataset: str, data_dir: str | None = None, columns: str = ""
-) -> RawData:
-    """The raw tables of a data set.
+def located(
+    dataset: str, data_dir: str | None = None
+) -> tuple[Path, str | None]:
+    """(YAML file with a schema, or the data themselves; folder of the data) of a data set.
 
-    dataset: a name from datasets/, a YAML file with a schema, or a file or folder with data,
-    whose schema is then inferred. columns: roles of the fields of such a file, as in
-    'user=A,item=B'. Raises `UserError` naming file, line and remedy.
+    dataset: a name from datasets/, a YAML file, or a file, folder or pattern with data. Raises
+    `UserError` if there is none.
     """
     shipped = {file.stem: file for file in sorted(DATASETS.glob("*.yaml"))}
     path = shipped.get(dataset, Path(dataset))
@@ -50,14 +49,23 @@ def read(
             f"--dataset {dataset}: no such file or folder ({path.absolute()}), and none "
             f"of the data sets {', '.join(shipped)}"
         )
+    return path, data_dir
+
+
+def read(
+    dataset: str, data_dir: str | None = None, columns: str = ""
+) -> RawData:
+    """The raw tables of a data set, as in `located`.
+
+    A file or folder with data has no schema; it is inferred. columns: roles of its fields, as in
+    'user=A,item=B'. Raises `UserError` naming file, line and remedy.
+    """
+    path, data_dir = located(dataset, data_dir)
     if path.suffix not in YAML:
         from readers.infer import inferred
 
         return assemble(*inferred(path, columns))
-    if columns:
-        raise UserError(
-            f"--columns is for a file without a schema; {dataset} has one"
-        )
+    require_no_columns(dataset, columns)
     schema, folder = read_schema(path), Path(data_dir or home(dataset))
     if schema.reader == "movielens":
         from readers.download import data_folder
@@ -74,3 +82,11 @@ def read(
 
         files = read_sequences(folder / schema.interactions.file)
     return assemble(schema, files)
+
+
+def require_no_columns(dataset: str, columns: str) -> None:
+    """Raise `UserError` if roles of fields are given beside a schema."""
+    if columns:
+        raise UserError(
+            f"--columns is for a file without a schema; {dataset} has one"
+        )

@@ -101,14 +101,17 @@ def inferred(path: Path, columns: str) -> tuple[Schema, Files]:
     columns: roles of fields, as in 'user=A,item=B'. Raises `UserError` naming the fields and the
     flag that resolves an ambiguity.
     """
-    given = _given(columns)
+    given = given_roles(columns)
     if is_sequences(path):
         files, reader = read_sequences(path), "sequences"
     else:
         files, reader = _files_of(path, given.values()), "tables"
-    # 'orders/*.csv' are orders.
-    name = path.stem.strip("*") or path.absolute().parent.name or "data"
-    return schema_for(name, files, given, reader)
+    return schema_for(name_of(path), files, given, reader)
+
+
+def name_of(path: Path) -> str:
+    """The name of data without a schema: 'orders/*.csv' are orders."""
+    return path.stem.strip("*") or path.absolute().parent.name or "data"
 
 
 def of_frames(
@@ -119,7 +122,7 @@ def of_frames(
     for table, frame in frames.items():
         frame = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
         files[table] = File(frame.reset_index(drop=True), f"{table} of {name}")
-    schema, files = schema_for(name, files, _given(columns))
+    schema, files = schema_for(name, files, given_roles(columns))
     in_memory = {
         table: dataclasses.replace(schema.table(table), file="")
         for table in files
@@ -127,7 +130,8 @@ def of_frames(
     return dataclasses.replace(schema, **in_memory), files
 
 
-def _given(columns):
+def given_roles(columns: str) -> dict[str, str]:
+    """Role -> field of --columns."""
     return dict(part.partition("=")[::2] for part in names_of(columns))
 
 

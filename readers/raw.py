@@ -26,6 +26,8 @@ WHOLE = r"0|-?[1-9]\d{0,17}"
 # How ids are written, if that is known of the whole table.
 WHOLE_IDS, TEXT_IDS = "whole", "text"
 NO_FORMS: Mapping[str, str] = {}
+STRANGE = "{} without a row in their table"
+IDLE = "{} without an interaction, left out"
 ALIKE = "{} ids that differ from another in case alone"
 MISSING = (
     "",
@@ -55,9 +57,13 @@ class File:
     notes: dict[str, int] = dataclasses.field(default_factory=dict)
     # Where a table is in several files: name and number of rows of each.
     parts: Sequence[tuple[str, int]] = ()
+    # Of some rows of a file alone: which they are.
+    rows: np.ndarray | None = None
 
     def fault(self, row: int, message: str) -> NoReturn:
         """Raise `UserError` naming file and line of a row."""
+        if self.rows is not None:
+            row = int(self.rows[row])
         parts = list(self.parts) or [(self.name, row + 1)]
         while row >= parts[0][1]:
             row -= parts.pop(0)[1]
@@ -114,6 +120,7 @@ def assemble(schema: Schema, files: Files) -> RawData:
             if table == "interactions":
                 file = one_a_row(file, described.item, described.user)
             tables[table] = named_table(table, file, described, counts)
+            require_rows(tables[table], file)
             counts |= file.notes
     match_ids(tables, files, counts)
     interactions = tables["interactions"]
@@ -128,6 +135,12 @@ def assemble(schema: Schema, files: Files) -> RawData:
         tables.get("users"),
         counts,
     )
+
+
+def require_rows(frame: pd.DataFrame, file: File) -> None:
+    """Raise `UserError` for a table without rows."""
+    if frame.empty:
+        raise UserError(f"{file.name} is empty; give a file with data")
 
 
 def check_times(interactions: pd.DataFrame, file: File) -> None:
@@ -204,9 +217,9 @@ def match_ids(
         strange = interactions.loc[
             ~interactions[role].isin(listed["id"]), role
         ]
-        counts[f"{table} without a row in their table"] = strange.nunique()
+        counts[STRANGE.format(table)] = strange.nunique()
         idle = ~listed["id"].isin(interactions[role])
-        counts[f"{table} without an interaction, left out"] = int(idle.sum())
+        counts[IDLE.format(table)] = int(idle.sum())
 
 
 def named_table(
@@ -244,8 +257,6 @@ def named_table(
     )
     if missing.any():
         frame = frame[~missing]
-    if frame.empty:
-        raise UserError(f"{file.name} is empty; give a file with data")
     named: dict[str, pd.Series] = {}
     for role, field in described.roles.items():
         if role == "time":

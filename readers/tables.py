@@ -46,10 +46,12 @@ BLOCK = 1 << 24  # bytes that are searched at once
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_tables(schema: Schema, folder: Path) -> dict[str, File]:
+def read_tables(
+    schema: Schema, folder: Path, tables: Iterable[str] = TABLES
+) -> dict[str, File]:
     """The files that a schema names, relative to `folder`. Raises `UserError` if one is missing."""
     files = {}
-    for table in TABLES:
+    for table in tables:
         described = schema.table(table)
         if described.file:
             place = os.path.join(folder, described.file)

@@ -35,6 +35,7 @@ ORDER = [
         "pair_counts",
         "item_regression",
     },
+    {"storage"},
     {"data_processor"},
     {"outputs"},
     {"transformer", "losses"},

@@ -1,0 +1,11 @@
+"""Data sets larger than memory: built once into sequences on disk, one user a row.
+
+    python data_processor.py --dataset EVENTS --build DIR     writes
+    python trainer.py --dataset DIR                           reads
+
+source.py      which files hold the events, and how
+stage.py       the events in parts by user, as they stand in the files (DuckDB)
+part.py        what is done with one part; knows nothing of the others
+build.py       the steps over all parts, which go on where they were stopped
+sequences.py   the files of a built data set
+"""

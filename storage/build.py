@@ -1,0 +1,326 @@
+"""Builds sequences on disk from events: `python data_processor.py --dataset EVENTS --build DIR`.
+
+Each step takes one part after the other and leaves a file of each, so memory does not grow with
+the number of rows, and a build that was stopped goes on where it was:
+
+    staged       the rows of the files, by user       (stage.py)
+    clean        checked, without duplicates          (part.py)
+    kept         without rare items and short histories
+    sequences    one user a row, with the vocabulary of all parts
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from dataset import ITEM_ROWS, Table
+from readers import read
+from readers.raw import ALIKE, IDLE, STRANGE, alike_ids
+from settings import DataSettings
+from splits import HELD_OUT
+from storage import part as one
+from storage.rows import InMemory, Streamed
+from storage.sequences import (
+    FORMAT,
+    MANIFEST,
+    Fields,
+    part_path,
+    read_manifest,
+    read_part,
+    write_table,
+    write_vocabulary,
+)
+from storage.source import source_of
+from storage.stage import connect
+from support.errors import UserError, require
+from support.files import write_json
+from support.processes import only_one
+from vocabulary import field_of, fields_of, table_of
+
+ROWS = 2_000_000  # of a part, about
+NUMBERS = 8_000_000  # values of a column by which its quantiles are found, at most
+DAY = 86_400
+DROPPED = "{0}s dropped by --min_{0}_count and --keep"
+KEPT = ("min_item_count", "min_user_count")  # settings that say what is kept
+
+
+def build(
+    settings: DataSettings,
+    folder: Path,
+    memory: str = "2GB",
+    rows_of_part: int = ROWS,
+) -> dict[str, Any]:
+    """Build a data set in `folder`, or go on with it; returns its manifest.
+
+    memory: limit of DuckDB. Raises `UserError` for data that cannot be read, or for a folder in
+    which other data are built.
+    """
+    require(
+        not settings.keep,
+        "--keep does not go with --build; keep the rows when the file is written",
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    work = folder / "work"
+    work.mkdir(exist_ok=True)
+    with only_one(work / "lock", f"another process builds {folder}"):
+        connection = connect(memory, work / "duckdb")
+        source = source_of(settings, connection)
+        key = _key(settings, source, rows_of_part)
+        if (folder / MANIFEST).exists():
+            manifest = read_manifest(folder)
+            _require_same(manifest["key"], key, folder)
+        else:
+            _resume(work, key, folder)
+            rows = _rows(settings, source, connection, work, rows_of_part)
+            manifest = Build(rows, settings, folder, work).run(key)
+        connection.close()
+    shutil.rmtree(work)
+    return manifest
+
+
+def _key(settings, source, rows_of_part):
+    """What a build depends on: files, their size and time, settings."""
+    content = {
+        "settings": {name: getattr(settings, name) for name in KEPT},
+        "dataset": [settings.dataset, settings.data_dir, settings.columns],
+        "rows_of_part": rows_of_part,
+    }
+    if source is not None:
+        facts = [(path, path.stat()) for path in source.paths]
+        content["files"] = [
+            [str(path), stat.st_size, stat.st_mtime_ns] for path, stat in facts
+        ]
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _require_same(found, key, folder):
+    require(
+        found == key,
+        f"{folder} holds other data, or those of other settings; remove it, or give another "
+        f"folder",
+    )
+
+
+def _resume(work, key, folder):
+    """Check that what was begun is this build."""
+    begun = work / "key"
+    if begun.exists():
+        _require_same(begun.read_text(), key, folder)
+    else:
+        begun.write_text(key)
+
+
+def _rows(settings, source, connection, work, rows_of_part):
+    """The interactions in parts."""
+    if source is None:
+        raw = read(settings.dataset, settings.data_dir, settings.columns)
+        parts = math.ceil(len(raw.interactions) / rows_of_part)
+        return InMemory(raw, parts)
+    parts = math.ceil(source.number_of_rows() / rows_of_part)
+    return Streamed(source, connection, work / "staged", parts)
+
+
+class Build:
+    """The steps over all parts."""
+
+    def __init__(
+        self,
+        rows: InMemory | Streamed,
+        settings: DataSettings,
+        folder: Path,
+        work: Path,
+    ) -> None:
+        self.rows, self.settings = rows, settings
+        self.folder, self.work = folder, work
+        self.schema = rows.schema
+        self.counts = Counter(rows.counts)
+
+    def run(self, key: str) -> dict[str, Any]:
+        """All steps; the manifest is written last."""
+        for number in tqdm(range(self.rows.parts), "checked", disable=None):
+            self.clean(number)
+        frequent = self.count()
+        for number in tqdm(self._parts("clean"), "filtered", disable=None):
+            self.keep(number, frequent)
+        items, fields = self.vocabulary()
+        write_vocabulary(self.folder, items, fields)
+        for number in tqdm(self._parts("kept"), "written", disable=None):
+            self.encode(number, items, fields)
+        manifest = {"key": key, **self.manifest(items, fields)}
+        write_json(self.folder / MANIFEST, manifest)
+        return manifest
+
+    def _path(self, step, number):
+        return self.work / f"{step}-{number:05}.parquet"
+
+    def _parts(self, step):
+        """The parts that have interactions after a step."""
+        every = range(self.rows.parts)
+        return [part for part in every if self._path(step, part).exists()]
+
+    def _read(self, step, number, columns=None):
+        return pd.read_parquet(self._path(step, number), columns=columns)
+
+    def clean(self, number: int) -> None:
+        """Check a part."""
+        path = self._path("clean", number)
+        if path.exists():
+            return
+        rows, counts = self.rows.clean(number)
+        if not len(rows):
+            return
+        table = pa.Table.from_pandas(rows, preserve_index=False)
+        facts = {**table.schema.metadata, b"counts": json.dumps(counts)}
+        write_table(path, table.replace_schema_metadata(facts))
+
+    def count(self) -> np.ndarray | None:
+        """The ids of frequent items; None if all are."""
+        number, users = [], []
+        for part in self._parts("clean"):
+            facts = pq.read_schema(self._path("clean", part)).metadata
+            self.counts.update(json.loads(facts[b"counts"]))
+            rows = self._read("clean", part, ["user", "item"])
+            number.append(rows["item"].value_counts())
+            users.append(rows["user"].drop_duplicates())
+        require(number, f"{self.settings.dataset} has no interactions")
+        number = pd.concat(number).groupby(level=0).sum()
+        self.different = {"item": len(number), "user": sum(map(len, users))}
+        if isinstance(self.rows, Streamed):
+            items = pd.Series(number.index)
+            self.counts[ALIKE.format("item")] = alike_ids(items)
+            self._count_unmatched("items", items)
+            self._count_unmatched("users", pd.concat(users))
+        least = self.settings.min_item_count
+        return None if least <= 1 else number.index[number >= least]
+
+    def keep(self, number: int, frequent: pd.Index | None) -> None:
+        """Filter a part."""
+        path = self._path("kept", number)
+        if path.exists():
+            return
+        rows = self._read("clean", number)
+        rows = one.keep(rows, frequent, self.settings.min_user_count)
+        if len(rows):
+            write_table(path, pa.Table.from_pandas(rows, preserve_index=False))
+
+    def vocabulary(self) -> tuple[Table, Fields]:
+        """The item table, and the fields of all tables, from what all parts have."""
+        columns = self.schema.interactions.columns
+        parts = self._parts("kept")
+        if not parts:
+            raise UserError(
+                f"--min_item_count {self.settings.min_item_count} and --min_user_count "
+                f"{self.settings.min_user_count} leave no interactions; choose smaller ones"
+            )
+        found = [
+            one.found(self._read("kept", part), columns, NUMBERS // len(parts))
+            for part in parts
+        ]
+        used = pd.concat([part.items for part in found]).drop_duplicates()
+        users = pd.concat([part.users for part in found])
+        for role, ids in (("item", used), ("user", users)):
+            dropped = self.different[role] - len(ids)
+            self.counts[DROPPED.format(role)] = dropped
+        items = table_of(
+            self.rows.items, self.schema.items.columns, used, ITEM_ROWS
+        )
+        fields = {
+            "interactions": {
+                name: field_of(
+                    column, pd.concat([part.values[name] for part in found])
+                )
+                for name, column in columns.items()
+            },
+            "items": items.fields,
+            "users": {},
+        }
+        if self.rows.users is not None:
+            rows = self.rows.users[self.rows.users["id"].isin(users)]
+            fields["users"] = fields_of(self.schema.users.columns, rows)
+        return items, fields
+
+    def _count_unmatched(self, table, ids):
+        """Count the ids without a row in their table, and the rows without an interaction."""
+        listed = getattr(self.rows, table)
+        if listed is not None:
+            strange = ~ids.isin(listed["id"])
+            self.counts[STRANGE.format(table)] = int(strange.sum())
+            idle = ~listed["id"].isin(ids)
+            self.counts[IDLE.format(table)] = int(idle.sum())
+
+    def encode(self, number: int, items: Table, fields: Fields) -> None:
+        """Write the sequences of a part."""
+        path = part_path(self.folder, number)
+        if path.exists():
+            return
+        rows = self._read("kept", number)
+        users = self.rows.users
+        write_table(path, one.encoded(rows, self.schema, users, items, fields))
+
+    def manifest(self, items: Table, fields: Fields) -> dict[str, Any]:
+        """What is known of all parts."""
+        parts, lengths, ties = [], Counter(), 0
+        for number in self._parts("kept"):
+            path = part_path(self.folder, number)
+            part = read_part(path, fields)
+            lengths.update(part.lengths.tolist())
+            ties += part.ties()
+            parts.append(
+                {
+                    "file": path.name,
+                    "users": len(part.ids),
+                    "interactions": len(part.items),
+                    "digest": part.digest(),
+                }
+            )
+        return {
+            "format": FORMAT,
+            "schema": self.schema.to_dict(),
+            "settings": {name: getattr(self.settings, name) for name in KEPT},
+            "items": len(items.ids),
+            "users": sum(part["users"] for part in parts),
+            "interactions": sum(part["interactions"] for part in parts),
+            "counts": {what: n for what, n in self.counts.items() if n},
+            "dates": self.dates(),
+            "ties": ties,
+            "lengths": [list(pair) for pair in sorted(lengths.items())],
+            "parts": parts,
+        }
+
+    def dates(self) -> list[int] | None:
+        """The times at which --protocol global_time ends training and validation; None without
+        times."""
+        if "time" not in self.schema.interactions.roles:
+            return None
+        parts = self._parts("kept")
+        days: Counter = Counter()
+        for part in parts:
+            times = self._read("kept", part, ["time"])["time"].to_numpy()
+            found, number = np.unique(times // DAY, return_counts=True)
+            days.update(dict(zip(found.tolist(), number.tolist(), strict=True)))
+        order = sorted(days)
+        ends = np.cumsum([days[day] for day in order])
+        dates = []
+        for share in (1 - 2 * HELD_OUT, 1 - HELD_OUT):
+            # As numpy's quantile of the method 'lower'.
+            place = int(share * (ends[-1] - 1))
+            day = int(np.searchsorted(ends, place, side="right"))
+            place -= int(ends[day - 1]) if day else 0
+            times = [self._times_of(part, order[day]) for part in parts]
+            dates.append(int(np.sort(np.concatenate(times))[place]))
+        return dates
+
+    def _times_of(self, part, day):
+        times = self._read("kept", part, ["time"])["time"].to_numpy()
+        return times[times // DAY == day]

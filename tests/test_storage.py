@@ -1,0 +1,264 @@
+"""Sequences on disk: equal to the data set in memory, whatever the parts; builds that go on."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_processor import load, main
+from dataset import Dataset
+from settings import DataSettings
+from storage import build as building
+from storage.build import build
+from storage.rows import part_of
+from storage.sequences import MANIFEST, is_built, load_built, read_manifest
+from support.errors import UserError
+from tests.conftest import films, shop_frames, write_ml_1m, write_shop
+
+
+def events(folder, **options):
+    """A log of the shop without a schema: text ids, repeats, numbers and categories with gaps."""
+    path = folder / "events.csv"
+    shop_frames()["interactions"].to_csv(path, index=False, **options)
+    return path
+
+
+def write_csv(folder):
+    return f"{events(folder)}", "user=customer,item=sku,time=day"
+
+
+def write_packed(folder):
+    path = events(folder)
+    packed = folder / "events.csv.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    return f"{packed}", "user=customer,item=sku,time=day"
+
+
+def write_nameless(folder):
+    """Without a header, with two characters between fields, in several files."""
+    frame = films()["interactions"].frame
+    for number, rows in enumerate(np.array_split(frame.index, 3)):
+        lines = frame.loc[rows].astype(str).agg("::".join, axis=1)
+        (folder / f"log-{number}.dat").write_text("\n".join(lines) + "\n")
+    return f"{folder}/log-*.dat", "user=1,item=2"
+
+
+def write_parquet(folder):
+    """A folder: parts of a table with times as such, and a table of users."""
+    frames = shop_frames()
+    frame = frames["interactions"].rename(
+        columns={"customer": "customer_id", "sku": "item_id"}
+    )
+    frame["day"] = pd.to_datetime(frame["day"], unit="s")
+    frame.to_parquet(folder / "interactions.parquet")
+    users = frames["users"].rename(columns={"customer": "customer_id"})
+    users.drop(columns="taste").to_csv(folder / "users.csv", index=False)
+    return f"{folder}", ""
+
+
+def write_schema(folder):
+    return f"{write_shop(folder)}", ""
+
+
+def write_movielens(folder):
+    return f"{write_ml_1m(folder / 'ml-1m', films())}", ""
+
+
+def write_quoted(folder):
+    """Separators and line ends in quotes, blank ids, an id with blanks around it, a short row."""
+    path = folder / "log.csv"
+    rows = ["user,item,note,time"]
+    named = ["Anna", "anna", '"Bo, Berg"', " Carl "]
+    for user in named + [f"user {number}" for number in range(12)]:
+        for item in range(6):
+            note = '"two\nlines"' if item % 2 else "one"
+            rows.append(f"{user},i{item % 5},{note},{1_600_000_000 + item}")
+    rows += [",i1,one,1600000000", "Anna,,one,1600000000", "Anna,i9"]
+    path.write_text("\n".join(rows) + "\n")
+    return f"{path}", "user=user,item=item"
+
+
+def write_sequences(folder):
+    path = folder / "log.txt"
+    lines = [f"{user} {user % 7} 8 {9 + user % 3}" for user in range(1, 30)]
+    path.write_text("\n".join(lines) + "\n")
+    return f"{path}", ""
+
+
+WAYS = [
+    write_csv,
+    write_packed,
+    write_nameless,
+    write_parquet,
+    write_schema,
+    write_movielens,
+    write_quoted,
+    write_sequences,
+]
+
+
+def assert_equal(found: Dataset, wanted: Dataset) -> None:
+    assert found.split_hash == wanted.split_hash
+    assert found.counts == wanted.counts
+    assert found.catalogue.schema == wanted.catalogue.schema
+    assert found.catalogue.fields == wanted.catalogue.fields
+    for table in ("items", "users"):
+        one, other = (
+            getattr(data.catalogue, table) for data in (found, wanted)
+        )
+        assert one.ids.dtype == other.ids.dtype
+        assert list(one.names) == list(other.names)
+        for name, values in other.data.items():
+            np.testing.assert_array_equal(one.data[name], values)
+            assert one.data[name].dtype == values.dtype
+    for name, values in wanted.columns.items():
+        assert found.columns[name].dtype == values.dtype
+    for name in ("offsets", "items", "times"):
+        assert getattr(found, name).dtype == getattr(wanted, name).dtype
+
+
+@pytest.mark.parametrize("rows", [10_000, 60])
+@pytest.mark.parametrize("write", WAYS, ids=lambda way: way.__name__)
+def test_what_is_built_equals_the_data_in_memory(tmp_path, write, rows):
+    (tmp_path / "files").mkdir()
+    dataset, columns = write(tmp_path / "files")
+    settings = DataSettings(dataset=dataset, columns=columns)
+    folder = tmp_path / "built"
+    manifest = build(settings, folder, rows_of_part=rows)
+    assert (len(manifest["parts"]) > 1) == (rows == 60)
+    assert is_built(str(folder)) and not (folder / "work").exists()
+    found = load(DataSettings(dataset=str(folder)))
+    wanted = load(settings)
+    assert_equal(found, wanted)
+    assert manifest["interactions"] == len(wanted.items)
+
+
+@pytest.mark.parametrize(("items", "users"), [(1, 3), (4, 3), (6, 12)])
+def test_rare_items_and_short_histories_are_left_out(tmp_path, items, users):
+    dataset, columns = write_csv(tmp_path)
+    fewest = {"min_item_count": items, "min_user_count": users}
+    settings = DataSettings(dataset=dataset, columns=columns, **fewest)
+    build(settings, tmp_path / "built", rows_of_part=100)
+    found = load(DataSettings(dataset=str(tmp_path / "built"), **fewest))
+    assert_equal(found, load(settings))
+    with pytest.raises(UserError, match="was built with --min_item_count"):
+        load(DataSettings(dataset=str(tmp_path / "built"), min_item_count=9))
+
+
+def test_the_dates_of_a_split_in_time_are_exact(tmp_path):
+    dataset, columns = write_csv(tmp_path)
+    settings = DataSettings(
+        dataset=dataset, columns=columns, protocol="global_time"
+    )
+    manifest = build(settings, tmp_path / "built", rows_of_part=60)
+    data = load(settings)
+    dates = np.quantile(data.times, [0.7, 0.85], method="lower")
+    assert manifest["dates"] == dates.tolist()
+    built = DataSettings(dataset=f"{tmp_path}/built", protocol="global_time")
+    assert_equal(load(built), data)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", ["clean", "keep", "encode", "manifest"])
+def test_a_build_that_was_killed_goes_on(tmp_path, monkeypatch, step):
+    """What was done is not done again, and the result is that of an undisturbed build."""
+    dataset, columns = write_csv(tmp_path)
+    settings = DataSettings(dataset=dataset, columns=columns)
+    undisturbed = build(settings, tmp_path / "whole", rows_of_part=60)
+    method = getattr(building.Build, step)
+    calls = []
+
+    def killed(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 3 or step == "manifest":
+            raise Killed
+        return method(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building.Build, step, killed)
+        with pytest.raises(Killed):
+            build(settings, tmp_path / "built", rows_of_part=60)
+    before = set((tmp_path / "built").rglob("*-*.parquet"))
+    assert before and not is_built(f"{tmp_path}/built")
+    write, written = building.write_table, []
+
+    def record(path, table):
+        written.append(path)
+        write(path, table)
+
+    monkeypatch.setattr(building, "write_table", record)
+    assert build(settings, tmp_path / "built", rows_of_part=60) == undisturbed
+    assert not before & set(written)
+
+
+def test_a_folder_holds_one_data_set(tmp_path):
+    dataset, columns = write_csv(tmp_path)
+    settings = DataSettings(dataset=dataset, columns=columns)
+    folder = tmp_path / "built"
+    first = build(settings, folder)
+    assert build(settings, folder) == first
+    with pytest.raises(UserError, match="other data"):
+        build(DataSettings(**{**vars(settings), "min_user_count": 5}), folder)
+    with pytest.raises(UserError, match="--keep"):
+        build(DataSettings(**{**vars(settings), "keep": "amount>=1"}), folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("c 1,sku-1,yesterday,1,web", "events.csv:52: day 'yesterday'"),
+        ("c 1,sku-1,1000000,many,web", "events.csv:52: amount 'many'"),
+        ("c 1,sku-1,1000000,1,web,more", "events.csv:52: "),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    path = events(tmp_path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:51], line, *lines[51:]]) + "\n")
+    schema = tmp_path / "shop.yaml"
+    schema.write_text(
+        "name: shop\ninteractions:\n  file: events.csv\n  user: customer\n  item: sku\n"
+        "  time: day\n  columns:\n    amount: number\n"
+    )
+    with pytest.raises(UserError, match=message):
+        build(DataSettings(dataset=str(schema)), tmp_path / "built")
+    assert not is_built(f"{tmp_path}/built")
+
+
+def test_users_are_in_the_part_of_their_id(tmp_path):
+    dataset, columns = write_csv(tmp_path)
+    settings = DataSettings(dataset=dataset, columns=columns)
+    build(settings, tmp_path / "built", rows_of_part=60)
+    for path in (tmp_path / "built/sequences").iterdir():
+        number = int(path.stem.removeprefix("part-"))
+        parts = 1 + max(
+            int(other.stem.removeprefix("part-"))
+            for other in path.parent.iterdir()
+        )
+        for user in pd.read_parquet(path)["user_id"]:
+            assert part_of(user, parts) == number
+
+
+def test_the_command_line_builds(tmp_path, capsys):
+    dataset, columns = write_csv(tmp_path)
+    folder = tmp_path / "built"
+    flags = ["--dataset", dataset, "--columns", columns]
+    main([*flags, "--build", str(folder), "--memory", "500MB"])
+    shown = capsys.readouterr().out
+    assert f"train on it: --dataset {folder}" in shown
+    main(["--dataset", str(folder)])
+    assert "customer" in capsys.readouterr().out
+    (folder / MANIFEST).write_text('{"format": 0}')
+    with pytest.raises(UserError, match="another version"):
+        load_built(DataSettings(dataset=str(folder)))
+
+
+def test_a_broken_manifest_is_refused(tmp_path: Path):
+    (tmp_path / MANIFEST).write_text("{")
+    with pytest.raises(UserError, match=MANIFEST):
+        read_manifest(tmp_path)
