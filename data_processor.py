@@ -37,7 +37,7 @@ from readers.raw import RawData, assemble
 from schema import TABLES, Schema
 from settings import DataSettings, Settings
 from splits import FEWEST, Split, split_interactions
-from storage.sequences import built_line, is_built, load_built
+from storage import is_built
 from support.errors import UserError, run_command
 from support.files import write_text
 from support.memory import release_memory
@@ -49,6 +49,8 @@ def load(settings: DataSettings, like: Catalogue | None = None) -> Dataset:
     """Read a data set and process it; see `process`. Raises `UserError` for missing or bad
     files."""
     if is_built(settings.dataset):
+        from storage.sequences import load_built
+
         return load_built(settings)
     raw = read(settings.dataset, settings.data_dir, settings.columns)
     data = process(raw, settings, like)
@@ -254,6 +256,7 @@ def main(argv: list[str]) -> None:
     settings = Settings().replace(**flags)
     if folder:
         from storage.build import build
+        from storage.sequences import built_line
 
         manifest = build(settings.data, folder, memory)
         print(built_line(manifest, folder))

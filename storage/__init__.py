@@ -9,3 +9,12 @@ part.py        what is done with one part; knows nothing of the others
 build.py       the steps over all parts, which go on where they were stopped
 sequences.py   the files of a built data set
 """
+
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+
+
+def is_built(dataset: str) -> bool:
+    """Whether --dataset is a folder with a built data set."""
+    return (Path(dataset) / MANIFEST).is_file()

@@ -28,11 +28,11 @@ from readers import read
 from readers.raw import ALIKE, IDLE, STRANGE, alike_ids
 from settings import DataSettings
 from splits import HELD_OUT
+from storage import MANIFEST
 from storage import part as one
 from storage.rows import InMemory, Streamed
 from storage.sequences import (
     FORMAT,
-    MANIFEST,
     Fields,
     part_path,
     read_manifest,

@@ -22,20 +22,15 @@ from fields import Field
 from schema import TABLES, schema_of
 from settings import DataSettings
 from splits import FEWEST, split_interactions
+from storage import MANIFEST
 from support.checkpoint import read_json
 from support.errors import require
 from support.files import replacing, write_json
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 ITEMS = "vocabulary/items.parquet"
 FIELDS = "vocabulary/fields.json"
 Fields = Mapping[str, Mapping[str, Field]]  # by table and column
-
-
-def is_built(dataset: str) -> bool:
-    """Whether --dataset is a folder with a built data set."""
-    return (Path(dataset) / MANIFEST).is_file()
 
 
 def part_path(folder: Path, part: int) -> Path:

@@ -10,10 +10,11 @@ import pytest
 from data_processor import load, main
 from dataset import Dataset
 from settings import DataSettings
+from storage import MANIFEST, is_built
 from storage import build as building
 from storage.build import build
 from storage.rows import part_of
-from storage.sequences import MANIFEST, is_built, load_built, read_manifest
+from storage.sequences import load_built, read_manifest
 from support.errors import UserError
 from tests.conftest import films, shop_frames, write_ml_1m, write_shop
 
