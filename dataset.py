@@ -27,6 +27,7 @@ MASK = 1
 NO_TIME = 0
 ITEM_ROWS = 2  # PAD and MASK
 USER_ROWS = 1  # UNKNOWN
+HASHED = 1 << 20  # rows of an array at once, which may be on disk
 MOST_VALUES = 1000  # of a column that similarity is measured by
 Id = int | str
 
@@ -323,5 +324,7 @@ def _hash(data):
         if array.dtype == object:
             digest.update("\n".join(map(str, array)).encode())
         else:
-            digest.update(np.ascontiguousarray(array).tobytes())
+            for start in range(0, max(1, len(array)), HASHED):
+                rows = np.ascontiguousarray(array[start : start + HASHED])
+                digest.update(rows.tobytes())
     return digest.hexdigest()[:16]

@@ -37,6 +37,7 @@ from storage.sequences import (
     part_path,
     read_manifest,
     read_part,
+    write_arrays,
     write_table,
     write_vocabulary,
 )
@@ -157,6 +158,8 @@ class Build:
         write_vocabulary(self.folder, items, fields)
         for number in tqdm(self._parts("kept"), "written", disable=None):
             self.encode(number, items, fields)
+        paths = [part_path(self.folder, n) for n in self._parts("kept")]
+        write_arrays(self.folder, paths, fields)
         manifest = {"key": key, **self.manifest(items, fields)}
         write_json(self.folder / MANIFEST, manifest)
         return manifest

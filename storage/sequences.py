@@ -4,10 +4,13 @@
     vocabulary/items.parquet        items with their columns as stored (fields.py)
     vocabulary/fields.json          values and quantiles of the columns of all tables
     sequences/part-00000.parquet    one user a row, sorted by id (part.py)
+    arrays/items.npy                the same interactions of all parts, end to end; training reads
+                                    them without loading them (memory maps)
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from support.errors import require
 from support.files import replacing, write_json
 
 FORMAT = 1
+ARRAYS = "arrays"
 ITEMS = "vocabulary/items.parquet"
 FIELDS = "vocabulary/fields.json"
 Fields = Mapping[str, Mapping[str, Field]]  # by table and column
@@ -109,22 +113,14 @@ class Sequences:
     columns: Mapping[str, np.ndarray]  # (N,) each
     user_columns: Mapping[str, np.ndarray]  # (users, ...) each
 
-    def select(self, users: np.ndarray) -> "Sequences":
-        """Some of the users, by index."""
-        starts = self.lengths.cumsum() - self.lengths
-        lengths = self.lengths[users]
-        # Positions of the interactions: each user's run, one after the other.
-        first = np.repeat(starts[users] - lengths.cumsum() + lengths, lengths)
-        chosen = first + np.arange(lengths.sum())
-        return Sequences(
-            self.ids[users],
-            lengths,
-            self.items[chosen],
-            None if self.times is None else self.times[chosen],
-            {name: flat[chosen] for name, flat in self.columns.items()},
-            {name: rows[users] for name, rows in self.user_columns.items()},
-        )
-
+    def flat(self) -> dict[str, np.ndarray]:
+        """The arrays with a value for each interaction, by the name of their file."""
+        arrays = {"items": self.items}
+        if self.times is not None:
+            arrays["times"] = self.times
+        for name, values in self.columns.items():
+            arrays[f"interactions.{name}"] = values
+        return arrays
 
     def ties(self) -> int:
         """Neighbouring interactions of a user at the same time."""
@@ -151,7 +147,6 @@ class Sequences:
 def read_part(path: Path, fields: Fields) -> Sequences:
     """The users of one part."""
     table = pq.read_table(path)
-    lengths = pc.list_value_length(table["items"]).to_numpy()
 
     def flat(name: str) -> np.ndarray | None:
         if name not in table.column_names:
@@ -160,7 +155,7 @@ def read_part(path: Path, fields: Fields) -> Sequences:
 
     return Sequences(
         _ids(table["user_id"]),
-        lengths.astype(np.int64),
+        _lengths(table),
         flat("items").astype(np.int64),
         flat("times"),
         {name: flat(f"interactions.{name}") for name in fields["interactions"]},
@@ -168,29 +163,34 @@ def read_part(path: Path, fields: Fields) -> Sequences:
     )
 
 
-def joined(parts: Sequence[Sequences]) -> Sequences:
-    """The users of all parts, sorted by id."""
-    first, *_ = parts
+def _lengths(table):
+    """(users,) interactions of each user."""
+    return pc.list_value_length(table["items"]).to_numpy().astype(np.int64)
 
-    def all_of(get: Callable[[Sequences], np.ndarray]) -> np.ndarray:
-        return np.concatenate([get(part) for part in parts])
 
-    user_columns = {}
-    for name in first.user_columns:
-        arrays = [part.user_columns[name] for part in parts]
-        user_columns[name] = np.concatenate(as_wide(arrays))
-    whole = Sequences(
-        all_of(lambda part: part.ids),
-        all_of(lambda part: part.lengths),
-        all_of(lambda part: part.items),
-        None if first.times is None else all_of(lambda part: part.times),
-        {
-            name: np.concatenate([part.columns[name] for part in parts])
-            for name in first.columns
-        },
-        user_columns,
-    )
-    return whole.select(np.argsort(whole.ids, kind="stable"))
+def write_arrays(folder: Path, paths: Sequence[Path], fields: Fields) -> None:
+    """Write the interactions of all parts as arrays, part after part."""
+    number = sum(pq.read_metadata(path).num_rows for path in paths)
+    lengths = np.zeros(number, dtype=np.int64)
+    files: dict[str, np.ndarray] = {}
+    user, row = 0, 0
+    for path in paths:
+        lengths_here = _lengths(pq.read_table(path, columns=["items"]))
+        lengths[user : user + len(lengths_here)] = lengths_here
+        user += len(lengths_here)
+    place, total = folder / ARRAYS, int(lengths.sum())
+    place.mkdir(exist_ok=True)
+    np.save(place / "lengths.npy", lengths)
+    for path in paths:
+        for name, flat in read_part(path, fields).flat().items():
+            if name not in files:
+                files[name] = np.lib.format.open_memmap(
+                    place / f"{name}.npy", "w+", flat.dtype, (total,)
+                )
+            files[name][row : row + len(flat)] = flat
+        row += len(flat)
+    for file in files.values():
+        file.flush()
 
 
 def built_line(manifest: Mapping[str, Any], folder: Path) -> str:
@@ -208,55 +208,73 @@ def built_line(manifest: Mapping[str, Any], folder: Path) -> str:
 
 
 def load_built(settings: DataSettings) -> Dataset:
-    """The data set of a built folder, all parts in memory.
+    """The data set of a built folder, whose interactions stay on disk.
 
-    It is equal to the one that `data_processor.load` makes of the same files. Raises `UserError`
-    if the settings ask for other interactions than those that were built.
+    If it has one part, it is equal to the one that `data_processor.load` makes of the same files;
+    else its users are in another order. Raises `UserError` if the settings ask for other
+    interactions than those that were built.
     """
     folder = Path(settings.dataset)
     manifest = read_manifest(folder)
     _check(settings, manifest, folder)
     schema = schema_of(manifest["schema"], folder / MANIFEST, {})
     fields = _read_fields(folder, schema)
-    items = _item_table(pq.read_table(folder / ITEMS), fields["items"])
-    users = joined(
-        [
-            read_part(folder / "sequences" / part["file"], fields)
-            for part in manifest["parts"]
-        ]
-    )
-    users = users.select(
-        np.flatnonzero(users.lengths >= FEWEST[settings.protocol])
-    )
+    flat = {
+        path.stem: np.load(path, mmap_mode="r")
+        for path in (folder / ARRAYS).iterdir()
+    }
+    lengths = np.array(flat.pop("lengths"))
+    users = _user_table(folder, manifest["parts"], fields["users"])
+    short = lengths < FEWEST[settings.protocol]
+    if short.any():
+        # Only for a protocol that needs more of a user than --min_user_count.
+        users, lengths, flat = _without(users, lengths, flat, short)
     # Row 0 is nobody's.
-    offsets = np.concatenate([[0, 0], users.lengths.cumsum()])
-    times = users.times
-    if times is None:
-        times = np.full(len(users.items), NO_TIME, dtype=np.int64)
-    catalogue = Catalogue(
-        schema,
-        items,
-        _user_table(users, fields["users"]),
-        fields["interactions"],
-    )
+    offsets = np.concatenate([[0, 0], lengths.cumsum()])
+    times = flat.get("times", np.broadcast_to(NO_TIME, offsets[-1]))
+    columns = {
+        name: flat[f"interactions.{name}"] for name in fields["interactions"]
+    }
+    items = _item_table(pq.read_table(folder / ITEMS), fields["items"])
     return Dataset.of(
-        catalogue,
+        Catalogue(schema, items, users, fields["interactions"]),
         offsets,
-        users.items,
+        flat["items"],
         times,
-        users.columns,
+        columns,
         split_interactions(settings, offsets, times),
         manifest["counts"],
     )
 
 
-def _user_table(users, fields):
-    names = np.array([""] * USER_ROWS + users.ids.astype(str).tolist(), dtype=object)
-    data = {
-        name: _with_unknown(users.user_columns[name], entry, USER_ROWS)
-        for name, entry in fields.items()
-    }
-    return Table(users.ids, USER_ROWS, names, fields, data)
+def _without(users, lengths, flat, short):
+    """The same without some of the users, in memory."""
+    kept = np.repeat(~short, lengths)
+    rows = np.append([True] * USER_ROWS, ~short)
+    table = dataclasses.replace(
+        users,
+        ids=users.ids[~short],
+        names=users.names[rows],
+        data={name: values[rows] for name, values in users.data.items()},
+    )
+    flat = {name: values[kept] for name, values in flat.items()}
+    return table, lengths[~short], flat
+
+
+def _user_table(folder, parts, fields):
+    names = ["user_id", *(f"users.{name}" for name in fields)]
+    tables = [
+        pq.read_table(folder / "sequences" / part["file"], columns=names)
+        for part in parts
+    ]
+    ids = np.concatenate([_ids(table["user_id"]) for table in tables])
+    data = {}
+    for name, entry in fields.items():
+        arrays = [as_stored(table[f"users.{name}"]) for table in tables]
+        rows = np.concatenate(as_wide(arrays))
+        data[name] = _with_unknown(rows, entry, USER_ROWS)
+    names = np.array([""] * USER_ROWS + ids.astype(str).tolist(), dtype=object)
+    return Table(ids, USER_ROWS, names, fields, data)
 
 
 def _check(settings, manifest, folder):
