@@ -8,7 +8,8 @@ a column's array holds: fields.py.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,7 @@ MASK = 1
 NO_TIME = 0
 ITEM_ROWS = 2  # PAD and MASK
 USER_ROWS = 1  # UNKNOWN
+CHUNK = 5_000_000  # interactions
 HASHED = 1 << 20  # rows of an array at once, which may be on disk
 MOST_VALUES = 1000  # of a column that similarity is measured by
 Id = int | str
@@ -257,12 +259,42 @@ class Dataset:
         ends = self.split.train_ends[self.user_of]
         return np.flatnonzero(np.arange(len(self.items)) < ends)
 
+    def chunks(self) -> "Iterator[Dataset]":
+        """The interactions of some users after the other, about CHUNK at once, without requests.
+
+        So what is computed of all interactions, which may be on disk, needs little memory. The
+        user table stays whole.
+        """
+        total = len(self.items)
+        if total <= CHUNK:
+            yield self
+            return
+        ends = np.searchsorted(self.offsets, np.arange(CHUNK, total, CHUNK))
+        users = np.unique([0, *ends, len(self.offsets) - 1])
+        for first, last in itertools.pairwise(users.tolist()):
+            start, end = self.offsets[[first, last]].tolist()
+            train_ends = self.split.train_ends[first:last] - start
+            yield self.replace(
+                offsets=self.offsets[first : last + 1] - start,
+                items=self.items[start:end],
+                times=self.times[start:end],
+                columns={
+                    name: flat[start:end]
+                    for name, flat in self.columns.items()
+                },
+                split=dataclasses.replace(
+                    self.split, train_ends=train_ends, requests={}
+                ),
+                left_out=None,
+            )
+
     def item_counts(self) -> np.ndarray:
         """(rows of items,) training interactions of each item."""
-        rows = self.training_rows()
-        return np.bincount(
-            self.items[rows], minlength=len(self.catalogue.items)
-        )
+        counts = np.zeros(len(self.catalogue.items), dtype=np.int64)
+        for part in self.chunks():
+            rows = part.training_rows()
+            counts += np.bincount(part.items[rows], minlength=len(counts))
+        return counts
 
     def user_items(self) -> sparse.csr_matrix:
         """(users, rows of items) 1 if training has the pair, once or more."""

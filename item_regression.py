@@ -29,8 +29,7 @@ PAIRS = 500_000_000
 
 def item_regression(data: Dataset) -> sparse.csr_matrix:
     """W (R, R) of the training part. Row: the item of the history. Column: the item to rank."""
-    seen = _some_users(data.user_items())
-    together = (seen.T @ seen).tocsc()
+    together = _together(data).tocsc()
     together.sort_indices()
     number = together.diagonal()
     columns = []
@@ -50,12 +49,19 @@ def item_regression(data: Dataset) -> sparse.csr_matrix:
     return sparse.csc_matrix((weights, rows, starts), shape=size).tocsr()
 
 
-def _some_users(seen):
-    """(users, R) as many users, evenly spread, as PAIRS allows."""
-    lengths = seen.getnnz(axis=1).astype(np.int64)
-    pairs = int((lengths**2).sum())
+def _together(data):
+    """G (R, R) of as many users, evenly spread, as PAIRS allows."""
+    pairs = 0
+    for part in data.chunks():
+        lengths = part.user_items().getnnz(axis=1).astype(np.int64)
+        pairs += int((lengths**2).sum())
     step = max(1, -(-pairs // PAIRS))
-    return seen[::step]
+    size = len(data.catalogue.items)
+    together = sparse.csr_matrix((size, size))
+    for part in data.chunks():
+        seen = part.user_items()[::step]
+        together += seen.T @ seen
+    return together
 
 
 def _most_similar(together, number, item):

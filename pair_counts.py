@@ -31,6 +31,14 @@ def transition_counts(
 
     same_time: True for pairs with equal, known times; False for all other pairs; None for all.
     """
+    size = len(data.catalogue.items)
+    counts = sparse.csr_matrix((size, size))
+    for part in data.chunks():
+        counts += _counts_of(part, weights, same_time)
+    return counts
+
+
+def _counts_of(data, weights, same_time):
     rows = data.training_rows()
     users, items, times = (
         data.user_of[rows],

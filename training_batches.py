@@ -67,13 +67,14 @@ class TrainingBatches:
         starts, ends = starts[users], ends[users]
         if not self.train.sliding_window:
             return users, np.maximum(starts, ends - size), ends
-        windows = []
-        for user, start, end in zip(users, starts, ends, strict=True):
-            newest = max(start, end - size)
-            for first in range(newest, start - size // 2, -max(1, size // 2)):
-                first = max(start, first)
-                windows.append((user, first, min(end, first + size)))
-        return tuple(np.array(windows, dtype=np.int64).reshape(-1, 3).T)
+        # From the newest window of a user on, half a window older each, the oldest at the start.
+        newest = np.maximum(starts, ends - size)
+        stride = max(1, size // 2)
+        number = -(-(newest - starts + size // 2) // stride)
+        user = np.repeat(np.arange(len(users)), number)
+        place = np.arange(len(user)) - np.repeat(number.cumsum() - number, number)
+        first = np.maximum(starts[user], newest[user] - place * stride)
+        return users[user], first, np.minimum(ends[user], first + size)
 
     def _late_starts(self, epoch):
         """(start of each window in an epoch, whether it is truncated).

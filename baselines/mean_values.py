@@ -19,24 +19,28 @@ def mean_predictors(
     User means use the history before the target, item means the training part of all users;
     unknown values do not count.
     """
-    codes = data.columns[entry.name]
-    numbers = entry.as_numbers(codes)  # (N,) NaN where unknown
-    train = data.training_rows()
-    train = train[codes[train] > 0]
-    overall = numbers[train].mean()
+    rows = len(data.catalogue.items)
+    sums, counts = np.zeros(rows), np.zeros(rows, dtype=np.int64)
+    for part in data.chunks():
+        codes = part.columns[entry.name]
+        train = part.training_rows()
+        train = train[codes[train] > 0]
+        values = entry.as_numbers(codes[train])
+        sums += np.bincount(part.items[train], values, rows)
+        counts += np.bincount(part.items[train], minlength=rows)
+    overall = sums.sum() / counts.sum()
+    sums -= overall * counts
     requests = data.split.requests[until]
     targets = data.items[requests.ends]
     user_mean = np.full(len(requests), overall)
     for number, (user, end) in enumerate(
         zip(requests.users, requests.ends, strict=True)
     ):
-        values = numbers[data.offsets[user] : end]
+        codes = data.columns[entry.name][data.offsets[user] : end]
+        values = entry.as_numbers(codes)
         values = values[~np.isnan(values)]
         if len(values):
             user_mean[number] = values.mean()
-    rows = len(data.catalogue.items)
-    sums = np.bincount(data.items[train], numbers[train] - overall, rows)
-    counts = np.bincount(data.items[train], minlength=rows)
     item_mean = overall + (sums / np.maximum(counts, 1))[targets]
     item_effect = (sums / (counts + DAMPING))[targets]
     both = np.clip(

@@ -5,9 +5,13 @@ import hashlib
 import numpy as np
 import pytest
 
+import dataset
+from baselines.mean_values import mean_predictors
 from data_processor import data_card, from_sequences, load, main, process
 from dataset import ITEM_ROWS, PAD
 from fields import UNKNOWN
+from item_regression import item_regression
+from pair_counts import transition_counts
 from settings import DataSettings
 from support.errors import UserError
 from tests.conftest import REAL, SASREC, other_data, span
@@ -236,3 +240,30 @@ def test_every_protocol_asks_for_the_very_targets_as_before(real_data, board):
         hash_of([f"{user} {item}" for user, item in trained])
         == HASHES[f"{board} training"]
     )
+
+
+@pytest.mark.parametrize("rows", [1, 50, 400])
+def test_what_is_counted_in_chunks_is_counted_at_once(
+    data, monkeypatch, rows
+):
+    def figures():
+        (entry,) = [
+            field
+            for field in data.catalogue.interaction_fields.values()
+            if field.predicted
+        ]
+        means = mean_predictors(entry, data, "test")
+        return [
+            data.item_counts(),
+            transition_counts(data, same_time=False).toarray(),
+            item_regression(data).toarray(),
+            *means.values(),
+        ]
+
+    whole = figures()
+    monkeypatch.setattr(dataset, "CHUNK", rows)
+    chunks = list(data.chunks())
+    assert len(chunks) > 1
+    assert sum(len(part.items) for part in chunks) == len(data.items)
+    for found, wanted in zip(figures(), whole, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-9)
