@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dataset import ITEM_ROWS, NO_TIME, USER_ROWS, Catalogue, Dataset, Table
+from dataset import ITEM_ROWS, USER_ROWS, Catalogue, Dataset, Table
 from fields import Field
 from schema import TABLES, schema_of
 from settings import DataSettings
@@ -220,7 +220,8 @@ def load_built(settings: DataSettings) -> Dataset:
     schema = schema_of(manifest["schema"], folder / MANIFEST, {})
     fields = _read_fields(folder, schema)
     flat = {
-        path.stem: np.load(path, mmap_mode="r")
+        # "c": torch wants arrays that could be written; what is written stays in memory.
+        path.stem: np.load(path, mmap_mode="c")
         for path in (folder / ARRAYS).iterdir()
     }
     lengths = np.array(flat.pop("lengths"))
@@ -231,7 +232,10 @@ def load_built(settings: DataSettings) -> Dataset:
         users, lengths, flat = _without(users, lengths, flat, short)
     # Row 0 is nobody's.
     offsets = np.concatenate([[0, 0], lengths.cumsum()])
-    times = flat.get("times", np.broadcast_to(NO_TIME, offsets[-1]))
+    times = flat.get("times")
+    if times is None:
+        # NO_TIME, in memory that is never filled.
+        times = np.zeros(offsets[-1], dtype=np.int64)
     columns = {
         name: flat[f"interactions.{name}"] for name in fields["interactions"]
     }

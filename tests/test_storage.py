@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+import trainer
 from data_processor import load, main
 from dataset import Dataset
 from settings import DataSettings
@@ -17,8 +19,10 @@ from storage import build as building
 from storage.build import build
 from storage.rows import part_of
 from storage.sequences import load_built, read_manifest
+from support.checkpoint import read_checkpoint
 from support.errors import UserError
 from tests.conftest import films, shop_frames, write_ml_1m, write_shop
+from tests.test_scripts import SMALL
 
 
 def events(folder, **options):
@@ -294,3 +298,21 @@ def test_a_broken_manifest_is_refused(tmp_path: Path):
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(UserError, match=MANIFEST):
         read_manifest(tmp_path)
+
+
+def test_training_gives_the_same_weights(tmp_path):
+    """As from the files in memory, to the last digit."""
+    folder = write_ml_1m(tmp_path / "ml-1m", films())
+    build(DataSettings(dataset=str(folder)), tmp_path / "built")
+    weights = []
+    for dataset in (folder, tmp_path / "built"):
+        place = tmp_path / f"of-{dataset.name}"
+        flags = [*SMALL, "--max_epochs", "2", "--transitions"]
+        flags += ["--runs_dir", f"{place}/runs", "--checkpoint_dir", f"{place}"]
+        trainer.main([*flags, "--dataset", f"{dataset}"])
+        weights.append(read_checkpoint(place / "best"))
+    (one, about), (other, about_other) = weights
+    assert about["split_hash"] == about_other["split_hash"]
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
