@@ -8,7 +8,6 @@ Axes: Q requests, T targets of a request, B requests of a batch, R rows of the i
 (each kind of counts with each decay), N rivals of all requests.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,12 +30,6 @@ DEPTH = 10  # places that the metric of blending.py looks at
 REQUESTS = 40_000  # at most, spread evenly
 RIVALS = 1 << 24  # at most: bounds memory
 SAMPLE = 200  # requests that tell how many rivals there are of one
-
-
-def _spread(requests, most):
-    """At most `most` of the requests, spread evenly."""
-    step = max(1, math.ceil(len(requests) / most))
-    return requests.part(np.arange(len(requests))[::step])
 
 
 @dataclass
@@ -103,10 +96,11 @@ class Collector:
 
     def affordable(self, requests: Requests) -> Rivals:
         """The rivals of as many requests as REQUESTS and RIVALS allow."""
-        sample = _spread(requests, SAMPLE)
+        sample = requests.spread(SAMPLE)
         each = len(self.of(sample).request) / len(sample)
         most = int(RIVALS / max(1.0, each))
-        return self.of(_spread(requests, min(REQUESTS, max(SAMPLE, most))))
+        most = min(REQUESTS, max(SAMPLE, most))
+        return self.of(requests.spread(most))
 
     @torch.no_grad()
     def of(self, requests: Requests) -> Rivals:

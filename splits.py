@@ -13,6 +13,7 @@ arrays of `Dataset` and a number of targets describe it. Q requests, T targets o
 
 import dataclasses
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,11 @@ class Requests:
         """Some of the requests, by index or by flag."""
         return Requests(self.users[chosen], self.ends[chosen], self.count)
 
+    def spread(self, most: int) -> "Requests":
+        """At most so many of the requests, spread evenly."""
+        step = max(1, math.ceil(len(self) / most))
+        return self.part(np.arange(len(self))[::step])
+
 
 @dataclass(frozen=True)
 class Split:
@@ -63,6 +69,13 @@ class Split:
     train_ends: np.ndarray  # (users,)
     requests: dict[str, Requests]
     description: str
+
+    def with_fewer(self, until: str, most: int) -> "Split":
+        """The split with at most so many of one kind of requests."""
+        requests = dict(self.requests)
+        if until in requests:
+            requests[until] = requests[until].spread(most)
+        return dataclasses.replace(self, requests=requests)
 
     def through_validation(self) -> "Split":
         """The split whose training part includes the validation targets."""

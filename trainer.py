@@ -35,7 +35,7 @@ from support.checkpoint import read_json, settled
 from support.errors import require, run_command
 from support.processes import leave_process_group, only_one
 from support.tracking import Tracker, git_commit, run_path
-from training_loop import fit
+from training_loop import VALIDATED, fit
 
 SHOWN_USERS = 5  # for whom W&B shows recommendations, about
 
@@ -142,6 +142,8 @@ def _measure(tracker, model, data, settings, progress, run):
 
 
 def _announce(settings, data, model):
+    asked = data.split.requests.get("validation", ())
+    most = min(len(asked), VALIDATED[1])
     count = sum(parameter.numel() for parameter in model.parameters())
     note = f" ({data.note})" if data.note else ""
     print(
@@ -152,8 +154,8 @@ def _announce(settings, data, model):
     for what, number in data.counts.items():
         print(f"  {what}: {number:,}")
     print(
-        f"{settings.model.model} model, {count:,} parameters; selection on validation NDCG@10; "
-        f"Ctrl-C saves and --resume goes on",
+        f"{settings.model.model} model, {count:,} parameters; selection on validation NDCG@10 "
+        f"({most:,} requests); Ctrl-C saves and --resume goes on",
         flush=True,
     )
 

@@ -40,10 +40,11 @@ from training_state import (
 
 # what one forward and backward pass holds
 PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}
-# steps between two looks at the losses; a look waits for the device
-LOG_EVERY = 25
+LOG_EVERY = 25  # steps; a look at the losses waits for the device
 LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
 WARM_UP = 0.05  # share of all steps
+# Requests at most, spread evenly; the test ranks all.
+VALIDATED = ("validation", 50_000)
 OnBest = Callable[[nn.Module, dict[str, Any]], None]
 
 
@@ -63,6 +64,7 @@ def fit(
     """
     if model.transitions is not None:
         model.transitions.clear()  # of an earlier run
+    data = data.replace(split=data.split.with_fewer(*VALIDATED))
     # One object holds the run, so that each of its phases can be tested alone.
     run = Run(model, data, settings, **options)
     if resume:
@@ -393,7 +395,6 @@ def _accelerator(train: TrainSettings) -> Any:
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     device = choose_device(train.device)
-    # A batch uses the heads of its own pattern only. cpu=True is what joins the ranks of
-    # torchrun.
+    # A batch uses the heads of its pattern alone. cpu=True joins the ranks of torchrun.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused])

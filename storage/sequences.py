@@ -258,7 +258,6 @@ def _without(users, lengths, flat, short):
     table = dataclasses.replace(
         users,
         ids=users.ids[~short],
-        names=users.names[rows],
         data={name: values[rows] for name, values in users.data.items()},
     )
     flat = {name: values[kept] for name, values in flat.items()}
@@ -277,8 +276,8 @@ def _user_table(folder, parts, fields):
         arrays = [as_stored(table[f"users.{name}"]) for table in tables]
         rows = np.concatenate(as_wide(arrays))
         data[name] = _with_unknown(rows, entry, USER_ROWS)
-    names = np.array([""] * USER_ROWS + ids.astype(str).tolist(), dtype=object)
-    return Table(ids, USER_ROWS, names, fields, data)
+    # Nobody asks for the names of users.
+    return Table(ids, USER_ROWS, np.empty(0, dtype=object), fields, data)
 
 
 def _check(settings, manifest, folder):

@@ -21,6 +21,7 @@ from ablations.audit import swapped
 from batches import history_batch, history_of
 from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
 from data_processor import process
+from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from model_io import new_model
 from optimizer import MuonAdamW
@@ -567,3 +568,26 @@ def test_max_steps_ends_the_run_mid_epoch_and_the_learning_rate(
         last["step"] == 11
         and last["learning_rate"] < 0.3 * settings.train.learning_rate
     )
+
+
+def test_of_many_requests_some_validate(data, tmp_path, monkeypatch):
+    """Spread evenly; those of the test stay as they are."""
+    monkeypatch.setattr(training_loop, "VALIDATED", ("validation", 7))
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"])
+    settings = settings.replace(max_epochs=1)
+    model, progress = trained(data, settings)
+    split = data.split.with_fewer("validation", 7)
+    asked = split.requests["validation"]
+    assert 5 <= len(asked) <= 7
+    assert split.requests["test"] is data.split.requests["test"]
+    rank = target_ranks(
+        model.frozen(),
+        data.replace(split=split),
+        "validation",
+        settings.model.seq_length,
+        settings.eval,
+    )
+    found = per_user(rank, asked.users)["NDCG@10"].mean()
+    assert progress.best["NDCG@10"] == pytest.approx(found)
+    everybody = data.split.with_fewer("validation", 60)
+    assert len(everybody.requests["validation"]) == 60
