@@ -1,6 +1,13 @@
-"""Recommendations for many users at once: `python inference.py --users all --output FILE`."""
+"""Recommendations for many users at once: `python inference.py --users all --output FILE`.
 
-from collections.abc import Sequence
+To a folder, `--output FOLDER/`, they are written in parts of PART users, a file each. So memory
+does not grow with the number of users, and what was stopped goes on with the same command.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,55 +18,110 @@ from engine import RecommendationEngine
 from evaluation.lists import top_lists
 from evaluation.protocols import Ranker
 from reranking import LikedRanker, candidates, varied_lists
+from splits import Requests
+from support.checkpoint import WEIGHTS, read_json, weights_digest
 from support.devices import uses_bf16
-from support.errors import UserError
+from support.errors import UserError, require
+from support.files import write_json
+from support.tables import write_frame
+
+PART = 100_000  # users
+ABOUT = "lists.json"  # what the files of a folder were made with
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Which lists are asked for.
+
+    until: 'end' ranks from whole histories; 'test' and 'validation' from what comes before that
+    target, at its time if the model knows request times; for all users in the very batches that
+    the trainer evaluates. precision: 'auto' encodes whole histories in bf16 where the processor
+    has it, 'fp32' never; what ranks before a target is always encoded in fp32. filter_seen,
+    rank_by, diversity: as in `Query`.
+    """
+
+    k: int = 10
+    until: str = "end"
+    filter_seen: bool | None = None
+    precision: str = "auto"
+    rank_by: str = "next"
+    diversity: float = 0.0
 
 
 def recommend_all(
     engine: RecommendationEngine,
     user_ids: Sequence[Id] | None = None,
-    k: int = 10,
-    until: str = "end",
-    filter_seen: bool | None = None,
-    precision: str = "auto",
-    rank_by: str = "next",
-    diversity: float = 0.0,
+    **options: Any,
 ) -> Any:
     """Data frame with user_id, item_id, rank (from 1) and score, for these users or for all. Users
     for whom fewer than `k` items are left have fewer rows.
 
-    until: 'end' ranks from whole histories; 'test' and 'validation' from what comes before that
-    target, at its time if the model knows request times; for all users in the very batches that
-    the trainer evaluates. precision: 'auto' encodes whole histories in bf16 where the processor
-    has it, 'fp32' never; what ranks before a target is always encoded in fp32. rank_by,
-    diversity: as in `Query`.
+    options: as in `Lists`.
     """
+    lists = Lists(**options)
+    return _table(engine, requests_of(engine, user_ids, lists), lists)
+
+
+def write_all(
+    engine: RecommendationEngine,
+    folder: Path,
+    user_ids: Sequence[Id] | None = None,
+    **options: Any,
+) -> Iterator[tuple[int, int]]:
+    """Write the lists of these users, or of all, to a folder, in files that `recommend_all` could
+    have made. Yields (users whose lists are written, all users) after each file.
+
+    Files that are there already stay. Raises `UserError` if they are of other lists.
+    """
+    lists = Lists(**options)
+    requests = requests_of(engine, user_ids, lists)
+    about = {
+        "weights": weights_digest(engine.model_path / WEIGHTS),
+        "data": engine.data.split_hash,
+        "users": len(requests),
+        "users_of_a_file": PART,
+        **dataclasses.asdict(lists),
+    }
+    if (folder / ABOUT).exists():
+        require(
+            read_json(folder / ABOUT) == about,
+            f"{folder} holds other lists; remove it, or give another folder",
+        )
+    else:
+        write_json(folder / ABOUT, about)
+    for number, start in enumerate(range(0, len(requests), PART)):
+        path = folder / f"part-{number:05}.parquet"
+        chosen = np.arange(start, min(start + PART, len(requests)))
+        if not path.exists():
+            write_frame(path, _table(engine, requests.part(chosen), lists))
+        yield int(chosen[-1]) + 1, len(requests)
+
+
+def _table(engine, requests, lists):
+    """The lists of some requests as a data frame."""
     import pandas as pd
 
-    if k < 1:
-        raise UserError(f"--k {k}: must be at least 1")
-    requests = _requests(engine, user_ids, until)
-    if not len(requests):
-        raise UserError("--users: nobody to recommend for")
     # With the items that were added.
     data = engine.data.replace(catalogue=engine.catalogue)
     ranker: Ranker = engine.scorer
-    if rank_by == "liked":
+    if lists.rank_by == "liked":
         ranker = LikedRanker(engine.scorer, engine.catalogue)
-    whole = until == "end"
-    bf16 = whole and uses_bf16(precision, torch.device("cpu"))
+    whole = lists.until == "end"
+    bf16 = whole and uses_bf16(lists.precision, torch.device("cpu"))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         rows, values = top_lists(
             ranker,
             data,
             requests,
             engine.seq_length,
-            engine.hides_seen(filter_seen),
-            candidates(k, diversity),
+            engine.hides_seen(lists.filter_seen),
+            candidates(lists.k, lists.diversity),
             engine.timed if whole else lambda history: history,
         )
         table = engine.scorer.table
-        rows, values = varied_lists(rows, values, table, k, diversity)
+        rows, values = varied_lists(
+            rows, values, table, lists.k, lists.diversity
+        )
     return pd.DataFrame(_columns(data, requests.users, rows, values))
 
 
@@ -77,9 +139,13 @@ def _columns(data, users, rows, values):
     }
 
 
-def _requests(engine, user_ids, until):
+def requests_of(
+    engine: RecommendationEngine, user_ids: Sequence[Id] | None, lists: Lists
+) -> Requests:
     """The requests of these users, or of all. Raises `UserError` unless each user has one."""
+    until = lists.until
     data, flag = engine.data, f"--history_until {until}"
+    require(lists.k >= 1, f"--k {lists.k}: must be at least 1")
     requests = data.split.requests[until]
     if until != "end" and data.split_hash != engine.info["split_hash"]:
         raise UserError(
@@ -91,6 +157,7 @@ def _requests(engine, user_ids, until):
             f"{flag}: the protocol {data.split.protocol} asks for a user several times; use "
             f"--history_until end"
         )
+    require(len(requests), "--users: nobody to recommend for")
     if user_ids is None:
         return requests
     wanted = np.unique(engine.user_rows(user_ids))

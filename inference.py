@@ -7,12 +7,13 @@ COLUMN=VALUE`. `--history ""` is a user without a history. All users at once: `-
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from answers import to_json
-from bulk import recommend_all
+from bulk import recommend_all, write_all
 from engine import Query, RecommendationEngine
 from explanations.tables import print_recommendations
 from item_search import find_items
@@ -67,7 +68,8 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "with --users: bf16 encodes whole histories faster where the processor has it",
     },
     "output": {
-        "help": "with --users: FILE.parquet or FILE.csv to write, or - for CSV on the terminal"
+        "help": "with --users: FILE.parquet or FILE.csv to write, FOLDER/ for a file of every "
+        "100,000 users, or - for CSV on the terminal"
     },
     "k": {
         "type": whole(1),
@@ -112,16 +114,21 @@ def _parser():
 
 def _many(engine, flags):
     users = None if flags.users == "all" else names_of(flags.users)
-    table = recommend_all(
-        engine,
-        users,
-        flags.k,
-        flags.history_until,
-        FILTERS[flags.filter_seen],
-        flags.precision,
-        flags.rank_by,
-        flags.diversity,
-    )
+    options = {
+        "k": flags.k,
+        "until": flags.history_until,
+        "filter_seen": FILTERS[flags.filter_seen],
+        "precision": flags.precision,
+        "rank_by": flags.rank_by,
+        "diversity": flags.diversity,
+    }
+    if flags.output.endswith(("/", os.sep)):
+        for done, asked in write_all(
+            engine, Path(flags.output), users, **options
+        ):
+            print(f"{done:,} of {asked:,} users: {flags.output}", flush=True)
+        return
+    table = recommend_all(engine, users, **options)
     asked = len(set(users)) if users else engine.data.num_users
     with_all = int((table.groupby("user_id").size() == flags.k).sum())
     fewer = asked - with_all

@@ -5,10 +5,12 @@ import dataclasses
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from bulk import recommend_all
+import bulk
+from bulk import recommend_all, write_all
 from dataset import Table
 from engine import Query, RecommendationEngine
 from fields import Field
@@ -57,6 +59,32 @@ def test_some_users_get_what_each_gets_alone(engine):
         assert rows["score"].tolist() == pytest.approx(
             [item.score for item in alone], abs=1e-3
         )
+
+
+def test_lists_in_a_folder_are_those_of_one_table(
+    engine, tmp_path, monkeypatch
+):
+    """In files of some users each; what is there already is not made again."""
+    monkeypatch.setattr(bulk, "PART", 17)
+    folder, options = tmp_path / "lists", {"k": 3, "precision": "fp32"}
+    steps = list(write_all(engine, folder, **options))
+    assert steps == [(17, 60), (34, 60), (51, 60), (60, 60)]
+    files = sorted(folder.glob("*.parquet"))
+    assert len(files) == 4
+    whole = recommend_all(engine, **options)
+    found = pd.concat(map(pd.read_parquet, files), ignore_index=True)
+    keys = ["user_id", "item_id", "rank"]
+    pd.testing.assert_frame_equal(found[keys], whole[keys])
+    np.testing.assert_allclose(found["score"], whole["score"], atol=1e-4)
+    files[2].unlink()
+    before = [path.stat().st_mtime_ns for path in (files[0], files[3])]
+    assert list(write_all(engine, folder, **options)) == steps
+    assert pd.read_parquet(files[2])[keys].equals(
+        whole.iloc[34 * 3 : 51 * 3][keys].reset_index(drop=True)
+    )
+    assert before == [path.stat().st_mtime_ns for path in (files[0], files[3])]
+    with pytest.raises(UserError, match="holds other lists"):
+        list(write_all(engine, folder, k=4))
 
 
 def test_users_with_fewer_items_left_have_fewer_rows(engine):

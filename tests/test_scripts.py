@@ -314,6 +314,15 @@ def test_precision_of_batch_recommendation(engine):
     assert exact.equals(quick)
 
 
+def test_lists_of_all_users_in_a_folder(service_files, tmp_path, capsys):
+    flags = ["--model_path", str(service_files / "main/best")]
+    flags += ["--data_dir", str(service_files / "data"), "--users", "all"]
+    inference.main([*flags, "--output", f"{tmp_path}/lists/", "--k", "2"])
+    assert "60 of 60 users" in capsys.readouterr().out
+    (path,) = (tmp_path / "lists").glob("*.parquet")
+    assert len(pd.read_parquet(path)) == 120
+
+
 WRONG = {
     "unknown user": (["--user_id", "99999"], "user 99999 is not in"),
     "unknown film": (["--history", "3,99999"], "film 99999"),
