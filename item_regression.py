@@ -20,10 +20,12 @@ import numpy as np
 from scipy import sparse
 
 from dataset import Dataset
+from pair_counts import CELLS
 
 SIMILAR = 100
 RIDGE = 30.0
 # Pairs of items that are counted, at most: with more, only every second, third, ... user counts.
+# CELLS where so many different ones are possible.
 PAIRS = 500_000_000
 
 
@@ -50,13 +52,14 @@ def item_regression(data: Dataset) -> sparse.csr_matrix:
 
 
 def _together(data):
-    """G (R, R) of as many users, evenly spread, as PAIRS allows."""
+    """G (R, R) of as many users, evenly spread, as PAIRS and CELLS allow."""
     pairs = 0
     for part in data.chunks():
         lengths = part.user_items().getnnz(axis=1).astype(np.int64)
         pairs += int((lengths**2).sum())
-    step = max(1, -(-pairs // PAIRS))
     size = len(data.catalogue.items)
+    most = PAIRS if size**2 <= CELLS else CELLS
+    step = max(1, -(-pairs // most))
     together = sparse.csr_matrix((size, size))
     for part in data.chunks():
         seen = part.user_items()[::step]

@@ -19,6 +19,7 @@ from dataset import NO_TIME, Dataset
 
 REACH = 10
 SHARPNESS = 4.0
+CELLS = 100_000_000  # of a matrix of pairs, which is about how many fit into memory
 COUNTED = [distance**-0.5 for distance in range(1, REACH + 1)]
 
 
@@ -30,16 +31,23 @@ def transition_counts(
     """sum_d weights[d - 1] N_d (R, R) of the training part.
 
     same_time: True for pairs with equal, known times; False for all other pairs; None for all.
+    Where more than CELLS different pairs are possible, every second, third, ... user counts, twice,
+    three times, ...
     """
     size = len(data.catalogue.items)
+    pairs = len(weights) * int(data.train_lengths.sum())
+    step = max(1, -(-min(pairs, size**2) // CELLS))
     counts = sparse.csr_matrix((size, size))
     for part in data.chunks():
-        counts += _counts_of(part, weights, same_time)
+        counts += step * _counts_of(part, weights, same_time, step)
     return counts
 
 
-def _counts_of(data, weights, same_time):
+def _counts_of(data, weights, same_time, step):
+    """The same of every `step`-th user."""
     rows = data.training_rows()
+    if step > 1:
+        rows = rows[data.user_of[rows] % step == 0]
     users, items, times = (
         data.user_of[rows],
         data.items[rows],

@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.linear_model import Ridge
 
 import item_regression as regression_module
+import pair_counts as counts_module
 import rivals as rivals_module
 import transitions as module
 from blending import WEIGHTS, Search, decays_of, weigh
@@ -144,6 +145,21 @@ def test_the_regression_counts_as_many_users_as_are_affordable(
         regression_module, "_together", lambda _: matrix.T @ matrix
     )
     assert (item_regression(data) != half).nnz == 0
+
+
+def test_pairs_that_do_not_fit_are_counted_of_some_users(data, monkeypatch):
+    size = len(data.catalogue.items)
+    whole = transition_counts(data)
+    monkeypatch.setattr(counts_module, "CELLS", size**2)
+    assert (transition_counts(data) != whole).nnz == 0
+    ends = data.split.train_ends.copy()
+    ends[1::2] = data.offsets[:-1][1::2]
+    split = dataclasses.replace(data.split, train_ends=ends)
+    even = transition_counts(data.replace(split=split))
+    assert 0 < even.nnz < whole.nnz
+    # The tiny data have more pairs than cells.
+    monkeypatch.setattr(counts_module, "CELLS", size**2 - 1)
+    assert (transition_counts(data) != 2 * even).nnz == 0
 
 
 def test_data_without_times_have_no_pairs_at_the_same_time(data):
