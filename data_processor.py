@@ -221,8 +221,7 @@ def write_schema(schema: Schema, path: Path, home: Path = Path()) -> None:
     write_text(path, text.getvalue())
 
 
-def main(argv: list[str]) -> None:
-    """Print the data card for the given data flags."""
+def _parser():
     from command_line import settings_parser
 
     parser = settings_parser(__doc__, ("data",))
@@ -246,20 +245,27 @@ def main(argv: list[str]) -> None:
         metavar="SIZE",
         help="of the database that sorts the rows by user (--build)",
     )
-    flags = vars(parser.parse_args(argv))
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="build on a Ray cluster whose machines share DIR: auto or host:port, or local",
+    )
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Print the data card for the given data flags, or build sequences on disk."""
+    flags = vars(_parser().parse_args(argv))
     path, to = flags.pop("write_schema"), flags.pop("to")
     folder, memory = flags.pop("build"), flags.pop("memory")
+    address = flags.pop("ray")
     if to and to[0] != "recbole":
         raise UserError(
             f"--to {to[0]}: there is recbole, as in --to recbole FOLDER"
         )
     settings = Settings().replace(**flags)
     if folder:
-        from storage.build import build
-        from storage.sequences import built_line
-
-        manifest = build(settings.data, folder, memory)
-        print(built_line(manifest, folder))
+        _build(settings.data, folder, memory, address)
         return
     data = load(settings.data)
     rows = [list(row) for row in data_card(data)]
@@ -271,6 +277,20 @@ def main(argv: list[str]) -> None:
     if to:
         written = write_atomic(data, Path(to[1]))
         print(f"for RecBole: {', '.join(map(str, written))}")
+
+
+def _build(settings, folder, memory, address):
+    """Write sequences on disk, here or on a cluster."""
+    from storage.build import build
+    from storage.sequences import built_line
+    from storage.workers import on_ray
+
+    if address:
+        with on_ray(address) as spread:
+            manifest = build(settings, folder, memory, spread=spread)
+    else:
+        manifest = build(settings, folder, memory)
+    print(built_line(manifest, folder))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from settings import Settings
 from support.arguments import whole
 from support.errors import UserError, require, run_command
 from support.processes import die_with
+from support.ray_cluster import cluster
 from training_state import Stopped
 
 LOG = "log.txt"  # what a run printed
@@ -130,24 +131,11 @@ def run_on_ray(runs: list[Run], address: str, jobs: int) -> Iterator[Run]:
     """The same on a Ray cluster whose machines share the work folder. Each run is a task, which Ray
     gives to another worker if its own dies. address: 'auto' or host:port; 'local' starts one of
     `jobs` workers here."""
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            "--ray needs the package ray: pip install -r requirements-ray.txt"
-        ) from error
-    try:
-        ray.init(
-            address=address,
-            num_cpus=jobs if address == "local" else None,
-            log_to_driver=False,
-            include_dashboard=False,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"--ray {address}: {error}; start a cluster with `ray start --head`, or give "
-            f"--ray local"
-        ) from error
+    with cluster(address, jobs) as ray:
+        yield from _on_cluster(ray, runs)
+
+
+def _on_cluster(ray, runs):
     # A new process a run: the peak memory of a process would be that of its largest run so far.
     # a run takes one where there are any
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
@@ -164,7 +152,6 @@ def run_on_ray(runs: list[Run], address: str, jobs: int) -> Iterator[Run]:
             reason = str(error)[-200:]
             run.fail(f"its Ray task failed ({reason}); start the study again")
         yield run
-    ray.shutdown()
 
 
 def _on_ray(run, root):

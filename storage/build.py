@@ -9,11 +9,13 @@ the number of rows, and a build that was stopped goes on where it was:
     sequences    one user a row, with the vocabulary of all parts
 """
 
+import functools
 import hashlib
 import json
 import math
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ from storage.sequences import (
 )
 from storage.source import source_of
 from storage.stage import connect
+from storage.workers import Map, Step, here
 from support.errors import UserError, require
 from support.files import write_json
 from support.processes import only_one
@@ -60,11 +63,12 @@ def build(
     folder: Path,
     memory: str = "2GB",
     rows_of_part: int = ROWS,
+    spread: Map = here,
 ) -> dict[str, Any]:
     """Build a data set in `folder`, or go on with it; returns its manifest.
 
-    memory: limit of DuckDB. Raises `UserError` for data that cannot be read, or for a folder in
-    which other data are built.
+    memory: limit of DuckDB. spread: where the steps run, as in workers.py. Raises `UserError` for
+    data that cannot be read, or for a folder in which other data are built.
     """
     require(
         not settings.keep,
@@ -76,15 +80,15 @@ def build(
     with only_one(work / "lock", f"another process builds {folder}"):
         connection = connect(memory, work / "duckdb")
         source = source_of(settings, connection)
+        connection.close()
         key = _key(settings, source, rows_of_part)
         if (folder / MANIFEST).exists():
             manifest = read_manifest(folder)
             _require_same(manifest["key"], key, folder)
         else:
             _resume(work, key, folder)
-            rows = _rows(settings, source, connection, work, rows_of_part)
-            manifest = Build(rows, settings, folder, work).run(key)
-        connection.close()
+            rows = _rows(settings, source, work, rows_of_part, memory, spread)
+            manifest = Build(rows, settings, folder, work).run(key, spread)
     shutil.rmtree(work)
     return manifest
 
@@ -122,14 +126,14 @@ def _resume(work, key, folder):
         begun.write_text(key)
 
 
-def _rows(settings, source, connection, work, rows_of_part):
+def _rows(settings, source, work, rows_of_part, memory, spread):
     """The interactions in parts."""
     if source is None:
         raw = read(settings.dataset, settings.data_dir, settings.columns)
         parts = math.ceil(len(raw.interactions) / rows_of_part)
         return InMemory(raw, parts)
     parts = math.ceil(source.number_of_rows() / rows_of_part)
-    return Streamed(source, connection, work / "staged", parts)
+    return Streamed(source, spread, work / "staged", parts, memory)
 
 
 class Build:
@@ -147,17 +151,20 @@ class Build:
         self.schema = rows.schema
         self.counts = Counter(rows.counts)
 
-    def run(self, key: str) -> dict[str, Any]:
+    def run(self, key: str, spread: Map) -> dict[str, Any]:
         """All steps; the manifest is written last."""
-        for number in tqdm(range(self.rows.parts), "checked", disable=None):
-            self.clean(number)
-        frequent = self.count()
-        for number in tqdm(self._parts("clean"), "filtered", disable=None):
-            self.keep(number, frequent)
+
+        def each(what: str, step: Step, parts: Sequence[int]) -> None:
+            for _ in tqdm(spread(step, parts), what, len(parts), disable=None):
+                pass
+
+        each("checked", self.clean, range(self.rows.parts))
+        keep = functools.partial(self.keep, frequent=self.count())
+        each("filtered", keep, self._parts("clean"))
         items, fields = self.vocabulary()
         write_vocabulary(self.folder, items, fields)
-        for number in tqdm(self._parts("kept"), "written", disable=None):
-            self.encode(number, items, fields)
+        encode = functools.partial(self.encode, items=items, fields=fields)
+        each("written", encode, self._parts("kept"))
         paths = [part_path(self.folder, n) for n in self._parts("kept")]
         write_arrays(self.folder, paths, fields)
         manifest = {"key": key, **self.manifest(items, fields)}
@@ -189,21 +196,25 @@ class Build:
 
     def count(self) -> np.ndarray | None:
         """The ids of frequent items; None if all are."""
-        number, users = [], []
+        number, users, different = [], [], 0
         for part in self._parts("clean"):
             facts = pq.read_schema(self._path("clean", part)).metadata
             self.counts.update(json.loads(facts[b"counts"]))
             rows = self._read("clean", part, ["user", "item"])
             number.append(rows["item"].value_counts())
             users.append(rows["user"].drop_duplicates())
+            different += len(users[-1])
+            if self.rows.users is None:
+                users.clear()
         require(number, f"{self.settings.dataset} has no interactions")
         number = pd.concat(number).groupby(level=0).sum()
-        self.different = {"item": len(number), "user": sum(map(len, users))}
+        self.different = {"item": len(number), "user": different}
         if isinstance(self.rows, Streamed):
             items = pd.Series(number.index)
             self.counts[ALIKE.format("item")] = alike_ids(items)
             self._count_unmatched("items", items)
-            self._count_unmatched("users", pd.concat(users))
+            if users:
+                self._count_unmatched("users", pd.concat(users))
         least = self.settings.min_item_count
         return None if least <= 1 else number.index[number >= least]
 

@@ -3,12 +3,13 @@
 `Streamed` reads files that do not fit into memory, `InMemory` those of any other format.
 """
 
+import functools
 import hashlib
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from readers.raw import (
     ALIKE,
@@ -22,14 +23,8 @@ from readers.times import time_form
 from schema import Schema
 from storage import part
 from storage.source import Source
-from storage.stage import (
-    alike_users,
-    id_forms,
-    rows_of_files,
-    stage,
-    staged_part,
-)
-from support.files import to_disk
+from storage.stage import Staged, groups_of, stage
+from storage.workers import Map
 
 Counts = dict[str, int]
 
@@ -64,36 +59,36 @@ class Streamed:
     def __init__(
         self,
         source: Source,
-        connection: duckdb.DuckDBPyConnection,
+        spread: Map,
         folder: Path,
         parts: int,
+        memory: str,
     ) -> None:
-        self.source, self.folder, self.parts = source, folder, parts
-        self.schema = source.schema
-        done = folder / "done"
-        if not done.exists():
-            stage(source, connection, folder, parts)
-            done.touch()
-            to_disk(folder)
-        self.files = rows_of_files(connection, folder)
-        self.forms = id_forms(source, connection, folder)
+        self.parts, self.schema = parts, source.schema
+        small = source.without_sample()
+        step = functools.partial(stage, small, folder, parts, memory)
+        groups = range(len(groups_of(source.paths)))
+        for _ in tqdm(spread(step, groups), "read", len(groups), disable=None):
+            pass
+        self.staged = Staged.of(small, folder)
+        self.forms = self.staged.id_forms()
         self.counts: Counts = dict(source.sample.notes)
-        tables = self._tables()
+        tables = self._tables(source.others)
         self.items, self.users = tables.get("items"), tables.get("users")
         if source.schema.interactions.time:
-            self.forms["time"] = self._time_form()
+            self.forms["time"] = _time_form(source)
         if self.forms["user"] == TEXT_IDS:
-            found = alike_users(source, connection, folder)
+            found = self.staged.alike_users(memory)
             self.counts[ALIKE.format("user")] = found
 
-    def _tables(self):
+    def _tables(self, files):
         """The tables of items and users, with ids of the type of the interactions'."""
         tables = {}
         for table, role in (("items", "item"), ("users", "user")):
             described = self.schema.table(table)
-            if table not in self.source.others or not described.roles:
+            if table not in files or not described.roles:
                 continue
-            file = self.source.others[table]
+            file = files[table]
             rows = named_table(table, file, described, self.counts)
             require_rows(rows, file)
             self.counts |= file.notes
@@ -107,17 +102,18 @@ class Streamed:
             tables[table] = rows
         return tables
 
-    def _time_form(self):
-        """How the times are written, by the first rows."""
-        sample, field = self.source.sample, self.schema.interactions.time
-        times = sample.frame[field]
-        known = times[~is_blank(times)]
-        return time_form(known, sample.refusing(field))
-
     def clean(self, number: int) -> tuple[pd.DataFrame, Counts]:
         """The interactions of a part, and what was changed in it. Raises `UserError` naming file
         and line."""
         counts: Counts = {}
-        file = staged_part(self.source, self.folder, number, self.files)
+        file = self.staged.part(number)
         rows = part.clean(file, self.schema, self.forms, counts)
         return rows, counts
+
+
+def _time_form(source):
+    """How the times are written, by the first rows."""
+    field = source.schema.interactions.time
+    times = source.sample.frame[field]
+    known = times[~is_blank(times)]
+    return time_form(known, source.sample.refusing(field))

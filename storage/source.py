@@ -5,6 +5,7 @@ of items and of users are read into memory.
 """
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -78,9 +79,12 @@ class Source:
         packed = self.paths[0].suffix in PACKED
         return int(size * (PACKING if packed else 1) / each)
 
-    def scan(self, run: Callable[[str], Result]) -> Result:
-        """What `run` makes of the SQL for the rows of all files in their order."""
-        return scan(run, self.paths, self.layout)
+    def without_sample(self) -> "Source":
+        """The same without rows, which is small."""
+        sample = dataclasses.replace(
+            self.sample, frame=self.sample.frame.iloc[:0]
+        )
+        return dataclasses.replace(self, sample=sample, others={})
 
 
 def source_of(

@@ -2,9 +2,13 @@
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -13,10 +17,15 @@ from storage.source import (
     FILE,
     Source,
     identifier,
+    scan,
     text_literal,
 )
+from support.checkpoint import read_json
+from support.files import write_json
 
 ROW, PART = "__row", "__part"
+ROWS, SUMMARY = "rows", "summary.json"
+GROUP = 1 << 30  # bytes of files that are staged together
 BLANK = " \t\r\n\f\v"
 
 
@@ -30,14 +39,30 @@ def connect(memory: str, folder: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def groups_of(paths: Sequence[Path]) -> list[list[Path]]:
+    """The files in groups of one after the other, each of about GROUP bytes."""
+    groups: list[list[Path]] = []
+    size = GROUP
+    for path in paths:
+        if size >= GROUP:
+            groups.append([])
+            size = 0
+        groups[-1].append(path)
+        size += path.stat().st_size
+    return groups
+
+
 def stage(
-    source: Source,
-    connection: duckdb.DuckDBPyConnection,
-    folder: Path,
-    parts: int,
+    source: Source, folder: Path, parts: int, memory: str, number: int
 ) -> None:
-    """Write the interactions to `folder`, in `parts` parts."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Write the interactions of a group of files, by part, and at last what is known of them. A
+    group that is there already stays."""
+    place = folder / f"group-{number:05}"
+    if (place / SUMMARY).exists():
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    connection = connect(memory, place / "duckdb")
     fields = ", ".join(map(identifier, source.fields))
     user = _plain_text(source.schema.interactions.user)
 
@@ -48,11 +73,108 @@ def stage(
                     row_number() OVER () - 1 AS {identifier(ROW)},
                     CAST(md5_number_lower({user}) % {parts} AS INTEGER) AS {identifier(PART)}
                 FROM ({rows})
-            ) TO {text_literal(str(folder))}
+            ) TO {text_literal(str(place / ROWS))}
             (FORMAT parquet, PARTITION_BY ({identifier(PART)}), OVERWRITE)
         """)
 
-    source.scan(copy)
+    scan(copy, groups_of(source.paths)[number], source.layout)
+    rows = _rows(place)
+    files = connection.sql(
+        f"SELECT {identifier(FILE)}, count(*) FROM {rows} "
+        f"GROUP BY ALL ORDER BY min({identifier(ROW)})"
+    )
+    summary = {
+        "files": files.fetchall(),
+        "whole": {
+            role: _are_whole(source, role, rows, connection)
+            for role in ("user", "item")
+        },
+    }
+    connection.close()
+    write_json(place / SUMMARY, summary)
+
+
+def _are_whole(source, role, rows, connection):
+    """Whether all ids of a group are whole numbers."""
+    text = _plain_text(getattr(source.schema.interactions, role))
+    found = connection.sql(
+        f"SELECT coalesce(bool_and({_blank(text)} OR regexp_full_match({text}, '{WHOLE}')), true) "
+        f"FROM {rows}"
+    )
+    ((whole,),) = found.fetchall()
+    return whole
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The groups of a folder: files with their numbers of rows, and how ids are written."""
+
+    source: Source
+    folder: Path
+    groups: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, source: Source, folder: Path) -> "Staged":
+        """The groups that `stage` wrote."""
+        number = len(groups_of(source.paths))
+        groups = [
+            read_json(folder / f"group-{group:05}" / SUMMARY)
+            for group in range(number)
+        ]
+        return cls(source, folder, groups)
+
+    def id_forms(self) -> dict[str, str]:
+        """Role -> how its ids are written in all rows, for `named_table`."""
+        forms = {}
+        for role in ("user", "item"):
+            whole = all(group["whole"][role] for group in self.groups)
+            forms[role] = WHOLE_IDS if whole else TEXT_IDS
+        return forms
+
+    def alike_users(self, memory: str) -> int:
+        """How many ids of users differ from another in case alone."""
+        connection = connect(memory, self.folder / "duckdb")
+        text = _plain_text(self.source.schema.interactions.user)
+        found = connection.sql(
+            f"SELECT count(DISTINCT {text}) - count(DISTINCT lower({text})) "
+            f"FROM {_rows(self.folder / '*')} WHERE NOT {_blank(text)}"
+        )
+        ((number,),) = found.fetchall()
+        connection.close()
+        return number
+
+    def part(self, number: int) -> File:
+        """The rows of one part in the order of the files."""
+        tables, files, first = [], [], 0
+        for group, about in enumerate(self.groups):
+            place = self.folder / f"group-{group:05}" / ROWS
+            place = place / f"{PART}={number}"
+            if place.exists():
+                table = pq.ParquetDataset(place).read()
+                table = table.take(pc.sort_indices(table[ROW]))
+                rows = pc.add(table[ROW], first)
+                place = table.schema.get_field_index(ROW)
+                tables.append(table.set_column(place, ROW, rows))
+            files += [tuple(file) for file in about["files"]]
+            first += sum(rows for _, rows in about["files"])
+        sample, fields = self.source.sample, self.source.fields
+        if not tables:
+            return dataclasses.replace(sample, frame=sample.frame[fields])
+        table = pa.concat_tables(tables)
+        return dataclasses.replace(
+            sample,
+            frame=table.select(fields).to_pandas(),
+            rows=table[ROW].to_numpy(),
+            parts=files,
+        )
+
+
+def _rows(place):
+    return f"read_parquet({text_literal(f'{place}/{ROWS}/*/*.parquet')})"
+
+
+def _blank(text):
+    return f"{text} IN ({', '.join(map(text_literal, MISSING))})"
 
 
 def _plain_text(field):
@@ -64,68 +186,3 @@ def _plain_text(field):
 
 def _escaped(text):
     return "E'" + text.encode("unicode_escape").decode() + "'"
-
-
-def _rows(folder):
-    return f"read_parquet({text_literal(f'{folder}/*/*.parquet')})"
-
-
-def id_forms(
-    source: Source, connection: duckdb.DuckDBPyConnection, folder: Path
-) -> dict[str, str]:
-    """Role -> how its ids are written in all rows, for `named_table`."""
-    forms = {}
-    for role in ("user", "item"):
-        text = _plain_text(getattr(source.schema.interactions, role))
-        found = connection.sql(
-            f"SELECT bool_and({_blank(text)} OR regexp_full_match({text}, '{WHOLE}')) "
-            f"FROM {_rows(folder)}"
-        )
-        ((whole,),) = found.fetchall()
-        forms[role] = WHOLE_IDS if whole else TEXT_IDS
-    return forms
-
-
-def _blank(text):
-    return f"{text} IN ({', '.join(map(text_literal, MISSING))})"
-
-
-def alike_users(
-    source: Source, connection: duckdb.DuckDBPyConnection, folder: Path
-) -> int:
-    """How many ids of users differ from another in case alone."""
-    text = _plain_text(source.schema.interactions.user)
-    found = connection.sql(
-        f"SELECT count(DISTINCT {text}) - count(DISTINCT lower({text})) "
-        f"FROM {_rows(folder)} WHERE NOT {_blank(text)}"
-    )
-    ((number,),) = found.fetchall()
-    return number
-
-
-def rows_of_files(
-    connection: duckdb.DuckDBPyConnection, folder: Path
-) -> list[tuple[str, int]]:
-    """(name, number of rows) of each file that has rows, in their order."""
-    found = connection.sql(
-        f"SELECT {identifier(FILE)}, count(*) FROM {_rows(folder)} "
-        f"GROUP BY ALL ORDER BY min({identifier(ROW)})"
-    )
-    return found.fetchall()
-
-
-def staged_part(
-    source: Source, folder: Path, part: int, files: list[tuple[str, int]]
-) -> File:
-    """The rows of one part in the order of the files."""
-    place = folder / f"{PART}={part}"
-    if not place.exists():
-        frame = source.sample.frame[source.fields].iloc[:0]
-        return dataclasses.replace(source.sample, frame=frame)
-    table = pq.ParquetDataset(place).read()
-    table = table.take(pc.sort_indices(table[ROW]))
-    frame = table.select(source.fields).to_pandas()
-    rows = table[ROW].to_numpy()
-    return dataclasses.replace(
-        source.sample, frame=frame, rows=rows, parts=files
-    )

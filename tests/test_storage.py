@@ -14,11 +14,13 @@ from data_processor import load, main
 from dataset import Dataset
 from settings import DataSettings
 from splits import split_interactions
-from storage import MANIFEST, is_built
+from storage import MANIFEST, is_built, stage
 from storage import build as building
 from storage.build import build
 from storage.rows import part_of
 from storage.sequences import load_built, read_manifest
+from storage.stage import groups_of
+from storage.workers import on_ray
 from support.checkpoint import read_checkpoint
 from support.errors import UserError
 from tests.conftest import films, shop_frames, write_ml_1m, write_shop
@@ -209,11 +211,11 @@ def test_a_build_that_was_killed_goes_on(tmp_path, monkeypatch, step):
     method = getattr(building.Build, step)
     calls = []
 
-    def killed(self, *arguments):
+    def killed(self, *arguments, **options):
         calls.append(arguments)
         if len(calls) == 3 or step == "manifest":
             raise Killed
-        return method(self, *arguments)
+        return method(self, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(building.Build, step, killed)
@@ -264,6 +266,71 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     with pytest.raises(UserError, match=message):
         build(DataSettings(dataset=str(schema)), tmp_path / "built")
     assert not is_built(f"{tmp_path}/built")
+
+
+def write_several(folder):
+    """Files of one log, with different numbers of rows."""
+    frame = shop_frames()["interactions"]
+    for number, rows in enumerate(np.split(frame.index, [7, 200, 230])):
+        frame.loc[rows].to_csv(folder / f"day-{number}.csv", index=False)
+    return f"{folder}/day-*.csv", "user=customer,item=sku,time=day"
+
+
+def test_files_are_read_in_groups(tmp_path, monkeypatch):
+    """Which changes nothing; and a group that was read is not read again."""
+    dataset, columns = write_several(tmp_path)
+    settings = DataSettings(dataset=dataset, columns=columns)
+    together = build(settings, tmp_path / "together", rows_of_part=60)
+    monkeypatch.setattr(stage, "GROUP", 1)
+    assert len(groups_of(sorted(tmp_path.glob("day-*.csv")))) == 4
+    built = tmp_path / "built"
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "Build", None)
+        with pytest.raises(TypeError):
+            build(settings, built, rows_of_part=60)
+    summaries = sorted(built.rglob(stage.SUMMARY))
+    assert len(summaries) == 4
+    summaries[2].unlink()
+    before = [path.stat().st_mtime_ns for path in summaries if path.exists()]
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "Build", None)
+        with pytest.raises(TypeError):
+            build(settings, built, rows_of_part=60)
+    del summaries[2]
+    assert before == [path.stat().st_mtime_ns for path in summaries]
+    assert build(settings, built, rows_of_part=60) == together
+
+
+def test_a_bad_line_of_a_later_file_is_named(tmp_path, monkeypatch):
+    write_several(tmp_path)
+    path = tmp_path / "day-2.csv"
+    path.write_text(path.read_text() + "c 1,sku-1,1000000,many,web\n")
+    schema = tmp_path / "shop.yaml"
+    schema.write_text(
+        "name: shop\ninteractions:\n  file: day-*.csv\n  user: customer\n  item: sku\n"
+        "  time: day\n  columns:\n    amount: number\n"
+    )
+    for size in (1, 1 << 30):
+        monkeypatch.setattr(stage, "GROUP", size)
+        with pytest.raises(UserError, match=r"day-2.csv:32: amount 'many'"):
+            build(DataSettings(dataset=str(schema)), tmp_path / f"built-{size}")
+
+
+@pytest.mark.slow
+def test_a_cluster_builds_the_same(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="requirements-ray.txt is not installed")
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    dataset, columns = write_several(tmp_path)
+    settings = DataSettings(dataset=dataset, columns=columns)
+    alone = build(settings, tmp_path / "alone", rows_of_part=60)
+    bad = dataclasses.replace(settings, columns="user=customer,item=nothing")
+    with on_ray("local") as spread:
+        folder = tmp_path / "built"
+        assert (
+            build(settings, folder, rows_of_part=60, spread=spread) == alone
+        )
+        with pytest.raises(UserError, match="nothing"):
+            build(bad, tmp_path / "bad", spread=spread)
 
 
 def test_users_are_in_the_part_of_their_id(tmp_path):
