@@ -74,6 +74,8 @@ def build(
         not settings.keep,
         "--keep does not go with --build; keep the rows when the file is written",
     )
+    # Workers may have another current folder.
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     work = folder / "work"
     work.mkdir(exist_ok=True)

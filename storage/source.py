@@ -104,6 +104,7 @@ def source_of(
         table = schema.interactions
         wanted = [column.field for column in table.columns.values()]
         wanted += table.roles.values()
+        paths = [each.resolve() for each in paths]
         layout = _layout(paths, wanted)
         sample = _sample(connection, place, paths, layout)
         return Source(schema, paths, layout, sample, others)
@@ -118,6 +119,7 @@ def source_of(
         table: read_files(files, given.values())
         for table, (_, files) in found.items()
     }
+    paths = [each.resolve() for each in paths]
     layout = _layout(paths, given.values())
     sample = _sample(connection, name, paths, layout)
     files = {"interactions": sample, **others}
