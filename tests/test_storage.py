@@ -2,6 +2,10 @@
 
 import dataclasses
 import gzip
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +27,7 @@ from storage.stage import groups_of
 from storage.workers import on_ray
 from support.checkpoint import read_checkpoint
 from support.errors import UserError
-from tests.conftest import films, shop_frames, write_ml_1m, write_shop
+from tests.conftest import ROOT, films, shop_frames, write_ml_1m, write_shop
 from tests.test_scripts import SMALL
 
 
@@ -383,3 +387,56 @@ def test_training_gives_the_same_weights(tmp_path):
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from settings import DataSettings
+from storage.build import build
+build(DataSettings(dataset=sys.argv[1]), Path(sys.argv[2]), rows_of_part=4000)
+"""
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_at_any_moment_goes_on(tmp_path):
+    draw = np.random.default_rng(0)
+    number = 100_000
+    frame = pd.DataFrame(
+        {
+            "user_id": draw.integers(0, 4000, number),
+            "item_id": draw.integers(0, 500, number),
+            "timestamp": 1_600_000_000 + draw.integers(0, 10**7, number),
+        }
+    )
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    undisturbed = build(
+        DataSettings(dataset=f"{tmp_path}/log.csv"),
+        tmp_path / "whole",
+        rows_of_part=4000,
+    )
+    assert len(undisturbed["parts"]) == 25
+    folder = tmp_path / "built"
+    command = [sys.executable, "-c", BUILD, f"{tmp_path}/log.csv", folder]
+    killed = []
+    while len(killed) < 10:
+        process = subprocess.Popen(command, cwd=ROOT)
+        # From the first file on: before that only packages are imported.
+        while not (folder / "work").exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.5 * draw.random())
+        process.kill()
+        killed.append(process.wait())
+        if is_built(f"{folder}"):
+            break
+    assert killed.count(-signal.SIGKILL) >= 5
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert read_manifest(folder) == undisturbed
+    for path in (tmp_path / "whole").rglob("*.parquet"):
+        other = folder / path.relative_to(tmp_path / "whole")
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(path), pd.read_parquet(other)
+        )
+    for path in (tmp_path / "whole").rglob("*.npy"):
+        other = folder / path.relative_to(tmp_path / "whole")
+        assert path.read_bytes() == other.read_bytes()
