@@ -4,6 +4,7 @@ Axes: B sequences, L positions. Batches gather sequences of similar length, so t
 arithmetic is spent on padding.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,6 +36,10 @@ class TrainingBatches:
     task. A share of the windows loses its beginning (`late_start_share`), other windows in each
     epoch. Batches then gather windows of similar length. All epochs have as many batches, of as
     many windows, so `batch_tokens` is met exactly in the first epoch and nearly in the others.
+
+    Of several processes (`rank` of `world`) each has the windows of a run of users, with as many
+    interactions as the others, and reads no other part of the data. All take as many steps as the
+    one with the fewest batches.
     """
 
     def __init__(
@@ -44,17 +49,34 @@ class TrainingBatches:
         train: TrainSettings,
         cloze_share: float,
         views: bool = False,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.data, self.seq_length, self.train = data, seq_length, train
         self.cloze_share, self.views = cloze_share, views
+        self.rank, self.world = rank, world
         self.users, self.starts, self.ends = self._windows()
-        lengths = np.sort(self.ends - self._late_starts(0)[0])[::-1]
-        widths = padded_width(lengths - 1, seq_length)
-        self.bounds = cut(widths, train.batch_size, train.batch_tokens)
+        shares = self._shares()
+        bounds = [self._bounds(share) for share in shares]
+        self.mine, self.bounds = shares[rank], bounds[rank]
+        self.steps = min(map(len, bounds)) - 1
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
-        return len(self.bounds) - 1
+        """Steps in an epoch: a batch of each process."""
+        return self.steps
+
+    def _shares(self):
+        """The windows of each process, as slices with equally many interactions."""
+        total = np.append(0, np.cumsum(self.ends - self.starts))
+        wanted = total[-1] * np.arange(1, self.world) / self.world
+        places = [0, *np.searchsorted(total, wanted).tolist(), len(self.ends)]
+        return [slice(*pair) for pair in itertools.pairwise(places)]
+
+    def _bounds(self, share):
+        """Bounds of the batches of a process among its windows, longest first."""
+        lengths = (self.ends - self._late_starts(0)[0])[share]
+        widths = padded_width(np.sort(lengths)[::-1] - 1, self.seq_length)
+        return cut(widths, self.train.batch_size, self.train.batch_tokens)
 
     def _windows(self):
         """(user, start, end) of each window."""
@@ -87,27 +109,23 @@ class TrainingBatches:
         left = (2 * half ** draw.random(len(late))).astype(int)
         return np.where(late, self.ends - left, self.starts), late
 
-    def epoch(
-        self, epoch: int, first_step: int = 0, rank: int = 0, world: int = 1
-    ) -> Iterator[Batch]:
-        """Batches of an epoch from `first_step` on; of several processes each takes every
-        `world`-th.
-        """
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """This process' batches of an epoch from `first_step` on."""
         draw = np.random.default_rng((self.train.seed, epoch))
-        order = draw.permutation(len(self.users))
+        order = draw.permutation(np.arange(len(self.users))[self.mine])
         starts, late = self._late_starts(epoch)
         # Longest first, random among equals.
         order = order[np.argsort((starts - self.ends)[order], kind="stable")]
-        groups = draw.permutation(len(self))
-        steps = len(self) // world
-        for step in range(first_step, steps):
-            number = step * world + rank
-            group = groups[number]
+        # Alike in all processes: at each step their batches are of similar length.
+        groups = draw.permutation(len(self.bounds) - 1)
+        for step in range(first_step, self.steps):
+            number = step * self.world + self.rank
+            group = groups[step]
             rows = order[self.bounds[group] : self.bounds[group + 1]]
             noise = np.random.default_rng((self.train.seed, epoch, number))
             # All processes do the same kind of batch at the same step, spread evenly over the
             # epochs.
-            count = epoch * steps + step
+            count = epoch * self.steps + step
             before, after = (
                 int(done * self.cloze_share) for done in (count, count + 1)
             )

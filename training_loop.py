@@ -120,14 +120,13 @@ class Run:
         self.bf16 = uses_bf16(self.train.precision, self.device)
         share = model.cloze_share(self.train)
         views = self.weights["contrastive"] > 0
+        of_all = (self.rank, self.world)
         self.batches = TrainingBatches(
-            data, settings.model.seq_length, self.train, share, views
+            data, settings.model.seq_length, self.train, share, views, *of_all
         )
         self.steps_per_epoch, self.steps = self._count_steps()
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
-        self.teachers = [
-            teacher.to(self.device).eval() for teacher in teachers
-        ]
+        self.teachers = [one.to(self.device).eval() for one in teachers]
         optimizer = optimizer_for(
             model,
             self.train.learning_rate,
@@ -148,7 +147,7 @@ class Run:
 
     def _count_steps(self) -> tuple[int, int]:
         """(steps in an epoch, steps of the run)."""
-        in_epoch = len(self.batches) // self.world
+        in_epoch = len(self.batches)
         if in_epoch == 0:
             remedy = f"give fewer processes than {self.world}, or a smaller --batch_size"
             if not len(self.batches.users):
@@ -169,9 +168,7 @@ class Run:
         progress, count_time = self.progress, self.progress.stopwatch()
         self.wrapped.train()
         # A pure function of epoch and step: a resumed run takes the rest of the very batches.
-        batches = self.batches.epoch(
-            progress.epoch, progress.step_in_epoch, self.rank, self.world
-        )
+        batches = self.batches.epoch(progress.epoch, progress.step_in_epoch)
         for batch in batches:
             self.train_step(batch)
             # What a stop must leave behind is counted at once.

@@ -1,6 +1,7 @@
 """Batches: windows, masks, what each position is told and what it must predict."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -109,12 +110,39 @@ def test_epochs_are_a_function_of_seed_epoch_and_step(data):
     assert all(map(same, first, again))
     assert all(map(same, first[2:], made.epoch(3, first_step=2)))
     assert not all(map(same, first, made.epoch(4)))
-    halves = [list(made.epoch(3, rank=rank, world=2)) for rank in (0, 1)]
+    train = TrainSettings(batch_size=8)
+    halves = [
+        list(TrainingBatches(data, 12, train, 0.5, rank=rank, world=2).epoch(3))
+        for rank in (0, 1)
+    ]
     assert len(halves[0]) == len(halves[1]) == len(first) // 2
     users = [
         set(batch.users.tolist()) - {0} for half in halves for batch in half
     ]
     assert sum(map(len, users)) == len(set().union(*users))  # nobody twice
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_processes_share_the_interactions_evenly(data, world):
+    """Each reads the windows of a run of users, in batches of as many tokens as the others."""
+    train = TrainSettings(
+        batch_tokens=64, sliding_window=True, late_start_share=0.0
+    )
+    made = [
+        TrainingBatches(data, 12, train, 0.0, rank=rank, world=world)
+        for rank in range(world)
+    ]
+    found = [list(one.epoch(0)) for one in made]
+    assert {len(batches) for batches in found} == {made[0].steps}
+    windows = [np.arange(len(one.users))[one.mine] for one in made]
+    assert np.concatenate(windows).tolist() == list(range(len(made[0].users)))
+    for one, other in itertools.pairwise(made):
+        last = one.users[one.mine][-1]
+        assert last <= other.users[other.mine][0]
+    tokens = [sum(batch.tokens for batch in batches) for batches in found]
+    assert max(tokens) < 1.1 * min(tokens)
+    whole = len(list(TrainingBatches(data, 12, train, 0.0).epoch(0)))
+    assert whole - 2 * world <= world * made[0].steps <= whole + world
 
 
 @pytest.mark.parametrize("tokens", [0, 64])
