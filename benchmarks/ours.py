@@ -94,7 +94,7 @@ class Ours:
         """See `side.Side`."""
         if len(users) == 1:
             return self.engine.get_recommendations(users[0], None, 10)
-        return recommend_all(self.engine, users, 10)["user_id"].tolist()
+        return recommend_all(self.engine, users, k=10)["user_id"].tolist()
 
 
 def training_part(data: Dataset, folder: Path) -> Path:
