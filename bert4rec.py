@@ -183,7 +183,15 @@ class BERT4Rec(nn.Module):
     ) -> Tensor:
         """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
         with full_precision(states.device):
-            return self.head(states.float()) @ table.T + candidate_bias(self.item_bias)
+            queries, bias = self.as_query(states.float())
+            return queries @ table.T + candidate_bias(bias)
+
+    def as_query(
+        self, states: Tensor, _cloze: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Request states (B, D) to queries (B, D) and biases of items (R,), of which a logit is
+        query @ item + bias."""
+        return self.head(states), self.item_bias
 
     @torch.no_grad()
     def recommend(

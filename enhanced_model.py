@@ -274,15 +274,22 @@ class EnhancedBERT4Rec(nn.Module):
         """Request states (B, D) to logits (B, R), in fp32 even under autocast. cloze: by the
         cloze head, of states of `as_request` with it."""
         with full_precision(states.device):
-            states, bias = states.float(), self.next_bias
-            if bias is None or cloze:
-                states, bias = self.masked_head(states), self.masked_bias
-            logits = states @ table.float().T + candidate_bias(bias)
+            queries, bias = self.as_query(states.float(), cloze)
+            logits = queries @ table.float().T + candidate_bias(bias)
             if self.start_bias is None or batch is None or cloze:
                 return logits
             kind = F.one_hot((~batch.whole).long(), 2)
             begins = kind * (batch.lengths == 0)[:, None]  # (B, 2)
             return logits + begins.float() @ self.start_bias.T
+
+    def as_query(
+        self, states: Tensor, cloze: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Request states (B, D) to queries (B, D) and biases of items (R,), of which a logit is
+        query @ item + bias. cloze: as in `rank`."""
+        if self.next_bias is None or cloze:
+            return self.masked_head(states), self.masked_bias
+        return states, self.next_bias
 
     # Parts
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from answers import to_json
-from bulk import recommend_all, write_all
+from bulk import Lists, recommend_all, requests_of, write_all
 from engine import Query, RecommendationEngine
 from explanations.tables import print_recommendations
 from item_search import find_items
@@ -22,9 +22,10 @@ from support.arguments import model_parser, names_of, share, whole
 from support.errors import UserError, require, run_command
 from support.files import STREAMS
 from support.tables import write_frame
+from vectors import write_vectors
 
 ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "json")
-MANY_USERS = ("output", "history_until", "precision")
+MANY_USERS = ("output", "vectors", "history_until", "precision")
 FILTERS = {"auto": None, "yes": True, "no": False}
 SHOWN = 5  # contributions of the history in JSON without --explain
 
@@ -71,6 +72,11 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "with --users: FILE.parquet or FILE.csv to write, FOLDER/ for a file of every "
         "100,000 users, or - for CSV on the terminal"
     },
+    "vectors": {
+        "metavar": "FOLDER",
+        "help": "with --users: write vectors of all items and of these users, for an index of "
+        "nearest neighbours (vectors.py)",
+    },
     "k": {
         "type": whole(1),
         "default": 10,
@@ -112,7 +118,20 @@ def _parser():
     return parser
 
 
+def _vectors(engine, flags):
+    users = None if flags.users == "all" else names_of(flags.users)
+    requests = requests_of(engine, users, Lists(until=flags.history_until))
+    for done, asked in write_vectors(engine, Path(flags.vectors), requests):
+        print(f"vectors of {done:,} of {asked:,} users: {flags.vectors}")
+    if engine.scorer.transitions is not None:
+        print("the counts of transitions are not in the vectors")
+
+
 def _many(engine, flags):
+    if flags.vectors:
+        _vectors(engine, flags)
+    if not flags.output:
+        return
     users = None if flags.users == "all" else names_of(flags.users)
     options = {
         "k": flags.k,
@@ -207,8 +226,8 @@ def main(argv: list[str]) -> None:
             f"--{name} goes {without} --users",
         )
     require(
-        flags.output or not flags.users,
-        "--users needs --output, e.g. --output recs.parquet",
+        flags.output or flags.vectors or not flags.users,
+        "--users needs --output, e.g. --output recs.parquet, or --vectors FOLDER",
     )
     engine = RecommendationEngine(flags.model_path, flags.data_dir)
     (_many if flags.users else _one)(engine, flags)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from usearch.index import Index
 
 import bulk
 from bulk import recommend_all, write_all
@@ -17,6 +18,7 @@ from fields import Field
 from profiles import parse_time, typical_next_time
 from schema import Column
 from support.errors import UserError
+from vectors import write_vectors
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,31 @@ def test_lists_in_a_folder_are_those_of_one_table(
     assert before == [path.stat().st_mtime_ns for path in (files[0], files[3])]
     with pytest.raises(UserError, match="holds other lists"):
         list(write_all(engine, folder, k=4))
+
+
+@pytest.mark.parametrize("kind", ["main", "vanilla", "timed"])
+def test_an_index_of_the_vectors_finds_what_the_model_ranks(
+    service_files, tmp_path, kind
+):
+    """Without the counts, and with the items of the history."""
+    engine = RecommendationEngine(
+        service_files / kind / "best", data_dir=str(service_files / "data")
+    )
+    engine.scorer.transitions = None
+    requests = engine.data.split.requests["end"]
+    steps = list(write_vectors(engine, tmp_path, requests))
+    assert steps == [(len(requests), len(requests))]
+    items = pd.read_parquet(tmp_path / "items.parquet")
+    users = pd.read_parquet(tmp_path / "users-00000.parquet")
+    assert items["item_id"].tolist() == engine.catalogue.items.ids.tolist()
+    vectors = np.stack(items["vector"])
+    index = Index(ndim=vectors.shape[1], metric="ip", dtype="f32")
+    index.add(np.arange(len(items)), vectors)
+    found = index.search(np.stack(users["vector"]), 5, exact=True).keys
+    for user, keys in zip(users["user_id"].tolist(), found, strict=True):
+        wanted = engine.get_recommendations(user, k=5, filter_seen=False)
+        ids = items["item_id"].iloc[keys.astype(int)].tolist()
+        assert ids == [item.id for item in wanted]
 
 
 def test_users_with_fewer_items_left_have_fewer_rows(engine):

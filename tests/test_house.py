@@ -61,7 +61,7 @@ ORDER = [
     {"engine"},
     {"trainer"},
     {"bert_multi"},
-    {"bulk"},
+    {"bulk", "vectors"},
     {"inference"},
     {"serving"},
     {"benchmarks", "ablations", "examples"},

@@ -321,6 +321,9 @@ def test_lists_of_all_users_in_a_folder(service_files, tmp_path, capsys):
     assert "60 of 60 users" in capsys.readouterr().out
     (path,) = (tmp_path / "lists").glob("*.parquet")
     assert len(pd.read_parquet(path)) == 120
+    inference.main([*flags, "--vectors", f"{tmp_path}/vectors"])
+    assert "vectors of 60 of 60 users" in capsys.readouterr().out
+    assert len(pd.read_parquet(tmp_path / "vectors/users-00000.parquet")) == 60
 
 
 WRONG = {
