@@ -92,6 +92,9 @@ def build(
             rows = _rows(settings, source, work, rows_of_part, memory, spread)
             manifest = Build(rows, settings, folder, work).run(key, spread)
     shutil.rmtree(work)
+    # Of processes that were killed while they wrote.
+    for left in list(folder.rglob(".writing-*")):
+        shutil.rmtree(left)
     return manifest
 
 

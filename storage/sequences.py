@@ -8,9 +8,10 @@
                                     them without loading them (memory maps)
 """
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,8 @@ from schema import TABLES, schema_of
 from settings import DataSettings
 from splits import FEWEST, split_interactions
 from storage import MANIFEST
-from support.checkpoint import read_json
-from support.errors import require
-from support.files import replacing, write_json
+from support.errors import UserError, require
+from support.files import parse_json, replacing, write_json
 
 FORMAT = 1
 ARRAYS = "arrays"
@@ -92,9 +92,32 @@ def as_stored(column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy()
 
 
+@contextlib.contextmanager
+def intact(folder: Path) -> Iterator[None]:
+    """Raise `UserError` naming the folder if a file of it is missing or damaged."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder} is damaged ({reason}); remove it and build again (--build)"
+        ) from error
+
+
+def _json(path):
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is no object")
+    return content
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest. Raises `UserError` if it is of another format."""
-    manifest = read_json(folder / MANIFEST)
+    """The manifest. Raises `UserError` if it is damaged or of another format."""
+    with intact(folder):
+        manifest = _json(folder / MANIFEST)
     require(
         manifest.get("format") == FORMAT,
         f"{folder / MANIFEST} is of another version of this program; build again (--build)",
@@ -169,28 +192,33 @@ def _lengths(table):
 
 
 def write_arrays(folder: Path, paths: Sequence[Path], fields: Fields) -> None:
-    """Write the interactions of all parts as arrays, part after part."""
-    number = sum(pq.read_metadata(path).num_rows for path in paths)
-    lengths = np.zeros(number, dtype=np.int64)
-    files: dict[str, np.ndarray] = {}
-    user, row = 0, 0
-    for path in paths:
-        lengths_here = _lengths(pq.read_table(path, columns=["items"]))
-        lengths[user : user + len(lengths_here)] = lengths_here
-        user += len(lengths_here)
+    """Write the interactions of all parts as arrays, part after part. Raises `UserError`."""
+    lengths = np.concatenate(
+        [_lengths(pq.read_table(path, columns=["items"])) for path in paths]
+    )
     place, total = folder / ARRAYS, int(lengths.sum())
     place.mkdir(exist_ok=True)
-    np.save(place / "lengths.npy", lengths)
-    for path in paths:
-        for name, flat in read_part(path, fields).flat().items():
-            if name not in files:
-                files[name] = np.lib.format.open_memmap(
-                    place / f"{name}.npy", "w+", flat.dtype, (total,)
-                )
-            files[name][row : row + len(flat)] = flat
-        row += len(flat)
-    for file in files.values():
-        file.flush()
+    # Not by memory maps: a full disk would kill the process.
+    with contextlib.ExitStack() as opened:
+        files = {}
+        for path in paths:
+            for name, flat in read_part(path, fields).flat().items():
+                if name not in files:
+                    target = opened.enter_context(
+                        replacing(place / f"{name}.npy")
+                    )
+                    file = opened.enter_context(target.open("wb"))
+                    files[name] = file
+                    header = {
+                        "descr": np.lib.format.dtype_to_descr(flat.dtype),
+                        "fortran_order": False,
+                        "shape": (total,),
+                    }
+                    np.lib.format.write_array_header_1_0(file, header)
+                file = files[name]
+                file.write(np.ascontiguousarray(flat).data)
+    with replacing(place / "lengths.npy") as target, target.open("wb") as file:
+        np.save(file, lengths)
 
 
 def built_line(manifest: Mapping[str, Any], folder: Path) -> str:
@@ -216,13 +244,18 @@ def load_built(settings: DataSettings) -> Dataset:
     """
     folder = Path(settings.dataset)
     manifest = read_manifest(folder)
-    _check(settings, manifest, folder)
+    with intact(folder):
+        _check(settings, manifest, folder)
+        return _dataset(settings, manifest, folder)
+
+
+def _dataset(settings, manifest, folder):
     schema = schema_of(manifest["schema"], folder / MANIFEST, {})
     fields = _read_fields(folder, schema)
     flat = {
         # "c": torch wants arrays that could be written; what is written stays in memory.
         path.stem: np.load(path, mmap_mode="c")
-        for path in (folder / ARRAYS).iterdir()
+        for path in (folder / ARRAYS).glob("*.npy")
     }
     lengths = np.array(flat.pop("lengths"))
     users = _user_table(folder, manifest["parts"], fields["users"])
@@ -298,7 +331,7 @@ def _check(settings, manifest, folder):
 
 def _read_fields(folder, schema):
     """Table -> column -> `Field`."""
-    content = read_json(folder / FIELDS)
+    content = _json(folder / FIELDS)
     fields = {}
     for table in TABLES:
         columns = schema.table(table).columns

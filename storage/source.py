@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from readers import YAML, home, located, require_no_columns
 from readers.folders import files_in, matching
 from readers.infer import given_roles, name_of, schema_for
-from readers.raw import File, Files
+from readers.raw import File, Files, require_rows
 from readers.sequences import is_sequences
 from readers.tables import (
     ATOMIC,
@@ -134,7 +134,15 @@ def _in_pieces(paths):
         return True
     if not kinds <= set(TEXT):
         return False
-    return all(layout_of(path).separator != BLANKS for path in paths)
+    for path in paths:
+        with named_errors(path):
+            try:
+                layout = layout_of(path)
+            except UnicodeDecodeError:  # of another encoding than UTF-8
+                return False
+        if layout.separator == BLANKS:
+            return False
+    return True
 
 
 def _layout(paths, wanted):
@@ -188,6 +196,7 @@ def _sample(connection, name, paths, layout):
         return connection.sql(f"{rows} LIMIT {SAMPLE}").to_arrow_table()
 
     frame = scan(first, paths, layout).to_pandas().drop(columns=FILE)
+    require_rows(frame, File(frame, name))
     kinds, first_line = {}, 1
     if layout is not None:
         _, kinds = typed_fields(layout.fields)

@@ -21,6 +21,7 @@ from storage.source import (
     text_literal,
 )
 from support.checkpoint import read_json
+from support.errors import UserError
 from support.files import write_json
 
 ROW, PART = "__row", "__part"
@@ -32,7 +33,12 @@ BLANK = " \t\r\n\f\v"
 def connect(memory: str, folder: Path) -> duckdb.DuckDBPyConnection:
     """DuckDB within a limit of memory; what does not fit goes to `folder`."""
     connection = duckdb.connect()
-    connection.execute(f"SET memory_limit={text_literal(memory)}")
+    try:
+        connection.execute(f"SET memory_limit={text_literal(memory)}")
+    except duckdb.Error:
+        raise UserError(
+            f"--memory {memory}: give a size such as 2GB or 500MB"
+        ) from None
     connection.execute(f"SET temp_directory={text_literal(str(folder))}")
     # Rows keep the order of the files, which decides between equal times.
     connection.execute("SET preserve_insertion_order=true")

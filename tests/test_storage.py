@@ -365,6 +365,64 @@ def test_the_command_line_builds(tmp_path, capsys):
         load_built(DataSettings(dataset=str(folder)))
 
 
+@pytest.mark.parametrize("how", ["cut", "gone"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        MANIFEST,
+        "sequences/part-00000.parquet",
+        "vocabulary/items.parquet",
+        "vocabulary/fields.json",
+        "arrays/items.npy",
+        "arrays/lengths.npy",
+    ],
+)
+def test_a_damaged_folder_is_named(tmp_path, file, how):
+    dataset, columns = write_csv(tmp_path)
+    folder = tmp_path / "built"
+    build(DataSettings(dataset=dataset, columns=columns), folder)
+    (folder / "arrays" / ".writing-x").mkdir()  # left by a killed process
+    load_built(DataSettings(dataset=f"{folder}"))
+    path = folder / file
+    content = path.read_bytes()
+    path.unlink()
+    if how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"built is damaged \(.*build again"):
+        load_built(DataSettings(dataset=f"{folder}"))
+
+
+ODD = {
+    "memory": ("a,b\n1,2\n", "lots", "--memory lots: give a size"),
+    "header alone": ("user_id,item_id\n", "1GB", "is empty"),
+    "binary": ("\0\1\2" * 100, "1GB", "it is binary"),
+    "missing": (None, "1GB", "log.csv is missing"),
+}
+
+
+@pytest.mark.parametrize("case", ODD.values(), ids=ODD.keys())
+def test_what_cannot_be_built_is_named(tmp_path, case):
+    content, memory, message = case
+    if content:
+        (tmp_path / "log.csv").write_text(content)
+    schema = tmp_path / "log.yaml"
+    schema.write_text(
+        "name: log\ninteractions:\n  file: log.csv\n  user: user_id\n  item: item_id\n"
+    )
+    with pytest.raises(UserError, match=message):
+        build(DataSettings(dataset=str(schema)), tmp_path / "built", memory)
+
+
+def test_text_that_is_not_utf_8_is_built(tmp_path):
+    rows = [f"José {u},i{i}" for u in range(5) for i in range(4)]
+    text = "\n".join(["user_id,item_id", *rows]) + "\n"
+    (tmp_path / "log.csv").write_bytes(text.encode("latin-1"))
+    settings = DataSettings(dataset=f"{tmp_path}/log.csv")
+    build(settings, tmp_path / "built")
+    found = load(DataSettings(dataset=f"{tmp_path}/built"))
+    assert_equal(found, load(settings))
+
+
 def test_a_broken_manifest_is_refused(tmp_path: Path):
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(UserError, match=MANIFEST):
@@ -432,6 +490,7 @@ def test_a_build_that_is_killed_at_any_moment_goes_on(tmp_path):
     assert killed.count(-signal.SIGKILL) >= 5
     subprocess.run(command, cwd=ROOT, check=True)
     assert read_manifest(folder) == undisturbed
+    assert not list(folder.rglob(".writing-*"))
     for path in (tmp_path / "whole").rglob("*.parquet"):
         other = folder / path.relative_to(tmp_path / "whole")
         pd.testing.assert_frame_equal(
