@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bulk import PART
 from dataset import ITEM_ROWS
 from engine import RecommendationEngine
 from evaluation.protocols import request_batches
 from splits import Requests
 from support.files import replacing
-
-PART = 100_000  # users of a file
 
 
 @torch.no_grad()

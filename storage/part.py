@@ -24,9 +24,8 @@ from readers.raw import (
     without_duplicates,
 )
 from schema import Column, Schema
+from storage.sequences import as_arrow
 from vocabulary import stored, table_of
-
-DAY = 86_400
 
 
 def clean(
@@ -119,14 +118,5 @@ def encoded(
         values = np.asarray(stored(entry, rows[name]))
         columns[f"interactions.{name}"] = lists(values)
     for name, values in table.data.items():
-        columns[f"users.{name}"] = _column(values[USER_ROWS:])
+        columns[f"users.{name}"] = as_arrow(values[USER_ROWS:])
     return pa.table(columns)
-
-
-def _column(values):
-    """An array of a table as an Arrow column; rows of several values as lists."""
-    if values.ndim == 1:
-        return pa.array(values)
-    size = values.shape[1]
-    flat = pa.array(values.reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, size)
