@@ -30,7 +30,7 @@ from settings import EvalSettings, Settings
 from support.arguments import ArgumentParser
 from support.errors import run_command
 from support.files import write_json
-from trainer import asked_for, train
+from trainer import asked_for, launch
 
 CLAIMED = {
     "S": (0.4102, 0.3531),
@@ -77,8 +77,8 @@ def main(argv: list[str]) -> None:
     if "--resume" in rest:
         preset = []
     # What stands later holds.
-    settings, resume = asked_for([*place, *preset, *rest], __doc__)
-    train(settings, resume)
+    settings, run, how = asked_for([*place, *preset, *rest], __doc__)
+    launch(settings, run, how)
     results = compare_candidates(settings)
     for candidates, result in results.items():
         print_ranking(

@@ -3,17 +3,32 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from presets import PRESETS, preset_settings
 from settings import FIELDS, SECTIONS, Settings, idle, model_only, unknown_name
-from support.arguments import ArgumentParser
-from support.errors import UserError
+from support.arguments import ArgumentParser, whole
+from support.errors import UserError, require
 from support.yaml_file import Lines, read_yaml, refuse_at
 
 AUTO = "auto"  # the preset that looks at the data
+RAY = (
+    "train in the workers of a Ray cluster: auto or host:port, or local for one of --workers "
+    "workers here"
+)
 Fit = Callable[[Settings], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a run is started: whether a stopped one goes on, and in which workers of which Ray
+    cluster (none: in this process)."""
+
+    resume: bool = False
+    ray: str | None = None
+    workers: int = 1
 
 
 def settings_parser(
@@ -50,8 +65,8 @@ def parse_command_line(
     description: str,
     preset: str = "default",
     fit: Fit | None = None,
-) -> tuple[Settings, bool]:
-    """(settings, resume) from flags: preset first, then --config FILE.yaml, then the flags
+) -> tuple[Settings, Launch]:
+    """(settings, how to start) from flags: preset first, then --config FILE.yaml, then the flags
     themselves.
 
     preset: the one to begin with if the flags name neither a preset nor a file. fit: gives the
@@ -63,16 +78,20 @@ def parse_command_line(
     add("--preset", help=", ".join((*PRESETS, *([AUTO] if fit else []))))
     add("--config", type=Path, metavar="FILE.yaml", help="settings by name")
     add("--resume", action="store_true", help="go on with the stopped run")
+    add("--ray", metavar="ADDRESS", help=RAY)
+    add("--workers", type=whole(1, 10_000), help="with --ray: how many")
     given = vars(
         parser.parse_args([_with_underscores(token) for token in argv])
     )
-    chosen, config, resume = (
-        given.pop(name) for name in ("preset", "config", "resume")
+    chosen, config, resume, ray, workers = (
+        given.pop(name)
+        for name in ("preset", "config", "resume", "ray", "workers")
     )
+    require(ray or not workers, "--workers are of a Ray cluster: give --ray")
     if resume and (set(given) - {"checkpoint_dir"} or chosen or config):
         raise UserError(
             "--resume goes on with the settings of the stopped run; give it no flag but "
-            "--checkpoint_dir"
+            "--checkpoint_dir, --ray and --workers"
         )
     flags = set(given)
     if config:
@@ -86,7 +105,7 @@ def parse_command_line(
         if needed:
             note = f"note: --{name} does nothing without {needed}"
             print(note, file=sys.stderr)
-    return settings, resume
+    return settings, Launch(resume, ray, workers or 1)
 
 
 def _fitted(fit, given):

@@ -13,6 +13,7 @@ so both share one learning rate. torch.optim.Muon computes `orthogonal` in bf16,
 times as long on a processor without bf16.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ STEP_LENGTH = 0.2
 # Of the quintic that draws singular values towards 1, and how often it is applied.
 QUINTIC = 3.4445, -4.7750, 2.0315
 ROUNDS = 5
+WARM_UP = 0.05  # share of all steps
 
 
 class MuonAdamW(torch.optim.AdamW):
@@ -108,3 +110,11 @@ def _block_matrices(model: nn.Module) -> set[int]:
             if isinstance(module, nn.Linear):
                 found.add(id(module.weight))
     return found
+
+
+def warm_up_and_decay(share: float, steps: int) -> float:
+    """Factor on the learning rate after this share of a run's steps: linear warm-up, then a cosine
+    to 0."""
+    if share < WARM_UP:  # never 0, or the first step would be lost
+        return max(share / WARM_UP, 1 / (1 + WARM_UP * steps))
+    return 0.5 * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP)))

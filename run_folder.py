@@ -47,10 +47,10 @@ def is_finished(run: Path) -> bool:
     return (run / BEST / RESULTS).exists()
 
 
-def can_resume(place: Path) -> bool:
-    """Whether a run was begun here and has not ended."""
+def stopped_run(place: Path) -> Path | None:
+    """The folder of the newest run if it has not ended."""
     run = newest_run(place)
-    return run is not None and not is_finished(run)
+    return None if run is None or is_finished(run) else run
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 --max_epochs 50`.
 
 Selection is on the validation items alone; the test items are read once, at the end. Several
-processes: `torchrun --nproc_per_node 2 trainer.py ...`. Ctrl-C saves; `--resume` continues. All
-flags: --help, or settings.py. Own data: `--dataset clicks.csv`, or a YAML file with a schema
+processes: `torchrun --nproc_per_node 2 trainer.py ...`, or workers of a Ray cluster, `--ray auto
+--workers 2`, which go on when one of them dies. Ctrl-C saves; `--resume` continues. All flags:
+--help, or settings.py. Own data: `--dataset clicks.csv`, or a YAML file with a schema
 (datasets/README.md).
 """
 
 import contextlib
+import functools
 import os
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from torch import nn
 
 from auto_preset import as_flags, fitted
-from command_line import Fit, parse_command_line
+from command_line import Fit, Launch, parse_command_line
 from dataset import Dataset
 from engine import RecommendationEngine
 from measuring import measure, report
@@ -41,11 +43,12 @@ SHOWN_USERS = 5  # for whom W&B shows recommendations, about
 
 
 def train(
-    settings: Settings, resume: bool = False, data: Dataset | None = None
+    settings: Settings, run: Path | None = None, data: Dataset | None = None
 ) -> dict[str, Any] | None:
     """Train, test, report; returns the results (None on processes other than the main one).
 
-    data: of these settings, if they have been read already.
+    run: the folder of a run to go on with, instead of a new one. data: of these settings, if they
+    have been read already.
 
     Leaves a folder of the run in `<checkpoint_dir>`: its `best` holds the model, results.json and
     a row of results per request (run_folder.py). Raises `Stopped` or `UserError`.
@@ -57,11 +60,11 @@ def train(
     torch.manual_seed(settings.train.seed)
     model = starting_model(data, settings)
     teachers = load_teachers(data, settings)
-    run = newest_run(place) if resume else None
     if main_process:
         run = run or new_run(place, settings)
         _announce(settings, data, model)
-    resume = run is not None and settled(run / LAST)
+    # May put files in their place, so one process decides for all.
+    resume = main_process and settled(run / LAST)
 
     def keep(model: nn.Module, record: dict[str, Any]) -> None:
         save_model(run / BEST, model, settings, data, record, run.name)
@@ -162,17 +165,37 @@ def _announce(settings, data, model):
 
 def asked_for(
     argv: list[str], description: str, fit: Fit | None = None
-) -> tuple[Settings, bool]:
-    """(settings, resume) of a command line; with --resume the settings are those of the stopped
-    run. fit: as in `parse_command_line`."""
-    settings, resume = parse_command_line(argv, description, fit=fit)
-    if not resume:
-        return settings, resume
+) -> tuple[Settings, Path | None, Launch]:
+    """(settings, run to go on with, how to start it) of a command line; with --resume the
+    settings are those of the stopped run. fit: as in `parse_command_line`."""
+    settings, how = parse_command_line(argv, description, fit=fit)
+    if not how.resume:
+        return settings, None, how
     place = Path(settings.train.checkpoint_dir)
     run = newest_run(place)
     require(run, f"--resume: {place} holds no stopped run to go on with")
     stored = stored_settings(run, read_json(run / RUN))
-    return stored.replace(checkpoint_dir=str(place)), resume
+    return stored.replace(checkpoint_dir=str(place)), run, how
+
+
+def launch(
+    settings: Settings,
+    run: Path | None,
+    how: Launch,
+    data: Dataset | None = None,
+) -> None:
+    """`train` here, or in the workers of a Ray cluster if `how` names one."""
+    if not how.ray:
+        train(settings, run, data)
+        return
+    from support.ray_workers import run_together
+
+    run = run or new_run(Path(settings.train.checkpoint_dir), settings)
+    # By its name, which `__main__` would not be.
+    from trainer import train as work
+
+    work = functools.partial(work, settings, run)
+    run_together(work, how.ray, how.workers, run)
 
 
 def main(argv: list[str]) -> None:
@@ -186,14 +209,14 @@ def main(argv: list[str]) -> None:
         # What training goes on from has its shape already.
         return values | starting_shape(settings)
 
-    settings, resume = asked_for(argv, __doc__, fit)
+    settings, run, how = asked_for(argv, __doc__, fit)
     if shown:
         used = settings.to_dict()
         used = {
             name: used[name] for name in values if used[name] == values[name]
         }
         print(f"preset auto: {shown}: {as_flags(used)}", flush=True)
-    train(settings, resume, data)
+    launch(settings, run, how, data)
 
 
 if __name__ == "__main__":

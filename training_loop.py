@@ -8,6 +8,7 @@ stopped run is a folder that `resume` reads.
 import contextlib
 import copy
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,9 +24,9 @@ from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from objectives import task_losses
-from optimizer import optimizer_for
-from settings import Settings, TrainSettings
-from support.devices import choose_device, uses_bf16
+from optimizer import optimizer_for, warm_up_and_decay
+from settings import Settings
+from support.devices import accelerator, choose_device, uses_bf16
 from support.errors import UserError
 from support.processes import stop_signals
 from support.tracking import Tracker
@@ -40,9 +41,9 @@ from training_state import (
 
 # what one forward and backward pass holds
 PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}
+SAVE_EVERY = 600  # seconds; what a killed run loses at most
 LOG_EVERY = 25  # steps; a look at the losses waits for the device
 LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
-WARM_UP = 0.05  # share of all steps
 # Requests at most, spread evenly; the test ranks all.
 VALIDATED = ("validation", 50_000)
 OnBest = Callable[[nn.Module, dict[str, Any]], None]
@@ -59,15 +60,16 @@ def fit(
     """Train a model. It ends with the weights that were best on validation, or with the last
     ones if the data has no validation part.
 
-    resume: continue from the state in `state_folder`. options: as in `Run`. Raises `Stopped` after
-    Ctrl-C or SIGTERM once the state is saved, `UserError` if the loss is not finite.
+    resume: continue from the state in `state_folder`; what one process says holds for all.
+    options: as in `Run`. Raises `Stopped` after Ctrl-C or SIGTERM once the state is saved,
+    `UserError` if the loss is not finite.
     """
     if model.transitions is not None:
         model.transitions.clear()  # of an earlier run
     data = data.replace(split=data.split.with_fewer(*VALIDATED))
     # One object holds the run, so that each of its phases can be tested alone.
     run = Run(model, data, settings, **options)
-    if resume:
+    if run.agreed(resume):
         run.progress = load_state(run, run.state_folder)
     with stop_signals() as stop, run.bar:
         while run.progress.epoch < run.epochs and not run.progress.finished:
@@ -90,9 +92,9 @@ class Run:
 
     If the split has validation targets, they select the weights and stop training early; else all
     epochs are trained. state_folder: where the state for `resume` is kept (written at each
-    evaluation and when the run is stopped). on_best(model, record): called on the main process
-    whenever the validation score improves. teachers: models of the same kind and catalogue whose
-    distributions the item heads follow.
+    evaluation, every ten minutes, and when the run is stopped). on_best(model, record): called on
+    the main process whenever the validation score improves. teachers: models of the same kind and
+    catalogue whose distributions the item heads follow.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class Run:
         self.validate = "validation" in data.split.requests
         self.state_folder = state_folder
         self.tracker, self.on_best = tracker or Tracker(None, {}), on_best
-        self.accelerator = _accelerator(self.train)
+        self.accelerator = accelerator(choose_device(self.train.device))
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
         self.device = self.accelerator.device
@@ -139,6 +141,7 @@ class Run:
             # Each process draws dropout masks and negatives of its own.
             torch.manual_seed(self.train.seed + 1_000_003 * self.rank)
         self.progress, self.best_weights = Progress(), {}
+        self.saved = time.monotonic()
         self.loss_sums: dict[str, Any] = defaultdict(float)
         self.loss_counts: dict[str, float] = defaultdict(float)
         self.quiet = quiet or not self.accelerator.is_main_process
@@ -187,7 +190,9 @@ class Run:
             if self.schedule_position() >= 1:
                 progress.finished = True
                 break
-            if self._agreed(stop()):  # all processes at the same step
+            if time.monotonic() - self.saved > SAVE_EVERY:
+                self.save()
+            if self.agreed(stop()):  # all processes at the same step
                 self.mean_losses()
                 self.save()
                 raise Stopped(self.state_folder)
@@ -223,8 +228,9 @@ class Run:
             self.wrapped.parameters(), LARGEST_GRADIENT
         )
         # Set at every step, as --max_minutes moves the schedule.
+        factor = warm_up_and_decay(self.schedule_position(), self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.train.learning_rate * self.schedule()
+            group["lr"] = self.train.learning_rate * factor
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -317,6 +323,7 @@ class Run:
 
     def save(self) -> None:
         """Write the state for `resume`; main process only."""
+        self.saved = time.monotonic()
         if self.state_folder is not None and self.accelerator.is_main_process:
             save_state(self, self.state_folder)
 
@@ -348,10 +355,10 @@ class Run:
         share = min(1.0, self.progress.step / self.steps)
         if self.train.max_minutes:
             minutes = self.progress.seconds / 60
-            share = self._agreed(max(share, minutes / self.train.max_minutes))
+            share = self.agreed(max(share, minutes / self.train.max_minutes))
         return min(share, 1.0)
 
-    def _agreed(self, value: float) -> float:
+    def agreed(self, value: float) -> float:
         """The largest value of all processes, so that they take the same number of steps."""
         if self.world == 1:
             return value
@@ -360,38 +367,25 @@ class Run:
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return float(shared)
 
-    def schedule(self) -> float:
-        """Factor on the learning rate: linear warm-up, then a cosine to 0."""
-        position = self.schedule_position()
-        if position < WARM_UP:  # never 0, or the first step would be lost
-            return max(position / WARM_UP, 1 / (1 + WARM_UP * self.steps))
-        return 0.5 * (
-            1 + math.cos(math.pi * (position - WARM_UP) / (1 - WARM_UP))
-        )
-
     def mean_losses(self, reset: bool = False) -> dict[str, float]:
         """Mean of each task's loss since the last evaluation. Raises `UserError` if not finite."""
         means = {
             task: float(total) / self.loss_counts[task]
             for task, total in self.loss_sums.items()
         }
-        for task, value in means.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"the {task} loss became {value} by step {self.progress.step}; lower "
-                    f"--learning_rate or give --precision fp32 (the best checkpoint so far "
-                    f"is kept)"
-                )
+        broken = [
+            f"the {task} loss became {value}"
+            for task, value in means.items()
+            if not math.isfinite(value)
+        ]
+        # Else the other processes would wait for the one that ends.
+        if self.agreed(bool(broken)):
+            broken = broken or ["a loss of another process is not finite"]
+            raise UserError(
+                f"{broken[0]} by step {self.progress.step}; lower --learning_rate or give "
+                f"--precision fp32 (the best checkpoint so far is kept)"
+            )
         if reset:  # the next means are of what follows
             self.loss_sums.clear()
             self.loss_counts.clear()
         return means
-
-
-def _accelerator(train: TrainSettings) -> Any:
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-
-    device = choose_device(train.device)
-    # A batch uses the heads of its pattern alone. cpu=True joins the ranks of torchrun.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused])

@@ -92,6 +92,7 @@ def save_state(run: Any, folder: Path) -> None:
     info = {
         "settings": run.settings.to_dict(),
         "threads": torch.get_num_threads(),
+        "processes": run.world,
         "split_hash": run.data.split_hash,
         "optimizer_parts": sorted(states),
         "progress": dataclasses.asdict(run.progress),
@@ -113,6 +114,11 @@ def load_state(run: Any, folder: Path) -> Progress:
         "optimizer_parts" in info,
         f"{folder} was written by an older version of this program; go on with that version, or "
         f"start again without --resume",
+    )
+    require(
+        info["processes"] == run.world,
+        f"{folder} was trained by {info['processes']} processes, here are {run.world}; start as "
+        f"many",
     )
     require(
         info["split_hash"] == run.data.split_hash,

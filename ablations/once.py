@@ -10,7 +10,7 @@ from torch import nn
 from ablations.study import code_version, data_hash, run_key
 from dataset import Dataset
 from model_io import load_model, save_model
-from run_folder import BEST, RESULTS, can_resume, read_results
+from run_folder import BEST, RESULTS, read_results, stopped_run
 from settings import Settings
 from starting import starting_model
 from support.checkpoint import settled
@@ -32,7 +32,7 @@ def run_once(settings: Settings, folder: Path) -> dict[str, Any]:
     with alone(folder / "lock"):
         if (folder / BEST / RESULTS).exists():
             return read_results(folder / BEST)
-        return train(settings, can_resume(folder))
+        return train(settings, stopped_run(folder))
 
 
 def trained(

@@ -1,5 +1,7 @@
 """The device, and whether it supports bf16 natively."""
 
+from typing import Any
+
 import torch
 
 from support.errors import UserError
@@ -24,3 +26,12 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # the public capability query lacks this bit
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def accelerator(device: torch.device) -> Any:
+    """The `Accelerator` of a training on this device, in one process or several."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    # A batch uses the heads of its pattern alone. cpu=True joins the ranks of torchrun.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused])

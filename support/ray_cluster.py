@@ -1,6 +1,7 @@
 """A Ray cluster to run tasks on."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -23,6 +24,7 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[ModuleType]:
             num_cpus=jobs if address == "local" else None,
             log_to_driver=False,
             include_dashboard=False,
+            logging_level=logging.ERROR,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(

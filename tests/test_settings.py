@@ -176,7 +176,7 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
     (tmp_path / "run.yaml").write_text(
         "hidden_size: 96\nuser_ids: false\nlearning_rate: 2e-4\n"
     )
-    settings, resume = parse_command_line(
+    settings, how = parse_command_line(
         [
             "--preset",
             "original",
@@ -187,7 +187,7 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
         ],
         "",
     )
-    assert not resume and settings.model.num_layers == 4
+    assert not how.resume and settings.model.num_layers == 4
     assert (
         settings.model.hidden_size,
         settings.model.user_ids,
@@ -198,7 +198,7 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
         3e-4,
     )
     assert parse_command_line([], "")[0] == preset_settings("default")
-    assert parse_command_line(["--resume"], "")[1]
+    assert parse_command_line(["--resume"], "")[1].resume
     # a script's own preset
     for flags in (
         [],

@@ -24,8 +24,9 @@ from data_processor import process
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from model_io import new_model
-from optimizer import MuonAdamW
+from optimizer import WARM_UP, MuonAdamW, warm_up_and_decay
 from settings import DataSettings, EvalSettings
+from support.checkpoint import read_checkpoint
 from support.errors import UserError
 from support.tracking import Tracker
 from tests.conftest import (
@@ -189,6 +190,32 @@ def test_a_stopped_run_resumes_exactly(
     )
 
 
+def test_a_killed_run_goes_on_from_the_state_of_a_moment_before(
+    data, tmp_path, monkeypatch
+):
+    """Not only from its last evaluation; with the same weights in the end."""
+    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=4)
+    whole, _ = trained(data, settings)
+    step = training_loop.Run.train_step
+
+    def killed(run, batch):
+        step(run, batch)
+        if run.progress.step == 5:
+            raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "SAVE_EVERY", 0)
+        patch.setattr(training_loop.Run, "train_step", killed)
+        with pytest.raises(SystemExit):
+            trained(data, settings, state_folder=tmp_path / "last")
+    _, info = read_checkpoint(tmp_path / "last")
+    assert info["progress"]["step"] == 5
+    resumed, _ = trained(
+        data, settings, state_folder=tmp_path / "last", resume=True
+    )
+    assert same_weights(whole, resumed)
+
+
 def test_ctrl_c_while_counts_are_weighed(data, tmp_path, monkeypatch):
     """It says how to go on, and going on gives what was not stopped."""
     with_counts = dataclasses.replace(DROPOUT_MODEL, transitions=True)
@@ -288,25 +315,16 @@ def test_max_minutes_ends_the_run_and_the_learning_rate(
     assert {"step", "tokens", "seconds", "epoch"} <= set(records[1])
 
 
-def test_schedule_warms_up_and_decays(data, tmp_path):
-    settings = tiny_settings(tmp_path, VARIANTS["enhanced"], max_epochs=50)
-    run = training_loop.Run(
-        new_model(data, settings.model), data, settings, quiet=True
-    )
-    total = 50 * run.steps_per_epoch
-    factors = []
-    for step in range(total + 1):
-        run.progress.step = step
-        factors.append(run.schedule())
-    peak = int(training_loop.WARM_UP * total)
-    assert (
-        factors[0] > 0
-        and factors[peak] == pytest.approx(1, abs=0.02)
-        and factors[-1] == pytest.approx(0, abs=1e-9)
-    )
-    assert factors[:peak] == sorted(factors[:peak]) and factors[
-        peak:
-    ] == sorted(factors[peak:], reverse=True)
+def test_schedule_warms_up_and_decays():
+    total = 1000
+    factors = [
+        warm_up_and_decay(step / total, total) for step in range(total + 1)
+    ]
+    peak = int(WARM_UP * total)
+    assert factors[0] > 0 and factors[peak] == 1
+    assert factors[-1] == pytest.approx(0, abs=1e-9)
+    assert factors[:peak] == sorted(factors[:peak])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
 
 
 @pytest.mark.slow

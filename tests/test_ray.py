@@ -1,0 +1,127 @@
+"""Training in the workers of a Ray cluster on this machine: the same as under torchrun, and it goes
+on when a worker is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from run_folder import newest_run, read_results
+from support.checkpoint import read_checkpoint
+from tests.conftest import ROOT
+from tests.test_scripts import SMALL
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("ray")
+
+WORKER = "RayTrainWorker"  # what Ray calls the process of a worker
+PATIENCE = 240  # seconds
+ALIKE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command(folder, files, *flags):
+    place = [
+        "--checkpoint_dir",
+        str(folder / "c"),
+        "--runs_dir",
+        f"{folder}/r",
+    ]
+    return ["trainer.py", *place, "--data_dir", str(files), *SMALL, *flags]
+
+
+def start(command, launcher=(sys.executable,)):
+    return subprocess.Popen(
+        [*launcher, *command],
+        cwd=ROOT,
+        env=ALIKE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end_of(process):
+    """(exit code, stdout, stderr)."""
+    out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out, err
+
+
+def weights_of(folder):
+    run = newest_run(folder / "c")
+    return read_checkpoint(run / "best")[0]
+
+
+def workers():
+    """Processes of workers that train."""
+    found = subprocess.run(
+        ["pgrep", "-f", WORKER], capture_output=True, text=True, check=False
+    )
+    return [int(number) for number in found.stdout.split()]
+
+
+def wait_for(condition, process):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, end_of(process)
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_two_workers_train_as_two_processes_of_torchrun(
+    ml_1m_folder, tmp_path
+):
+    torchrun = (sys.executable, "-m", "torch.distributed.run")
+    torchrun += ("--nproc_per_node", "2")
+    code, _, err = end_of(
+        start(command(tmp_path / "a", ml_1m_folder), torchrun)
+    )
+    assert code == 0, err
+    ray = ["--ray", "local", "--workers", "2"]
+    code, out, err = end_of(start(command(tmp_path / "b", ml_1m_folder, *ray)))
+    assert code == 0, err
+    assert out.count("epoch   3") == 1 and out.count("Best model") == 1
+    one, other = (weights_of(tmp_path / name) for name in "ab")
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_a_killed_worker_is_replaced_and_a_killed_program_resumed(
+    ml_1m_folder, tmp_path
+):
+    """kill -9 of each worker once, and of all: as many steps, and the quality of the run that was
+    left alone."""
+    ray = ["--ray", "local", "--workers", "2"]
+    long = ["--max_epochs", "60", "--eval_every", "5", "--patience", "99"]
+    whole = start(command(tmp_path / "a", ml_1m_folder, *long, *ray))
+    assert end_of(whole)[0] == 0
+    wanted = read_results(newest_run(tmp_path / "a/c") / "best")
+    process = start(command(tmp_path / "b", ml_1m_folder, *long, *ray))
+
+    def reached(epoch):
+        run = newest_run(tmp_path / "b/c")
+        log = run and run / "log.txt"
+        return log and log.exists() and f"epoch {epoch:3}" in log.read_text()
+
+    for place, epoch in enumerate((5, 20)):
+        wait_for(lambda epoch=epoch: reached(epoch), process)
+        os.kill(sorted(workers())[place], signal.SIGKILL)
+    wait_for(lambda: reached(40), process)
+    process.kill()
+    end_of(process)
+    resume = ["--resume", "--checkpoint_dir", str(tmp_path / "b/c")]
+    code, _, err = end_of(start(["trainer.py", *resume, *ray]))
+    assert code == 0, err
+    found = read_results(newest_run(tmp_path / "b/c") / "best")
+    assert found["steps"] == wanted["steps"]
+    before, after = (results["best"]["NDCG@10"] for results in (wanted, found))
+    assert abs(before - after) < 0.1
+
+
+def test_an_error_of_the_user_ends_all_workers_in_one_line(tmp_path):
+    ray = ["--ray", "local", "--workers", "2"]
+    nothing = tmp_path / "nothing"
+    code, _, err = end_of(start(command(tmp_path, nothing, *ray)))
+    assert code == 2
+    assert "Traceback" not in err and str(nothing) in err
