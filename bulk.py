@@ -5,8 +5,10 @@ does not grow with the number of users, and what was stopped goes on with the sa
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from support.tables import write_frame
 
 PART = 100_000  # users
 ABOUT = "lists.json"  # what the files of a folder were made with
+Spread = Callable[[Callable[[int], None], Sequence[int]], Iterator[None]]
 
 
 @dataclass(frozen=True)
@@ -66,35 +69,88 @@ def write_all(
     engine: RecommendationEngine,
     folder: Path,
     user_ids: Sequence[Id] | None = None,
+    spread: Spread | None = None,
+    users_of_a_file: int = PART,
     **options: Any,
 ) -> Iterator[tuple[int, int]]:
     """Write the lists of these users, or of all, to a folder, in files that `recommend_all` could
-    have made. Yields (users whose lists are written, all users) after each file.
+    have made. Yields (files that are there, all files), at first and after each file.
 
-    Files that are there already stay. Raises `UserError` if they are of other lists.
+    Files that are there already stay. spread: calls a function with each number elsewhere, in any
+    order (support/ray_workers.py). Raises `UserError` if the files are of other lists.
     """
     lists = Lists(**options)
-    requests = requests_of(engine, user_ids, lists)
-    about = {
-        "weights": weights_digest(engine.model_path / WEIGHTS),
-        "data": engine.data.split_hash,
-        "users": len(requests),
-        "users_of_a_file": PART,
-        **dataclasses.asdict(lists),
-    }
-    if (folder / ABOUT).exists():
-        require(
-            read_json(folder / ABOUT) == about,
-            f"{folder} holds other lists; remove it, or give another folder",
+    place = engine.settings.data.data_dir
+    parts = Parts(
+        engine.model_path, place, folder, user_ids, lists, users_of_a_file
+    )
+    # Without the engine, which each worker opens for itself.
+    work = dataclasses.replace(parts).write
+    parts.engine = engine
+    parts.begin()
+    missing = [n for n in range(parts.number) if not parts.path(n).exists()]
+    done = parts.number - len(missing)
+    yield done, parts.number
+    for _ in spread(work, missing) if spread else map(parts.write, missing):
+        done += 1
+        yield done, parts.number
+
+
+@dataclass
+class Parts:
+    """The files of a folder of lists, any of which a process can write alone."""
+
+    model_path: Path
+    data_dir: str | None
+    folder: Path
+    user_ids: Sequence[Id] | None
+    lists: Lists
+    users_of_a_file: int
+
+    @cached_property
+    def engine(self) -> RecommendationEngine:
+        """The model, opened once in a process."""
+        return RecommendationEngine(self.model_path, self.data_dir)
+
+    @cached_property
+    def requests(self) -> Requests:
+        """Those of all files."""
+        return requests_of(self.engine, self.user_ids, self.lists)
+
+    @property
+    def number(self) -> int:
+        """How many files there are."""
+        return math.ceil(len(self.requests) / self.users_of_a_file)
+
+    def path(self, number: int) -> Path:
+        """A file."""
+        return self.folder / f"part-{number:05}.parquet"
+
+    def begin(self) -> None:
+        """Say in the folder of what the lists are. Raises `UserError` if it holds others."""
+        about = {
+            "weights": weights_digest(self.engine.model_path / WEIGHTS),
+            "data": self.engine.data.split_hash,
+            "users": len(self.requests),
+            "users_of_a_file": self.users_of_a_file,
+            **dataclasses.asdict(self.lists),
+        }
+        if (self.folder / ABOUT).exists():
+            require(
+                read_json(self.folder / ABOUT) == about,
+                f"{self.folder} holds other lists; remove it, or give another folder",
+            )
+        else:
+            write_json(self.folder / ABOUT, about)
+
+    def write(self, number: int) -> None:
+        """Write a file."""
+        start = number * self.users_of_a_file
+        requests = self.requests.part(
+            slice(start, start + self.users_of_a_file)
         )
-    else:
-        write_json(folder / ABOUT, about)
-    for number, start in enumerate(range(0, len(requests), PART)):
-        path = folder / f"part-{number:05}.parquet"
-        chosen = np.arange(start, min(start + PART, len(requests)))
-        if not path.exists():
-            write_frame(path, _table(engine, requests.part(chosen), lists))
-        yield int(chosen[-1]) + 1, len(requests)
+        frame = _table(self.engine, requests, self.lists)
+        write_frame(self.path(number), frame)
 
 
 def _table(engine, requests, lists):

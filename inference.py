@@ -6,6 +6,7 @@ COLUMN=VALUE`. `--history ""` is a user without a history. All users at once: `-
 --history_until test --output recs.parquet`. Ids are those of the data set.
 """
 
+import functools
 import json
 import os
 import sys
@@ -25,7 +26,7 @@ from support.tables import write_frame
 from vectors import write_vectors
 
 ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "json")
-MANY_USERS = ("output", "vectors", "history_until", "precision")
+MANY_USERS = ("output", "vectors", "history_until", "precision", "ray")
 FILTERS = {"auto": None, "yes": True, "no": False}
 SHOWN = 5  # contributions of the history in JSON without --explain
 
@@ -71,6 +72,11 @@ FLAGS: dict[str, dict[str, Any]] = {
     "output": {
         "help": "with --users: FILE.parquet or FILE.csv to write, FOLDER/ for a file of every "
         "100,000 users, or - for CSV on the terminal"
+    },
+    "ray": {
+        "metavar": "ADDRESS",
+        "help": "with --output FOLDER/: spread the files over a Ray cluster: auto or host:port, "
+        "or local",
     },
     "vectors": {
         "metavar": "FOLDER",
@@ -127,6 +133,10 @@ def _vectors(engine, flags):
         print("the counts of transitions are not in the vectors")
 
 
+def _is_folder(output):
+    return bool(output) and output.endswith(("/", os.sep))
+
+
 def _many(engine, flags):
     if flags.vectors:
         _vectors(engine, flags)
@@ -141,11 +151,8 @@ def _many(engine, flags):
         "rank_by": flags.rank_by,
         "diversity": flags.diversity,
     }
-    if flags.output.endswith(("/", os.sep)):
-        for done, asked in write_all(
-            engine, Path(flags.output), users, **options
-        ):
-            print(f"{done:,} of {asked:,} users: {flags.output}", flush=True)
+    if _is_folder(flags.output):
+        _folder(engine, flags, users, options)
         return
     table = recommend_all(engine, users, **options)
     asked = len(set(users)) if users else engine.data.num_users
@@ -162,6 +169,18 @@ def _many(engine, flags):
         f"{flags.history_until}, split {engine.info['split_hash']}){note}",
         file=sys.stderr if flags.output in STREAMS else sys.stdout,
     )
+
+
+def _folder(engine, flags, users, options):
+    spread = None
+    if flags.ray:
+        from support.ray_workers import spread_over
+
+        spread = functools.partial(spread_over, address=flags.ray)
+    for done, every in write_all(
+        engine, Path(flags.output), users, spread, **options
+    ):
+        print(f"{done} of {every} files: {flags.output}", flush=True)
 
 
 def _one(engine, flags):
@@ -228,6 +247,10 @@ def main(argv: list[str]) -> None:
     require(
         flags.output or flags.vectors or not flags.users,
         "--users needs --output, e.g. --output recs.parquet, or --vectors FOLDER",
+    )
+    require(
+        not flags.ray or _is_folder(flags.output),
+        "--ray needs --output FOLDER/, a folder that all machines see",
     )
     engine = RecommendationEngine(flags.model_path, flags.data_dir)
     (_many if flags.users else _one)(engine, flags)

@@ -1,17 +1,21 @@
-"""Work of several processes at once, on a Ray cluster, that outlives its workers.
+"""Work in the processes of a Ray cluster that goes on when some of them die.
 
-Ray Train starts the workers, connects them (torch.distributed), and starts all of them again when
-one dies. What they do must go on from what it left on disk.
+`run_together`: Ray Train starts the workers, connects them (torch.distributed), and starts all of
+them again when one dies. What they do must go on from what it left on disk.
+`spread_over`: a pool of actors of Ray Data takes one number after the other. What a dead one had
+begun is begun again by another.
 """
 
 import contextlib
+import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from support.errors import UserError
+from support.errors import UserError, require
 from support.ray_cluster import cluster
 
 LOG, REFUSED = "log.txt", "error.txt"
@@ -108,3 +112,52 @@ def _shown(path: Path) -> Iterator[None]:
             done.set()
             thread.join()
             sys.stdout.write(file.read())
+
+
+def spread_over(
+    work: Callable[[int], object], numbers: Sequence[int], address: str
+) -> Iterator[None]:
+    """Call `work` with each number, in any order; yields after each. address: as in `cluster`.
+
+    Each actor has its own copy of `work`, which may keep what is slow to open. Raises `UserError`
+    if it does.
+    """
+    if not numbers:
+        return
+    with cluster(address) as ray:
+        from ray.data import ActorPoolStrategy, DataContext
+
+        DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        most = max(1, min(len(numbers), int(ray.cluster_resources()["CPU"])))
+        done = ray.data.from_items(
+            [{"number": number} for number in numbers],
+            override_num_blocks=len(numbers),
+        ).map_batches(
+            _Actor,
+            fn_constructor_args=(work, os.getcwd()),
+            batch_size=1,
+            compute=ActorPoolStrategy(min_size=1, max_size=most),
+        )
+        for row in done.iter_rows():
+            require(not row["refused"], row["refused"])
+            yield
+
+
+class _Actor:
+    """In a worker."""
+
+    def __init__(self, work: Callable[[int], object], place: str) -> None:
+        os.chdir(place)
+        self.work = work
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Work on a batch of numbers; returns the errors of the user, or ''."""
+        refused = []
+        for number in batch["number"]:
+            try:
+                self.work(int(number))
+                refused.append("")
+            except UserError as error:
+                refused.append(str(error))
+        return {"refused": refused}

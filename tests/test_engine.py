@@ -10,7 +10,6 @@ import pytest
 import torch
 from usearch.index import Index
 
-import bulk
 from bulk import recommend_all, write_all
 from dataset import Table
 from engine import Query, RecommendationEngine
@@ -63,14 +62,12 @@ def test_some_users_get_what_each_gets_alone(engine):
         )
 
 
-def test_lists_in_a_folder_are_those_of_one_table(
-    engine, tmp_path, monkeypatch
-):
+def test_lists_in_a_folder_are_those_of_one_table(engine, tmp_path):
     """In files of some users each; what is there already is not made again."""
-    monkeypatch.setattr(bulk, "PART", 17)
     folder, options = tmp_path / "lists", {"k": 3, "precision": "fp32"}
-    steps = list(write_all(engine, folder, **options))
-    assert steps == [(17, 60), (34, 60), (51, 60), (60, 60)]
+    parts = {"users_of_a_file": 17, **options}
+    steps = list(write_all(engine, folder, **parts))
+    assert steps == [(done, 4) for done in range(5)]
     files = sorted(folder.glob("*.parquet"))
     assert len(files) == 4
     whole = recommend_all(engine, **options)
@@ -80,7 +77,7 @@ def test_lists_in_a_folder_are_those_of_one_table(
     np.testing.assert_allclose(found["score"], whole["score"], atol=1e-4)
     files[2].unlink()
     before = [path.stat().st_mtime_ns for path in (files[0], files[3])]
-    assert list(write_all(engine, folder, **options)) == steps
+    assert list(write_all(engine, folder, **parts)) == [(3, 4), (4, 4)]
     assert pd.read_parquet(files[2])[keys].equals(
         whole.iloc[34 * 3 : 51 * 3][keys].reset_index(drop=True)
     )

@@ -254,7 +254,7 @@ def test_requirements_are_pinned_and_explained():
     ):
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             if line and not line.startswith(("#", "-r")):
-                assert re.match(r"[A-Za-z0-9.-]+==[\d.]+(\s|$)", line), line
+                assert re.match(r"[A-Za-z0-9.,\[\]-]+==[\d.]+(\s|$)", line), line
                 assert name != "requirements.txt" or "#" in line, line
 
 

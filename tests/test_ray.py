@@ -1,16 +1,22 @@
 """Training in the workers of a Ray cluster on this machine: the same as under torchrun, and it goes
 on when a worker is killed."""
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 
+from bulk import recommend_all, write_all
+from engine import RecommendationEngine
 from run_folder import newest_run, read_results
 from support.checkpoint import read_checkpoint
+from support.errors import UserError
+from support.ray_workers import spread_over
 from tests.conftest import ROOT
 from tests.test_scripts import SMALL
 
@@ -125,3 +131,37 @@ def test_an_error_of_the_user_ends_all_workers_in_one_line(tmp_path):
     code, _, err = end_of(start(command(tmp_path, nothing, *ray)))
     assert code == 2
     assert "Traceback" not in err and str(nothing) in err
+
+
+def dies_once(folder, number):
+    """Work whose process is killed when it takes a number for the first time."""
+    begun = folder / f"begun-{number}"
+    if not begun.exists():
+        begun.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / f"done-{number}").touch()
+
+
+def refuses(number):
+    raise UserError(f"{number} is refused")
+
+
+def test_what_a_killed_actor_had_begun_is_done_by_another(tmp_path):
+    work = functools.partial(dies_once, tmp_path)
+    assert len(list(spread_over(work, range(4), "local"))) == 4
+    assert len(list(tmp_path.glob("done-*"))) == 4
+    with pytest.raises(UserError, match="3 is refused"):
+        list(spread_over(refuses, [3], "local"))
+
+
+def test_lists_of_a_cluster_are_those_of_one_process(service_files, tmp_path):
+    data, folder = str(service_files / "data"), tmp_path / "lists"
+    engine = RecommendationEngine(service_files / "main/best", data_dir=data)
+    spread = functools.partial(spread_over, address="local")
+    steps = write_all(engine, folder, spread=spread, users_of_a_file=17)
+    assert list(steps) == [(done, 4) for done in range(5)]
+    files = sorted(folder.glob("*.parquet"))
+    found = pd.concat(map(pd.read_parquet, files), ignore_index=True)
+    whole = recommend_all(engine)
+    keys = ["user_id", "item_id", "rank"]
+    pd.testing.assert_frame_equal(found[keys], whole[keys])
