@@ -30,7 +30,8 @@ class Batch:
     the bidirectional one it predicts the item that MASK replaced at i. PAD in `targets`: nothing
     is predicted there. `request_times` is the time of the request for which a position predicts;
     only a model with query_time 'known' may read it. `views`: two other forms of each history, for
-    contrastive learning, or none.
+    contrastive learning, or none. With a `sample` (sampling.py), rows of items and of targets are
+    places among the rows of the sample.
     """
 
     pattern: Pattern
@@ -46,6 +47,7 @@ class Batch:
     users: Tensor  # (B,) rows of users, 0 = unknown
     user_columns: Columns  # (B, ...) each
     views: "tuple[Batch, ...]" = ()
+    sample: "Sample | None" = None
 
     def each(
         self,
@@ -133,6 +135,14 @@ class Batch:
         targets = torch.cat([self.items[:, :1], self.targets], dim=1)
         return self.replace(targets=targets, target_columns=columns)
 
+    def chosen(self, values: Tensor) -> Tensor:
+        """Values of all rows of items, or those of the sample's rows."""
+        return values if self.sample is None else values[self.sample.rows]
+
+    def rows_of(self, items: Tensor) -> Tensor:
+        """Rows of items in the catalogue, of items or targets of this batch."""
+        return items if self.sample is None else self.sample.rows[items]
+
     @property
     def num_targets(self) -> int:
         """Positions at which something is predicted."""
@@ -142,6 +152,15 @@ class Batch:
     def tokens(self) -> int:
         """Real positions."""
         return int(self.lengths.sum())
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The part of the catalogue that a pass of sampled softmax reads."""
+
+    rows: Tensor  # (U,) rows of items, ascending, PAD and MASK first
+    negatives: Tensor  # (K,) places among the rows
+    log_expected: Tensor  # (K,) logarithm of how often each is drawn on average
 
 
 ROWS = ("lengths", "whole", "users", "user_columns")

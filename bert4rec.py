@@ -132,17 +132,19 @@ class BERT4Rec(nn.Module):
     def forward(self, batch: Batch) -> Outputs:
         """What the head predicts at the masked positions."""
         masked = batch.predicted()  # (N,)
-        states = self.encode(batch).flatten(0, 1)[masked]  # (N, D)
+        table = self.items.weight
+        if batch.sample is not None:
+            table = self.items(batch.sample.rows)
+        states = self.encode(batch, table).flatten(0, 1)[masked]  # (N, D)
         targets = batch.targets.flatten()[masked]
-        bias = candidate_bias(self.item_bias)
-        prediction = ItemPrediction(
-            self.head(states), self.items.weight, bias, targets
+        bias = candidate_bias(batch.chosen(self.item_bias))
+        return Outputs(
+            ItemPrediction(self.head(states), table, bias, targets)
         )
-        return Outputs(prediction)
 
-    def encode(self, batch: Batch) -> Tensor:
+    def encode(self, batch: Batch, table: Tensor) -> Tensor:
         """(B, L, D) states."""
-        return self.encoder(*self.embed(batch, self.items.weight))
+        return self.encoder(*self.embed(batch, table))
 
     def embed(self, batch: Batch, table: Tensor) -> tuple[Tensor, Attend]:
         """(B, L, D) input of the blocks, and the attention mask."""

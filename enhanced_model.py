@@ -188,7 +188,9 @@ class EnhancedBERT4Rec(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """Predictions of the heads of the batch's pattern at the positions that have a target."""
-        table = self.item_table()  # (R, D), once for input and output
+        # (R, D), or of a sample (U, D), once for input and output
+        rows = batch.sample and batch.sample.rows
+        table = self.item_table(rows=rows)
         history, from_start = batch, self.from_start(batch)
         # (B, L, D), with a start (B, 1 + L, D)
         states = self.encode(batch, table, from_start)
@@ -200,9 +202,11 @@ class EnhancedBERT4Rec(nn.Module):
         if batch.pattern == "bidirectional":
             if self.training and not self.mask_trained:
                 self.mask_trained.fill_(True)
-            states, bias = self.masked_head(states), candidate_bias(self.masked_bias)
+            states = self.masked_head(states)
+            bias = candidate_bias(batch.chosen(self.masked_bias))
             return Outputs(ItemPrediction(states, table, bias, targets))
-        bias, first_item = candidate_bias(self.next_bias), None  # (R,)
+        bias = candidate_bias(batch.chosen(self.next_bias))  # (R,)
+        first_item = None
         if from_start:
             # Starts have a call of their own, in which two more columns hold their biases.
             oldest = predicted % batch.targets.shape[1] == 0
@@ -210,7 +214,8 @@ class EnhancedBERT4Rec(nn.Module):
             kind = F.one_hot((~history.whole).long(), 2)  # (B, 2)
             first_item = ItemPrediction(
                 torch.cat([states[oldest], kind.to(states.dtype)], dim=1),
-                torch.cat([table, self.start_bias], dim=1),  # (R, D + 2)
+                # (R, D + 2)
+                torch.cat([table, batch.chosen(self.start_bias)], dim=1),
                 bias,
                 targets[oldest],
             )
@@ -293,17 +298,22 @@ class EnhancedBERT4Rec(nn.Module):
 
     # Parts
 
-    def item_table(self, without: Set[str] = NOTHING) -> Tensor:
+    def item_table(
+        self, without: Set[str] = NOTHING, rows: Tensor | None = None
+    ) -> Tensor:
         """(R, D) representation of PAD, MASK (the average item unless the cloze task trained it)
-        and every item; without some families of features."""
-        parts = [] if self.item_ids is None else [self.item_ids.weight]
-        parts += self.item_columns(without)
+        and every item; without some families of features. rows: the part (U, D) of a sample."""
+        items = slice(None) if rows is None else rows[ITEM_ROWS:] - ITEM_ROWS
+        parts = []
+        if self.item_ids is not None:
+            whole = rows is None
+            parts = [self.item_ids.weight if whole else self.item_ids(items)]
+        parts += self.item_columns(without, items)
         if self.graph is not None and "graph" not in without:
-            parts.append(self.graph())
+            parts.append(self.graph()[items])
         # Explanations may leave all of an item's families out.
-        nothing = self.special.new_zeros(
-            len(self.catalogue.items.ids), self.special.shape[1]
-        )
+        number = len(self.catalogue.items.ids) if rows is None else len(items)
+        nothing = self.special.new_zeros(number, self.special.shape[1])
         items = sum(parts[1:], start=parts[0]) if parts else nothing  # (V, D)
         mask = items.mean(0)  # (D,)
         cloze = self.masked_head is not None

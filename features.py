@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset import NO_TIME, Table
@@ -29,6 +28,7 @@ from text_vectors import SIZE, text_vectors
 CENTRES = 16  # bumps of a number
 # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
 BUCKET, GAP_BUCKETS = 0.301, 72
+EVERY = slice(None)
 DAYS = np.arange("1970-01-01", "2300-01-01", dtype="datetime64[D]")
 DAY_OF_YEAR = torch.from_numpy(
     (DAYS - DAYS.astype("datetime64[Y]")).astype(int)
@@ -65,8 +65,8 @@ class CategoryEncoder(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """(...,) codes to (..., D)."""
-        # Looked up with F.embedding: gradients are added in a fixed order.
-        return F.embedding(codes, self.table.weight)
+        # Unlike by an index, gradients are added in a fixed order.
+        return self.table(codes)
 
 
 class TagsEncoder(CategoryEncoder):
@@ -76,7 +76,7 @@ class TagsEncoder(CategoryEncoder):
         """(n, M) codes, padded with 0, or their `tag_shares`, to (n, D)."""
         if tags.is_floating_point():
             return tags @ self.table.weight
-        vectors = F.embedding(tags, self.table.weight)  # (n, M, D)
+        vectors = self.table(tags)  # (n, M, D)
         return (vectors * _tag_weights(tags)[..., None]).sum(1)
 
 
@@ -165,9 +165,10 @@ class TextEncoder(nn.Module):
         )
         self.project = nn.Linear(SIZE, width)
 
-    def forward(self, _rows: Tensor) -> Tensor:
-        """All (V, D)."""
-        return self.project(self.vectors.to(self.project.weight.dtype))
+    def forward(self, items: Tensor | slice) -> Tensor:
+        """(n, D) of some items."""
+        vectors = self.vectors[items]
+        return self.project(vectors.to(self.project.weight.dtype))
 
 
 KINDS = {
@@ -247,13 +248,23 @@ class ItemColumns(Columns):
                 vectors = torch.from_numpy(text_vectors(texts, encoder.kind))
                 encoder.vectors[rows] = vectors.to(encoder.vectors.dtype)
 
-    def forward(self, without: Set[str] = frozenset()) -> list[Tensor]:
-        """(V, D) of each column but those of the families left out, as in 'items.colour'."""
-        return [
-            encoder(getattr(self, f"values_{name}", None))
-            for name, encoder in self.encoders.items()
-            if f"items.{name}" not in without
-        ]
+    def forward(
+        self,
+        without: Set[str] = frozenset(),
+        items: Tensor | slice = EVERY,
+    ) -> list[Tensor]:
+        """(V, D) of each column but those of the families left out, as in 'items.colour'. items:
+        the places of some, instead of all."""
+        found = []
+        for name, encoder in self.encoders.items():
+            if f"items.{name}" in without:
+                continue
+            if isinstance(encoder, TextEncoder):
+                found.append(encoder(items))
+            else:
+                values = getattr(self, f"values_{name}")
+                found.append(encoder(values[items]))
+        return found
 
 
 class TimeEncoder(nn.Module):

@@ -83,7 +83,7 @@ class PreferenceHeads(ByColumn):
         """Logits and true shares, (N, F) each, at the predicted positions (N,)."""
         found = {}
         for name, head in self.items():
-            shares = self.later_shares(name, batch.targets)
+            shares = self.later_shares(name, batch.rows_of(batch.targets))
             wanted = shares.flatten(0, 1)[predicted]  # (N, F)
             if bool(wanted.any()):
                 found[name] = head(states), wanted

@@ -185,13 +185,15 @@ def sampled_softmax_loss(
     bias: Tensor,
     targets: Tensor,
     negatives: Tensor,
+    log_expected: Tensor,
 ) -> Tensor:
-    """Softmax cross-entropy of each target against K rows that all positions share; targets that
-    are PAD do not count.
+    """Softmax cross-entropy of each target against K rows that all positions share, drawn with
+    repetition; targets that are PAD do not count.
 
-    negatives (K,) rows, drawn uniformly with repetition: as each row is as likely, no correction
-    of the logits is needed (Bengio & Senecal, 2008; Yi et al., RecSys 2019, section 3). A
-    negative that is the target does not count.
+    log_expected (K,): logarithm of how often each negative is drawn on average. It is subtracted
+    from its logit, so that the negatives' sum of exponentials is on average that of all rows but
+    the target (Bengio & Senecal, 2008, eq. 8). The target is there in any case, so its logit
+    stays (Khrylchenko et al., RecSys 2025). A negative that is the target does not count.
     """
     counted = targets != PAD
     # Looked up as embeddings: the gradient of plain indexing adds rows in no fixed order.
@@ -203,6 +205,7 @@ def sampled_softmax_loss(
     vectors = F.embedding(negatives, table)  # (K, D)
     sampled = (states @ vectors.T).float()
     sampled = sampled + F.embedding(negatives, column)[:, 0]  # (N, K)
+    sampled = sampled - log_expected
     sampled = sampled.masked_fill(target[:, None] == negatives, -torch.inf)
     logits = torch.cat([positive[:, None], sampled], dim=1)  # (N, 1 + K)
     each = logits.logsumexp(1) - positive

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from batches import Batch
-from dataset import ITEM_ROWS, PAD
+from dataset import PAD
 from losses import (
     contrastive_loss,
     distillation_loss,
@@ -16,7 +16,6 @@ from losses import (
     value_loss,
 )
 from outputs import ItemPrediction, Outputs
-from settings import TrainSettings
 
 # of the item losses that follows teachers; the rest follows the interactions
 TEACHER_SHARE = 0.5
@@ -26,14 +25,13 @@ TASKS = {"causal": "next_item", "bidirectional": "masked_item"}
 def task_losses(
     outputs: Outputs,
     batch: Batch,
-    train: TrainSettings,
     teachers: Sequence[nn.Module] = (),
 ) -> dict[str, Tensor]:
     """Mean loss of each task that the outputs hold.
 
     teachers: frozen models of the same kind whose distributions the item heads follow.
     """
-    loss = item_loss(outputs.item, train)
+    loss = item_loss(outputs.item, batch)
     if teachers:
         with torch.no_grad():
             theirs = [teacher(batch).item for teacher in teachers]
@@ -43,7 +41,7 @@ def task_losses(
         # Mean over all positions; starts are few, and teachers say nothing of them.
         first = len(outputs.first_item.targets)
         share = first / ((outputs.item.targets != PAD).sum() + first)
-        loss = torch.lerp(loss, item_loss(outputs.first_item, train), share)
+        loss = torch.lerp(loss, item_loss(outputs.first_item, batch), share)
     losses = {TASKS[batch.pattern]: loss}
     for task, loss_of, columns in (
         ("value", value_loss, outputs.values),
@@ -57,12 +55,11 @@ def task_losses(
     return losses
 
 
-def item_loss(prediction: ItemPrediction, train: TrainSettings) -> Tensor:
-    """The loss that the settings name; negatives come from torch's global random stream."""
-    if train.loss != "sampled_softmax":
+def item_loss(prediction: ItemPrediction, batch: Batch) -> Tensor:
+    """Softmax over the whole catalogue or, if the batch has a sample, over that."""
+    sample = batch.sample
+    if sample is None:
         return linear_cross_entropy(*prediction)
-    count, device = (train.negatives,), prediction.table.device
-    negatives = torch.randint(
-        ITEM_ROWS, len(prediction.table), count, device=device
+    return sampled_softmax_loss(
+        *prediction, sample.negatives, sample.log_expected
     )
-    return sampled_softmax_loss(*prediction, negatives)

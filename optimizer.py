@@ -31,19 +31,51 @@ WARM_UP = 0.05  # share of all steps
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """AdamW whose groups with `muon` true are updated by Muon."""
+    """AdamW whose groups with `muon` true are updated by Muon.
+
+    Of a table with a sparse gradient only the rows that have one change, each as if its steps were
+    all that there were.
+    """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """One step of all parameters that have a gradient. closure: accelerate gives one, None."""
         for group in self.param_groups:
-            if not group["muon"]:
-                continue
             for matrix in group["params"]:
-                if matrix.grad is not None:
+                if matrix.grad is None:
+                    continue
+                if group["muon"]:
                     self._step_matrix(matrix, group)
-                    matrix.grad = None  # AdamW passes over it
+                elif matrix.grad.is_sparse:
+                    self._step_rows(matrix, group)
+                else:
+                    continue
+                matrix.grad = None  # AdamW passes over it
         super().step()
+
+    def _step_rows(self, table: Tensor, group: dict[str, Any]) -> None:
+        gradient = table.grad.coalesce()
+        rows, gradient = gradient.indices()[0], gradient.values()
+        state = self.state[table]
+        if not state:
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(table)
+            state["steps"] = table.new_zeros(len(table), 1)
+            state["step"] = torch.zeros(())  # AdamW asks for one when it loads
+        steps = state["steps"][rows] + 1  # (n, 1)
+        moments = []
+        for name, value, beta in (
+            ("exp_avg", gradient, group["betas"][0]),
+            ("exp_avg_sq", gradient.square(), group["betas"][1]),
+        ):
+            moment = state[name][rows].lerp(value, 1 - beta)
+            state[name][rows] = moment
+            moments.append(moment / (1 - beta**steps))
+        state["steps"][rows] = steps
+        mean, square = moments
+        step = group["lr"] * mean / (square.sqrt() + group["eps"])
+        kept = 1 - group["lr"] * group["weight_decay"]
+        table[rows] = table[rows] * kept - step
 
     def _step_matrix(self, matrix: Tensor, group: dict[str, Any]) -> None:
         gradient = matrix.grad
@@ -110,6 +142,22 @@ def _block_matrices(model: nn.Module) -> set[int]:
             if isinstance(module, nn.Linear):
                 found.add(id(module.weight))
     return found
+
+
+def clip_gradient(model: nn.Module, largest: float) -> None:
+    """Scale the gradient to this norm if its norm is larger."""
+    gradients = []
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            gradients.append(parameter.grad.values())
+        else:
+            gradients.append(parameter.grad)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, factor)
 
 
 def warm_up_and_decay(share: float, steps: int) -> float:

@@ -251,13 +251,13 @@ class TrainSettings:
     late_start_share: Share = option(0.0, "enhanced")
     """Share of training sequences that lose their beginning and the user's id. The remaining length
     is log-uniform."""
-    loss: Literal["softmax", "sampled_softmax"] = "softmax"
-    """Loss of the item heads: cross-entropy over the whole catalogue or, for very large ones, over
-    samples."""
+    loss: Literal["auto", "softmax", "sampled_softmax"] = "auto"
+    """Loss of the item heads: cross-entropy over the whole catalogue, or over samples; auto =
+    samples if there are more than 100,000 items."""
     negatives: Annotated[Count, Le(1_000_000)] = option(
-        512, needs="loss=sampled_softmax"
+        2048, needs="loss=sampled_softmax"
     )
-    """Number of negatives in a pass, shared by all its positions (--loss sampled_softmax)."""
+    """Number of negatives of sampled softmax in a pass, shared by all its positions."""
     start_from: str = ""
     """Checkpoint folder of a model of the same kind to continue from; new items and users are
     added."""
@@ -373,7 +373,7 @@ def idle(name: str, settings: Settings) -> str | None:
     given = settings.to_dict()
     if model_only(other) not in (None, given["model"]):
         return None
-    if given[other] == value if value else given[other]:
+    if given[other] in (value, "auto") if value else given[other]:
         return None
     return f"--{other} {value}".strip()
 

@@ -24,7 +24,8 @@ from dataset import Dataset
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from objectives import task_losses
-from optimizer import optimizer_for, warm_up_and_decay
+from optimizer import clip_gradient, optimizer_for, warm_up_and_decay
+from sampling import Sampler, samples, update_by_rows
 from settings import Settings
 from support.devices import accelerator, choose_device, uses_bf16
 from support.errors import UserError
@@ -129,6 +130,10 @@ class Run:
         self.steps_per_epoch, self.steps = self._count_steps()
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
         self.teachers = [one.to(self.device).eval() for one in teachers]
+        self.sampler, rows = None, len(data.catalogue.items)
+        if samples(self.train.loss, rows):
+            self.sampler = Sampler(data, self.train.negatives)
+        update_by_rows(model, self.train.loss, rows)
         optimizer = optimizer_for(
             model,
             self.train.learning_rate,
@@ -224,9 +229,7 @@ class Run:
                     part, self.model.num_targets(part) / targets
                 )
         # Of the whole step's gradient, as one pass would have it.
-        self.accelerator.clip_grad_norm_(
-            self.wrapped.parameters(), LARGEST_GRADIENT
-        )
+        clip_gradient(self.model, LARGEST_GRADIENT)
         # Set at every step, as --max_minutes moves the schedule.
         factor = warm_up_and_decay(self.schedule_position(), self.steps)
         for group in self.optimizer.param_groups:
@@ -237,12 +240,14 @@ class Run:
     def add_gradients(self, part: Batch, share: float) -> None:
         """Forward and backward of a part that holds this share of a batch's targets."""
         part = part.to(self.device)
+        if self.sampler is not None:
+            part = self.sampler(part)
         # The weights stay in fp32; autocast casts what the products read.
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.bf16
         ):
             outputs = self.wrapped(part)
-            losses = task_losses(outputs, part, self.train, self.teachers)
+            losses = task_losses(outputs, part, self.teachers)
         # The mean over the batch is the sum of the parts' means by their shares.
         for task, loss in losses.items():
             self.loss_sums[task] += share * loss.detach()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import losses
+from dataset import ITEM_ROWS
 from losses import (
     distillation_loss,
     linear_cross_entropy,
@@ -18,6 +19,7 @@ from losses import (
     value_loss,
 )
 from outputs import ItemPrediction
+from sampling import Sampler
 from settings import ModelSettings
 from transformer import (
     Attend,
@@ -155,7 +157,7 @@ def sampled_inputs(rows=30, count=17):
 def test_sampling_every_item_once_is_the_full_softmax():
     states, table, bias, targets = sampled_inputs()
     loss = sampled_softmax_loss(
-        states, table, bias, targets, torch.arange(2, 30)
+        states, table, bias, targets, torch.arange(2, 30), torch.zeros(28)
     )
     assert float(loss) == pytest.approx(
         float(
@@ -168,19 +170,46 @@ def test_sampling_every_item_once_is_the_full_softmax():
 def test_the_sampled_loss_equals_its_formula_position_by_position():
     states, table, bias, targets = sampled_inputs()
     negatives = torch.tensor([5, 9, 9, 20, 11, 28])
+    log_expected = torch.tensor([0.3, -2.0, -2.0, 0.1, -1.5, 0.0])
+    correction = dict(
+        zip(negatives.tolist(), log_expected.tolist(), strict=True)
+    )
     softmax = []
     for state, target in zip(states, targets.tolist(), strict=True):
         if target == 0:
             continue
         others = [row for row in negatives.tolist() if row != target]
-        logits = torch.stack(
-            [state @ table[row] + bias[row] for row in [target, *others]]
-        )
+        logits = [state @ table[row] + bias[row] for row in [target, *others]]
+        for place, row in enumerate(others, start=1):
+            logits[place] = logits[place] - correction[row]
+        logits = torch.stack(logits)
         softmax.append(-logits.log_softmax(0)[0])
-    loss = sampled_softmax_loss(states, table, bias, targets, negatives)
+    loss = sampled_softmax_loss(
+        states, table, bias, targets, negatives, log_expected
+    )
     assert float(loss) == pytest.approx(
         float(torch.stack(softmax).mean()), rel=1e-5
     )
+
+
+def test_the_loss_of_many_samples_is_that_of_the_full_softmax(data):
+    """Whatever items are drawn more often; without the correction it is not."""
+    torch.manual_seed(0)
+    rows = len(data.catalogue.items)
+    states, table, bias, targets = sampled_inputs(rows)
+    wanted = F.cross_entropy(states @ table.T + bias, targets, ignore_index=0)
+    negatives, expected = Sampler(data, 200_000).draw()
+    shares = torch.bincount(negatives, minlength=rows) / 200_000
+    counts = torch.from_numpy(data.item_counts()[ITEM_ROWS:])
+    often = 0.5 / len(counts) + 0.5 * counts / counts.sum()
+    torch.testing.assert_close(
+        shares[ITEM_ROWS:], often.float(), atol=0.003, rtol=0
+    )
+    inputs = states, table, bias, targets, negatives
+    loss = sampled_softmax_loss(*inputs, expected)
+    assert float(loss) == pytest.approx(float(wanted), rel=0.01)
+    wrong = sampled_softmax_loss(*inputs, expected.mean().expand(200_000))
+    assert abs(float(wrong - wanted)) > 0.02
 
 
 @pytest.mark.parametrize("pattern", ["bidirectional", "causal"])

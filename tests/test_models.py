@@ -19,7 +19,8 @@ from evaluation.protocols import request_batches
 from growth import for_catalogue
 from losses import value_loss
 from model_io import load_model, new_model, save_model
-from objectives import task_losses
+from objectives import TASKS, task_losses
+from sampling import Sampler
 from settings import DataSettings, ModelSettings, Settings, TrainSettings
 from tests.conftest import (
     TINY_MODEL,
@@ -53,16 +54,16 @@ def both_batches(data, model, settings):
     ]
 
 
-def losses_of(model, batch, train=TRAIN):
-    return task_losses(model(batch), batch, train)
+def losses_of(model, batch):
+    return task_losses(model(batch), batch)
 
 
 def outputs(model, batch):
     """(B, L, ...) what every head says at every position, side by side."""
-    if model.settings.model == "vanilla":
-        return model.head(model.encode(batch)) @ model.items.weight.T
     table = model.item_table()
     states = model.encode(batch, table)
+    if model.settings.model == "vanilla":
+        return model.head(states) @ table.T
     found = []
     if model.next_bias is not None:
         found.append(states @ table.T + model.next_bias)
@@ -103,8 +104,7 @@ def test_the_newest_state_alone_is_the_newest_of_all_states(case):
     model = fresh_model(data, variant)
     for batch in both_batches(data, model, variant):
         table = model.item_table()
-        arguments = (batch,) if variant.model == "vanilla" else (batch, table)
-        whole = model.encode(*arguments)[
+        whole = model.encode(batch, table)[
             torch.arange(len(batch.lengths)), batch.lengths - 1
         ]
         x, attend = model.embed(batch, table)
@@ -355,6 +355,42 @@ def test_bf16_training_step_is_close_to_fp32(case):
             )
 
 
+def test_a_sample_of_the_catalogue_says_what_the_whole_says(case):
+    """Of the items that a sampled batch reads: the same states, logits and other losses."""
+    data, variant = case
+    model = fresh_model(data, variant)
+    if getattr(model, "masked_head", None) is not None:
+        # Else MASK is the average item, of whatever items there are.
+        model.mask_trained.fill_(True)
+    sampler = Sampler(data, 5)
+    for batch in both_batches(data, model, variant):
+        sampled = sampler(batch)
+        rows = sampled.sample.rows
+        assert (rows[:2].tolist(), rows.tolist()) == (
+            [PAD, MASK],
+            sorted(set(rows.tolist())),
+        )
+        assert (sampled.rows_of(sampled.items) == batch.items).all()
+        assert (sampled.rows_of(sampled.targets) == batch.targets).all()
+        whole, part = model(batch), model(sampled)
+        for one, other in (
+            (whole.item, part.item),
+            (whole.first_item, part.first_item),
+        ):
+            if one is None:
+                continue
+            assert (sampled.rows_of(other.targets) == one.targets).all()
+            torch.testing.assert_close(
+                other.logits(slice(None)), one.logits(slice(None))[:, rows]
+            )
+        item = TASKS[batch.pattern]
+        before, after = losses_of(model, batch), losses_of(model, sampled)
+        assert before.keys() == after.keys()
+        for task in before.keys() - {item, "contrastive"}:
+            torch.testing.assert_close(before[task], after[task])
+        assert not torch.equal(before[item], after[item])
+
+
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
 def test_no_gradient_is_gathered_in_an_order_of_its_own(case, loss):
     """The gradient of indexing adds rows that stand twice in whatever order the threads come;
@@ -362,7 +398,9 @@ def test_no_gradient_is_gathered_in_an_order_of_its_own(case, loss):
     data, variant = case
     model = fresh_model(data, variant).train()
     for batch in both_batches(data, model, variant):
-        found = losses_of(model, batch, dataclasses.replace(TRAIN, loss=loss))
+        if loss == "sampled_softmax":
+            batch = Sampler(data, 5)(batch)
+        found = losses_of(model, batch)
         nodes, met = [value.grad_fn for value in found.values()], set()
         while nodes:
             node = nodes.pop()

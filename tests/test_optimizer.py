@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from model_io import new_model
-from optimizer import MuonAdamW, optimizer_for, orthogonal
+from optimizer import MuonAdamW, clip_gradient, optimizer_for, orthogonal
 from tests.conftest import VARIANTS
 
 
@@ -89,3 +90,60 @@ def test_matrices_of_blocks_go_to_muon_and_biases_do_not_decay(data):
     assert "user_context.ask.query.weight" in turned
     assert "item_ids.weight" in decayed
     assert {"position", "next_bias", "encoder.final_norm.weight"} <= spared
+
+
+def table_steps(sparse, reads, optimizer_of):
+    """A table of 9 vectors after steps that read some of them."""
+    torch.manual_seed(3)
+    table = nn.Embedding(9, 4, sparse=sparse)
+    start = table.weight.detach().clone()
+    optimizer = optimizer_of(table.weight)
+    for rows in reads:
+        optimizer.zero_grad()
+        (table(torch.tensor(rows)) - 1).square().sum().backward()
+        optimizer.step()
+    return table.weight.detach(), start
+
+
+def ours(weight):
+    group = {"params": [weight], "muon": False}
+    return MuonAdamW([group], lr=0.1, weight_decay=0.5)
+
+
+def test_rows_are_stepped_as_adamw_steps_a_table_of_them():
+    def theirs(weight):
+        return torch.optim.AdamW([weight], lr=0.1, weight_decay=0.5)
+
+    every = [list(range(9))] * 6
+    found, _ = table_steps(True, every, ours)
+    wanted, _ = table_steps(False, every, theirs)
+    torch.testing.assert_close(found, wanted)
+    # A row that is read in some of the steps is as one of a table that is read in those alone.
+    some = [[0, 2], [2, 2, 5], [0], [5, 2]]
+    found, start = table_steps(True, some, ours)
+    for row in (0, 5):
+        alone, _ = table_steps(False, [list(range(9))] * 2, theirs)
+        torch.testing.assert_close(found[row], alone[row])
+    untouched = [1, 3, 4, 6, 7, 8]
+    assert torch.equal(found[untouched], start[untouched])
+
+
+def test_a_gradient_with_sparse_parts_is_clipped_as_a_dense_one():
+    found = []
+    for sparse in (True, False):
+        torch.manual_seed(4)
+        model = nn.Sequential(
+            nn.Embedding(9, 4, sparse=sparse), nn.Linear(4, 4)
+        )
+        for _ in range(2):
+            model(torch.tensor([2, 2, 7])).square().sum().backward()
+        if not sparse:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        else:
+            clip_gradient(model, 0.1)
+        found.append([one.grad.to_dense() for one in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    before = [one.clone() for one in found[1]]
+    clip_gradient(model, 5.0)
+    assert all(map(torch.equal, before, found[1]))

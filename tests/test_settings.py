@@ -217,16 +217,17 @@ def test_a_flag_that_does_nothing_is_said_to(tmp_path, capsys):
     assert said("--masking", "late", "--masked_item_weight", "0") == [
         "note: --masking does nothing without --masked_item_weight"
     ]
-    assert said("--negatives", "9") == [
+    assert said("--negatives", "9", "--loss", "softmax") == [
         "note: --negatives does nothing without --loss sampled_softmax"
     ]
     assert said("--split_seed=1") == [
         "note: --split_seed does nothing without --protocol multi5"
     ]
     assert not said("--negatives", "9", "--loss", "sampled_softmax")
+    assert not said("--negatives", "9")  # if there are many items
     assert not said("--model", "vanilla", "--masking", "late")
     # a file may list what happens to be off
-    (tmp_path / "all.yaml").write_text("negatives: 9\n")
+    (tmp_path / "all.yaml").write_text("negatives: 9\nloss: softmax\n")
     assert not said("--config", str(tmp_path / "all.yaml"))
     for name, entry in FIELDS.items():  # what an option needs is an option
         needs = (entry.metadata.get("needs") or name).partition("=")[0]

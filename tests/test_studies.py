@@ -101,7 +101,7 @@ def test_a_study_is_read(study_file):
         ),
         (
             "{positions: sinusoidal}",
-            "{negatives: 3}",
+            "{negatives: 3, loss: softmax}",
             11,
             "negatives: does nothing without --loss",
         ),

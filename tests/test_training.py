@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import objectives
+import sampling
 import training_batches
 import training_loop
 from ablations.audit import swapped
@@ -25,6 +26,7 @@ from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from model_io import new_model
 from optimizer import WARM_UP, MuonAdamW, warm_up_and_decay
+from run_folder import read_results
 from settings import DataSettings, EvalSettings
 from support.checkpoint import read_checkpoint
 from support.errors import UserError
@@ -190,6 +192,44 @@ def test_a_stopped_run_resumes_exactly(
     )
 
 
+@pytest.mark.parametrize("kind", ["enhanced", "vanilla"])
+def test_a_step_of_a_large_catalogue_changes_what_it_reads_alone(
+    data, tmp_path, kind, monkeypatch
+):
+    """Sampled softmax by itself, tables updated by rows, and a stopped run that resumes exactly."""
+    monkeypatch.setattr(sampling, "FULL", 20)
+    settings = tiny_settings(tmp_path, VARIANTS[kind], max_steps=6)
+    settings = settings.replace(negatives=2, weight_decay=0.5, batch_size=1)
+    table = "item_ids.weight" if kind == "enhanced" else "items.weight"
+    torch.manual_seed(settings.train.seed)
+    model = new_model(data, settings.model)
+    run = training_loop.Run(model, data, settings, quiet=True)
+    before = model.state_dict()[table].clone()
+    batch = next(run.batches.epoch(0))
+    run.train_step(batch)
+    changed = (model.state_dict()[table] != before).any(1)
+    few = batch.items.unique().numel() + batch.targets.unique().numel() + 2
+    assert 2 < changed.sum() <= few < len(before)
+    stopped = settings.replace(max_steps=60)
+    whole, _ = trained(data, stopped)
+    step = training_loop.Run.train_step
+
+    def killed(run, batch):
+        step(run, batch)
+        if run.progress.step == 30:
+            raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "SAVE_EVERY", 0)
+        patch.setattr(training_loop.Run, "train_step", killed)
+        with pytest.raises(SystemExit):
+            trained(data, stopped, state_folder=tmp_path / "last")
+    resumed, _ = trained(
+        data, stopped, state_folder=tmp_path / "last", resume=True
+    )
+    assert same_weights(whole, resumed)
+
+
 def test_a_killed_run_goes_on_from_the_state_of_a_moment_before(
     data, tmp_path, monkeypatch
 ):
@@ -351,6 +391,24 @@ def test_trainer_under_torchrun(tmp_path):
     assert (tmp_path / "c" / "best" / "results.json").exists() and len(
         list((tmp_path / "runs").iterdir())
     ) == 1
+
+
+@pytest.mark.slow
+def test_tables_updated_by_rows_in_two_processes(tmp_path):
+    script = tmp_path / "large.py"
+    script.write_text(
+        "import sys, sampling, trainer\n"
+        "sampling.FULL = 20\n"
+        "trainer.main(sys.argv[1:])\n"
+    )
+    flags = ["--dataset", "synthetic", "--negatives", "9"]
+    flags += ["--hidden_size", "16", "--seq_length", "20", "--max_epochs", "8"]
+    flags += ["--learning_rate", "0.01", "--seed", "1"]
+    flags += ["--runs_dir", tmp_path / "runs", "--checkpoint_dir", tmp_path]
+    run_two(script, *flags)
+    results = read_results(tmp_path / "best")
+    found = results["ranking"]["enhanced"]["NDCG@10"]["mean"]
+    assert found > 1.2 * results["ranking"]["popularity"]["NDCG@10"]["mean"]
 
 
 def run_two(*arguments):

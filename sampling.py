@@ -1,0 +1,85 @@
+"""Negatives of sampled softmax, and the part of the catalogue that a pass reads.
+
+A pass needs the items of its histories, their targets and its negatives: some thousand rows,
+however large the catalogue is. Half of the negatives are drawn uniformly, half as often as items
+occur in training:
+
+    q(v) = 1 / 2V + n_v / 2N      V items, n_v of N interactions are of item v
+
+A negative that is drawn K q(v) times on average stands for 1 / (K q(v)) of its like, so the loss
+follows that of the full softmax (losses.sampled_softmax_loss).
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from batches import Batch, Sample
+from dataset import ITEM_ROWS, MASK, PAD, Dataset
+
+# Items up to which --loss auto is the full softmax.
+FULL = 100_000
+
+
+def samples(loss: str, rows: int) -> bool:
+    """Whether --loss means sampled softmax for a table of so many rows."""
+    if loss == "auto":
+        return rows - ITEM_ROWS > FULL
+    return loss == "sampled_softmax"
+
+
+def update_by_rows(model: nn.Module, loss: str, rows: int) -> None:
+    """Let tables of more than FULL vectors have sparse gradients, so that a step takes time by the
+    rows that it reads. Not if a full softmax reads all `rows` of such a table of items."""
+    if rows - ITEM_ROWS > FULL and not samples(loss, rows):
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.sparse = module.num_embeddings > FULL
+
+
+class Sampler:
+    """Draws from torch's global random stream, so that a resumed run draws the same."""
+
+    def __init__(self, data: Dataset, negatives: int) -> None:
+        counts = data.item_counts()[ITEM_ROWS:].astype(float)
+        share = 0.5 / len(counts) + 0.5 * counts / max(1, counts.sum())
+        self.bounds = torch.from_numpy(np.cumsum(share))
+        self.logarithms = torch.from_numpy(np.log(share)).float()
+        self.negatives = negatives
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """(K,) rows of items, and the logarithms of how often each is drawn on average."""
+        point = torch.rand(self.negatives, dtype=torch.float64)
+        found = torch.searchsorted(self.bounds, point * self.bounds[-1])
+        found = found.clamp(max=len(self.bounds) - 1)
+        expected = math.log(self.negatives) + self.logarithms[found]
+        return found + ITEM_ROWS, expected
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with a sample."""
+        negatives, expected = self.draw()
+        device = batch.items.device
+        every = (batch, *batch.views)
+        read = [one.items.flatten() for one in every]
+        read += [one.targets.flatten() for one in every]
+        first = torch.tensor([PAD, MASK], device=device)
+        negatives = negatives.to(device)
+        rows, place = torch.cat([first, negatives, *read]).unique(
+            return_inverse=True
+        )
+        sizes = [len(first), len(negatives), *map(len, read)]
+        _, negatives, *places = place.split(sizes)
+        sample = Sample(rows, negatives, expected.to(device))
+        half = len(every)
+        found = [
+            one.replace(
+                items=places[number].view_as(one.items),
+                targets=places[number + half].view_as(one.targets),
+                sample=sample,
+            )
+            for number, one in enumerate(every)
+        ]
+        return found[0].replace(views=tuple(found[1:]))
