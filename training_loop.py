@@ -173,7 +173,8 @@ class Run:
 
     def train_epoch(self, stop: Callable[[], bool]) -> None:
         """One pass over the batches, from the current step. Raises `Stopped`."""
-        progress, count_time = self.progress, self.progress.stopwatch()
+        progress = self.progress
+        count_time = progress.stopwatch(training=True)
         self.wrapped.train()
         # A pure function of epoch and step: a resumed run takes the rest of the very batches.
         batches = self.batches.epoch(progress.epoch, progress.step_in_epoch)
@@ -278,6 +279,7 @@ class Run:
             "step": progress.step,
             "tokens": progress.tokens * self.world,
             "seconds": round(progress.seconds, 2),
+            "step_seconds": round(progress.step_seconds, 2),
             **metrics,
         }
         # Kept in memory too: the best weights are what training ends with.

@@ -40,6 +40,7 @@ class Progress:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    step_seconds: float = 0.0  # of the training steps alone
     # of all cores together, whatever else the machine does
     processor_seconds: float = 0.0
     evaluations_without_gain: int = 0
@@ -63,13 +64,17 @@ class Progress:
             f"validation: HR@10 {record['HR@10']:.4f} NDCG@10 {record['NDCG@10']:.4f}{mark}"
         )
 
-    def stopwatch(self) -> Callable[[], None]:
-        """A function that adds the time since now, whenever it is called."""
+    def stopwatch(self, training: bool = False) -> Callable[[], None]:
+        """A function that adds the time since now, whenever it is called. training: it is that of
+        training steps."""
         wall = self.seconds - time.perf_counter()
+        steps = self.step_seconds - time.perf_counter()
         processor = self.processor_seconds - time.process_time()
 
         def count() -> None:
             self.seconds = wall + time.perf_counter()
+            if training:
+                self.step_seconds = steps + time.perf_counter()
             self.processor_seconds = processor + time.process_time()
 
         return count

@@ -40,7 +40,7 @@ ORDER = [
     {"outputs"},
     {"transformer", "losses"},
     {"batches"},
-    {"views"},
+    {"views", "sampling"},
     {"training_batches"},
     {"features", "graph", "text_vectors", "scorer", "transitions"},
     {"heads"},
