@@ -203,12 +203,10 @@ def sampled_softmax_loss(
     product = (states.float() * vectors.float()).sum(1)
     positive = product + F.embedding(target, column)[:, 0]  # (N,)
     vectors = F.embedding(negatives, table)  # (K, D)
-    sampled = (states @ vectors.T).float()
-    sampled = sampled + F.embedding(negatives, column)[:, 0]  # (N, K)
-    sampled = sampled - log_expected
-    sampled = sampled.masked_fill(target[:, None] == negatives, -torch.inf)
-    logits = torch.cat([positive[:, None], sampled], dim=1)  # (N, 1 + K)
-    each = logits.logsumexp(1) - positive
+    offset = F.embedding(negatives, column)[:, 0] - log_expected  # (K,)
+    sampled = (states @ vectors.T).float() + offset  # (N, K)
+    sampled = sampled.masked_fill(target[:, None] == negatives, LOWEST)
+    each = torch.logaddexp(positive, sampled.logsumexp(1)) - positive
     total = each.where(counted, 0.0).sum()
     return total / counted.sum()
 

@@ -24,6 +24,7 @@ from support.errors import UserError
 MULTI_TARGETS = 5
 # Share of the interactions (global_time) or of the users (multi5) that tests; as much validates.
 HELD_OUT = 0.15
+MEASURED = 50_000  # requests that validate a training, or test it, at most
 MOST_TARGETS = 10  # of a user in each period (global_time)
 # a user's interactions
 FEWEST = {"leave_one_out": 3, "global_time": 1, "multi5": MULTI_TARGETS + 1}
@@ -32,11 +33,14 @@ FEWEST = {"leave_one_out": 3, "global_time": 1, "multi5": MULTI_TARGETS + 1}
 @dataclass(frozen=True)
 class Requests:
     """Requests for the `count` interactions after `ends[q]` of user `users[q]`.
+
+    every: how many there were before `spread` took some; 0 if these are all.
     """
 
     users: np.ndarray  # (Q,) rows of users
     ends: np.ndarray  # (Q,) positions in the flat arrays
     count: int = 1
+    every: int = 0
 
     def __len__(self) -> int:
         """Q."""
@@ -53,8 +57,11 @@ class Requests:
 
     def spread(self, most: int) -> "Requests":
         """At most so many of the requests, spread evenly."""
-        step = max(1, math.ceil(len(self) / most))
-        return self.part(np.arange(len(self))[::step])
+        if len(self) <= most:
+            return self
+        step = math.ceil(len(self) / most)
+        part = self.part(np.arange(len(self))[::step])
+        return dataclasses.replace(part, every=len(self))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from measuring import measure, report
 from model_io import save_model, stored_settings
 from run_folder import BEST, LAST, RUN, new_run, newest_run, publish
 from settings import Settings
+from splits import MEASURED
 from starting import (
     load_teachers,
     pinned,
@@ -37,7 +38,7 @@ from support.checkpoint import read_json, settled
 from support.errors import require, run_command
 from support.processes import leave_process_group, only_one
 from support.tracking import Tracker, git_commit, run_path
-from training_loop import VALIDATED, fit
+from training_loop import fit
 
 SHOWN_USERS = 5  # for whom W&B shows recommendations, about
 
@@ -146,7 +147,7 @@ def _measure(tracker, model, data, settings, progress, run):
 
 def _announce(settings, data, model):
     asked = data.split.requests.get("validation", ())
-    most = min(len(asked), VALIDATED[1])
+    most = min(len(asked), MEASURED)
     count = sum(parameter.numel() for parameter in model.parameters())
     note = f" ({data.note})" if data.note else ""
     print(

@@ -27,6 +27,7 @@ from objectives import task_losses
 from optimizer import clip_gradient, optimizer_for, warm_up_and_decay
 from sampling import Sampler, samples, update_by_rows
 from settings import Settings
+from splits import MEASURED
 from support.devices import accelerator, choose_device, uses_bf16
 from support.errors import UserError
 from support.processes import stop_signals
@@ -45,8 +46,6 @@ PART_POSITIONS = {"cpu": 8192, "cuda": 1 << 18}
 SAVE_EVERY = 600  # seconds; what a killed run loses at most
 LOG_EVERY = 25  # steps; a look at the losses waits for the device
 LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
-# Requests at most, spread evenly; the test ranks all.
-VALIDATED = ("validation", 50_000)
 OnBest = Callable[[nn.Module, dict[str, Any]], None]
 
 
@@ -67,7 +66,7 @@ def fit(
     """
     if model.transitions is not None:
         model.transitions.clear()  # of an earlier run
-    data = data.replace(split=data.split.with_fewer(*VALIDATED))
+    data = data.replace(split=data.split.with_fewer("validation", MEASURED))
     # One object holds the run, so that each of its phases can be tested alone.
     run = Run(model, data, settings, **options)
     if run.agreed(resume):

@@ -86,6 +86,8 @@ def protocol_line(
         asked = f"{len(requests):,} requests by {users:,} users"
     elif users == data.num_users:
         asked = f"all {users:,} users"
+    if requests.every:
+        asked = f"{len(requests):,} of {requests.every:,} requests, spread evenly"
     seen = f"{schema.nouns} of the whole history left out"
     if not filters_seen(settings, data):
         seen = f"{schema.nouns} of the history kept in the ranking"

@@ -11,9 +11,11 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+import measuring
 import objectives
 import sampling
 import training_batches
@@ -24,7 +26,8 @@ from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
 from data_processor import process
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
-from model_io import new_model
+from measuring import measure
+from model_io import new_model, save_model
 from optimizer import WARM_UP, MuonAdamW, warm_up_and_decay
 from run_folder import read_results
 from settings import DataSettings, EvalSettings
@@ -646,9 +649,21 @@ def test_max_steps_ends_the_run_mid_epoch_and_the_learning_rate(
     )
 
 
+def test_of_many_requests_some_test(data, tmp_path, monkeypatch):
+    """Spread evenly; the tables say so."""
+    monkeypatch.setattr(measuring, "MEASURED", 7)
+    settings = tiny_settings(tmp_path, VARIANTS["enhanced"])
+    model, progress = trained(data, settings.replace(max_epochs=1))
+    save_model(tmp_path / "best", model, settings, data, progress.best, "run")
+    results = measure(model, data, settings, progress, tmp_path / "best")
+    assert "test of leave-one-out" in results["protocol"]
+    assert "7 of 60 requests, spread evenly" in results["protocol"]
+    assert len(pd.read_parquet(tmp_path / "best/test_users.parquet")) == 7
+
+
 def test_of_many_requests_some_validate(data, tmp_path, monkeypatch):
     """Spread evenly; those of the test stay as they are."""
-    monkeypatch.setattr(training_loop, "VALIDATED", ("validation", 7))
+    monkeypatch.setattr(training_loop, "MEASURED", 7)
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"])
     settings = settings.replace(max_epochs=1)
     model, progress = trained(data, settings)
