@@ -40,6 +40,7 @@ from support.tracking import git_commit
 from training_state import SELECTION_METRIC, Progress
 
 RECENT = 30  # days
+CHOSEN_BY = 10_000  # requests by which a setting of PCTM is chosen, at most
 HIT_MAX = "hit max ratio"
 MASKED = "by the mask appended"
 
@@ -112,6 +113,7 @@ def pctm_setting(data: Dataset, settings: Settings) -> dict[str, Any]:
     """The published setting of PCTM that is better on validation, the first without validation."""
     if "validation" not in data.split.requests:
         return PUBLISHED[0]
+    data = data.replace(split=data.split.with_fewer("validation", CHOSEN_BY))
     users = data.split.requests["validation"].users
     length = settings.model.seq_length
 

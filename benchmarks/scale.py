@@ -26,7 +26,8 @@ from support.tables import print_table
 
 STEPS = 300
 EVERY = 0.2  # seconds between two looks at the memory
-MODEL = "--preset quick --no_user_ids --no_transitions --precision fp32 --max_minutes 0"
+MODEL = "--preset quick --no_user_ids --no_transitions --precision fp32 --max_minutes 0 "
+MODEL += "--loss sampled_softmax"
 LISTED = "--users all --k 10 --precision fp32"
 
 

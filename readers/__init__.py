@@ -44,6 +44,11 @@ def located(
     for name, files in MOVIELENS.items():
         if path.is_dir() and all((path / file).exists() for file in files):
             path, data_dir = shipped[name], str(path)
+    if "://" in dataset:
+        raise UserError(
+            f"--dataset {dataset}: other file systems are read by data_processor.py --build DIR "
+            f"alone; then give --dataset DIR"
+        )
     if not glob.glob(str(path)) and not path.exists():
         raise UserError(
             f"--dataset {dataset}: no such file or folder ({path.absolute()}), and none "

@@ -3,6 +3,7 @@
     python data_processor.py --dataset EVENTS --build DIR     writes
     python trainer.py --dataset DIR                           reads
 
+remote.py      copies files from other file systems, such as s3
 source.py      which files hold the events, and how
 stage.py       the events in parts by user, as they stand in the files (DuckDB)
 part.py        what is done with one part; knows nothing of the others

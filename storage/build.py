@@ -9,6 +9,7 @@ the number of rows, and a build that was stopped goes on where it was:
     sequences    one user a row, with the vocabulary of all parts
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -32,6 +33,7 @@ from settings import DataSettings
 from splits import HELD_OUT
 from storage import MANIFEST
 from storage import part as one
+from storage.remote import Remote, is_remote
 from storage.rows import InMemory, Streamed
 from storage.sequences import (
     FORMAT,
@@ -80,15 +82,23 @@ def build(
     work = folder / "work"
     work.mkdir(exist_ok=True)
     with only_one(work / "lock", f"another process builds {folder}"):
-        connection = connect(memory, work / "duckdb")
-        source = source_of(settings, connection)
-        connection.close()
-        key = _key(settings, source, rows_of_part)
+        remote = source = None
+        if is_remote(settings.dataset):
+            remote = Remote.of(settings.dataset)
+            facts = remote.files
+        else:
+            source = _source(settings, memory, work)
+            facts = source and source.facts()
+        key = _key(settings, facts, rows_of_part)
         if (folder / MANIFEST).exists():
             manifest = read_manifest(folder)
             _require_same(manifest["key"], key, folder)
         else:
             _resume(work, key, folder)
+            if remote is not None:
+                copy = remote.copied(work / "files", spread)
+                settings = dataclasses.replace(settings, dataset=copy)
+                source = _source(settings, memory, work)
             rows = _rows(settings, source, work, rows_of_part, memory, spread)
             manifest = Build(rows, settings, folder, work).run(key, spread)
     shutil.rmtree(work)
@@ -98,18 +108,22 @@ def build(
     return manifest
 
 
-def _key(settings, source, rows_of_part):
-    """What a build depends on: files, their size and time, settings."""
+def _source(settings, memory, work):
+    connection = connect(memory, work / "duckdb")
+    try:
+        return source_of(settings, connection)
+    finally:
+        connection.close()
+
+
+def _key(settings, facts, rows_of_part):
+    """What a build depends on: files with size and time, settings."""
     content = {
         "settings": {name: getattr(settings, name) for name in KEPT},
         "dataset": [settings.dataset, settings.data_dir, settings.columns],
         "rows_of_part": rows_of_part,
+        "files": facts,
     }
-    if source is not None:
-        facts = [(path, path.stat()) for path in source.paths]
-        content["files"] = [
-            [str(path), stat.st_size, stat.st_mtime_ns] for path, stat in facts
-        ]
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

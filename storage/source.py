@@ -79,6 +79,13 @@ class Source:
         packed = self.paths[0].suffix in PACKED
         return int(size * (PACKING if packed else 1) / each)
 
+    def facts(self) -> list[tuple[str, int, int]]:
+        """Path, size and time of the last change of each file."""
+        stats = [(path, path.stat()) for path in self.paths]
+        return [
+            (str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats
+        ]
+
     def without_sample(self) -> "Source":
         """The same without rows, which is small."""
         sample = dataclasses.replace(
