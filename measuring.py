@@ -54,8 +54,7 @@ def measure(
 ) -> dict[str, Any]:
     """Read the test items once: ranking, values, preferences, each beside its baselines; written
     to `folder`. Of more than MEASURED requests so many, spread evenly."""
-    for part in ("validation", "test"):
-        data = data.replace(split=data.split.with_fewer(part, MEASURED))
+    data = data.replace(split=data.split.with_fewer("test", MEASURED))
     scorer = model.frozen()
     device = next(model.parameters()).device
     length, name = settings.model.seq_length, settings.model.model

@@ -18,26 +18,10 @@ from torch import Tensor, nn
 
 from batches import Batch, Sample
 from dataset import ITEM_ROWS, MASK, PAD, Dataset
+from settings import TrainSettings
 
 # Items up to which --loss auto is the full softmax.
 FULL = 100_000
-
-
-def samples(loss: str, rows: int) -> bool:
-    """Whether --loss means sampled softmax for a table of so many rows."""
-    if loss == "auto":
-        return rows - ITEM_ROWS > FULL
-    return loss == "sampled_softmax"
-
-
-def update_by_rows(model: nn.Module, loss: str, rows: int) -> None:
-    """Let tables of more than FULL vectors have sparse gradients, so that a step takes time by the
-    rows that it reads. Not if a full softmax reads all `rows` of such a table of items."""
-    if rows - ITEM_ROWS > FULL and not samples(loss, rows):
-        return
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            module.sparse = module.num_embeddings > FULL
 
 
 class Sampler:
@@ -83,3 +67,21 @@ class Sampler:
             for number, one in enumerate(every)
         ]
         return found[0].replace(views=tuple(found[1:]))
+
+
+def sampler_for(
+    model: nn.Module, data: Dataset, train: TrainSettings
+) -> Sampler | None:
+    """What --loss asks for; None is the full softmax.
+
+    Tables of more than FULL vectors then have sparse gradients, so that the time of a step follows
+    from the rows that it reads.
+    """
+    large = len(data.catalogue.items.ids) > FULL
+    sampled = train.loss == "sampled_softmax"
+    sampled |= train.loss == "auto" and large
+    for module in model.modules():
+        # A full softmax reads the whole table of items.
+        if isinstance(module, nn.Embedding) and (sampled or not large):
+            module.sparse = module.num_embeddings > FULL
+    return Sampler(data, train.negatives) if sampled else None

@@ -25,7 +25,7 @@ from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from objectives import task_losses
 from optimizer import clip_gradient, optimizer_for, warm_up_and_decay
-from sampling import Sampler, samples, update_by_rows
+from sampling import sampler_for
 from settings import Settings
 from splits import MEASURED
 from support.devices import accelerator, choose_device, uses_bf16
@@ -129,14 +129,9 @@ class Run:
         self.steps_per_epoch, self.steps = self._count_steps()
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
         self.teachers = [one.to(self.device).eval() for one in teachers]
-        self.sampler, rows = None, len(data.catalogue.items)
-        if samples(self.train.loss, rows):
-            self.sampler = Sampler(data, self.train.negatives)
-        update_by_rows(model, self.train.loss, rows)
+        self.sampler = sampler_for(model, data, self.train)
         optimizer = optimizer_for(
-            model,
-            self.train.learning_rate,
-            self.train.weight_decay,
+            model, self.train.learning_rate, self.train.weight_decay
         )
         self.wrapped, self.optimizer = self.accelerator.prepare(
             model, optimizer

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from support.arguments import ArgumentParser, whole
 from support.errors import run_command
@@ -55,8 +53,10 @@ class World:
         return grid[np.arange(lengths[0]) < lengths[:, None]], lengths
 
 
-def tables(rows: int, items: int, seed: int = 0) -> Iterator[pa.Table]:
-    """Interactions of some thousand users each, until there are about `rows`."""
+def tables(
+    rows: int, items: int, seed: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+    """Columns of interactions of some thousand users each, until there are about `rows`."""
     draw = np.random.default_rng(seed)
     world = World(items, draw)
     users = max(1, rows // MEAN_LENGTH)
@@ -69,17 +69,18 @@ def tables(rows: int, items: int, seed: int = 0) -> Iterator[pa.Table]:
         time = gaps.cumsum()
         begin = np.append(0, lengths.cumsum()[:-1])
         time += np.repeat(start - time[begin], lengths)
-        yield pa.table(
-            {"user_id": user, "item_id": sequence, "timestamp": time}
-        )
+        yield {"user_id": user, "item_id": sequence, "timestamp": time}
 
 
 def write_log(folder: Path, rows: int, items: int, seed: int = 0) -> None:
     """Write the tables as Parquet files of a folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     folder.mkdir(parents=True, exist_ok=True)
     for number, table in enumerate(tables(rows, items, seed)):
         with replacing(folder / f"interactions-{number:05}.parquet") as path:
-            pq.write_table(table, path)
+            pq.write_table(pa.table(table), path)
 
 
 def main(argv: list[str]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -359,6 +360,63 @@ def test_a_ray_worker_may_die(undisturbed, tmp_path):
     for run in (path for path in work.iterdir() if path.is_dir()):
         records = [path.read_text() for path in (run / "log").glob("*.jsonl")]
         assert sum('"event": "test"' in record for record in records) == 1
+
+
+@pytest.mark.slow
+def test_the_head_of_a_cluster_may_die(undisturbed, tmp_path, monkeypatch):
+    """The study ends, and the same command goes on with another head."""
+    pytest.importorskip("ray", reason="requirements-ray.txt is not installed")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    command, expected = undisturbed
+    command = command[: command.index("--jobs")]
+    work = tmp_path / "work"
+    command += ["--work", str(work), "--results", str(tmp_path / "results")]
+    saved = "*/2*/last/checkpoint.json"
+    for dies in (True, False):
+        head, address = start_head()
+        with subprocess.Popen(
+            [*command, "--ray", address], cwd=ROOT, stdout=subprocess.DEVNULL
+        ) as study:
+            if dies:
+                wait_for(lambda: list(work.glob(saved)))
+                kill_family(head)
+            assert (study.wait(timeout=300) == 0) != dies
+        if not dies:
+            kill_family(head)
+    assert figures(tmp_path / "results") == expected
+
+
+def start_head():
+    """(process, address) of the head of a cluster with two workers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray = Path(sys.executable).with_name("ray")
+    flags = ["--head", "--block", f"--port={port}", "--num-cpus=2"]
+    flags += ["--include-dashboard=false", "--disable-usage-stats"]
+    head = subprocess.Popen(
+        [ray, "start", *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def answers():
+        with contextlib.suppress(OSError), socket.socket() as asked:
+            asked.connect(("127.0.0.1", port))
+            return True
+
+    wait_for(answers)
+    return head, f"127.0.0.1:{port}"
+
+
+def kill_family(process):
+    """kill -9 of a process and of its children."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    for child in children.read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+    process.kill()
+    process.wait()
 
 
 def ray_workers():
