@@ -411,11 +411,15 @@ def start_head():
 
 
 def kill_family(process):
-    """kill -9 of a process and of its children."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    for child in children.read_text().split():
-        os.kill(int(child), signal.SIGKILL)
-    process.kill()
+    """kill -9 of a process and of all that it started."""
+    found = [process.pid]
+    for one in found:
+        tasks = Path(f"/proc/{one}/task/{one}/children")
+        with contextlib.suppress(OSError):
+            found += map(int, tasks.read_text().split())
+    for one in found:
+        with contextlib.suppress(OSError):
+            os.kill(one, signal.SIGKILL)
     process.wait()
 
 
