@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 from support.errors import UserError
@@ -25,6 +27,7 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[ModuleType]:
             log_to_driver=False,
             include_dashboard=False,
             logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": _search_path()}},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
@@ -35,3 +38,10 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _search_path():
+    """Where workers find the modules of this project, wherever the program was started."""
+    project = str(Path(__file__).resolve().parents[1])
+    given = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([project, given] if given else [project])

@@ -318,7 +318,7 @@ def test_lists_of_all_users_in_a_folder(service_files, tmp_path, capsys):
     flags = ["--model_path", str(service_files / "main/best")]
     flags += ["--data_dir", str(service_files / "data"), "--users", "all"]
     inference.main([*flags, "--output", f"{tmp_path}/lists/", "--k", "2"])
-    assert "60 of 60 users" in capsys.readouterr().out
+    assert "1 of 1 files" in capsys.readouterr().out
     (path,) = (tmp_path / "lists").glob("*.parquet")
     assert len(pd.read_parquet(path)) == 120
     inference.main([*flags, "--vectors", f"{tmp_path}/vectors"])
