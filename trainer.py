@@ -189,14 +189,16 @@ def launch(
     if not how.ray:
         train(settings, run, data)
         return
+    from support.ray_cluster import cluster
     from support.ray_workers import run_together
 
-    run = run or new_run(Path(settings.train.checkpoint_dir), settings)
     # By its name, which `__main__` would not be.
     from trainer import train as work
 
-    work = functools.partial(work, settings, run)
-    run_together(work, how.ray, how.workers, run)
+    with cluster(how.ray, how.workers) as ray:
+        run = run or new_run(Path(settings.train.checkpoint_dir), settings)
+        work = functools.partial(work, settings, run)
+        run_together(ray, work, how.workers, run)
 
 
 def main(argv: list[str]) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from support.errors import UserError, require
@@ -26,9 +27,9 @@ QUIET = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
 
 
 def run_together(
-    work: Callable[[], object], address: str, workers: int, folder: Path
+    ray: ModuleType, work: Callable[[], object], workers: int, folder: Path
 ) -> None:
-    """Call `work` in this many workers, with the environment that torchrun gives. address: as in
+    """Call `work` in this many workers, with the environment that torchrun gives. ray: of
     `cluster`.
 
     folder: for what they print, and for Ray's own records; all machines see it under this name.
@@ -37,7 +38,7 @@ def run_together(
     folder = folder.resolve()
     refused = folder / REFUSED
     refused.unlink(missing_ok=True)
-    with cluster(address, workers) as ray, _shown(folder / LOG):
+    with _shown(folder / LOG):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
         from ray.train.v2.api.exceptions import TrainingFailedError
@@ -65,7 +66,7 @@ def run_together(
         except TrainingFailedError as error:
             reason = str(error).strip().splitlines()[-1]
             raise UserError(
-                f"--ray {address}: the workers failed ({reason}); see {folder / LOG}, and go on "
+                f"--ray: the workers failed ({reason}); see {folder / LOG}, and go on "
                 f"with --resume"
             ) from error
     if refused.exists():

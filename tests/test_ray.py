@@ -16,6 +16,7 @@ from engine import RecommendationEngine
 from run_folder import newest_run, read_results
 from support.checkpoint import read_checkpoint
 from support.errors import UserError
+from support.ray_cluster import cluster
 from support.ray_workers import run_together, spread_over
 from tests.conftest import ROOT
 from tests.test_scripts import SMALL
@@ -126,8 +127,12 @@ def test_a_killed_worker_is_replaced_and_a_killed_program_resumed(
 
 def test_an_error_of_the_user_ends_all_workers(tmp_path):
     """It is not tried again and again."""
-    with pytest.raises(UserError, match="all is refused"):
-        run_together(functools.partial(refuses, "all"), "local", 2, tmp_path)
+    work = functools.partial(refuses, "all")
+    with (
+        cluster("local", 2) as ray,
+        pytest.raises(UserError, match="all is refused"),
+    ):
+        run_together(ray, work, 2, tmp_path)
 
 
 def dies_once(folder, number):
