@@ -74,8 +74,8 @@ def sampler_for(
 ) -> Sampler | None:
     """What --loss asks for; None is the full softmax.
 
-    Tables of more than FULL vectors then have sparse gradients, so that the time of a step follows
-    from the rows that it reads.
+    Gives tables of more than FULL vectors sparse gradients: a step then takes time by the rows
+    that it reads.
     """
     large = len(data.catalogue.items.ids) > FULL
     sampled = train.loss == "sampled_softmax"

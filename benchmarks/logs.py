@@ -50,7 +50,8 @@ class World:
                 next_items = self.successor[grid[:there, place - 1]]
                 drawn = np.where(follows, next_items, drawn)
             grid[:there, place] = drawn
-        return grid[np.arange(lengths[0]) < lengths[:, None]], lengths
+        filled = np.arange(lengths[0]) < lengths[:, None]
+        return grid[filled], lengths
 
 
 def tables(

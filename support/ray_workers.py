@@ -85,11 +85,15 @@ def _work(settings):
         file = stack.enter_context(open(log, "a", 1, encoding="utf-8"))
         stack.enter_context(contextlib.redirect_stdout(file))
         stack.enter_context(contextlib.redirect_stderr(file))
+        if (folder / REFUSED).exists():
+            # Started again after an error that this does not mend.
+            return
         try:
             settings["work"]()
         except UserError as error:
-            # Starting again would not mend it.
             (folder / REFUSED).write_text(str(error), encoding="utf-8")
+            # So that Ray stops the other workers, which may wait for this one.
+            raise
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import time
 
 import pandas as pd
 import pytest
+import torch
 
 from bulk import recommend_all, write_all
 from engine import RecommendationEngine
@@ -127,12 +128,11 @@ def test_a_killed_worker_is_replaced_and_a_killed_program_resumed(
 
 def test_an_error_of_the_user_ends_all_workers(tmp_path):
     """It is not tried again and again."""
-    work = functools.partial(refuses, "all")
     with (
         cluster("local", 2) as ray,
         pytest.raises(UserError, match="all is refused"),
     ):
-        run_together(ray, work, 2, tmp_path)
+        run_together(ray, one_refuses, 2, tmp_path)
 
 
 def dies_once(folder, number):
@@ -146,6 +146,13 @@ def dies_once(folder, number):
 
 def refuses(number):
     raise UserError(f"{number} is refused")
+
+
+def one_refuses():
+    """The first of two workers has an error, for which the other one waits."""
+    if os.environ["RANK"] == "0":
+        raise UserError("all is refused")
+    torch.distributed.barrier()
 
 
 def test_what_a_killed_actor_had_begun_is_done_by_another(tmp_path):

@@ -195,6 +195,22 @@ def test_a_stopped_run_resumes_exactly(
     )
 
 
+def train_and_kill(data, settings, folder, at, monkeypatch):
+    """Train, saving after every step, until the process is killed after `at` saved steps."""
+    step = training_loop.Run.train_step
+
+    def killed(run, batch):
+        step(run, batch)
+        if run.progress.step == at:
+            raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "SAVE_EVERY", 0)
+        patch.setattr(training_loop.Run, "train_step", killed)
+        with pytest.raises(SystemExit):
+            trained(data, settings, state_folder=folder)
+
+
 @pytest.mark.parametrize("kind", ["enhanced", "vanilla"])
 def test_a_step_of_a_large_catalogue_changes_what_it_reads_alone(
     data, tmp_path, kind, monkeypatch
@@ -215,18 +231,7 @@ def test_a_step_of_a_large_catalogue_changes_what_it_reads_alone(
     assert 2 < changed.sum() <= few < len(before)
     stopped = settings.replace(max_steps=60)
     whole, _ = trained(data, stopped)
-    step = training_loop.Run.train_step
-
-    def killed(run, batch):
-        step(run, batch)
-        if run.progress.step == 30:
-            raise SystemExit
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training_loop, "SAVE_EVERY", 0)
-        patch.setattr(training_loop.Run, "train_step", killed)
-        with pytest.raises(SystemExit):
-            trained(data, stopped, state_folder=tmp_path / "last")
+    train_and_kill(data, stopped, tmp_path / "last", 30, monkeypatch)
     resumed, _ = trained(
         data, stopped, state_folder=tmp_path / "last", resume=True
     )
@@ -239,18 +244,7 @@ def test_a_killed_run_goes_on_from_the_state_of_a_moment_before(
     """Not only from its last evaluation; with the same weights in the end."""
     settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=4)
     whole, _ = trained(data, settings)
-    step = training_loop.Run.train_step
-
-    def killed(run, batch):
-        step(run, batch)
-        if run.progress.step == 5:
-            raise SystemExit
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training_loop, "SAVE_EVERY", 0)
-        patch.setattr(training_loop.Run, "train_step", killed)
-        with pytest.raises(SystemExit):
-            trained(data, settings, state_folder=tmp_path / "last")
+    train_and_kill(data, settings, tmp_path / "last", 5, monkeypatch)
     _, info = read_checkpoint(tmp_path / "last")
     assert info["progress"]["step"] == 5
     resumed, _ = trained(
