@@ -7,8 +7,9 @@ out as reported.
 
 A trained row is a preset (a file of `configs/`) and one run a seed; the others are tuned on
 validation, at most TRIALS settings. A finished run with the same settings, data and code is not
-trained again; a stopped one continues. Results are in `results/BOARD/`. Older results there are
-compared with the new ones, and replaced only with `--write`.
+trained again; a stopped one continues. Results are in `results/BOARD/`: a record of each row, and
+NDCG@10 of each user, with which the table of the board is drawn without measuring the other rows
+again. Older results there are compared with the new ones, and replaced only with `--write`.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from model_io import load_model
 from settings import EvalSettings
 from support.checkpoint import read_json
 from support.errors import require, run_command
-from support.files import write_json
+from support.files import replacing, write_json
 from support.tables import show_tables
 from support.tracking import git_commit
 from support.yaml_file import read_yaml
@@ -210,22 +211,46 @@ def verdict(
     same = abs(ours["mean"] - theirs["mean"]) <= room
     outcome = "as reported" if same else "NOT AS REPORTED"
     if record["split_hash"] != reported["split_hash"]:
-        outcome += " (the split has another hash: other data, or an older version)"
+        outcome += (
+            " (the split has another hash: other data, or an older version)"
+        )
     return same, (
         f"{record['row']}: {SELECTION} {ours['mean']:.4f}, reported {theirs['mean']:.4f} "
         f"on {reported['date']}, room {room:.4f}: {outcome}"
     )
 
 
+def reported(
+    folder: Path,
+) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+    """Row -> record, and row -> SELECTION metric (S, P), of the results of a board."""
+    records, values = {}, {}
+    for name in NAMES:
+        path = folder / f"{name}.json"
+        if path.exists():
+            records[name] = read_json(path)
+        if path.with_suffix(".npz").exists():
+            with np.load(path.with_suffix(".npz")) as file:
+                values[name] = file[SELECTION].astype(float)
+    return records, values
+
+
+def report(path: Path, record: dict[str, Any], values: np.ndarray) -> None:
+    """Write a row's record, and its SELECTION metric (S, P) beside it."""
+    with replacing(path.with_suffix(".npz")) as part:
+        np.savez_compressed(part, **{SELECTION: values.astype(np.float32)})
+    write_json(path.with_suffix(".json"), record)
+
+
 def table(
     records: dict[str, dict[str, Any]], values: dict[str, np.ndarray]
 ) -> tuple[str, list[str], list[list[str]]]:
     """(what it means, header, rows): means over seeds, intervals over users, paired tests against
-    the rows of AGAINST."""
+    the rows of AGAINST. values: row -> SELECTION metric (S, P), of the rows to test."""
     # A row that is told the request time says so, and the line above the table is the others'.
     first = min(records.values(), key=_told)
     shown = shown_of(first["test"])
-    references = [name for name in AGAINST if name in records]
+    references = [name for name in AGAINST if name in values]
     differences = {name: _differences(values, name) for name in references}
     rows = []
     for name, record in records.items():
@@ -294,23 +319,23 @@ def main(argv: list[str]) -> int:
     data = load(settings.replace(**BOARDS[flags.board]).data)
     folder, work = flags.results / flags.board, flags.work / flags.board
     folder.mkdir(parents=True, exist_ok=True)
-    records, values, failed = {}, {}, False
+    records, values = reported(folder)
+    changed, failed = False, False
     for name in flags.rows or ROWS[flags.board]:
+        older = records.get(name)
         records[name], values[name] = measure(name, flags, extra, data)
-        path = folder / f"{name}.json"
-        if path.exists():
-            same, line = verdict(records[name], read_json(path))
+        if older:
+            same, line = verdict(records[name], older)
             failed |= not same
             print(line)
-        if flags.write or not path.exists():
-            write_json(path, records[name])
+        if flags.write or not older:
+            report(folder / name, records[name], values[name])
+            changed = True
         if flags.publish and name in TRAINED:
             publish(records[name], work, flags.publish / name)
-    path = folder / "table.md"
-    written = not flags.rows and (flags.write or not path.exists())
     show_tables(
         [(f"Board {flags.board}", *table(records, values))],
-        path if written else None,
+        folder / "table.md" if changed else None,
     )
     return int(failed and not flags.write)
 

@@ -2,6 +2,7 @@
 differ."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -95,6 +96,27 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     assert read(tmp_path, "vanilla") == record
     assert run(tmp_path, "vanilla", "--seeds", "2", "--write") == 0
     assert read(tmp_path, "vanilla")["test"] != record["test"]
+
+
+def test_a_table_has_the_rows_that_were_measured_before(tmp_path, capsys):
+    """And compares with them, without their models."""
+    folder = tmp_path / "results" / "loo-3706"
+    assert run(tmp_path, "vanilla", "--seeds", "1") == 0
+    assert run(tmp_path, "popularity", "item_knn") == 0
+    drawn = (folder / "table.md").read_text()
+    shutil.rmtree(tmp_path / "work")
+    for path in folder.glob("*"):
+        path.unlink()
+    assert (
+        run(tmp_path, "item_knn", "vanilla", "popularity", "--seeds", "1") == 0
+    )
+    again = (folder / "table.md").read_text()
+    without_time = [
+        row.rpartition(" | ")[0] for row in drawn.splitlines()[-3:]
+    ]
+    for row in without_time:
+        assert row in again, row
+    assert "vs vanilla" in drawn
 
 
 def test_boards_have_rows_that_exist_and_what_they_are_tested_against():
