@@ -42,6 +42,7 @@ from support.errors import UserError
 from training_loop import fit
 from training_state import Progress
 from transformer import (
+    EVERY,
     Attend,
     Dropout,
     Encoder,
@@ -138,9 +139,7 @@ class BERT4Rec(nn.Module):
         states = self.encode(batch, table).flatten(0, 1)[masked]  # (N, D)
         targets = batch.targets.flatten()[masked]
         bias = candidate_bias(batch.chosen(self.item_bias))
-        return Outputs(
-            ItemPrediction(self.head(states), table, bias, targets)
-        )
+        return Outputs(ItemPrediction(self.head(states), table, bias, targets))
 
     def encode(self, batch: Batch, table: Tensor) -> Tensor:
         """(B, L, D) states."""
@@ -182,11 +181,13 @@ class BERT4Rec(nn.Module):
         table: Tensor,
         _batch: Batch | None = None,
         _cloze: bool = True,
+        part: slice = EVERY,
     ) -> Tensor:
-        """Request states (B, D) to logits (B, R), in fp32 even under autocast."""
+        """Request states (B, D) to logits (B, R), in fp32 even under autocast. part: of some rows
+        of the table alone."""
         with full_precision(states.device):
             queries, bias = self.as_query(states.float())
-            return queries @ table.T + candidate_bias(bias)
+            return queries @ table[part].T + candidate_bias(bias, part)
 
     def as_query(
         self, states: Tensor, _cloze: bool = True

@@ -45,6 +45,7 @@ from scorer import NOTHING, Scorer
 from settings import ModelSettings, TrainSettings
 from support.errors import UserError
 from transformer import (
+    EVERY,
     Attend,
     CrossAttention,
     Dropout,
@@ -275,17 +276,19 @@ class EnhancedBERT4Rec(nn.Module):
         table: Tensor,
         batch: Batch | None = None,
         cloze: bool = False,
+        part: slice = EVERY,
     ) -> Tensor:
         """Request states (B, D) to logits (B, R), in fp32 even under autocast. cloze: by the
-        cloze head, of states of `as_request` with it."""
+        cloze head, of states of `as_request` with it. part: of some rows of the table alone."""
         with full_precision(states.device):
             queries, bias = self.as_query(states.float(), cloze)
-            logits = queries @ table.float().T + candidate_bias(bias)
+            vectors = table[part].float()
+            logits = queries @ vectors.T + candidate_bias(bias, part)
             if self.start_bias is None or batch is None or cloze:
                 return logits
             kind = F.one_hot((~batch.whole).long(), 2)
             begins = kind * (batch.lengths == 0)[:, None]  # (B, 2)
-            return logits + begins.float() @ self.start_bias.T
+            return logits + begins.float() @ self.start_bias[part].T
 
     def as_query(
         self, states: Tensor, cloze: bool = False

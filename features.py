@@ -24,11 +24,11 @@ from settings import ModelSettings
 from support.arguments import names_of
 from support.errors import UserError
 from text_vectors import SIZE, text_vectors
+from transformer import EVERY
 
 CENTRES = 16  # bumps of a number
 # floor(ln(1 + seconds) / 0.301): the last one starts at 60 years
 BUCKET, GAP_BUCKETS = 0.301, 72
-EVERY = slice(None)
 DAYS = np.arange("1970-01-01", "2300-01-01", dtype="datetime64[D]")
 DAY_OF_YEAR = torch.from_numpy(
     (DAYS - DAYS.astype("datetime64[Y]")).astype(int)
@@ -218,8 +218,7 @@ class Columns(nn.Module):
 
 
 class ItemColumns(Columns):
-    """Encoders of the columns of the items. The values are kept here; none is in the checkpoint.
-    """
+    """Encoders of the columns of the items. The values are kept here; none is in the checkpoint."""
 
     def __init__(self, items: Table, settings: ModelSettings) -> None:
         text = None

@@ -1,6 +1,6 @@
 """`Scorer`: a trained model for ranking and explaining, with its item table computed once."""
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from batches import Batch, hidden, unknown_like
 
 NOTHING: frozenset[str] = frozenset()
 USER_ID = "users.id"
+BLOCK = 1 << 17  # items that are scored at once where there are more
 
 
 class Scorer(nn.Module):
@@ -65,6 +66,20 @@ class Scorer(nn.Module):
     def score(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
         """(B, R) logits of each item as the next interaction."""
         return self.scores(self.states(batch, without), batch, without)
+
+    def blocks(self, batch: Batch) -> Iterator[tuple[int, Tensor]]:
+        """(row of the first item, logits (B, BLOCK) of the items from there on), until all items
+        had their turn: `score` without the memory for all."""
+        states = self.states(batch)
+        counts = self.transitions and self.transitions.pairs(batch)
+        for first in range(0, len(self.table), BLOCK):
+            part = slice(first, first + BLOCK)
+            logits = self.model.rank(
+                states, self.table, batch, self.cloze, part
+            )
+            if counts is not None:
+                counts.add_to(logits, first)
+            yield first, logits
 
     def value_probabilities(
         self, name: str, states: Tensor, items: Tensor

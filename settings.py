@@ -226,7 +226,7 @@ class TrainSettings:
     eval_every: Count = 1
     """Epochs between two evaluations on the validation items."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto = bf16 if the processor supports it natively, else fp32. Evaluation is always fp32."""
+    """auto = bf16 if it is faster on this processor, else fp32. Evaluation is always fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU if there is one."""
     seed: Seed = 42

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from dataset import ITEM_ROWS
 from settings import ModelSettings
 
+EVERY = slice(None)
+
 Pattern = Literal["bidirectional", "causal"]
 # seconds: a minute to four years
 SHORTEST_PERIOD, LONGEST_PERIOD = 60.0, 4 * 365.25 * 86_400.0
@@ -268,9 +270,12 @@ def pick(x: Tensor, positions: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device), positions][:, None]
 
 
-def candidate_bias(bias: Tensor) -> Tensor:
-    """(R,) biases of an item head with -inf for PAD and MASK, which are no candidates."""
-    return F.pad(bias[ITEM_ROWS:], (ITEM_ROWS, 0), value=-torch.inf)
+def candidate_bias(bias: Tensor, part: slice = EVERY) -> Tensor:
+    """Biases (R,) of an item head, or a part of them, with -inf for PAD and MASK, which are no
+    candidates."""
+    if part.start:  # after PAD and MASK
+        return bias[part]
+    return F.pad(bias[part][ITEM_ROWS:], (ITEM_ROWS, 0), value=-torch.inf)
 
 
 def key_padding(lengths: Tensor, width: int) -> Tensor | None:

@@ -18,6 +18,7 @@ Axes: B histories, L their items, J items that a kind reads, K kinds, R rows of 
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,30 @@ KEPT = 250  # of what follows what
 KEPT_LAST = 100  # of the last kind, for which more items are read
 SCALE = 10.0  # so that the values of all kinds are of one size
 LARGEST = 1e6  # no weight and no count come near such a value
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Values that are added to the scores of items in a batch, in the order of the items."""
+
+    request: Tensor  # (P,) rows of the batch
+    item: Tensor  # (P,) ascending
+    value: Tensor  # (P,)
+
+    @classmethod
+    def of(cls, items: Tensor, values: Tensor) -> "Pairs":
+        """From items (B, M) and values (B, M), of which zeros add nothing."""
+        request, place = values.nonzero(as_tuple=True)
+        item, order = items[request, place].sort(stable=True)
+        return cls(request[order], item, values[request, place][order])
+
+    def add_to(self, scores: Tensor, first: int) -> None:
+        """Add to the scores (B, W) of W items from row `first` on, in place."""
+        bounds = torch.tensor([first, first + scores.shape[1]])
+        start, end = torch.searchsorted(self.item, bounds.to(self.item.device))
+        part = slice(int(start), int(end))
+        at = (self.request[part], self.item[part] - first)
+        scores.index_put_(at, self.value[part], accumulate=True)
 
 
 class Transitions(nn.Module):
@@ -155,8 +180,28 @@ class Transitions(nn.Module):
     def _kept(self, kind):
         return KEPT_LAST if self._is_last(kind) else KEPT
 
+    def pairs(self, batch: Batch) -> "Pairs":
+        """What S is the sum of."""
+        found = [
+            self._weighted(*self._terms(batch, kind), self._kept(kind))
+            for kind in range(self.kinds)
+        ]
+        items = torch.cat([items for items, _ in found], dim=1)
+        return Pairs.of(
+            items, torch.cat([values for _, values in found], dim=1)
+        )
+
     def _sums(self, rows: Tensor, weights: Tensor, kept: int) -> Tensor:
         """(N, R) weighted sums of the values of some rows (N, M), which have at most `kept`."""
+        items, values = self._weighted(rows, weights, kept)
+        sums = values.new_zeros(len(rows), self.rows)
+        return sums.scatter_add(1, items, values)
+
+    def _weighted(
+        self, rows: Tensor, weights: Tensor, kept: int
+    ) -> tuple[Tensor, Tensor]:
+        """(N, M kept) items of the pairs of some rows (N, M), and their weighted values; 0 where
+        a row has fewer."""
         first = self.starts[rows][..., None]  # (N, M, 1)
         end = self.starts[rows + 1][..., None]
         place = first + torch.arange(kept, device=rows.device)
@@ -165,8 +210,7 @@ class Transitions(nn.Module):
         weights = weights[..., None] * there
         values = self.values[place].float() * weights
         items = self.items[place].long()
-        sums = values.new_zeros(len(rows), self.rows)
-        return sums.scatter_add(1, items.flatten(1), values.flatten(1))
+        return items.flatten(1), values.flatten(1)
 
     def _load_from_state_dict(
         self, state: dict[str, Any], prefix: str, *rest: Any

@@ -13,6 +13,7 @@ from scipy.special import rel_entr
 from batches import History
 from dataset import ITEM_ROWS, Dataset
 from evaluation.protocols import Ranker, hide_seen, request_batches
+from scorer import BLOCK
 from splits import Requests
 
 
@@ -31,17 +32,34 @@ def top_lists(
     k = min(k, len(data.catalogue.items.ids))
     items = np.zeros((len(requests), k), dtype=np.int64)
     values = np.zeros((len(requests), k), dtype=np.float32)
+    scored = min(len(data.catalogue.items), BLOCK)
     for chosen, part, batch in request_batches(
-        data, requests, seq_length, timed=timed
+        data, requests, seq_length, timed=timed, scored=scored
     ):
-        scores = ranker.score(batch).float()
-        if hides:
-            hide_seen(scores, data, part)
-        best = scores.topk(k)
-        left = best.values > -torch.inf
-        items[chosen] = best.indices.where(left, 0).numpy()
-        values[chosen] = best.values.numpy()
+        rows = torch.zeros(len(part), 0, dtype=torch.int64)
+        best = torch.zeros(len(part), 0)
+        for first, scores in _blocks(ranker, batch):
+            scores = scores.float()
+            if hides:
+                hide_seen(scores, data, part, first)
+            found = scores.topk(min(k, scores.shape[1]))
+            rows = torch.cat([rows, found.indices + first], dim=1)
+            best, order = torch.cat([best, found.values], dim=1).topk(
+                min(k, rows.shape[1])
+            )
+            rows = rows.gather(1, order)
+        items[chosen] = rows.where(best > -torch.inf, 0).numpy()
+        values[chosen] = best.numpy()
     return items, values
+
+
+def _blocks(ranker, batch):
+    """(first row, scores (B, W) of W items) of all items; one block if they are few, or if the
+    ranker has no blocks."""
+    if len(getattr(ranker, "table", ())) > BLOCK:
+        yield from ranker.blocks(batch)
+    else:
+        yield 0, ranker.score(batch)
 
 
 def list_quality(

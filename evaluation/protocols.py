@@ -87,7 +87,9 @@ def protocol_line(
     elif users == data.num_users:
         asked = f"all {users:,} users"
     if requests.every:
-        asked = f"{len(requests):,} of {requests.every:,} requests, spread evenly"
+        asked = (
+            f"{len(requests):,} of {requests.every:,} requests, spread evenly"
+        )
     seen = f"{schema.nouns} of the whole history left out"
     if not filters_seen(settings, data):
         seen = f"{schema.nouns} of the history kept in the ranking"
@@ -202,13 +204,14 @@ def request_batches(
     rank: int = 0,
     world: int = 1,
     timed: Callable[[History], History] = lambda history: history,
+    scored: int | None = None,
 ) -> Iterator[tuple[np.ndarray, Requests, Batch]]:
     """(indices, requests, their histories) for all requests once, those of similar length
-    together. timed: adds the time of the request to a history."""
+    together. timed: adds the time of the request to a history. scored: how many items are scored
+    at once, if not all."""
     lengths = requests.ends - data.offsets[requests.users]
-    groups = length_groups(
-        lengths, len(data.catalogue.items), seq_length, device
-    )
+    scored = scored or len(data.catalogue.items)
+    groups = length_groups(lengths, scored, seq_length, device)
     for chosen in groups[rank::world]:
         part = requests.part(chosen)
         histories = [
@@ -235,11 +238,18 @@ def length_groups(
     return [order[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-def hide_seen(scores: Tensor, data: Dataset, requests: Requests) -> None:
-    """Set the scores (B, R) of the items that users had before B requests to -inf, in place."""
+def hide_seen(
+    scores: Tensor, data: Dataset, requests: Requests, first: int = 0
+) -> None:
+    """Set the scores (B, W) of the items that users had before B requests to -inf, in place.
+
+    The scores are those of W rows of the item table from `first` on.
+    """
     asked = zip(requests.users, requests.ends, strict=True)
     for row, (user, end) in zip(scores, asked, strict=True):
-        row[torch.from_numpy(data.seen(user, end))] = -torch.inf
+        place = data.seen(user, end) - first
+        here = place[(place >= 0) & (place < len(row))]
+        row[torch.from_numpy(here)] = -torch.inf
 
 
 def draw_candidates(

@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 from sklearn.calibration import calibration_curve
 
+import evaluation.lists as lists_module
 import model_io
+import scorer as scorer_module
 from ablations import analyse
 from batches import history_batch, history_of
 from dataset import ITEM_ROWS
@@ -18,8 +20,10 @@ from evaluation.protocols import target_ranks
 from evaluation.slices import request_slices, slice_table
 from model_io import save_model
 from settings import EvalSettings
+from splits import Requests
 from support.tables import table_text
 from tests.conftest import VARIANTS, fresh_model, rng, span, tiny_settings
+from transitions import pair_values
 
 
 def test_top_lists_are_the_best_unseen_films(data):
@@ -49,6 +53,39 @@ def test_top_lists_are_the_best_unseen_films(data):
     ]
     rank = target_ranks(model, data, "test", 12, EvalSettings())
     assert hits == per_user(rank, np.arange(data.num_users))["HR@5"].tolist()
+
+
+@pytest.mark.parametrize(
+    "variant", ["vanilla", "enhanced", "enhanced-transitions"]
+)
+@pytest.mark.parametrize("hides", [True, False])
+def test_lists_of_a_large_catalogue_are_found_block_by_block(
+    data, variant, hides, monkeypatch
+):
+    """Also for a user without a history, and where fewer items are left than asked for."""
+    model = fresh_model(data, VARIANTS[variant])
+    if model.transitions is not None:
+        model.transitions.hold(pair_values(data, model.transitions.kinds))
+        model.transitions.weight.fill_(2.0)
+    scorer, asked = model.frozen(), data.split.requests["end"]
+    if scorer.starts:
+        nobody = Requests(asked.users[:1], data.offsets[asked.users[:1]], 0)
+        asked = Requests(
+            np.append(asked.users, nobody.users),
+            np.append(asked.ends, nobody.ends),
+            0,
+        )
+    for k in (3, 1000):
+        rows, values = top_lists(scorer, data, asked, 12, hides, k)
+        with monkeypatch.context() as patch:
+            patch.setattr(scorer_module, "BLOCK", 7)
+            patch.setattr(lists_module, "BLOCK", 7)
+            patch.setattr(scorer, "score", None)
+            found, scores = top_lists(scorer, data, asked, 12, hides, k)
+        assert np.array_equal(rows, found)
+        there = np.isfinite(values)
+        assert np.array_equal(there, np.isfinite(scores))
+        np.testing.assert_allclose(scores[there], values[there], rtol=1e-4)
 
 
 def test_list_quality_by_hand(data):

@@ -1,5 +1,6 @@
 """Precision choice and the run's record."""
 
+import itertools
 import json
 
 import pytest
@@ -12,14 +13,26 @@ from support.tracking import Tracker, _numbers, git_commit, run_path
 
 
 def test_auto_precision_follows_the_processor(monkeypatch):
+    """bf16 where there are instructions for it, and they are faster."""
     cpu = torch.device("cpu")
-    for has_it in (True, False):
+    gains = devices._product_gains.__wrapped__
+
+    for has_it, faster in ((True, True), (True, False), (False, True)):
         monkeypatch.setattr(
             devices.torch.cpu,
             "_is_avx512_bf16_supported",
             lambda answer=has_it: answer,
         )
-        assert uses_bf16("auto", cpu) is has_it
+        monkeypatch.setattr(
+            devices, "_product_gains", lambda answer=faster: answer
+        )
+        assert uses_bf16("auto", cpu) is (has_it and faster)
+    for factor, expected in ((1, False), (2, False), (0.5, True)):
+        # Products in fp32 and in bf16 take turns; each reads the clock twice.
+        lengths = itertools.cycle([0, 1, 0, factor])
+        now = itertools.accumulate(lengths)
+        monkeypatch.setattr(devices.time, "perf_counter", lambda: next(now))
+        assert gains() is expected
     assert uses_bf16("bf16", cpu) and not uses_bf16("fp32", cpu)
     assert choose_device("cpu") == cpu
 
