@@ -118,17 +118,18 @@ def split_interactions(
             f"--protocol {settings.protocol} leaves nothing to train on, or nobody to ask, in "
             f"these data; take another protocol or more data"
         )
-    end = Requests(users, offsets[users + 1], 0)
+    # The same memory, or file, as the offsets.
+    end = Requests(users, offsets[2:], 0)
     requests = {"validation": validation, "test": test, "end": end}
     return Split(settings.protocol, train_ends, requests, description)
 
 
 def _leave_one_out(offsets, users):
-    ends = offsets[1:]
+    ends = offsets[2:]
     return (
-        np.maximum(offsets[:-1], ends - 2),
-        Requests(users, ends[users] - 2),
-        Requests(users, ends[users] - 1),
+        np.maximum(offsets[:-1], offsets[1:] - 2),
+        Requests(users, ends - 2),
+        Requests(users, ends - 1),
         "leave-one-out (validation the second last interaction of each user, test the last)",
     )
 

@@ -33,6 +33,7 @@ from settings import DataSettings
 from splits import HELD_OUT
 from storage import MANIFEST
 from storage import part as one
+from storage.arrays import write_arrays
 from storage.remote import Remote, is_remote
 from storage.rows import InMemory, Streamed
 from storage.sequences import (
@@ -41,7 +42,6 @@ from storage.sequences import (
     part_path,
     read_manifest,
     read_part,
-    write_arrays,
     write_table,
     write_vocabulary,
 )

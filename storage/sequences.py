@@ -4,14 +4,14 @@
     vocabulary/items.parquet        items with their columns as stored (fields.py)
     vocabulary/fields.json          values and quantiles of the columns of all tables
     sequences/part-00000.parquet    one user a row, sorted by id (part.py)
-    arrays/items.npy                the same interactions of all parts, end to end; training reads
-                                    them without loading them (memory maps)
+    arrays/items.npy                the same of all parts, end to end; programs read them without
+                                    loading them (memory maps)
 """
 
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ from storage import MANIFEST
 from support.errors import UserError, require
 from support.files import parse_json, replacing, write_json
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS = "arrays"
+OFFSETS, USER_ID = "offsets", "user_id"  # of the arrays
 ITEMS = "vocabulary/items.parquet"
 FIELDS = "vocabulary/fields.json"
 Fields = Mapping[str, Mapping[str, Field]]  # by table and column
@@ -136,14 +137,22 @@ class Sequences:
     columns: Mapping[str, np.ndarray]  # (N,) each
     user_columns: Mapping[str, np.ndarray]  # (users, ...) each
 
-    def flat(self) -> dict[str, np.ndarray]:
-        """The arrays with a value for each interaction, by the name of their file."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays with a row for each interaction or user, by the name of their file. Texts,
+        which have no fixed size, are in the parts alone."""
         arrays = {"items": self.items}
         if self.times is not None:
             arrays["times"] = self.times
         for name, values in self.columns.items():
             arrays[f"interactions.{name}"] = values
-        return arrays
+        arrays[USER_ID] = self.ids
+        for name, values in self.user_columns.items():
+            arrays[f"users.{name}"] = values
+        return {
+            name: values
+            for name, values in arrays.items()
+            if values.dtype != object
+        }
 
     def ties(self) -> int:
         """Neighbouring interactions of a user at the same time."""
@@ -177,48 +186,13 @@ def read_part(path: Path, fields: Fields) -> Sequences:
         return table[name].combine_chunks().flatten().to_numpy()
 
     return Sequences(
-        _ids(table["user_id"]),
-        _lengths(table),
+        _ids(table[USER_ID]),
+        pc.list_value_length(table["items"]).to_numpy().astype(np.int64),
         flat("items").astype(np.int64),
         flat("times"),
         {name: flat(f"interactions.{name}") for name in fields["interactions"]},
         {name: as_stored(table[f"users.{name}"]) for name in fields["users"]},
     )
-
-
-def _lengths(table):
-    """(users,) interactions of each user."""
-    return pc.list_value_length(table["items"]).to_numpy().astype(np.int64)
-
-
-def write_arrays(folder: Path, paths: Sequence[Path], fields: Fields) -> None:
-    """Write the interactions of all parts as arrays, part after part. Raises `UserError`."""
-    lengths = np.concatenate(
-        [_lengths(pq.read_table(path, columns=["items"])) for path in paths]
-    )
-    place, total = folder / ARRAYS, int(lengths.sum())
-    place.mkdir(exist_ok=True)
-    # Not by memory maps: a full disk would kill the process.
-    with contextlib.ExitStack() as opened:
-        files = {}
-        for path in paths:
-            for name, flat in read_part(path, fields).flat().items():
-                if name not in files:
-                    target = opened.enter_context(
-                        replacing(place / f"{name}.npy")
-                    )
-                    file = opened.enter_context(target.open("wb"))
-                    files[name] = file
-                    header = {
-                        "descr": np.lib.format.dtype_to_descr(flat.dtype),
-                        "fortran_order": False,
-                        "shape": (total,),
-                    }
-                    np.lib.format.write_array_header_1_0(file, header)
-                file = files[name]
-                file.write(np.ascontiguousarray(flat).data)
-    with replacing(place / "lengths.npy") as target, target.open("wb") as file:
-        np.save(file, lengths)
 
 
 def built_line(manifest: Mapping[str, Any], folder: Path) -> str:
@@ -254,17 +228,16 @@ def _dataset(settings, manifest, folder):
     fields = _read_fields(folder, schema)
     flat = {
         # "c": torch wants arrays that could be written; what is written stays in memory.
-        path.stem: np.load(path, mmap_mode="c")
+        path.stem: np.asarray(np.load(path, mmap_mode="c"))
         for path in (folder / ARRAYS).glob("*.npy")
     }
-    lengths = np.array(flat.pop("lengths"))
-    users = _user_table(folder, manifest["parts"], fields["users"])
-    short = lengths < FEWEST[settings.protocol]
-    if short.any():
+    offsets = flat.pop(OFFSETS)
+    users = _user_table(folder, manifest["parts"], fields["users"], flat)
+    fewest, _ = manifest["lengths"][0]
+    if fewest < FEWEST[settings.protocol]:
         # Only for a protocol that needs more of a user than --min_user_count.
-        users, lengths, flat = _without(users, lengths, flat, short)
-    # Row 0 is nobody's.
-    offsets = np.concatenate([[0, 0], lengths.cumsum()])
+        short = np.diff(offsets)[USER_ROWS:] < FEWEST[settings.protocol]
+        users, offsets, flat = _without(users, offsets, flat, short)
     times = flat.get("times")
     if times is None:
         # NO_TIME, in memory that is never filled.
@@ -284,8 +257,9 @@ def _dataset(settings, manifest, folder):
     )
 
 
-def _without(users, lengths, flat, short):
+def _without(users, offsets, flat, short):
     """The same without some of the users, in memory."""
+    lengths = np.diff(offsets)[USER_ROWS:]
     kept = np.repeat(~short, lengths)
     rows = np.append([True] * USER_ROWS, ~short)
     table = dataclasses.replace(
@@ -294,21 +268,27 @@ def _without(users, lengths, flat, short):
         data={name: values[rows] for name, values in users.data.items()},
     )
     flat = {name: values[kept] for name, values in flat.items()}
-    return table, lengths[~short], flat
+    offsets = np.concatenate([[0, 0], lengths[~short].cumsum()])
+    return table, offsets, flat
 
 
-def _user_table(folder, parts, fields):
-    names = ["user_id", *(f"users.{name}" for name in fields)]
-    tables = [
-        pq.read_table(folder / "sequences" / part["file"], columns=names)
-        for part in parts
-    ]
-    ids = np.concatenate([_ids(table["user_id"]) for table in tables])
+def _user_table(folder, parts, fields, flat):
+    places = [folder / "sequences" / part["file"] for part in parts]
+
+    def texts(name: str) -> list[np.ndarray]:
+        tables = (pq.read_table(path, columns=[name]) for path in places)
+        return [_ids(table[name]) for table in tables]
+
+    ids = flat.pop(USER_ID, None)
+    if ids is None:
+        ids = np.concatenate(texts(USER_ID))
     data = {}
-    for name, entry in fields.items():
-        arrays = [as_stored(table[f"users.{name}"]) for table in tables]
-        rows = np.concatenate(as_wide(arrays))
-        data[name] = _with_unknown(rows, entry, USER_ROWS)
+    for column, entry in fields.items():
+        name = f"users.{column}"
+        data[column] = flat.pop(name, None)
+        if data[column] is None:
+            rows = np.concatenate(texts(name))
+            data[column] = _with_unknown(rows, entry, USER_ROWS)
     # Nobody asks for the names of users.
     return Table(ids, USER_ROWS, np.empty(0, dtype=object), fields, data)
 
@@ -368,15 +348,11 @@ def _ids(column):
 def _with_unknown(rows, entry, first):
     """Stored rows of a column with `first` unknown ones before them."""
     unknown = np.stack([entry.unknown] * first)
-    return np.concatenate(as_wide([unknown, rows]))
+    return np.concatenate([padded(unknown, rows.shape[-1]), rows])
 
 
-def as_wide(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Arrays of rows, those of codes filled up with 0 to the width of the widest."""
-    if arrays[0].ndim == 1:
-        return list(arrays)
-    width = max(array.shape[1] for array in arrays)
-    return [
-        np.pad(array, ((0, 0), (0, width - array.shape[1])))
-        for array in arrays
-    ]
+def padded(rows: np.ndarray, width: int) -> np.ndarray:
+    """Rows of codes, filled up with 0 to a width; other rows have it already."""
+    if rows.ndim == 1 or rows.shape[1] == width:
+        return rows
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))

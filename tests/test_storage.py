@@ -374,7 +374,7 @@ def test_the_command_line_builds(tmp_path, capsys):
         "vocabulary/items.parquet",
         "vocabulary/fields.json",
         "arrays/items.npy",
-        "arrays/lengths.npy",
+        "arrays/offsets.npy",
     ],
 )
 def test_a_damaged_folder_is_named(tmp_path, file, how):
