@@ -215,18 +215,21 @@ class Build:
 
     def count(self) -> np.ndarray | None:
         """The ids of frequent items; None if all are."""
-        number, users, different = [], [], 0
+        number, users, different = None, [], 0
         for part in self._parts("clean"):
             facts = pq.read_schema(self._path("clean", part)).metadata
             self.counts.update(json.loads(facts[b"counts"]))
             rows = self._read("clean", part, ["user", "item"])
-            number.append(rows["item"].value_counts())
+            here = rows["item"].value_counts()
+            # One after the other: many parts have most of the items.
+            number = here if number is None else number.add(here, fill_value=0)
             users.append(rows["user"].drop_duplicates())
             different += len(users[-1])
             if self.rows.users is None:
                 users.clear()
-        require(number, f"{self.settings.dataset} has no interactions")
-        number = pd.concat(number).groupby(level=0).sum()
+        if number is None:
+            raise UserError(f"{self.settings.dataset} has no interactions")
+        number = number.sort_index().astype(np.int64)
         self.different = {"item": len(number), "user": different}
         if isinstance(self.rows, Streamed):
             items = pd.Series(number.index)
@@ -256,14 +259,18 @@ class Build:
                 f"--min_item_count {self.settings.min_item_count} and --min_user_count "
                 f"{self.settings.min_user_count} leave no interactions; choose smaller ones"
             )
-        found = [
-            one.found(self._read("kept", part), columns, NUMBERS // len(parts))
-            for part in parts
-        ]
-        used = pd.concat([part.items for part in found]).drop_duplicates()
-        users = pd.concat([part.users for part in found])
-        for role, ids in (("item", used), ("user", users)):
-            dropped = self.different[role] - len(ids)
+        found, used, users, left = [], None, [], 0
+        for number in parts:
+            rows = self._read("kept", number)
+            part = one.found(rows, columns, NUMBERS // len(parts))
+            found.append(part.values)
+            ids = part.items if used is None else pd.concat([used, part.items])
+            used = ids.drop_duplicates()
+            left += len(part.users)
+            if self.rows.users is not None:
+                users.append(part.users)
+        for role, kept in (("item", len(used)), ("user", left)):
+            dropped = self.different[role] - kept
             self.counts[DROPPED.format(role)] = dropped
         items = table_of(
             self.rows.items, self.schema.items.columns, used, ITEM_ROWS
@@ -271,7 +278,7 @@ class Build:
         fields = {
             "interactions": {
                 name: field_of(
-                    column, pd.concat([part.values[name] for part in found])
+                    column, pd.concat([values[name] for values in found])
                 )
                 for name, column in columns.items()
             },
@@ -279,7 +286,8 @@ class Build:
             "users": {},
         }
         if self.rows.users is not None:
-            rows = self.rows.users[self.rows.users["id"].isin(users)]
+            known = self.rows.users["id"].isin(pd.concat(users))
+            rows = self.rows.users[known]
             fields["users"] = fields_of(self.schema.users.columns, rows)
         return items, fields
 
