@@ -21,7 +21,7 @@ from evaluation.lists import top_lists
 from evaluation.protocols import Ranker
 from reranking import LikedRanker, candidates, varied_lists
 from splits import Requests
-from support.checkpoint import WEIGHTS, read_json, weights_digest
+from support.checkpoint import WEIGHTS, file_digest, read_json
 from support.devices import uses_bf16
 from support.errors import UserError, require
 from support.files import write_json
@@ -129,7 +129,7 @@ class Parts:
     def begin(self) -> None:
         """Say in the folder of what the lists are. Raises `UserError` if it holds others."""
         about = {
-            "weights": weights_digest(self.engine.model_path / WEIGHTS),
+            "weights": file_digest(self.engine.model_path / WEIGHTS),
             "data": self.engine.data.split_hash,
             "users": len(self.requests),
             "users_of_a_file": self.users_of_a_file,

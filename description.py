@@ -18,14 +18,6 @@ from support.errors import UserError
 Ids = list[StrictInt] | list[StrictStr]
 
 
-class TrainedOn(TypedDict):
-    """Of each user with a training part: id, its length, a hash of it."""
-
-    users: Ids
-    lengths: list[StrictInt]
-    hashes: list[StrictStr]
-
-
 class Items(TypedDict):
     """Names and columns of the item table, a value a row."""
 
@@ -43,8 +35,7 @@ class Description(TypedDict):
     split_hash: StrictStr
     git_commit: StrictStr
     item_ids: Ids
-    user_ids: Ids
-    trained_on: TrainedOn
+    files: dict[str, StrictStr]
     items: NotRequired[Items]
 
 
@@ -65,9 +56,8 @@ def check_description(folder: Path, info: dict[str, Any]) -> None:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))
         raise damaged(folder, f"{place}: {fault['msg']}") from error
-    for name in ("item_ids", "user_ids"):
-        if len(set(info[name])) < len(info[name]):
-            raise damaged(folder, f"{name} holds an id twice")
+    if len(set(info["item_ids"])) < len(info["item_ids"]):
+        raise damaged(folder, "item_ids holds an id twice")
 
 
 def damaged(folder: Path, reason: Any) -> UserError:

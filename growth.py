@@ -26,6 +26,7 @@ NEAREST = 5  # known items that a new one is like, and those that tie (ablations
 ODDS = ("next_bias", "masked_bias", "item_bias", "start_bias")
 VECTORS = ("item_ids.weight", "items.weight")
 ITEMS = (*ODDS, *VECTORS)
+USER_VECTORS = "user_tokens.ids.weight"
 PAIRS = ("transitions.starts", "transitions.items", "transitions.values")
 Model = EnhancedBERT4Rec | BERT4Rec
 State = dict[str, Tensor]
@@ -44,9 +45,11 @@ def for_catalogue(model: Model, larger: Catalogue) -> Model:
     grown = build(larger, model.settings).eval()
     known = {name: value.cpu() for name, value in model.state_dict().items()}
     state = grown.state_dict()
-    users = model.catalogue.users.index(larger.users.ids)
-    users = np.append(UNKNOWN, users)
-    _take_over(state, known, place, users)
+    _take_over(state, known, place)
+    if USER_VECTORS in state:
+        users = model.catalogue.users.index(larger.users.ids)
+        users = np.append(UNKNOWN, users)  # unknown are new ones
+        state[USER_VECTORS].copy_(known[USER_VECTORS][users])
     if not vanilla:
         grown.item_columns.prepare(items, new)
     weights = _similar_items(grown, known, place, new)
@@ -60,9 +63,9 @@ def for_catalogue(model: Model, larger: Catalogue) -> Model:
     return grown.to(device)
 
 
-def _take_over(state, known, place, users):
-    """Fill a grown model's tensors, in place, with what does not come from similar items. users:
-    old rows of the users, 0 for new ones."""
+def _take_over(state, known, place):
+    """Fill a grown model's tensors, in place, with what does not come from similar items, nor
+    from users."""
     for name, value in known.items():
         last = name.rpartition(".")[2]
         if last == "vectors":  # of texts
@@ -71,11 +74,9 @@ def _take_over(state, known, place, users):
             # A new item has the neighbours that its columns give, and no others.
             moved = place[value.long()].int()
             state[name][place] = moved.where(value >= 0, -1)
-        elif name == "user_tokens.ids.weight":
-            state[name].copy_(value[users])
         elif name == "counts":
             state[name][ITEM_ROWS + place] = value[ITEM_ROWS:]
-        elif name not in (*ITEMS, *PAIRS):
+        elif name not in (*ITEMS, *PAIRS, USER_VECTORS):
             state[name].copy_(value)
 
 

@@ -32,7 +32,7 @@ from evaluation.side_tasks import (
 from run_folder import RESULTS
 from settings import Settings, TrainSettings
 from splits import MEASURED
-from support.checkpoint import WEIGHTS, weights_digest
+from support.checkpoint import WEIGHTS, file_digest
 from support.files import write_json
 from support.memory import peak_memory_mb
 from support.tables import by_row, print_table
@@ -74,7 +74,7 @@ def measure(
         "seed": settings.train.seed,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),
-        "weights": weights_digest(folder / WEIGHTS),
+        "weights": file_digest(folder / WEIGHTS),
         "ranking": {
             label: summarise(rank, data, "test")
             for label, rank in ranks.items()

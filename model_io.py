@@ -1,13 +1,12 @@
 """Models from settings, and to and from checkpoint folders.
 
-A folder holds the weights and `checkpoint.json`: settings, schema, ids, the fields of
-the columns, figures, and names and columns of the items. If the licence of the data forbids to
-publish names and columns (`publish_items` of the schema), they are read from the data. Columns of
-users are never stored.
+A folder holds the weights, who trained them (trained_users.py), and `checkpoint.json`: settings,
+schema, ids of items, the fields of the columns, figures, and names and columns of the items. If the
+licence of the data forbids to publish names and columns (`publish_items` of the schema), they are
+read from the data. Columns of users are never stored.
 """
 
 import dataclasses
-import hashlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from support.checkpoint import (
 from support.errors import UserError, require
 from support.memory import machine_memory
 from support.tracking import git_commit
+from trained_users import read_users, write_users
 
 # of a parameter: itself, its gradient, at most two moments, and the best so far
 TRAINING_BYTES = 5 * 4
@@ -49,13 +49,18 @@ class Checkpoint:
     info: dict[str, Any]
 
 
+def has_user_vectors(settings: ModelSettings) -> bool:
+    """Whether a model has a vector for each user."""
+    return settings.model == "enhanced" and settings.user_ids
+
+
 def least_parameters(catalogue: Catalogue, settings: ModelSettings) -> int:
     """A lower bound of the model's parameters, known before it is built."""
     width = settings.hidden_size
     rows = settings.seq_length
     if settings.model == "vanilla" or settings.item_ids:
         rows += len(catalogue.items.ids)
-    if settings.model == "enhanced" and settings.user_ids:
+    if has_user_vectors(settings):
         rows += len(catalogue.users.ids)
     if settings.model == "enhanced" and settings.positions == "sinusoidal":
         rows -= settings.seq_length
@@ -84,27 +89,6 @@ def new_model(data: Dataset, settings: ModelSettings) -> nn.Module:
     return build_model(data.catalogue, settings).prepare(data)
 
 
-def training_hashes(
-    data: Dataset, ends: np.ndarray | None = None
-) -> dict[str, list[Any]]:
-    """Of each user with a training part: id, its length, and a hash of its items and times.
-
-    ends: other ends of the parts.
-    """
-    ends = data.split.train_ends if ends is None else ends
-    ids, lengths, hashes = [], [], []
-    items = data.catalogue.items
-    texts = items.ids.astype(str)  # of each item, not of each interaction
-    for row in np.flatnonzero(ends > data.offsets[:-1]):
-        part = slice(data.offsets[row], ends[row])
-        item_texts = texts[data.items[part] - items.first]
-        text = " ".join(item_texts) + data.times[part].tobytes().hex()
-        ids.append(data.catalogue.users.id(row))
-        lengths.append(int(ends[row] - data.offsets[row]))
-        hashes.append(hashlib.sha256(text.encode()).hexdigest()[:8])
-    return {"users": ids, "lengths": lengths, "hashes": hashes}
-
-
 def save_model(
     folder: Path,
     model: nn.Module,
@@ -125,8 +109,6 @@ def save_model(
         "git_commit": git_commit(),
         "versions": {name: version(name) for name in ("torch", "numpy")},
         "item_ids": catalogue.items.ids.tolist(),
-        "user_ids": catalogue.users.ids.tolist(),
-        "trained_on": training_hashes(data),
     }
     if catalogue.schema.publish_items:
         columns = catalogue.items.data
@@ -136,7 +118,11 @@ def save_model(
                 name: values.tolist() for name, values in columns.items()
             },
         }
-    write_checkpoint(folder, model.state_dict(), info)
+
+    def add(new: Path) -> None:
+        write_users(new, data)
+
+    write_checkpoint(folder, model.state_dict(), info, add)
 
 
 def load_model(
@@ -154,7 +140,7 @@ def load_model(
     settings = stored_settings(folder, info)
     if data_dir:
         settings = settings.replace(data_dir=str(data_dir))
-    catalogue = _stored_catalogue(folder, info, settings.data)
+    catalogue = _stored_catalogue(folder, info, settings)
     held = sum(
         tensor.numel()
         for name, tensor in tensors.items()
@@ -194,15 +180,18 @@ def stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
 
 
 def _stored_catalogue(folder, info, settings):
-    """The catalogue that a model was trained on; of its users, only the ids."""
+    """The catalogue that a model was trained on; of its users, only the ids, if it has a vector
+    for each."""
     nameless = np.empty(0, dtype=object)
+    user_ids = nameless
+    if has_user_vectors(settings.model):
+        (user_ids,) = read_users(folder, info, ["id"])
     try:
         schema = schema_of(info["schema"], folder / INFO, {})
         fields = Fields.validate_python(info["fields"])
         ids = pd.Index(info["item_ids"]).to_numpy()
         items = Table(ids, ITEM_ROWS, nameless, fields["items"])
-        ids = pd.Index(info["user_ids"]).to_numpy()
-        users = Table(ids, USER_ROWS, nameless, fields["users"])
+        users = Table(user_ids, USER_ROWS, nameless, fields["users"])
         if "items" in info:
             items = _described(items, info["items"])
     except UserError as error:
@@ -212,7 +201,8 @@ def _stored_catalogue(folder, info, settings):
     catalogue = Catalogue(schema, items, users, fields["interactions"])
     if "items" in info:
         return catalogue
-    items = _rows_of(items, load(settings, catalogue).catalogue.items, folder)
+    found = load(settings.data, catalogue).catalogue.items
+    items = _rows_of(items, found, folder)
     return dataclasses.replace(catalogue, items=items)
 
 
@@ -229,8 +219,8 @@ def data_of(
 ) -> Dataset:
     """The data that a model was trained on, read again, its columns coded as then.
 
-    Raises `UserError` if the files have other items or users, or (same_split) other interactions,
-    in which case the held-out parts may differ.
+    Raises `UserError` if the files have other items, or other users where the model has a vector
+    for each, or (same_split) other interactions, in which case the held-out parts may differ.
     """
     info = checkpoint.info
     data = load(checkpoint.settings.data, checkpoint.catalogue)
@@ -240,9 +230,12 @@ def data_of(
     differs = ""
     if same_split and data.split_hash != info["split_hash"]:
         differs = "other interactions, columns or times"
-    for table, name in ((ours.items, "item_ids"), (ours.users, "user_ids")):
-        if table.ids.tolist() != info[name]:
-            differs = "another catalogue"
+    theirs = checkpoint.catalogue
+    same = np.array_equal(ours.items.ids, theirs.items.ids)
+    if has_user_vectors(checkpoint.settings.model):
+        same &= np.array_equal(ours.users.ids, theirs.users.ids)
+    if not same:
+        differs = "another catalogue"
     if differs:
         raise UserError(
             f"{folder} was trained on split {info['split_hash']} of {data.name}, the files "

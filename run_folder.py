@@ -18,8 +18,8 @@ from settings import Settings
 from support.checkpoint import (
     INFO,
     WEIGHTS,
+    file_digest,
     read_json,
-    weights_digest,
 )
 from support.errors import require
 from support.files import write_json
@@ -57,7 +57,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     """The results beside a model. Raises `UserError` if they were measured of other weights."""
     results = read_json(folder / RESULTS)
     require(
-        results.get("weights") == weights_digest(folder / WEIGHTS),
+        results.get("weights") == file_digest(folder / WEIGHTS),
         f"{folder / RESULTS} was measured of other weights than lie beside it; measure again by "
         f"trainer.py --resume, or train again",
     )

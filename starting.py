@@ -11,8 +11,9 @@ from torch import nn
 
 from data_processor import load
 from dataset import Dataset
+from fields import UNKNOWN
 from growth import for_catalogue
-from model_io import load_model, new_model, training_hashes
+from model_io import load_model, new_model
 from settings import (
     BOOKKEEPING,
     Settings,
@@ -22,6 +23,7 @@ from settings import (
 from support.arguments import names_of
 from support.checkpoint import load_weights
 from support.errors import UserError, require
+from trained_users import read_users, training_hashes
 from training_state import SELECTION_METRIC
 
 # What --start_from may change: it leaves no trace in what the weights mean.
@@ -100,19 +102,20 @@ def starting_data(settings: Settings) -> Dataset:
     start = load_model(Path(folder), data_dir=settings.data.data_dir)
     data = load(settings.data, start.catalogue)
     _check_selected(f"--start_from {folder}", start, settings)
-    theirs, users = start.info["trained_on"], data.catalogue.users
-    rows = users.index(np.array(theirs["users"], dtype=users.ids.dtype))
-    lengths = np.array(theirs["lengths"])
+    columns = ["id", "length", "hash"]
+    ids, lengths, theirs = read_users(Path(folder), start.info, columns)
+    rows = data.catalogue.users.index(ids)
     ends = data.offsets[:-1].copy()
     ends[rows] += np.minimum(lengths, data.train_lengths[rows])
-    here = training_hashes(data, ends)
-    hashes = dict(zip(here["users"], here["hashes"], strict=True))
-    for user, digest in zip(theirs["users"], theirs["hashes"], strict=True):
-        require(
-            hashes.get(user) == digest,
+    ours = training_hashes(data, ends)[rows]
+    differs = (ours != theirs) | (rows == UNKNOWN)
+    differs &= lengths > 0
+    if differs.any():
+        user = ids[differs.argmax()]
+        raise UserError(
             f"--start_from {folder} may have been trained on what is held out here: what trained "
             f"it of user {user} is not what this user's training part begins with; give the files "
-            f"that trained it, or such with later interactions",
+            f"that trained it, or such with later interactions"
         )
     return data
 

@@ -1,5 +1,6 @@
 """A trained row of the results tables as a model folder with a card, to share."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from support.arguments import names_of
 from support.checkpoint import read_checkpoint, write_checkpoint
 from support.files import write_text
 from support.tables import table_text
+from trained_users import FILE
 
 SAMPLED = ", pop-100"
 BOTH = ("HR@10", "NDCG@10")
@@ -52,10 +54,15 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
     """Write the row's best run as a model folder with a card; names and columns of items stay out
     where the licence of the data asks for it."""
     run = max(record["runs"], key=lambda run: run["validation"])
-    tensors, info = read_checkpoint(work / run["folder"] / "best")
+    best = work / run["folder"] / "best"
+    tensors, info = read_checkpoint(best)
     for name in BOOKKEEPING:
         info["settings"].pop(name, None)
-    write_checkpoint(folder, tensors, info)
+
+    def add(new: Path) -> None:
+        shutil.copyfile(best / FILE, new / FILE)
+
+    write_checkpoint(folder, tensors, info, add)
     figures = {"this model": run["test"]}
     shown = shown_of(run["test"])
     for what, title in MEANS.items():

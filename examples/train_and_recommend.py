@@ -17,7 +17,7 @@ def main(folder: str = "checkpoints/example", **changes: Any) -> None:
     train(settings)
     best = Path(folder) / "best"
     engine = RecommendationEngine(best, settings.data.data_dir)
-    first_user = engine.catalogue.users.id(1)
+    first_user = engine.data.catalogue.users.id(1)
     for item in engine.get_recommendations(first_user, k=5):
         print(f"{item.rank}. {item.name}")
 

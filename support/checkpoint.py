@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from support.files import (
 )
 
 WEIGHTS, INFO = "model.safetensors", "checkpoint.json"
-FORMAT = "enhanced-bert4rec/1"
+FORMAT = "enhanced-bert4rec/2"
 DIGITS = 16  # of the hash that weights are known by
 STALE = 3600  # seconds after which nobody still writes
 
@@ -30,14 +31,13 @@ def write_checkpoint(
     folder: Path,
     tensors: dict[str, Tensor],
     info: dict[str, Any],
+    add: Callable[[Path], None] | None = None,
 ) -> None:
     """Write tensors and their description into a folder, atomically.
 
     Everything is first written to a folder beside it and flushed to disk. Only then is the old
-    folder moved away; it comes back if the last step fails.
+    folder moved away; it comes back if the last step fails. add: writes further files to a folder.
     """
-    from safetensors.torch import save_file
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     settled(folder)
     _remove_stale(folder)
@@ -47,16 +47,13 @@ def write_checkpoint(
     new, old = scratch / "new", scratch / "old"
     try:
         new.mkdir()
-        # Tied or sliced tensors must not share memory in the file.
-        copies = {
-            name: tensor.detach().cpu().contiguous().clone()
-            for name, tensor in tensors.items()
-        }
-        save_file(copies, new / WEIGHTS)
-        (new / WEIGHTS).chmod(0o644)  # safetensors makes a private one
-        marks = {"format": FORMAT, "weights": weights_digest(new / WEIGHTS)}
-        write_json(new / INFO, {**info, **marks})
-        for path in (new / WEIGHTS, new):
+        _write_weights(new / WEIGHTS, tensors)
+        if add is not None:
+            add(new)
+        digests = {path.name: file_digest(path) for path in new.iterdir()}
+        marks = {"format": FORMAT, "weights": digests.pop(WEIGHTS)}
+        write_json(new / INFO, {**info, **marks, "files": digests})
+        for path in (*new.iterdir(), new):
             to_disk(path)
         if folder.exists():
             os.replace(folder, old)
@@ -73,6 +70,18 @@ def write_checkpoint(
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    # Tied or sliced tensors must not share memory in the file.
+    copies = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in tensors.items()
+    }
+    save_file(copies, path)
+    path.chmod(0o644)  # safetensors makes a private one
 
 
 def _remove_stale(folder: Path) -> None:
@@ -141,8 +150,25 @@ def _check_digest(path, info, digest):
     )
 
 
-def weights_digest(path: Path) -> str:
-    """Hash of the weights in a file."""
+def files_of(folder: Path) -> list[Path]:
+    """The files of a checkpoint, not what may lie beside them."""
+    names = [INFO, WEIGHTS, *read_json(folder / INFO)["files"]]
+    return [folder / name for name in names]
+
+
+def check_file(folder: Path, info: dict[str, Any], name: str) -> None:
+    """Raise `UserError` unless a further file of a checkpoint is the one that was written."""
+    path = folder / name
+    check_regular(path)
+    require(
+        path.exists() and info["files"].get(name) == file_digest(path),
+        f"{path} is missing, or not what {INFO} beside it describes; copy both again or train "
+        f"again",
+    )
+
+
+def file_digest(path: Path) -> str:
+    """Hash of a file, by which weights are known."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 

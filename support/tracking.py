@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from support.checkpoint import files_of
 from support.errors import UserError
 
 PROJECT = "enhanced-bert4rec"
@@ -112,8 +113,8 @@ class Tracker:
 
         def keep() -> None:
             artifact = self._library.Artifact(name, type="model")
-            for file in ("model.safetensors", "checkpoint.json"):
-                artifact.add_file(str(folder / file))
+            for path in files_of(folder):
+                artifact.add_file(str(path))
             self._library.log_artifact(artifact)
 
         self._try(keep)

@@ -113,5 +113,6 @@ def test_next_months_file(tmp_path, capsys):
     best = newest_run(tmp_path / "c") / "best" / "checkpoint.json"
     info = json.loads(best.read_text())
     assert info["settings"]["hidden_size"] == 16
-    assert len(info["user_ids"]) == 45 and len(info["item_ids"]) > 40
+    assert len(pd.read_parquet(best.with_name("users.parquet"))) == 45
+    assert len(info["item_ids"]) > 40
     assert "preset auto: " in capsys.readouterr().out

@@ -54,7 +54,7 @@ ORDER = [
     {"training_loop", "run_folder"},
     {"enhanced_model"},
     {"bert4rec"},
-    {"growth"},
+    {"growth", "trained_users"},
     {"model_io"},
     {"starting", "measuring"},
     {"explanations", "profiles"},

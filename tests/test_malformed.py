@@ -9,6 +9,7 @@ import shlex
 import shutil
 import stat
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ from support.checkpoint import read_checkpoint, write_checkpoint
 from support.errors import UserError, run_command
 from support.tables import write_frame
 from support.yaml_file import read_yaml
+from trained_users import FILE
 
 HEAD = "user,item,time\n"
 ROWS = "".join(
@@ -444,8 +446,6 @@ CHECKPOINTS = {
     "ids of two kinds": other("item_ids.0", "one"),
     "an id twice": other("item_ids.0", 2),
     "an id less": other("item_ids.0", ABSENT),
-    "users that are a text": other("user_ids", "all"),
-    "no users": other("user_ids", ABSENT),
     "no items": other("items.names", ABSENT),
     "null names": other("items.names.3", None),
     "names that are numbers": other("items.names.3", 5),
@@ -459,8 +459,8 @@ CHECKPOINTS = {
     "a split that is a list": other("split_hash", [1]),
     "no figures": other("validation", ABSENT),
     "figures that are text": other("validation", "good"),
-    "no training hashes": other("trained_on", ABSENT),
-    "training hashes that are a list": other("trained_on", [1]),
+    "no files": other("files", ABSENT),
+    "files that are a list": other("files", [1]),
     "a list nested 100,000 deep": other("settings", "DEEP"),
     "a number of 5,000 digits": other("settings", "DIGITS"),
 }
@@ -482,9 +482,15 @@ def run(tmp_path_factory):
 def test_checkpoints(kind, run, tmp_path):
     tensors, info = read_checkpoint(run / "best")
     CHECKPOINTS[kind](tensors, info)
-    write_checkpoint(tmp_path / "best", tensors, info)
+
+    def add(new):
+        shutil.copyfile(run / "best" / FILE, new / FILE)
+
+    write_checkpoint(tmp_path / "best", tensors, info, add)
     path = tmp_path / "best" / "checkpoint.json"
     text = path.read_text()
+    if "files" in kind:  # which are written anew
+        text = json.dumps({**json.loads(text), "files": info.get("files")})
     if info.get("format"):
         text = re.sub(
             '"format": "[^"]*"', f'"format": "{info["format"]}"', text
@@ -496,6 +502,35 @@ def test_checkpoints(kind, run, tmp_path):
     with pytest.raises(UserError) as error:
         RecommendationEngine(tmp_path / "best")
     assert str(tmp_path / "best") in str(error.value)
+
+
+USERS = {
+    "no file": Path.unlink,
+    "cut": lambda path: os.truncate(path, 100),
+    "of another model": lambda path: pd.DataFrame({"id": [1]}).to_parquet(
+        path
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [*USERS, "not Parquet", "no ids"])
+def test_the_users_of_a_checkpoint(kind, run, tmp_path):
+    """Damaged after they were written, or with the digest of what they are now."""
+    place = shutil.copytree(run / "best", tmp_path / "best")
+    if kind in USERS:
+        USERS[kind](place / FILE)
+    else:
+        tensors, info = read_checkpoint(place)
+        others = {
+            "not Parquet": lambda new: (new / FILE).write_text("nothing"),
+            "no ids": lambda new: pd.DataFrame({"x": [1]}).to_parquet(
+                new / FILE
+            ),
+        }
+        write_checkpoint(place, tensors, info, others[kind])
+    with pytest.raises(UserError) as error:
+        RecommendationEngine(place)
+    assert str(place) in str(error.value) and FILE in str(error.value)
 
 
 # States: tensors and description of `last`

@@ -312,6 +312,7 @@ def test_save_and_load(case, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
         "checkpoint.json",
         "model.safetensors",
+        "users.parquet",
     ]
 
 

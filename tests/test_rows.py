@@ -141,6 +141,7 @@ def test_a_row_is_published_without_titles(row, tmp_path, capsys):
         "README.md",
         "checkpoint.json",
         "model.safetensors",
+        "users.parquet",
     ]
     best = max(record["runs"], key=lambda entry: entry["validation"])
     text = (folder / "README.md").read_text()

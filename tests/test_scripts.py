@@ -120,6 +120,7 @@ def test_trainer_leaves_what_it_promises(model):
         "model.safetensors",
         "results.json",
         "test_users.parquet",
+        "users.parquet",
     ]
     info = json.loads((model / "checkpoint.json").read_text())
     assert {
@@ -128,7 +129,7 @@ def test_trainer_leaves_what_it_promises(model):
         "git_commit",
         "versions",
         "item_ids",
-        "user_ids",
+        "files",
         "schema",
     } <= set(info)
     results = json.loads((model / "results.json").read_text())
@@ -765,7 +766,7 @@ def test_going_on_from_a_model_with_new_items_and_users(
     older = RecommendationEngine(tmp_path / "old" / "best", data_dir=str(few))
     same = RecommendationEngine(tmp_path / "same" / "best", data_dir=str(many))
     assert len(older.catalogue.items.ids) < len(same.catalogue.items.ids) == 80
-    assert len(same.catalogue.users.ids) == 60
+    assert len(same.data.catalogue.users.ids) == 60
     history = older.catalogue.items.ids[:3].tolist()
     before, after = (
         {
