@@ -126,6 +126,46 @@ def test_a_killed_worker_is_replaced_and_a_killed_program_resumed(
     assert ours > 1.2 * popularity
 
 
+def parents(numbers):
+    """The processes that started some others."""
+    found = subprocess.run(
+        ["ps", "-o", "ppid=", "-p", ",".join(map(str, numbers))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(found.stdout.split())
+
+
+def test_a_lost_machine_is_replaced(ml_1m_folder, tmp_path):
+    """Two Ray nodes of this machine, with a worker each. One is killed, a third joins."""
+    from ray.cluster_utils import Cluster
+
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = machines.add_node(num_cpus=1)
+        ray = ["--ray", machines.address, "--workers", "2"]
+        long = ["--max_epochs", "40", "--eval_every", "5", "--patience", "99"]
+        process = start(command(tmp_path, ml_1m_folder, *long, *ray))
+
+        def saved():
+            run = newest_run(tmp_path / "c")
+            return run and (run / "last").exists()
+
+        wait_for(saved, process)
+        before = set(workers())
+        assert len(parents(before)) == 2
+        machines.remove_node(second, allow_graceful=False)
+        machines.add_node(num_cpus=1)
+        wait_for(lambda: len(set(workers()) - before) == 2, process)
+        code, out, err = end_of(process)
+    finally:
+        machines.shutdown()
+    assert code == 0, err
+    found = read_results(newest_run(tmp_path / "c") / "best")
+    assert found["epochs"] == 40 and "Best model" in out
+
+
 def test_an_error_of_the_user_ends_all_workers(tmp_path):
     """It is not tried again and again."""
     with (
