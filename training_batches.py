@@ -19,10 +19,9 @@ from views import two_views
 
 # Shares of the sequences without one kind of side information, and without the user's id.
 CONTEXT_DROPOUT, USER_ID_DROPOUT = 0.1, 0.5
-# Stream of an epoch's noise that says which windows begin late; batches have their own.
-LATE = 2**40
-# Stream of noise of a batch's views; batches have their own numbers.
-VIEWS = 2**41
+# Streams of an epoch's noise beside those of its batches, which have their numbers: which windows
+# of a process begin late, a batch's views, and the order of batches for all processes.
+LATE, VIEWS, ALIKE = 2**40, 2**41, 2**42
 
 
 class TrainingBatches:
@@ -39,7 +38,7 @@ class TrainingBatches:
 
     Of several processes (`rank` of `world`) each has the windows of a run of users, with as many
     interactions as the others, and reads no other part of the data. All take as many steps as the
-    one with the fewest batches.
+    one with the fewest batches, and at each step their batches are of similar length.
     """
 
     def __init__(
@@ -55,72 +54,94 @@ class TrainingBatches:
         self.data, self.seq_length, self.train = data, seq_length, train
         self.cloze_share, self.views = cloze_share, views
         self.rank, self.world = rank, world
-        self.users, self.starts, self.ends = self._windows()
-        shares = self._shares()
-        bounds = [self._bounds(share) for share in shares]
-        self.mine, self.bounds = shares[rank], bounds[rank]
-        self.steps = min(map(len, bounds)) - 1
+        self.size = seq_length + 1  # of a window
+        steps = []
+        # One after the other: the windows of all processes may need more memory than there is.
+        for number, share in enumerate(self._shares()):
+            users, starts, ends = self._windows(share)
+            late, _ = self._late_starts(0, starts, ends, number)
+            bounds = self._bounds(ends - late)
+            steps.append(len(bounds) - 1)
+            if number == rank:
+                self.users, self.starts, self.ends = users, starts, ends
+                self.bounds = bounds
+        self.steps = min(steps)
 
     def __len__(self) -> int:
         """Steps in an epoch: a batch of each process."""
         return self.steps
 
     def _shares(self):
-        """The windows of each process, as slices with equally many interactions."""
-        total = np.append(0, np.cumsum(self.ends - self.starts))
+        """The users of each process, as slices whose windows have equally many interactions."""
+        starts = self.data.offsets[:-1]
+        lengths = self.data.split.train_ends - starts
+        read = np.minimum(lengths, self.size) * self._numbers(lengths)
+        read[lengths < self._shortest()] = 0
+        total = np.append(0, np.cumsum(read))
         wanted = total[-1] * np.arange(1, self.world) / self.world
-        places = [0, *np.searchsorted(total, wanted).tolist(), len(self.ends)]
+        places = [0, *np.searchsorted(total, wanted).tolist(), len(starts)]
         return [slice(*pair) for pair in itertools.pairwise(places)]
 
-    def _bounds(self, share):
-        """Bounds of the batches of a process among its windows, longest first."""
-        lengths = (self.ends - self._late_starts(0)[0])[share]
+    def _shortest(self):
+        """Interactions of a user who trains; a causal window needs an input and a target."""
+        return 1 if self.cloze_share == 1 else 2
+
+    def _numbers(self, lengths):
+        """How many windows histories of these lengths have."""
+        if not self.train.sliding_window:
+            return np.ones_like(lengths)
+        older = np.maximum(0, lengths - self.size)
+        return -(-(older + self.size // 2) // max(1, self.size // 2))
+
+    def _windows(self, share):
+        """(user, start, end) of each window of some users."""
+        starts = self.data.offsets[:-1][share]
+        ends = self.data.split.train_ends[share]
+        users = np.flatnonzero(ends - starts >= self._shortest())
+        starts, ends = starts[users], ends[users]
+        users = users + share.start
+        # From the newest window of a user on, half a window older each, the oldest at the start.
+        newest = np.maximum(starts, ends - self.size)
+        number = self._numbers(ends - starts)
+        user = np.repeat(np.arange(len(users)), number)
+        place = np.arange(len(user)) - np.repeat(number.cumsum() - number, number)
+        older = place * max(1, self.size // 2)
+        first = np.maximum(starts[user], newest[user] - older)
+        return users[user], first, np.minimum(ends[user], first + self.size)
+
+    def _bounds(self, lengths):
+        """Bounds of the batches among windows of these lengths, longest first."""
         widths = padded_width(np.sort(lengths)[::-1] - 1, self.seq_length)
         return cut(widths, self.train.batch_size, self.train.batch_tokens)
 
-    def _windows(self):
-        """(user, start, end) of each window."""
-        size = self.seq_length + 1
-        # a causal window needs an input and a target
-        shortest = 1 if self.cloze_share == 1 else 2
-        starts = self.data.offsets[:-1]
-        ends = self.data.split.train_ends
-        users = np.flatnonzero(ends - starts >= shortest)
-        starts, ends = starts[users], ends[users]
-        if not self.train.sliding_window:
-            return users, np.maximum(starts, ends - size), ends
-        # From the newest window of a user on, half a window older each, the oldest at the start.
-        newest = np.maximum(starts, ends - size)
-        stride = max(1, size // 2)
-        number = -(-(newest - starts + size // 2) // stride)
-        user = np.repeat(np.arange(len(users)), number)
-        place = np.arange(len(user)) - np.repeat(number.cumsum() - number, number)
-        first = np.maximum(starts[user], newest[user] - place * stride)
-        return users[user], first, np.minimum(ends[user], first + size)
-
-    def _late_starts(self, epoch):
-        """(start of each window in an epoch, whether it is truncated).
+    def _late_starts(self, epoch, starts, ends, process):
+        """(start of each window in an epoch, whether it is truncated) of a process.
 
         The remaining length is log-uniform, and at least an input and a target remain.
         """
-        draw = np.random.default_rng((self.train.seed, epoch, LATE))
-        late = draw.random(len(self.ends)) < self.train.late_start_share
-        half = (self.ends - self.starts) / 2
+        draw = np.random.default_rng((self.train.seed, epoch, LATE + process))
+        late = draw.random(len(ends)) < self.train.late_start_share
+        half = (ends - starts) / 2
         left = (2 * half ** draw.random(len(late))).astype(int)
-        return np.where(late, self.ends - left, self.starts), late
+        return np.where(late, ends - left, starts), late
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This process' batches of an epoch from `first_step` on."""
         draw = np.random.default_rng((self.train.seed, epoch))
-        order = draw.permutation(np.arange(len(self.users))[self.mine])
-        starts, late = self._late_starts(epoch)
+        order = draw.permutation(len(self.users))
+        starts, late = self._late_starts(
+            epoch, self.starts, self.ends, self.rank
+        )
         # Longest first, random among equals.
         order = order[np.argsort((starts - self.ends)[order], kind="stable")]
-        # Alike in all processes: at each step their batches are of similar length.
-        groups = draw.permutation(len(self.bounds) - 1)
+        if self.world > 1:
+            # Processes have drawn different orders; now all draw the same.
+            draw = np.random.default_rng((self.train.seed, epoch, ALIKE))
+        groups = draw.permutation(self.steps)
+        batches = len(self.bounds) - 1  # some more than steps, perhaps
         for step in range(first_step, self.steps):
             number = step * self.world + self.rank
-            group = groups[step]
+            group = groups[step] * batches // self.steps
             rows = order[self.bounds[group] : self.bounds[group + 1]]
             noise = np.random.default_rng((self.train.seed, epoch, number))
             # All processes do the same kind of batch at the same step, spread evenly over the

@@ -134,15 +134,40 @@ def test_processes_share_the_interactions_evenly(data, world):
     ]
     found = [list(one.epoch(0)) for one in made]
     assert {len(batches) for batches in found} == {made[0].steps}
-    windows = [np.arange(len(one.users))[one.mine] for one in made]
-    assert np.concatenate(windows).tolist() == list(range(len(made[0].users)))
+    alone = TrainingBatches(data, 12, train, 0.0)
+    for name in ("users", "starts", "ends"):
+        windows = np.concatenate([getattr(one, name) for one in made])
+        assert np.array_equal(windows, getattr(alone, name))
     for one, other in itertools.pairwise(made):
-        last = one.users[one.mine][-1]
-        assert last <= other.users[other.mine][0]
+        assert one.users[-1] < other.users[0]
     tokens = [sum(batch.tokens for batch in batches) for batches in found]
     assert max(tokens) < 1.1 * min(tokens)
-    whole = len(list(TrainingBatches(data, 12, train, 0.0).epoch(0)))
+    whole = len(list(alone.epoch(0)))
     assert whole - 2 * world <= world * made[0].steps <= whole + world
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_batches_of_a_step_are_of_similar_length_in_all_processes(
+    real_data, world
+):
+    """Else the others wait for the one with the longest histories."""
+    train = TrainSettings(
+        batch_size=512,
+        batch_tokens=1024,
+        sliding_window=True,
+        late_start_share=0.5,
+    )
+    for epoch in (0, 3):
+        widths = []
+        for rank in range(world):
+            made = TrainingBatches(
+                real_data, 200, train, 0.0, rank=rank, world=world
+            )
+            widths.append(
+                [batch.items.shape[1] for batch in made.epoch(epoch)]
+            )
+        spread = np.ptp(widths, axis=0)
+        assert spread.mean() < 0.05 * np.mean(widths)
 
 
 @pytest.mark.parametrize("tokens", [0, 64])
