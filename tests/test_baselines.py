@@ -5,6 +5,8 @@ import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
+import dataset
+from baselines import popularity
 from baselines.followers import (
     HISTORIES,
     PUBLISHED,
@@ -227,6 +229,21 @@ def test_recent_popularity_counts_the_days_before(data):
         empty[ITEM_ROWS:].argsort()
         == Popularity(data).counts[ITEM_ROWS:].argsort()
     ).all()
+
+
+def test_recent_popularity_of_large_data(data, monkeypatch):
+    """Read in chunks, and of a part of the users: about as many interactions as allowed."""
+    whole = RecentPopularity(data, days=30)
+    monkeypatch.setattr(dataset, "CHUNK", 200)
+    in_chunks = RecentPopularity(data, days=30)
+    assert sorted(zip(whole.times, whole.items, strict=True)) == sorted(
+        zip(in_chunks.times, in_chunks.items, strict=True)
+    )
+    total = len(whole.items)
+    monkeypatch.setattr(popularity, "MOST", total // 3)
+    some = RecentPopularity(data, days=30)
+    assert total / 5 < len(some.items) < total / 2
+    assert (np.diff(some.times) >= 0).all()
 
 
 def test_baselines_bring_a_batch_to_the_cpu_before_numpy_reads_it(
