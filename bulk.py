@@ -38,8 +38,8 @@ class Lists:
 
     until: 'end' ranks from whole histories; 'test' and 'validation' from what comes before that
     target, at its time if the model knows request times; for all users in the very batches that
-    the trainer evaluates. precision: 'auto' encodes whole histories in bf16 where the processor
-    has it, 'fp32' never; what ranks before a target is always encoded in fp32. filter_seen,
+    the trainer evaluates. precision: 'auto' encodes whole histories in bf16 where that is
+    faster, 'fp32' never; what ranks before a target is always encoded in fp32. filter_seen,
     rank_by, diversity: as in `Query`.
     """
 
@@ -79,7 +79,7 @@ def write_all(
     Files that are there already stay. spread: calls a function with each number elsewhere, in any
     order (support/ray_workers.py). Raises `UserError` if the files are of other lists.
     """
-    lists = Lists(**options)
+    lists = _decided(Lists(**options), folder)
     place = engine.settings.data.data_dir
     parts = Parts(
         engine.model_path, place, folder, user_ids, lists, users_of_a_file
@@ -193,6 +193,17 @@ def _columns(data, users, rows, values):
         "rank": np.tile(np.arange(1, width + 1), len(rows))[there],
         "score": values.ravel()[there],
     }
+
+
+def _decided(lists, folder):
+    """The lists with the precision that all files of the folder have."""
+    if lists.precision != "auto":
+        return lists
+    bf16 = uses_bf16("auto", torch.device("cpu"))
+    precision = "bf16" if bf16 else "fp32"
+    if (folder / ABOUT).exists():
+        precision = read_json(folder / ABOUT).get("precision", precision)
+    return dataclasses.replace(lists, precision=precision)
 
 
 def requests_of(

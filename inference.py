@@ -67,7 +67,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "precision": {
         "choices": ("auto", "fp32", "bf16"),
         "default": "auto",
-        "help": "with --users: bf16 encodes whole histories faster where the processor has it",
+        "help": "with --users: auto encodes whole histories in bf16 where that is faster",
     },
     "output": {
         "help": "with --users: FILE.parquet or FILE.csv to write, FOLDER/ for a file of every "

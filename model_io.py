@@ -33,7 +33,7 @@ from support.checkpoint import (
 from support.errors import UserError, require
 from support.memory import machine_memory
 from support.tracking import git_commit
-from trained_users import read_users, write_users
+from trained_users import keep_users, read_users, write_users
 
 # of a parameter: itself, its gradient, at most two moments, and the best so far
 TRAINING_BYTES = 5 * 4
@@ -120,7 +120,8 @@ def save_model(
         }
 
     def add(new: Path) -> None:
-        write_users(new, data)
+        if not keep_users(folder, new, data.split_hash):
+            write_users(new, data)
 
     write_checkpoint(folder, model.state_dict(), info, add)
 

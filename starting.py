@@ -22,6 +22,7 @@ from settings import (
 )
 from support.arguments import names_of
 from support.checkpoint import load_weights
+from support.devices import choose_device, uses_bf16
 from support.errors import UserError, require
 from trained_users import read_users, training_hashes
 from training_state import SELECTION_METRIC
@@ -77,12 +78,16 @@ def starting_model(data: Dataset, settings: Settings) -> nn.Module:
 
 
 def pinned(settings: Settings) -> Settings:
-    """Settings with the targets of links such as checkpoints/best, which may point elsewhere when
-    the run is resumed."""
+    """Settings of a run that may be resumed, perhaps by another process: with the precision that is
+    faster here, and the targets of links such as checkpoints/best, which may point elsewhere
+    then."""
     train = settings.train
+    bf16 = uses_bf16(train.precision, choose_device(train.device))
     teachers = [_target(folder) for folder in names_of(train.teacher)]
     return settings.replace(
-        teacher=",".join(teachers), start_from=_target(train.start_from)
+        precision="bf16" if bf16 else "fp32",
+        teacher=",".join(teachers),
+        start_from=_target(train.start_from),
     )
 
 

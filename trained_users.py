@@ -4,11 +4,12 @@ A row is a user, in the order of the data: id, number of interactions in the tra
 hash of their items and times. A model with a vector for each user needs the ids to find it.
 `--start_from` needs all, to see that nothing that is held out now has trained the model.
 
-Memory does not grow with the users that are written. P users, N interactions.
+Writing takes no more memory for more users. P users, N interactions.
 """
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import pandas as pd
 
 from dataset import ITEM_ROWS, USER_ROWS, Dataset
 from description import damaged
-from support.checkpoint import check_file
+from support.checkpoint import INFO, check_file, read_json
+from support.errors import UserError
 
 FILE = "users.parquet"
 # Constants and steps of splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -46,21 +48,36 @@ def write_users(folder: Path, data: Dataset) -> None:
             writer.write_table(table)
 
 
+def keep_users(old: Path, new: Path, split: str) -> bool:
+    """Copy the file of an older checkpoint of the same split; False if there is no sound one."""
+    try:
+        info = read_json(old / INFO)
+        check_file(old, info, FILE)
+    except (UserError, KeyError):
+        return False
+    if info.get("split_hash") != split:
+        return False
+    shutil.copyfile(old / FILE, new / FILE)
+    return True
+
+
 def read_users(
     folder: Path, info: dict[str, Any], columns: Sequence[str]
 ) -> list[np.ndarray]:
-    """Columns of the file, (P,) each. Raises `UserError` if it is damaged."""
+    """Columns of the file, (P,) each, the first of them `id`. Raises `UserError` if it is
+    damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     check_file(folder, info, FILE)
     try:
         table = pq.read_table(folder / FILE, columns=list(columns))
-        return [
-            pd.Index(table[name].to_pylist()).to_numpy() for name in columns
-        ]
+        found = [table[name].to_numpy() for name in columns]
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise damaged(folder, f"{FILE}: {error}") from error
+    if len(pd.unique(found[0])) < table.num_rows:
+        raise damaged(folder, f"{FILE} holds an id twice")
+    return found
 
 
 def training_hashes(data: Dataset, ends: np.ndarray) -> np.ndarray:
@@ -99,7 +116,7 @@ def _hashes(part, of_items):
     mixed = _mixed(of_items[part.items - ITEM_ROWS] + when)
     sums = np.append(np.uint64(0), np.cumsum(mixed, dtype=np.uint64))
     ends = np.maximum(part.split.train_ends, starts)
-    # Half of the bits are enough to notice a difference.
+    # 32 bits a user are enough to notice a difference.
     return (sums[ends] - sums[starts]).astype(np.uint32)
 
 

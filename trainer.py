@@ -195,6 +195,7 @@ def launch(
     # By its name, which `__main__` would not be.
     from trainer import train as work
 
+    settings = pinned(settings)
     with cluster(how.ray, how.workers) as ray:
         run = run or new_run(Path(settings.train.checkpoint_dir), settings)
         work = functools.partial(work, settings, run)

@@ -37,8 +37,8 @@ class TrainingBatches:
     many windows, so `batch_tokens` is met exactly in the first epoch and nearly in the others.
 
     Of several processes (`rank` of `world`) each has the windows of a run of users, with as many
-    interactions as the others, and reads no other part of the data. All take as many steps as the
-    one with the fewest batches, and at each step their batches are of similar length.
+    interactions as the others, and its batches read no other part of the data. All take as many
+    steps as the one with the fewest batches, and at each step their batches are of similar length.
     """
 
     def __init__(
@@ -134,14 +134,17 @@ class TrainingBatches:
         )
         # Longest first, random among equals.
         order = order[np.argsort((starts - self.ends)[order], kind="stable")]
+        # Of some more batches than steps each epoch leaves out others.
+        batches = len(self.bounds) - 1
+        shift = 0
         if self.world > 1:
+            shift = draw.integers(batches)
             # Processes have drawn different orders; now all draw the same.
             draw = np.random.default_rng((self.train.seed, epoch, ALIKE))
         groups = draw.permutation(self.steps)
-        batches = len(self.bounds) - 1  # some more than steps, perhaps
         for step in range(first_step, self.steps):
             number = step * self.world + self.rank
-            group = groups[step] * batches // self.steps
+            group = (groups[step] * batches + shift) // self.steps
             rows = order[self.bounds[group] : self.bounds[group + 1]]
             noise = np.random.default_rng((self.train.seed, epoch, number))
             # All processes do the same kind of batch at the same step, spread evenly over the

@@ -119,7 +119,8 @@ class Run:
         self.world = self.accelerator.num_processes
         self.device = self.accelerator.device
         # Our own autocast: accelerate keeps its precision for the whole life of the process.
-        self.bf16 = uses_bf16(self.train.precision, self.device)
+        bf16 = uses_bf16(self.train.precision, self.device)
+        self.bf16 = bool(self.agreed(bf16))
         share = model.cloze_share(self.train)
         views = self.weights["contrastive"] > 0
         of_all = (self.rank, self.world)
@@ -152,7 +153,7 @@ class Run:
         in_epoch = len(self.batches)
         if in_epoch == 0:
             remedy = f"give fewer processes than {self.world}, or a smaller --batch_size"
-            if not len(self.batches.users):
+            if self.data.train_lengths.max() < 2:
                 remedy = (
                     "give longer histories: beside what is held out, two interactions of a user "
                     "train"

@@ -41,7 +41,7 @@ LARGEST = 1e6  # no weight and no count come near such a value
 
 @dataclass(frozen=True)
 class Pairs:
-    """Values that are added to the scores of items in a batch, in the order of the items."""
+    """Values that are added to the scores of items in a batch, sorted by item."""
 
     request: Tensor  # (P,) rows of the batch
     item: Tensor  # (P,) ascending

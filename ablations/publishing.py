@@ -1,6 +1,5 @@
 """A trained row of the results tables as a model folder with a card, to share."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 from settings import BOOKKEEPING
 from support.arguments import names_of
 from support.checkpoint import read_checkpoint, write_checkpoint
+from support.errors import require
 from support.files import write_text
 from support.tables import table_text
-from trained_users import FILE
+from trained_users import keep_users
 
 SAMPLED = ", pop-100"
 BOTH = ("HR@10", "NDCG@10")
@@ -60,7 +60,8 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
         info["settings"].pop(name, None)
 
     def add(new: Path) -> None:
-        shutil.copyfile(best / FILE, new / FILE)
+        sound = keep_users(best, new, info["split_hash"])
+        require(sound, f"{best} is damaged; remove it and train the row again")
 
     write_checkpoint(folder, tensors, info, add)
     figures = {"this model": run["test"]}

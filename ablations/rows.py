@@ -20,6 +20,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -46,9 +47,9 @@ from evaluation.slices import by_time
 from model_io import load_model
 from settings import EvalSettings
 from support.checkpoint import read_json
-from support.errors import require, run_command
+from support.errors import UserError, require, run_command
 from support.files import replacing, write_json
-from support.tables import show_tables
+from support.tables import show_tables, write_tables
 from support.tracking import git_commit
 from support.yaml_file import read_yaml
 
@@ -80,6 +81,7 @@ ROWS = {
     "global-time": (*BASELINES, "vanilla", "sasrec", "enhanced"),
 }
 SELECTION = "NDCG@10"
+STORED = np.float32
 KEPT = ("steps", "git_commit", "parameters", "peak_memory_mb", "values")
 KEPT += ("preferences",)
 NOTE = (
@@ -176,7 +178,9 @@ def measure(
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         **record,
     }
-    return record, np.stack(of_metric[SELECTION])
+    # As they are stored, so that a table comes out the same later.
+    values = np.stack(of_metric[SELECTION]).astype(STORED)
+    return record, values.astype(float)
 
 
 def _test_metrics(ranker, data, length):
@@ -221,24 +225,36 @@ def verdict(
 
 
 def reported(
-    folder: Path,
+    folder: Path, split: str
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """Row -> record, and row -> SELECTION metric (S, P), of the results of a board."""
+    """Row -> record, and row -> SELECTION metric (S, P), of the results of a board; the metric of
+    rows of this split alone. Raises `UserError` for a file that is damaged."""
     records, values = {}, {}
     for name in NAMES:
         path = folder / f"{name}.json"
-        if path.exists():
-            records[name] = read_json(path)
-        if path.with_suffix(".npz").exists():
-            with np.load(path.with_suffix(".npz")) as file:
-                values[name] = file[SELECTION].astype(float)
+        if not path.exists():
+            continue
+        records[name] = read_json(path)
+        path = path.with_suffix(".npz")
+        if path.exists() and records[name]["split_hash"] == split:
+            values[name] = _stored(path)
     return records, values
+
+
+def _stored(path):
+    try:
+        with np.load(path) as file:
+            return file[SELECTION].astype(float)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); remove it, and measure the row again with --write"
+        ) from error
 
 
 def report(path: Path, record: dict[str, Any], values: np.ndarray) -> None:
     """Write a row's record, and its SELECTION metric (S, P) beside it."""
     with replacing(path.with_suffix(".npz")) as part:
-        np.savez_compressed(part, **{SELECTION: values.astype(np.float32)})
+        np.savez_compressed(part, **{SELECTION: values.astype(STORED)})
     write_json(path.with_suffix(".json"), record)
 
 
@@ -319,7 +335,7 @@ def main(argv: list[str]) -> int:
     data = load(settings.replace(**BOARDS[flags.board]).data)
     folder, work = flags.results / flags.board, flags.work / flags.board
     folder.mkdir(parents=True, exist_ok=True)
-    records, values = reported(folder)
+    records, values = reported(folder, data.split_hash)
     changed, failed = False, False
     for name in flags.rows or ROWS[flags.board]:
         older = records.get(name)
@@ -333,10 +349,11 @@ def main(argv: list[str]) -> int:
             changed = True
         if flags.publish and name in TRAINED:
             publish(records[name], work, flags.publish / name)
-    show_tables(
-        [(f"Board {flags.board}", *table(records, values))],
-        folder / "table.md" if changed else None,
-    )
+    title = f"Board {flags.board}"
+    show_tables([(title, *table(records, values))])
+    if changed:
+        of_files = table(*reported(folder, data.split_hash))
+        write_tables([(title, *of_files)], folder / "table.md")
     return int(failed and not flags.write)
 
 

@@ -32,7 +32,7 @@ def top_lists(
     k = min(k, len(data.catalogue.items.ids))
     items = np.zeros((len(requests), k), dtype=np.int64)
     values = np.zeros((len(requests), k), dtype=np.float32)
-    scored = min(len(data.catalogue.items), BLOCK)
+    scored = BLOCK if _has_blocks(ranker) else None
     for chosen, part, batch in request_batches(
         data, requests, seq_length, timed=timed, scored=scored
     ):
@@ -53,10 +53,14 @@ def top_lists(
     return items, values
 
 
+def _has_blocks(ranker):
+    return len(getattr(ranker, "table", ())) > BLOCK
+
+
 def _blocks(ranker, batch):
     """(first row, scores (B, W) of W items) of all items; one block if they are few, or if the
     ranker has no blocks."""
-    if len(getattr(ranker, "table", ())) > BLOCK:
+    if _has_blocks(ranker):
         yield from ranker.blocks(batch)
     else:
         yield 0, ranker.score(batch)

@@ -17,21 +17,22 @@ class Growing:
     """A .npy file that grows by rows, without a memory map: a full disk would kill the process."""
 
     def __init__(self, path: Path, first: np.ndarray) -> None:
-        self.file, self.like, self.rows = path.open("wb"), first, 0
+        self.file, self.rows = path.open("wb"), 0
+        self.dtype, self.shape = first.dtype, first.shape[1:]
         self._header()
 
     def _header(self):
         # numpy leaves room in it for any number of rows.
         header = {
-            "descr": np.lib.format.dtype_to_descr(self.like.dtype),
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
-            "shape": (self.rows, *self.like.shape[1:]),
+            "shape": (self.rows, *self.shape),
         }
         np.lib.format.write_array_header_1_0(self.file, header)
 
     def append(self, rows: np.ndarray) -> None:
         """Write more rows."""
-        rows = np.ascontiguousarray(rows, dtype=self.like.dtype)
+        rows = np.ascontiguousarray(rows, dtype=self.dtype)
         self.file.write(rows.data)
         self.rows += len(rows)
 

@@ -16,7 +16,7 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ NUMBERS = 8_000_000  # values of a column by which its quantiles are found, at m
 DAY = 86_400
 DROPPED = "{0}s dropped by --min_{0}_count and --keep"
 KEPT = ("min_item_count", "min_user_count")  # settings that say what is kept
+MERGED = 1_000_000  # values that wait to be merged, beside as many as are merged
 
 
 def build(
@@ -119,6 +120,7 @@ def _source(settings, memory, work):
 def _key(settings, facts, rows_of_part):
     """What a build depends on: files with size and time, settings."""
     content = {
+        "format": FORMAT,
         "settings": {name: getattr(settings, name) for name in KEPT},
         "dataset": [settings.dataset, settings.data_dir, settings.columns],
         "rows_of_part": rows_of_part,
@@ -153,6 +155,32 @@ def _rows(settings, source, work, rows_of_part, memory, spread):
         return InMemory(raw, parts)
     parts = math.ceil(source.number_of_rows() / rows_of_part)
     return Streamed(source, spread, work / "staged", parts, memory)
+
+
+class Merged:
+    """Values of many parts, which have most of them in common, merged now and then: memory is that
+    of different values, and few merges are made."""
+
+    def __init__(self, merge: Callable[[pd.Series], pd.Series]) -> None:
+        self.merge = merge
+        self.parts: list[pd.Series] = []
+        self.size = self.waiting = 0
+
+    def add(self, part: pd.Series) -> None:
+        """Add a part."""
+        self.parts.append(part)
+        self.waiting += len(part)
+        if self.waiting > MERGED + self.size:
+            self.parts = [self.whole()]
+            self.size, self.waiting = len(self.parts[0]), 0
+
+    def whole(self) -> pd.Series:
+        """All values."""
+        return self.merge(pd.concat(self.parts))
+
+
+def _sum(number):
+    return number.groupby(level=0).sum()
 
 
 class Build:
@@ -215,21 +243,18 @@ class Build:
 
     def count(self) -> np.ndarray | None:
         """The ids of frequent items; None if all are."""
-        number, users, different = None, [], 0
+        number, users, different = Merged(_sum), [], 0
         for part in self._parts("clean"):
             facts = pq.read_schema(self._path("clean", part)).metadata
             self.counts.update(json.loads(facts[b"counts"]))
             rows = self._read("clean", part, ["user", "item"])
-            here = rows["item"].value_counts()
-            # One after the other: many parts have most of the items.
-            number = here if number is None else number.add(here, fill_value=0)
+            number.add(rows["item"].value_counts())
             users.append(rows["user"].drop_duplicates())
             different += len(users[-1])
             if self.rows.users is None:
                 users.clear()
-        if number is None:
-            raise UserError(f"{self.settings.dataset} has no interactions")
-        number = number.sort_index().astype(np.int64)
+        require(different, f"{self.settings.dataset} has no interactions")
+        number = number.whole()
         self.different = {"item": len(number), "user": different}
         if isinstance(self.rows, Streamed):
             items = pd.Series(number.index)
@@ -259,16 +284,17 @@ class Build:
                 f"--min_item_count {self.settings.min_item_count} and --min_user_count "
                 f"{self.settings.min_user_count} leave no interactions; choose smaller ones"
             )
-        found, used, users, left = [], None, [], 0
+        used = Merged(pd.Series.drop_duplicates)
+        found, users, left = [], [], 0
         for number in parts:
             rows = self._read("kept", number)
             part = one.found(rows, columns, NUMBERS // len(parts))
             found.append(part.values)
-            ids = part.items if used is None else pd.concat([used, part.items])
-            used = ids.drop_duplicates()
+            used.add(part.items)
             left += len(part.users)
             if self.rows.users is not None:
                 users.append(part.users)
+        used = used.whole()
         for role, kept in (("item", len(used)), ("user", left)):
             dropped = self.different[role] - kept
             self.counts[DROPPED.format(role)] = dropped

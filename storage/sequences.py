@@ -4,8 +4,9 @@
     vocabulary/items.parquet        items with their columns as stored (fields.py)
     vocabulary/fields.json          values and quantiles of the columns of all tables
     sequences/part-00000.parquet    one user a row, sorted by id (part.py)
-    arrays/items.npy                the same of all parts, end to end; programs read them without
-                                    loading them (memory maps)
+    arrays/items.npy                the items of all parts, end to end; so are times, columns, ids
+                                    of users, and where each user begins. Programs map these
+                                    files into memory and load what they read
 """
 
 import contextlib
@@ -98,7 +99,13 @@ def intact(folder: Path) -> Iterator[None]:
     """Raise `UserError` naming the folder if a file of it is missing or damaged."""
     try:
         yield
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        pa.ArrowException,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{folder} is damaged ({reason}); remove it and build again (--build)"
@@ -121,7 +128,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = _json(folder / MANIFEST)
     require(
         manifest.get("format") == FORMAT,
-        f"{folder / MANIFEST} is of another version of this program; build again (--build)",
+        f"{folder} was built by another version of this program; remove it and build again "
+        f"(--build)",
     )
     return manifest
 
@@ -226,13 +234,13 @@ def load_built(settings: DataSettings) -> Dataset:
 def _dataset(settings, manifest, folder):
     schema = schema_of(manifest["schema"], folder / MANIFEST, {})
     fields = _read_fields(folder, schema)
-    flat = {
-        # "c": torch wants arrays that could be written; what is written stays in memory.
-        path.stem: np.asarray(np.load(path, mmap_mode="c"))
-        for path in (folder / ARRAYS).glob("*.npy")
-    }
-    offsets = flat.pop(OFFSETS)
-    users = _user_table(folder, manifest["parts"], fields["users"], flat)
+    times = "time" in schema.interactions.roles
+    names = ["items", *(["times"] if times else [])]
+    names += [f"interactions.{name}" for name in fields["interactions"]]
+    flat = {name: _mapped(folder, name) for name in names}
+    offsets = _mapped(folder, OFFSETS)
+    users = _user_table(folder, manifest, fields["users"])
+    _check_lengths(offsets, users, flat)
     fewest, _ = manifest["lengths"][0]
     if fewest < FEWEST[settings.protocol]:
         # Only for a protocol that needs more of a user than --min_user_count.
@@ -272,23 +280,39 @@ def _without(users, offsets, flat, short):
     return table, offsets, flat
 
 
-def _user_table(folder, parts, fields, flat):
-    places = [folder / "sequences" / part["file"] for part in parts]
+def _mapped(folder, name):
+    """An array that stays on disk."""
+    # "c": torch wants arrays that could be written; what is written stays in memory.
+    path = folder / ARRAYS / f"{name}.npy"
+    return np.asarray(np.load(path, mmap_mode="c"))
 
-    def texts(name: str) -> list[np.ndarray]:
+
+def _check_lengths(offsets, users, flat):
+    """Raises `ValueError` unless the arrays are of the same users and interactions."""
+    of_users = {len(users), *map(len, users.data.values())}
+    of_interactions = set(map(len, flat.values()))
+    if of_users != {len(offsets) - 1} or of_interactions != {offsets[-1]}:
+        raise ValueError("its arrays are of different lengths")
+
+
+def _user_table(folder, manifest, fields):
+    parts = folder / "sequences"
+    places = [parts / part["file"] for part in manifest["parts"]]
+
+    def texts(name: str) -> np.ndarray:
         tables = (pq.read_table(path, columns=[name]) for path in places)
-        return [_ids(table[name]) for table in tables]
+        return np.concatenate([_ids(table[name]) for table in tables])
 
-    ids = flat.pop(USER_ID, None)
-    if ids is None:
-        ids = np.concatenate(texts(USER_ID))
+    kind = pq.read_schema(places[0]).field(USER_ID).type
+    whole = pa.types.is_integer(kind)
+    ids = _mapped(folder, USER_ID) if whole else texts(USER_ID)
     data = {}
     for column, entry in fields.items():
         name = f"users.{column}"
-        data[column] = flat.pop(name, None)
-        if data[column] is None:
-            rows = np.concatenate(texts(name))
-            data[column] = _with_unknown(rows, entry, USER_ROWS)
+        if entry.unknown.dtype == object:
+            data[column] = _with_unknown(texts(name), entry, USER_ROWS)
+        else:
+            data[column] = _mapped(folder, name)
     # Nobody asks for the names of users.
     return Table(ids, USER_ROWS, np.empty(0, dtype=object), fields, data)
 

@@ -9,7 +9,7 @@ import torch
 from support.errors import UserError
 
 GAIN = 1.2
-TRIALS = 8
+TRIALS = 100
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -37,9 +37,12 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
 def _product_gains():
     """Whether a product in bf16 takes less than 1 / GAIN of its time in fp32.
 
-    It takes twice as long on some processors that have instructions for it.
+    It takes twice as long on some processors that have instructions for it. A product here takes
+    less than a millisecond, so that other work on the machine does not interrupt all trials.
     """
-    shapes = (4096, 128), (128, 512)
+    shapes = (512, 128), (128, 512)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     best = {}
     for _ in range(TRIALS):
         for kind in (torch.float32, torch.bfloat16):
@@ -48,6 +51,7 @@ def _product_gains():
             left @ right
             seconds = time.perf_counter() - start
             best[kind] = min(seconds, best.get(kind, seconds))
+    torch.set_num_threads(threads)
     return best[torch.bfloat16] * GAIN < best[torch.float32]
 
 

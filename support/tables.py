@@ -58,12 +58,19 @@ def print_table(
 
 def show_tables(tables: Sequence[Table], path: Path | None = None) -> None:
     """Print tables, each with its title and note, and write them as Markdown."""
-    parts = []
-    for title, note, header, rows in tables:
-        print_table(title, note, header, rows)
-        parts.append(f"## {title}\n\n{note}\n\n{table_text(header, rows)}")
+    for table in tables:
+        print_table(*table)
     if path:
-        write_text(path, "\n".join(parts))
+        write_tables(tables, path)
+
+
+def write_tables(tables: Sequence[Table], path: Path) -> None:
+    """Write tables, each with its title and note, as Markdown."""
+    parts = [
+        f"## {title}\n\n{note}\n\n{table_text(header, rows)}"
+        for title, note, header, rows in tables
+    ]
+    write_text(path, "\n".join(parts))
 
 
 def write_frame(path: Path, table: Any) -> None:

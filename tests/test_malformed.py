@@ -513,7 +513,7 @@ USERS = {
 }
 
 
-@pytest.mark.parametrize("kind", [*USERS, "not Parquet", "no ids"])
+@pytest.mark.parametrize("kind", [*USERS, "not Parquet", "no ids", "an id twice"])
 def test_the_users_of_a_checkpoint(kind, run, tmp_path):
     """Damaged after they were written, or with the digest of what they are now."""
     place = shutil.copytree(run / "best", tmp_path / "best")
@@ -523,6 +523,9 @@ def test_the_users_of_a_checkpoint(kind, run, tmp_path):
         tensors, info = read_checkpoint(place)
         others = {
             "not Parquet": lambda new: (new / FILE).write_text("nothing"),
+            "an id twice": lambda new: pd.DataFrame({"id": [1, 1]}).to_parquet(
+                new / FILE
+            ),
             "no ids": lambda new: pd.DataFrame({"x": [1]}).to_parquet(
                 new / FILE
             ),

@@ -2,6 +2,9 @@
 
 import dataclasses
 import gzip
+import itertools
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -390,6 +393,44 @@ def test_a_damaged_folder_is_named(tmp_path, file, how):
         path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"built is damaged \(.*build again"):
         load_built(DataSettings(dataset=f"{folder}"))
+
+
+def test_arrays_that_do_not_fit_together_are_named(tmp_path):
+    """Of any table: a file that is gone, or has rows of another build."""
+    folder, whole = tmp_path / "built", tmp_path / "whole"
+    build(DataSettings(dataset=f"{write_shop(tmp_path)}"), whole)
+    files = sorted(path.name for path in (whole / "arrays").glob("*.npy"))
+    assert {"offsets.npy", "times.npy", "users.club.npy"} <= set(files)
+    for name, gone in itertools.product(files, (True, False)):
+        shutil.copytree(whole, folder)
+        path = folder / "arrays" / name
+        rows = np.load(path)
+        path.unlink()
+        if not gone:
+            np.save(path, rows[:-1])
+        with pytest.raises(UserError, match=r"is damaged \(.*build again"):
+            load_built(DataSettings(dataset=str(folder)))
+        shutil.rmtree(folder)
+
+
+def test_a_folder_of_an_older_version_is_not_gone_on_with(tmp_path):
+    dataset, columns = write_csv(tmp_path)
+    settings = DataSettings(dataset=dataset, columns=columns)
+    folder = tmp_path / "built"
+    build(settings, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "format": 1}))
+    with pytest.raises(UserError, match="remove it and build again"):
+        build(settings, folder)
+
+
+def test_items_of_many_parts_are_merged_now_and_then(monkeypatch):
+    monkeypatch.setattr(building, "MERGED", 3)
+    number = building.Merged(building._sum)
+    for part in range(20):
+        number.add(pd.Series(1, index=[part % 4, 7]))
+        assert len(number.parts) <= 5
+    assert number.whole().to_dict() == {0: 5, 1: 5, 2: 5, 3: 5, 7: 20}
 
 
 ODD = {
