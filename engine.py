@@ -15,13 +15,13 @@ from batches import Batch, History, history_batch, history_of
 from dataset import NO_TIME, Dataset
 from explanations.explaining import explanations_of
 from explanations.question import Question
-from fields import Field
 from growth import for_catalogue
 from item_search import rows_where
 from model_io import data_of, load_model
 from profiles import iso, largest_first, profile, typical_next_time
 from reranking import LikedRanker, candidates, varied
 from schema import Schema
+from scorer import Scorer, best_items
 from support.errors import UserError, require
 
 REMEMBERED = 10_000  # items
@@ -231,27 +231,42 @@ class RecommendationEngine:
     @torch.no_grad()
     def answer(self, queries: Sequence[Query]) -> list[list[Recommendation]]:
         """Recommendations for each query as in `get_recommendations`, computed in one batch."""
-        # (B, R)
-        allowed = np.stack([self._allowed(query) for query in queries])
         batch = self.batch([query.history for query in queries])
         states = self.scorer.states(batch)
-        scores = self.scorer.scores(states, batch)
-        # (B, R)
-        scores = scores.masked_fill(~torch.from_numpy(allowed), -torch.inf)
-        by_liking = [query.rank_by == "liked" for query in queries]
-        if any(by_liking):
-            chosen = torch.tensor(by_liking)
-            liking = LikedRanker(self.scorer, self.catalogue).liking
-            scores[chosen] += liking(states[chosen], batch.select(chosen))
+        blocks = self._blocks(queries, states, batch)
+        blocks = self._without_barred(blocks, queries)
+        numbers = [candidates(query.k, query.diversity) for query in queries]
+        rows, scores = best_items(blocks, max(numbers))
         table = getattr(self.scorer, "table", None)  # popularity has none
         answers = []
-        for row, query in enumerate(queries):
-            number = candidates(query.k, query.diversity)
-            among = scores[row].topk(min(number, int(allowed[row].sum())))
-            pair = (among.indices, among.values)
+        for place, query in enumerate(queries):
+            left = scores[place, : numbers[place]] > -torch.inf
+            number = int(left.sum())  # perhaps fewer than asked for
+            pair = (rows[place, :number], scores[place, :number])
             best = varied(*pair, table, query.k, query.diversity)
-            answers.append(self._recommendations(states[row], *best))
+            answers.append(self._recommendations(states[place], *best))
         return answers
+
+    def _blocks(self, queries, states, batch):
+        """The scores by which queries rank; in one block if there is no other way."""
+        chosen = torch.tensor([query.rank_by == "liked" for query in queries])
+        if not chosen.any() and isinstance(self.scorer, Scorer):
+            yield from self.scorer.blocks(states, batch)
+            return
+        scores = self.scorer.scores(states, batch)
+        if chosen.any():
+            liking = LikedRanker(self.scorer, self.catalogue).liking
+            scores[chosen] += liking(states[chosen], batch.select(chosen))
+        yield 0, scores
+
+    def _without_barred(self, blocks, queries):
+        """The scores with -inf for items that may not answer a query."""
+        barred = [~self._allowed(query) for query in queries]
+        for first, scores in blocks:
+            for row, mask in zip(scores, barred, strict=True):
+                part = torch.from_numpy(mask[first : first + len(row)])
+                row.masked_fill_(part, -torch.inf)
+            yield first, scores
 
     def _recommendations(
         self, state: torch.Tensor, items: torch.Tensor, scores: torch.Tensor
@@ -260,7 +275,7 @@ class RecommendationEngine:
         for name in self.scorer.value_columns:
             shares = self.scorer.value_probabilities(name, states, items)
             entry = self.catalogue.interaction_fields[name]
-            values[name] = _expected(entry, shares.numpy())
+            values[name] = entry.expected(shares.numpy())
         places = enumerate(zip(items.tolist(), scores.tolist(), strict=True))
         return [
             Recommendation(
@@ -383,10 +398,3 @@ class RecommendationEngine:
             count=len(items.ids),
             nouns=schema.nouns,
         )
-
-
-def _expected(entry: Field, shares: np.ndarray) -> list[float | str]:
-    """The expected number of each row (N, K), or its likeliest value if values are no numbers."""
-    if entry.numbers is not None:
-        return [round(float(value), 2) for value in shares @ entry.numbers]
-    return [entry.titles[code] for code in shares.argmax(1)]

@@ -78,6 +78,13 @@ class Field:
             return None
         return np.append(np.nan, self.numbers)[stored]
 
+    def expected(self, shares: np.ndarray) -> list[float | str]:
+        """The expected number of each row of shares (N, K) of a category's values, or the likeliest
+        value if they are no numbers."""
+        if self.numbers is not None:
+            return [round(float(value), 2) for value in shares @ self.numbers]
+        return [self.titles[code] for code in shares.argmax(1)]
+
     @cached_property
     def unknown(self) -> np.ndarray:
         """The stored form of an unknown value."""

@@ -12,6 +12,22 @@ USER_ID = "users.id"
 BLOCK = 1 << 17  # items that are scored at once where there are more
 
 
+# (row of the first item, scores (B, W) of the W items from there on), until all have had their turn
+Blocks = Iterator[tuple[int, Tensor]]
+
+
+def best_items(blocks: Blocks, k: int) -> tuple[Tensor, Tensor]:
+    """(rows of items (B, K), their scores (B, K)), best first; K is k, or the number of items."""
+    rows, values = [], []
+    for first, scores in blocks:
+        found = scores.topk(min(k, scores.shape[1]))
+        rows.append(found.indices + first)
+        values.append(found.values)
+    among = torch.cat(values, dim=1)
+    best = among.topk(min(k, among.shape[1]))
+    return torch.cat(rows, dim=1).gather(1, best.indices), best.values
+
+
 class Scorer(nn.Module):
     """The result of `model.frozen()`: the model in evaluation mode and a cached item table.
 
@@ -67,10 +83,12 @@ class Scorer(nn.Module):
         """(B, R) logits of each item as the next interaction."""
         return self.scores(self.states(batch, without), batch, without)
 
-    def blocks(self, batch: Batch) -> Iterator[tuple[int, Tensor]]:
-        """(row of the first item, logits (B, BLOCK) of the items from there on), until all items
-        had their turn: `score` without the memory for all."""
-        states = self.states(batch)
+    def blocks(self, states: Tensor, batch: Batch) -> Blocks:
+        """`scores` of BLOCK items after the other, without the memory for all; of all items at once
+        if they are no more."""
+        if len(self.table) <= BLOCK:
+            yield 0, self.scores(states, batch)
+            return
         counts = self.transitions and self.transitions.pairs(batch)
         for first in range(0, len(self.table), BLOCK):
             part = slice(first, first + BLOCK)

@@ -13,7 +13,7 @@ from scipy.special import rel_entr
 from batches import History
 from dataset import ITEM_ROWS, Dataset
 from evaluation.protocols import Ranker, hide_seen, request_batches
-from scorer import BLOCK
+from scorer import BLOCK, Scorer, best_items
 from splits import Requests
 
 
@@ -32,38 +32,34 @@ def top_lists(
     k = min(k, len(data.catalogue.items.ids))
     items = np.zeros((len(requests), k), dtype=np.int64)
     values = np.zeros((len(requests), k), dtype=np.float32)
-    scored = BLOCK if _has_blocks(ranker) else None
+    scored = len(data.catalogue.items)
+    if isinstance(ranker, Scorer):
+        scored = min(scored, BLOCK)
     for chosen, part, batch in request_batches(
         data, requests, seq_length, timed=timed, scored=scored
     ):
-        rows = torch.zeros(len(part), 0, dtype=torch.int64)
-        best = torch.zeros(len(part), 0)
-        for first, scores in _blocks(ranker, batch):
-            scores = scores.float()
-            if hides:
-                hide_seen(scores, data, part, first)
-            found = scores.topk(min(k, scores.shape[1]))
-            rows = torch.cat([rows, found.indices + first], dim=1)
-            best, order = torch.cat([best, found.values], dim=1).topk(
-                min(k, rows.shape[1])
-            )
-            rows = rows.gather(1, order)
+        blocks = _blocks(ranker, batch)
+        if hides:
+            blocks = _without_seen(blocks, data, part)
+        rows, best = best_items(blocks, k)
         items[chosen] = rows.where(best > -torch.inf, 0).numpy()
         values[chosen] = best.numpy()
     return items, values
 
 
-def _has_blocks(ranker):
-    return len(getattr(ranker, "table", ())) > BLOCK
-
-
 def _blocks(ranker, batch):
-    """(first row, scores (B, W) of W items) of all items; one block if they are few, or if the
-    ranker has no blocks."""
-    if _has_blocks(ranker):
-        yield from ranker.blocks(batch)
-    else:
-        yield 0, ranker.score(batch)
+    """The scores of a ranker; in one block if it has no other way."""
+    if not isinstance(ranker, Scorer):
+        yield 0, ranker.score(batch).float()
+        return
+    for first, scores in ranker.blocks(ranker.states(batch), batch):
+        yield first, scores.float()
+
+
+def _without_seen(blocks, data, requests):
+    for first, scores in blocks:
+        hide_seen(scores, data, requests, first)
+        yield first, scores
 
 
 def list_quality(

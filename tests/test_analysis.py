@@ -80,7 +80,7 @@ def test_lists_of_a_large_catalogue_are_found_block_by_block(
         with monkeypatch.context() as patch:
             patch.setattr(scorer_module, "BLOCK", 7)
             patch.setattr(lists_module, "BLOCK", 7)
-            patch.setattr(scorer, "score", None)
+            patch.setattr(scorer, "scores", None)
             found, scores = top_lists(scorer, data, asked, 12, hides, k)
         assert np.array_equal(rows, found)
         there = np.isfinite(values)
