@@ -76,7 +76,7 @@ def test_a_split_that_trains_on_targets_is_caught(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
         training_batches.TrainingBatches,
         "_windows",
-        lambda self: (
+        lambda self, share: (
             data.catalogue.users.rows,
             data.offsets[1:-1],
             data.offsets[2:],
