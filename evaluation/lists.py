@@ -57,6 +57,7 @@ def _blocks(ranker, batch):
 
 
 def _without_seen(blocks, data, requests):
+    """The scores with -inf for items that users had before their requests."""
     for first, scores in blocks:
         hide_seen(scores, data, requests, first)
         yield first, scores

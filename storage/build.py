@@ -284,27 +284,27 @@ class Build:
                 f"--min_item_count {self.settings.min_item_count} and --min_user_count "
                 f"{self.settings.min_user_count} leave no interactions; choose smaller ones"
             )
-        used = Merged(pd.Series.drop_duplicates)
-        found, users, left = [], [], 0
+        merged = Merged(pd.Series.drop_duplicates)
+        values, users, number_of_users = [], [], 0
         for number in parts:
             rows = self._read("kept", number)
             part = one.found(rows, columns, NUMBERS // len(parts))
-            found.append(part.values)
-            used.add(part.items)
-            left += len(part.users)
+            values.append(part.values)
+            merged.add(part.items)
+            number_of_users += len(part.users)
+            # Without a table of users nobody needs their ids.
             if self.rows.users is not None:
                 users.append(part.users)
-        used = used.whole()
-        for role, kept in (("item", len(used)), ("user", left)):
-            dropped = self.different[role] - kept
-            self.counts[DROPPED.format(role)] = dropped
+        used = merged.whole()
+        self._count_dropped("item", len(used))
+        self._count_dropped("user", number_of_users)
         items = table_of(
             self.rows.items, self.schema.items.columns, used, ITEM_ROWS
         )
         fields = {
             "interactions": {
                 name: field_of(
-                    column, pd.concat([values[name] for values in found])
+                    column, pd.concat([part[name] for part in values])
                 )
                 for name, column in columns.items()
             },
@@ -316,6 +316,11 @@ class Build:
             rows = self.rows.users[known]
             fields["users"] = fields_of(self.schema.users.columns, rows)
         return items, fields
+
+    def _count_dropped(self, role, kept):
+        """Count the items or users that --min_item_count and --min_user_count left out."""
+        dropped = self.different[role] - kept
+        self.counts[DROPPED.format(role)] = dropped
 
     def _count_unmatched(self, table, ids):
         """Count the ids without a row in their table, and the rows without an interaction."""
