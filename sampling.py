@@ -50,23 +50,24 @@ class Sampler:
         read = [one.items.flatten() for one in every]
         read += [one.targets.flatten() for one in every]
         first = torch.tensor([PAD, MASK], device=device)
-        negatives = negatives.to(device)
-        rows, place = torch.cat([first, negatives, *read]).unique(
-            return_inverse=True
-        )
-        sizes = [len(first), len(negatives), *map(len, read)]
-        _, negatives, *places = place.split(sizes)
+        parts = [first, negatives.to(device), *read]
+        # The rows that are read, and the place of each id among them.
+        rows, place = torch.cat(parts).unique(return_inverse=True)
+        _, negatives, *places = place.split([len(part) for part in parts])
         sample = Sample(rows, negatives, expected.to(device))
-        half = len(every)
-        found = [
-            one.replace(
-                items=places[number].view_as(one.items),
-                targets=places[number + half].view_as(one.targets),
-                sample=sample,
+        items, targets = places[: len(every)], places[len(every) :]
+        sampled = []
+        for one, own_items, own_targets in zip(
+            every, items, targets, strict=True
+        ):
+            sampled.append(
+                one.replace(
+                    items=own_items.view_as(one.items),
+                    targets=own_targets.view_as(one.targets),
+                    sample=sample,
+                )
             )
-            for number, one in enumerate(every)
-        ]
-        return found[0].replace(views=tuple(found[1:]))
+        return sampled[0].replace(views=tuple(sampled[1:]))
 
 
 def sampler_for(
