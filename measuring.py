@@ -1,8 +1,12 @@
-"""The end of a training run: reads the test items once and prints the tables."""
+"""The end of a training run: reads the test items once and prints the tables.
+
+Q requests, T targets of a request.
+"""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -45,32 +49,45 @@ HIT_MAX = "hit max ratio"
 MASKED = "by the mask appended"
 
 
+Ranks = dict[str, np.ndarray]  # name of a ranker -> (Q, T)
+
+
+def rank_test_items(
+    model: nn.Module, data: Dataset, settings: Settings
+) -> Ranks:
+    """Ranks of the test items by the model and by baselines. All processes call this."""
+    data = _tested(data)
+    asked = ("test", settings.model.seq_length, settings.eval)
+    device = _device(model)
+    name = settings.model.model
+    rankers = {**counting_rankers(data, settings), name: model.frozen()}
+    ranks = ranks_of(rankers, data, *asked, device, together=True)
+    if name == "vanilla" or settings.model.masked_item_weight:
+        ranks[MASKED] = target_ranks(
+            model.frozen(cloze=True), data, *asked, device, together=True
+        )
+    return ranks
+
+
 def measure(
     model: nn.Module,
     data: Dataset,
     settings: Settings,
     progress: Progress,
     folder: Path,
+    ranks: Ranks,
 ) -> dict[str, Any]:
-    """Read the test items once: ranking, values, preferences, each beside its baselines; written
-    to `folder`. Of more than MEASURED requests so many, spread evenly."""
-    data = data.replace(split=data.split.with_fewer("test", MEASURED))
-    scorer = model.frozen()
-    device = next(model.parameters()).device
-    length, name = settings.model.seq_length, settings.model.model
-    query_time = settings.model.query_time
-
-    def ranks_by(rankers):
-        return ranks_of(rankers, data, "test", length, settings.eval, device)
-
-    ranks = ranks_by({**counting_rankers(data, settings), name: scorer})
+    """What the tables of a run say of the test items: ranking, values, preferences, each beside
+    its baselines; written to `folder`. ranks: of `rank_test_items`, which this changes."""
+    data = _tested(data)
     users = data.split.requests["test"].users
     hits = {}
-    if name == "vanilla" or settings.model.masked_item_weight:
-        masked = ranks_by({MASKED: model.frozen(cloze=True)})[MASKED]
-        hits[MASKED] = hit_max_ratio(masked, users)
+    if MASKED in ranks:
+        hits[MASKED] = hit_max_ratio(ranks.pop(MASKED), users)
     results = {
-        "protocol": protocol_line(data, "test", settings.eval, query_time),
+        "protocol": protocol_line(
+            data, "test", settings.eval, settings.model.query_time
+        ),
         "seed": settings.train.seed,
         "split_hash": data.split_hash,
         "git_commit": git_commit(),
@@ -80,7 +97,7 @@ def measure(
             for label, rank in ranks.items()
         },
         HIT_MAX: hits,
-        **_side_tasks(scorer, data, length, device),
+        **_side_tasks(model, data, settings),
         "parameters": sum(map(torch.numel, model.parameters())),
         "best": progress.best,
         "training_seconds": round(progress.seconds, 1),
@@ -89,12 +106,20 @@ def measure(
         "steps": progress.step,
         "peak_memory_mb": peak_memory_mb(),
     }
-    write_request_results(
-        folder / "test_users.parquet", data, "test", ranks[name]
-    )
+    own = ranks[settings.model.model]
+    write_request_results(folder / "test_users.parquet", data, "test", own)
     # Last: where it stands, all is done.
     write_json(folder / RESULTS, results)
     return results
+
+
+def _tested(data):
+    """The data with at most MEASURED test requests, spread evenly."""
+    return data.replace(split=data.split.with_fewer("test", MEASURED))
+
+
+def _device(model):
+    return next(model.parameters()).device
 
 
 def counting_rankers(data: Dataset, settings: Settings) -> dict[str, Ranker]:
@@ -118,17 +143,21 @@ def pctm_setting(data: Dataset, settings: Settings) -> dict[str, Any]:
 
     def quality(setting):
         ranker = pctm(data, **setting)
-        rank = target_ranks(ranker, data, "validation", length, settings.eval)
+        rank = target_ranks(
+            ranker, data, "validation", length, settings.eval, together=True
+        )
         return per_user(rank, users)[SELECTION_METRIC].mean()
 
     return max(PUBLISHED, key=quality)
 
 
-def _side_tasks(scorer, data, length, device):
+def _side_tasks(model, data, settings):
     """Predictions of the heads for the test items, by kind and column, beside baselines."""
     qualities = {VALUES: value_quality, PREFERENCES: preference_quality}
     figures = {kind: {} for kind in qualities}
-    outputs = head_outputs(scorer, data, "test", length, device)
+    length = settings.model.seq_length
+    scorer = model.frozen()
+    outputs = head_outputs(scorer, data, "test", length, _device(model))
     for (kind, column), found in outputs.items():
         figures[kind][column] = qualities[kind](column, found, data, "test")
     return figures

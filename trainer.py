@@ -22,7 +22,7 @@ from auto_preset import as_flags, fitted
 from command_line import Fit, Launch, parse_command_line
 from dataset import Dataset
 from engine import RecommendationEngine
-from measuring import measure, report
+from measuring import measure, rank_test_items, report
 from model_io import save_model, stored_settings
 from run_folder import BEST, LAST, RUN, new_run, newest_run, publish
 from settings import Settings
@@ -83,12 +83,13 @@ def train(
             on_best=keep,
             teachers=teachers,
         )
-        if not main_process:
-            return None
-        if resume:
+        if main_process and resume:
             # Whatever has become of it since the run stood here.
             keep(model, progress.best)
-        return _measure(tracker, model, data, settings, progress, run)
+        ranks = rank_test_items(model, data, settings)
+        if not main_process:
+            return None
+        return _measure(tracker, model, data, settings, progress, run, ranks)
 
 
 @contextlib.contextmanager
@@ -121,10 +122,10 @@ def _tracker(settings, data, identity):
     return Tracker(path, values, train.use_wandb, identity)
 
 
-def _measure(tracker, model, data, settings, progress, run):
+def _measure(tracker, model, data, settings, progress, run, ranks):
     """Measure a trained model: figures, tables, and what goes to W&B."""
     best = run / BEST
-    results = measure(model, data, settings, progress, best)
+    results = measure(model, data, settings, progress, best, ranks)
     tracker.log("test", **results)
     if tracker.shown:
         engine = RecommendationEngine(best, settings.data.data_dir)

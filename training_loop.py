@@ -332,23 +332,18 @@ class Run:
     # Parts
 
     def validation_metrics(self) -> dict[str, float]:
-        """Mean metrics over users on the validation targets, each request ranked by one process."""
-        mine = target_ranks(
+        """Mean metrics over users on the validation targets."""
+        ranks = target_ranks(
             self.model.frozen(),
             self.data,
             "validation",
             self.settings.model.seq_length,
             self.settings.eval,
             self.device,
-            self.rank,
-            self.world,
-        )
-        # Requests of other processes have rank 0 here, so the sum is everybody's rank.
-        ranks = self.accelerator.reduce(
-            torch.from_numpy(mine).to(self.device), "sum"
+            together=True,
         )
         users = self.data.split.requests["validation"].users
-        metrics = per_user(ranks.cpu().numpy(), users)
+        metrics = per_user(ranks, users)
         return {name: float(values.mean()) for name, values in metrics.items()}
 
     def schedule_position(self) -> float:

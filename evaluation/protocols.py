@@ -30,6 +30,7 @@ from evaluation.metrics import ranks
 from settings import EvalSettings
 from splits import Requests
 from support.errors import UserError
+from support.processes import process_place, summed
 
 GROUP_POSITIONS = {
     "cpu": 6400,
@@ -131,21 +132,25 @@ def target_ranks(
     seq_length: int,
     settings: EvalSettings,
     device: torch.device = CPU,
-    rank: int = 0,
-    world: int = 1,
+    together: bool = False,
 ) -> np.ndarray:
-    """(Q, T) ranks of each request's targets, best first; 0 for requests of another process."""
+    """(Q, T) ranks of each request's targets, best first.
+
+    together: all processes call this, and each ranks a part of the requests.
+    """
     requests = data.split.requests[until]
     result = np.zeros((len(requests), requests.count), dtype=np.int64)
     candidates = draw_candidates(data, until, settings)
     hides = filters_seen(settings, data)
+    rank, world = process_place() if together else (0, 1)
     for chosen, part, batch in request_batches(
         data, requests, seq_length, device, rank, world
     ):
         scores = ranker.score(batch.to(device)).float()
         among = None if candidates is None else candidates[chosen]
         result[chosen] = ranks_within(scores, data, part, hides, among)
-    return result
+    # Requests of other processes have rank 0 here, so the sum is everybody's rank.
+    return summed(result, device) if together else result
 
 
 def ranks_within(
@@ -185,11 +190,12 @@ def ranks_of(
     seq_length: int,
     settings: EvalSettings,
     device: torch.device = CPU,
+    together: bool = False,
 ) -> dict[str, np.ndarray]:
     """Name -> `target_ranks`; if items may repeat, both with the history left out and not."""
     return {
         name + suffix: target_ranks(
-            ranker, data, until, seq_length, evaluation, device
+            ranker, data, until, seq_length, evaluation, device, together
         )
         for suffix, evaluation in both_filters(settings, data).items()
         for name, ranker in rankers.items()

@@ -1,4 +1,4 @@
-"""Processes: parents, locks and signals."""
+"""Processes: parents, locks, signals, and what several compute together."""
 
 import contextlib
 import ctypes
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from support.errors import UserError
@@ -81,9 +82,32 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def process_place() -> tuple[int, int]:
+    """(number of this process from 0, how many work together): (0, 1) for one alone."""
+    if not _in_a_group():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def summed(numbers: np.ndarray, device: torch.device) -> np.ndarray:
+    """The sum over the processes that work together, each of which calls this. device: where they
+    exchange tensors."""
+    if not _in_a_group():
+        return numbers
+    shared = torch.from_numpy(numbers).to(device)
+    torch.distributed.all_reduce(shared)
+    return shared.cpu().numpy()
+
+
 def leave_process_group() -> None:
     """Call this at the end of a program that may run under torchrun: a process that ends while
     threads of its group are alive sometimes aborts."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _in_a_group():
         gc.collect()  # what still holds the group would keep its threads
         torch.distributed.destroy_process_group()
+
+
+def _in_a_group():
+    """Whether several processes work together (torchrun)."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized()

@@ -26,8 +26,9 @@ from bert4rec import BERT4Rec, BERT4RecTrainer, SequentialDataset
 from data_processor import process
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
-from measuring import measure
-from model_io import new_model, save_model
+from evaluation.report import summarise
+from measuring import measure, rank_test_items
+from model_io import load_with_data, new_model, save_model
 from optimizer import WARM_UP, MuonAdamW, warm_up_and_decay
 from run_folder import read_results
 from settings import DataSettings, EvalSettings
@@ -366,7 +367,8 @@ def test_schedule_warms_up_and_decays():
 
 @pytest.mark.slow
 def test_trainer_under_torchrun(tmp_path):
-    """The README's line, shrunk: one model, one record, one table."""
+    """The README's line, shrunk: one model, one record, one table, with the ranks that one process
+    finds."""
     done = run_two(
         ROOT / "trainer.py",
         "--preset",
@@ -385,9 +387,14 @@ def test_trainer_under_torchrun(tmp_path):
         str(tmp_path / "runs"),
     )
     assert done.stdout.count("Ranking on the test items") == 1
-    assert (tmp_path / "c" / "best" / "results.json").exists() and len(
-        list((tmp_path / "runs").iterdir())
-    ) == 1
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    best = tmp_path / "c" / "best"
+    found = read_results(best)["ranking"]
+    model, settings, data = load_with_data(best)
+    ranks = rank_test_items(model, data, settings)
+    assert found == {
+        name: summarise(rank, data, "test") for name, rank in ranks.items()
+    }
 
 
 @pytest.mark.slow
@@ -649,7 +656,10 @@ def test_of_many_requests_some_test(data, tmp_path, monkeypatch):
     settings = tiny_settings(tmp_path, VARIANTS["enhanced"])
     model, progress = trained(data, settings.replace(max_epochs=1))
     save_model(tmp_path / "best", model, settings, data, progress.best, "run")
-    results = measure(model, data, settings, progress, tmp_path / "best")
+    ranks = rank_test_items(model, data, settings)
+    results = measure(
+        model, data, settings, progress, tmp_path / "best", ranks
+    )
     assert "test of leave-one-out" in results["protocol"]
     assert "7 of 60 requests, spread evenly" in results["protocol"]
     assert len(pd.read_parquet(tmp_path / "best/test_users.parquet")) == 7
