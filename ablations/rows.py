@@ -87,10 +87,10 @@ KEPT += ("preferences",)
 NOTE = (
     "{protocol}. ± standard deviation over seeds, 95 % bootstrap interval over users. pop-100: "
     "among 100 items drawn by popularity; those seen are left out, so fewer remain, as in "
-    "published tables. Other time, same time: requests whose target has another time than the "
-    "item before it, or the same, where the order may be that of the file. vs: difference in "
-    "{metric}, randomisation test over users, Holm, * .05 ** .01 *** .001. Time: of training, or "
-    "of all trials."
+    "published tables. Different, same timestamp: requests whose target has another timestamp "
+    "than the item before it, or the same one, where the order may be that of the file. vs: "
+    "difference in {metric}, randomisation test over users, Holm, * .05 ** .01 *** .001. Time: "
+    "of training, or of all trials."
 )
 
 

@@ -44,15 +44,15 @@ def request_slices(data: Dataset, until: str) -> Slices:
 
 
 def by_time(data: Dataset, until: str) -> dict[str, np.ndarray]:
-    """Two parts of the requests, as flags (Q,): the first target has another time than the item
-    before it, or the same time. In the second the order may be that of the file.
+    """Two parts of the requests, as flags (Q,): the first target has another timestamp than the
+    item before it, or the same one. In the second the order may be that of the file.
 
     Empty if there are no times, or one part is empty.
     """
     same = same_time(data, until)
     if same.all() or not same.any():
         return {}
-    return {"other time": ~same, "same time": same}
+    return {"different timestamp": ~same, "same timestamp": same}
 
 
 def same_time(data: Dataset, until: str) -> np.ndarray:

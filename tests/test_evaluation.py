@@ -366,7 +366,8 @@ def test_summary(data):
     assert summary["MRR"]["mean"] == pytest.approx((1 / rank).mean())
     gains = np.where(rank <= 10, 1 / np.log2(1 + rank), 0)[:, 0]
     assert summary["NDCG@10"]["mean"] == pytest.approx(gains.mean())
-    for name, chosen in (("same time", same), ("other time", ~same)):
+    parts = {"same timestamp": same, "different timestamp": ~same}
+    for name, chosen in parts.items():
         found = summary[f"NDCG@10, {name}"]["mean"]
         assert found == pytest.approx(gains[chosen].mean())
 
