@@ -97,10 +97,10 @@ def world(settings: Settings, number: int) -> World:
     new = np.setdiff1d(items.index(new_ids), old)
     user_rows = np.sort(users.index(user_ids))
     requests = {}
-    for end in ("first", "last"):
+    for end, name in (("first", "just joined"), ("last", "past lost")):
         for count in KNOWN:
             asked = new_user_requests(whole, user_rows, old, count, end)
-            requests[f"{count} {end}"] = asked
+            requests[f"{name}, {count} known"] = asked
     asked = new_item_requests(whole, known, new)
     requests["among new items"] = asked
     everything = []

@@ -4,8 +4,8 @@ At each date but the first, three models are compared: the model of the date bef
 fine-tuned for a few epochs on all data so far, with new items and users (as `trainer.py
 --start_from` does); and a new model trained on all data so far. Targets are the interactions until
 the next date, and histories grow up to each target. A model represents items and users unknown to
-it by their columns. `warm` are the users known to the oldest model: are they forgotten? Nothing is
-selected in these trainings, so no interaction is held out.
+it by their columns. Users known to the old model have a row of their own: are they forgotten?
+Nothing is selected in these trainings, so no interaction is held out.
 
 Any flag of trainer.py may follow and holds for all trainings.
 """
@@ -45,7 +45,7 @@ from support.errors import require, run_command
 
 DATES = ("2000-10-01", "2000-11-01", "2000-12-01", "2001-01-01", "2001-02-01")
 POPULARITY = "popularity"
-OLDER, TUNED, AGAIN = "as it was", "fine-tuned", "trained again"
+OLDER, TUNED, AGAIN = "old model", "fine-tuned", "trained again"
 ROWS = (POPULARITY, OLDER, TUNED, AGAIN)
 
 
@@ -100,9 +100,9 @@ def rounds(
         )
         groups = {
             "all": np.ones(len(users), dtype=bool),
-            "warm": known,
-            "joined between": joined & ~known,
-            "joined since": ~joined,
+            "known to the old model": known,
+            "joined before the renewal": joined & ~known,
+            "joined after the renewal": ~joined,
         }
         groups = {name: among for name, among in groups.items() if among.any()}
         result.append(Round(str(date), older, newer, asked, groups))

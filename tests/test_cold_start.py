@@ -96,7 +96,7 @@ def test_items_of_equal_score_stand_in_all_orders(here):
 
     found = cold_start.answers(Nothing(), here, catalogue, 12)
     exact = cold_start.answers(Certain(), here, catalogue, 12)
-    for name in ("1 last", "among all items"):
+    for name in ("past lost, 1 known", "among all items"):
         for number, asked in enumerate(here.requests[name]):
             ranks = np.arange(1, len(asked.candidates) + 1)
             gains = (ranks <= 10) / np.log2(1 + ranks)
@@ -119,9 +119,10 @@ def test_the_command(flags, tmp_path, capsys):
     path = tmp_path / "results" / "results.json"
     found = json.loads(path.read_text())["questions"]
     starting = {"popularity", "column neighbours"}
-    assert set(found["0 first"]) == {*starting, cold_start.PRESET}
-    assert set(found["1 last"]) == {*cold_start.BASELINES, cold_start.PRESET}
-    for name, row in found["5 last"].items():
+    assert set(found["just joined, 0 known"]) == {*starting, cold_start.PRESET}
+    every = {*cold_start.BASELINES, cold_start.PRESET}
+    assert set(found["past lost, 1 known"]) == every
+    for name, row in found["past lost, 5 known"].items():
         assert len(row["seeds"]) == (2 if name == cold_start.PRESET else 1)
     capsys.readouterr()
     assert run_command(cold_start.main, command) == 0

@@ -71,9 +71,9 @@ def test_each_round_trains_on_the_past_and_asks_for_what_follows(
         groups = members(here)
         assert set(groups["all"]) <= set(month["user"])
         for name, low, high in (
-            ("warm", 0, before),
-            ("joined between", before, now),
-            ("joined since", now, until),
+            ("known to the old model", 0, before),
+            ("joined before the renewal", before, now),
+            ("joined after the renewal", now, until),
         ):
             people = starts[(starts >= low) & (starts < high)].index
             assert set(groups.get(name, [])) == set(groups["all"]) & set(
