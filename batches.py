@@ -259,17 +259,17 @@ def history_batch(
     shape = (3, len(read), together.shape[1])
     rows, moments, request_times = together.view(shape)
     return Batch(
-        "causal",
-        rows,
-        moments,
-        request_times,
-        torch.zeros_like(rows),
-        columns,
-        {},
-        torch.from_numpy(lengths),
-        torch.tensor(whole),
-        torch.tensor([history.user for history in read]),
-        user_columns,
+        pattern="causal",
+        items=rows,
+        times=moments,
+        request_times=request_times,
+        targets=torch.zeros_like(rows),
+        columns=columns,
+        target_columns={},
+        lengths=torch.from_numpy(lengths),
+        whole=torch.tensor(whole),
+        users=torch.tensor([history.user for history in read]),
+        user_columns=user_columns,
     )
 
 
@@ -294,27 +294,30 @@ def append_mask(batch: Batch, seq_length: int) -> Batch:
 
     If the mask does not fit, the oldest interaction is dropped.
     """
-    lengths = batch.lengths.clamp(max=seq_length - 1)
-    dropped = (batch.lengths - lengths)[:, None]  # (B, 1)
-    newest = (batch.lengths - 1).clamp_min(0)[:, None]
+    kept = batch.lengths.clamp(max=seq_length - 1)
+    dropped = (batch.lengths - kept)[:, None]  # (B, 1)
     width = batch.items.shape[1]
-    place = torch.arange(
-        max(width, int(lengths.max()) + 1), device=batch.lengths.device
+    column = torch.arange(
+        max(width, int(kept.max()) + 1), device=batch.lengths.device
     )
-    source = (place + dropped).clamp(max=width - 1)
-    real, mask = place < lengths[:, None], place == lengths[:, None]
+    old_column = (column + dropped).clamp(max=width - 1)
+    is_interaction = column < kept[:, None]
+    is_mask = column == kept[:, None]
 
     def moved(values: Tensor) -> Tensor:
-        taken = values.gather(1, source)
-        return taken.where(real, unknown_like(taken))
+        taken = values.gather(1, old_column)
+        return taken.where(is_interaction, unknown_like(taken))
 
     extended = batch.each(moved, lambda tensor: tensor)
+    newest = (batch.lengths - 1).clamp_min(0)[:, None]
+    newest_time = batch.times.gather(1, newest)
+    request_time = batch.request_times.gather(1, newest)
     return extended.replace(
         pattern="bidirectional",
-        items=extended.items.masked_fill(mask, MASK),
-        times=batch.times.gather(1, newest).where(mask, extended.times),
-        request_times=batch.request_times.gather(1, newest) * mask,
-        lengths=lengths + 1,
+        items=extended.items.masked_fill(is_mask, MASK),
+        times=newest_time.where(is_mask, extended.times),
+        request_times=request_time * is_mask,
+        lengths=kept + 1,
         whole=batch.whole & (dropped[:, 0] == 0),
     )
 

@@ -5,6 +5,7 @@ does not grow with the number of users, and what was stopped goes on with the sa
 """
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -84,14 +85,18 @@ def write_all(
     parts = Parts(
         engine.model_path, place, folder, user_ids, lists, users_of_a_file
     )
-    # Without the engine, which each worker opens for itself.
-    work = dataclasses.replace(parts).write
+    without_engine = dataclasses.replace(parts)
     parts.engine = engine
     parts.begin()
     missing = [n for n in range(parts.number) if not parts.path(n).exists()]
     done = parts.number - len(missing)
     yield done, parts.number
-    for _ in spread(work, missing) if spread else map(parts.write, missing):
+    if spread is None:
+        written = map(parts.write, missing)
+    else:
+        # Each worker opens the model for itself.
+        written = spread(without_engine.write, missing)
+    for _ in written:
         done += 1
         yield done, parts.number
 
@@ -128,10 +133,13 @@ class Parts:
 
     def begin(self) -> None:
         """Say in the folder of what the lists are. Raises `UserError` if it holds others."""
+        users = self.requests.users
         about = {
             "weights": file_digest(self.engine.model_path / WEIGHTS),
             "data": self.engine.data.split_hash,
-            "users": len(self.requests),
+            "items": len(self.engine.catalogue.items.ids),
+            "users": len(users),
+            "hash_of_users": hashlib.sha256(users.tobytes()).hexdigest()[:16],
             "users_of_a_file": self.users_of_a_file,
             **dataclasses.asdict(self.lists),
         }
@@ -174,10 +182,10 @@ def _table(engine, requests, lists):
             candidates(lists.k, lists.diversity),
             engine.timed if whole else lambda history: history,
         )
-        table = engine.scorer.table
-        rows, values = varied_lists(
-            rows, values, table, lists.k, lists.diversity
-        )
+    # Similarities in fp32, as for one user.
+    rows, values = varied_lists(
+        rows, values, engine.scorer.table, lists.k, lists.diversity
+    )
     return pd.DataFrame(_columns(data, requests.users, rows, values))
 
 

@@ -18,7 +18,7 @@ RAY = (
     "train in the workers of a Ray cluster: auto or host:port, or local for one of --workers "
     "workers here"
 )
-Fit = Callable[[Settings], dict[str, Any]]
+Derive = Callable[[Settings], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,79 +39,98 @@ def settings_parser(
     parser.usage = "%(prog)s [--FLAG VALUE ...]"
     absent = {"default": argparse.SUPPRESS}
     for section in sections:
-        kind = SECTIONS[section]
-        group = parser.add_argument_group(section, kind.__doc__)
-        for name, entry in kind.__pydantic_fields__.items():
-            text = f"{entry.description} (default: {entry.default})".replace(
-                "%", "%%"
-            )
+        fields = SECTIONS[section]
+        group = parser.add_argument_group(section, fields.__doc__)
+        for name, entry in fields.__pydantic_fields__.items():
+            text = f"{entry.description} (default: {entry.default})"
+            shared = {"help": text.replace("%", "%%"), **absent}
             if entry.annotation is bool:
-                for flag, kind in (("", "store_true"), ("no_", "store_false")):
-                    shared = {"dest": name, "help": text, **absent}
-                    group.add_argument(
-                        f"--{flag}{name}", action=kind, **shared
-                    )
+                shared["dest"] = name
+                group.add_argument(f"--{name}", action="store_true", **shared)
+                off = f"--no_{name}"
+                group.add_argument(off, action="store_false", **shared)
                 continue
             if get_origin(entry.annotation) is Literal:
-                text += f"; one of {', '.join(get_args(entry.annotation))}"
-            group.add_argument(
-                f"--{name}", metavar="VALUE", help=text, **absent
-            )
+                choices = ", ".join(get_args(entry.annotation))
+                shared["help"] += f"; one of {choices}"
+            group.add_argument(f"--{name}", metavar="VALUE", **shared)
     return parser
 
 
-def parse_command_line(
-    argv: list[str],
-    description: str,
-    preset: str = "default",
-    fit: Fit | None = None,
-) -> tuple[Settings, Launch]:
-    """(settings, how to start) from flags: preset first, then --config FILE.yaml, then the flags
-    themselves.
+def parse_settings(argv: list[str], preset: str = "default") -> Settings:
+    """Settings from flags: preset first, then --config FILE.yaml, then the flags themselves.
 
-    preset: the one to begin with if the flags name neither a preset nor a file. fit: gives the
-    settings of the preset `auto`, for the data of the settings that it is given. Raises
-    `UserError` for an unknown flag or YAML key (naming the nearest), and as `settings_of` does.
+    preset: the one to begin with if the flags name neither a preset nor a file. Raises `UserError`
+    for an unknown flag or YAML key (naming the nearest), and as `settings_of` does.
     """
-    parser = settings_parser(description)
+    return _settings(_given(_parser(), argv), preset)
+
+
+def parse_command_line(
+    argv: list[str], description: str, derive: Derive | None = None
+) -> tuple[Settings, Launch]:
+    """(settings, how to start) from the flags of a program that trains: see `parse_settings`.
+
+    derive: gives the settings of the preset `auto`, for the data of the settings that it is given.
+    """
+    parser = _parser(description, (*PRESETS, AUTO) if derive else PRESETS)
     add = parser.add_argument
-    add("--preset", help=", ".join((*PRESETS, *([AUTO] if fit else []))))
-    add("--config", type=Path, metavar="FILE.yaml", help="settings by name")
     add("--resume", action="store_true", help="go on with the stopped run")
     add("--ray", metavar="ADDRESS", help=RAY)
     add("--workers", type=whole(1, 10_000), help="with --ray: how many")
-    given = vars(
-        parser.parse_args([_with_underscores(token) for token in argv])
-    )
-    chosen, config, resume, ray, workers = (
-        given.pop(name)
-        for name in ("preset", "config", "resume", "ray", "workers")
+    flags = _given(parser, argv)
+    resume, ray, workers = (
+        flags.pop(name) for name in ("resume", "ray", "workers")
     )
     require(ray or not workers, "--workers are of a Ray cluster: give --ray")
-    if resume and (set(given) - {"checkpoint_dir"} or chosen or config):
-        raise UserError(
-            "--resume goes on with the settings of the stopped run; give it no flag but "
-            "--checkpoint_dir, --ray and --workers"
-        )
-    flags = set(given)
+    given = {name for name, value in flags.items() if value is not None}
+    require(
+        not resume or given <= {"checkpoint_dir"},
+        "--resume goes on with the settings of the stopped run; give it no flag but "
+        "--checkpoint_dir, --ray and --workers",
+    )
+    settings = _settings(flags, "default", derive)
+    return settings, Launch(resume, ray, workers or 1)
+
+
+def _parser(description="", presets=tuple(PRESETS)):
+    parser = settings_parser(description)
+    add = parser.add_argument
+    add("--preset", help=", ".join(presets))
+    add("--config", type=Path, metavar="FILE.yaml", help="settings by name")
+    return parser
+
+
+def _given(parser, argv):
+    """The flags by name."""
+    return vars(parser.parse_args(list(map(_with_underscores, argv))))
+
+
+def _settings(flags, preset, derive=None):
+    """Settings from flags by name. preset: as in `parse_settings`."""
+    flags = dict(flags)
+    chosen = flags.pop("preset")
+    config = flags.pop("config")
+    values = dict(flags)
     if config:
-        preset, given = "default", _file_values(config) | given
-    if chosen == AUTO and fit:
-        settings = _fitted(fit, given)
+        preset = "default"
+        values = _file_values(config) | flags
+    if chosen == AUTO and derive:
+        settings = _derived(derive, values)
     else:
-        settings = settings_of(chosen or preset, given)
+        settings = settings_of(chosen or preset, values)
     for name in sorted(flags):
         needed = idle(name, settings)
         if needed:
             note = f"note: --{name} does nothing without {needed}"
             print(note, file=sys.stderr)
-    return settings, Launch(resume, ray, workers or 1)
+    return settings
 
 
-def _fitted(fit, given):
+def _derived(derive, given):
     """The preset `quick`, changed by the rule of `--preset auto`, then by the flags."""
     settings = settings_of("quick", given)
-    changes = fit(settings)
+    changes = derive(settings)
     if "batch_size" in given:
         changes.pop("batch_tokens", None)
     chosen = {}

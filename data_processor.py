@@ -38,11 +38,13 @@ from schema import TABLES, Schema
 from settings import DataSettings, Settings
 from splits import FEWEST, Split, split_interactions
 from storage import is_built
-from support.errors import UserError, run_command
+from support.errors import UserError, require, run_command
 from support.files import write_text
 from support.memory import release_memory
 from support.tables import print_table
 from vocabulary import fields_of, stored, table_of
+
+MEMORY = "2GB"  # of the database of a build
 
 
 def load(settings: DataSettings, like: Catalogue | None = None) -> Dataset:
@@ -241,9 +243,8 @@ def _parser():
     )
     add(
         "--memory",
-        default="2GB",
         metavar="SIZE",
-        help="of the database that sorts the rows by user (--build)",
+        help=f"of the database that sorts the rows by user (default: {MEMORY}; --build)",
     )
     add(
         "--ray",
@@ -265,8 +266,15 @@ def main(argv: list[str]) -> None:
         )
     settings = Settings().replace(**flags)
     if folder:
-        _build(settings.data, folder, memory, address)
+        require(
+            not path and not to,
+            "--write_schema and --to do not go with --build: give them alone",
+        )
+        _build(settings.data, folder, memory or MEMORY, address)
         return
+    require(
+        not memory and not address, "--memory and --ray are for --build DIR"
+    )
     data = load(settings.data)
     rows = [list(row) for row in data_card(data)]
     print_table("Data card", data.name, ["", ""], rows)

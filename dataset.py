@@ -101,7 +101,7 @@ class Table:
     def shares(
         self, name: str, rows: np.ndarray | slice = slice(None)
     ) -> np.ndarray:
-        """(R, F) each row's values of a category or of tags in shares that sum to 1, or to 0."""
+        """(n, F) values of a category or of tags of n rows, in shares that sum to 1, or to 0."""
         codes = self.data[name][rows]
         codes = codes.reshape(len(codes), -1)
         count = len(self.fields[name].values)
@@ -260,7 +260,7 @@ class Dataset:
         return np.flatnonzero(np.arange(len(self.items)) < ends)
 
     def chunks(self) -> "Iterator[Dataset]":
-        """The interactions of some users after the other, about CHUNK at once, without requests.
+        """The interactions of some users after the other, about CHUNK at once.
 
         So what is computed of all interactions, which may be on disk, needs little memory. The
         user table stays whole.
@@ -315,18 +315,14 @@ class Dataset:
 
     def seen(self, user: int, end: int | None = None) -> np.ndarray:
         """Items that a user had before position `end`, or ever, also those that --keep left out."""
-        start, last = self.offsets[user], self.offsets[user + 1]
-        items = (
-            self.items[start:end]
-            if end is not None
-            else self.items[start:last]
-        )
+        start, last = self.offsets[user : user + 2]
+        items = self.items[start : last if end is None else end]
         if self.left_out is None:
             return items
-        begin, stop = self.left_out.offsets[user : user + 2]
-        others = self.left_out.items[begin:stop]
+        rows = slice(*self.left_out.offsets[user : user + 2])
+        others = self.left_out.items[rows]
         if end is not None and end < last:
-            others = others[self.left_out.times[begin:stop] <= self.times[end]]
+            others = others[self.left_out.times[rows] <= self.times[end]]
         return np.append(items, others)
 
     def replace(self, **changes: Any) -> "Dataset":
@@ -345,7 +341,7 @@ class LeftOut:
 
 
 def _hash(data):
-    """Hash of all data that a result depends on, without texts and names."""
+    """Hash of the interactions and of the split, with the columns, without texts and names."""
     digest = hashlib.sha256(data.split.description.encode())
     arrays = [data.offsets, data.items, data.times, *data.columns.values()]
     if data.left_out is not None:

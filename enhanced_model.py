@@ -190,7 +190,7 @@ class EnhancedBERT4Rec(nn.Module):
     def forward(self, batch: Batch) -> Outputs:
         """Predictions of the heads of the batch's pattern at the positions that have a target."""
         # (R, D), or of a sample (U, D), once for input and output
-        rows = batch.sample and batch.sample.rows
+        rows = None if batch.sample is None else batch.sample.rows
         table = self.item_table(rows=rows)
         history, from_start = batch, self.from_start(batch)
         # (B, L, D), with a start (B, 1 + L, D)
@@ -306,23 +306,23 @@ class EnhancedBERT4Rec(nn.Module):
     ) -> Tensor:
         """(R, D) representation of PAD, MASK (the average item unless the cloze task trained it)
         and every item; without some families of features. rows: the part (U, D) of a sample."""
-        items = slice(None) if rows is None else rows[ITEM_ROWS:] - ITEM_ROWS
+        whole = rows is None
+        chosen = EVERY if whole else rows[ITEM_ROWS:] - ITEM_ROWS
         parts = []
         if self.item_ids is not None:
-            whole = rows is None
-            parts = [self.item_ids.weight if whole else self.item_ids(items)]
-        parts += self.item_columns(without, items)
+            parts = [self.item_ids.weight if whole else self.item_ids(chosen)]
+        parts += self.item_columns(without, chosen)
         if self.graph is not None and "graph" not in without:
-            parts.append(self.graph()[items])
+            parts.append(self.graph()[chosen])
         # Explanations may leave all of an item's families out.
-        number = len(self.catalogue.items.ids) if rows is None else len(items)
+        number = len(self.catalogue.items.ids) if whole else len(chosen)
         nothing = self.special.new_zeros(number, self.special.shape[1])
-        items = sum(parts[1:], start=parts[0]) if parts else nothing  # (V, D)
-        mask = items.mean(0)  # (D,)
+        vectors = sum(parts[1:], start=parts[0]) if parts else nothing  # (V, D)
+        mask = vectors.mean(0)  # (D,)
         cloze = self.masked_head is not None
         if cloze and (self.training or bool(self.mask_trained)):
             mask = self.special[MASK]
-        return torch.cat([torch.stack([self.special[PAD], mask]), items])
+        return torch.cat([torch.stack([self.special[PAD], mask]), vectors])
 
     def encode(
         self, batch: Batch, table: Tensor, from_start: bool = False

@@ -14,7 +14,7 @@ import pandas as pd
 
 from dataset import Dataset, Table
 from fields import UNKNOWN, Field
-from support.errors import UserError
+from support.errors import UserError, require
 from support.files import replacing, write_text
 
 TYPES = {
@@ -24,6 +24,8 @@ TYPES = {
     "text": "token_seq",
     "vector": "float_seq",
 }
+# Fields of interactions that RecBole reads by these names.
+RESERVED = ("user_id", "item_id", "timestamp", "order")
 # Settings of RecBole for the same split: the position in our order stands for the time, as
 # RecBole sorts by it and equal times would fall in any order.
 CONFIG = """\
@@ -57,6 +59,11 @@ def write_atomic(data: Dataset, folder: Path) -> list[Path]:
         table["timestamp:float"] = data.times
     table["order:float"] = np.arange(len(data.items))
     for entry in catalogue.interaction_fields.values():
+        require(
+            entry.name not in RESERVED,
+            f"--to recbole: the column {entry.name} would be taken for RecBole's; give it another "
+            f"name in the schema, with source",
+        )
         table[_header(entry)] = _cells(entry, data.columns[entry.name])
     item_table = {"item_id:token": items.ids}
     item_table["item_name:token_seq"] = _each(

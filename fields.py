@@ -53,14 +53,19 @@ class Field:
     def _codes(self) -> dict[str, int]:
         exact = [*enumerate(self.values, 1), *enumerate(self.titles, 1)]
         folded = [(code, name.casefold()) for code, name in exact]
-        # The first counts: FR is FR, where fr is another value.
-        return {name: code for code, name in reversed(exact + folded)}
+        codes: dict[str, int] = {}
+        for code, name in exact + folded:
+            # The first counts: FR is FR, where fr is another value.
+            codes.setdefault(name, code)
+        return codes
 
     def find(self, text: str) -> int | None:
         """Code of a value or of its title, ignoring case; None if there is none."""
         text = text.strip()
-        forms = (text, text.casefold(), plain_number(text))
-        return next(filter(None, map(self._codes.get, forms)), None)
+        for form in (text, text.casefold(), plain_number(text)):
+            if form in self._codes:
+                return self._codes[form]
+        return None
 
     @cached_property
     def numbers(self) -> np.ndarray | None:

@@ -93,6 +93,7 @@ def _similar_items(grown, known, place, new):
 def _add_items(state, known, place, new, weights):
     """Fill the tables of items, in place: a new one has the weighted mean vector and the weighted
     mean of exp(b), b being the biases of known ones."""
+    known = dict(known)
     if "start_bias" in known:
         # exp(b) is of the sum of both biases.
         known["start_bias"] = known["next_bias"][:, None] + known["start_bias"]

@@ -155,7 +155,8 @@ def _many(engine, flags):
         _folder(engine, flags, users, options)
         return
     table = recommend_all(engine, users, **options)
-    asked = len(set(users)) if users else engine.data.num_users
+    requests = engine.data.split.requests[flags.history_until]
+    asked = len(set(users)) if users else len(requests)
     with_all = int((table.groupby("user_id").size() == flags.k).sum())
     fewer = asked - with_all
     note = f"; {fewer} of them have fewer than {flags.k} left" if fewer else ""
@@ -238,11 +239,14 @@ def main(argv: list[str]) -> None:
     """See the module's head."""
     parser = _parser()
     flags = parser.parse_args(argv)
-    for name in ONE_USER if flags.users else MANY_USERS:
-        without = "without" if flags.users else "with"
+    if flags.users:
+        foreign, word, answer = ONE_USER, "without", _many
+    else:
+        foreign, word, answer = MANY_USERS, "with", _one
+    for name in foreign:
         require(
             getattr(flags, name) == parser.get_default(name),
-            f"--{name} goes {without} --users",
+            f"--{name} goes {word} --users",
         )
     require(
         flags.output or flags.vectors or not flags.users,
@@ -253,7 +257,7 @@ def main(argv: list[str]) -> None:
         "--ray needs --output FOLDER/, a folder that all machines see",
     )
     engine = RecommendationEngine(flags.model_path, flags.data_dir)
-    (_many if flags.users else _one)(engine, flags)
+    answer(engine, flags)
 
 
 if __name__ == "__main__":

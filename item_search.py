@@ -100,6 +100,8 @@ def rows_where(
 def _meets(entry, values, sign, wanted):
     kind = entry.column.kind
     if kind == "text":
+        if sign != "=":
+            raise UserError(f"it is text; write {entry.name}=word")
         return np.array(
             [wanted.casefold() in str(text).casefold() for text in values]
         )

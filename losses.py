@@ -67,13 +67,10 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             for chunk in chunks:
                 target = targets[chunk, None]  # (C, 1)
                 counts = target != PAD  # (C, 1)
-
-                def logits_of(block, bits=x_bits[chunk]):
-                    logits = (bits @ weight[block].T).float()
-                    return logits.add_(offset[block])  # (C, R or less)
-
-                found = _streaming_softmax(logits_of, blocks, target)
-                top, normaliser, target_logit, powers = found
+                logits_of = partial(_logits, x_bits[chunk], weight, offset)
+                top, normaliser, target_logit, powers = _streaming_softmax(
+                    logits_of, blocks, target
+                )
                 each = normaliser.log2() + top - target_logit
                 total += each.where(counts, 0.0).sum()
                 # A row that does not count has no gradient.
@@ -125,6 +122,11 @@ def _tiles(states, rows, device):
     return chunks, blocks
 
 
+def _logits(bits, weight, offset, block):
+    """(C, R or less) logits in bits of a chunk for a block of the rows."""
+    return (bits @ weight[block].T).float().add_(offset[block])
+
+
 def _streaming_softmax(logits_of, blocks, target):
     """Largest logit, sum of the powers 2^(logit - largest) and the target's logit, each (C, 1),
     over all blocks; and the last block's powers."""
@@ -167,7 +169,7 @@ def distillation_loss(
         logarithms = student.logits(chunk).log_softmax(1)
         # Rows that are no candidates are at 0 times -inf.
         logarithms = logarithms.masked_fill(student.bias == -torch.inf, 0.0)
-        mean = torch.stack(wanted).mean(0)  # (N, R)
+        mean = torch.stack(wanted).mean(0)  # (C, R)
         each = -(mean * logarithms).sum(1)
         return each.where(counted[chunk], 0.0).sum()
 
@@ -231,10 +233,9 @@ def contrastive_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
 
     first and second (B, D). Sequences with equal groups (B,) are no negatives of each other.
     """
-    # (B, B)
     first = F.normalize(first.float(), dim=-1)
     second = F.normalize(second.float(), dim=-1)
-    cosines = first @ second.T
+    cosines = first @ second.T  # (B, B)
     rows = torch.arange(len(cosines), device=cosines.device)
     same = groups[:, None] == groups
     same = same & (rows[:, None] != rows)

@@ -78,8 +78,9 @@ def measure(
     ranks: Ranks,
 ) -> dict[str, Any]:
     """What the tables of a run say of the test items: ranking, values, preferences, each beside
-    its baselines; written to `folder`. ranks: of `rank_test_items`, which this changes."""
+    its baselines; written to `folder`. ranks: of `rank_test_items`."""
     data = _tested(data)
+    ranks = dict(ranks)
     users = data.split.requests["test"].users
     hits = {}
     if MASKED in ranks:

@@ -30,9 +30,14 @@ BEST, LAST, RESULTS, RUN = "best", "last", "results.json", "run.json"
 
 def new_run(place: Path, settings: Settings) -> Path:
     """A new folder for a run, with its settings in it."""
+    folder = _new_folder(place)
+    write_json(folder / RUN, {"settings": settings.to_dict()})
+    return folder
+
+
+def _new_folder(place):
     folder = place / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     folder.mkdir(parents=True)
-    write_json(folder / RUN, {"settings": settings.to_dict()})
     return folder
 
 
@@ -69,8 +74,7 @@ def publish(run: Path) -> str:
     link = run.parent / BEST
     if link.is_dir() and not link.is_symlink():
         # A model of an older version of this program: it is kept as a run of its own.
-        older = new_run(run.parent, Settings())
-        (older / RUN).unlink()
+        older = _new_folder(run.parent)
         os.replace(link, older / BEST)
         return (
             _point(link, run) + f"; the model that lay there is {older / BEST}"

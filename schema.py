@@ -13,6 +13,7 @@ A schema is a YAML file (`datasets/` has examples and a page about them) or is i
 data (readers/infer.py). This module does not depend on arrays or models.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -44,6 +45,7 @@ FLAGS = {
     ("items", "predict"): ("category", "tags"),
     ("users", "counterfactual"): ("category",),
 }
+EXACT = 2**53  # below it a float holds every whole number
 STRICT = ConfigDict(extra="forbid")
 Flag = Annotated[bool, Strict()]
 Name = Annotated[str, StringConstraints(pattern=r"^\w+$")]
@@ -232,6 +234,12 @@ def _faults(schema):
 def plain_number(text: str) -> str:
     """'4.0' as '4' and '3.50' as '3.5'; other text as it is."""
     try:
-        return f"{float(text):.10g}"
+        if re.fullmatch(r"[+-]?\d+", text):
+            # Of any length: ids with many digits stay different.
+            return str(int(text))
+        number = float(text)
     except ValueError:
         return text
+    if number.is_integer() and abs(number) < EXACT:
+        return str(int(number))
+    return f"{number:.10g}"

@@ -24,7 +24,7 @@ def option(
     default: Any, model: str | None = None, needs: str | None = None
 ) -> Any:
     """A setting that only one `model` reads, or that has no effect without another one. needs: the
-    name of the other setting, as in 'teacher', or with its value, 'loss=sampled_softmax'."""
+    name of the other setting, as in 'graph', or with its value, 'loss=sampled_softmax'."""
     return field(default=default, metadata={"model": model, "needs": needs})
 
 
@@ -135,12 +135,13 @@ class ModelSettings:
             f"--hidden_size {self.hidden_size} cannot be divided among --num_heads "
             f"{self.num_heads}; choose a multiple of {self.num_heads}",
         )
-        rates = f"((0|0?\\.\\d+)(,(?!$)|$)){{{self.num_layers}}}"
-        given = not self.layer_dropout or re.fullmatch(
+        rate = r"(0|0?\.\d+)"
+        rates = f"{rate}(,{rate}){{{self.num_layers - 1}}}"
+        valid = not self.layer_dropout or re.fullmatch(
             rates, self.layer_dropout
         )
         require(
-            given and max(self.block_dropouts) <= 0.95,
+            valid and max(self.block_dropouts) <= 0.95,
             f"--layer_dropout {self.layer_dropout!r}: give {self.num_layers} rates in "
             f"[0, 0.95], as in {','.join(['0.1'] * self.num_layers)!r}",
         )
@@ -149,33 +150,37 @@ class ModelSettings:
 
     def _check_enhanced(self) -> None:
         head_size = self.hidden_size // self.num_heads
+        require(
+            not (self.relative_time and head_size % 2),
+            f"--relative_time rotates pairs of numbers: --hidden_size / --num_heads must be "
+            f"even, not {head_size}",
+        )
+        require(
+            self.positions != "sinusoidal" or self.hidden_size % 2 == 0,
+            "--positions sinusoidal needs an even --hidden_size",
+        )
+        require(
+            self.item_ids or self.item_features != "none" or self.graph,
+            "an item needs a representation: switch on --item_ids, --item_features or --graph",
+        )
+        require(
+            set(self.time_parts) <= {"gap", "season"},
+            f"--time_features {self.time_features!r}: give none, gap, season or gap,season",
+        )
+        require(
+            self.query_time != "known" or self.time_parts,
+            "--query_time known needs a way to tell it: give --time_features gap or season",
+        )
+        require(
+            self.next_item_weight or self.masked_item_weight,
+            "nothing ranks items: give --next_item_weight or --masked_item_weight above 0",
+        )
         side_heads = self.value_weight or self.preference_weight
-        faults = {
-            "--relative_time rotates pairs of numbers: --hidden_size / --num_heads must be "
-            f"even, not {head_size}": self.relative_time and head_size % 2,
-            "--positions sinusoidal needs an even --hidden_size": (
-                self.positions == "sinusoidal" and self.hidden_size % 2
-            ),
-            "an item needs a representation: switch on --item_ids, --item_features or "
-            "--graph": not self.item_ids
-            and self.item_features == "none"
-            and not self.graph,
-            f"--time_features {self.time_features!r}: give none, gap, season or gap,season": (
-                set(self.time_parts) - {"gap", "season"}
-            ),
-            "--query_time known needs a way to tell it: give --time_features gap or season": (
-                self.query_time == "known" and not self.time_parts
-            ),
-            "nothing ranks items: give --next_item_weight or --masked_item_weight above 0": (
-                not self.next_item_weight and not self.masked_item_weight
-            ),
+        require(
+            self.next_item_weight or not side_heads,
             "the value and preference heads read the causal states: with --next_item_weight 0 "
-            "give --value_weight 0 --preference_weight 0 too": (
-                not self.next_item_weight and side_heads
-            ),
-        }
-        for message, wrong in faults.items():
-            require(not wrong, message)
+            "give --value_weight 0 --preference_weight 0 too",
+        )
 
     @property
     def block_dropouts(self) -> list[float]:
@@ -373,9 +378,11 @@ def idle(name: str, settings: Settings) -> str | None:
     given = settings.to_dict()
     if model_only(other) not in (None, given["model"]):
         return None
-    if given[other] in (value, "auto") if value else given[other]:
-        return None
-    return f"--{other} {value}".strip()
+    if value:
+        met = given[other] in (value, "auto")
+    else:
+        met = bool(given[other])
+    return None if met else f"--{other} {value}".strip()
 
 
 def unknown_name(kind: str, name: str) -> str:

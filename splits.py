@@ -32,7 +32,7 @@ FEWEST = {"leave_one_out": 3, "global_time": 1, "multi5": MULTI_TARGETS + 1}
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests for the `count` interactions after `ends[q]` of user `users[q]`.
+    """Requests for the `count` interactions from position `ends[q]` on of user `users[q]`.
 
     every: how many there were before `spread` took some; 0 if these are all.
     """

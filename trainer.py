@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from auto_preset import as_flags, fitted
-from command_line import Fit, Launch, parse_command_line
+from command_line import Derive, Launch, parse_command_line
 from dataset import Dataset
 from engine import RecommendationEngine
 from measuring import measure, rank_test_items, report
@@ -147,8 +148,8 @@ def _measure(tracker, model, data, settings, progress, run, ranks):
 
 
 def _announce(settings, data, model):
-    asked = data.split.requests.get("validation", ())
-    most = min(len(asked), MEASURED)
+    split = data.split.with_fewer("validation", MEASURED)
+    validating = len(split.requests.get("validation", ()))
     count = sum(parameter.numel() for parameter in model.parameters())
     note = f" ({data.note})" if data.note else ""
     print(
@@ -160,17 +161,17 @@ def _announce(settings, data, model):
         print(f"  {what}: {number:,}")
     print(
         f"{settings.model.model} model, {count:,} parameters; selection on validation NDCG@10 "
-        f"({most:,} requests); Ctrl-C saves and --resume goes on",
+        f"({validating:,} requests); Ctrl-C saves and --resume goes on",
         flush=True,
     )
 
 
 def asked_for(
-    argv: list[str], description: str, fit: Fit | None = None
+    argv: list[str], description: str, derive: Derive | None = None
 ) -> tuple[Settings, Path | None, Launch]:
     """(settings, run to go on with, how to start it) of a command line; with --resume the
-    settings are those of the stopped run. fit: as in `parse_command_line`."""
-    settings, how = parse_command_line(argv, description, fit=fit)
+    settings are those of the stopped run. derive: as in `parse_command_line`."""
+    settings, how = parse_command_line(argv, description, derive)
     if not how.resume:
         return settings, None, how
     place = Path(settings.train.checkpoint_dir)
@@ -203,25 +204,39 @@ def launch(
         run_together(ray, work, how.workers, run)
 
 
+@dataclass
+class AutoPreset:
+    """The preset `auto` of a command line, and the data that it has read for it."""
+
+    data: Dataset | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    figures: str = ""
+
+    def __call__(self, settings: Settings) -> dict[str, Any]:
+        """Settings for the data of these settings."""
+        self.data = starting_data(settings)
+        self.values, self.figures = fitted(self.data)
+        # What training goes on from has its shape already.
+        return self.values | starting_shape(settings)
+
+    def line(self, settings: Settings) -> str:
+        """What was chosen, and by which figures, of the settings that are used."""
+        used = settings.to_dict()
+        chosen = {
+            name: value
+            for name, value in self.values.items()
+            if used[name] == value
+        }
+        return f"preset auto: {self.figures}: {as_flags(chosen)}"
+
+
 def main(argv: list[str]) -> None:
     """See the module's head."""
-    data, values, shown = None, {}, ""
-
-    def fit(settings: Settings) -> dict[str, Any]:
-        nonlocal data, values, shown
-        data = starting_data(settings)
-        values, shown = fitted(data)
-        # What training goes on from has its shape already.
-        return values | starting_shape(settings)
-
-    settings, run, how = asked_for(argv, __doc__, fit)
-    if shown:
-        used = settings.to_dict()
-        used = {
-            name: used[name] for name in values if used[name] == values[name]
-        }
-        print(f"preset auto: {shown}: {as_flags(used)}", flush=True)
-    launch(settings, run, how, data)
+    auto = AutoPreset()
+    settings, run, how = asked_for(argv, __doc__, auto)
+    if auto.data is not None:
+        print(auto.line(settings), flush=True)
+    launch(settings, run, how, auto.data)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ class TrainingBatches:
     A window is a run of interactions of one user: the newest `seq_length + 1` of the training
     part or, with `sliding_window`, half-overlapping windows over all of it. Causal batches
     predict each interaction of a window from those before it; cloze batches mask some of its
-    newest `seq_length`. The two kinds alternate: of every 1 / share batches one carries the cloze
-    task. A share of the windows loses its beginning (`late_start_share`), other windows in each
-    epoch. Batches then gather windows of similar length. All epochs have as many batches, of as
-    many windows, so `batch_tokens` is met exactly in the first epoch and nearly in the others.
+    newest `seq_length`. A share of the batches, evenly spread, carries the cloze task. A share of
+    the windows loses its beginning (`late_start_share`), other windows in each epoch. Batches then
+    gather windows of similar length. All epochs have as many batches, of as many windows, so
+    `batch_tokens` is met exactly in the first epoch and nearly in the others.
 
     Of several processes (`rank` of `world`) each has the windows of a run of users, with as many
     interactions as the others, and its batches read no other part of the data. All take as many
@@ -55,6 +55,7 @@ class TrainingBatches:
         self.cloze_share, self.views = cloze_share, views
         self.rank, self.world = rank, world
         self.size = seq_length + 1  # of a window
+        self.half = self.size // 2
         steps = []
         # One after the other: the windows of all processes may need more memory than there is.
         for number, share in enumerate(self._shares()):
@@ -91,7 +92,8 @@ class TrainingBatches:
         if not self.train.sliding_window:
             return np.ones_like(lengths)
         older = np.maximum(0, lengths - self.size)
-        return -(-(older + self.size // 2) // max(1, self.size // 2))
+        # The newest one, and one for each half window of older interactions that is begun.
+        return 1 + (older + self.half - 1) // self.half
 
     def _windows(self, share):
         """(user, start, end) of each window of some users."""
@@ -100,13 +102,13 @@ class TrainingBatches:
         users = np.flatnonzero(ends - starts >= self._shortest())
         starts, ends = starts[users], ends[users]
         users = users + share.start
-        # From the newest window of a user on, half a window older each, the oldest at the start.
         newest = np.maximum(starts, ends - self.size)
-        number = self._numbers(ends - starts)
-        user = np.repeat(np.arange(len(users)), number)
-        place = np.arange(len(user)) - np.repeat(number.cumsum() - number, number)
-        older = place * max(1, self.size // 2)
-        first = np.maximum(starts[user], newest[user] - older)
+        counts = self._numbers(ends - starts)
+        user = np.repeat(np.arange(len(users)), counts)  # of each window
+        first_of_user = counts.cumsum() - counts
+        # 0 is a user's newest window; each further one is half a window older.
+        age = np.arange(len(user)) - first_of_user[user]
+        first = np.maximum(starts[user], newest[user] - age * self.half)
         return users[user], first, np.minimum(ends[user], first + self.size)
 
     def _bounds(self, lengths):
@@ -147,13 +149,7 @@ class TrainingBatches:
             group = (groups[step] * batches + shift) // self.steps
             rows = order[self.bounds[group] : self.bounds[group + 1]]
             noise = np.random.default_rng((self.train.seed, epoch, number))
-            # All processes do the same kind of batch at the same step, spread evenly over the
-            # epochs.
-            count = epoch * self.steps + step
-            before, after = (
-                int(done * self.cloze_share) for done in (count, count + 1)
-            )
-            if after > before:
+            if self._is_cloze(epoch * self.steps + step):
                 batch = self._cloze(rows, starts[rows], noise)
             else:
                 batch = self._causal(rows, starts[rows])
@@ -161,9 +157,16 @@ class TrainingBatches:
             if self.views and batch.pattern == "causal":
                 # A stream of its own: views change no other draw.
                 seed = (self.train.seed, epoch, VIEWS + number)
-                noise = np.random.default_rng(seed)
-                batch = batch.replace(views=two_views(batch, noise))
+                view_noise = np.random.default_rng(seed)
+                batch = batch.replace(views=two_views(batch, view_noise))
             yield batch
+
+    def _is_cloze(self, step):
+        """Whether a step of the run carries the cloze task: evenly spread, the same on all
+        processes."""
+        before = int(step * self.cloze_share)
+        after = int((step + 1) * self.cloze_share)
+        return after > before
 
     def _gather(self, starts, ends):
         """(lengths, (B, L) positions in the flat arrays, -1 on padding) of runs of interactions."""

@@ -75,6 +75,9 @@ def fit(
         while run.progress.epoch < run.epochs and not run.progress.finished:
             run.train_epoch(stop)
             run.evaluate_if_due()
+        if run.agreed(stop()):
+            # In the last evaluation, which has saved the state.
+            raise Stopped(run.state_folder)
     # Training seldom ends with its best weights.
     model.load_state_dict(run.best_weights or model.state_dict())
     model.eval()

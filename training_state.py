@@ -24,10 +24,13 @@ class Stopped(KeyboardInterrupt):
     """The user asked a run to stop; its state is saved in a folder."""
 
     def __init__(self, folder: Path | None) -> None:
-        super().__init__(
-            f"stopped and saved in {folder}; the same command goes on, trainer.py and "
-            f"bert_multi.py with --resume"
-        )
+        message = "stopped"
+        if folder is not None:
+            message = (
+                f"stopped and saved in {folder}; the same command goes on, trainer.py and "
+                f"bert_multi.py with --resume"
+            )
+        super().__init__(message)
 
 
 @dataclass

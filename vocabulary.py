@@ -3,7 +3,6 @@
 What is stored of each kind of column: fields.py.
 """
 
-import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -102,8 +101,11 @@ def stored(entry: Field, values: pd.Series) -> np.ndarray:
         for tags in values.fillna(""):
             known = {code[tag] for tag in tags if tag in code}
             coded.append(sorted(known)[:MOST_TAGS])
-        filled = itertools.zip_longest([UNKNOWN], *coded, fillvalue=UNKNOWN)
-        return np.array(list(filled)).T[1:]
+        width = max([1, *map(len, coded)])
+        rows = np.full((len(coded), width), UNKNOWN)
+        for row, codes in zip(rows, coded, strict=True):
+            row[: len(codes)] = codes
+        return rows
     if kind == "number":
         return values.to_numpy(dtype=np.float32)
     if kind == "vector":

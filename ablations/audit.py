@@ -17,7 +17,7 @@ import torch
 from scipy import sparse
 from torch import nn
 
-from command_line import parse_command_line
+from command_line import parse_settings
 from data_processor import load
 from dataset import ITEM_ROWS, NO_TIME, Dataset
 from evaluation.protocols import Ranker, protocol_line, request_batches
@@ -175,7 +175,7 @@ def main(argv: list[str]) -> int:
         )
     else:
         data_dir = ["--data_dir", flags.data_dir] if flags.data_dir else []
-        settings, _ = parse_command_line([*rest, *data_dir], __doc__)
+        settings = parse_settings([*rest, *data_dir])
         data = load(settings.data)
     if data.has_times:
         _show_order(data)

@@ -39,7 +39,7 @@ from ablations.once import trained
 from baselines.neighbours import ColumnNeighbours, ease, item_knn, markov_chain
 from baselines.popularity import Popularity
 from batches import History, history_batch, history_of
-from command_line import parse_command_line
+from command_line import parse_settings
 from data_processor import process
 from dataset import Catalogue, Dataset
 from evaluation.metrics import per_request, ranks
@@ -248,7 +248,7 @@ def _parser():
 def main(argv: list[str]) -> None:
     """See the module's head."""
     flags, rest = _parser().parse_known_args(argv)
-    settings, _ = parse_command_line(rest, "", preset="quick")
+    settings = parse_settings(rest, "quick")
     # The same steps for all, whatever else the machine does.
     settings = settings.replace(max_minutes=0.0)
     here = world(settings, flags.draw)

@@ -30,7 +30,7 @@ from ablations.comparison import (
 )
 from ablations.once import trained
 from baselines.popularity import Popularity
-from command_line import parse_command_line
+from command_line import parse_settings
 from data_processor import process
 from dataset import Dataset
 from evaluation.metrics import per_user
@@ -188,7 +188,7 @@ def _parser():
 def main(argv: list[str]) -> None:
     """See the module's head."""
     flags, rest = _parser().parse_known_args(argv)
-    settings, _ = parse_command_line(rest, "", preset="quick")
+    settings = parse_settings(rest, "quick")
     settings = settings.replace(protocol="global_time", max_minutes=0.0)
     require(
         len(flags.dates) >= 3 and flags.dates == sorted(set(flags.dates)),

@@ -31,7 +31,7 @@ from ablations.study import ROOT, code_version, data_hash, run_key
 from baselines.followers import pctm, sequential_rules
 from baselines.neighbours import ease, item_knn, markov_chain
 from baselines.popularity import Popularity, RecentPopularity
-from command_line import parse_command_line
+from command_line import parse_settings
 from data_processor import load
 from dataset import Dataset
 from evaluation.metrics import ONE_TARGET, interval, per_user
@@ -94,6 +94,11 @@ NOTE = (
 )
 
 
+# Flags that would have no effect, or another one on training than on the test.
+OWN = ("--preset", "--config", "--model", "--protocol", "--min_item_count")
+OWN += ("--filter_seen", "--candidates")
+
+
 def grids() -> dict[str, dict[str, list[Any]]]:
     """Baseline -> setting -> values that are tried, at most TRIALS in all."""
     content, _ = read_yaml(ROOT / "ablations" / "baselines.yaml")
@@ -129,7 +134,7 @@ def trained(
     runs, models = [], []
     code, split = code_version(), data_hash(data)
     for seed in flags.seeds:
-        settings, _ = parse_command_line(["--preset", name, *extra], "")
+        settings = parse_settings(["--preset", name, *extra])
         settings = settings.replace(**BOARDS[flags.board], seed=seed)
         key = run_key(settings, split, code)
         place = flags.work / flags.board / f"{name}-{seed}-{key}"
@@ -241,6 +246,15 @@ def reported(
     return records, values
 
 
+def _of_split(records, data):
+    """The records of the split of these data alone."""
+    return {
+        name: record
+        for name, record in records.items()
+        if record["split_hash"] == data.split_hash
+    }
+
+
 def _stored(path):
     try:
         with np.load(path) as file:
@@ -328,14 +342,16 @@ def main(argv: list[str]) -> int:
         )
     for token in extra:
         require(
-            not token.startswith(("--preset", "--config", "--model")),
-            f"{token}: a row has its own preset and model; drop the flag",
+            not token.startswith(OWN),
+            f"{token}: a row has its own preset, model and protocol; drop the flag",
         )
-    settings, _ = parse_command_line(extra, "")
+    settings = parse_settings(extra)
     data = load(settings.replace(**BOARDS[flags.board]).data)
     folder, work = flags.results / flags.board, flags.work / flags.board
     folder.mkdir(parents=True, exist_ok=True)
     records, values = reported(folder, data.split_hash)
+    # Rows of other data than these are compared with, and not mixed.
+    foreign = len(_of_split(records, data)) < len(records)
     changed, failed = False, False
     for name in flags.rows or ROWS[flags.board]:
         older = records.get(name)
@@ -344,13 +360,13 @@ def main(argv: list[str]) -> int:
             same, line = verdict(records[name], older)
             failed |= not same
             print(line)
-        if flags.write or not older:
+        if flags.write or not (older or foreign):
             report(folder / name, records[name], values[name])
             changed = True
         if flags.publish and name in TRAINED:
             publish(records[name], work, flags.publish / name)
     title = f"Board {flags.board}"
-    show_tables([(title, *table(records, values))])
+    show_tables([(title, *table(_of_split(records, data), values))])
     if changed:
         of_files = table(*reported(folder, data.split_hash))
         write_tables([(title, *of_files)], folder / "table.md")

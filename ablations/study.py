@@ -12,6 +12,7 @@
 
 import functools
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ CODE = (
     "baselines/*.py",
     "evaluation/*.py",
     "readers/*.py",
+    "storage/*.py",
     "support/*.py",
 )
 FIXED = (*BOOKKEEPING, "seed", "teacher", "start_from")
@@ -166,8 +168,10 @@ def run_key(settings: Settings, data: str, code: str) -> str:
 
 
 def data_hash(data: Dataset) -> str:
-    """Hash of the split and of the texts."""
-    texts = [
+    """Hash of the split, of the schema, and of the texts."""
+    schema = data.catalogue.schema.to_dict()
+    texts = [json.dumps(schema, sort_keys=True)]
+    texts += [
         str(values.tolist())
         for values in data.catalogue.items.data.values()
         if values.dtype == object

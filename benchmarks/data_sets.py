@@ -27,6 +27,7 @@ from measuring import counting_rankers, pctm_setting
 from model_io import load_model, load_with_data
 from run_folder import BEST, RESULTS, read_results
 from settings import Settings
+from splits import MEASURED
 from support.arguments import ArgumentParser, whole
 from support.errors import require, run_command
 from support.files import write_json
@@ -58,6 +59,7 @@ def figures(models: list[Path], data_dir: str | None = None) -> dict[str, Any]:
     """Figures of models of one data set, one for each seed, beside rankers by counts."""
     found = [read_results(folder) for folder in models]
     _, settings, data = load_with_data(models[0], data_dir)
+    data = data.replace(split=data.split.with_fewer("test", MEASURED))
     users = data.split.requests["test"].users
     counted = _counted(data, settings, users)
     ours = [_per_user(folder, users) for folder in models]

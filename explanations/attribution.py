@@ -98,10 +98,9 @@ def blocks(question: Question) -> np.ndarray:
     age = np.arange(question.length)[::-1]
     block = np.searchsorted(BLOCK_ENDS, age, side="right")  # (L,)
     count = block.max(initial=0) + 1
-    # (2^n, n): which blocks each coalition knows.
-    coalitions = (np.arange(2**count)[:, None] >> np.arange(count) & 1).astype(
-        bool
-    )
+    # (2^n, n): which blocks each coalition knows, coalition m those whose bit is 1 in m.
+    numbers = np.arange(2**count)[:, None]
+    coalitions = (numbers & 2 ** np.arange(count)) > 0
     known = coalitions[:, block]  # (2^n, L)
     values = sum(
         share * dataclasses.replace(question, absent=way).scores(known)
@@ -118,7 +117,8 @@ def blocks(question: Question) -> np.ndarray:
     for number in range(count):
         span = block == number
         without = np.flatnonzero(~coalitions[:, number])
-        gains = values[without + 2**number] - values[without]
+        with_it = without + 2**number  # the same coalitions and this block
+        gains = values[with_it] - values[without]
         value = weight[coalitions[without].sum(1)] @ gains  # (C,)
         same_sign = np.maximum(np.sign(value)[:, None] * steep[:, span], 0.0)
         share = same_sign + ATTENTION * flow[span]  # (C, block's size)

@@ -51,13 +51,14 @@ def smallest_set(
         gone = question.outcomes(known)[1][:, number] > k
         return sets[int(gone.argmax())] if gone.any() else None
 
-    pairs = itertools.combinations(order[:PAIRS_OF], 2)
     for place in order:
         if ranks[1 + place, number] > k:
             return [place]
-    found = first_that_leaves(
-        [list(pair) for pair in pairs]
-    ) or first_that_leaves([order[: size + 1] for size in range(len(order))])
+    pairs = map(list, itertools.combinations(order[:PAIRS_OF], 2))
+    found = first_that_leaves(list(pairs))
+    if found is None:
+        growing = [order[: size + 1] for size in range(len(order))]
+        found = first_that_leaves(growing)
     if found is None:
         return None
     for place in found[::-1]:  # the least important first

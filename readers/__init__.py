@@ -9,8 +9,9 @@ import dataclasses
 import glob
 from pathlib import Path
 
+from readers.folders import matching
 from readers.raw import RawData, assemble
-from schema import read_schema
+from schema import TABLES, read_schema
 from support.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +88,35 @@ def read(
 
         files = read_sequences(folder / schema.interactions.file)
     return assemble(schema, files)
+
+
+def files_behind(
+    dataset: str, data_dir: str | None = None
+) -> list[tuple[str, int, int]]:
+    """What `read` may read of a data set: path, size and time of the last change of each file; of
+    a YAML file, its text instead."""
+    path, data_dir = located(dataset, data_dir)
+    texts = []
+    if path.suffix in YAML:
+        texts.append((path.read_text(encoding="utf-8"), 0, 0))
+        schema = read_schema(path)
+        folder = Path(data_dir or home(dataset))
+        named = [schema.table(table).file for table in TABLES]
+        places = [folder / name for name in named if name] or [folder]
+    else:
+        places = [path]
+    paths = []
+    for place in places:
+        found = matching(str(place))
+        if place.is_dir():
+            found = [file for file in place.iterdir() if file.is_file()]
+        paths += found
+        # Attributes beside sequences.
+        paths += place.parent.glob(f"{glob.escape(place.stem)}_*.json")
+    stats = [(str(one.resolve()), one.stat()) for one in sorted(set(paths))]
+    return texts + [
+        (name, stat.st_size, stat.st_mtime_ns) for name, stat in stats
+    ]
 
 
 def require_no_columns(dataset: str, columns: str) -> None:

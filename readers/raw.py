@@ -22,7 +22,6 @@ from schema import (
 )
 from support.errors import UserError
 
-WHOLE = r"0|-?[1-9]\d{0,17}"
 # How ids are written, if that is known of the whole table.
 WHOLE_IDS, TEXT_IDS = "whole", "text"
 NO_FORMS: Mapping[str, str] = {}
@@ -383,7 +382,6 @@ def _whole_ids(values):
         return whole
     text = values.astype(str).str.strip()
     # What pandas writes of whole numbers beside a missing one: 12.0.
-    plain = text.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
-    if plain.str.fullmatch(WHOLE).all():
-        return plain.astype(np.int64)
-    return None
+    return whole_numbers(
+        text.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+    )

@@ -76,14 +76,19 @@ def read_files(paths: Iterable[Path], wanted: Collection[str] = ()) -> File:
     return dataclasses.replace(files[0], frame=frame, name=name, parts=parts)
 
 
+def kind_of(path: Path) -> str:
+    """The suffix of a file that says how it is written: .csv of log.csv.gz; '' without one."""
+    kinds = [part for part in path.suffixes if part not in PACKED]
+    return kinds[-1] if kinds else ""
+
+
 def read_file(path: Path, wanted: Collection[str] = ()) -> File:
     """One table. Values of CSV are text, unchanged.
 
     The fields of a file without a header are '1', '2' and so on. A file has no header if there is a
     number in its first line, or if such fields are asked for. Raises `UserError`.
     """
-    kinds = [part for part in path.suffixes if part not in PACKED]
-    kind = kinds[-1] if kinds else ""
+    kind = kind_of(path)
     with named_errors(path):
         if kind in PARQUET:
             return File(pd.read_parquet(path), str(path))

@@ -51,7 +51,8 @@ def seconds_of(
     if wrong.any():
         # A number among dates is not what is wrong, unless nothing else is.
         numbers = _as_numbers(values)
-        row = (2 * wrong + (wrong & numbers.isna())).idxmax()
+        unreadable = wrong & numbers.isna()
+        row = (unreadable if unreadable.any() else wrong).idxmax()
         refuse(
             row,
             f"{values[row]!r} is not a time: write seconds since 1970 or ISO dates such as "

@@ -76,8 +76,10 @@ class Engines:
 
     def _drop_old_copies(self, config):
         """Remove copies of weights that are no longer used."""
+        if not config.copies:
+            return
         used = {engine.info["weights"] for engine in self.by_name.values()}
-        for path in Path(config.copies or "none").glob("*.safetensors"):
+        for path in Path(config.copies).glob("*.safetensors"):
             age = time.time() - path.stat().st_mtime
             if path.stem not in used and age > STALE:
                 path.unlink(missing_ok=True)
@@ -141,16 +143,18 @@ class Engines:
 
     def search(self, query: str) -> list[int]:
         """Rows of at most SHOWN items whose names contain all words of a query: an equal id or name
-        first,
-    then names that begin with it, then the most popular."""
+        first, then names that begin with it, then the most popular."""
         wanted = folded(query)
         words = wanted.split()
+        if not words:
+            return []
         items = self.main.catalogue.items
-        found = []
-        for row, name in self.names if words else ():
+        matches = []
+        for row, name in self.names:
             own_id = str(items.id(row)).casefold() == query.strip().casefold()
             if own_id or all(word in name for word in words):
-                exact = own_id or wanted in (name, YEAR.sub("", name))
+                equal = own_id or wanted in (name, YEAR.sub("", name))
                 begins = f"{name} ".startswith(f"{wanted} ")
-                found.append((not exact, not begins, len(found), row))
-        return [row for *_, row in sorted(found)[:SHOWN]]
+                # False sorts first.
+                matches.append((not equal, not begins, len(matches), row))
+        return [row for *_, row in sorted(matches)[:SHOWN]]

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dataset import ITEM_ROWS, Table
-from readers import read
+from readers import files_behind, read
 from readers.raw import ALIKE, IDLE, STRANGE, alike_ids
 from settings import DataSettings
 from splits import HELD_OUT
@@ -89,7 +89,7 @@ def build(
             facts = remote.files
         else:
             source = _source(settings, memory, work)
-            facts = source and source.facts()
+            facts = files_behind(settings.dataset, settings.data_dir)
         key = _key(settings, facts, rows_of_part)
         if (folder / MANIFEST).exists():
             manifest = read_manifest(folder)
@@ -102,7 +102,7 @@ def build(
                 source = _source(settings, memory, work)
             rows = _rows(settings, source, work, rows_of_part, memory, spread)
             manifest = Build(rows, settings, folder, work).run(key, spread)
-    shutil.rmtree(work)
+        shutil.rmtree(work)
     # Of processes that were killed while they wrote.
     for left in list(folder.rglob(".writing-*")):
         shutil.rmtree(left)
@@ -206,7 +206,8 @@ class Build:
                 pass
 
         each("checked", self.clean, range(self.rows.parts))
-        keep = functools.partial(self.keep, frequent=self.count())
+        frequent = self.count()
+        keep = functools.partial(self.keep, frequent=frequent)
         each("filtered", keep, self._parts("clean"))
         items, fields = self.vocabulary()
         write_vocabulary(self.folder, items, fields)

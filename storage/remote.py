@@ -5,9 +5,7 @@ the steps of a build read them as any other files.
 """
 
 import functools
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -77,23 +75,24 @@ class Remote:
 
     def copy(self, folder: Path, number: int) -> None:
         """Copy one file."""
-        path, size, changed = self.files[number]
+        path, size, _ = self.files[number]
         target = folder / path.removeprefix(self.base).lstrip("/")
         if target.exists() and target.stat().st_size == size:
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
         system, _ = _opened(self.address)
-        try:
-            with (
-                replacing(target) as part,
-                system.open_input_stream(path, compression=None) as source,
-                part.open("wb") as copy,
-            ):
-                shutil.copyfileobj(source, copy, BLOCK)
-        except ArrowException as error:
-            raise _unreadable(path, error) from error
-        # So that the build is known as the same.
-        os.utime(target, ns=(changed, changed))
+        with replacing(target) as part, part.open("wb") as copy:
+            for block in _blocks(system, path):
+                copy.write(block)
+
+
+def _blocks(system, path):
+    """The bytes of a file."""
+    try:
+        with system.open_input_stream(path, compression=None) as source:
+            while block := source.read(BLOCK):
+                yield block
+    except (OSError, ArrowException) as error:
+        raise _unreadable(path, error) from error
 
 
 def _fits(path, pattern):

@@ -28,6 +28,7 @@ from readers.tables import (
     PACKED,
     PARQUET,
     Layout,
+    kind_of,
     layout_of,
     named_errors,
     read_files,
@@ -42,7 +43,7 @@ PACKING = 4  # bytes of text in one of a compressed file, about
 SAMPLE = 1_000_000  # first rows, by which columns and their forms are found
 FILE = "__file"  # the name of the file that a row is from
 Result = TypeVar("Result")
-TEXT = (".csv", ".tsv", ".txt", ".dat", *PACKED, *ATOMIC)
+TEXT = (".csv", ".tsv", ".txt", ".dat", "", *ATOMIC)
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,6 @@ class Source:
         size = sum(path.stat().st_size for path in self.paths)
         packed = self.paths[0].suffix in PACKED
         return int(size * (PACKING if packed else 1) / each)
-
-    def facts(self) -> list[tuple[str, int, int]]:
-        """Path, size and time of the last change of each file."""
-        stats = [(path, path.stat()) for path in self.paths]
-        return [
-            (str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats
-        ]
 
     def without_sample(self) -> "Source":
         """The same without rows, which is small."""
@@ -136,7 +130,7 @@ def source_of(
 
 def _in_pieces(paths):
     """Whether DuckDB can read the files: all text with separators, or all Parquet."""
-    kinds = {path.suffix for path in paths}
+    kinds = {kind_of(path) for path in paths}
     if kinds <= set(PARQUET):
         return True
     if not kinds <= set(TEXT):
@@ -176,7 +170,7 @@ def scan(
 
 def _scan(paths, layout, parallel):
     """SQL for the rows of files, with the fields' names of `File`, and FILE."""
-    files = ", ".join(map(text_literal, map(str, paths)))
+    files = ", ".join(text_literal(literal_name(path)) for path in paths)
     named = text_literal(FILE)
     if layout is None:
         return f"SELECT * FROM read_parquet([{files}], filename={named})"
@@ -227,6 +221,11 @@ def readable(name: str) -> Iterator[None]:
         raise UserError(
             f"{where}: {reason[:300]}; correct it, or give another file"
         ) from error
+
+
+def literal_name(path: Path) -> str:
+    """A path as DuckDB reads it, which takes *, ? and [ for a pattern."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", str(path))
 
 
 def text_literal(text: str) -> str:

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from readers.raw import MISSING, TEXT_IDS, WHOLE, WHOLE_IDS, File
+from readers.raw import MISSING, TEXT_IDS, WHOLE_IDS, File
 from storage.source import (
     FILE,
     Source,
     identifier,
+    literal_name,
     scan,
     text_literal,
 )
@@ -101,11 +102,11 @@ def stage(
 
 
 def _are_whole(source, role, rows, connection):
-    """Whether all ids of a group are whole numbers."""
+    """Whether all ids of a group are whole numbers (readers/numbers.py)."""
     text = _plain_text(getattr(source.schema.interactions, role))
+    whole = f"{text} = CAST(TRY_CAST({text} AS BIGINT) AS VARCHAR)"
     found = connection.sql(
-        f"SELECT coalesce(bool_and({_blank(text)} OR regexp_full_match({text}, '{WHOLE}')), true) "
-        f"FROM {rows}"
+        f"SELECT coalesce(bool_and({_blank(text)} OR coalesce({whole}, false)), true) FROM {rows}"
     )
     ((whole,),) = found.fetchall()
     return whole
@@ -139,11 +140,12 @@ class Staged:
 
     def alike_users(self, memory: str) -> int:
         """How many ids of users differ from another in case alone."""
-        connection = connect(memory, self.folder / "duckdb")
         text = _plain_text(self.source.schema.interactions.user)
+        rows = _rows(*self.folder.glob("group-*"))
+        connection = connect(memory, self.folder / "duckdb")
         found = connection.sql(
             f"SELECT count(DISTINCT {text}) - count(DISTINCT lower({text})) "
-            f"FROM {_rows(self.folder / '*')} WHERE NOT {_blank(text)}"
+            f"FROM {rows} WHERE NOT {_blank(text)}"
         )
         ((number,),) = found.fetchall()
         connection.close()
@@ -151,18 +153,18 @@ class Staged:
 
     def part(self, number: int) -> File:
         """The rows of one part in the order of the files."""
-        tables, files, first = [], [], 0
+        tables, files, rows_before = [], [], 0
         for group, about in enumerate(self.groups):
             place = self.folder / f"group-{group:05}" / ROWS
             place = place / f"{PART}={number}"
             if place.exists():
                 table = pq.ParquetDataset(place).read()
                 table = table.take(pc.sort_indices(table[ROW]))
-                rows = pc.add(table[ROW], first)
-                place = table.schema.get_field_index(ROW)
-                tables.append(table.set_column(place, ROW, rows))
+                rows = pc.add(table[ROW], rows_before)
+                column = table.schema.get_field_index(ROW)
+                tables.append(table.set_column(column, ROW, rows))
             files += [tuple(file) for file in about["files"]]
-            first += sum(rows for _, rows in about["files"])
+            rows_before += sum(rows for _, rows in about["files"])
         sample, fields = self.source.sample, self.source.fields
         if not tables:
             return dataclasses.replace(sample, frame=sample.frame[fields])
@@ -175,8 +177,13 @@ class Staged:
         )
 
 
-def _rows(place):
-    return f"read_parquet({text_literal(f'{place}/{ROWS}/*/*.parquet')})"
+def _rows(*places):
+    """SQL for the rows of some groups."""
+    patterns = [
+        text_literal(f"{literal_name(place)}/{ROWS}/*/*.parquet")
+        for place in places
+    ]
+    return f"read_parquet([{', '.join(patterns)}])"
 
 
 def _blank(text):

@@ -24,7 +24,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether training runs in bf16: on request, or with 'auto' if it is faster on this device."""
+    """Whether to compute in bf16: on request, or with 'auto' if it is faster on this device."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

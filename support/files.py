@@ -66,9 +66,21 @@ def replacing(path: Path) -> Iterator[Path]:
             to_disk(part)
             os.replace(part, target)
     except OSError as error:
+        if not _concerns(error, path):
+            # Of what the caller reads meanwhile.
+            raise
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}; choose another place"
         ) from error
+
+
+def _concerns(error, path):
+    """Whether an error may be one of writing a path: of no file, or of one beside or above it."""
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return True
+    place = Path(os.fsdecode(error.filename)).absolute()
+    target = Path(os.path.realpath(path))
+    return place.is_relative_to(target.parent) or target.is_relative_to(place)
 
 
 def to_disk(path: Path) -> None:

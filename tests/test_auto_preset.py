@@ -61,17 +61,17 @@ def test_users_who_do_not_train_are_not_counted():
 
 
 def test_flags_come_before_the_rule():
-    def fit(_settings):
+    def derive(_settings):
         return {"dropout": 0.3, "user_ids": False, "batch_tokens": 1024}
 
     flags = ["--preset", "auto", "--dropout", "0.7", "--batch_size", "9"]
-    settings, _ = parse_command_line(flags, "", fit=fit)
+    settings, _ = parse_command_line(flags, "", derive)
     assert settings.model.dropout == 0.7
     assert not settings.model.user_ids
     # It would overrule the batch size that was given.
     assert settings.train.batch_tokens == 0
     vanilla, _ = parse_command_line(
-        ["--preset", "auto", "--model", "vanilla"], "", fit=fit
+        ["--preset", "auto", "--model", "vanilla"], "", derive
     )
     assert (vanilla.model.dropout, vanilla.model.user_ids) == (0.3, True)
     with pytest.raises(UserError, match="auto"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ablations import cold_start
-from command_line import parse_command_line
+from command_line import parse_settings
 from support.errors import run_command
 from tests.conftest import TINY_MODEL, films, write_ml_1m
 
@@ -29,7 +29,7 @@ def flags(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(flags):
-    return parse_command_line(flags, "", preset="quick")[0]
+    return parse_settings(flags, "quick")
 
 
 @pytest.fixture(scope="module")

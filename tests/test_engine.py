@@ -82,8 +82,13 @@ def test_lists_in_a_folder_are_those_of_one_table(engine, tmp_path):
         whole.iloc[34 * 3 : 51 * 3][keys].reset_index(drop=True)
     )
     assert before == [path.stat().st_mtime_ns for path in (files[0], files[3])]
+    for other in ({"k": 4}, {**parts, "user_ids": range(1, 61)}):
+        with pytest.raises(UserError, match="holds other lists"):
+            list(write_all(engine, folder, **other))
+    some = tmp_path / "some"
+    list(write_all(engine, some, [1, 2], **options))
     with pytest.raises(UserError, match="holds other lists"):
-        list(write_all(engine, folder, k=4))
+        list(write_all(engine, some, [3, 4], **options))
 
 
 @pytest.mark.parametrize("kind", ["main", "vanilla", "timed"])

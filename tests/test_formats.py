@@ -320,6 +320,17 @@ def test_only_what_recbole_splits_alike_is_written(tmp_path, capsys):
     assert "--protocol leave_one_out" in capsys.readouterr().err
 
 
+def test_a_column_with_a_name_of_recbole_is_refused(tmp_path, capsys):
+    frame = table()
+    frame["order"] = range(len(frame))
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    flags = ["--dataset", str(tmp_path / "a.csv")]
+    flags += ["--to", "recbole", str(tmp_path / "out")]
+    assert run_command(data_processor.main, flags) == 2
+    assert "another name in the schema" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 PIECES = ["a", "12", ",", "\n", "\r", "\r\n", " ", "é", "😀", "\t", "'", "\\"]
 PIECES += ["#", "\x1c", "\u2028", "\ufeff", "NA", '"', "\0", "x,y\n"]
 

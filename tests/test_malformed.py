@@ -21,6 +21,7 @@ import bert_multi
 import data_processor
 import inference
 import trainer
+from ablations import audit, cold_start, incremental
 from ablations import run as studies
 from dataset import ITEM_ROWS, Table
 from engine import RecommendationEngine
@@ -198,6 +199,12 @@ OTHERS = [
     (data_processor.main, "--to recbole", "--to"),
     (data_processor.main, "--to csv folder", "recbole"),
     (data_processor.main, "--hidden_size 3", "hidden_size"),
+    (data_processor.main, "--memory 1GB", "--build"),
+    (data_processor.main, "--ray local", "--build"),
+    (data_processor.main, "--build a --write_schema b.yaml", "--build"),
+    (cold_start.main, "--resume", "--resume"),
+    (incremental.main, "--ray auto", "--ray"),
+    (audit.main, "--workers 2", "--workers"),
     (
         data_processor.main,
         "--dataset synthetic --write_schema /proc/x/y.yaml",

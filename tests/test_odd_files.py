@@ -1,6 +1,7 @@
 """Files as people have them: odd names, gaps, types and formats; each trains or is refused in a
 line."""
 
+import dataclasses
 import gzip
 import json
 
@@ -14,7 +15,7 @@ from fields import Field
 from item_search import rows_where
 from model_io import new_model
 from readers import read
-from schema import Column
+from schema import Column, plain_number
 from settings import DataSettings, ModelSettings
 from support.errors import UserError, run_command
 from tests.conftest import TINY_MODEL
@@ -281,10 +282,49 @@ def test_conditions_are_exact():
         True,
     ]
     assert rows_where(table, ["shelf=20.0"]).tolist() == [False, True, False]
+    note = Field(Column("note", "text"))
+    texts = np.array(["Some text", "", "other"], dtype=object)
+    noted = dataclasses.replace(
+        table, fields={"note": note}, data={"note": texts}
+    )
+    assert rows_where(noted, ["note=TEXT"]).tolist() == [True, False, False]
+    with pytest.raises(UserError, match="note: it is text; write note="):
+        rows_where(noted, ["note>=M"])
     with pytest.raises(
         UserError, match="--keep shelf: no value is called '25'"
     ):
         rows_where(table, ["shelf=25"], "--keep")
+
+
+def test_categories_that_are_long_numbers_stay_different(tmp_path):
+    """Numbers of up to 19 digits, as shops have them for their categories."""
+    first = 2053013555220840837
+    labels = [first, first + 1, first + 243269648]
+    frame = items(label=[labels[row % 3] for row in range(len(items()))])
+    frame.to_parquet(tmp_path / "items.parquet")
+    data = prepared(folder_of(tmp_path, interactions=rows()))
+    found = data.catalogue.items.fields["label"]
+    assert found.column.kind == "category"
+    assert found.values == tuple(map(str, labels))
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("4.0", "4"),
+        ("3.50", "3.5"),
+        ("0.30000000000000004", "0.3"),
+        ("007", "7"),
+        ("-5", "-5"),
+        ("1e3", "1000"),
+        ("12345678901234.0", "12345678901234"),
+        ("9" * 40, "9" * 40),
+        ("9" * 5000, "9" * 5000),
+        ("seven", "seven"),
+    ],
+)
+def test_numbers_in_their_shortest_form(text, plain):
+    assert plain_number(text) == plain
 
 
 def test_a_header_with_a_blank_is_no_sequence(tmp_path):

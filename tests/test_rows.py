@@ -94,6 +94,9 @@ def test_rows_run_once_and_are_compared(tmp_path, monkeypatch, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "NOT AS REPORTED (the split has another hash" in said
     assert read(tmp_path, "vanilla") == record
+    # Beside rows of other data nothing is written unasked.
+    assert run(tmp_path, "markov_chain") == 0
+    assert not (path.parent / "markov_chain.json").exists()
     assert run(tmp_path, "vanilla", "--seeds", "2", "--write") == 0
     assert read(tmp_path, "vanilla")["test"] != record["test"]
 
@@ -126,8 +129,8 @@ def test_boards_have_rows_that_exist_and_what_they_are_tested_against():
 
 
 def test_a_row_is_no_other_model(tmp_path):
-    for flag in ("--model", "--preset", "--config"):
-        with pytest.raises(UserError, match=f"{flag}: a row has its own"):
+    for flag in ("--model", "--preset", "--config", "--protocol", "--cand"):
+        with pytest.raises(UserError, match="a row has its own|unknown"):
             run(tmp_path, "enhanced", flag, "vanilla")
 
 

@@ -5,7 +5,7 @@ neighbour.
 import pytest
 import torch
 
-from command_line import parse_command_line
+from command_line import parse_command_line, parse_settings
 from data_processor import process
 from model_io import new_model
 from presets import PRESETS, preset_settings
@@ -205,7 +205,7 @@ def test_precedence_is_preset_then_file_then_flags(tmp_path):
         ["--preset=quick"],
         ["--config", str(tmp_path / "run.yaml")],
     ):
-        chosen, _ = parse_command_line(flags, "", preset="original")
+        chosen = parse_settings(flags, "original")
         assert chosen.model.num_layers == (2 if flags else 4)
 
 
@@ -358,12 +358,12 @@ def test_presets_fit_both_models(preset, model):
     assert Settings().replace(**settings.to_dict()) == settings
 
 
-def test_the_config_of_the_reported_run_is_the_quick_preset():
+def test_the_config_of_the_reported_run_is_the_default_preset():
     settings, _ = parse_command_line(
         ["--config", str(ROOT / "configs" / "enhanced.yaml")], ""
     )
-    assert settings == preset_settings("quick").replace(
-        max_minutes=0.0, max_epochs=40, eval_every=4
+    assert settings == preset_settings("default").replace(
+        max_minutes=0.0, eval_every=4
     )
 
 

@@ -241,6 +241,66 @@ def test_a_build_that_was_killed_goes_on(tmp_path, monkeypatch, step):
     assert not before & set(written)
 
 
+def test_a_folder_knows_when_its_files_have_changed(tmp_path):
+    """Also files that are read as a whole, tables of items, and the schema."""
+    lines = tmp_path / "log.jsonl"
+    row = '{"user": %d, "item": %d, "time": %d}\n'
+    rows = [row % (n // 5, n % 7, 1_600_000_000 + n) for n in range(60)]
+    lines.write_text("".join(rows))
+    schema = write_shop(tmp_path)
+    changes = [
+        (lines, lines, rows[0].replace("0", "9", 1)),
+        (schema, tmp_path / "items.csv", "sku-99,Another,1,,food\n"),
+        (schema, schema, "note: again\n"),
+    ]
+    for number, (dataset, changed, more) in enumerate(changes):
+        folder = tmp_path / f"built-{number}"
+        settings = DataSettings(dataset=str(dataset))
+        first = build(settings, folder)
+        assert build(settings, folder) == first
+        with changed.open("a") as file:
+            file.write(more)
+        with pytest.raises(UserError, match="holds other data"):
+            build(settings, folder)
+
+
+def test_packed_lines_of_json_are_built(tmp_path):
+    row = '{"user": %d, "item": %d, "time": %d}\n'
+    rows = [row % (n // 5, n % 7, 1_600_000_000 + n) for n in range(60)]
+    path = tmp_path / "log.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(rows).encode()))
+    settings = DataSettings(dataset=str(path))
+    build(settings, tmp_path / "built")
+    built = load_built(DataSettings(dataset=str(tmp_path / "built")))
+    assert built.split_hash == load(settings).split_hash
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [9223372036854775000 + n for n in range(12)],
+        [-1000000000000000000 - n for n in range(12)],
+        [9223372036854775800 + n for n in range(12)],  # beyond 64 bits
+        ["007", *range(11)],
+        ["1.0", *range(2, 13)],
+    ],
+)
+def test_ids_are_numbers_or_texts_as_in_memory(tmp_path, ids):
+    rows = [
+        f"{user},{item % 5},{1_600_000_000 + item}"
+        for user in ids
+        for item in range(6)
+    ]
+    path = tmp_path / "[log] 1*.csv"  # no pattern
+    path.write_text("\n".join(["user,item,time", *rows]) + "\n")
+    settings = DataSettings(dataset=str(path))
+    build(settings, tmp_path / "[built]")
+    built = load_built(DataSettings(dataset=str(tmp_path / "[built]")))
+    read = load(settings)
+    assert built.catalogue.users.ids.dtype == read.catalogue.users.ids.dtype
+    assert sorted_by_user(built).split_hash == read.split_hash
+
+
 def test_a_folder_holds_one_data_set(tmp_path):
     dataset, columns = write_csv(tmp_path)
     settings = DataSettings(dataset=dataset, columns=columns)

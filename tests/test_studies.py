@@ -1,6 +1,7 @@
 """Studies: read and refused with their line, run once, compared in pairs, said on a page."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -170,6 +171,16 @@ def test_the_key_of_a_run_is_what_it_depends_on():
         run_key(settings.replace(checkpoint_dir="elsewhere"), "data", "code")
         == keys[0]
     )
+
+
+def test_the_key_of_a_run_follows_the_schema(data):
+    keys = [studies.data_hash(data)]
+    schema = data.catalogue.schema
+    for changes in ({"repeats": True}, {"noun": "book"}):
+        changed = dataclasses.replace(schema, **changes)
+        catalogue = dataclasses.replace(data.catalogue, schema=changed)
+        keys.append(studies.data_hash(data.replace(catalogue=catalogue)))
+    assert len(set(keys)) == 3
 
 
 def test_the_version_of_the_code_follows_the_code(tmp_path, monkeypatch):

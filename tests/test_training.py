@@ -276,6 +276,29 @@ def test_ctrl_c_while_counts_are_weighed(data, tmp_path, monkeypatch):
     assert same_weights(whole, resumed)
 
 
+def test_ctrl_c_in_the_last_evaluation(data, tmp_path, monkeypatch):
+    """It stops, and going on gives what was not stopped."""
+    settings = tiny_settings(tmp_path, DROPOUT_MODEL, max_epochs=2)
+    whole, _ = trained(data, settings)
+    measured = training_loop.Run.validation_metrics
+
+    def interrupted(run):
+        if run.progress.epoch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return measured(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop.Run, "validation_metrics", interrupted)
+        with pytest.raises(Stopped, match="--resume"):
+            trained(data, settings, state_folder=tmp_path / "last")
+        with pytest.raises(Stopped, match="^stopped$"):
+            trained(data, settings)
+    resumed, after = trained(
+        data, settings, state_folder=tmp_path / "last", resume=True
+    )
+    assert same_weights(whole, resumed) and after.epoch == 2
+
+
 def test_best_weights_are_kept_and_patience_ends_the_run(
     data, tmp_path, monkeypatch
 ):
