@@ -26,7 +26,7 @@ from engine import Query, RecommendationEngine
 from model_io import load_model
 from run_folder import newest_run, read_results
 from support.errors import UserError, run_command
-from support.processes import only_one
+from support.processes import STOPPING, only_one, stop_signals
 from tests.conftest import ROOT, films, write_ml_1m
 
 SMALL = [
@@ -178,11 +178,16 @@ def test_trainer_never_falls_back_on_synthetic_data(tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(
-    number, files, tmp_path
-):
-    """So does the end of the terminal."""
+@pytest.mark.parametrize("number", STOPPING)
+def test_each_signal_that_stops_is_heard(number):
+    with stop_signals() as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+
+
+def test_the_end_of_the_terminal_saves_and_resume_goes_on(files, tmp_path):
+    """As Ctrl-C does."""
     command = [
         sys.executable,
         "trainer.py",
@@ -208,7 +213,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resume_goes_on(
     deadline = time.time() + 300
     while not (tmp_path / "c" / "best").exists() and time.time() < deadline:
         time.sleep(0.1)
-    process.send_signal(number)
+    process.send_signal(signal.SIGHUP)
     _, err = process.communicate(timeout=300)
     assert (
         process.returncode == 130
@@ -824,16 +829,14 @@ def test_going_on_may_not_have_seen_what_is_held_out(tmp_path, capsys):
     ]
     for protocol, grows in (("leave_one_out", True), ("multi5", False)):
         flags = ["--protocol", protocol]
-        for first, second in ((before, before), (before, now), (now, before)):
-            assert (
-                train(tmp_path / "model", first, *flags, "--max_steps", "1")
-                == 0
-            )
+        for first, later in ((before, (before, now)), (now, (before,))):
+            once = [*flags, "--max_steps", "1"]
+            assert train(tmp_path / "model", first, *once) == 0
             capsys.readouterr()
-            allowed = first == second or (second == now and grows)
-            assert train(tmp_path / "later", second, *flags, *start) == (
-                0 if allowed else 2
-            )
+            for second in later:
+                allowed = first == second or (second == now and grows)
+                code = train(tmp_path / "later", second, *flags, *start)
+                assert code == (0 if allowed else 2)
 
 
 def test_trainer_with_teachers(files, model, tmp_path, capsys):

@@ -432,7 +432,7 @@ def hammered(operation, mode, url):
     codes = []
 
     @settings(
-        max_examples=60,
+        max_examples=25,
         deadline=None,
         database=None,
         derandomize=True,

@@ -291,7 +291,7 @@ def test_ctrl_c_in_the_last_evaluation(data, tmp_path, monkeypatch):
         patch.setattr(training_loop.Run, "validation_metrics", interrupted)
         with pytest.raises(Stopped, match="--resume"):
             trained(data, settings, state_folder=tmp_path / "last")
-        with pytest.raises(Stopped, match="^stopped$"):
+        with pytest.raises(Stopped, match=r"^stopped$"):
             trained(data, settings)
     resumed, after = trained(
         data, settings, state_folder=tmp_path / "last", resume=True
