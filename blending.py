@@ -16,12 +16,11 @@ import numpy as np
 import torch
 
 from dataset import Dataset
-from evaluation.metrics import per_user
+from evaluation.metrics import METRIC, per_user
 from evaluation.protocols import CPU, Ranker
 from evaluation.slices import same_time
 from rivals import Collector, Rivals
 from settings import Settings
-from training_state import SELECTION_METRIC
 from transitions import Transitions, pair_values
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
@@ -177,4 +176,4 @@ class Search:
         rank = before + order.argsort(1) + 1
         rank = rank.sort(1).values.cpu().numpy()
         metrics = per_user(rank, rivals.users)
-        return float(metrics[SELECTION_METRIC].mean())
+        return float(metrics[METRIC].mean())

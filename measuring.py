@@ -13,7 +13,7 @@ from torch import nn
 from baselines.followers import PUBLISHED, pctm
 from baselines.popularity import Popularity, RecentPopularity
 from dataset import Dataset
-from evaluation.metrics import per_user
+from evaluation.metrics import METRIC, per_user
 from evaluation.protocols import (
     Ranker,
     protocol_line,
@@ -41,7 +41,7 @@ from support.files import write_json
 from support.memory import peak_memory_mb
 from support.tables import by_row, print_table
 from support.tracking import git_commit
-from training_state import SELECTION_METRIC, Progress
+from training_state import Progress
 
 RECENT = 30  # days
 CHOSEN_BY = 10_000  # requests by which a setting of PCTM is chosen, at most
@@ -147,7 +147,7 @@ def pctm_setting(data: Dataset, settings: Settings) -> dict[str, Any]:
         rank = target_ranks(
             ranker, data, "validation", length, settings.eval, together=True
         )
-        return per_user(rank, users)[SELECTION_METRIC].mean()
+        return per_user(rank, users)[METRIC].mean()
 
     return max(PUBLISHED, key=quality)
 

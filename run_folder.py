@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from evaluation.metrics import METRIC
 from settings import Settings
 from support.checkpoint import (
     INFO,
@@ -23,7 +24,6 @@ from support.checkpoint import (
 )
 from support.errors import require
 from support.files import write_json
-from training_state import SELECTION_METRIC
 
 BEST, LAST, RESULTS, RUN = "best", "last", "results.json", "run.json"
 
@@ -83,13 +83,13 @@ def publish(run: Path) -> str:
         return _point(link, run)
     before, after = read_json(link / INFO), read_json(run / BEST / INFO)
     theirs, ours = (
-        info.get("validation", {}).get(SELECTION_METRIC, -1.0)
+        info.get("validation", {}).get(METRIC, -1.0)
         for info in (before, after)
     )
     if before.get("split_hash") == after["split_hash"] and theirs > ours:
         return (
             f"{link} stays the better model {link.resolve().parent.name} (validation "
-            f"{SELECTION_METRIC} {theirs:.4f}, here {ours:.4f}); this one is {run / BEST}"
+            f"{METRIC} {theirs:.4f}, here {ours:.4f}); this one is {run / BEST}"
         )
     return _point(link, run)
 

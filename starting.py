@@ -11,6 +11,7 @@ from torch import nn
 
 from data_processor import load
 from dataset import Dataset
+from evaluation.metrics import METRIC
 from fields import UNKNOWN
 from growth import for_catalogue
 from model_io import load_model, new_model
@@ -25,7 +26,6 @@ from support.checkpoint import load_weights
 from support.devices import choose_device, uses_bf16
 from support.errors import UserError, require
 from trained_users import read_users, training_hashes
-from training_state import SELECTION_METRIC
 
 # What --start_from may change: it leaves no trace in what the weights mean.
 MAY_CHANGE = {"dropout", "layer_dropout", "transitions"}
@@ -157,7 +157,7 @@ def _check_selected(origin, start, settings):
     names = vars(settings.data).keys() - {"dataset", *BOOKKEEPING}
     _check_same(origin, start, settings, names)
     require(
-        SELECTION_METRIC in start.info.get("validation", {}),
+        METRIC in start.info.get("validation", {}),
         f"{origin} was not selected on validation: what this run holds out may have trained it; "
         f"train one with trainer.py",
     )

@@ -35,9 +35,9 @@ from starting import (
     starting_model,
     starting_shape,
 )
-from support.checkpoint import read_json, settled
+from support.checkpoint import read_json, recover_checkpoint
 from support.errors import require, run_command
-from support.processes import leave_process_group, only_one
+from support.processes import leave_process_group, lock_or_refuse
 from support.tracking import Tracker, git_commit, run_path
 from training_loop import fit
 
@@ -66,7 +66,7 @@ def train(
         run = run or new_run(place, settings)
         _announce(settings, data, model)
     # May put files in their place, so one process decides for all.
-    resume = main_process and settled(run / LAST)
+    resume = main_process and recover_checkpoint(run / LAST)
 
     def keep(model: nn.Module, record: dict[str, Any]) -> None:
         save_model(run / BEST, model, settings, data, record, run.name)
@@ -99,7 +99,7 @@ def _recorded(settings, data, run):
     nothing."""
     tracker, lock = Tracker(None, {}), contextlib.nullcontext()
     if run is not None:
-        lock = only_one(run / "lock", f"another process is training {run}")
+        lock = lock_or_refuse(run / "lock", f"another process is training {run}")
     try:
         with lock:
             if run is not None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from batches import Batch
 from blending import weigh
 from dataset import Dataset
-from evaluation.metrics import per_user
+from evaluation.metrics import METRIC, per_user
 from evaluation.protocols import target_ranks
 from objectives import task_losses
 from optimizer import clip_gradient, optimizer_for, warm_up_and_decay
@@ -34,7 +34,6 @@ from support.processes import stop_signals
 from support.tracking import Tracker
 from training_batches import TrainingBatches
 from training_state import (
-    SELECTION_METRIC,
     Progress,
     Stopped,
     load_state,
@@ -281,7 +280,7 @@ class Run:
             **metrics,
         }
         # Kept in memory too: the best weights are what training ends with.
-        if metrics[SELECTION_METRIC] > progress.best_score:
+        if metrics[METRIC] > progress.best_score:
             progress.best = record
             progress.evaluations_without_gain = 0
             self.best_weights = copy.deepcopy(self.model.state_dict())
@@ -315,15 +314,15 @@ class Run:
         )
         if not self.validate:
             return
-        before, metrics = best[SELECTION_METRIC], self.validation_metrics()
+        before, metrics = best[METRIC], self.validation_metrics()
         best.update(metrics)
         self.tracker.log("transitions", **found, **metrics)
         if self.on_best is not None and self.accelerator.is_main_process:
             self.on_best(model, best)
         if not self.quiet:
             self.bar.write(
-                f"transitions added: validation {SELECTION_METRIC} {before:.4f} to "
-                f"{best[SELECTION_METRIC]:.4f}"
+                f"transitions added: validation {METRIC} {before:.4f} to "
+                f"{best[METRIC]:.4f}"
             )
 
     def save(self) -> None:

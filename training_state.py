@@ -14,10 +14,9 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from description import damaged
+from evaluation.metrics import METRIC
 from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from support.errors import require
-
-SELECTION_METRIC = "NDCG@10"
 
 
 class Stopped(KeyboardInterrupt):
@@ -54,7 +53,7 @@ class Progress:
     @property
     def best_score(self) -> float:
         """Validation score of the best model so far."""
-        return self.best.get(SELECTION_METRIC, -math.inf)
+        return self.best.get(METRIC, -math.inf)
 
     def line(self, record: dict[str, Any], losses: dict[str, float]) -> str:
         """A line about an evaluation; * if it is the best so far."""

@@ -26,7 +26,6 @@ import torch
 
 from ablations.comparison import (
     MEANING,
-    METRIC,
     Values,
     check_full_ranking,
     collect,
@@ -42,7 +41,7 @@ from batches import History, history_batch, history_of
 from command_line import parse_settings
 from data_processor import process
 from dataset import Catalogue, Dataset
-from evaluation.metrics import per_request, ranks
+from evaluation.metrics import METRIC, per_request, ranks
 from evaluation.protocols import Ranker
 from fields import UNKNOWN
 from growth import for_catalogue

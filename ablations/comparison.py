@@ -19,7 +19,6 @@ from support.files import write_json
 from support.tables import Table, show_tables
 from support.tracking import git_commit
 
-METRIC = "NDCG@10"
 MEANING = (
     "95 % bootstrap intervals over users; * .05 ** .01 *** .001 where the row compared with is "
     "better or worse: paired, Holm"

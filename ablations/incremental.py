@@ -19,7 +19,6 @@ import numpy as np
 
 from ablations.comparison import (
     MEANING,
-    METRIC,
     Values,
     check_full_ranking,
     collect,
@@ -33,7 +32,7 @@ from baselines.popularity import Popularity
 from command_line import parse_settings
 from data_processor import process
 from dataset import Dataset
-from evaluation.metrics import per_user
+from evaluation.metrics import METRIC, per_user
 from evaluation.protocols import Ranker, target_ranks
 from growth import for_catalogue
 from readers import read

@@ -13,8 +13,8 @@ from model_io import load_model, save_model
 from run_folder import BEST, RESULTS, read_results, stopped_run
 from settings import Settings
 from starting import starting_model
-from support.checkpoint import settled
-from support.processes import alone
+from support.checkpoint import recover_checkpoint
+from support.processes import wait_for_lock
 from trainer import train
 from training_loop import fit
 
@@ -29,7 +29,7 @@ def run_once(settings: Settings, folder: Path) -> dict[str, Any]:
     settings = settings.replace(
         checkpoint_dir=str(folder), runs_dir=str(folder / "log")
     )
-    with alone(folder / "lock"):
+    with wait_for_lock(folder / "lock"):
         if (folder / BEST / RESULTS).exists():
             return read_results(folder / BEST)
         return train(settings, stopped_run(folder))
@@ -43,8 +43,8 @@ def trained(
     folder = work / run_key(settings, data_hash(data), code_version())
     best, last = folder / "best", folder / "last"
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder / "lock"):
-        if not settled(best):
+    with wait_for_lock(folder / "lock"):
+        if not recover_checkpoint(best):
             torch.manual_seed(settings.train.seed)
             model = starting_model(data, settings)
             progress = fit(
@@ -52,7 +52,7 @@ def trained(
                 data,
                 settings,
                 state_folder=last,
-                resume=settled(last),
+                resume=recover_checkpoint(last),
             )
             record = {**progress.best, "seconds": progress.seconds}
             save_model(best, model, settings, data, record)

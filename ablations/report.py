@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.study import Study
+from evaluation.metrics import METRIC
 from evaluation.significance import (
     compare,
     compare_over_seeds,
@@ -25,7 +26,6 @@ from support.errors import require
 from support.files import write_json, write_text
 from support.tables import print_table, table_text
 
-METRIC = "NDCG@10"
 HEADER = [
     "variant",
     "runs",

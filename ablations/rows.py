@@ -34,7 +34,7 @@ from baselines.popularity import Popularity, RecentPopularity
 from command_line import parse_settings
 from data_processor import load
 from dataset import Dataset
-from evaluation.metrics import ONE_TARGET, interval, per_user
+from evaluation.metrics import METRIC, ONE_TARGET, interval, per_user
 from evaluation.protocols import (
     Ranker,
     both_filters,
@@ -80,7 +80,6 @@ ROWS = {
     "loo-3706": (*BASELINES, "vanilla", "sasrec", "enhanced", "timed"),
     "global-time": (*BASELINES, "vanilla", "sasrec", "enhanced"),
 }
-SELECTION = "NDCG@10"
 STORED = np.float32
 KEPT = ("steps", "git_commit", "parameters", "peak_memory_mb", "values")
 KEPT += ("preferences",)
@@ -116,7 +115,7 @@ def tuned(name: str, data: Dataset) -> tuple[dict[str, Any], list[Ranker]]:
         rank = target_ranks(
             ranker, data, "validation", WHOLE_HISTORY, EvalSettings()
         )
-        score = float(per_user(rank, users)[SELECTION].mean())
+        score = float(per_user(rank, users)[METRIC].mean())
         trials.append({**settings, "validation": score})
     best = dict(max(trials, key=lambda trial: trial["validation"]))
     run = {
@@ -142,7 +141,7 @@ def trained(
         run = {
             "seed": seed,
             "folder": place.name,
-            "validation": results["best"][SELECTION],
+            "validation": results["best"][METRIC],
             "best_epoch": results["best"]["epoch"],
             "seconds": results["training_seconds"],
         }
@@ -155,7 +154,7 @@ def trained(
 def measure(
     name: str, flags: argparse.Namespace, extra: list[str], data: Dataset
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """A row's record, and its SELECTION metric (S, P) of each seed and user."""
+    """A row's record, and its METRIC (S, P) of each seed and user."""
     if name in TRAINED:
         record, rankers = trained(name, flags, extra, data)
     else:
@@ -184,7 +183,7 @@ def measure(
         **record,
     }
     # As they are stored, so that a table comes out the same later.
-    values = np.stack(of_metric[SELECTION]).astype(STORED)
+    values = np.stack(of_metric[METRIC]).astype(STORED)
     return record, values.astype(float)
 
 
@@ -204,7 +203,7 @@ def _test_metrics(ranker, data, length):
         found |= {metric: values[metric] for metric in ONE_TARGET}
         for part, chosen in by_time(data, "test").items():
             values = per_user(rank[chosen], users[chosen])
-            found[f"{SELECTION}, {part}"] = values[SELECTION]
+            found[f"{METRIC}, {part}"] = values[METRIC]
     return found
 
 
@@ -213,7 +212,7 @@ def verdict(
 ) -> tuple[bool, str]:
     """Whether a row came out as reported: the means differ by at most three standard errors, from
     the larger deviation over seeds, or by at most .001 if neither side has several seeds."""
-    ours, theirs = (entry["test"][SELECTION] for entry in (record, reported))
+    ours, theirs = (entry["test"][METRIC] for entry in (record, reported))
     spread = max(ours["sd_of_seeds"] or 0.0, theirs["sd_of_seeds"] or 0.0)
     runs = 1 / len(record["runs"]) + 1 / len(reported["runs"])
     room = 3 * spread * runs**0.5 or 0.001
@@ -224,7 +223,7 @@ def verdict(
             " (the split has another hash: other data, or an older version)"
         )
     return same, (
-        f"{record['row']}: {SELECTION} {ours['mean']:.4f}, reported {theirs['mean']:.4f} "
+        f"{record['row']}: {METRIC} {ours['mean']:.4f}, reported {theirs['mean']:.4f} "
         f"on {reported['date']}, room {room:.4f}: {outcome}"
     )
 
@@ -232,7 +231,7 @@ def verdict(
 def reported(
     folder: Path, split: str
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """Row -> record, and row -> SELECTION metric (S, P), of the results of a board; the metric of
+    """Row -> record, and row -> METRIC (S, P), of the results of a board; the metric of
     rows of this split alone. Raises `UserError` for a file that is damaged."""
     records, values = {}, {}
     for name in NAMES:
@@ -258,7 +257,7 @@ def _of_split(records, data):
 def _stored(path):
     try:
         with np.load(path) as file:
-            return file[SELECTION].astype(float)
+            return file[METRIC].astype(float)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(
             f"{path} is damaged ({error}); remove it, and measure the row again with --write"
@@ -266,9 +265,9 @@ def _stored(path):
 
 
 def report(path: Path, record: dict[str, Any], values: np.ndarray) -> None:
-    """Write a row's record, and its SELECTION metric (S, P) beside it."""
+    """Write a row's record, and its METRIC (S, P) beside it."""
     with replacing(path.with_suffix(".npz")) as part:
-        np.savez_compressed(part, **{SELECTION: values.astype(STORED)})
+        np.savez_compressed(part, **{METRIC: values.astype(STORED)})
     write_json(path.with_suffix(".json"), record)
 
 
@@ -276,7 +275,7 @@ def table(
     records: dict[str, dict[str, Any]], values: dict[str, np.ndarray]
 ) -> tuple[str, list[str], list[list[str]]]:
     """(what it means, header, rows): means over seeds, intervals over users, paired tests against
-    the rows of AGAINST. values: row -> SELECTION metric (S, P), of the rows to test."""
+    the rows of AGAINST. values: row -> METRIC (S, P), of the rows to test."""
     # A row that is told the request time says so, and the line above the table is the others'.
     first = min(records.values(), key=_told)
     shown = shown_of(first["test"])
@@ -295,7 +294,7 @@ def table(
         row += [differences[other].get(name, "") for other in references]
         seconds = np.mean([run["seconds"] for run in record["runs"]])
         rows.append([*row, f"{seconds:,.0f} s"])
-    note = NOTE.format(protocol=first["protocol"], metric=SELECTION)
+    note = NOTE.format(protocol=first["protocol"], metric=METRIC)
     against = [f"vs {name}" for name in references]
     return note, ["row", "runs", *shown, *against, "time"], rows
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from support.errors import UserError
 
 CUTOFFS = (1, 5, 10, 20)
+METRIC = "NDCG@10"  # which selects models, and which tables compare
 # What tables show.
 ONE_TARGET = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR")
 SEVERAL_TARGETS = (

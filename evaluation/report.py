@@ -8,6 +8,7 @@ import numpy as np
 from dataset import Dataset
 from evaluation.metrics import (
     CUTOFFS,
+    METRIC,
     ONE_TARGET,
     SEVERAL_TARGETS,
     interval,
@@ -17,20 +18,19 @@ from evaluation.metrics import (
 from evaluation.slices import by_time
 from support.tables import by_row, print_table, write_frame
 
-TIMED = "NDCG@10"
 Summary = dict[str, dict[str, float]]  # metric -> mean, low, high
 
 
 def summarise(rank: np.ndarray, data: Dataset, until: str) -> Summary:
-    """Metric -> its interval, from the ranks (Q, T) of all requests. TIMED is also given for two
+    """Metric -> its interval, from the ranks (Q, T) of all requests. METRIC is also given for two
     parts of them (`by_time`)."""
     users = data.split.requests[until].users
     metrics = per_user(rank, users)
     names = ONE_TARGET if rank.shape[1] == 1 else SEVERAL_TARGETS
     summary = {name: interval(metrics[name]) for name in names}
     for part, chosen in by_time(data, until).items():
-        values = per_user(rank[chosen], users[chosen])[TIMED]
-        summary[f"{TIMED}, {part}"] = interval(values)
+        values = per_user(rank[chosen], users[chosen])[METRIC]
+        summary[f"{METRIC}, {part}"] = interval(values)
     return summary
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dataset import ITEM_ROWS, Dataset
 from evaluation.lists import coverage, top_lists
-from evaluation.metrics import interval, per_request, per_user
+from evaluation.metrics import METRIC, interval, per_request, per_user
 from evaluation.protocols import filters_seen
 from reranking import (
     LikedRanker,
@@ -24,7 +24,6 @@ from settings import Settings
 from support.errors import UserError
 
 WAYS = (0.0, 0.1, 0.2, 0.3, 0.5)  # of diversity
-METRIC = "NDCG@10"
 LENGTH = 10  # of a list
 FAR = np.iinfo(int).max // 2  # a rank beyond any cut-off
 Rows = dict[str, dict[str, dict[str, float]]]

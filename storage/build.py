@@ -50,7 +50,7 @@ from storage.stage import connect
 from storage.workers import Map, Step, here
 from support.errors import UserError, require
 from support.files import write_json
-from support.processes import only_one
+from support.processes import lock_or_refuse
 from vocabulary import field_of, fields_of, table_of
 
 ROWS = 2_000_000  # of a part, about
@@ -82,7 +82,7 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     work = folder / "work"
     work.mkdir(exist_ok=True)
-    with only_one(work / "lock", f"another process builds {folder}"):
+    with lock_or_refuse(work / "lock", f"another process builds {folder}"):
         remote = source = None
         if is_remote(settings.dataset):
             remote = Remote.of(settings.dataset)

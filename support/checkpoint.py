@@ -39,7 +39,7 @@ def write_checkpoint(
     folder moved away; it comes back if the last step fails. add: writes further files to a folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    settled(folder)
+    recover_checkpoint(folder)
     _remove_stale(folder)
     scratch = Path(
         tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-")
@@ -91,7 +91,7 @@ def _remove_stale(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def settled(folder: Path) -> bool:
+def recover_checkpoint(folder: Path) -> bool:
     """Whether a checkpoint exists. If a killed process had written it completely and had moved the
     old one away, it is first put in its place. No process may be writing there."""
     if not folder.exists():

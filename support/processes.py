@@ -30,7 +30,7 @@ def die_with(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
+def wait_for_lock(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on this file. The lock is released when the process ends, however it
     ends.
     """
@@ -42,7 +42,7 @@ def alone(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only_one(path: Path, message: str) -> Iterator[None]:
+def lock_or_refuse(path: Path, message: str) -> Iterator[None]:
     """Hold an exclusive lock on this file, or raise `UserError(message)` if another process has
     it."""
     try:

@@ -26,7 +26,7 @@ from engine import Query, RecommendationEngine
 from model_io import load_model
 from run_folder import newest_run, read_results
 from support.errors import UserError, run_command
-from support.processes import STOPPING, only_one, stop_signals
+from support.processes import STOPPING, lock_or_refuse, stop_signals
 from tests.conftest import ROOT, films, write_ml_1m
 
 SMALL = [
@@ -1158,12 +1158,12 @@ def test_a_resumed_run_has_the_threads_it_began_with(files, tmp_path):
 
 def test_one_process_a_run(model, tmp_path):
     with (
-        only_one(tmp_path / "lock", "taken"),
+        lock_or_refuse(tmp_path / "lock", "taken"),
         pytest.raises(UserError, match="taken"),
-        only_one(tmp_path / "lock", "taken"),
+        lock_or_refuse(tmp_path / "lock", "taken"),
     ):
         pass
-    with only_one(tmp_path / "lock", "taken"):
+    with lock_or_refuse(tmp_path / "lock", "taken"):
         pass
 
 
