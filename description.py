@@ -39,7 +39,7 @@ class Description(TypedDict):
     items: NotRequired[Items]
 
 
-KIND = TypeAdapter(Description)
+ADAPTER = TypeAdapter(Description)
 Fields = TypeAdapter(Description.__annotations__["fields"])
 
 
@@ -51,7 +51,7 @@ def check_description(folder: Path, info: dict[str, Any]) -> None:
             f"model, not a model for recommendation; give checkpoints/best"
         )
     try:
-        KIND.validate_python(info)
+        ADAPTER.validate_python(info)
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))

@@ -33,9 +33,8 @@ DAYS = np.arange("1970-01-01", "2300-01-01", dtype="datetime64[D]")
 DAY_OF_YEAR = torch.from_numpy(
     (DAYS - DAYS.astype("datetime64[Y]")).astype(int)
 )
-MOST_SHARES = (
-    512  # different tags up to which a product is faster than looking them up
-)
+# Different tags up to which a product is faster than looking them up.
+MOST_SHARES = 512
 
 
 class ByColumn(nn.ModuleDict):
@@ -197,7 +196,8 @@ class Columns(nn.Module):
         width, wanted = settings.hidden_size, getattr(settings, flag)
         self.ids = nn.Embedding(users, width) if users else None
         self.encoders = ByColumn()
-        for name in fields if wanted == "all" else names_of(wanted):
+        names = fields if wanted == "all" else names_of(wanted)
+        for name in names:
             if name not in fields:
                 raise UserError(
                     f"--{flag} {name!r} is none of this data set's columns: "

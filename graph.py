@@ -30,9 +30,8 @@ TOGETHER = ("follows", "followed_by", "had_with")
 NEIGHBOURS = 8  # K, of each item by each of TOGETHER
 SESSION = 3600  # seconds without an interaction that end a session
 FEWEST_TOGETHER = 3  # users behind an edge between two items
-WORDS = (
-    4096  # hashed, so that nodes stay the same when items join the catalogue
-)
+# Hashed, so that nodes stay the same when items join the catalogue.
+WORDS = 4096
 BASES = 4  # matrices of which a layer mixes those of its relations
 
 

@@ -16,9 +16,8 @@ from dataset import Table
 from features import ByColumn
 from fields import Field
 
-PREFERENCE_HORIZON = (
-    20  # later interactions that the preference target averages over
-)
+# Later interactions that the preference target averages over.
+PREFERENCE_HORIZON = 20
 # column -> logits and what is true
 Predictions = dict[str, tuple[Tensor, Tensor]]
 

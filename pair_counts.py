@@ -70,7 +70,8 @@ def _counts_of(data, weights, same_time, step):
 def transition_values(data: Dataset, by_time: bool) -> list[sparse.csr_matrix]:
     """Matrices (R, R): V_0 and V_1, or one V_k of all pairs if not `by_time`."""
     matrices = []
-    for same_time in (True, False) if by_time else (None,):
+    pairs = (True, False) if by_time else (None,)
+    for same_time in pairs:
         values = transition_counts(data, same_time=same_time)
         values.data = np.log1p(SHARPNESS * values.data)
         matrices.append(values)

@@ -156,9 +156,8 @@ def intra_list_distance(lists: np.ndarray, table: Tensor) -> np.ndarray:
     """(Q,) mean of 1 - cos over the pairs of each list (Q, K) of rows of the item table (R, D)
     (Ziegler et al., WWW 2005)."""
     vectors = F.normalize(table.float(), dim=1)[torch.from_numpy(lists)]
-    total = (
-        vectors.sum(1).square().sum(1)
-    )  # of all pairs, and each with itself
+    # Of all pairs, and of each with itself.
+    total = vectors.sum(1).square().sum(1)
     size = lists.shape[1]
     alike = (total - size) / max(1, size * (size - 1))
     return (1 - alike).numpy()

@@ -200,7 +200,8 @@ def _faults(schema):
             if role not in ROLES[table]:
                 yield (table, role), f"{table} have {', '.join(ROLES[table])}"
         needed = described != TableSchema() or table == "interactions"
-        for role in ROLES[table] if needed else ():
+        required = ROLES[table] if needed else ()
+        for role in required:
             if role not in (*described.roles, *OPTIONAL):
                 yield (
                     (table,),

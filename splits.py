@@ -34,13 +34,13 @@ FEWEST = {"leave_one_out": 3, "global_time": 1, "multi5": MULTI_TARGETS + 1}
 class Requests:
     """Requests for the `count` interactions from position `ends[q]` on of user `users[q]`.
 
-    every: how many there were before `spread` took some; 0 if these are all.
+    total: how many there were before `spread` took some; 0 if these are all.
     """
 
     users: np.ndarray  # (Q,) rows of users
     ends: np.ndarray  # (Q,) positions in the flat arrays
     count: int = 1
-    every: int = 0
+    total: int = 0
 
     def __len__(self) -> int:
         """Q."""
@@ -61,7 +61,7 @@ class Requests:
             return self
         step = math.ceil(len(self) / most)
         part = self.part(np.arange(len(self))[::step])
-        return dataclasses.replace(part, every=len(self))
+        return dataclasses.replace(part, total=len(self))
 
 
 @dataclass(frozen=True)

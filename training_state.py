@@ -82,7 +82,7 @@ class Progress:
         return count
 
 
-KIND = TypeAdapter(Progress)
+ADAPTER = TypeAdapter(Progress)
 
 
 def save_state(run: Any, folder: Path) -> None:
@@ -133,7 +133,7 @@ def load_state(run: Any, folder: Path) -> Progress:
         f"{run.data.split_hash}; give the same data",
     )
     try:
-        progress = KIND.validate_python(info["progress"])
+        progress = ADAPTER.validate_python(info["progress"])
         _restore(run, tensors, info, folder)
     except (
         AttributeError,
@@ -177,7 +177,8 @@ def _restore(run, tensors, info, folder):
 
 def _check_moments(state, parameter, index, muon):
     """Check their shapes, which the optimizer does not."""
-    for name in ("momentum",) if muon else ("exp_avg", "exp_avg_sq"):
+    names = ("momentum",) if muon else ("exp_avg", "exp_avg_sq")
+    for name in names:
         moment = state[name]
         if (moment.shape, moment.dtype) != (parameter.shape, parameter.dtype):
             raise ValueError(

@@ -6,9 +6,8 @@ import numpy as np
 from dataset import Dataset
 from fields import Field
 
-DAMPING = (
-    10.0  # pseudo-values at the global mean; keeps rarely had items near it
-)
+# Pseudo-values at the global mean; keeps rarely had items near it.
+DAMPING = 10.0
 
 
 def mean_predictors(

@@ -32,11 +32,9 @@ from splits import Requests
 from support.errors import UserError
 from support.processes import process_place, summed
 
-GROUP_POSITIONS = {
-    "cpu": 6400,
-    "cuda": 1 << 18,
-}  # what is read at once, at most
-GROUP_SCORES = 1 << 26  # what is scored at once, at most
+# What is read and what is scored at once, at most.
+GROUP_POSITIONS = {"cpu": 6400, "cuda": 1 << 18}
+GROUP_SCORES = 1 << 26
 MOST_REQUESTS = 128  # of a group
 CANDIDATES = 100
 CPU = torch.device("cpu")
@@ -87,9 +85,9 @@ def protocol_line(
         asked = f"{len(requests):,} requests by {users:,} users"
     elif users == data.num_users:
         asked = f"all {users:,} users"
-    if requests.every:
+    if requests.total:
         asked = (
-            f"{len(requests):,} of {requests.every:,} requests, spread evenly"
+            f"{len(requests):,} of {requests.total:,} requests, spread evenly"
         )
     seen = f"{schema.nouns} of the whole history left out"
     if not filters_seen(settings, data):

@@ -29,20 +29,12 @@ import torch
 from explanations.gradients import expected_gradients, integrated_gradients
 from explanations.question import Absence, Question
 
-BLOCK_ENDS = (
-    1,
-    2,
-    4,
-    8,
-    16,
-    32,
-    64,
-)  # interactions from the newest, where blocks end
-# interactions of the strongest contributions that `carried` leaves out for good measure
+# Interactions from the newest, where blocks end.
+BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64)
+# Interactions of the strongest contributions that `carried` leaves out for good measure.
 TRIED = 4
-ATTENTION = (
-    0.5  # how much it counts beside gradients where a block's value is divided
-)
+# How much it counts beside gradients where a block's value is divided.
+ATTENTION = 0.5
 # Chosen, as the numbers around it were, on other users than ablations/faithfulness.py reports.
 DEFAULT = "blocks"
 # How much each game counts: by masking alone it loses to attention rollout where interactions

@@ -47,9 +47,8 @@ M_ARENA_MAX = -8  # malloc.h
 LONGEST = 500  # characters of a refusal
 SOME_USERS = 200  # at least, that /health names where there are so many
 MOST_VALUES = 1000  # of a column, that /health names
-ENVIRONMENT = (
-    "ENHANCED_BERT4REC_SERVICE"  # how the configuration reaches workers
-)
+# How the configuration reaches workers.
+ENVIRONMENT = "ENHANCED_BERT4REC_SERVICE"
 REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": Error} for code in (400, 413, 422, 503)
 }

@@ -32,7 +32,7 @@ from readers.raw import ALIKE, IDLE, STRANGE, alike_ids
 from settings import DataSettings
 from splits import HELD_OUT
 from storage import MANIFEST
-from storage import part as one
+from storage import part as part_steps
 from storage.arrays import write_arrays
 from storage.remote import Remote, is_remote
 from storage.rows import InMemory, Streamed
@@ -272,7 +272,7 @@ class Build:
         if path.exists():
             return
         rows = self._read("clean", number)
-        rows = one.keep(rows, frequent, self.settings.min_user_count)
+        rows = part_steps.keep(rows, frequent, self.settings.min_user_count)
         if len(rows):
             write_table(path, pa.Table.from_pandas(rows, preserve_index=False))
 
@@ -289,7 +289,7 @@ class Build:
         values, users, number_of_users = [], [], 0
         for number in parts:
             rows = self._read("kept", number)
-            part = one.found(rows, columns, NUMBERS // len(parts))
+            part = part_steps.found(rows, columns, NUMBERS // len(parts))
             values.append(part.values)
             merged.add(part.items)
             number_of_users += len(part.users)
@@ -339,7 +339,8 @@ class Build:
             return
         rows = self._read("kept", number)
         users = self.rows.users
-        write_table(path, one.encoded(rows, self.schema, users, items, fields))
+        table = part_steps.encoded(rows, self.schema, users, items, fields)
+        write_table(path, table)
 
     def manifest(self, items: Table, fields: Fields) -> dict[str, Any]:
         """What is known of all parts."""

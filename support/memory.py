@@ -12,9 +12,8 @@ def peak_memory_mb() -> int:
     (Windows).
     """
     status = Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # getrusage would also count what the parent process held
+    # getrusage would also count what the parent process held.
+    if status.exists():
         return (
             int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
             * 1024
