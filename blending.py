@@ -1,13 +1,14 @@
-"""Weights and decays of the transition counts (transitions.py), tuned on the validation items.
+"""Weights and decays of the item-to-item scores (transitions.py), tuned on the validation items.
 
-A choice is a weight and a decay. Every choice of a grid is tried for one kind of counts after the
-other, while those of the other kinds stay. The last kind does not decay. The choice with the best
-NDCG@10 is taken, of equal ones the first. This goes on until nothing changes, with about FEW of
-the requests, from each of the STARTS. From each end it goes on with all requests, and with weights
-at most NEAR steps away. If no counts at all rank as well as the best of these, all weights are 0.
-Without validation items all weights are WITHOUT.
+Coordinate ascent on NDCG@10. The choice of a kind is a pair (weight, decay); the last kind has a
+weight alone.
 
-Axes as in rivals.py.
+1. From each of STARTS (one weight for all kinds), on about FEW requests: each kind in turn takes
+   the best pair of the grid while the other kinds stay, for ROUNDS rounds or until nothing changes.
+2. From each result, on all requests: the same, with weights at most NEAR grid steps away.
+3. The best result is taken; all weights are 0 if that is as good.
+
+Without validation items all weights are WITHOUT. Axes as in rivals.py.
 """
 
 from collections.abc import Sequence
@@ -50,17 +51,15 @@ def weigh(
     transitions.weight.fill_(WITHOUT)
     transitions.decay.fill_(DECAYS[0])
     if "validation" in data.split.requests:
-        decays = decays_of(transitions.kinds)
-        collector = Collector(
-            transitions, decays, base, data, settings, device
-        )
+        grid = decays_of(transitions.kinds)
+        collector = Collector(transitions, grid, base, data, settings, device)
         for case, requests in enumerate(_by_case(transitions, data)):
             if len(requests):
                 rivals = collector.affordable(requests)
-                choices = _best(Search(rivals, decays))
-                weights, chosen = torch.tensor(choices).T
+                choices = _best(Search(rivals, grid))
+                weights, decays = torch.tensor(choices).T
                 transitions.weight[case] = weights
-                transitions.decay[case] = chosen[:-1]
+                transitions.decay[case] = decays[:-1]
     return {
         "weight": transitions.weight.tolist(),
         "decay": transitions.decay.tolist(),

@@ -168,16 +168,17 @@ def ranks_within(
     target_scores = scores.gather(1, targets)  # (B, T)
     if hides:
         hide_seen(scores, data, requests)
-    repeated = scores.gather(1, targets) == -torch.inf  # (B, T)
+    # (B, T) in the history, so they cannot be recommended
+    hidden = scores.gather(1, targets) == -torch.inf
     if candidates is not None:
         rows = torch.from_numpy(candidates).to(scores.device)
         nothing = torch.full_like(scores, -torch.inf)
         scores = nothing.scatter_(1, rows, scores.gather(1, rows))
-    # What cannot be recommended stands in no other target's way.
-    target_scores.masked_fill_(repeated, torch.finfo().min)
+    # They stand in no other target's way: finite, and below every rival.
+    target_scores.masked_fill_(hidden, torch.finfo().min)
     scores.scatter_(1, targets, target_scores)
     last = scores.shape[1] - ITEM_ROWS
-    found = ranks(scores, targets).masked_fill(repeated, last)
+    found = ranks(scores, targets).masked_fill(hidden, last)
     return found.sort(1).values.cpu().numpy()
 
 
