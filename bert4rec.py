@@ -5,9 +5,9 @@
     P(v | h) = softmax_v(norm(GELU(h W_P + b_P)) E^T + b_O)          eq. 7, E shared with the input
     loss = mean over masked positions of -log P(v_masked | h)        eq. 8
 
-The norm of the head is in the authors' code and not in eq. 7. What differs from their code: initial
-weights are wider than BERT's 0.02, with which a model of this size stays at popularity's level for
-long, and Muon updates the matrices of the blocks (optimizer.py).
+The norm of the head is in the authors' code and not in eq. 7. Two things differ from their code.
+Initial weights are wider than BERT's 0.02, with which a model of this size stays at popularity's
+level for long. And Muon updates the matrices of the blocks (optimizer.py).
 
 Training masks a share of the positions at random and, in a share of the sequences, the last
 position alone; to recommend, MASK is appended to the history and its state ranks the items.
@@ -57,9 +57,9 @@ from transformer import (
 class BERT4Rec(nn.Module):
     """Bidirectional transformer trained by masking.
 
-    options: further fields of `ModelSettings`, among them attention_type ('bidirectional' as
-    published, or 'causal' to let positions see only what came before) and segment_embeddings (add
-    a vector that tells observed interactions from the appended request).
+    options: further fields of `ModelSettings`. attention_type is 'bidirectional' as published, or
+    'causal' to let positions see only what came before. segment_embeddings adds a vector that
+    tells observed interactions from the appended request.
     """
 
     families = ()  # of features: it reads ids alone

@@ -3,8 +3,8 @@
     W[N, a] = (G[N, N] + RIDGE I)^-1 G[N, a]          N: the SIMILAR items most like a
     W[b, a] = 0                                       for all other items b
 
-G(b, a) is the number of users who have both items in the training part, X^T X for the matrix X of
-users and items with 1 where training has the pair. So X[:, N] W[N, a] is the best linear
+G(b, a) is the number of users who have both items in the training part. It is X^T X for the matrix
+X of users and items, 1 where training has the pair. So X[:, N] W[N, a] is the best linear
 prediction of who has item a. The most similar items have the largest cosine
 G(b, a) / sqrt(G(b, b) G(a, a)).
 

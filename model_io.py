@@ -221,7 +221,7 @@ def data_of(
     """The data that a model was trained on, read again, its columns coded as then.
 
     Raises `UserError` if the files have other items, or other users where the model has a vector
-    for each, or (same_split) other interactions, in which case the held-out parts may differ.
+    for each. same_split: also if they have other interactions, as held-out parts may then differ.
     """
     info = checkpoint.info
     data = load(checkpoint.settings.data, checkpoint.catalogue)

@@ -2,7 +2,7 @@
 all other parameters.
 
 Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) makes the singular values of the
-momentum about equal, so that rare directions of a matrix are learned as fast as frequent ones.
+momentum about equal. So rare directions of a matrix are learned as fast as frequent ones.
 With weights W, gradient G, momentum B and lerp(a, b, t) = a + t (b - a):
 
     B <- lerp(B, G, 1 - beta),  M = lerp(G, B, beta)                 momentum, Nesterov's

@@ -37,8 +37,8 @@ class TrainingBatches:
     `batch_tokens` is met exactly in the first epoch and nearly in the others.
 
     Of several processes (`rank` of `world`) each has the windows of a run of users, with as many
-    interactions as the others, and its batches read no other part of the data. All take as many
-    steps as the one with the fewest batches, and at each step their batches are of similar length.
+    interactions as the others. Its batches read no other part of the data. All take as many steps
+    as the one with the fewest batches, and at each step their batches are of similar length.
     """
 
     def __init__(

@@ -45,8 +45,8 @@ class Attend:
 class Dropout(nn.Module):
     """Inverted dropout whose rate is rounded to 1/256.
 
-    On a CPU the mask comes from raw random bytes, eight from each draw, which takes about a fifth
-    of the time of `F.dropout`'s one Bernoulli draw a number; it follows torch's seed like any
+    On a CPU the mask comes from raw random bytes, eight from each draw. That takes about a fifth
+    of the time of `F.dropout`, which draws once for each number. It follows torch's seed like any
     other draw.
     """
 

@@ -10,9 +10,8 @@ weight of b in a regression of item a on the items of users (item_regression.py)
 items and does not decay. S is a sum over the history, so the part of each of its items is known
 exactly.
 
-Weights and decays are found on the validation items (blending.py). A model that knows the time of
-the request has two sets of them, for a request at the newest item's time (case 1) and for any
-other (case 0).
+Weights and decays are found on the validation items (blending.py). A model that knows the request
+time has two sets of them: case 1 for a request at the newest item's time, case 0 for any other.
 
 Axes: B histories, L their items, J items that a kind reads, K kinds, R rows of the item table.
 """

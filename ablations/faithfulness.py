@@ -13,9 +13,9 @@ random item.
                        arXiv:1911.03429)
 
 The curve is the score (log-probability) minus the score with everything known, over the share of
-the history that is left out. Beside these stand measures of the recommender literature, the known
-reasons of a copy of the model in which only the counts rank (fidelity.py), and the planted causes
-of the synthetic data (planted.py).
+the history that is left out. Further tables: measures of the recommender literature; the known
+reasons of a copy of the model in which only the transition counts rank (both: fidelity.py); the
+planted causes of the synthetic data (planted.py).
 
 Axes: P users, W ways to leave out or sizes of an explanation, N methods, M measures.
 """

@@ -1,6 +1,6 @@
 """Explanations of the synthetic data, whose causes are known (datasets/README.md).
 
-How often is the item that caused the next one among the first contributions, and how often is the
+How often is the item that caused the next one among the first contributions? And how often is the
 family of features that caused it (age, season) the first of the families?
 """
 

@@ -1,7 +1,7 @@
 """How time and memory grow with the data: `python -m benchmarks.scale --rows 1e6,1e7,1e8`.
 
-For each size a log is made (logs.py), built, trained on for STEPS steps by one process and by two,
-and a list is written for every user. Memory is the largest that one process had of its own, so
+For each size a log is made (logs.py) and built. One process and then two train on it for STEPS
+steps. A list is written for every user. Memory is the largest that one process had of its own, so
 without the pages of files that it maps. One core a process. Run it on an idle machine.
 """
 

@@ -82,9 +82,9 @@ def preference_quality(
 ) -> dict[str, float]:
     """Mean cross-entropy (nats), under three predictors, of the values of the item that follows.
 
-    'head' is the model; 'constant' the mean distribution of the training part, the same for
-    everybody; 'own history' the user's own distribution so far, mixed with 5 % of the constant so
-    that no value has probability 0. Items without values are left out.
+    'head' is the model. 'constant' is the mean distribution of the training part, the same for
+    everybody. 'own history' is the user's own distribution so far, mixed with 5 % of the constant
+    so that no value has probability 0. Items without values are left out.
     """
     shares, requests = (
         data.catalogue.items.shares(name),

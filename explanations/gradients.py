@@ -52,8 +52,8 @@ def _along(
     places: np.ndarray,
     weights: np.ndarray,
 ) -> np.ndarray:
-    """(C, L) weighted sum of gradients times path, at places (W,) from 0 to 1 on the paths from the
-    starts, one for all places or one for each, to the history."""
+    """(C, L) weighted sum of gradients times path, at places (W,) from 0 to 1 on paths to the
+    history. starts: where they begin, one for all places or one for each."""
     scorer, length = question.scorer, question.length
     model, table = scorer.model, scorer.table
     real = question.request(question.read)

@@ -1,7 +1,7 @@
 """Builds sequences on disk from events: `python data_processor.py --dataset EVENTS --build DIR`.
 
-Each step takes one part after the other and leaves a file of each, so memory does not grow with
-the number of rows, and a build that was stopped goes on where it was:
+Each step takes one part after the other and leaves a file of each. So memory does not grow with
+the number of rows. A build that was stopped goes on where it was. The steps:
 
     staged       the rows of the files, by user       (stage.py)
     clean        checked, without duplicates          (part.py)
