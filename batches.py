@@ -100,7 +100,8 @@ class Batch:
     def parts(self, positions: int) -> "list[Batch]":
         """The batch in pieces of sequences of similar length, no wider than they need to be.
 
-        A piece has at most so many positions with its padding, and at least one sequence. A batch with views stays whole, because each view is compared with all others.
+        A piece has at most so many positions with its padding, and at least one sequence. A batch
+        with views stays whole, because each view is compared with all others.
         """
         count, width = self.items.shape
         number = math.ceil(count / max(1, positions // width))

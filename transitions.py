@@ -1,9 +1,9 @@
-"""Values of pairs of items, counted in the training part, that are added to a model's scores.
+"""Item-to-item scores, from the training part, that are added to a model's scores.
 
     S(a | h) = sum_k sum_j weight_k decay_k^j V_k(h_j, a)      h_0 is the newest item
 
-V_k(b, a) says how often a follows b at the same time (k = 0) or at another time (k = 1); these
-kinds read the REACH newest items (pair_counts.py). They have the form of the log-likelihood of
+The first kinds are transition counts: V_k(b, a) says how often a follows b at the same time (k = 0)
+or at another time (k = 1). They read the REACH newest items (pair_counts.py). They have the form of the log-likelihood of
 PCTM (Spotify Research, sequential-capacity-probes, RecSys 2026): a sum of logarithms of smoothed
 transition probabilities, up to what is the same for all items. The last kind is SCALE times the
 weight of b in a regression of item a on the items of users (item_regression.py); it reads all
