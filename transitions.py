@@ -3,12 +3,12 @@
     S(a | h) = sum_k sum_j weight_k decay_k^j V_k(h_j, a)      h_0 is the newest item
 
 The first kinds are transition counts: V_k(b, a) says how often a follows b at the same time (k = 0)
-or at another time (k = 1). They read the REACH newest items (pair_counts.py). They have the form of the log-likelihood of
-PCTM (Spotify Research, sequential-capacity-probes, RecSys 2026): a sum of logarithms of smoothed
-transition probabilities, up to what is the same for all items. The last kind is SCALE times the
-weight of b in a regression of item a on the items of users (item_regression.py); it reads all
-items and does not decay. S is a sum over the history, so the part of each of its items is known
-exactly.
+or at another time (k = 1). They read the REACH newest items (pair_counts.py). They have the form of
+the log-likelihood of PCTM (Spotify Research, sequential-capacity-probes, RecSys 2026): a sum of
+logarithms of smoothed transition probabilities, up to what is the same for all items. The last kind
+is SCALE times the weight of b in a regression of item a on the items of users (item_regression.py);
+it reads all items and does not decay. S is a sum over the history, so the part of each of its items
+is known exactly.
 
 Weights and decays are found on the validation items (blending.py). A model that knows the request
 time has two sets of them: case 1 for a request at the newest item's time, case 0 for any other.
