@@ -10,7 +10,7 @@ ROW ?= vanilla
 SEEDS ?= 3
 MODEL ?= $(or $(wildcard checkpoints/best),models/enhanced)
 
-.PHONY: help setup run demo serve test lint bench baselines reproduce clean
+.PHONY: help setup run demo serve test lint bench baselines reproduce verify clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -70,6 +70,9 @@ baselines: .venv/.ready  ## all rows of a results table: make baselines BOARD=lo
 
 reproduce: .venv/.ready  ## one row of it again, compared with what is reported: make reproduce ROW=vanilla SEEDS=1
 	$(BIN)/python -m ablations.rows $(ROW) --board $(BOARD) --seeds $(SEEDS)
+
+verify: .venv/.ready  ## whether published figures are those of results/ and of the models in models/
+	$(BIN)/python -m ablations.verify
 
 clean:  ## remove the environments and caches (checkpoints, runs and data stay)
 	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis

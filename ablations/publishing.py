@@ -29,7 +29,8 @@ def shown_of(test: Mapping[str, Any]) -> list[str]:
     return [*FIRST, *more]
 
 
-CARD = """# {row}
+CARD = "README.md"
+TEXT = """# {row}
 
 `{row}` of `configs/`, trained on {dataset} with seed {run[seed]}: {run[parameters]:,} parameters,
 {items:,} items, columns read: {columns}.
@@ -46,7 +47,7 @@ Trained in {minutes:.0f} minutes, commit {run[git_commit]};
 `make reproduce ROW={row} BOARD={board} SEEDS={seeds}` trains it again and compares.
 Neither interactions nor names of items are part of this folder: names come from the data set,
 whose licence also holds for what is made from it. Leave-one-out lets training see events that are
-later in calendar time than other users' targets; rows without that: `results/global-time/`.
+later in calendar time than other users' targets. Models without that: `results/global-time/`.
 """
 
 
@@ -64,6 +65,13 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
         require(sound, f"{best} is damaged; remove it and train the row again")
 
     write_checkpoint(folder, tensors, info, add)
+    write_text(folder / CARD, card(record, run, info))
+
+
+def card(
+    record: dict[str, Any], run: dict[str, Any], info: dict[str, Any]
+) -> str:
+    """The card of the model of a row's run. info: what its checkpoint.json says."""
     figures = {"this model": run["test"]}
     shown = shown_of(run["test"])
     for what, title in MEANS.items():
@@ -73,7 +81,7 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
         [name, *(f"{values[metric]:.4f}" for metric in shown)]
         for name, values in figures.items()
     ]
-    text = CARD.format(
+    return TEXT.format(
         **record,
         dataset=info["schema"]["name"],
         run=run,
@@ -83,7 +91,6 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
         figures=table_text(["", *shown], rows),
         minutes=run["seconds"] / 60,
     )
-    write_text(folder / "README.md", text)
 
 
 def _columns_read(info):

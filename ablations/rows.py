@@ -286,7 +286,11 @@ def table(
         label = f"{name}, told the request time" if _told(record) else name
         row = [label, str(len(record["runs"]))]
         for metric in shown:
-            entry = record["test"][metric]
+            entry = record["test"].get(metric)
+            if entry is None:
+                # A record of an older version.
+                row.append("")
+                continue
             mean, _, spread = cell(entry).partition("\n")
             if entry["sd_of_seeds"] is not None:
                 mean += f"\n±{entry['sd_of_seeds']:.4f}"

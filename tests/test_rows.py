@@ -12,10 +12,10 @@ from baselines.neighbours import item_knn
 from data_processor import load
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
-from model_io import data_of, load_model
+from model_io import load_model
 from settings import DataSettings, EvalSettings
 from support.errors import UserError
-from tests.conftest import ROOT, films, write_ml_1m
+from tests.conftest import films, write_ml_1m
 
 SMALL = [
     "--hidden_size",
@@ -207,35 +207,3 @@ def test_grids_have_equal_budgets():
 def test_an_unknown_row_is_named(tmp_path):
     with pytest.raises(UserError, match="popularty"):
         run(tmp_path, "popularty")
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        "enhanced",
-        pytest.param("no_time", marks=pytest.mark.slow),
-        pytest.param("timed", marks=pytest.mark.slow),
-        pytest.param("sasrec", marks=pytest.mark.slow),
-        pytest.param("vanilla", marks=pytest.mark.slow),
-    ],
-)
-def test_a_published_model_ranks_as_reported(row, real_data):
-    """The very weights that lie in models/, on the data at hand."""
-    checkpoint = load_model(ROOT / "models" / row)
-    settings = checkpoint.settings
-    data = data_of(checkpoint, row)
-    scorer, length = checkpoint.model.frozen(), settings.model.seq_length
-    rank = target_ranks(scorer, data, "test", length, EvalSettings())
-    measured = per_user(rank, data.split.requests["test"].users)[
-        "NDCG@10"
-    ].mean()
-    records = [
-        json.loads(path.read_text())
-        for path in (ROOT / "results").glob(f"loo-*/{row}.json")
-    ]
-    board = {3706: "3,706", 3416: "3,416"}[len(data.catalogue.items.ids)]
-    (record,) = [record for record in records if board in record["protocol"]]
-    (run,) = [
-        run for run in record["runs"] if run["seed"] == settings.train.seed
-    ]
-    assert measured == pytest.approx(run["test"]["NDCG@10"], abs=2e-4)
