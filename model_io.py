@@ -41,12 +41,16 @@ TRAINING_BYTES = 5 * 4
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A trained model in evaluation mode, its settings, its catalogue and its record."""
+    """A trained model in evaluation mode, its settings, its catalogue and its record.
+
+    data: the data set, if it was read for the names of the items.
+    """
 
     model: nn.Module
     settings: Settings
     catalogue: Catalogue
     info: dict[str, Any]
+    data: Dataset | None = None
 
 
 def has_user_vectors(settings: ModelSettings) -> bool:
@@ -141,7 +145,7 @@ def load_model(
     settings = stored_settings(folder, info)
     if data_dir:
         settings = settings.replace(data_dir=str(data_dir))
-    catalogue = _stored_catalogue(folder, info, settings)
+    catalogue, data = _stored_catalogue(folder, info, settings)
     held = sum(
         tensor.numel()
         for name, tensor in tensors.items()
@@ -155,7 +159,7 @@ def load_model(
         raise damaged(folder, repr(error)) from error
     load_weights(model, tensors, str(folder), assign=copies is not None)
     _check_scores(model.eval(), catalogue, folder)
-    return Checkpoint(model, settings, catalogue, info)
+    return Checkpoint(model, settings, catalogue, info, data)
 
 
 def _check_scores(model, catalogue, folder):
@@ -181,8 +185,8 @@ def stored_settings(folder: Path, info: dict[str, Any]) -> Settings:
 
 
 def _stored_catalogue(folder, info, settings):
-    """The catalogue that a model was trained on; of its users, only the ids, if it has a vector
-    for each."""
+    """The catalogue that a model was trained on, and the data set if it had to be read. Of the
+    users, only the ids, if the model has a vector for each."""
     nameless = np.empty(0, dtype=object)
     user_ids = nameless
     if has_user_vectors(settings.model):
@@ -201,10 +205,10 @@ def _stored_catalogue(folder, info, settings):
         raise damaged(folder, repr(error)) from error
     catalogue = Catalogue(schema, items, users, fields["interactions"])
     if "items" in info:
-        return catalogue
-    found = load(settings.data, catalogue).catalogue.items
-    items = _rows_of(items, found, folder)
-    return dataclasses.replace(catalogue, items=items)
+        return catalogue, None
+    data = load(settings.data, catalogue)
+    items = _rows_of(items, data.catalogue.items, folder)
+    return dataclasses.replace(catalogue, items=items), data
 
 
 def from_pretrained(folder: str | Path) -> EnhancedBERT4Rec:
@@ -218,13 +222,15 @@ EnhancedBERT4Rec.from_pretrained = staticmethod(from_pretrained)
 def data_of(
     checkpoint: Checkpoint, folder: Path | str, same_split: bool = True
 ) -> Dataset:
-    """The data that a model was trained on, read again, its columns coded as then.
+    """The data that a model was trained on, its columns coded as then.
 
     Raises `UserError` if the files have other items, or other users where the model has a vector
     for each. same_split: also if they have other interactions, as held-out parts may then differ.
     """
     info = checkpoint.info
-    data = load(checkpoint.settings.data, checkpoint.catalogue)
+    data = checkpoint.data
+    if data is None:
+        data = load(checkpoint.settings.data, checkpoint.catalogue)
     ours = data.catalogue
     for table, read in checkpoint.catalogue.fields.items():
         _check_columns(read, ours.fields[table], folder)
