@@ -13,17 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from answers import to_json
-from bulk import Lists, recommend_all, requests_of, write_all
-from engine import Query, RecommendationEngine
-from explanations.tables import print_recommendations
-from item_search import find_items
-from profiles import parse_time
 from support.arguments import model_parser, names_of, share, whole
 from support.errors import UserError, require, run_command
 from support.files import STREAMS
 from support.tables import write_frame
-from vectors import write_vectors
+
+# What takes seconds to import is imported where it is used, after the flags are read.
 
 ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "json")
 MANY_USERS = ("output", "vectors", "history_until", "precision", "ray")
@@ -36,6 +31,12 @@ def _fact(text):
     name, equals, value = text.partition("=")
     require(equals, f"--set {text!r}: write COLUMN=VALUE, as in --set age=25")
     return name.strip(), value.strip()
+
+
+def _moment(text):
+    from profiles import parse_time
+
+    return parse_time(text)
 
 
 FLAGS: dict[str, dict[str, Any]] = {
@@ -105,7 +106,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "0 to 1: how much items unlike each other are preferred (default: 0)",
     },
     "at": {
-        "type": parse_time,
+        "type": _moment,
         "help": "moment of the request (ISO, UTC, or seconds), for --query_time known",
     },
     "explain": {
@@ -125,6 +126,9 @@ def _parser():
 
 
 def _vectors(engine, flags):
+    from bulk import Lists, requests_of
+    from vectors import write_vectors
+
     users = None if flags.users == "all" else names_of(flags.users)
     requests = requests_of(engine, users, Lists(until=flags.history_until))
     for done, asked in write_vectors(engine, Path(flags.vectors), requests):
@@ -138,6 +142,8 @@ def _is_folder(output):
 
 
 def _many(engine, flags):
+    from bulk import recommend_all
+
     if flags.vectors:
         _vectors(engine, flags)
     if not flags.output:
@@ -173,6 +179,8 @@ def _many(engine, flags):
 
 
 def _folder(engine, flags, users, options):
+    from bulk import write_all
+
     spread = None
     if flags.ray:
         from support.ray_workers import spread_over
@@ -185,6 +193,10 @@ def _folder(engine, flags, users, options):
 
 
 def _one(engine, flags):
+    from engine import Query
+    from explanations.tables import print_recommendations
+    from item_search import find_items
+
     sequence = names = profile = None
     if flags.history is not None:
         sequence = find_items(
@@ -215,24 +227,38 @@ def _one(engine, flags):
             flags.user_id, at=at, user_columns=facts
         )
     if flags.json:
-        rows = []
-        for item, why in zip(items, reasons, strict=True):
-            explanation = to_json(why)
-            if not flags.explain:
-                explanation["history"] = explanation["history"][:SHOWN]
-            rows.append({**to_json(item), "explanation": explanation})
-        content = {
-            "profile": to_json(profile),
-            "note": note,
-            "data_note": engine.schema.note,
-            "recommendations": rows,
-        }
-        # ASCII: any terminal can show it.
-        print(json.dumps(content, indent=1))
+        rows = _rows(items, reasons, flags.explain)
+        _print_json(engine, rows, profile, note)
         return
     if sequence is not None:
         names = engine.catalogue.items.names[history.items]
     print_recommendations(engine.schema, items, reasons, profile, names, note)
+
+
+def _rows(items, reasons, in_full):
+    """Recommendations and their reasons for JSON."""
+    from answers import to_json
+
+    rows = []
+    for item, why in zip(items, reasons, strict=True):
+        explanation = to_json(why)
+        if not in_full:
+            explanation["history"] = explanation["history"][:SHOWN]
+        rows.append({**to_json(item), "explanation": explanation})
+    return rows
+
+
+def _print_json(engine, rows, profile, note):
+    from answers import to_json
+
+    content = {
+        "profile": to_json(profile),
+        "note": note,
+        "data_note": engine.schema.note,
+        "recommendations": rows,
+    }
+    # ASCII: any terminal can show it.
+    print(json.dumps(content, indent=1))
 
 
 def main(argv: list[str]) -> None:
@@ -256,6 +282,8 @@ def main(argv: list[str]) -> None:
         not flags.ray or _is_folder(flags.output),
         "--ray needs --output FOLDER/, a folder that all machines see",
     )
+    from engine import RecommendationEngine
+
     engine = RecommendationEngine(flags.model_path, flags.data_dir)
     answer(engine, flags)
 
