@@ -15,8 +15,8 @@ from settings import Settings
 from starting import starting_model
 from support.checkpoint import recover_checkpoint
 from support.processes import wait_for_lock
-from trainer import train
 from training_loop import fit
+from training_run import train
 
 
 def run_once(settings: Settings, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from engine import RecommendationEngine
 from presets import preset_settings
 from support.errors import run_command
-from trainer import train
+from training_run import train
 
 
 def main(folder: str = "checkpoints/example", **changes: Any) -> None:

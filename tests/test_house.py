@@ -59,6 +59,7 @@ ORDER = [
     {"starting", "measuring"},
     {"explanations", "profiles"},
     {"engine"},
+    {"training_run"},
     {"trainer"},
     {"bert_multi"},
     {"bulk"},

@@ -599,18 +599,22 @@ def test_a_checkpoint_killed_between_its_two_moves_is_put_in_its_place(
     written stays away.
     """
 
-    from support.checkpoint import read_checkpoint, settled, write_checkpoint
+    from support.checkpoint import (
+        read_checkpoint,
+        recover_checkpoint,
+        write_checkpoint,
+    )
 
     folder, scratch = tmp_path / "last", tmp_path / ".last-killed"
-    assert not settled(folder)
+    assert not recover_checkpoint(folder)
     write_checkpoint(folder, {"x": torch.zeros(3)}, {"step": 2})
     write_checkpoint(scratch / "new", {"x": torch.ones(3)}, {"step": 3})
     # nothing had been moved
-    assert settled(folder) and read_checkpoint(folder)[1]["step"] == 2
+    assert recover_checkpoint(folder) and read_checkpoint(folder)[1]["step"] == 2
     os.replace(folder, tmp_path / "elsewhere")
-    assert not settled(folder)
+    assert not recover_checkpoint(folder)
     os.replace(tmp_path / "elsewhere", scratch / "old")
-    assert settled(folder) and read_checkpoint(folder)[1]["step"] == 3
+    assert recover_checkpoint(folder) and read_checkpoint(folder)[1]["step"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
@@ -1276,3 +1280,12 @@ def place_of_weights(place, before):
     """The weights of the one run in a folder that was not there before."""
     (run,) = runs_of(place) - before
     return place / run / "best" / "model.safetensors"
+
+
+@pytest.mark.parametrize("script", ["trainer", "inference"])
+def test_flags_are_read_before_what_is_slow_is_imported(script):
+    code = f"import sys, {script}; print({{'torch', 'pandas'}} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "set()\n", done.stderr
