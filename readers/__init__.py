@@ -101,8 +101,13 @@ def files_behind(
         texts.append((path.read_text(encoding="utf-8"), 0, 0))
         schema = read_schema(path)
         folder = Path(data_dir or home(dataset))
-        named = [schema.table(table).file for table in TABLES]
-        places = [folder / name for name in named if name] or [folder]
+        if schema.reader == "movielens":
+            from readers.download import data_folder
+
+            places = [data_folder(schema.name, data_dir)]
+        else:
+            named = [schema.table(table).file for table in TABLES]
+            places = [folder / name for name in named if name]
     else:
         places = [path]
     paths = []
@@ -113,7 +118,8 @@ def files_behind(
         paths += found
         # Attributes beside sequences.
         paths += place.parent.glob(f"{glob.escape(place.stem)}_*.json")
-    stats = [(str(one.resolve()), one.stat()) for one in sorted(set(paths))]
+    paths = [one for one in sorted(set(paths)) if one.is_file()]
+    stats = [(str(one.resolve()), one.stat()) for one in paths]
     return texts + [
         (name, stat.st_size, stat.st_mtime_ns) for name, stat in stats
     ]

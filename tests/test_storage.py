@@ -248,7 +248,9 @@ def test_a_folder_knows_when_its_files_have_changed(tmp_path):
     rows = [row % (n // 5, n % 7, 1_600_000_000 + n) for n in range(60)]
     lines.write_text("".join(rows))
     schema = write_shop(tmp_path)
+    movies = write_ml_1m(tmp_path / "ml-1m", films())
     changes = [
+        (movies, movies / "users.dat", "999::F::1::1::0\n"),
         (lines, lines, rows[0].replace("0", "9", 1)),
         (schema, tmp_path / "items.csv", "sku-99,Another,1,,food\n"),
         (schema, schema, "note: again\n"),
