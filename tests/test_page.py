@@ -19,10 +19,13 @@ CHROMIUM = next(
     ),
     None,
 )
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None,
-    reason="test_page.py: no Chromium found; install it to run these",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason="test_page.py: no Chromium found; install it to run these",
+    ),
+]
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

@@ -460,6 +460,7 @@ def hammered(operation, mode, url):
     return codes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
 def test_fuzzed_from_its_own_openapi(live_service, mode):
     """schemathesis: what the schema allows, and what it forbids, is answered as the schema says;

@@ -253,6 +253,7 @@ def test_a_whole_training_without_a_dashboard(tmp_path, mode, warnings):
     ][-1] == "test"
 
 
+@pytest.mark.slow
 def test_nobody_at_the_terminal_to_log_in(tmp_path):
     """W&B asks for a key there; after a while the run goes on without it."""
     pty = pytest.importorskip("pty")
