@@ -77,7 +77,7 @@ def _along(
     )
     logits = model.rank(states, table, real)
     logits = logits + (counted - counted_way).sum(1)
-    logits = logits + (there[..., None] * counted_way).sum(1)
+    logits = logits + _sum_of_counts(there, counted_way)
     scores = (question.of_logits(logits) * share).sum(0)  # (C,)
     contributions = []
     for score in scores:
@@ -89,6 +89,13 @@ def _along(
         each[length - there.shape[1] :] += of_counts.sum(0)
         contributions.append(each)
     return torch.stack(contributions).double().numpy()
+
+
+def _sum_of_counts(there: Tensor, counted: Tensor) -> Tensor:
+    """(W, R) sum over J of shares (W, J) of counts (1 or W, J, R), as products of matrices."""
+    if len(counted) == 1:
+        return there @ counted[0]
+    return (there[:, None] @ counted)[:, 0]
 
 
 def _counted(question: Question, histories: list[History]) -> Tensor:
