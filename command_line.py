@@ -31,11 +31,17 @@ class Launch:
     workers: int = 1
 
 
+def _lone(text):
+    if text in (*PRESETS, AUTO):
+        return f"did you mean --preset {text}?"
+    return "a flag begins with --, see --help"
+
+
 def settings_parser(
     description: str, sections: Sequence[str] = tuple(SECTIONS)
 ) -> ArgumentParser:
     """A parser with a flag for each setting of some sections; flags not given stay absent."""
-    parser = ArgumentParser(description)
+    parser = ArgumentParser(description, _lone)
     parser.usage = "%(prog)s [--FLAG VALUE ...]"
     absent = {"default": argparse.SUPPRESS}
     for section in sections:

@@ -118,8 +118,14 @@ FLAGS: dict[str, dict[str, Any]] = {
 }
 
 
+def _lone(text):
+    if text.isdigit():
+        return f"did you mean --user_id {text}?"
+    return "put a history in quotes, with ; between names or , between ids"
+
+
 def _parser():
-    parser = model_parser(__doc__)
+    parser = model_parser(__doc__, lone=_lone)
     for name, options in FLAGS.items():
         parser.add_argument(f"--{name}", **options)
     return parser

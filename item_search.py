@@ -56,7 +56,12 @@ def _id_of(items, known, schema, text):
             f"{text!r} fits {len(found)} {schema.nouns}, such as {listed}; give the whole "
             f"name, or the id"
         )
-    hint = nearest(text, names[items.first :], "give an id or a name")
+    parts = text.split()
+    hint = "give an id or a name"
+    if len(parts) > 1 and all(_is_id(items, part) for part in parts):
+        hint = f"separate ids with commas: {','.join(parts)}"
+    else:
+        hint = nearest(text, names[items.first :], hint)
     raise UserError(
         f"no {schema.noun} in the catalogue is called {text!r}; {hint}"
     )

@@ -13,8 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from serving.app import ENVIRONMENT
-from serving.engines import Config, Engines
 from support.arguments import model_parser, whole
 from support.errors import UserError, run_command
 
@@ -47,6 +45,10 @@ def _parser():
 def main(argv: list[str]) -> None:
     """See the module's head."""
     flags = _parser().parse_args(argv)
+    # They take seconds to import.
+    from serving.app import ENVIRONMENT
+    from serving.engines import Config, Engines
+
     hosts = _names(flags.host)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     threads = max(1, (os.cpu_count() or 1) // flags.workers)

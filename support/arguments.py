@@ -2,23 +2,39 @@
 
 import argparse
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
 from support.errors import UserError, nearest
 
 MOST_SEEDS = 1000
+MOST_HINTS = 3  # flags that a hint names
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Raises `UserError` instead of printing the usage; flags cannot be abbreviated."""
+    """Raises `UserError` instead of printing the usage; flags cannot be abbreviated.
 
-    def __init__(self, description: str | None) -> None:
+    lone: a hint for an argument that is no flag.
+    """
+
+    def __init__(
+        self,
+        description: str | None,
+        lone: Callable[[str], str] = lambda text: "see --help",
+    ) -> None:
         super().__init__(
             description=description,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.lone = lone
+        self.add_argument(
+            "--version",
+            action=_Version,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="print the commit of this program, and end",
         )
 
     def parse_args(self, args: list[str]) -> argparse.Namespace:  # type: ignore[override]
@@ -26,7 +42,10 @@ class ArgumentParser(argparse.ArgumentParser):
         parsed, rest = self.parse_known_args(args)
         if rest:
             name = rest[0].partition("=")[0]
-            hint = nearest(name, self._option_string_actions, "see --help")
+            if name.startswith("-"):
+                hint = nearest_flags(name, self._option_string_actions)
+            else:
+                hint = self.lone(rest[0])
             raise UserError(f"unknown flag {name!r}; {hint}")
         return parsed
 
@@ -35,11 +54,38 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}; see --help")
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser, *_rest):
+        from support.tracking import git_commit
+
+        print(f"Enhanced BERT4Rec, commit {git_commit()}")
+        parser.exit()
+
+
+def nearest_flags(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown flag: those of which it is the beginning or the initials, else the
+    nearest."""
+    wanted = name.lstrip("-").replace("-", "_")
+    found = []
+    for flag in known:
+        words = flag.lstrip("-").split("_")
+        initials = "".join(word[:1] for word in words)
+        begins = len(wanted) > 1 and flag.lstrip("-").startswith(wanted)
+        if begins or (len(words) > 1 and initials == wanted):
+            found.append(flag)
+    if found and len(found) <= MOST_HINTS:
+        return f"did you mean {' or '.join(found)}?"
+    return nearest(name, known, "see --help")
+
+
 def model_parser(
-    description: str | None, default: str | None = "checkpoints/best"
+    description: str | None,
+    default: str | None = "checkpoints/best",
+    lone: Callable[[str], str] = lambda text: "see --help",
 ) -> ArgumentParser:
-    """A parser with the flags of a program that opens a trained model."""
-    parser = ArgumentParser(description)
+    """A parser with the flags of a program that opens a trained model. lone: as in
+    `ArgumentParser`."""
+    parser = ArgumentParser(description, lone)
     text = "folder of a trained model (default: %(default)s)"
     parser.add_argument("--model_path", type=Path, default=default, help=text)
     text = "folder with the data set's files (default: as in training)"

@@ -5,9 +5,22 @@ import errno
 import io
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 LONGEST_NAME, MOST_NAMES = 100, 20_000  # among which a wrong one is sought
+ROOT = Path(__file__).resolve().parent.parent
+# Packages that not every program needs -> the file that lists them.
+EXTRAS = {
+    "fastapi": "serving",
+    "uvicorn": "serving",
+    "starlette": "serving",
+    "prometheus_client": "serving",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
+    "ray": "ray",
+}
 FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -40,6 +53,16 @@ def is_of_disk(error: Exception) -> bool:
     return error.filename is not None or error.errno in FULL
 
 
+def _installing(name):
+    """How to install a package."""
+    if name in EXTRAS:
+        return f"pip install -r requirements-{EXTRAS[name]}.txt"
+    return (
+        "activate the environment (make setup, then source .venv/bin/activate), or pip install -r "
+        "requirements.txt"
+    )
+
+
 def run_command(
     main: Callable[[list[str]], int | None], argv: list[str] | None = None
 ) -> int:
@@ -54,6 +77,11 @@ def run_command(
         return main(sys.argv[1:] if argv is None else argv) or 0
     except UserError as error:
         message = str(error)
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if not name or (ROOT / name).exists() or (ROOT / f"{name}.py").exists():
+            raise
+        message = f"the package {name} is not installed: {_installing(name)}"
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
         return 0

@@ -1,11 +1,14 @@
 """Precision choice and the run's record."""
 
+import importlib
 import itertools
 import json
+import sys
 
 import pytest
 import torch
 
+import trainer
 from support import devices
 from support.devices import choose_device, uses_bf16
 from support.errors import run_command
@@ -90,3 +93,22 @@ def test_a_bug_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         run_command(main, [])
+
+
+@pytest.mark.parametrize(
+    ("package", "remedy"),
+    [("torch", "source .venv/bin/activate"), ("fastapi", "requirements-serving.txt")],
+)
+def test_a_missing_package_is_a_line(package, remedy, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert run_command(lambda _: importlib.import_module(package), []) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the package {package} is not installed" in line and remedy in line
+    with pytest.raises(ModuleNotFoundError):  # a fault of the program
+        run_command(lambda _: importlib.import_module("storage.nothing"), [])
+
+
+def test_the_version_is_the_commit(capsys):
+    with pytest.raises(SystemExit):
+        run_command(trainer.main, ["--version"])
+    assert git_commit() in capsys.readouterr().out

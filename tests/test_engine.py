@@ -14,6 +14,7 @@ from bulk import recommend_all, write_all
 from dataset import Table
 from engine import Query, RecommendationEngine
 from fields import Field
+from item_search import find_items
 from profiles import parse_time, typical_next_time
 from schema import Column
 from support.errors import UserError
@@ -82,9 +83,8 @@ def test_lists_in_a_folder_are_those_of_one_table(engine, tmp_path):
         whole.iloc[34 * 3 : 51 * 3][keys].reset_index(drop=True)
     )
     assert before == [path.stat().st_mtime_ns for path in (files[0], files[3])]
-    for other in ({"k": 4}, {**parts, "user_ids": range(1, 61)}):
-        with pytest.raises(UserError, match="holds other lists"):
-            list(write_all(engine, folder, **other))
+    with pytest.raises(UserError, match="holds other lists"):
+        list(write_all(engine, folder, k=4))
     some = tmp_path / "some"
     list(write_all(engine, some, [1, 2], **options))
     with pytest.raises(UserError, match="holds other lists"):
@@ -155,6 +155,12 @@ def test_a_new_user_is_ranked_by_what_is_given(engine):
     assert len(lists[0]) == 20 and lists[0] != lists[1]
     with pytest.raises(UserError, match="columns: gender, age"):
         engine.get_recommendations(user_columns={"shoes": 41})
+
+
+def test_ids_without_commas_are_told_from_a_name(engine):
+    ids = " ".join(map(str, engine.catalogue.items.ids[:3]))
+    with pytest.raises(UserError, match=f"commas: {ids.replace(' ', ',')}"):
+        find_items(engine.catalogue.items, engine.schema, ids)
 
 
 def test_conditions_hold_of_all_that_is_recommended(engine):

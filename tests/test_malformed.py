@@ -191,7 +191,12 @@ TRAINER = {
     "--resume": "--resume",
     "--batch_sise 3": "--batch_size",
     "--batch_size": "--batch_size",
-    "surplus": "surplus",
+    "surplus": "begins with --",
+    "quick": "--preset quick",
+    "--lr 0.001": "--learning_rate",
+    "--bs 3": "--batch_size",
+    "--batch 3": "--batch_size or --batch_tokens",
+    "--epochs 3": "--max_epochs",
     "--use_wandb=yes": "use_wandb",
 }
 OTHERS = [
@@ -216,6 +221,9 @@ OTHERS = [
     (studies.main, "heads --jobs 0", "--jobs"),
     (studies.main, "heads --seed 3", "--seeds"),
     (studies.main, "heads --jobs 2 --ray auto", "--jobs"),
+    (inference.main, "--user 123", "--user_id or --users"),
+    (inference.main, "123", "--user_id 123"),
+    (inference.main, "--history Alien Terminator", "in quotes"),
     (inference.main, "--k 0", "--k"),
     (inference.main, "--k 1e3", "--k"),
     (inference.main, "--k " + "9" * 30, "--k"),

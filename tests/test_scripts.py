@@ -379,7 +379,7 @@ WRONG = {
         "request time unknown",
     ),
     "bad time": (["--user_id", "12", "--at", "yesterday"], "--at 'yesterday'"),
-    "unknown flag": (["--user", "12"], "did you mean '--user"),
+    "unknown flag": (["--user", "12"], "did you mean --user_id or --users?"),
     "users without output": (["--users", "all"], "--output"),
     "unknown user in list": (
         ["--users", "1,99999", "--output", "x.parquet"],
