@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import features
 from examples import train_and_recommend
 from fields import Field
+from support.arguments import ArgumentParser
 from support.errors import run_command
 
 
@@ -40,5 +41,11 @@ def main(folder: str = "checkpoints/decades", **changes: Any) -> None:
     train_and_recommend.main(folder, **changes)
 
 
+def command(argv: list[str]) -> None:
+    """The example from the command line, without flags."""
+    ArgumentParser(__doc__).parse_args(argv)
+    main()
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(lambda _: main()))
+    sys.exit(run_command(command))

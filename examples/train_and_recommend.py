@@ -1,4 +1,7 @@
-"""Train a model and recommend five items: `python -m examples.train_and_recommend`"""
+"""Train a model and recommend five items: `python -m examples.train_and_recommend`
+
+In the folder of the project, or anywhere after `pip install -e .` there.
+"""
 
 import sys
 from pathlib import Path
@@ -6,6 +9,7 @@ from typing import Any
 
 from engine import RecommendationEngine
 from presets import preset_settings
+from support.arguments import ArgumentParser
 from support.errors import run_command
 from training_run import train
 
@@ -22,5 +26,11 @@ def main(folder: str = "checkpoints/example", **changes: Any) -> None:
         print(f"{item.rank}. {item.name}")
 
 
+def command(argv: list[str]) -> None:
+    """The example from the command line, without flags."""
+    ArgumentParser(__doc__).parse_args(argv)
+    main()
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(lambda _: main()))
+    sys.exit(run_command(command))

@@ -6,6 +6,7 @@ import json
 import pytest
 
 import features
+from support.errors import run_command
 from tests.conftest import ROOT
 
 SMALL = dict(
@@ -40,6 +41,15 @@ def test_example(service_files, tmp_path, capsys, monkeypatch, name):
         **EXAMPLES[name](service_files, tmp_path)
     )
     assert "5. Synthetic Film" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_says_how_it_is_started(name, capsys):
+    example = importlib.import_module(f"examples.{name}")
+    with pytest.raises(SystemExit):
+        run_command(example.command, ["--help"])
+    assert f"python -m examples.{name}" in capsys.readouterr().out
+    assert run_command(example.command, ["--k", "3"]) == 2
 
 
 def test_the_notebook(capsys):

@@ -5,6 +5,7 @@ import hashlib
 import re
 import shutil
 import subprocess
+import tomllib
 from graphlib import TopologicalSorter
 
 import pytest
@@ -242,6 +243,16 @@ def test_make_help_lists_every_target():
         .split()
     )
     assert all(f"make {target}" in text for target in targets)
+
+
+def test_all_modules_can_be_installed():
+    """`pip install -e .` names each module and package."""
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    named = content["tool"]["setuptools"]
+    modules = [path.stem for path in ROOT.glob("*.py")]
+    packages = [path.parent.name for path in ROOT.glob("*/__init__.py")]
+    assert sorted(named["py-modules"]) == sorted(modules)
+    assert sorted([*named["packages"], "tests"]) == sorted(packages)
 
 
 def test_requirements_are_pinned_and_explained():
