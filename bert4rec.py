@@ -243,8 +243,7 @@ class BERT4Rec(nn.Module):
         """The model of a folder that `save_pretrained` or `trainer.py --model vanilla` wrote."""
         _, info = read_checkpoint(Path(folder))
         settings = Settings().replace(**info["settings"]).model
-        count = info.get("num_items") or len(info["item_ids"])
-        catalogue = from_sequences([[1]], count).catalogue
+        catalogue = from_sequences([[1]], info["num_items"]).catalogue
         return cls.from_settings(catalogue, settings).load_pretrained(folder)
 
     def load_pretrained(self, folder: str | Path) -> "BERT4Rec":

@@ -1,7 +1,7 @@
 """The content of a model's `checkpoint.json`, checked before it is used."""
 
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal
 
 from pydantic import (
     FiniteFloat,
@@ -15,15 +15,6 @@ from typing_extensions import TypedDict
 from fields import Field
 from support.errors import UserError
 
-Ids = list[StrictInt] | list[StrictStr]
-
-
-class Items(TypedDict):
-    """Names and columns of the item table, a value a row."""
-
-    names: list[StrictStr]
-    columns: dict[str, list[Any]]
-
 
 class Description(TypedDict):
     """All of it that programs read."""
@@ -34,9 +25,8 @@ class Description(TypedDict):
     validation: dict[str, FiniteFloat]
     split_hash: StrictStr
     git_commit: StrictStr
-    item_ids: Ids
+    num_items: StrictInt
     files: dict[str, StrictStr]
-    items: NotRequired[Items]
 
 
 ADAPTER = TypeAdapter(Description)
@@ -45,7 +35,7 @@ Fields = TypeAdapter(Description.__annotations__["fields"])
 
 def check_description(folder: Path, info: dict[str, Any]) -> None:
     """Raise `UserError` if a checkpoint's description lacks something that a model needs."""
-    if "item_ids" not in info:
+    if "fields" not in info:
         raise UserError(
             f"{folder} holds no catalogue: it is the state of a training run or a library "
             f"model, not a model for recommendation; give checkpoints/best"
@@ -56,8 +46,6 @@ def check_description(folder: Path, info: dict[str, Any]) -> None:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))
         raise damaged(folder, f"{place}: {fault['msg']}") from error
-    if len(set(info["item_ids"])) < len(info["item_ids"]):
-        raise damaged(folder, "item_ids holds an id twice")
 
 
 def damaged(folder: Path, reason: Any) -> UserError:

@@ -1,9 +1,9 @@
 """Models from settings, and to and from checkpoint folders.
 
-A folder holds the weights, who trained them (trained_users.py), and `checkpoint.json`: settings,
-schema, ids of items, the fields of the columns, figures, and names and columns of the items. If the
-licence of the data forbids to publish names and columns (`publish_items` of the schema), they are
-read from the data. Columns of users are never stored.
+A folder holds the weights, the items (trained_items.py), the users who trained them
+(trained_users.py), and `checkpoint.json`: settings, schema, the fields of the columns, figures. If
+the licence of the data forbids to publish names and columns of items, they are read from the data.
+Columns of users are never stored.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -33,6 +32,8 @@ from support.checkpoint import (
 from support.errors import UserError, require
 from support.memory import machine_memory
 from support.tracking import git_commit
+from trained_items import FILE as ITEMS
+from trained_items import read_items
 from trained_users import keep_users, read_users, write_users
 
 # of a parameter: itself, its gradient, at most two moments, and the best so far
@@ -112,18 +113,14 @@ def save_model(
         "split_hash": data.split_hash,
         "git_commit": git_commit(),
         "versions": {name: version(name) for name in ("torch", "numpy")},
-        "item_ids": catalogue.items.ids.tolist(),
+        "num_items": len(catalogue.items.ids),
     }
-    if catalogue.schema.publish_items:
-        columns = catalogue.items.data
-        info["items"] = {
-            "names": catalogue.items.names.tolist(),
-            "columns": {
-                name: values.tolist() for name, values in columns.items()
-            },
-        }
 
     def add(new: Path) -> None:
+        from storage.item_table import write_items
+
+        described = catalogue.schema.publish_items
+        write_items(new / ITEMS, catalogue.items, described)
         if not keep_users(folder, new, data.split_hash):
             write_users(new, data)
 
@@ -194,17 +191,14 @@ def _stored_catalogue(folder, info, settings):
     try:
         schema = schema_of(info["schema"], folder / INFO, {})
         fields = Fields.validate_python(info["fields"])
-        ids = pd.Index(info["item_ids"]).to_numpy()
-        items = Table(ids, ITEM_ROWS, nameless, fields["items"])
         users = Table(user_ids, USER_ROWS, nameless, fields["users"])
-        if "items" in info:
-            items = _described(items, info["items"])
     except UserError as error:
         raise _foreign(folder, info, error) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(folder, repr(error)) from error
+    items = read_items(folder, info, fields["items"])
     catalogue = Catalogue(schema, items, users, fields["interactions"])
-    if "items" in info:
+    if len(items.names):
         return catalogue, None
     data = load(settings.data, catalogue)
     items = _rows_of(items, data.catalogue.items, folder)
@@ -291,31 +285,3 @@ def _foreign(folder, info, error):
         f"{folder} was written by another version of this program (commit {commit}): "
         f"{error}; use that version, or train again"
     )
-
-
-def _check_values(entry, values):
-    """Raise `ValueError` for impossible values: codes without a value, infinite numbers."""
-    kind = entry.column.kind
-    if kind in ("category", "tags"):
-        wrong = (values < 0) | (values > len(entry.values))
-    elif kind in ("number", "vector"):
-        wrong = np.isinf(values)
-    else:
-        wrong = [not isinstance(value, str) for value in values.tolist()]
-    if np.any(wrong):
-        raise ValueError(f"a value of {entry.name} that cannot be")
-
-
-def _described(bare, stored):
-    """The item table with names and columns from a checkpoint."""
-    with np.errstate(over="ignore"):  # infinite then, and refused below
-        data = {
-            name: np.array(stored["columns"][name], dtype=entry.unknown.dtype)
-            for name, entry in bare.fields.items()
-        }
-    names = np.array(stored["names"], dtype=object)
-    if {len(bare)} != {len(names), *map(len, data.values())}:
-        raise ValueError(f"not the {len(bare)} rows of its items")
-    for name, entry in bare.fields.items():
-        _check_values(entry, data[name])
-    return dataclasses.replace(bare, names=names, data=data)

@@ -10,6 +10,7 @@ from support.checkpoint import read_checkpoint, write_checkpoint
 from support.errors import require
 from support.files import write_text
 from support.tables import table_text
+from trained_items import keep_items
 from trained_users import keep_users
 
 SAMPLED = ", pop-100"
@@ -63,6 +64,7 @@ def publish(record: dict[str, Any], work: Path, folder: Path) -> None:
     def add(new: Path) -> None:
         sound = keep_users(best, new, info["split_hash"])
         require(sound, f"{best} is damaged; remove it and train the row again")
+        keep_items(best, new, info)
 
     write_checkpoint(folder, tensors, info, add)
     write_text(folder / CARD, card(record, run, info))
@@ -86,7 +88,7 @@ def card(
         dataset=info["schema"]["name"],
         run=run,
         seeds=len(record["runs"]),
-        items=len(info["item_ids"]),
+        items=info["num_items"],
         columns=", ".join(_columns_read(info)) or "none",
         figures=table_text(["", *shown], rows),
         minutes=run["seconds"] / 60,

@@ -9,6 +9,7 @@ stage.py       the events in parts by user, as they stand in the files (DuckDB)
 part.py        what is done with one part; knows nothing of the others
 build.py       the steps over all parts, which go on where they were stopped
 sequences.py   the files of a built data set
+item_table.py  the items as a file, also of a trained model
 """
 
 from pathlib import Path

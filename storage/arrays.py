@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset import USER_ROWS
-from storage.sequences import ARRAYS, OFFSETS, Fields, padded, read_part
+from storage.item_table import padded
+from storage.sequences import ARRAYS, OFFSETS, Fields, read_part
 from support.files import replacing
 
 

@@ -34,6 +34,7 @@ from splits import HELD_OUT
 from storage import MANIFEST
 from storage import part as part_steps
 from storage.arrays import write_arrays
+from storage.item_table import write_table
 from storage.remote import Remote, is_remote
 from storage.rows import InMemory, Streamed
 from storage.sequences import (
@@ -42,7 +43,6 @@ from storage.sequences import (
     part_path,
     read_manifest,
     read_part,
-    write_table,
     write_vocabulary,
 )
 from storage.source import source_of

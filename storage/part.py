@@ -24,7 +24,7 @@ from readers.raw import (
     without_duplicates,
 )
 from schema import Column, Schema
-from storage.sequences import as_arrow
+from storage.item_table import as_arrow
 from vocabulary import stored, table_of
 
 

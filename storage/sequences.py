@@ -22,14 +22,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dataset import ITEM_ROWS, USER_ROWS, Catalogue, Dataset, Table
+from dataset import USER_ROWS, Catalogue, Dataset, Table
 from fields import Field
 from schema import TABLES, schema_of
 from settings import DataSettings
 from splits import FEWEST, split_interactions
 from storage import MANIFEST
+from storage.item_table import (
+    as_stored,
+    ids_of,
+    read_items,
+    with_unknown,
+    write_items,
+)
 from support.errors import UserError, require
-from support.files import parse_json, replacing, write_json
+from support.files import parse_json, write_json
 
 FORMAT = 2
 ARRAYS = "arrays"
@@ -44,22 +51,9 @@ def part_path(folder: Path, part: int) -> Path:
     return folder / "sequences" / f"part-{part:05}.parquet"
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file completely or not at all."""
-    with replacing(path) as target:
-        pq.write_table(table, target, compression="zstd")
-
-
 def write_vocabulary(folder: Path, items: Table, fields: Fields) -> None:
     """Write the item table, and the fields of all tables."""
-    ids = items.ids if items.numeric else items.ids.tolist()
-    columns = {
-        "id": pa.array(ids),
-        "name": pa.array(items.names[ITEM_ROWS:].tolist(), pa.string()),
-    }
-    for name, values in items.data.items():
-        columns[f"items.{name}"] = as_arrow(values[ITEM_ROWS:])
-    write_table(folder / ITEMS, pa.table(columns))
+    write_items(folder / ITEMS, items)
     content = {}
     for table, entries in fields.items():
         content[table] = {
@@ -71,27 +65,6 @@ def write_vocabulary(folder: Path, items: Table, fields: Fields) -> None:
             for name, entry in entries.items()
         }
     write_json(folder / FIELDS, content)
-
-
-def as_arrow(values: np.ndarray) -> pa.Array:
-    """An array of a table as an Arrow column; rows of several values as lists."""
-    if values.dtype == object:
-        return pa.array(values.tolist(), pa.string())
-    if values.ndim == 1:
-        return pa.array(values)
-    flat = pa.array(values.reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-
-
-def as_stored(column: pa.ChunkedArray) -> np.ndarray:
-    """The array that `as_arrow` wrote."""
-    column = column.combine_chunks()
-    if pa.types.is_string(column.type):
-        return np.array(column.to_pylist(), dtype=object)
-    if pa.types.is_fixed_size_list(column.type):
-        flat = column.flatten().to_numpy()
-        return flat.reshape(-1, column.type.list_size)
-    return column.to_numpy()
 
 
 @contextlib.contextmanager
@@ -194,7 +167,7 @@ def read_part(path: Path, fields: Fields) -> Sequences:
         return table[name].combine_chunks().flatten().to_numpy()
 
     return Sequences(
-        _ids(table[USER_ID]),
+        ids_of(table[USER_ID]),
         pc.list_value_length(table["items"]).to_numpy().astype(np.int64),
         flat("items").astype(np.int64),
         flat("times"),
@@ -253,7 +226,7 @@ def _dataset(settings, manifest, folder):
     columns = {
         name: flat[f"interactions.{name}"] for name in fields["interactions"]
     }
-    items = _item_table(pq.read_table(folder / ITEMS), fields["items"])
+    items = read_items(folder / ITEMS, fields["items"])
     return Dataset.of(
         Catalogue(schema, items, users, fields["interactions"]),
         offsets,
@@ -301,7 +274,7 @@ def _user_table(folder, manifest, fields):
 
     def texts(name: str) -> np.ndarray:
         tables = (pq.read_table(path, columns=[name]) for path in places)
-        return np.concatenate([_ids(table[name]) for table in tables])
+        return np.concatenate([ids_of(table[name]) for table in tables])
 
     kind = pq.read_schema(places[0]).field(USER_ID).type
     whole = pa.types.is_integer(kind)
@@ -310,7 +283,7 @@ def _user_table(folder, manifest, fields):
     for column, entry in fields.items():
         name = f"users.{column}"
         if entry.unknown.dtype == object:
-            data[column] = _with_unknown(texts(name), entry, USER_ROWS)
+            data[column] = with_unknown(texts(name), entry, USER_ROWS)
         else:
             data[column] = _mapped(folder, name)
     # Nobody asks for the names of users.
@@ -349,34 +322,3 @@ def _read_fields(folder, schema):
             for name, entry in content[table].items()
         }
     return fields
-
-
-def _item_table(rows, fields):
-    ids = _ids(rows["id"])
-    names = np.array([""] * ITEM_ROWS + rows["name"].to_pylist(), dtype=object)
-    data = {
-        name: _with_unknown(as_stored(rows[f"items.{name}"]), entry, ITEM_ROWS)
-        for name, entry in fields.items()
-    }
-    return Table(ids, ITEM_ROWS, names, fields, data)
-
-
-def _ids(column):
-    """Ids as in `Table`."""
-    column = column.combine_chunks()
-    if pa.types.is_integer(column.type):
-        return column.to_numpy()
-    return np.array(column.to_pylist(), dtype=object)
-
-
-def _with_unknown(rows, entry, first):
-    """Stored rows of a column with `first` unknown ones before them."""
-    unknown = np.stack([entry.unknown] * first)
-    return np.concatenate([padded(unknown, rows.shape[-1]), rows])
-
-
-def padded(rows: np.ndarray, width: int) -> np.ndarray:
-    """Rows of codes, filled up with 0 to a width; other rows have it already."""
-    if rows.ndim == 1 or rows.shape[1] == width:
-        return rows
-    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))

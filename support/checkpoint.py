@@ -22,7 +22,7 @@ from support.files import (
 )
 
 WEIGHTS, INFO = "model.safetensors", "checkpoint.json"
-FORMAT = "enhanced-bert4rec/2"
+FORMAT = "enhanced-bert4rec/3"
 DIGITS = 16  # of the hash that weights are known by
 STALE = 3600  # seconds after which nobody still writes
 

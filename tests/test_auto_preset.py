@@ -114,5 +114,6 @@ def test_next_months_file(tmp_path, capsys):
     info = json.loads(best.read_text())
     assert info["settings"]["hidden_size"] == 16
     assert len(pd.read_parquet(best.with_name("users.parquet"))) == 45
-    assert len(info["item_ids"]) > 40
+    items = pd.read_parquet(best.with_name("items.parquet"))
+    assert info["num_items"] == len(items) > 40
     assert "preset auto: " in capsys.readouterr().out

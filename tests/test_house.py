@@ -55,7 +55,7 @@ ORDER = [
     {"training_loop", "run_folder"},
     {"enhanced_model"},
     {"bert4rec"},
-    {"growth", "trained_users"},
+    {"growth", "trained_users", "trained_items"},
     {"model_io"},
     {"starting", "measuring"},
     {"explanations", "profiles"},

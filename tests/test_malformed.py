@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from starlette.testclient import TestClient
@@ -35,6 +37,7 @@ from support.checkpoint import read_checkpoint, write_checkpoint
 from support.errors import UserError, run_command
 from support.tables import write_frame
 from support.yaml_file import read_yaml
+from trained_items import FILE as ITEMS
 from trained_users import FILE
 
 HEAD = "user,item,time\n"
@@ -454,22 +457,7 @@ CHECKPOINTS = {
     "no fields": other("fields", ABSENT),
     "fields of no table": other("fields.shops", {}),
     "fields that are a list": other("fields.items", [1]),
-    "no ids": other("item_ids", ABSENT),
-    "ids that are lists": other("item_ids.0", [1, 2]),
-    "ids that are null": other("item_ids.0", None),
-    "ids that are fractions": other("item_ids.0", 1.5),
-    "ids of two kinds": other("item_ids.0", "one"),
-    "an id twice": other("item_ids.0", 2),
-    "an id less": other("item_ids.0", ABSENT),
-    "no items": other("items.names", ABSENT),
-    "null names": other("items.names.3", None),
-    "names that are numbers": other("items.names.3", 5),
-    "a name less": other("items.names.3", ABSENT),
-    "no columns": other("items.columns", {}),
-    "a code without a value": other("items.columns.genres.3", [99, 0, 0]),
-    "an infinite number": other("items.columns.year.3", 1e39),
-    "a text in a column": other("items.columns.year.3", "soon"),
-    "a list in a column": other("items.columns.year.3", [1, 2]),
+    "no number of items": other("num_items", ABSENT),
     "no split": other("split_hash", ABSENT),
     "a split that is a list": other("split_hash", [1]),
     "no figures": other("validation", ABSENT),
@@ -499,7 +487,8 @@ def test_checkpoints(kind, run, tmp_path):
     CHECKPOINTS[kind](tensors, info)
 
     def add(new):
-        shutil.copyfile(run / "best" / FILE, new / FILE)
+        for name in (ITEMS, FILE):
+            shutil.copyfile(run / "best" / name, new / name)
 
     write_checkpoint(tmp_path / "best", tensors, info, add)
     path = tmp_path / "best" / "checkpoint.json"
@@ -519,36 +508,101 @@ def test_checkpoints(kind, run, tmp_path):
     assert str(tmp_path / "best") in str(error.value)
 
 
-USERS = {
-    "no file": Path.unlink,
-    "cut": lambda path: os.truncate(path, 100),
-    "of another model": lambda path: pd.DataFrame({"id": [1]}).to_parquet(
-        path
+def frame(**columns):
+    """A writer of a table in place of a file."""
+    return lambda path: pd.DataFrame(columns).to_parquet(path)
+
+
+def changed(name, change):
+    """A writer of the items with one column changed."""
+
+    def write(path):
+        table = pq.read_table(path)
+        place = table.column_names.index(name)
+        rows = table[name].to_pylist()
+        pq.write_table(table.set_column(place, name, [change(rows)]), path)
+
+    return write
+
+
+def first(value):
+    return lambda rows: pa.array([value, *rows[1:]])
+
+
+TABLES = {
+    (FILE, "not Parquet"): lambda path: path.write_text("nothing"),
+    (FILE, "no ids"): frame(x=[1]),
+    (FILE, "an id twice"): frame(id=[1, 1]),
+    (ITEMS, "not Parquet"): lambda path: path.write_text("nothing"),
+    (ITEMS, "no ids"): frame(x=[1]),
+    (ITEMS, "an id twice"): changed("id", first(2)),
+    (ITEMS, "ids that are null"): changed("id", first(None)),
+    (ITEMS, "ids that are fractions"): changed("id", first(1.5)),
+    (ITEMS, "ids that are lists"): changed(
+        "id", lambda rows: pa.array([[row] for row in rows])
+    ),
+    (ITEMS, "null names"): changed("name", first(None)),
+    (ITEMS, "names that are numbers"): changed(
+        "name", lambda rows: pa.array(range(len(rows)))
+    ),
+    (ITEMS, "no columns"): lambda path: pq.write_table(
+        pq.read_table(path, columns=["id", "name"]), path
+    ),
+    (ITEMS, "a code without a value"): changed(
+        "items.genres",
+        lambda rows: pa.array(
+            [[99] * len(row) for row in rows], pa.list_(pa.int64(), len(rows[0]))
+        ),
+    ),
+    (ITEMS, "an infinite number"): changed(
+        "items.year",
+        lambda rows: pa.array([np.inf] * len(rows), pa.float32()),
+    ),
+    (ITEMS, "a text in a column"): changed(
+        "items.year", lambda rows: pa.array(["soon"] * len(rows))
+    ),
+    (ITEMS, "a list in a column"): changed(
+        "items.year",
+        lambda rows: pa.array([[1.0]] * len(rows), pa.list_(pa.float32(), 1)),
+    ),
+    (ITEMS, "an item less"): lambda path: pq.write_table(
+        pq.read_table(path).slice(1), path
     ),
 }
 
 
-@pytest.mark.parametrize("kind", [*USERS, "not Parquet", "no ids", "an id twice"])
-def test_the_users_of_a_checkpoint(kind, run, tmp_path):
-    """Damaged after they were written, or with the digest of what they are now."""
+@pytest.mark.parametrize(("file", "kind"), TABLES)
+def test_the_tables_of_a_checkpoint(file, kind, run, tmp_path):
+    """With the digest of what they are now."""
+    tensors, info = read_checkpoint(run / "best")
+
+    def add(new):
+        for name in (ITEMS, FILE):
+            shutil.copyfile(run / "best" / name, new / name)
+        TABLES[file, kind](new / file)
+
+    write_checkpoint(tmp_path / "best", tensors, info, add)
+    with pytest.raises(UserError) as error:
+        RecommendationEngine(tmp_path / "best")
+    said = str(error.value)
+    assert str(tmp_path / "best") in said
+    if kind != "an item less":  # then the weights do not fit
+        assert file in said
+
+
+@pytest.mark.parametrize("file", [FILE, ITEMS])
+@pytest.mark.parametrize("how", ["gone", "cut", "of another model"])
+def test_a_table_that_was_damaged_later(file, how, run, tmp_path):
     place = shutil.copytree(run / "best", tmp_path / "best")
-    if kind in USERS:
-        USERS[kind](place / FILE)
-    else:
-        tensors, info = read_checkpoint(place)
-        others = {
-            "not Parquet": lambda new: (new / FILE).write_text("nothing"),
-            "an id twice": lambda new: pd.DataFrame({"id": [1, 1]}).to_parquet(
-                new / FILE
-            ),
-            "no ids": lambda new: pd.DataFrame({"x": [1]}).to_parquet(
-                new / FILE
-            ),
-        }
-        write_checkpoint(place, tensors, info, others[kind])
+    ways = {
+        "gone": Path.unlink,
+        "cut": lambda path: os.truncate(path, 100),
+        "of another model": frame(id=[1]),
+    }
+    ways[how](place / file)
     with pytest.raises(UserError) as error:
         RecommendationEngine(place)
-    assert str(place) in str(error.value) and FILE in str(error.value)
+    assert str(place) in str(error.value) and file in str(error.value)
 
 
 # States: tensors and description of `last`

@@ -311,6 +311,7 @@ def test_save_and_load(case, tmp_path, monkeypatch):
         np.testing.assert_array_equal(items.data[name], values)
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
         "checkpoint.json",
+        "items.parquet",
         "model.safetensors",
         "users.parquet",
     ]

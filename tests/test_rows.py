@@ -145,6 +145,7 @@ def test_a_row_is_published_without_titles(row, tmp_path, capsys):
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "checkpoint.json",
+        "items.parquet",
         "model.safetensors",
         "users.parquet",
     ]

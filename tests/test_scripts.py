@@ -117,6 +117,7 @@ def infer(capsys, *flags):
 def test_trainer_leaves_what_it_promises(model):
     assert sorted(path.name for path in model.iterdir()) == [
         "checkpoint.json",
+        "items.parquet",
         "model.safetensors",
         "results.json",
         "test_users.parquet",
@@ -128,7 +129,7 @@ def test_trainer_leaves_what_it_promises(model):
         "split_hash",
         "git_commit",
         "versions",
-        "item_ids",
+        "num_items",
         "files",
         "schema",
     } <= set(info)
@@ -885,7 +886,7 @@ def test_a_published_model_reads_its_names_from_the_data(
     """MovieLens may not be published: no names in the folder, and without the data a clear
     refusal.
     """
-    assert "items" not in json.loads((model / "checkpoint.json").read_text())
+    assert list(pd.read_parquet(model / "items.parquet")) == ["id"]
     code, out, _ = infer(
         capsys, "--model_path", model, "--history", "3,9", "--data_dir", files
     )

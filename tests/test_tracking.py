@@ -169,6 +169,7 @@ def test_an_offline_run_holds_group_config_metrics_tables_and_the_model(
     assert {entry.path for entry in model.manifest.contents} == {
         "model.safetensors",
         "checkpoint.json",
+        "items.parquet",
         "users.parquet",
     }
     assert "test/peak_memory_mb" in told and any(
