@@ -82,10 +82,12 @@ def field_of(column: Column, values: pd.Series) -> Field:
 
 def _in_order(values):
     """Sorted as numbers if all are numbers, else as text."""
+    # First as text: long numbers that are equal as floats have an order, too.
+    values = sorted(values)
     try:
         return sorted(values, key=float)
     except ValueError:
-        return sorted(values)
+        return values
 
 
 def stored(entry: Field, values: pd.Series) -> np.ndarray:

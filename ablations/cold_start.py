@@ -52,6 +52,9 @@ from support.errors import require, run_command
 ITEMS, USERS = 0.05, 0.2  # shares that are taken out
 DRAWS = int(1 / USERS)  # as many share no user and no item
 KNOWN = (0, 1, 2, 5)  # interactions of a new user
+# Which end of a history is known -> what such users are called.
+ENDS = {"first": "just joined", "last": "past lost"}
+NEWEST = "just joined, 0 known"
 PRESET = "preset"
 BATCH = 128
 BASELINES: dict[str, Callable[[Dataset], Ranker]] = {
@@ -96,7 +99,7 @@ def world(settings: Settings, number: int) -> World:
     new = np.setdiff1d(items.index(new_ids), old)
     user_rows = np.sort(users.index(user_ids))
     requests = {}
-    for end, name in (("first", "just joined"), ("last", "past lost")):
+    for end, name in ENDS.items():
         for count in KNOWN:
             asked = new_user_requests(whole, user_rows, old, count, end)
             requests[f"{name}, {count} known"] = asked
@@ -258,7 +261,7 @@ def main(argv: list[str]) -> None:
     asked = here.requests
     note = (
         f"{here.whole.name}: {len(here.new_items)} items and {USERS:.0%} of the users (draw "
-        f"{flags.draw}), unseen in training; {len(asked['0 first']):,} new users, "
+        f"{flags.draw}), unseen in training; {len(asked[NEWEST]):,} new users, "
         f"{len(asked['among new items']):,} users asked for a new item; {METRIC}, full "
         f"ranking of {len(here.known.catalogue.items.ids):,} known items where not said "
         f"otherwise, what is known left out, items of equal score in all orders; training holds "

@@ -50,8 +50,8 @@ def test_new_users_and_items_are_nowhere_in_training(here, tiny):
     lists = [own["item"].tolist() for _, own in rows.groupby("user")]
     lists = [own for own in lists if len(own) > max(cold_start.KNOWN)]
     for count in cold_start.KNOWN:
-        for end in ("first", "last"):
-            requests = here.requests[f"{count} {end}"]
+        for end, name in cold_start.ENDS.items():
+            requests = here.requests[f"{name}, {count} known"]
             for asked, own in zip(requests, lists, strict=True):
                 place = count if end == "first" else len(own) - 1
                 history = asked.history

@@ -18,6 +18,7 @@ from serving.app import create_app
 from serving.engines import Config
 from support.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import start_service
+from trained_items import FILE as ITEMS
 from trained_users import FILE
 
 
@@ -175,7 +176,8 @@ def test_a_model_that_recommends_no_numbers_is_not_served(served):
     tensors[name][:] = float("nan")
 
     def add(new):
-        shutil.copyfile(place / FILE, new / FILE)
+        for name in (ITEMS, FILE):
+            shutil.copyfile(place / name, new / name)
 
     write_checkpoint(place, tensors, info, add)
     time.sleep(0.3)

@@ -165,7 +165,8 @@ def test_a_row_is_published_without_titles(row, tmp_path, capsys):
     assert f"{best['parameters']:,} parameters" in text
     assert str(tmp_path) not in (folder / "checkpoint.json").read_text() + text
     trained = tmp_path / "work" / "loo-3706" / best["folder"] / "best"
-    ours, theirs = load_model(folder), load_model(trained)
+    ours = load_model(folder, data_dir=str(tmp_path / "data"))
+    theirs = load_model(trained)
     assert (
         ours.catalogue.items.names.tolist()
         == theirs.catalogue.items.names.tolist()
