@@ -1204,7 +1204,7 @@ EVENTS = ("rename", "replace", "mkdir", "symlink", "unlink", "rmdir")
 
 KILLED = """
 import os, shutil, signal, sys
-import trainer
+import auto_preset, trainer, training_run  # what takes seconds, once
 from support.errors import run_command
 
 names, folder, used, flags = eval(sys.argv[1])
