@@ -1207,7 +1207,7 @@ import os, shutil, signal, sys
 import auto_preset, trainer, training_run  # what takes seconds, once
 from support.errors import run_command
 
-names, folder, used, flags = eval(sys.argv[1])
+names, folder, used, flags, step = eval(sys.argv[1])
 
 def watch(name, place, left):
     real = getattr(os, name)
@@ -1226,7 +1226,7 @@ def train(place, count):
     places = ["--checkpoint_dir", place, "--runs_dir", place]
     os._exit(run_command(trainer.main, [*flags, *places]))
 
-for count in range(100):
+for count in range(0, 200, step):
     place = f"{folder}/{count}"
     if used:
         shutil.copytree(used, place, symlinks=True)
@@ -1249,11 +1249,12 @@ def runs_of(place):
 def test_killed_before_each_change_of_the_file_system(
     model, files, tmp_path, used
 ):
-    """Also in a used folder: `--resume` ends in the undisturbed result, or nothing was begun."""
+    """Before every second change, in a used folder every third: `--resume` ends in the undisturbed
+    result, or nothing was begun."""
     flags = ["--data_dir", str(files), *SMALL]
-    flags += ["--max_epochs", "2", "--seed", "5"]
-    template = str(model.parent) if used else ""
-    told = repr((EVENTS, str(tmp_path), template, flags))
+    flags += ["--max_epochs", "2", "--seed", "5", "--batch_tokens", "4000"]
+    template, step = (str(model.parent), 3) if used else ("", 2)
+    told = repr((EVENTS, str(tmp_path), template, flags, step))
     # One process that imports, and a fork of it for each number of changes.
     subprocess.run(
         [sys.executable, "-c", KILLED, told],
