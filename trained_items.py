@@ -42,6 +42,8 @@ def read_items(
             _check_values(fields[name], values)
     except (OSError, LookupError, ValueError, pa.ArrowException) as error:
         raise damaged(folder, f"{FILE}: {error}") from error
+    if len(items.ids) != info["num_items"]:
+        raise damaged(folder, f"{FILE} has {len(items.ids)} items")
     if len(pd.unique(items.ids)) < len(items.ids):
         raise damaged(folder, f"{FILE} holds an id twice")
     return items

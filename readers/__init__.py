@@ -96,20 +96,10 @@ def files_behind(
     """What `read` may read of a data set: path, size and time of the last change of each file; of
     a YAML file, its text instead."""
     path, data_dir = located(dataset, data_dir)
-    texts = []
+    texts, places = [], [path]
     if path.suffix in YAML:
         texts.append((path.read_text(encoding="utf-8"), 0, 0))
-        schema = read_schema(path)
-        folder = Path(data_dir or home(dataset))
-        if schema.reader == "movielens":
-            from readers.download import data_folder
-
-            places = [data_folder(schema.name, data_dir)]
-        else:
-            named = [schema.table(table).file for table in TABLES]
-            places = [folder / name for name in named if name]
-    else:
-        places = [path]
+        places = _places_of(read_schema(path), dataset, data_dir)
     paths = []
     for place in places:
         found = matching(str(place))
@@ -123,6 +113,17 @@ def files_behind(
     return texts + [
         (name, stat.st_size, stat.st_mtime_ns) for name, stat in stats
     ]
+
+
+def _places_of(schema, dataset, data_dir):
+    """The files, patterns or folders that a schema names."""
+    if schema.reader == "movielens":
+        from readers.download import data_folder
+
+        return [data_folder(schema.name, data_dir)]
+    folder = Path(data_dir or home(dataset))
+    named = [schema.table(table).file for table in TABLES]
+    return [folder / name for name in named if name]
 
 
 def require_no_columns(dataset: str, columns: str) -> None:

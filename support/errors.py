@@ -79,7 +79,8 @@ def run_command(
         message = str(error)
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
-        if not name or (ROOT / name).exists() or (ROOT / f"{name}.py").exists():
+        own = [ROOT / f"{name}.py", ROOT / name / "__init__.py"]
+        if not name or any(path.exists() for path in own):
             raise
         message = f"the package {name} is not installed: {_installing(name)}"
     except BrokenPipeError:  # the reader (head, less) has seen enough

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import shutil
 import sys
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 import trainer
 from support import devices
 from support.devices import choose_device, uses_bf16
-from support.errors import run_command
+from support.errors import UserError, run_command
+from support.files import replacing
 from support.tracking import Tracker, _numbers, git_commit, run_path
 
 
@@ -112,3 +114,13 @@ def test_the_version_is_the_commit(capsys):
     with pytest.raises(SystemExit):
         run_command(trainer.main, ["--version"])
     assert git_commit() in capsys.readouterr().out
+
+
+def test_an_error_of_reading_is_no_error_of_writing(tmp_path):
+    """What a caller reads while it writes keeps its own error; nothing is left behind."""
+    target = tmp_path / "folder" / "copy"
+    with pytest.raises(FileNotFoundError), replacing(target) as part:
+        shutil.copyfile(tmp_path / "absent" / "source", part)
+    with pytest.raises(UserError, match="cannot be written"), replacing(target):
+        raise OSError(28, "No space left on device")
+    assert not list(target.parent.iterdir())
