@@ -21,9 +21,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-import engine as engines_of
+import queries
 from answers import Profile, exact
 from reranking import liked_column
 from serving.batching import Batcher
@@ -45,6 +46,7 @@ from support.processes import die_with
 STATIC = Path(__file__).parent / "static"
 M_ARENA_MAX = -8  # malloc.h
 LONGEST = 500  # characters of a refusal
+LEAST_PACKED = 1000  # bytes of an answer that is worth compressing
 SOME_USERS = 200  # at least, that /health names where there are so many
 MOST_VALUES = 1000  # of a column, that /health names
 # How the configuration reaches workers.
@@ -123,6 +125,7 @@ def create_app(config: Config) -> FastAPI:
     app.state.service = service
     _add_questions(app, service)
     _add_surroundings(app, service)
+    app.add_middleware(GZipMiddleware, minimum_size=LEAST_PACKED)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=config.hosts)
     app.add_middleware(Guard)
     return app
@@ -148,25 +151,29 @@ def _add_questions(app, service):
         """The k best items for a user, fewer if fewer are left."""
         engine = service.engines[wish.model]
         history, note = service.engines.history(wish, engine)
-        query = engines_of.Query(
+        query = queries.Query(
             history,
             wish.k,
             wish.filter_seen,
             wish.where,
             wish.rank_by,
             wish.diversity,
+            wish.prefer_expected,
         )
         rows = await service.batcher.rank(engine, query)
-        return Recommendations(recommendations=rows, note=note)
+        chosen = None
+        if wish.user_id is not None and wish.until != "end":
+            chosen = await service.batcher.compute(
+                "rank", lambda: service.engines.chosen(wish, engine, query)
+            )
+        return Recommendations(recommendations=rows, note=note, chosen=chosen)
 
     @app.post("/explain", response_model_exclude_none=True)
     async def explain(why: Why, request: Request) -> Explanations:
         """What of a user's history, and what else, speaks for items or against them."""
         engine = service.engines.main
         history, _ = service.engines.history(why, engine)
-        query = engines_of.Query(
-            history, why.k or 10, why.filter_seen, why.where
-        )
+        query = queries.Query(history, why.k or 10, why.filter_seen, why.where)
         work = service.batcher.compute(
             "explain",
             lambda: engine.explain(
@@ -180,13 +187,9 @@ def _add_questions(app, service):
     async def profile(user: User) -> Profile:
         """What is known of a user, what the history says, and what the model expects."""
         engine = service.engines.main
-        service.engines.check(user)
-        known = {"at": user.at, "user_columns": user.columns}
+        history, _ = service.engines.history(user, engine)
         return await service.batcher.compute(
-            "rank",
-            lambda: engine.get_user_profile(
-                user.user_id, user.history, **known
-            ),
+            "rank", lambda: engine.profile_of(history, user.user_id)
         )
 
 
@@ -223,7 +226,10 @@ def health_of(engines: Engines) -> dict[str, Any]:
         "git_commit": main.info["git_commit"],
         "models": list(engines.by_name),
         "users": len(ids),
+        "until": engines.until,
         "numeric_ids": users.numeric,
+        "numeric_items": catalogue.items.numeric,
+        "some_items": engines.some_items,
         "some_users": [
             exact(one) for one in ids[:: max(1, len(ids) // SOME_USERS)]
         ],
@@ -289,7 +295,8 @@ def _add_surroundings(app, service):
             Query(min_length=1, max_length=100, description="words of a name"),
         ],
     ) -> Items:
-        """Items whose names hold all words of a query, the most popular first."""
+        """Items whose names hold all words of a query, the most popular first; then items with
+        names much like it."""
         engines = service.engines
         rows = engines.search(query)
         return Items(items=[engines.main.item(row) for row in rows])
@@ -305,11 +312,20 @@ def _add_surroundings(app, service):
         kind = "text/plain; version=0.0.4; charset=utf-8"
         return Response(exposition(), media_type=kind)
 
-    app.mount("/static", StaticFiles(directory=STATIC))
+    app.mount("/static", _Kept(directory=STATIC))
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(STATIC / "index.html")
+
+
+class _Kept(StaticFiles):
+    """Files that a browser keeps for a while."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = "max-age=3600"
+        return response
 
 
 async def refuse(_request: Request, error: Exception) -> Response:

@@ -1,5 +1,4 @@
-"""Schedules requests: waiting queries are ranked in one batch; explanations never delay them.
-"""
+"""Schedules requests: waiting queries are ranked in one batch; explanations never delay them."""
 
 import asyncio
 import os
@@ -12,7 +11,8 @@ from typing import TypeVar
 from starlette.exceptions import HTTPException
 
 from answers import Recommendation
-from engine import Query, RecommendationEngine
+from engine import RecommendationEngine
+from queries import Query
 from serving.guards import BATCH_SIZE
 
 MOST = 32  # queries in a batch
@@ -114,8 +114,7 @@ def _give(future, answer):
 def answers_of(
     engine: RecommendationEngine, queries: list[Query]
 ) -> list[list[Recommendation] | Exception]:
-    """The answer to each query, or its error; a bad query does not affect the others.
-    """
+    """The answer to each query, or its error; a bad query does not affect the others."""
     try:
         return engine.answer(queries)
     except Exception as error:

@@ -1,23 +1,33 @@
 """The models of the service: the served one and those for comparison."""
 
+import contextlib
 import copy
 import re
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rapidfuzz import fuzz, process
 
+from answers import Chosen, exact
 from baselines.popularity import Popularity
 from batches import History
 from engine import RecommendationEngine
 from item_search import folded
+from queries import Query
 from serving.schemas import User
 from support.checkpoint import INFO, STALE, read_json
 from support.errors import UserError, require
 
 SHOWN = 20  # items that a search lists
+FEW = 5  # with fewer matches names that are much like a query are listed
+SHORTEST = 4  # letters of a query that may be misspelt
+ALIKE = 72.0  # of 100, of two words
 YEAR = re.compile(r" \d{4}$")
 
 
@@ -73,6 +83,11 @@ class Engines:
         self.names = [
             (row, folded(items.names[row])) for row in order.tolist()
         ]
+        # Word -> places in `names`.
+        self.by_word = defaultdict(list)
+        for place, (_, name) in enumerate(self.names):
+            for word in set(name.split()):
+                self.by_word[word].append(place)
 
     def _drop_old_copies(self, config):
         """Remove copies of weights that are no longer used."""
@@ -110,6 +125,25 @@ class Engines:
         )
         return self.by_name[name]
 
+    @cached_property
+    def until(self) -> list[str]:
+        """Which histories of users may be asked for: whole ones, and those before a held-out
+        interaction that the model could not know."""
+        found = ["end"]
+        for until in ("test", "validation"):
+            with contextlib.suppress(UserError):
+                require(self.has_data, "there are no users")
+                self.main.requests(None, until)
+                found.append(until)
+        return found
+
+    @property
+    def some_items(self) -> list[dict[str, Any]]:
+        """Id and name of the first items in the order of a search."""
+        rows = [row for row, _ in self.names[:SHOWN]]
+        found = map(self.main.item, rows)
+        return [{"id": exact(one.id), "name": one.name} for one in found]
+
     def check(self, user: User) -> None:
         """Raises `UserError` for a user if there are no data."""
         require(
@@ -130,7 +164,14 @@ class Engines:
         # What only the main model may be told is not told to others.
         sees_time = engine is main or engine.knows_request_time
         at = user.at if sees_time else None
-        history = main.history(user.user_id, user.history, at, user.columns)
+        history = main.history(
+            user.user_id,
+            user.history,
+            at,
+            user.columns,
+            user.until,
+            user.history_columns,
+        )
         if engine.catalogue.items is main.catalogue.items:
             return history, main.request_time_note(history, at)
         ids = main.catalogue.items.id_array(history.items)
@@ -141,9 +182,20 @@ class Engines:
             note = f"without {left_out} {main.schema.nouns} that this model does not know"
         return engine.history(None, known.tolist(), at, user.columns), note
 
+    def chosen(
+        self, user: User, engine: RecommendationEngine, query: Query
+    ) -> Chosen | None:
+        """What a user of the data chose next, as an engine places it; None if it does not know
+        it."""
+        item_id = self.main.held_out(user.user_id, user.until)
+        if not engine.catalogue.items.index([item_id])[0]:
+            return None
+        return engine.place(query, item_id)
+
     def search(self, query: str) -> list[int]:
         """Rows of at most SHOWN items whose names contain all words of a query: an equal id or name
-        first, then names that begin with it, then the most popular."""
+        first, then names that begin with it, then the most popular. If these are few, also names
+        that are much like it."""
         wanted = folded(query)
         words = wanted.split()
         if not words:
@@ -157,4 +209,31 @@ class Engines:
                 begins = f"{name} ".startswith(f"{wanted} ")
                 # False sorts first.
                 matches.append((not equal, not begins, len(matches), row))
-        return [row for *_, row in sorted(matches)[:SHOWN]]
+        found = [row for *_, row in sorted(matches)[:SHOWN]]
+        if len(found) < FEW and len(wanted) >= SHORTEST:
+            found += [row for row in self._alike(words) if row not in found]
+        return found[:SHOWN]
+
+    def _alike(self, words):
+        """Rows of the items whose names have a word much like each of these, the most alike
+        first."""
+        total: dict[int, float] = {}
+        for number, word in enumerate(words):
+            similar = process.extract(
+                word,
+                list(self.by_word),
+                scorer=fuzz.ratio,
+                score_cutoff=ALIKE,
+                limit=FEW,
+            )
+            likeness: dict[int, float] = {}
+            for other, score, _ in similar:
+                for place in self.by_word[other]:
+                    likeness[place] = max(score, likeness.get(place, 0.0))
+            total = {
+                place: score + total.get(place, 0.0)
+                for place, score in likeness.items()
+                if number == 0 or place in total
+            }
+        best = sorted(total, key=lambda place: (-total[place], place))
+        return [self.names[place][0] for place in best[:FEW]]

@@ -1,5 +1,4 @@
-"""Guards around every request: a limit on its size, security headers, metrics.
-"""
+"""Guards around every request: a limit on its size, security headers, metrics."""
 
 import os
 import time

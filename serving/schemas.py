@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from answers import Explanation, Item, Recommendation
+from answers import Chosen, Explanation, Item, Recommendation
 
 # Whole numbers beyond 2^53 travel as text, where JSON would round them.
 Number = Annotated[int, Field(ge=-(2**53), le=2**53)]
@@ -15,7 +15,9 @@ Text = Annotated[str, Field(max_length=200)]
 Id = Number | Text
 Fact = Annotated[float, Field(strict=True)] | Number | Text | list[Text] | None
 Count = Annotated[int, Field(ge=1, le=100)]
+Values = Annotated[list[Fact], Field(max_length=500)]
 Condition = Annotated[str, Field(min_length=1, max_length=500)]
+Mean = Annotated[str, Field(pattern="^mean$")]
 ModelName = Annotated[str, Field(pattern="^(main|vanilla|popularity)$")]
 
 
@@ -36,8 +38,14 @@ class User(_Strict):
     """a user of the data"""
     history: Annotated[list[Id], Field(max_length=500)] | None = None
     """item ids, oldest first"""
+    history_columns: (
+        Annotated[dict[str, Values], Field(max_length=50)] | None
+    ) = None
+    """columns of the given history, such as ratings: a value for each item, null if unknown"""
     columns: Annotated[dict[str, Fact], Field(max_length=50)] | None = None
     """columns of the user by name; /health lists them"""
+    until: Annotated[str, Field(pattern="^(end|test|validation)$")] = "end"
+    """of a user of the data: the whole history, or what comes before the held-out interaction"""
     at: Annotated[int, Field(ge=0, le=2**33)] | None = None
     """moment of the request in seconds since 1970, for a model that knows request times"""
 
@@ -60,6 +68,9 @@ class Wish(Choice):
     """what comes next, or what comes next and is rated at least as the user's mean"""
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
     """0 to 1: how much items unlike each other are preferred"""
+    prefer_expected: Annotated[float, Field(strict=True)] | Mean | None = None
+    """first the items for which at least this value, such as a rating, is expected; 'mean' = the
+    mean of the history"""
     model: ModelName = "main"
     """the served model, vanilla BERT4Rec, or the most popular items"""
 
@@ -81,10 +92,12 @@ class Why(Choice):
 
 
 class Recommendations(BaseModel):
-    """Best first; note: a remark about this answer, '' if there is none."""
+    """Best first. note: a remark about this answer, '' if there is none. chosen: what the user of
+    the data chose next; only with `until`."""
 
     recommendations: list[Recommendation]
     note: str
+    chosen: Chosen | None = None
 
 
 class Explanations(BaseModel):
@@ -94,7 +107,7 @@ class Explanations(BaseModel):
 
 
 class Items(BaseModel):
-    """Items whose names contain all words of a query."""
+    """Items whose names fit a query."""
 
     items: list[Item]
 

@@ -21,7 +21,8 @@ from starlette.testclient import TestClient
 
 import trainer
 from answers import to_json
-from engine import Query, RecommendationEngine
+from engine import RecommendationEngine
+from queries import Query
 from serving import batching
 from serving.__main__ import main as serve
 from serving.app import Config, create_app
@@ -719,6 +720,31 @@ def test_models_side_by_side(client, folder, tiny):
         vanilla.get_recommendations(None, known)
     )
     assert answer["note"].startswith("without 1 ")
+
+
+def test_a_misspelt_name_is_found(client):
+    def found(query):
+        answer = client.get("/items", params={"query": query}).json()["items"]
+        return [item["id"] for item in answer]
+
+    assert found("sythetic flim 004")[0] == 4
+    assert found("flm 04") == found("film 04")
+    assert found("qqqqqq") == [] and found("xyz") == []
+
+
+def test_what_a_user_chose_next(client, engine):
+    body = {"user_id": 12, "until": "test", "prefer_expected": "mean"}
+    answer = client.post("/recommend", json={**body, "rank_by": "liked"})
+    chosen = answer.json()["chosen"]
+    assert chosen["id"] == engine.held_out(12, "test")
+    assert 1 <= chosen["place_by_next"] <= 80
+    for model in ("vanilla", "popularity"):
+        other = client.post(
+            "/recommend", json={"user_id": 12, "until": "test", "model": model}
+        ).json()
+        assert other["chosen"]["id"] == chosen["id"]
+    whole = client.post("/recommend", json={"user_id": 12}).json()
+    assert "chosen" not in whole
 
 
 def test_search(client):
