@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 USER_ID ?= 123
 K ?= 10
+# Of what the user may choose next, what the user should like.
+SHOW := --rank_by liked --prefer_expected mean
 
 BOARD ?= loo-3416
 ROW ?= vanilla
@@ -38,11 +40,11 @@ run: .venv/.ready  ## train on MovieLens 1M, test, recommend ten films to user 1
 	  echo "MovieLens could not be downloaded: continuing with the embedded synthetic data set."; \
 	else exit $$found; fi; \
 	$(BIN)/python trainer.py --preset quick $$data && \
-	echo && $(BIN)/python inference.py --user_id $(USER_ID) --k $(K)
+	echo && $(BIN)/python inference.py --user_id $(USER_ID) --k $(K) $(SHOW)
 
 demo: .venv/.ready  ## recommend ten films to user 123 at once, with a model of models/
 	@$(BIN)/python -m readers.download ml-1m
-	$(BIN)/python inference.py --model_path models/enhanced --user_id $(USER_ID) --k $(K)
+	$(BIN)/python inference.py --model_path models/enhanced --user_id $(USER_ID) --k $(K) $(SHOW)
 
 .venv/.ready-serving: requirements-serving.txt .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-serving.txt

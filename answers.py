@@ -38,6 +38,24 @@ class Recommendation(Item):
 
 
 @dataclass(frozen=True)
+class Past(Item):
+    """An interaction of a history: its columns that are known, and its time in UTC."""
+
+    values: dict[str, float | str] = field(default_factory=dict)
+    time: str | None = None
+
+
+@dataclass(frozen=True)
+class Chosen(Item):
+    """The item that a user chose next. place: among all items that may be recommended, from 1, ties
+    against it; None if it may not be. place_by_next: the same by what comes next alone, whatever
+    value is expected."""
+
+    place: int | None = None
+    place_by_next: int | None = None
+
+
+@dataclass(frozen=True)
 class Contribution(Item):
     """What one item of the history contributes to a log-probability, and in full by how many
     ranks the recommended item falls without it."""
@@ -48,11 +66,14 @@ class Contribution(Item):
 
 @dataclass(frozen=True)
 class Reason:
-    """What a sentence of an explanation names: an item of the history, or a family of features."""
+    """What a sentence of an explanation names: an item of the history, a family of features, or a
+    tag. like: items of the history with that tag; more: how many others have it."""
 
-    of: Literal["history", "features"]
+    of: Literal["history", "features", "tag"]
     name: str
     effect: float
+    like: tuple[str, ...] = ()
+    more: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,16 +131,20 @@ class Profile:
     """A user's columns and history, and what the model expects next.
 
     columns: of the user. affinities: item column -> value -> share of the history that has it,
-    the largest first. means: numeric interaction column -> mean. expected: item column -> value
-    -> share in what comes next.
+    the largest first. likes: item column -> values that the user chose more often than others do,
+    or rated higher than usual (profiles.py); empty without data. means: numeric interaction column
+    -> mean. expected: item column -> value -> share in what comes next. newest: interactions, the
+    newest first.
     """
 
     user_id: Id | None = None
     columns: dict[str, Any]
     interactions: int
     affinities: dict[str, dict[str, float]]
+    likes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     means: dict[str, float]
     expected: dict[str, dict[str, float]] = field(default_factory=dict)
+    newest: tuple[Past, ...] = ()
 
 
 def to_json(answer: Any) -> Any:

@@ -20,11 +20,12 @@ from answers import Id
 from engine import RecommendationEngine
 from evaluation.lists import top_lists
 from evaluation.protocols import Ranker
+from queries import hides_seen
 from reranking import LikedRanker, candidates, varied_lists
 from splits import Requests
 from support.checkpoint import WEIGHTS, file_digest, read_json
 from support.devices import uses_bf16
-from support.errors import UserError, require
+from support.errors import require
 from support.files import write_json
 from support.tables import write_frame
 
@@ -63,7 +64,7 @@ def recommend_all(
     options: as in `Lists`.
     """
     lists = Lists(**options)
-    return _table(engine, requests_of(engine, user_ids, lists), lists)
+    return _table(engine, _requests(engine, user_ids, lists), lists)
 
 
 def write_all(
@@ -120,7 +121,7 @@ class Parts:
     @cached_property
     def requests(self) -> Requests:
         """Those of all files."""
-        return requests_of(self.engine, self.user_ids, self.lists)
+        return _requests(self.engine, self.user_ids, self.lists)
 
     @property
     def number(self) -> int:
@@ -178,7 +179,7 @@ def _table(engine, requests, lists):
             data,
             requests,
             engine.seq_length,
-            engine.hides_seen(lists.filter_seen),
+            hides_seen(engine.schema, lists.filter_seen),
             candidates(lists.k, lists.diversity),
             engine.timed if whole else lambda history: history,
         )
@@ -214,32 +215,6 @@ def _decided(lists, folder):
     return dataclasses.replace(lists, precision=precision)
 
 
-def requests_of(
-    engine: RecommendationEngine, user_ids: Sequence[Id] | None, lists: Lists
-) -> Requests:
-    """The requests of these users, or of all. Raises `UserError` unless each user has one."""
-    until = lists.until
-    data, flag = engine.data, f"--history_until {until}"
+def _requests(engine, user_ids, lists):
     require(lists.k >= 1, f"--k {lists.k}: must be at least 1")
-    requests = data.split.requests[until]
-    if until != "end" and data.split_hash != engine.info["split_hash"]:
-        raise UserError(
-            f"{flag}: {engine.model_path} was trained on other interactions or times than those "
-            f"at hand, and may know what this would ask for; use --history_until end"
-        )
-    if len(np.unique(requests.users)) < len(requests):
-        raise UserError(
-            f"{flag}: the protocol {data.split.protocol} asks for a user several times; use "
-            f"--history_until end"
-        )
-    require(len(requests), "--users: nobody to recommend for")
-    if user_ids is None:
-        return requests
-    wanted = np.unique(engine.user_rows(user_ids))
-    absent = np.setdiff1d(wanted, requests.users)
-    if len(absent):
-        raise UserError(
-            f"{flag}: user {engine.catalogue.users.id(absent[0])} is not asked for in this split "
-            f"({data.split.protocol}); use --history_until end"
-        )
-    return requests.part(np.isin(requests.users, wanted))
+    return engine.requests(user_ids, lists.until)

@@ -1,47 +1,49 @@
 """`RecommendationEngine`: a trained model that answers questions by raw ids."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from answers import Explanation, Id, Item, Profile, Recommendation
+from answers import (
+    Chosen,
+    Explanation,
+    Id,
+    Item,
+    Profile,
+    Recommendation,
+)
 from batches import Batch, History, history_batch, history_of
 from dataset import NO_TIME, Dataset
 from explanations.explaining import explanations_of
 from explanations.question import Question
 from growth import for_catalogue
-from item_search import rows_where
+from histories import (
+    given_history,
+    item_rows,
+    requests_of,
+    user_rows,
+    with_facts,
+)
+from item_search import spoken
 from model_io import data_of, load_model
-from profiles import iso, largest_first, profile, typical_next_time
-from reranking import LikedRanker, candidates, varied
+from profiles import (
+    largest_first,
+    newest_of,
+    profile,
+    time_note,
+    typical_next_time,
+)
+from queries import Query, allowed_items, best_of, place_of
 from schema import Schema
-from scorer import Scorer, best_items
-from support.errors import UserError, require
+from splits import Requests
+from support.errors import UserError
 
 REMEMBERED = 10_000  # items
-
-
-@dataclass(frozen=True)
-class Query:
-    """A request to the engine: the `k` best items after a history.
-
-    filter_seen: leave out items of the history; None = as the schema says. where: conditions on the
-    items' columns (item_search.py). If fewer items are left, the list is shorter. rank_by: `next`
-    or `liked`, diversity: from 0 to 1 (reranking.py).
-    """
-
-    history: History
-    k: int = 10
-    filter_seen: bool | None = None
-    where: Sequence[str] = ()
-    rank_by: str = "next"
-    diversity: float = 0.0
 
 
 class RecommendationEngine:
@@ -80,6 +82,15 @@ class RecommendationEngine:
         return data
 
     @property
+    def _counts(self):
+        """(R,) training interactions of each item, if the data were read."""
+        if "data" not in vars(self):
+            return None
+        counts = self.data.item_counts()
+        added = len(self.catalogue.items) - len(counts)
+        return np.append(counts, np.zeros(added, counts.dtype))
+
+    @property
     def schema(self) -> Schema:
         """Of the data set."""
         return self.catalogue.schema
@@ -101,12 +112,15 @@ class RecommendationEngine:
         where: Sequence[str] = (),
         rank_by: str = "next",
         diversity: float = 0.0,
+        prefer_expected: float | Literal["mean"] | None = None,
         **known: Any,
     ) -> list[Recommendation]:
         """The `k` best items, best first. The user and `known`: see `history`. The rest: see
         `Query`."""
         history = self.history(user_id, item_sequence, **known)
-        query = Query(history, k, filter_seen, where, rank_by, diversity)
+        query = Query(
+            history, k, filter_seen, where, rank_by, diversity, prefer_expected
+        )
         return self.answer([query])[0]
 
     def explain_recommendation(
@@ -130,10 +144,16 @@ class RecommendationEngine:
         """A user's columns and history (profiles.py), and what the model expects next. known: as in
         `history`."""
         history = self.history(user_id, item_sequence, **known)
+        return self.profile_of(history, user_id)
+
+    def profile_of(self, history: History, user_id: Id | None) -> Profile:
+        """The profile of a history, of a user of the data or of nobody known."""
         own_id = None
         if user_id is not None:
             own_id = self.catalogue.users.parse_id(user_id)
-        found = profile(self.catalogue, own_id, history)
+        found = profile(self.catalogue, own_id, history, self._counts)
+        newest = newest_of(self.catalogue, history, self._facts)
+        found = dataclasses.replace(found, newest=newest)
         with torch.no_grad():
             states = self.scorer.states(self.batch([history]))
             for name in self.scorer.preference_columns:
@@ -175,13 +195,17 @@ class RecommendationEngine:
         item_sequence: Sequence[Id] | None = None,
         at: int | None = None,
         user_columns: Mapping[str, Any] | None = None,
+        until: str = "end",
+        history_columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> History:
         """The history to rank from.
 
         user_id: a user of the data, or None. item_sequence: item ids, oldest first, taken as the
         newest part of a longer history; an empty one is a user without a history; None is the whole
-        history in the data. user_columns: some columns of the user, instead of those in the data.
+        history in the data. history_columns: their columns, such as ratings (histories.py).
+        user_columns: some columns of the user, instead of those in the data.
         at: time of the request in seconds since 1970, for a model trained with known request time.
+        until: 'test' and 'validation' end the history of a user in the data before that item.
         """
         if at is not None and not self.knows_request_time:
             raise UserError(
@@ -194,28 +218,36 @@ class RecommendationEngine:
             )
         history = History(np.zeros(0, dtype=np.int64))
         if user_id is not None:
-            history = history_of(self.data, self.user_rows([user_id])[0])
+            history = self._of_user(user_id, until)
         if item_sequence is not None:
-            rows = self.item_rows(item_sequence, "--history")
-            history = History(
-                rows,
-                user=history.user,
-                user_columns=history.user_columns,
-                whole=not len(rows),
+            history = given_history(
+                self.catalogue, item_sequence, history_columns or {}, history
             )
         if user_columns is not None:
-            try:
-                columns = self.catalogue.users.stored(user_columns)
-            except UserError as error:
-                raise UserError(f"--set: {error}") from None
-            columns = {**history.user_columns, **columns}
-            history = dataclasses.replace(history, user_columns=columns)
+            history = with_facts(self.catalogue, user_columns, history)
         if not len(history.items) and not self.scorer.starts:
             raise UserError(
                 f"the history is empty, and this model was trained without a start for users "
                 f"without one: give at least one {self.schema.noun}, or train with --start_token"
             )
+        if until != "end" and at is None:
+            return history  # at the time of the held-out interaction
         return self.timed(history, at)
+
+    def _of_user(self, user_id, until):
+        if until == "end":
+            return history_of(self.data, user_rows(self.data, [user_id])[0])
+        asked = self.requests([user_id], until)
+        return history_of(self.data, asked.users[0], asked.ends[0])
+
+    def held_out(self, user_id: Id, until: str) -> Id:
+        """The id of the item that a user of the data chose after the history `until`."""
+        asked = self.requests([user_id], until)
+        return self.data.catalogue.items.id(self.data.items[asked.ends[0]])
+
+    def requests(self, user_ids: Sequence[Id] | None, until: str) -> Requests:
+        """The requests of users of the data, or of all (histories.py)."""
+        return requests_of(self.data, user_ids, until, self.info["split_hash"])
 
     def timed(self, history: History, at: int | None = None) -> History:
         """A history with the time of the request, if the model reads it: `at`, or the time when the
@@ -233,40 +265,27 @@ class RecommendationEngine:
         """Recommendations for each query as in `get_recommendations`, computed in one batch."""
         batch = self.batch([query.history for query in queries])
         states = self.scorer.states(batch)
-        blocks = self._blocks(queries, states, batch)
-        blocks = self._without_barred(blocks, queries)
-        numbers = [candidates(query.k, query.diversity) for query in queries]
-        rows, scores = best_items(blocks, max(numbers))
-        table = getattr(self.scorer, "table", None)  # popularity has none
-        answers = []
-        for place, query in enumerate(queries):
-            left = scores[place, : numbers[place]] > -torch.inf
-            number = int(left.sum())  # perhaps fewer than asked for
-            pair = (rows[place, :number], scores[place, :number])
-            best = varied(*pair, table, query.k, query.diversity)
-            answers.append(self._recommendations(states[place], *best))
-        return answers
+        found = best_of(self.scorer, self.catalogue, queries, batch, states)
+        return [
+            self._recommendations(state, *best)
+            for state, best in zip(states, found, strict=True)
+        ]
 
-    def _blocks(self, queries, states, batch):
-        """The scores by which queries rank; in one block if there is no other way."""
-        chosen = torch.tensor([query.rank_by == "liked" for query in queries])
-        if not chosen.any() and isinstance(self.scorer, Scorer):
-            yield from self.scorer.blocks(states, batch)
-            return
-        scores = self.scorer.scores(states, batch)
-        if chosen.any():
-            liking = LikedRanker(self.scorer, self.catalogue).liking
-            scores[chosen] += liking(states[chosen], batch.select(chosen))
-        yield 0, scores
-
-    def _without_barred(self, blocks, queries):
-        """The scores with -inf for items that may not answer a query."""
-        barred = [~self._allowed(query) for query in queries]
-        for first, scores in blocks:
-            for row, mask in zip(scores, barred, strict=True):
-                part = torch.from_numpy(mask[first : first + len(row)])
-                row.masked_fill_(part, -torch.inf)
-            yield first, scores
+    @torch.no_grad()
+    def place(self, query: Query, item_id: Id) -> Chosen:
+        """An item that a user chose, and its place among all answers to a query."""
+        (row,) = item_rows(self.catalogue, [item_id], "item_id").tolist()
+        batch = self.batch([query.history])
+        plain = dataclasses.replace(
+            query, rank_by="next", prefer_expected=None
+        )
+        places = [
+            place_of(self.scorer, self.catalogue, one, batch, row)
+            for one in (query, plain)
+        ]
+        return Chosen(
+            **self._facts(row), place=places[0], place_by_next=places[1]
+        )
 
     def _recommendations(
         self, state: torch.Tensor, items: torch.Tensor, scores: torch.Tensor
@@ -296,7 +315,18 @@ class RecommendationEngine:
         *,
         in_full: bool = False,
     ) -> list[Explanation]:
-        """Explanations of these items among those that the query allows (explanations/).
+        """`explanations` as a list."""
+        return list(self.explanations(query, item_ids, in_full=in_full))
+
+    def explanations(
+        self,
+        query: Query,
+        item_ids: Sequence[Id],
+        *,
+        in_full: bool = False,
+    ) -> Iterator[Explanation]:
+        """Explanations of these items among those that the query allows (explanations/), each as
+        soon as it is found.
 
         An item that the query's filters leave out is explained too, as if it were allowed.
 
@@ -309,8 +339,8 @@ class RecommendationEngine:
 
     def question(self, query: Query, item_ids: Sequence[Id]) -> Question:
         """The question why these items are recommended among those that the query allows."""
-        rows = self.item_rows(item_ids, "recommended_item_id")
-        allowed = self._allowed(query)
+        rows = item_rows(self.catalogue, item_ids, "recommended_item_id")
+        allowed = allowed_items(self.catalogue, query)
         allowed[rows] = True
         among = torch.from_numpy(allowed)
         return Question(
@@ -322,19 +352,6 @@ class RecommendationEngine:
     def batch(self, histories: Sequence[History]) -> Batch:
         """The batch of these histories."""
         return history_batch(histories, self.catalogue, self.seq_length)
-
-    def hides_seen(self, filter_seen: bool | None) -> bool:
-        """Whether items of the history are left out; None = as the schema says."""
-        return not self.schema.repeats if filter_seen is None else filter_seen
-
-    def _allowed(self, query: Query) -> np.ndarray:
-        """(R,) which items may answer a query."""
-        allowed = rows_where(self.catalogue.items, query.where)
-        if self.hides_seen(query.filter_seen):
-            allowed[query.history.items] = False
-            if query.history.also_seen is not None:
-                allowed[query.history.also_seen] = False
-        return allowed
 
     def item(self, row: int) -> Item:
         """An item by its row, with a note if training never saw it."""
@@ -350,7 +367,7 @@ class RecommendationEngine:
             note = f"new: placed by its columns and by the {nouns} most like it in these"
         found = {
             "id": items.id(row),
-            "name": str(items.names[row]),
+            "name": spoken(items.names[row]),
             "columns": items.readable(row),
             "note": note,
         }
@@ -362,39 +379,4 @@ class RecommendationEngine:
         """A note about the time for which recommendations are made; '' if the model ignores it."""
         if not self.knows_request_time:
             return ""
-        if at is not None:
-            return f"request time: {iso(at)}"
-        if history.request_time == NO_TIME:
-            return "request time: unknown (a bare history has no times; give --at)"
-        return (
-            f"request time assumed: {iso(history.request_time)}, the last interaction plus the "
-            f"user's median gap (give --at to change it)"
-        )
-
-    def user_rows(self, user_ids: Sequence[Id]) -> np.ndarray:
-        """Rows of users in the data. Raises `UserError` for an unknown user."""
-        users = self.data.catalogue.users
-        return users.known(
-            list(user_ids),
-            "user {id} is not in {name} (ids {first} to {last}); for a new user give --history",
-            name=self.schema.name,
-            first=users.ids.min(),
-            last=users.ids.max(),
-        )
-
-    def item_rows(self, item_ids: Sequence[Id], source: str) -> np.ndarray:
-        """Rows of items. Raises `UserError`, naming the source of the ids, for one that is not in
-        the catalogue."""
-        items, schema = self.catalogue.items, self.schema
-        require(
-            not isinstance(item_ids, str),
-            f"{source}: expected a list of ids, not the text {item_ids!r}",
-        )
-        return items.known(
-            list(item_ids),
-            "{source}: {noun} {id!r} is not in this model's catalogue of {count} {nouns}",
-            source=source,
-            noun=schema.noun,
-            count=len(items.ids),
-            nouns=schema.nouns,
-        )
+        return time_note(history.request_time, at)

@@ -92,6 +92,27 @@ def tag_shares(codes: Tensor, values: int) -> Tensor:
     return shares.scatter_add_(1, codes, _tag_weights(codes))
 
 
+def without_tags(tags: Tensor, codes: set[int]) -> Tensor:
+    """Codes (n, M) or `tag_shares` (n, values + 1) without some tags."""
+    if not tags.is_floating_point():
+        left_out = torch.isin(tags, torch.tensor(sorted(codes)))
+        return tags.masked_fill(left_out, 0)
+    left = tags.clone()
+    left[:, sorted(codes)] = 0.0
+    left[left.sum(1) == 0, 0] = 1.0  # 'unknown'
+    return left / left.sum(1, keepdim=True)
+
+
+def _codes_in(families, column):
+    """The codes of the values of a column that are left out, as in 'items.colour=3'."""
+    begins = f"{column}="
+    return {
+        int(family.removeprefix(begins))
+        for family in families
+        if family.startswith(begins)
+    }
+
+
 class NumberEncoder(nn.Module):
     """Gaussian bumps at quantiles of the known values.
 
@@ -252,8 +273,8 @@ class ItemColumns(Columns):
         without: Set[str] = frozenset(),
         items: Tensor | slice = EVERY,
     ) -> list[Tensor]:
-        """(V, D) of each column but those of the families left out, as in 'items.colour'. items:
-        the places of some, instead of all."""
+        """(V, D) of each column but those of the families left out, as in 'items.colour'; without a
+        tag if 'items.tags=CODE' is left out. items: the places of some, instead of all."""
         found = []
         for name, encoder in self.encoders.items():
             if f"items.{name}" in without:
@@ -261,8 +282,11 @@ class ItemColumns(Columns):
             if isinstance(encoder, TextEncoder):
                 found.append(encoder(items))
             else:
-                values = getattr(self, f"values_{name}")
-                found.append(encoder(values[items]))
+                values = getattr(self, f"values_{name}")[items]
+                codes = _codes_in(without, f"items.{name}")
+                if codes:
+                    values = without_tags(values, codes)
+                found.append(encoder(values))
         return found
 
 

@@ -8,6 +8,7 @@ COLUMN=VALUE`. `--history ""` is a user without a history. All users at once: `-
 
 import functools
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -20,8 +21,18 @@ from support.tables import write_frame
 
 # What takes seconds to import is imported where it is used, after the flags are read.
 
-ONE_USER = ("user_id", "history", "at", "set", "where", "explain", "json")
-MANY_USERS = ("output", "vectors", "history_until", "precision", "ray")
+ONE_USER = (
+    "user_id",
+    "history",
+    "at",
+    "set",
+    "where",
+    "prefer_expected",
+    "explain",
+    "no_explain",
+    "json",
+)
+MANY_USERS = ("output", "vectors", "precision", "ray")
 FILTERS = {"auto": None, "yes": True, "no": False}
 SHOWN = 5  # contributions of the history in JSON without --explain
 
@@ -31,6 +42,20 @@ def _fact(text):
     name, equals, value = text.partition("=")
     require(equals, f"--set {text!r}: write COLUMN=VALUE, as in --set age=25")
     return name.strip(), value.strip()
+
+
+def _least(text):
+    if text == "mean":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    require(
+        math.isfinite(value),
+        f"--prefer_expected {text!r}: give a number, as in --prefer_expected 3.5, or mean",
+    )
+    return value
 
 
 def _moment(text):
@@ -63,7 +88,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     "history_until": {
         "choices": ("end", "test", "validation"),
         "default": "end",
-        "help": "with --users: whole histories, or what comes before the held-out interaction",
+        "help": "of users of the data: whole histories, or what comes before the held-out "
+        "interaction",
     },
     "precision": {
         "choices": ("auto", "fp32", "bf16"),
@@ -100,6 +126,12 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "next: what comes next; liked: what comes next and is rated at least as the "
         "user's mean (reranking.py)",
     },
+    "prefer_expected": {
+        "type": _least,
+        "metavar": "VALUE",
+        "help": "first the items for which at least this rating is expected; 'mean' = the "
+        "user's mean",
+    },
     "diversity": {
         "type": share,
         "default": 0.0,
@@ -113,6 +145,10 @@ FLAGS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "all that speaks for each item, without what it would leave the list, and how "
         "it would rank for others",
+    },
+    "no_explain": {
+        "action": "store_true",
+        "help": "recommendations without reasons",
     },
     "json": {"action": "store_true", "help": "print JSON"},
 }
@@ -132,11 +168,10 @@ def _parser():
 
 
 def _vectors(engine, flags):
-    from bulk import Lists, requests_of
     from vectors import write_vectors
 
     users = None if flags.users == "all" else names_of(flags.users)
-    requests = requests_of(engine, users, Lists(until=flags.history_until))
+    requests = engine.requests(users, flags.history_until)
     for done, asked in write_vectors(engine, Path(flags.vectors), requests):
         print(f"vectors of {done:,} of {asked:,} users: {flags.vectors}")
     if engine.scorer.transitions is not None:
@@ -199,17 +234,18 @@ def _folder(engine, flags, users, options):
 
 
 def _one(engine, flags):
-    from engine import Query
-    from explanations.tables import print_recommendations
     from item_search import find_items
+    from queries import Query
 
-    sequence = names = profile = None
+    sequence = None
     if flags.history is not None:
         sequence = find_items(
             engine.catalogue.items, engine.schema, flags.history
         )
-    at, facts = flags.at, dict(flags.set) or None
-    history = engine.history(flags.user_id, sequence, at, facts)
+    facts = dict(flags.set) or None
+    history = engine.history(
+        flags.user_id, sequence, flags.at, facts, flags.history_until
+    )
     query = Query(
         history,
         flags.k,
@@ -217,6 +253,7 @@ def _one(engine, flags):
         flags.where,
         flags.rank_by,
         flags.diversity,
+        flags.prefer_expected,
     )
     (items,) = engine.answer([query])
     if not items:
@@ -224,27 +261,51 @@ def _one(engine, flags):
             f"no {engine.schema.noun} is left to recommend: loosen --where, or give "
             f"--filter_seen no"
         )
-    reasons = engine.explain(
-        query, [item.id for item in items], in_full=flags.explain
-    )
-    note = engine.request_time_note(history, at)
+    reasons = None
+    if not flags.no_explain:
+        ids = [item.id for item in items]
+        reasons = engine.explanations(query, ids, in_full=flags.explain)
+    profile = None
     if flags.user_id is not None:
-        profile = engine.get_user_profile(
-            flags.user_id, at=at, user_columns=facts
-        )
+        profile = engine.profile_of(history, flags.user_id)
+    note = engine.request_time_note(history, flags.at)
     if flags.json:
         rows = _rows(items, reasons, flags.explain)
         _print_json(engine, rows, profile, note)
         return
-    if sequence is not None:
-        names = engine.catalogue.items.names[history.items]
-    print_recommendations(engine.schema, items, reasons, profile, names, note)
+    _print_text(engine, flags, query, items, reasons, profile, note)
+
+
+def _print_text(engine, flags, query, items, reasons, profile, note):
+    from explanations.tables import (
+        chosen_line,
+        print_reasons,
+        print_recommendations,
+        profile_line,
+    )
+
+    if profile:
+        print(profile_line(engine.schema, profile))
+    if flags.history is not None:
+        names = [engine.item(row).name for row in query.history.items]
+        print(f"History: {'; '.join(names) or 'none'}")
+    if note:
+        print(note)
+    print_recommendations(items)
+    if flags.user_id is not None and flags.history_until != "end":
+        held_out = engine.held_out(flags.user_id, flags.history_until)
+        chosen = engine.place(query, held_out)
+        print(chosen_line(chosen))
+    if reasons is not None:
+        print_reasons(engine.schema, reasons)
 
 
 def _rows(items, reasons, in_full):
-    """Recommendations and their reasons for JSON."""
+    """Recommendations, perhaps with their reasons, for JSON."""
     from answers import to_json
 
+    if reasons is None:
+        return to_json(items)
     rows = []
     for item, why in zip(items, reasons, strict=True):
         explanation = to_json(why)

@@ -17,6 +17,9 @@ from support.errors import UserError, nearest
 ARTICLE_LAST = re.compile(
     r"^(.+), (the|an?|l[ea]s?|l'|une?|el|los|il|die|der|das)( *)$", re.DOTALL
 )
+ARTICLE_AT_END = re.compile(
+    r"^(.+), (The|An?|L[ea]s?|L'|Une?|El|Los|Il|Die|Der|Das)( *)$", re.DOTALL
+)
 YEAR_LAST = re.compile(r"\(\d{4}\)$")
 ARTICLE = re.compile(r"^(the|an?) ")
 
@@ -166,6 +169,27 @@ def _article_first(part):
     if ", " not in part:
         return part
     return ARTICLE_LAST.sub(r"\2 \1\3", part)
+
+
+def spoken(name: str) -> str:
+    """A name as people say it: 'Matrix, The (1999)' as 'The Matrix (1999)'."""
+    title, year = str(name), YEAR_LAST.search(str(name))
+    if year:
+        title = title[: year.start()].rstrip()
+    if ", " in title:
+        # Other names of the item stand in parentheses: each part has its own article.
+        parts = re.split("([()])", title)
+        title = "".join(map(_spoken_part, parts))
+    return f"{title} {year[0]}" if year else title
+
+
+def _spoken_part(part):
+    found = ARTICLE_AT_END.match(part)
+    if not found:
+        return part
+    rest, article, space = found.groups()
+    between = "" if article.endswith("'") else " "
+    return f"{article}{between}{rest}{space}"
 
 
 class _Names:

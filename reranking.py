@@ -47,8 +47,9 @@ class LikedRanker:
         column = liked_column(scorer, catalogue)
         if column is None:
             raise UserError(
-                "--rank_by liked: this model predicts no column of interactions whose values are "
-                "numbers, such as ratings; train with --value_weight on data with one"
+                "--rank_by liked and --prefer_expected: this model predicts no column of "
+                "interactions whose values are numbers, such as ratings; train with "
+                "--value_weight on data with one"
             )
         self.scorer, self.column = scorer, column
         self.starts = scorer.starts
@@ -62,19 +63,29 @@ class LikedRanker:
 
     def liking(self, states: Tensor, batch: Batch) -> Tensor:
         """(B, R) log P(v >= t) of each item, from the requests' states (B, D)."""
-        enough = self.numbers >= self.least(batch)[:, None]  # (B, K)
-        rows = torch.arange(len(self.scorer.table), device=states.device)
-        found = []
         # One request at a time: the head reads three vectors of each item.
-        for state, counted in zip(
-            states, enough.to(states.device), strict=True
-        ):
-            shares = self.scorer.value_probabilities(
-                self.column, state.expand(len(rows), -1), rows
-            )
-            found.append((shares * counted).sum(1))
+        found = [
+            self.log_liked(self.shares(state), least)
+            for state, least in zip(states, self.least(batch), strict=True)
+        ]
+        return torch.stack(found)
+
+    def shares(self, state: Tensor) -> Tensor:
+        """(R, K) probabilities of the values of each item, from a request's state (D,)."""
+        rows = torch.arange(len(self.scorer.table), device=state.device)
+        return self.scorer.value_probabilities(
+            self.column, state.expand(len(rows), -1), rows
+        )
+
+    def log_liked(self, shares: Tensor, least: Tensor) -> Tensor:
+        """(R,) log P(v >= least), from `shares`."""
+        counted = (self.numbers >= least).to(shares.device)
         smallest = torch.finfo(torch.float32).tiny
-        return torch.stack(found).clamp_min(smallest).log()
+        return (shares * counted).sum(1).clamp_min(smallest).log()
+
+    def expected(self, shares: Tensor) -> Tensor:
+        """(R,) expected value of each item, from `shares`."""
+        return shares.double() @ self.numbers.to(shares.device)
 
     def least(self, batch: Batch) -> Tensor:
         """(B,) t, the smallest value that counts as liked."""

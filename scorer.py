@@ -33,8 +33,9 @@ class Scorer(nn.Module):
 
     All other weights are the model's own. After training steps, make a new one; the table is old
     then. A family of features is 'items.NAME', 'interactions.NAME', 'users.NAME', 'users.id',
-    'times' or 'graph'; explanations leave some of them out by `without`. cloze: rank by the cloze
-    head, with a mask appended, even if there is a next-item head.
+    'times' or 'graph'; explanations leave some of them out by `without`, or one tag of the items,
+    'items.NAME=CODE'. cloze: rank by the cloze head, with a mask appended, even if there is a
+    next-item head.
     """
 
     def __init__(self, model: nn.Module, cloze: bool = False) -> None:

@@ -1,6 +1,6 @@
 """From contributions to an `Explanation`: what is named, in which order and sentence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,14 +13,15 @@ from explanations.attribution import (
 )
 from explanations.counterfactual import what_if
 from explanations.question import Question
-from explanations.sentences import family_label, sentence, strongest
+from explanations.sentences import LEAST, family_label, sentence, strongest
+from fields import UNKNOWN
 
 ItemOf = Callable[[int], Item]  # what is said of an item by its row
 
 
 def explanations_of(
     question: Question, item_of: ItemOf, k: int | None = None
-) -> list[Explanation]:
+) -> Iterator[Explanation]:
     """Each item's score, the contributions of each interaction and each family of features, and a
     sentence with the strongest reasons: interactions only if the item scores less without them.
 
@@ -30,7 +31,6 @@ def explanations_of(
     found = explain(question)
     carries = carried(question, found)
     falls, family_falls = (None, {}) if k is None else places_lost(question)
-    answers = []
     for number, row in enumerate(question.candidates):
         contributions, named = [], []
         # The largest first.
@@ -45,16 +45,18 @@ def explanations_of(
             if carries[number, place]:
                 named.append(Reason("history", item.name, effect))
         features = _features(question, found, family_falls, number)
+        tags = _tags(question, found, contributions, number)
         labels = [
             Reason("features", feature.label, feature.effect)
             for feature in features
+            if feature.name not in question.tagged
         ]
-        reasons = strongest(named, labels)
+        reasons = strongest(named, [*labels, *tags])
         full = {}
         if k is not None:
             full["rank"] = int(question.one_by_one[1][0, number])
             full["what_if"] = what_if(question, number, k, item_of)
-        answer = Explanation(
+        yield Explanation(
             **vars(item_of(row)),
             log_probability=round(float(found.score[number]), 4),
             sentence=sentence(question.catalogue.schema, reasons),
@@ -63,8 +65,39 @@ def explanations_of(
             features=features,
             **full,
         )
-        answers.append(answer)
-    return answers
+
+
+def _tags(
+    question: Question,
+    found: Attribution,
+    contributions: list[Contribution],
+    number: int,
+) -> list[Reason]:
+    """Of each tag of an item what is lost without it, with the items of the history that have it,
+    the largest contribution first.
+
+    Of a column of tags without which the item would score higher, or hardly lower, none is asked
+    about.
+    """
+    items = question.catalogue.items
+    row, reasons = question.candidates[number], []
+    for family in question.tagged:
+        if found.families[family][number] < LEAST:
+            continue
+        name = family.partition(".")[2]
+        title = dict(enumerate(items.fields[name].titles, start=1))
+        for code in set(items.data[name][row].tolist()) - {UNKNOWN}:
+            left = question.without_tag(family, code)[number]
+            effect = round(float(found.score[number] - left), 4)
+            like = tuple(
+                dict.fromkeys(
+                    one.name
+                    for one in contributions
+                    if title[code] in (one.columns.get(name) or ())
+                )
+            )
+            reasons.append(Reason("tag", title[code], effect, like))
+    return reasons
 
 
 def _features(
@@ -76,7 +109,8 @@ def _features(
     """Of each family of features, the largest effect first."""
     features = []
     for name, values in found.families.items():
-        label = family_label(question.catalogue, name)
+        row = int(question.candidates[number])
+        label = family_label(question.catalogue, name, row)
         places = int(falls[name][number]) if falls else None
         effect = round(float(values[number]), 4)
         features.append(Feature(name, label, effect, places))

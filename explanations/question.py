@@ -115,6 +115,27 @@ class Question:
         ]
         return np.reshape(found, (-1, 2, len(self.candidates)))
 
+    @property
+    def tagged(self) -> tuple[str, ...]:
+        """The families that are a column of tags of the items."""
+        fields = self.catalogue.items.fields
+        return tuple(
+            f"items.{name}"
+            for name, entry in fields.items()
+            if entry.column.kind == "tags" and f"items.{name}" in self.families
+        )
+
+    @cached_property
+    def _without_tags(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def without_tag(self, family: str, code: int) -> np.ndarray:
+        """(C,) scores when no item has this tag."""
+        key = f"{family}={code}"
+        if key not in self._without_tags:
+            self._without_tags[key] = self.scores(self.everything, {key})[0]
+        return self._without_tags[key]
+
     @torch.no_grad()
     def of_histories(
         self, histories: list[History], without: Set[str] = NOTHING

@@ -1,8 +1,9 @@
 """Recommendations and explanations on a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from answers import Explanation, Item, Profile, Recommendation
+from answers import Chosen, Explanation, Item, Profile, Recommendation
+from item_search import spoken
 from schema import Schema
 
 UNIT = (
@@ -21,7 +22,7 @@ def columns_text(item: Item) -> str:
     """Columns of an item in a line, without its name and its longer values."""
     texts = map(_text, item.columns.values())
     shown = [text for text in texts if 0 < len(text) <= LONGEST]
-    return "; ".join(text for text in shown if text != item.name)
+    return "; ".join(text for text in shown if spoken(text) != item.name)
 
 
 def _text(value):
@@ -68,34 +69,44 @@ def profile_line(schema: Schema, profile: Profile) -> str:
     parts = list(filter(None, map(_text, profile.columns.values())))
     parts.append(f"{profile.interactions} {schema.nouns}")
     parts += [f"mean {name} {value}" for name, value in profile.means.items()]
-    for shares in profile.affinities.values():
-        parts.append(f"mostly {', '.join(list(shares)[:3])}")
+    parts += [
+        f"likes {', '.join(liked)}"
+        for liked in profile.likes.values()
+        if liked
+    ]
     return f"User {profile.user_id}: {', '.join(parts)}"
 
 
-def print_recommendations(
-    schema: Schema,
-    items: Sequence[Recommendation],
-    reasons: Sequence[Explanation],
-    profile: Profile | None,
-    history: list[str] | None,
-    note: str,
-) -> None:
-    """Print the user (a profile, or the names of a history), a note, and recommendations with a
-    sentence each; those explained in full also have `full_lines`."""
-    if profile:
-        print(profile_line(schema, profile))
-    if history is not None:
-        print(f"History: {'; '.join(history) or 'none'}")
-    if note:
-        print(note)
-    legend = UNIT
-    for item, why in zip(items, reasons, strict=True):
+def chosen_line(chosen: Chosen) -> str:
+    """What a user of the data chose next, and at which place the list has it."""
+    places = []
+    if chosen.place is None:
+        places.append("not on this list")
+    else:
+        places.append(f"place {chosen.place:,} of this list")
+    if chosen.place_by_next not in (None, chosen.place):
+        places.append(f"place {chosen.place_by_next:,} by what comes next")
+    return f"Chosen next: {chosen.name}, {', '.join(places)}"
+
+
+def print_recommendations(items: Sequence[Recommendation]) -> None:
+    """Print a line for each item, and its note."""
+    for item in items:
         columns, values = columns_text(item), values_text(item)
         described = f"  [{columns}]" if columns else ""
         expected = f"  {values} expected" if values else ""
-        print(f"{item.rank:3d}. {item.name}{described}{expected}")
-        print(f"     {why.sentence}{f' ({item.note})' if item.note else ''}")
+        note = f"  ({item.note})" if item.note else ""
+        line = f"{item.rank:3d}. {item.name}{described}{expected}{note}"
+        print(line, flush=True)
+
+
+def print_reasons(schema: Schema, reasons: Iterable[Explanation]) -> None:
+    """Print a sentence for each item, in the order of the list, and `full_lines` of those that are
+    explained in full; then what the numbers mean."""
+    print("\nWhy:", flush=True)
+    legend = UNIT
+    for place, why in enumerate(reasons, start=1):
+        print(f"{place:3d}. {why.sentence}", flush=True)
         if why.what_if:
             legend = f"{UNIT} {EXPLANATION}"
             for line in full_lines(why):

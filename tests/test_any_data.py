@@ -9,7 +9,8 @@ import data_processor
 import inference
 import trainer
 from answers import to_json
-from engine import Query, RecommendationEngine
+from engine import RecommendationEngine
+from queries import Query
 from support.errors import run_command
 from tests.conftest import SHARED
 

@@ -12,10 +12,11 @@ from usearch.index import Index
 
 from bulk import recommend_all, write_all
 from dataset import Table
-from engine import Query, RecommendationEngine
+from engine import RecommendationEngine
 from fields import Field
 from item_search import find_items
 from profiles import parse_time, typical_next_time
+from queries import Query
 from schema import Column
 from support.errors import UserError
 from vectors import write_vectors

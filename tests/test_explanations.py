@@ -601,7 +601,8 @@ def test_a_sentence_names_what_the_numbers_carry():
             "the times of your history": -1.0,
         },
     ) == (
-        "Because you watched Alien (+0.80) and Aliens (+0.50), and because of its genres (+0.30)."
+        "Because you watched Alien (+0.80) and Aliens (+0.50); because of its genres (+0.30); "
+        "because of its year (+0.25)."
     )
     assert (
         spoken(films, {"its genres": 0.19})
@@ -610,9 +611,56 @@ def test_a_sentence_names_what_the_numbers_carry():
     assert (
         spoken([("milk", 0.6)], {}, SHOP) == "Because you bought milk (+0.60)."
     )
-    for nothing in ([], [("Alien", 0.04)], [("Alien", -2.0)]):
+    for nothing in ([], [("Alien", 0.09)], [("Alien", -2.0)]):
         assert spoken(nothing, {"its year": -0.2}).startswith("No single film")
         assert spoken(nothing, {}, SHOP).startswith("No single article")
+
+
+def test_a_tag_is_shown_with_other_items_that_have_it():
+    like = ("Mulan", "Bambi", "Dumbo", "Tarzan")
+    reasons = strongest(
+        [Reason("history", "Bambi", 0.5)],
+        [Reason("tag", "Animation", 1.0, like)],
+    )
+    assert sentence(FILMS, reasons) == (
+        "Because you watched Bambi (+0.50); because of Animation (+1.00), like Mulan, Dumbo and "
+        "2 more films that you watched."
+    )
+    alone = strongest([], [Reason("tag", "War", 1.0, ("Heat", "Up", "It"))])
+    assert "like Heat, Up and 1 more film that" in sentence(FILMS, alone)
+    none = strongest([], [Reason("tag", "War", 1.0)])
+    assert sentence(FILMS, none) == "Because of War (+1.00)."
+
+
+@pytest.mark.parametrize("shape", ["films", "shop"])
+def test_without_a_tag_is_the_model_of_items_without_it(data, shape):
+    """The same weights on a catalogue whose items lack the tag."""
+    data = data if shape == "films" else other_data(shape)
+    question = question_of(data, VARIANTS["enhanced"])
+    assert question.tagged
+    family = question.tagged[0]
+    name = family.partition(".")[2]
+    items = data.catalogue.items
+    stored = items.data[name]
+    code = int(stored[ITEM_ROWS:].max())
+    kept = np.where(stored == code, 0, stored)
+    # Stored tags stand first in a row.
+    kept = np.take_along_axis(
+        kept, np.argsort(kept == 0, axis=1, kind="stable"), 1
+    )
+    fewer = dataclasses.replace(items, data={**items.data, name: kept})
+    catalogue = dataclasses.replace(data.catalogue, items=fewer)
+    other = fresh_model(
+        data.replace(catalogue=catalogue), VARIANTS["enhanced"]
+    )
+    other.load_state_dict(question.scorer.model.state_dict())
+    expected = dataclasses.replace(question, scorer=other.frozen())
+    everything = question.everything
+    found = question.without_tag(family, code)
+    np.testing.assert_allclose(
+        found, expected.scores(everything)[0], rtol=1e-4, atol=1e-5
+    )
+    assert not np.allclose(found, question.scores(everything)[0])
 
 
 def test_every_family_has_words(data):

@@ -77,7 +77,7 @@ def test_without_values_the_middle_of_the_scale_counts(data, scorer):
 def test_a_model_without_values_is_refused():
     other = other_data("ids")
     plain = fresh_model(other, VARIANTS["enhanced"]).frozen()
-    with pytest.raises(UserError, match="--rank_by liked: this model"):
+    with pytest.raises(UserError, match="--rank_by liked and --prefer_expected: this model"):
         LikedRanker(plain, other.catalogue)
 
 

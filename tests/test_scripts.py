@@ -22,8 +22,9 @@ import trainer
 import training_loop
 from bulk import recommend_all
 from data_processor import load
-from engine import Query, RecommendationEngine
+from engine import RecommendationEngine
 from model_io import load_model
+from queries import Query
 from run_folder import newest_run, read_results
 from support.errors import UserError, run_command
 from support.processes import STOPPING, lock_or_refuse, stop_signals

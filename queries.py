@@ -1,0 +1,153 @@
+"""`Query`: which items a user may be shown and by what they are ranked; and its answer as rows.
+
+B queries of a batch, R rows of the item table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from batches import Batch, History
+from dataset import Catalogue
+from item_search import rows_where
+from profiles import mean_value
+from reranking import LikedRanker, candidates, liked_from, varied
+from schema import Schema
+from scorer import Blocks, Scorer, best_items
+
+# What puts a score below that of every other item; log-probabilities are far smaller.
+BEHIND = -1e4
+
+
+@dataclass(frozen=True)
+class Query:
+    """A request: the `k` best items after a history.
+
+    filter_seen: leave out items of the history; None = as the schema says. where: conditions on the
+    items' columns (item_search.py). If fewer items are left, the list is shorter. rank_by: `next`
+    or `liked`, diversity: from 0 to 1 (reranking.py). prefer_expected: items for which a lower
+    value is expected, such as a rating, come after all others; 'mean' is the mean of the history.
+    """
+
+    history: History
+    k: int = 10
+    filter_seen: bool | None = None
+    where: Sequence[str] = ()
+    rank_by: str = "next"
+    diversity: float = 0.0
+    prefer_expected: float | Literal["mean"] | None = None
+
+    @property
+    def judges(self) -> bool:
+        """Whether the answer depends on the values that are expected of items."""
+        return self.rank_by == "liked" or self.prefer_expected is not None
+
+
+def hides_seen(schema: Schema, filter_seen: bool | None) -> bool:
+    """Whether items of the history are left out; None = as the schema says."""
+    return not schema.repeats if filter_seen is None else filter_seen
+
+
+def allowed_items(catalogue: Catalogue, query: Query) -> np.ndarray:
+    """(R,) which items may answer a query, whatever value is expected of them."""
+    allowed = rows_where(catalogue.items, query.where)
+    if hides_seen(catalogue.schema, query.filter_seen):
+        allowed[query.history.items] = False
+        if query.history.also_seen is not None:
+            allowed[query.history.also_seen] = False
+    return allowed
+
+
+def best_of(
+    scorer: Scorer,
+    catalogue: Catalogue,
+    queries: Sequence[Query],
+    batch: Batch,
+    states: Tensor,
+) -> list[tuple[Tensor, Tensor]]:
+    """(rows of items, their scores) of each query, best first.
+
+    batch: the histories of the queries; states: of this batch (B, D).
+    """
+    blocks = _allowed_blocks(scorer, catalogue, queries, batch, states)
+    numbers = [candidates(query.k, query.diversity) for query in queries]
+    rows, scores = best_items(blocks, max(numbers))
+    table = getattr(scorer, "table", None)  # popularity has none
+    found = []
+    for place, query in enumerate(queries):
+        best = scores[place, : numbers[place]]
+        # Perhaps fewer than asked for, and of them some that come behind.
+        ahead, number = (
+            int((best > BEHIND / 2).sum()),
+            int((best > -torch.inf).sum()),
+        )
+        pair = (rows[place, :ahead], best[:ahead])
+        pair = varied(*pair, table, query.k, query.diversity)
+        rest = slice(ahead, min(number, ahead + query.k - len(pair[0])))
+        behind = (rows[place, rest], best[rest] - BEHIND)
+        found.append(tuple(map(torch.cat, zip(pair, behind, strict=True))))
+    return found
+
+
+def place_of(
+    scorer: Scorer,
+    catalogue: Catalogue,
+    query: Query,
+    batch: Batch,
+    row: int,
+) -> int | None:
+    """The place of an item among all that may answer a query, from 1, ties against it, without
+    diversity; None if it may not answer."""
+    states = scorer.states(batch)
+    blocks = _allowed_blocks(scorer, catalogue, [query], batch, states)
+    scores = torch.cat([part[0] for _, part in blocks])
+    if scores[row] == -torch.inf:
+        return None
+    return int((scores >= scores[row]).sum())
+
+
+def _allowed_blocks(scorer, catalogue, queries, batch, states):
+    """The scores by which queries rank, -inf for items that may not answer them."""
+    barred = [~allowed_items(catalogue, query) for query in queries]
+    for first, scores in _blocks(scorer, catalogue, queries, batch, states):
+        for row, mask in zip(scores, barred, strict=True):
+            part = torch.from_numpy(mask[first : first + len(row)])
+            row.masked_fill_(part, -torch.inf)
+        yield first, scores
+
+
+def _blocks(scorer, catalogue, queries, batch, states) -> Blocks:
+    """The scores of all items; in one block if there is no other way."""
+    judged = any(query.judges for query in queries)
+    if not judged and isinstance(scorer, Scorer):
+        yield from scorer.blocks(states, batch)
+        return
+    scores = scorer.scores(states, batch)
+    if judged:
+        ranker = LikedRanker(scorer, catalogue)
+        least = ranker.least(batch)
+        for place, query in enumerate(queries):
+            if query.judges:
+                args = (query, states[place], least[place])
+                _judge(ranker, catalogue, scores[place], *args)
+    yield 0, scores
+
+
+def _judge(ranker, catalogue, scores, query, state, least):
+    """Change the scores (R,) of a query by the values that the model expects."""
+    shares = ranker.shares(state)
+    if query.rank_by == "liked":
+        scores += ranker.log_liked(shares, least)
+    if query.prefer_expected is None:
+        return
+    limit = query.prefer_expected
+    if limit == "mean":
+        limit = mean_value(catalogue, query.history, ranker.column)
+    if limit is None:
+        limit = ranker.numbers.mean().item()
+    too_low = ranker.expected(shares) < float(liked_from(np.array(limit)))
+    scores[too_low] += BEHIND

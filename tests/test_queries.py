@@ -1,0 +1,188 @@
+"""What queries answer: preferred items, held-out choices, given histories with values, profiles."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from item_search import spoken
+from queries import Query
+from support.errors import UserError
+
+
+def test_items_with_a_high_expected_value_come_first(engine):
+    """Each group in the order of its scores; the same items as without the wish."""
+    history = engine.history(12)
+    number = len(engine.catalogue.items.ids)
+    plain = engine.answer([Query(history, number)])[0]
+    values = np.array([item.values["rating"] for item in plain])
+    limit = float(np.median(values))
+    wish = Query(history, number, prefer_expected=limit)
+    found = engine.answer([wish])[0]
+    # Rounded values at the limit may be on either side of it.
+    high = [item.id for item in plain if item.values["rating"] > limit + 0.01]
+    low = [item.id for item in plain if item.values["rating"] < limit - 0.01]
+    assert [item.id for item in found if item.id in set(high)] == high
+    assert [item.id for item in found if item.id in set(low)] == low
+    places = {item.id: item.rank for item in found}
+    assert max(places[one] for one in high) < min(places[one] for one in low)
+    assert {item.id for item in found} == {item.id for item in plain}
+    scores = {item.id: item.score for item in plain}
+    assert all(
+        item.score == pytest.approx(scores[item.id], abs=2e-3)
+        for item in found
+    )
+
+
+def test_the_mean_of_the_history_is_what_is_preferred(engine):
+    history = engine.history(12)
+    mean = engine.profile_of(history, 12).means["rating"]
+    by_word = Query(history, 20, prefer_expected="mean")
+    by_number = Query(history, 20, prefer_expected=mean)
+    first, second = engine.answer([by_word, by_number])
+    assert [item.id for item in first] == [item.id for item in second]
+
+
+def test_variety_stays_among_the_preferred(engine):
+    history = engine.history(12)
+    wish = Query(history, 5, prefer_expected=0.0, diversity=0.5)
+    plain = Query(history, 5, diversity=0.5)
+    assert engine.answer([wish]) == engine.answer([plain])
+    none = Query(history, 5, prefer_expected=9.0, diversity=0.5)
+    found = engine.answer([none])[0]
+    best = engine.answer([Query(history, 5)])[0]
+    assert [item.id for item in found] == [item.id for item in best]
+
+
+@pytest.mark.parametrize("until", ["test", "validation"])
+def test_what_a_user_chose_next_and_its_place(engine, tiny, until):
+    own = tiny.interactions[tiny.interactions["user"] == 12]
+    items = own["item"].tolist()
+    known = set(engine.catalogue.items.ids.tolist())
+    held_out = items[-1 if until == "test" else -2]
+    assert engine.held_out(12, until) == held_out
+    history = engine.history(12, until=until)
+    ids = engine.catalogue.items.id_array(history.items).tolist()
+    before = items[: -1 if until == "test" else -2]
+    assert ids == [one for one in before if one in known]
+    query = Query(history, len(known))
+    order = [item.id for item in engine.answer([query])[0]]
+    chosen = engine.place(query, held_out)
+    assert chosen.place == chosen.place_by_next == 1 + order.index(held_out)
+    liked = dataclasses.replace(query, prefer_expected="mean")
+    order = [item.id for item in engine.answer([liked])[0]]
+    assert engine.place(liked, held_out).place == 1 + order.index(held_out)
+    left_out = dataclasses.replace(query, where=["year>=2500"])
+    found = engine.place(left_out, held_out)
+    assert found.place is None and found.place_by_next is None
+
+
+def test_ties_stand_against_the_item_chosen_next(engine, monkeypatch):
+    history = engine.history(12, until="test")
+
+    def even(scores):
+        return [(0, torch.zeros_like(scores))]
+
+    monkeypatch.setattr(
+        type(engine.scorer),
+        "blocks",
+        lambda self, states, batch: even(self.scores(states, batch)),
+    )
+    held_out = engine.held_out(12, "test")
+    allowed = len(engine.catalogue.items.ids) - len(set(history.items))
+    assert engine.place(Query(history), held_out).place == allowed
+
+
+def test_values_of_a_given_history_change_the_answer(engine):
+    items = engine.catalogue.items.ids[:4].tolist()
+    low, high, none = (
+        engine.history(None, items, history_columns={"rating": [value] * 4})
+        for value in (1, 5, None)
+    )
+    plain = engine.history(None, items)
+    assert engine.answer([Query(none)]) == engine.answer([Query(plain)])
+    assert engine.answer([Query(low)]) != engine.answer([Query(high)])
+    assert engine.profile_of(high, None).means == {"rating": 5.0}
+    of_user = engine.history(12)
+    ids = engine.catalogue.items.id_array(of_user.items).tolist()
+    codes = of_user.columns["rating"].tolist()
+    stars = engine.catalogue.interaction_fields["rating"].values
+    given = engine.history(
+        12,
+        ids,
+        history_columns={"rating": [stars[code - 1] for code in codes]},
+    )
+    assert given.columns["rating"].tolist() == codes
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"rating": [5]}, "rating: give 2 values"),
+        ({"rating": [5, 9]}, "rating 9: choose one of"),
+        ({"stars": [5, 5]}, "no column of interactions is called 'stars'"),
+    ],
+)
+def test_wrong_values_of_a_history_are_named(engine, columns, message):
+    items = engine.catalogue.items.ids[:2].tolist()
+    with pytest.raises(UserError, match=message):
+        engine.history(None, items, history_columns=columns)
+
+
+def test_a_profile_says_what_is_liked(engine, tiny):
+    """By hand from the raw tables: chosen clearly more often than by all, or rated clearly higher,
+    and not clearly lower."""
+    assert len(engine.data.items)  # without data nobody else is known
+    found = engine.get_user_profile(12).likes["genres"]
+    known = set(engine.catalogue.items.ids.tolist())
+    rows = tiny.interactions[tiny.interactions["item"].isin(known)]
+    tags = tiny.items.set_index("id")["genres"]
+    own = rows[rows["user"] == 12]
+    training = rows[rows.groupby("user").cumcount(ascending=False) > 1]
+    ratings = own["rating"].astype(float).to_numpy()
+    strength = {}
+    for genre in {genre for row in tags for genre in row}:
+        has = np.array([genre in tags[item] for item in own["item"]])
+        usual = np.mean([genre in tags[item] for item in training["item"]])
+        spread = np.sqrt(len(own) * usual * (1 - usual))
+        often = (has.sum() - len(own) * usual) / spread
+        higher = 0.0
+        if has.any():
+            error = ratings.std() / np.sqrt(has.sum())
+            higher = (ratings[has].mean() - ratings.mean()) / error
+        if has.sum() >= 3 and higher > -2 and max(often, higher) >= 2:
+            strength[genre] = max(often, higher)
+    expected = sorted(strength, key=strength.get, reverse=True)[:5]
+    assert list(found) == expected
+
+
+def test_a_profile_shows_the_newest_interactions(engine, tiny):
+    found = engine.get_user_profile(12).newest
+    own = tiny.interactions[tiny.interactions["user"] == 12]
+    known = set(engine.catalogue.items.ids.tolist())
+    rows = own[own["item"].isin(known)][::-1].head(len(found))
+    assert [one.id for one in found] == rows["item"].tolist()
+    assert [one.values["rating"] for one in found] == [
+        str(value) for value in rows["rating"]
+    ]
+    assert all(one.time.endswith("UTC") for one in found)
+
+
+@pytest.mark.parametrize(
+    ("stored", "name"),
+    [
+        ("Lion King, The (1994)", "The Lion King (1994)"),
+        ("Enfer, L' (1994)", "L'Enfer (1994)"),
+        ("Beautiful Day, A", "A Beautiful Day"),
+        (
+            "City of Lost Children, The (Cité des enfants perdus, La) (1995)",
+            "The City of Lost Children (La Cité des enfants perdus) (1995)",
+        ),
+        ("milk, whole", "milk, whole"),
+        ("Eat, Drink, Man, Woman", "Eat, Drink, Man, Woman"),
+        ("Seven (Se7en) (1995)", "Seven (Se7en) (1995)"),
+    ],
+)
+def test_names_as_people_say_them(stored, name):
+    assert spoken(stored) == name
