@@ -35,10 +35,15 @@ from profiles import (
     largest_first,
     newest_of,
     profile,
-    time_note,
     typical_next_time,
 )
-from queries import Query, allowed_items, best_of, place_of
+from queries import (
+    Query,
+    allowed_items,
+    best_of,
+    place_of,
+    similar_rows,
+)
 from schema import Schema
 from splits import Requests
 from support.errors import UserError
@@ -110,6 +115,8 @@ class RecommendationEngine:
         filter_seen: bool | None = None,
         *,
         where: Sequence[str] = (),
+        only: Sequence[Id] | None = None,
+        without: Sequence[Id] = (),
         rank_by: str = "next",
         diversity: float = 0.0,
         prefer_expected: float | Literal["mean"] | None = None,
@@ -118,10 +125,18 @@ class RecommendationEngine:
         """The `k` best items, best first. The user and `known`: see `history`. The rest: see
         `Query`."""
         history = self.history(user_id, item_sequence, **known)
-        query = Query(
-            history, k, filter_seen, where, rank_by, diversity, prefer_expected
-        )
+        ranked = (rank_by, diversity, prefer_expected)
+        query = Query(history, k, filter_seen, where, only, without, *ranked)
         return self.answer([query])[0]
+
+    def similar_items(
+        self, item_id: Id, k: int = 10, where: Sequence[str] = ()
+    ) -> list[Recommendation]:
+        """The `k` items whose vectors have the largest cosine with that of an item; the score is
+        the cosine. where: as in `Query`."""
+        (row,) = item_rows(self.catalogue, [item_id], "item_id").tolist()
+        found = similar_rows(self.scorer, self.catalogue, row, k, where)
+        return self._ranked(*found, {})
 
     def explain_recommendation(
         self,
@@ -295,7 +310,11 @@ class RecommendationEngine:
             shares = self.scorer.value_probabilities(name, states, items)
             entry = self.catalogue.interaction_fields[name]
             values[name] = entry.expected(shares.numpy())
-        places = enumerate(zip(items.tolist(), scores.tolist(), strict=True))
+        return self._ranked(items, scores, values)
+
+    def _ranked(self, items, scores, values):
+        """Recommendations by rows of items, scores, and values of each item by name."""
+        pairs = zip(items.tolist(), scores.tolist(), strict=True)
         return [
             Recommendation(
                 **self._facts(row),
@@ -305,7 +324,7 @@ class RecommendationEngine:
                     name: column[place] for name, column in values.items()
                 },
             )
-            for place, (row, score) in places
+            for place, (row, score) in enumerate(pairs)
         ]
 
     def explain(
@@ -374,9 +393,3 @@ class RecommendationEngine:
         if len(self._remembered) < REMEMBERED:
             self._remembered[row] = found
         return found
-
-    def request_time_note(self, history: History, at: int | None) -> str:
-        """A note about the time for which recommendations are made; '' if the model ignores it."""
-        if not self.knows_request_time:
-            return ""
-        return time_note(history.request_time, at)

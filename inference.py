@@ -27,6 +27,9 @@ ONE_USER = (
     "at",
     "set",
     "where",
+    "only",
+    "without",
+    "similar_to",
     "prefer_expected",
     "explain",
     "no_explain",
@@ -81,6 +84,18 @@ FLAGS: dict[str, dict[str, Any]] = {
         "default": [],
         "metavar": "CONDITION",
         "help": 'items that meet a condition: --where "price<=20" --where colour=red,blue',
+    },
+    "only": {
+        "metavar": "ITEMS",
+        "help": "no other items than these: ids or names as in --history, or @FILE with one a line",
+    },
+    "without": {
+        "metavar": "ITEMS",
+        "help": "not these items, in the same forms",
+    },
+    "similar_to": {
+        "metavar": "ITEM",
+        "help": "items with a vector like that of this one, instead of recommendations",
     },
     "users": {
         "help": "'all' or a list of ids: recommendations for many, to --output"
@@ -233,15 +248,33 @@ def _folder(engine, flags, users, options):
         print(f"{done} of {every} files: {flags.output}", flush=True)
 
 
+def _ids(engine, text):
+    from item_search import find_items, listed
+
+    items = engine.catalogue.items
+    return find_items(items, engine.schema, listed(text))
+
+
+def _similar(engine, flags):
+    from explanations.tables import print_recommendations
+
+    found = _ids(engine, flags.similar_to)
+    require(len(found) == 1, "--similar_to: give one item, by id or name")
+    items = engine.similar_items(found[0], flags.k, flags.where)
+    if flags.json:
+        _print_json(engine, _rows(items, None, False), None, "")
+        return
+    print(f"Like {engine.item(engine.catalogue.items.index(found)[0]).name}:")
+    print_recommendations(items)
+
+
 def _one(engine, flags):
-    from item_search import find_items
+    from profiles import time_note
     from queries import Query
 
     sequence = None
     if flags.history is not None:
-        sequence = find_items(
-            engine.catalogue.items, engine.schema, flags.history
-        )
+        sequence = _ids(engine, flags.history)
     facts = dict(flags.set) or None
     history = engine.history(
         flags.user_id, sequence, flags.at, facts, flags.history_until
@@ -251,6 +284,8 @@ def _one(engine, flags):
         flags.k,
         FILTERS[flags.filter_seen],
         flags.where,
+        _ids(engine, flags.only) if flags.only is not None else None,
+        _ids(engine, flags.without or ""),
         flags.rank_by,
         flags.diversity,
         flags.prefer_expected,
@@ -258,7 +293,7 @@ def _one(engine, flags):
     (items,) = engine.answer([query])
     if not items:
         raise UserError(
-            f"no {engine.schema.noun} is left to recommend: loosen --where, or give "
+            f"no {engine.schema.noun} is left to recommend: loosen --where and --only, or give "
             f"--filter_seen no"
         )
     reasons = None
@@ -268,7 +303,7 @@ def _one(engine, flags):
     profile = None
     if flags.user_id is not None:
         profile = engine.profile_of(history, flags.user_id)
-    note = engine.request_time_note(history, flags.at)
+    note = time_note(engine.knows_request_time, history.request_time, flags.at)
     if flags.json:
         rows = _rows(items, reasons, flags.explain)
         _print_json(engine, rows, profile, note)
@@ -334,6 +369,8 @@ def main(argv: list[str]) -> None:
     flags = parser.parse_args(argv)
     if flags.users:
         foreign, word, answer = ONE_USER, "without", _many
+    elif flags.similar_to is not None:
+        foreign, word, answer = MANY_USERS, "with", _similar
     else:
         foreign, word, answer = MANY_USERS, "with", _one
     for name in foreign:

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from dataset import Table
 from fields import UNKNOWN
 from schema import Schema
 from support.errors import UserError, nearest
+from support.files import check_regular
 
 # 'Matrix, The (1999)', up to the parenthesis. Anchored, so that it takes no longer than a name.
 ARTICLE_LAST = re.compile(
@@ -22,6 +24,24 @@ ARTICLE_AT_END = re.compile(
 )
 YEAR_LAST = re.compile(r"\(\d{4}\)$")
 ARTICLE = re.compile(r"^(the|an?) ")
+
+
+def listed(text: str) -> str:
+    """A list of items in the form of `find_items`; @FILE stands for the lines of a file.
+
+    Raises `UserError` for a file that cannot be read.
+    """
+    if not text.startswith("@"):
+        return text
+    try:
+        check_regular(Path(text[1:]))
+        content = Path(text[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise UserError(f"{text[1:]} cannot be read: {reason}") from None
+    lines = [line.strip() for line in content.splitlines() if line.strip()]
+    numbers = all(re.fullmatch(r"-?\d+", line) for line in lines)
+    return (", " if numbers else "; ").join(lines)
 
 
 def find_items(items: Table, schema: Schema, text: str) -> list[Any]:

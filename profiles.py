@@ -166,8 +166,11 @@ def parse_time(text: str) -> int:
     return int(moment.timestamp())
 
 
-def time_note(request_time: int, at: int | None) -> str:
-    """For which time recommendations are made, and how it is known."""
+def time_note(knows: bool, request_time: int, at: int | None) -> str:
+    """For which time recommendations are made, and how it is known; '' for a model that knows no
+    time."""
+    if not knows:
+        return ""
     if at is not None:
         return f"request time: {iso(at)}"
     if request_time == NO_TIME:

@@ -9,10 +9,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from answers import Id
 from batches import Batch, History
 from dataset import Catalogue
+from histories import item_rows
 from item_search import rows_where
 from profiles import mean_value
 from reranking import LikedRanker, candidates, liked_from, varied
@@ -28,7 +31,8 @@ class Query:
     """A request: the `k` best items after a history.
 
     filter_seen: leave out items of the history; None = as the schema says. where: conditions on the
-    items' columns (item_search.py). If fewer items are left, the list is shorter. rank_by: `next`
+    items' columns (item_search.py). only, without: ids of the items that alone may, or may not be
+    on the list. If fewer items are left, the list is shorter. rank_by: `next`
     or `liked`, diversity: from 0 to 1 (reranking.py). prefer_expected: items for which a lower
     value is expected, such as a rating, come after all others; 'mean' is the mean of the history.
     """
@@ -37,6 +41,8 @@ class Query:
     k: int = 10
     filter_seen: bool | None = None
     where: Sequence[str] = ()
+    only: Sequence[Id] | None = None
+    without: Sequence[Id] = ()
     rank_by: str = "next"
     diversity: float = 0.0
     prefer_expected: float | Literal["mean"] | None = None
@@ -59,6 +65,11 @@ def allowed_items(catalogue: Catalogue, query: Query) -> np.ndarray:
         allowed[query.history.items] = False
         if query.history.also_seen is not None:
             allowed[query.history.also_seen] = False
+    if query.only is not None:
+        chosen = np.zeros_like(allowed)
+        chosen[item_rows(catalogue, query.only, "--only")] = True
+        allowed &= chosen
+    allowed[item_rows(catalogue, query.without, "--without")] = False
     return allowed
 
 
@@ -108,6 +119,23 @@ def place_of(
     if scores[row] == -torch.inf:
         return None
     return int((scores >= scores[row]).sum())
+
+
+def similar_rows(
+    scorer: Scorer,
+    catalogue: Catalogue,
+    row: int,
+    k: int,
+    where: Sequence[str],
+) -> tuple[Tensor, Tensor]:
+    """(rows, cosines) of the items whose vectors are most like that of an item, best first."""
+    vectors = F.normalize(scorer.table.float(), dim=1)
+    allowed = rows_where(catalogue.items, where)
+    allowed[row] = False
+    alike = vectors @ vectors[row]
+    alike.masked_fill_(~torch.from_numpy(allowed), -torch.inf)
+    best = alike.topk(min(k, int(allowed.sum())))
+    return best.indices, best.values
 
 
 def _allowed_blocks(scorer, catalogue, queries, batch, states):

@@ -156,6 +156,8 @@ def _add_questions(app, service):
             wish.k,
             wish.filter_seen,
             wish.where,
+            wish.only,
+            wish.without,
             wish.rank_by,
             wish.diversity,
             wish.prefer_expected,
@@ -300,6 +302,19 @@ def _add_surroundings(app, service):
         engines = service.engines
         rows = engines.search(query)
         return Items(items=[engines.main.item(row) for row in rows])
+
+    @app.get("/similar", response_model_exclude_none=True)
+    async def similar(
+        item_id: Annotated[str, Query(min_length=1, max_length=200)],
+        k: Annotated[int, Query(ge=1, le=100)] = 10,
+    ) -> Recommendations:
+        """The k items whose vectors are most like that of an item; the score is the cosine."""
+        engine = service.engines.main
+        one = engine.catalogue.items.parse_id(item_id)
+        rows = await service.batcher.compute(
+            "rank", lambda: engine.similar_items(one, k)
+        )
+        return Recommendations(recommendations=rows, note="")
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

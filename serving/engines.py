@@ -19,6 +19,7 @@ from baselines.popularity import Popularity
 from batches import History
 from engine import RecommendationEngine
 from item_search import folded
+from profiles import time_note
 from queries import Query
 from serving.schemas import User
 from support.checkpoint import INFO, STALE, read_json
@@ -173,7 +174,8 @@ class Engines:
             user.history_columns,
         )
         if engine.catalogue.items is main.catalogue.items:
-            return history, main.request_time_note(history, at)
+            knows = main.knows_request_time
+            return history, time_note(knows, history.request_time, at)
         ids = main.catalogue.items.id_array(history.items)
         known = ids[engine.catalogue.items.index(ids) > 0]
         note = ""

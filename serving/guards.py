@@ -20,6 +20,7 @@ PATHS = (
     "/explain",
     "/profile",
     "/items",
+    "/similar",
     "/health",
     "/metrics",
     "/",

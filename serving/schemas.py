@@ -16,6 +16,7 @@ Id = Number | Text
 Fact = Annotated[float, Field(strict=True)] | Number | Text | list[Text] | None
 Count = Annotated[int, Field(ge=1, le=100)]
 Values = Annotated[list[Fact], Field(max_length=500)]
+Ids = Annotated[list[Id], Field(max_length=5000)]
 Condition = Annotated[str, Field(min_length=1, max_length=500)]
 Mean = Annotated[str, Field(pattern="^mean$")]
 ModelName = Annotated[str, Field(pattern="^(main|vanilla|popularity)$")]
@@ -55,6 +56,10 @@ class Choice(User):
 
     where: Annotated[list[Condition], Field(max_length=20)] = []
     """keep items that meet all conditions on their columns"""
+    only: Ids | None = None
+    """no other items than these"""
+    without: Ids = []
+    """not these items"""
     filter_seen: bool | None = None
     """leave out items of the history; null = unless the data allow repeats"""
 

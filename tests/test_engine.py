@@ -15,7 +15,7 @@ from dataset import Table
 from engine import RecommendationEngine
 from fields import Field
 from item_search import find_items
-from profiles import parse_time, typical_next_time
+from profiles import parse_time, time_note, typical_next_time
 from queries import Query
 from schema import Column
 from support.errors import UserError
@@ -130,9 +130,9 @@ def test_the_time_of_the_request(timed):
     """Told, assumed from the user's gaps, or unknown; and it changes what is recommended."""
     history = timed.history(12)
     assert history.request_time == typical_next_time(history.times)
-    assert "assumed" in timed.request_time_note(history, None)
+    assert "assumed" in time_note(True, history.request_time, None)
     bare = timed.history(item_sequence=[3, 5])
-    assert "unknown" in timed.request_time_note(bare, None)
+    assert "unknown" in time_note(True, bare.request_time, None)
     moments = [parse_time(text) for text in ("2003-01-05", "2003-07-05T20:00")]
     scores = [
         timed.get_recommendations(12, k=3, at=moment)[0].score
@@ -140,7 +140,7 @@ def test_the_time_of_the_request(timed):
     ]
     assert scores[0] != scores[1]
     assert (
-        timed.request_time_note(history, moments[0])
+        time_note(True, history.request_time, moments[0])
         == "request time: 2003-01-05 00:00 UTC"
     )
 

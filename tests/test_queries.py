@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from item_search import spoken
+from item_search import find_items, listed, spoken
 from queries import Query
 from support.errors import UserError
 
@@ -186,3 +186,50 @@ def test_a_profile_shows_the_newest_interactions(engine, tiny):
 )
 def test_names_as_people_say_them(stored, name):
     assert spoken(stored) == name
+
+
+def test_only_and_without_limit_the_list(engine):
+    history = engine.history(12)
+    plain = [item.id for item in engine.answer([Query(history, 80)])[0]]
+    chosen = plain[5::7]
+    only = engine.get_recommendations(12, k=80, only=chosen)
+    assert [item.id for item in only] == chosen
+    left = engine.get_recommendations(12, k=80, without=chosen)
+    assert [item.id for item in left] == [
+        one for one in plain if one not in set(chosen)
+    ]
+    both = engine.get_recommendations(12, only=chosen, without=chosen[:1])
+    assert [item.id for item in both] == chosen[1 : 1 + 10]
+    assert engine.get_recommendations(12, only=[]) == []
+    with pytest.raises(UserError, match="--only: film 10000"):
+        engine.get_recommendations(12, only=[10000])
+
+
+def test_similar_items_are_those_with_the_largest_cosine(engine):
+    table = engine.scorer.table.numpy()
+    ids = engine.catalogue.items.ids
+    first = engine.catalogue.items.first
+    vectors = table[first:] / np.linalg.norm(table[first:], axis=1)[:, None]
+    cosines = vectors @ vectors[4]
+    order = [place for place in np.argsort(-cosines) if place != 4]
+    found = engine.similar_items(ids[4], 6)
+    assert [item.id for item in found] == ids[order[:6]].tolist()
+    assert [item.score for item in found] == pytest.approx(
+        cosines[order[:6]], abs=1e-3
+    )
+    dramas = engine.similar_items(ids[4], 5, ["genres=Drama"])
+    assert all("Drama" in item.columns["genres"] for item in dramas)
+
+
+def test_items_from_a_file(tmp_path, engine):
+    ids, names = tmp_path / "ids.txt", tmp_path / "names.txt"
+    ids.write_text("3\n\n 5 \n")
+    assert listed(f"@{ids}") == "3, 5" and listed("3, 5") == "3, 5"
+    items = engine.catalogue.items
+    wanted = [spoken(items.names[items.first + place]) for place in (1, 2)]
+    names.write_text("\n".join(wanted))
+    found = find_items(items, engine.schema, listed(f"@{names}"))
+    assert found == items.ids[1:3].tolist()
+    for wrong in ("absent.txt", "."):
+        with pytest.raises(UserError):
+            listed(f"@{tmp_path / wrong}")

@@ -612,11 +612,15 @@ def test_a_checkpoint_killed_between_its_two_moves_is_put_in_its_place(
     write_checkpoint(folder, {"x": torch.zeros(3)}, {"step": 2})
     write_checkpoint(scratch / "new", {"x": torch.ones(3)}, {"step": 3})
     # nothing had been moved
-    assert recover_checkpoint(folder) and read_checkpoint(folder)[1]["step"] == 2
+    assert (
+        recover_checkpoint(folder) and read_checkpoint(folder)[1]["step"] == 2
+    )
     os.replace(folder, tmp_path / "elsewhere")
     assert not recover_checkpoint(folder)
     os.replace(tmp_path / "elsewhere", scratch / "old")
-    assert recover_checkpoint(folder) and read_checkpoint(folder)[1]["step"] == 3
+    assert (
+        recover_checkpoint(folder) and read_checkpoint(folder)[1]["step"] == 3
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
@@ -1292,3 +1296,60 @@ def test_flags_are_read_before_what_is_slow_is_imported(script):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout == "set()\n", done.stderr
+
+
+def test_the_list_comes_before_its_reasons(model, capsys):
+    """Ten items, then their reasons in the same order, then what the numbers mean."""
+    code, out, _ = infer(capsys, "--model_path", model, "--user_id", 12)
+    assert code == 0
+    listed, _, reasons = out.partition("\nWhy:\n")
+    numbers = [str(number) for number in range(1, 11)]
+    assert re.findall(r"^ *(\d+)\. ", listed, re.MULTILINE) == numbers
+    assert re.findall(r"^ *(\d+)\. ", reasons, re.MULTILINE) == numbers
+    assert "A number in parentheses" in reasons
+    plain = ("--model_path", model, "--user_id", 12, "--no_explain")
+    code, short, _ = infer(capsys, *plain)
+    assert code == 0 and short == listed
+    code, out, _ = infer(capsys, *plain, "--json")
+    rows = json.loads(out)["recommendations"]
+    assert len(rows) == 10 and "explanation" not in rows[0]
+
+
+def test_a_list_for_what_came_next(model, engine, capsys):
+    flags = ("--model_path", model, "--user_id", 12, "--no_explain")
+    code, out, _ = infer(capsys, *flags, "--history_until", "test")
+    chosen = engine.held_out(12, "test")
+    name = engine.item(engine.catalogue.items.index([chosen])[0]).name
+    assert code == 0 and f"Chosen next: {name}, place " in out
+
+
+def test_a_list_of_what_the_user_should_like(model, engine, capsys):
+    flags = ("--model_path", model, "--user_id", 12, "--json", "--no_explain")
+    code, out, _ = infer(
+        capsys, *flags, "--rank_by", "liked", "--prefer_expected", "mean"
+    )
+    found = [item["id"] for item in json.loads(out)["recommendations"]]
+    expected = engine.get_recommendations(
+        12, rank_by="liked", prefer_expected="mean"
+    )
+    assert code == 0 and found == [item.id for item in expected]
+    wrong = ("--prefer_expected", "high")
+    code, _, err = infer(capsys, "--user_id", 12, *wrong)
+    assert code == 2 and "give a number" in err
+
+
+def test_similar_items_and_limited_lists(model, engine, capsys, tmp_path):
+    some = engine.get_recommendations(12, k=4)
+    names, ids = [item.name for item in some], [item.id for item in some]
+    (tmp_path / "only").write_text("\n".join(names))
+    flags = ("--model_path", model, "--json", "--no_explain")
+    limited = ("--only", f"@{tmp_path}/only", "--without", ids[1])
+    code, out, _ = infer(capsys, *flags, "--user_id", 12, *limited)
+    found = [item["id"] for item in json.loads(out)["recommendations"]]
+    assert code == 0 and found == [ids[0], *ids[2:]]
+    code, out, _ = infer(capsys, *flags, "--similar_to", names[0], "--k", 3)
+    found = [item["id"] for item in json.loads(out)["recommendations"]]
+    alike = engine.similar_items(ids[0], 3)
+    assert code == 0 and found == [item.id for item in alike]
+    code, _, err = infer(capsys, *flags, "--similar_to", "1,2")
+    assert code == 2 and "give one item" in err
