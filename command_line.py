@@ -18,6 +18,18 @@ RAY = (
     "train in the workers of a Ray cluster: auto or host:port, or local for one of --workers "
     "workers here"
 )
+FIRST = (
+    "dataset",
+    "columns",
+    "protocol",
+    "hidden_size",
+    "num_layers",
+    "batch_size",
+    "learning_rate",
+    "max_epochs",
+    "max_minutes",
+    "seed",
+)
 Derive = Callable[[Settings], dict[str, Any]]
 
 
@@ -43,24 +55,26 @@ def settings_parser(
     """A parser with a flag for each setting of some sections; flags not given stay absent."""
     parser = ArgumentParser(description, _lone)
     parser.usage = "%(prog)s [--FLAG VALUE ...]"
-    absent = {"default": argparse.SUPPRESS}
+    first = parser.add_argument_group("flags that matter first")
     for section in sections:
         fields = SECTIONS[section]
         group = parser.add_argument_group(section, fields.__doc__)
         for name, entry in fields.__pydantic_fields__.items():
-            text = f"{entry.description} (default: {entry.default})"
-            shared = {"help": text.replace("%", "%%"), **absent}
-            if entry.annotation is bool:
-                shared["dest"] = name
-                group.add_argument(f"--{name}", action="store_true", **shared)
-                off = f"--no_{name}"
-                group.add_argument(off, action="store_false", **shared)
-                continue
-            if get_origin(entry.annotation) is Literal:
-                choices = ", ".join(get_args(entry.annotation))
-                shared["help"] += f"; one of {choices}"
-            group.add_argument(f"--{name}", metavar="VALUE", **shared)
+            _add_flag(first if name in FIRST else group, name, entry)
     return parser
+
+
+def _add_flag(group, name, entry):
+    text = f"{entry.description} (default: {entry.default})"
+    if get_origin(entry.annotation) is Literal:
+        text = f"{text}; one of {', '.join(get_args(entry.annotation))}"
+    shared = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
+    if entry.annotation is bool:
+        shared["dest"] = name
+        group.add_argument(f"--{name}", action="store_true", **shared)
+        group.add_argument(f"--no_{name}", action="store_false", **shared)
+        return
+    group.add_argument(f"--{name}", metavar="VALUE", **shared)
 
 
 def parse_settings(argv: list[str], preset: str = "default") -> Settings:

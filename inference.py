@@ -8,178 +8,19 @@ COLUMN=VALUE`. `--history ""` is a user without a history. All users at once: `-
 
 import functools
 import json
-import math
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-from support.arguments import model_parser, names_of, share, whole
+from inference_flags import FILTERS, MANY_USERS, ONE_USER, parser_of
+from support.arguments import names_of
 from support.errors import UserError, require, run_command
 from support.files import STREAMS
 from support.tables import write_frame
 
 # What takes seconds to import is imported where it is used, after the flags are read.
 
-ONE_USER = (
-    "user_id",
-    "history",
-    "at",
-    "set",
-    "where",
-    "only",
-    "without",
-    "similar_to",
-    "prefer_expected",
-    "explain",
-    "no_explain",
-    "json",
-)
-MANY_USERS = ("output", "vectors", "precision", "ray")
-FILTERS = {"auto": None, "yes": True, "no": False}
 SHOWN = 5  # contributions of the history in JSON without --explain
-
-
-def _fact(text):
-    """A column of the user and its value, as --set gives them."""
-    name, equals, value = text.partition("=")
-    require(equals, f"--set {text!r}: write COLUMN=VALUE, as in --set age=25")
-    return name.strip(), value.strip()
-
-
-def _least(text):
-    if text == "mean":
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    require(
-        math.isfinite(value),
-        f"--prefer_expected {text!r}: give a number, as in --prefer_expected 3.5, or mean",
-    )
-    return value
-
-
-def _moment(text):
-    from profiles import parse_time
-
-    return parse_time(text)
-
-
-FLAGS: dict[str, dict[str, Any]] = {
-    "user_id": {"help": "a user of the data"},
-    "history": {
-        "help": "items a user has had, oldest first: ids with commas or names with semicolons"
-    },
-    "set": {
-        "type": _fact,
-        "action": "append",
-        "default": [],
-        "metavar": "COLUMN=VALUE",
-        "help": "a column of a new user, or instead of what the data say: --set age=25",
-    },
-    "where": {
-        "action": "append",
-        "default": [],
-        "metavar": "CONDITION",
-        "help": 'items that meet a condition: --where "price<=20" --where colour=red,blue',
-    },
-    "only": {
-        "metavar": "ITEMS",
-        "help": "no other items than these: ids or names as in --history, or @FILE with one a line",
-    },
-    "without": {
-        "metavar": "ITEMS",
-        "help": "not these items, in the same forms",
-    },
-    "similar_to": {
-        "metavar": "ITEM",
-        "help": "items with a vector like that of this one, instead of recommendations",
-    },
-    "users": {
-        "help": "'all' or a list of ids: recommendations for many, to --output"
-    },
-    "history_until": {
-        "choices": ("end", "test", "validation"),
-        "default": "end",
-        "help": "of users of the data: whole histories, or what comes before the held-out "
-        "interaction",
-    },
-    "precision": {
-        "choices": ("auto", "fp32", "bf16"),
-        "default": "auto",
-        "help": "with --users: auto encodes whole histories in bf16 where that is faster",
-    },
-    "output": {
-        "help": "with --users: FILE.parquet or FILE.csv to write, FOLDER/ for a file of every "
-        "100,000 users, or - for CSV on the terminal"
-    },
-    "ray": {
-        "metavar": "ADDRESS",
-        "help": "with --output FOLDER/: spread the files over a Ray cluster: auto or host:port, "
-        "or local",
-    },
-    "vectors": {
-        "metavar": "FOLDER",
-        "help": "with --users: write vectors of all items and of these users, for an index of "
-        "nearest neighbours (vectors.py)",
-    },
-    "k": {
-        "type": whole(1),
-        "default": 10,
-        "help": "how many items (default: 10)",
-    },
-    "filter_seen": {
-        "choices": FILTERS,
-        "default": "auto",
-        "help": "leave out items of the history; auto = unless the schema allows repeats",
-    },
-    "rank_by": {
-        "choices": ("next", "liked"),
-        "default": "next",
-        "help": "next: what comes next; liked: what comes next and is rated at least as the "
-        "user's mean (reranking.py)",
-    },
-    "prefer_expected": {
-        "type": _least,
-        "metavar": "VALUE",
-        "help": "first the items for which at least this rating is expected; 'mean' = the "
-        "user's mean",
-    },
-    "diversity": {
-        "type": share,
-        "default": 0.0,
-        "help": "0 to 1: how much items unlike each other are preferred (default: 0)",
-    },
-    "at": {
-        "type": _moment,
-        "help": "moment of the request (ISO, UTC, or seconds), for --query_time known",
-    },
-    "explain": {
-        "action": "store_true",
-        "help": "all that speaks for each item, without what it would leave the list, and how "
-        "it would rank for others",
-    },
-    "no_explain": {
-        "action": "store_true",
-        "help": "recommendations without reasons",
-    },
-    "json": {"action": "store_true", "help": "print JSON"},
-}
-
-
-def _lone(text):
-    if text.isdigit():
-        return f"did you mean --user_id {text}?"
-    return "put a history in quotes, with ; between names or , between ids"
-
-
-def _parser():
-    parser = model_parser(__doc__, lone=_lone)
-    for name, options in FLAGS.items():
-        parser.add_argument(f"--{name}", **options)
-    return parser
 
 
 def _vectors(engine, flags):
@@ -365,7 +206,7 @@ def _print_json(engine, rows, profile, note):
 
 def main(argv: list[str]) -> None:
     """See the module's head."""
-    parser = _parser()
+    parser = parser_of(__doc__)
     flags = parser.parse_args(argv)
     if flags.users:
         foreign, word, answer = ONE_USER, "without", _many

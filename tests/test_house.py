@@ -66,6 +66,7 @@ ORDER = [
     {"bert_multi"},
     {"bulk"},
     {"vectors"},
+    {"inference_flags"},
     {"inference"},
     {"serving"},
     {"benchmarks", "ablations", "examples"},
@@ -198,7 +199,7 @@ def test_readme_map_names_every_root_module_and_folder():
 
 def test_readme_flags_exist():
     """Every flag that the README and the page of commands show is one that a script takes."""
-    from inference import _parser
+    from inference_flags import parser_of
     from settings import FIELDS
 
     known = set(FIELDS) | {
@@ -222,7 +223,7 @@ def test_readme_flags_exist():
     }  # of other scripts
     known |= {
         option.lstrip("-")
-        for action in _parser()._actions
+        for action in parser_of("")._actions
         for option in action.option_strings
     }
     pages = ("README.md", "docs/commands.md")
