@@ -36,6 +36,7 @@ from profiles import (
     newest_of,
     profile,
     typical_next_time,
+    usual_shares,
 )
 from queries import (
     Query,
@@ -86,14 +87,10 @@ class RecommendationEngine:
         )
         return data
 
-    @property
-    def _counts(self):
-        """(R,) training interactions of each item, if the data were read."""
-        if "data" not in vars(self):
-            return None
-        counts = self.data.item_counts()
-        added = len(self.catalogue.items) - len(counts)
-        return np.append(counts, np.zeros(added, counts.dtype))
+    @cached_property
+    def _usual(self):
+        """Of all users, what profiles compare with (profiles.py)."""
+        return usual_shares(self.catalogue.items, self.data.item_counts())
 
     @property
     def schema(self) -> Schema:
@@ -166,7 +163,8 @@ class RecommendationEngine:
         own_id = None
         if user_id is not None:
             own_id = self.catalogue.users.parse_id(user_id)
-        found = profile(self.catalogue, own_id, history, self._counts)
+        usual = self._usual if "data" in vars(self) else None
+        found = profile(self.catalogue, own_id, history, usual)
         newest = newest_of(self.catalogue, history, self._facts)
         found = dataclasses.replace(found, newest=newest)
         with torch.no_grad():

@@ -1,6 +1,6 @@
 """Profiles of users from their histories, and times of requests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from answers import Id, Past, Profile
 from batches import History
-from dataset import NO_TIME, Catalogue
+from dataset import NO_TIME, Catalogue, Table
 from fields import Field
 from support.errors import UserError
 
@@ -23,11 +23,11 @@ def profile(
     catalogue: Catalogue,
     user_id: Id | None,
     history: History,
-    counts: np.ndarray | None = None,
+    usual: Mapping[str, np.ndarray] | None = None,
 ) -> Profile:
     """The profile of a user from the history and the user's columns.
 
-    counts: (R,) interactions of each item of all users; without them there are no `likes`.
+    usual: as from `usual_shares`; without it there are no `likes`.
     """
     columns = {
         name: entry.readable(history.user_columns.get(name, entry.unknown))
@@ -35,14 +35,12 @@ def profile(
     }
     affinities, liked, means = {}, {}, {}
     for name, entry in catalogue.items.fields.items():
-        if not 0 < len(entry.values) <= MOST_VALUES or not len(history.items):
+        if not _is_small(entry) or not len(history.items):
             continue
-        has = catalogue.items.shares(name) > 0  # (R, F)
-        had = has[history.items]  # (L, F)
+        had = catalogue.items.shares(name, history.items) > 0  # (L, F)
         affinities[name] = largest_first(entry, had.mean(0))
-        if counts is not None:
-            usual = counts @ has / max(1, counts.sum())
-            liked[name] = _liked(catalogue, history, entry, had, usual)
+        if usual is not None:
+            liked[name] = _liked(catalogue, history, entry, had, usual[name])
     for name in history.columns:
         mean = mean_value(catalogue, history, name)
         if mean is not None:
@@ -55,6 +53,27 @@ def profile(
         likes=liked,
         means=means,
     )
+
+
+def usual_shares(items: Table, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Item column -> (F,) share of all interactions whose item has each value.
+
+    counts: interactions of the first items of the table; the others have none.
+    """
+    found = {}
+    for name, entry in items.fields.items():
+        if not _is_small(entry):
+            continue
+        codes = items.data[name][: len(counts)].reshape(len(counts), -1)
+        weights = np.repeat(counts, codes.shape[1])
+        number = len(entry.values) + 1
+        total = np.bincount(codes.ravel(), weights, minlength=number)[1:]
+        found[name] = total / max(1, counts.sum())
+    return found
+
+
+def _is_small(entry):
+    return 0 < len(entry.values) <= MOST_VALUES
 
 
 def newest_of(
