@@ -229,6 +229,11 @@ class RecommendationEngine:
             raise UserError(
                 "nobody to recommend for: give --user_id, --history or --users all"
             )
+        if until != "end" and (user_id is None or item_sequence is not None):
+            raise UserError(
+                f"--history_until {until} is for the history of a user of the data: give "
+                f"--user_id alone"
+            )
         history = History(np.zeros(0, dtype=np.int64))
         if user_id is not None:
             history = self._of_user(user_id, until)

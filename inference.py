@@ -227,6 +227,11 @@ def main(argv: list[str]) -> None:
         not flags.ray or _is_folder(flags.output),
         "--ray needs --output FOLDER/, a folder that all machines see",
     )
+    require(
+        flags.similar_to is None
+        or (flags.user_id is None and flags.history is None),
+        "--similar_to is asked of nobody: drop --user_id and --history",
+    )
     from engine import RecommendationEngine
 
     engine = RecommendationEngine(flags.model_path, flags.data_dir)

@@ -22,8 +22,9 @@ from reranking import LikedRanker, candidates, liked_from, varied
 from schema import Schema
 from scorer import Blocks, Scorer, best_items
 
-# What puts a score below that of every other item; log-probabilities are far smaller.
-BEHIND = -1e4
+# What puts a score below that of every other item. Logits are far smaller, and it is small enough
+# that fp32 still tells scores apart.
+BEHIND = -1e3
 
 
 @dataclass(frozen=True)

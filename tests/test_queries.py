@@ -233,3 +233,12 @@ def test_items_from_a_file(tmp_path, engine):
     for wrong in ("absent.txt", "."):
         with pytest.raises(UserError):
             listed(f"@{tmp_path / wrong}")
+
+
+def test_a_held_out_item_is_of_a_user_of_the_data(engine):
+    for known in (
+        {"item_sequence": [3]},
+        {"user_id": 12, "item_sequence": [3]},
+    ):
+        with pytest.raises(UserError, match="--history_until test is for"):
+            engine.history(**known, until="test")
