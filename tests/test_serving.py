@@ -402,7 +402,7 @@ def known(body):
     """A body as the schema allows it, with ids that there are for those that there are not, with
     what the served model can be told, and not in full for several films: the schema cannot say
     these."""
-    dropped = {"at", "columns", "where", "history_columns"}
+    dropped = {"at", "columns", "where", "history_columns", "until"}
     if len(body.get("item_ids", "")) > 1:
         dropped.add("k")
     if body.get("model", "main") != "main":
