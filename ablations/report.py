@@ -1,10 +1,11 @@
-"""The report of a study: each variant beside its reference, on the same users and seeds.
+"""The record of a study: each variant beside its reference, on the same users and seeds.
 
-`results/STUDY/` gets report.md and runs.json with each run's figures. They contain means and
-differences over groups of users, nothing about single users.
+`results/STUDY/` gets runs.json with each run's figures, and the pages that are drawn from it. They
+contain means and differences over groups of users, nothing about single users.
 """
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablations import pages
 from ablations.study import Study
 from evaluation.metrics import METRIC
 from evaluation.significance import (
@@ -23,52 +25,9 @@ from evaluation.significance import (
 )
 from run_folder import BEST, read_results
 from support.errors import require
-from support.files import write_json, write_text
-from support.tables import print_table, table_text
+from support.files import write_json
+from support.tables import print_table
 
-HEADER = [
-    "variant",
-    "runs",
-    f"validation\n{METRIC}",
-    f"test\n{METRIC}",
-    "against",
-    "validation\ndifference",
-    "test\ndifference",
-    "processor\nmin",
-    "parameters",
-    "memory,\nMB",
-]
-EXPLANATION = (
-    "± standard deviation over seeds; difference to the variant named, on the same users and "
-    "seeds: 95 % interval and paired t test over users and seeds, the luck of the seed pooled "
-    "over the study; p corrected for all comparisons (Holm), * .05 ** .01 *** .001; with one "
-    "seed an interval over users alone and no test; processor time of training and validation, "
-    "of all cores together"
-)
-PAGE = """# {study.name}
-
-{study.question}
-
-{table}
-{note}
-
-## What it cannot say
-
-- One data set, and each variant at the settings that its line gives: one that wants more steps or
-  another learning rate may do better.
-- What several changes do together: gains need not add up.
-- A variant with query_time known is told when the recommendation is asked for: better than one
-  that is not, it need not be the better model.
-
-## What was run
-
-Preset {study.base}; for all: {common}; from the command line: {flags}.
-
-{changes}
-## Not finished
-
-{failed}
-"""
 KEPT = (
     "protocol",
     "epochs",
@@ -141,53 +100,44 @@ def _figures(variant, seed, folder):
     }
 
 
-def table(
+def differences(
     study: Study, runs: list[dict[str, Any]], of_users: Users
-) -> list[list[str]]:
-    """The rows under HEADER: variants that have a finished run, in the study's order."""
+) -> dict[str, dict[str, Any]]:
+    """Variant -> its difference to its reference in METRIC, on validation and on test."""
     variants = {variant.name: variant for variant in study.variants}
-    tests = _tests(variants, of_users)
     frame = pd.DataFrame(runs).set_index(["variant", "seed"])
-    frame["test"] = [test[METRIC] for test in frame["test"]]
-    rows = []
-    for name in of_users:
-        figures, against = frame.loc[name], variants[name].against
-        differences = ["", ""]
-        if name in tests:
-            test = tests[name]
-            gain = figures["validation"] - frame.loc[against]["validation"]
-            interval = f"{test.low:+.4f} to {test.high:+.4f}"
-            difference = f"{test.difference:+.4f}{mark(test.p_value)}"
-            differences = [f"{gain.mean():+.4f}", f"{difference}\n{interval}"]
-        means = figures.mean(numeric_only=True)
-        row = [
-            name,
-            str(len(figures)),
-            _with_spread(figures["validation"]),
-            _with_spread(figures["test"]),
-            against,
-            *differences,
-            f"{means['processor_seconds'] / 60:.1f}",
-            f"{means['parameters']:,.0f}",
-            f"{means['peak_memory_mb']:,.0f}",
-        ]
-        rows.append(row)
-    return rows
+    found = {}
+    for name, test in _tests(variants, of_users).items():
+        reference = frame.loc[variants[name].against]["validation"]
+        gain = frame.loc[name]["validation"] - reference
+        found[name] = {
+            "validation": float(gain.mean()),
+            "test": test.difference,
+            "low": test.low,
+            "high": test.high,
+            "p_value": test.p_value,
+            "mark": mark(test.p_value),
+        }
+    return found
 
 
-def _with_spread(values):
-    spread = f"\n±{values.std():.4f}" if len(values) > 1 else ""
-    return f"{values.mean():.4f}{spread}"
-
-
-def _record(study, flags, runs):
-    """The content of runs.json."""
-    content = dataclasses.asdict(study) | {"flags": list(flags), "runs": runs}
-    content["variants"] = {
-        variant.name: {**variant.changes, "against": variant.against}
+def _record(study, flags, runs, failed):
+    """The content of runs.json, but for the differences."""
+    variants = {
+        variant.name: {"changes": variant.changes, "against": variant.against}
         for variant in study.variants
     }
-    return content
+    return {
+        "study": study.name,
+        "date": time.strftime("%Y-%m-%d"),
+        "question": study.question,
+        "base": study.base,
+        "common": study.common,
+        "flags": list(flags),
+        "variants": variants,
+        "runs": runs,
+        "failed": list(failed),
+    }
 
 
 def write_report(
@@ -195,9 +145,9 @@ def write_report(
     folders: Mapping[tuple[str, int], Path],
     failed: Sequence[str],
     flags: Sequence[str],
-    place: Path,
+    results: Path,
 ) -> None:
-    """Print the table and write the report.
+    """Print the table, and write the record of the study and the pages of all studies.
 
     folders: of finished runs, by variant and seed. flags: what was changed for all variants on
     the command line. Raises `UserError` if no run of the study is finished.
@@ -215,32 +165,13 @@ def write_report(
     of_users: dict[str, dict[int, np.ndarray]] = {}
     for (variant, seed), folder in folders.items():
         of_users.setdefault(variant, {})[seed] = _of_users(folder)
-    protocols = dict.fromkeys(run["protocol"] for run in runs)
-    commits = dict.fromkeys(run["git_commit"] for run in runs)
-    note = (
-        f"{'; '.join(protocols)}. {EXPLANATION}; commit {', '.join(commits)}"
-    )
-    rows = table(study, runs, of_users)
-    print_table(study.question, note, HEADER, rows)
+    record = _record(study, flags, runs, failed)
+    record["differences"] = differences(study, runs, of_users)
+    table = pages.table(pages.rows_of(record))
+    print_table(study.question, pages.note(record), pages.HEADER, table)
     for line in failed:
         print("failed:", line)
-    changes = [
-        [variant.name, _named(variant.changes)] for variant in study.variants
-    ]
-    text = PAGE.format(
-        study=study,
-        table=table_text(HEADER, rows),
-        note=note,
-        common=_named(study.common),
-        flags=" ".join(flags) or "nothing",
-        changes=table_text(["variant", "changes"], changes),
-        failed="\n".join(f"- {line}" for line in failed) or "Nothing.",
-    )
+    place = results / study.name
     place.mkdir(parents=True, exist_ok=True)
-    write_text(place / "report.md", text)
-    write_json(place / "runs.json", _record(study, flags, runs))
-
-
-def _named(values):
-    text = ", ".join(f"{name} {value}" for name, value in values.items())
-    return text or "nothing"
+    write_json(place / pages.RUNS, record)
+    pages.write_pages(results)

@@ -256,9 +256,8 @@ def main(argv: list[str]) -> int:
             folders[run.variant, run.settings.train.seed] = run.folder
         else:
             failed.append(f"{run.name}: {run.failure}")
-    place = flags.results / study.name
-    write_report(study, folders, failed, rest, place)
-    print(f"the report: {place / 'report.md'}")
+    write_report(study, folders, failed, rest, flags.results)
+    print(f"the report: {flags.results / study.name / 'index.html'}")
     return int(bool(failed))
 
 

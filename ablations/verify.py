@@ -5,6 +5,7 @@ Nothing is trained. A line says PASS, FAIL or SKIPPED for each of:
     cards     models/NAME/README.md is what results/ gives
     boards    results/BOARD/table.md is what the records beside it give; where a row's metric of
               each user is not kept, without its tests
+    studies   the pages of results/STUDY/ are what runs.json beside them gives
     pages     figures of the tables in README.md and docs/results.md are those of the records
     models    each shipped model ranks its test items as reported. This needs the very copy of
               MovieLens 1M that it was trained on (docs/protocols.md)
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ablations.pages import drawn
 from ablations.publishing import CARD, card
 from ablations.rows import BOARDS, ROWS, reported, table
 from evaluation.metrics import per_user
@@ -36,9 +38,7 @@ MAIN = "loo-3706"  # the board of a table whose columns are metrics
 NEAR = 2e-4  # of a metric; another processor rounds otherwise
 BOTH = ("HR@10", "NDCG@10")
 # What columns of a page are called there.
-COLUMNS = {
-    name: name for name in ("HR@1", "HR@5", *BOTH, "NDCG@5", "MRR")
-}
+COLUMNS = {name: name for name in ("HR@1", "HR@5", *BOTH, "NDCG@5", "MRR")}
 COLUMNS |= {
     "all": "NDCG@10",
     "different timestamp": "NDCG@10, different timestamp",
@@ -108,6 +108,15 @@ def boards(folder: Path) -> Iterator[Check]:
     if not tested:
         why = "of some rows the metric of each user is not kept"
         yield Check(f"{what}: tests", None, why)
+
+
+def studies(results: Path) -> Iterator[Check]:
+    """The pages of all studies, and their index."""
+    for path, text in drawn(results):
+        name = path.relative_to(results)
+        same = path.exists() and path.read_text(encoding="utf-8") == text
+        again = "differs from runs.json; python -m ablations.pages results draws it"
+        yield Check(f"{name}: page", same, again)
 
 
 def pages(path: Path, records: dict[str, Records]) -> Iterator[Check]:
@@ -229,6 +238,7 @@ def checks() -> Iterator[Check]:
     yield from cards(records)
     for board in ROWS:
         yield from boards(RESULTS / board)
+    yield from studies(RESULTS)
     for page in PAGES:
         yield from pages(ROOT / page, records)
     yield from models(records)

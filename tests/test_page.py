@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.errors import run_command
-from tests.conftest import SERVED, serve, start_service, write_shop
+from tests.conftest import ROOT, SERVED, serve, start_service, write_shop
 
 CHROMIUM = next(
     filter(
@@ -545,3 +545,34 @@ def test_all_reasons_by_keyboard(shop_page):
     assert shop_page.evaluate(
         "document.activeElement.matches('article button')"
     )
+
+
+# The pages of studies
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_a_study(browser, width, scheme):
+    """It fits, has no serious faults for axe-core, and a click on a column sorts by it."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    results = (ROOT / "results").as_uri()
+    options = {"viewport": {"width": width, "height": 900}}
+    for path in ("/index.html", "/time/index.html"):
+        page = open_page(
+            browser, results, path, color_scheme=scheme, **options
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert not serious(Axe().run(page))
+        if path == "/index.html":
+            page.context.close()
+    page.get_by_role("button", name="test NDCG@10").click()
+    column = page.locator("tbody tr td:nth-child(3)")
+    figures = [float(text.split()[0]) for text in column.all_inner_texts()]
+    assert len(figures) > 5 and figures == sorted(figures, reverse=True)
+    page.get_by_role("button", name="test NDCG@10").click()
+    again = [float(text.split()[0]) for text in column.all_inner_texts()]
+    assert again == sorted(figures)
+    assert page.get_attribute("[aria-sort]", "aria-sort") == "ascending"
+    assert not page.faults
+    page.context.close()

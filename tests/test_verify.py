@@ -26,6 +26,17 @@ def test_boards(board):
     assert not failed(verify.boards(verify.RESULTS / board))
 
 
+def test_pages_of_studies(tmp_path):
+    assert not failed(verify.studies(verify.RESULTS))
+    folder = tmp_path / "results"
+    shutil.copytree(verify.RESULTS / "time", folder / "time")
+    shutil.copy(verify.RESULTS / "index.html", folder)
+    page = folder / "time" / "report.md"
+    page.write_text(page.read_text().replace("0.2101", "0.2201"))
+    # Its line, and the index of fewer studies.
+    assert len(failed(verify.studies(folder))) == 2
+
+
 @pytest.mark.parametrize("page", verify.PAGES)
 def test_pages(page):
     assert not failed(verify.pages(verify.ROOT / page, RECORDS))
