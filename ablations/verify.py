@@ -40,7 +40,7 @@ BOTH = ("HR@10", "NDCG@10")
 # What columns of a page are called there.
 COLUMNS = {name: name for name in ("HR@1", "HR@5", *BOTH, "NDCG@5", "MRR")}
 COLUMNS |= {
-    "all": "NDCG@10",
+    "all users": "NDCG@10",
     "different timestamp": "NDCG@10, different timestamp",
     "same timestamp": "NDCG@10, same timestamp",
 }

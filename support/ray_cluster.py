@@ -9,6 +9,10 @@ from types import ModuleType
 
 from support.errors import UserError
 
+# Seconds that Ray Train waits for the workers of a dead one to part from it. They would wait for it
+# themselves, and are killed then; Ray's own 30 are added to each restart.
+SHORT_WAIT = {"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3"}
+
 
 @contextlib.contextmanager
 def cluster(address: str, jobs: int | None = None) -> Iterator[ModuleType]:
@@ -27,7 +31,9 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[ModuleType]:
             log_to_driver=False,
             include_dashboard=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": _search_path()}},
+            runtime_env={
+                "env_vars": {"PYTHONPATH": _search_path(), **SHORT_WAIT}
+            },
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(

@@ -99,12 +99,12 @@ def test_a_file_that_is_off_is_not_kept(
     [
         ("films", "enhanced-known-time"),
         ("films", "enhanced-graph"),
-        ("films", "enhanced-transitions"),
         ("shop", "enhanced"),
     ],
 )
 def test_other_models_and_schemas_export(service_files, data, tmp_path, case):
-    """Request times, graphs, texts, vectors and gaps: scores of drawn histories agree."""
+    """Request times, graphs, texts, vectors and gaps: scores of drawn histories agree. The
+    published model has transitions."""
     shape, name = case
     own = data if shape == "films" else other_data(shape)
     engine = RecommendationEngine(

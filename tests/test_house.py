@@ -1,4 +1,4 @@
-"""The layout: imports point one way, modules say what they are, the README's map is complete."""
+"""The layout: imports point one way, modules say what they are, the map in docs/code.md is complete."""
 
 import ast
 import hashlib
@@ -188,11 +188,11 @@ def test_heavy_packages_are_imported_late():
         assert not early, f"{path.name} imports {early} at its head"
 
 
-def test_readme_map_names_every_root_module_and_folder():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_map_names_every_root_module_and_folder():
+    page = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
     for path in MODULES:
         first = path.relative_to(ROOT).parts[0]
-        assert (first if first.endswith(".py") else first + "/") in readme, (
+        assert (first if first.endswith(".py") else first + "/") in page, (
             f"{first} is missing from the map"
         )
 

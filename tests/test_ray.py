@@ -95,37 +95,6 @@ def test_two_workers_train_as_two_processes_of_torchrun(
     assert all((one[name] == other[name]).all() for name in one)
 
 
-def test_a_killed_worker_is_replaced_and_a_killed_program_resumed(
-    ml_1m_folder, tmp_path
-):
-    """kill -9 of each worker once, and of all: every epoch is trained, and it learned."""
-    ray = ["--ray", "local", "--workers", "2"]
-    long = ["--max_epochs", "60", "--eval_every", "5", "--patience", "99"]
-    process = start(command(tmp_path / "b", ml_1m_folder, *long, *ray))
-
-    def reached(epoch):
-        run = newest_run(tmp_path / "b/c")
-        log = run and run / "log.txt"
-        return log and log.exists() and f"epoch {epoch:3}" in log.read_text()
-
-    for place, epoch in enumerate((5, 20)):
-        wait_for(lambda epoch=epoch: reached(epoch), process)
-        os.kill(sorted(workers())[place], signal.SIGKILL)
-    wait_for(lambda: reached(40), process)
-    process.kill()
-    end_of(process)
-    resume = ["--resume", "--checkpoint_dir", str(tmp_path / "b/c")]
-    code, _, err = end_of(start(["trainer.py", *resume, *ray]))
-    assert code == 0, err
-    found = read_results(newest_run(tmp_path / "b/c") / "best")
-    assert found["epochs"] == 60
-    ours, popularity = (
-        found["ranking"][name]["NDCG@10"]["mean"]
-        for name in ("enhanced", "popularity")
-    )
-    assert ours > 1.2 * popularity
-
-
 def parents(numbers):
     """The processes that started some others."""
     found = subprocess.run(
@@ -137,33 +106,48 @@ def parents(numbers):
     return set(found.stdout.split())
 
 
-def test_a_lost_machine_is_replaced(ml_1m_folder, tmp_path):
-    """Two Ray nodes of this machine, with a worker each. One is killed, a third joins."""
+def test_what_is_killed_is_replaced_and_a_killed_program_resumed(
+    ml_1m_folder, tmp_path
+):
+    """On two Ray nodes of this machine with a worker each: kill -9 of a worker, of a node, and of
+    the program. Every epoch is trained, and it learned."""
     from ray.cluster_utils import Cluster
+
+    def reached(epoch):
+        run = newest_run(tmp_path / "c")
+        log = run and run / "log.txt"
+        return log and log.exists() and f"epoch {epoch:3}" in log.read_text()
 
     machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         second = machines.add_node(num_cpus=1)
         ray = ["--ray", machines.address, "--workers", "2"]
         long = ["--max_epochs", "40", "--eval_every", "5", "--patience", "99"]
-        process = start(command(tmp_path, ml_1m_folder, *long, *ray))
-
-        def saved():
-            run = newest_run(tmp_path / "c")
-            return run and (run / "last").exists()
-
-        wait_for(saved, process)
+        flags = [*long, "--no_transitions", *ray]
+        process = start(command(tmp_path, ml_1m_folder, *flags))
+        wait_for(lambda: reached(5), process)
+        assert len(parents(workers())) == 2
+        os.kill(workers()[0], signal.SIGKILL)
+        wait_for(lambda: reached(15), process)
         before = set(workers())
-        assert len(parents(before)) == 2
         machines.remove_node(second, allow_graceful=False)
         machines.add_node(num_cpus=1)
         wait_for(lambda: len(set(workers()) - before) == 2, process)
-        code, out, err = end_of(process)
+        wait_for(lambda: reached(25), process)
+        process.kill()
+        end_of(process)
+        resume = ["--resume", "--checkpoint_dir", str(tmp_path / "c")]
+        code, out, err = end_of(start(["trainer.py", *resume, *ray]))
     finally:
         machines.shutdown()
     assert code == 0, err
     found = read_results(newest_run(tmp_path / "c") / "best")
     assert found["epochs"] == 40 and "Best model" in out
+    ours, popularity = (
+        found["ranking"][name]["NDCG@10"]["mean"]
+        for name in ("enhanced", "popularity")
+    )
+    assert ours > 1.2 * popularity
 
 
 def test_an_error_of_the_user_ends_all_workers(tmp_path):

@@ -30,6 +30,7 @@ settings:
   seq_length: 20
   max_steps: 3
   device: cpu
+  transitions: false
 variants:
   plain: {}
   fixed: {positions: sinusoidal}
@@ -89,45 +90,45 @@ def test_a_study_is_read(study_file):
         (
             "positions: sinusoidal}",
             "pozitions: sinusoidal}",
-            11,
+            12,
             "did you mean 'positions'",
         ),
-        ("positions: sinusoidal}", "positions: sinusoidel}", 11, "sinusoidel"),
+        ("positions: sinusoidal}", "positions: sinusoidel}", 12, "sinusoidel"),
         ("hidden_size: 8", "hidden_size: wide", 5, "hidden_size"),
         ("hidden_size: 8", "hiden_size: 8", 5, "hidden_size"),
         (
             "{positions: sinusoidal}",
             "{}",
-            11,
+            12,
             "variants.fixed: the same settings as 'plain'",
         ),
         (
             "{positions: sinusoidal}",
             "{negatives: 3, loss: softmax}",
-            11,
+            12,
             "negatives: does nothing without --loss",
         ),
-        ("  fixed: {", "  plain: {", 11, "duplicate key"),
-        ("{positions: sinusoidal}", "yes", 11, "dictionary"),
+        ("  fixed: {", "  plain: {", 12, "duplicate key"),
+        ("{positions: sinusoidal}", "yes", 12, "dictionary"),
         ("base: quick", "base: quik", 2, "base: Input should be"),
         ("question:", "aim:", 1, "aim: unknown key; a study has"),
         (
             "against: fixed",
             "against: nobody",
-            12,
+            13,
             "there is no variant 'nobody' above it",
         ),
         (
             "{positions: sinusoidal}",
             "{teacher: elsewhere}",
-            11,
+            12,
             "give it as a flag",
         ),
-        ("{positions: sinusoidal}", "{seed: 7}", 11, "give it as a flag"),
+        ("{positions: sinusoidal}", "{seed: 7}", 12, "give it as a flag"),
         (
             "{positions: sinusoidal}",
             "{positions: [sinusoidal]}",
-            11,
+            12,
             "positions: expected one value",
         ),
     ],
@@ -152,7 +153,7 @@ def test_epochs_make_no_variant_where_steps_are_limited():
 
 def test_a_study_without_variants_or_of_no_name_is_refused(study_file):
     study_file.write_text(TINY[: TINY.index("  plain")])
-    with pytest.raises(UserError, match=r"tiny\.yaml:9: variants: "):
+    with pytest.raises(UserError, match=r"tiny\.yaml:10: variants: "):
         load_study(str(study_file))
     with pytest.raises(UserError, match="no study 'nothing'"):
         load_study("nothing")
