@@ -19,9 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ablations.boards import BOARDS, ROWS, reported, table
 from ablations.pages import drawn
 from ablations.publishing import CARD, card
-from ablations.rows import BOARDS, ROWS, reported, table
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
 from model_io import data_of, load_model

@@ -1,4 +1,4 @@
-"""The layout: imports point one way, modules say what they are, the map in docs/code.md is complete."""
+"""The layout: imports point one way, modules say what they are, the map of the code is complete."""
 
 import ast
 import hashlib

@@ -175,6 +175,7 @@ def test_command(place, monkeypatch, tmp_path, command):
         more = {
             "ablations.audit": data,
             "ablations.analyse": [],
+            "ablations.faithfulness": ["--users", "2", *results],
             "ablations.rows": [
                 *data,
                 *SMALL,

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from ablations import once, rows
+from ablations import boards, once, rows
 from baselines.neighbours import item_knn
 from data_processor import load
 from evaluation.metrics import per_user
@@ -124,9 +124,10 @@ def test_a_table_has_the_rows_that_were_measured_before(tmp_path, capsys):
 
 
 def test_boards_have_rows_that_exist_and_what_they_are_tested_against():
-    assert set(rows.ROWS) == set(rows.BOARDS)
-    for names in rows.ROWS.values():
-        assert set(rows.AGAINST) < set(names) < set(rows.NAMES)
+    assert set(boards.ROWS) == set(boards.BOARDS)
+    assert tuple(rows.BASELINES) == boards.TUNED
+    for names in boards.ROWS.values():
+        assert set(boards.AGAINST) < set(names) < set(boards.NAMES)
 
 
 def test_a_row_is_no_other_model(tmp_path):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from ablations import verify
-from ablations.rows import ROWS, reported
+from ablations.boards import ROWS, reported
 
 RECORDS = {board: reported(verify.RESULTS / board, "")[0] for board in ROWS}
 
