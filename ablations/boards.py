@@ -11,7 +11,7 @@ import numpy as np
 from ablations.publishing import shown_of
 from evaluation.metrics import METRIC
 from evaluation.report import cell
-from evaluation.significance import compare, holm, mark
+from evaluation.significance import holm, mark, randomisation_test
 from support.checkpoint import read_json
 from support.errors import UserError
 from support.files import replacing, write_json
@@ -173,13 +173,15 @@ def _tests(values):
 
 def _differences(values, against):
     """Row -> its difference to another one, with stars."""
-    tests = {
-        name: compare(ours, values[against])
-        for name, ours in values.items()
-        if name != against
+    means = {name: runs.mean(0) for name, runs in values.items()}
+    theirs = means.pop(against)
+    differences = {name: ours - theirs for name, ours in means.items()}
+    p_values = {
+        name: randomisation_test(difference)
+        for name, difference in differences.items()
     }
-    corrected = holm({name: test.p_value for name, test in tests.items()})
+    corrected = holm(p_values)
     return {
-        name: f"{test.difference:+.4f}{mark(corrected[name])}"
-        for name, test in tests.items()
+        name: f"{difference.mean():+.4f}{mark(corrected[name])}"
+        for name, difference in differences.items()
     }

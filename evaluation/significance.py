@@ -32,10 +32,9 @@ def compare(
     samples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Interval by the paired bootstrap, p-value by the paired randomisation test.
+    """Interval by the paired bootstrap, p-value by the paired `randomisation_test`.
 
-    The test is Fisher's, with random signs (Smucker et al., CIKM 2007, section 3). model (S, P),
-    reference (S', P). Raises `ValueError` if the numbers of users differ.
+    model (S, P), reference (S', P). Raises `ValueError` if the numbers of users differ.
     """
     model, reference = np.atleast_2d(model), np.atleast_2d(reference)
     if model.shape[1] != reference.shape[1]:
@@ -44,23 +43,37 @@ def compare(
         )
     difference = model.mean(0) - reference.mean(0)  # (P,)
     users = len(difference)
-    # Less a trifle: sums of the same numbers differ in the last digits.
-    observed = np.abs(difference.sum()) - 1e-12
     draw = np.random.default_rng(seed)
     means = []
-    extreme = 0
     for start in range(0, samples, BLOCK):
         size = min(BLOCK, samples - start)
         drawn = draw.integers(0, users, (size, users))
         means.append(difference[drawn].mean(1))
-        signs = draw.integers(0, 2, (size, users), dtype=np.int8) * 2 - 1
-        sums = np.abs(signs @ difference)
-        extreme += int((sums >= observed).sum())
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    p_value = (extreme + 1) / (samples + 1)
+    p_value = randomisation_test(difference, samples, seed)
     return Comparison(
         float(difference.mean()), float(low), float(high), p_value
     )
+
+
+def randomisation_test(
+    difference: np.ndarray, samples: int = 10_000, seed: int = 0
+) -> float:
+    """p-value that differences (P,) of users are 0 on average: Fisher's test with random signs
+    (Smucker et al., CIKM 2007, section 3)."""
+    users = len(difference)
+    total = difference.sum()
+    # Less a trifle: sums of the same numbers differ in the last digits.
+    observed = abs(total) - 1e-10
+    draw = np.random.default_rng(seed)
+    extreme = 0
+    for start in range(0, samples, BLOCK):
+        size = min(BLOCK, samples - start)
+        coins = draw.integers(0, 256, (size, -(-users // 8)), dtype=np.uint8)
+        negative = np.unpackbits(coins, axis=1, count=users).astype(float)
+        sums = np.abs(total - 2 * (negative @ difference))
+        extreme += int((sums >= observed).sum())
+    return (extreme + 1) / (samples + 1)
 
 
 def seed_spread(models: list[np.ndarray]) -> tuple[float, int]:

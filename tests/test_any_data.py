@@ -35,6 +35,11 @@ SETS = {
     "latest": "ml-latest-small",
     "sports": "s3rec/Sports_and_Outdoors.txt",
 }
+# Of data whose items would take the test a minute.
+FEWER = {
+    "latest": ("--min_item_count", "10"),
+    "sports": ("--min_user_count", "40"),
+}
 
 
 def present(*parts):
@@ -61,8 +66,7 @@ def trained(folder, *flags):
 @pytest.mark.parametrize("name", SETS)
 def test_a_file_is_trained_measured_and_explained(name, tmp_path, capsys):
     path = present(*SETS[name].split("/"))
-    few = ["--min_user_count", "40"] if name == "sports" else []
-    results = trained(tmp_path, "--dataset", str(path), *few)
+    results = trained(tmp_path, "--dataset", str(path), *FEWER.get(name, ()))
     printed = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
     assert "popularity" in printed and "NDCG@10" in printed
     engine = RecommendationEngine(tmp_path / "best")
@@ -120,6 +124,7 @@ def test_ml_100k_three_ways_gives_the_same_figures(tmp_path, capsys):
         == 0
     )
     plain = [
+        "--no_transitions",
         "--item_features",
         "none",
         "--interaction_features",
