@@ -83,11 +83,11 @@ def test_two_workers_train_as_two_processes_of_torchrun(
 ):
     torchrun = (sys.executable, "-m", "torch.distributed.run")
     torchrun += ("--nproc_per_node", "2")
-    code, _, err = end_of(
-        start(command(tmp_path / "a", ml_1m_folder), torchrun)
-    )
+    plain = "--no_transitions"
+    alone = command(tmp_path / "a", ml_1m_folder, plain)
+    code, _, err = end_of(start(alone, torchrun))
     assert code == 0, err
-    ray = ["--ray", "local", "--workers", "2"]
+    ray = ["--ray", "local", "--workers", "2", plain]
     code, out, err = end_of(start(command(tmp_path / "b", ml_1m_folder, *ray)))
     assert code == 0, err
     assert out.count("epoch   3") == 1 and out.count("Best model") == 1

@@ -51,6 +51,8 @@ def start(study_file, tmp_path, *flags):
         str(study_file),
         "--seeds",
         "2",
+        "--jobs",
+        "2",
         "--work",
         str(tmp_path / "work"),
         "--results",
