@@ -34,12 +34,19 @@ def item_regression(data: Dataset) -> sparse.csr_matrix:
     together = _together(data).tocsc()
     together.sort_indices()
     number = together.diagonal()
+    # Of a full table the counts of 100 items are looked up much faster.
+    full = None
+    if len(number) ** 2 <= CELLS:
+        full = together.astype(np.float32).toarray()
     columns = []
     for item in range(len(number)):
         others, counts = _most_similar(together, number, item)
         weights = np.zeros(0)
         if len(others):
-            among = together[:, others][others].toarray()
+            if full is None:
+                among = together[:, others][others].toarray()
+            else:
+                among = full[np.ix_(others, others)].astype(float)
             among += RIDGE * np.eye(len(others))
             weights = np.linalg.solve(among, counts)
         columns.append((others, weights))
