@@ -154,6 +154,7 @@ def _one(engine, flags):
 
 def _print_text(engine, flags, query, items, reasons, profile, note):
     from explanations.tables import (
+        below_mean_line,
         chosen_line,
         print_reasons,
         print_recommendations,
@@ -168,6 +169,11 @@ def _print_text(engine, flags, query, items, reasons, profile, note):
     if note:
         print(note)
     print_recommendations(items)
+    by_next = flags.rank_by == "next" and flags.prefer_expected is None
+    if profile and by_next:
+        hint = below_mean_line(engine.schema, profile, items)
+        if hint:
+            print(hint)
     if flags.user_id is not None and flags.history_until != "end":
         held_out = engine.held_out(flags.user_id, flags.history_until)
         chosen = engine.place(query, held_out)

@@ -89,6 +89,24 @@ def chosen_line(chosen: Chosen) -> str:
     return f"Chosen next: {chosen.name}, {', '.join(places)}"
 
 
+def below_mean_line(
+    schema: Schema, profile: Profile, items: Sequence[Recommendation]
+) -> str:
+    """What to do if most of the items are expected to be valued below the user's mean; else ''."""
+    for name, mean in profile.means.items():
+        numbers = [item.values.get(name) for item in items]
+        below = [
+            one for one in numbers if isinstance(one, float) and one < mean
+        ]
+        if len(below) > len(items) / 2:
+            return (
+                f"{len(below)} of these {schema.nouns} may come next, but with a {name} below the "
+                f"user's mean, {mean}. What the user should like: --rank_by liked "
+                f"--prefer_expected mean"
+            )
+    return ""
+
+
 def print_recommendations(items: Sequence[Recommendation]) -> None:
     """Print a line for each item, and its note."""
     for item in items:

@@ -23,6 +23,7 @@ import training_loop
 from bulk import recommend_all
 from data_processor import load
 from engine import RecommendationEngine
+from explanations.tables import below_mean_line
 from model_io import load_model
 from queries import Query
 from run_folder import newest_run, read_results
@@ -1321,6 +1322,19 @@ def test_a_list_for_what_came_next(model, engine, capsys):
     chosen = engine.held_out(12, "test")
     name = engine.item(engine.catalogue.items.index([chosen])[0]).name
     assert code == 0 and f"Chosen next: {name}, place " in out
+
+
+def test_a_list_below_the_users_mean_says_so(model, engine):
+    """And which flags list what the user should like."""
+    history = engine.history(12)
+    profile = engine.profile_of(history, 12)
+    (items,) = engine.answer([Query(history, k=10)])
+    high = dataclasses.replace(profile, means={"rating": 5.0})
+    line = below_mean_line(engine.schema, high, items)
+    assert line.startswith("10 of these films may come next")
+    assert "--rank_by liked --prefer_expected mean" in line
+    low = dataclasses.replace(profile, means={"rating": 1.0})
+    assert below_mean_line(engine.schema, low, items) == ""
 
 
 def test_a_list_of_what_the_user_should_like(model, engine, capsys):
