@@ -23,7 +23,7 @@ from evaluation.protocols import Ranker
 from queries import hides_seen
 from reranking import LikedRanker, candidates, varied_lists
 from splits import Requests
-from support.checkpoint import WEIGHTS, file_digest, read_json
+from support.checkpoint import read_json
 from support.devices import uses_bf16
 from support.errors import require
 from support.files import write_json
@@ -136,7 +136,7 @@ class Parts:
         """Say in the folder of what the lists are. Raises `UserError` if it holds others."""
         users = self.requests.users
         about = {
-            "weights": file_digest(self.engine.model_path / WEIGHTS),
+            "weights": self.engine.info["weights"],
             "data": self.engine.data.split_hash,
             "items": len(self.engine.catalogue.items.ids),
             "users": len(users),

@@ -43,7 +43,7 @@ from heads import PreferenceHeads, ValueHeads
 from outputs import ItemPrediction, Outputs
 from scorer import NOTHING, Scorer
 from settings import ModelSettings, TrainSettings
-from support.errors import UserError
+from support.errors import UserError, require
 from transformer import (
     EVERY,
     Attend,
@@ -78,6 +78,11 @@ class EnhancedBERT4Rec(nn.Module):
         # What the columns say is added to the item's own vector.
         self.item_columns = ItemColumns(catalogue.items, settings)
         self.graph = ItemGraph(catalogue, settings) if settings.graph else None
+        encoders = len(self.item_columns.encoders)
+        require(
+            settings.item_ids or settings.graph or encoders,
+            "--no_item_ids: no column of the items is read, so all would be alike",
+        )
         self.interaction_columns = Columns(
             "interaction_features", settings, catalogue.interaction_fields
         )
@@ -314,10 +319,12 @@ class EnhancedBERT4Rec(nn.Module):
         parts += self.item_columns(without, chosen)
         if self.graph is not None and "graph" not in without:
             parts.append(self.graph()[chosen])
-        # Explanations may leave all of an item's families out.
+        # Explanations may leave out all families of an item.
         number = len(self.catalogue.items.ids) if whole else len(chosen)
         nothing = self.special.new_zeros(number, self.special.shape[1])
-        vectors = sum(parts[1:], start=parts[0]) if parts else nothing  # (V, D)
+        vectors = (
+            sum(parts[1:], start=parts[0]) if parts else nothing
+        )  # (V, D)
         mask = vectors.mean(0)  # (D,)
         cloze = self.masked_head is not None
         if cloze and (self.training or bool(self.mask_trained)):

@@ -88,14 +88,16 @@ def _tag_weights(codes: Tensor) -> Tensor:
 
 def tag_shares(codes: Tensor, values: int) -> Tensor:
     """(n, values + 1) of codes (n, M): the mean of their vectors as one product."""
-    shares = torch.zeros(len(codes), values + 1)
+    shares = torch.zeros(len(codes), values + 1, device=codes.device)
     return shares.scatter_add_(1, codes, _tag_weights(codes))
 
 
 def without_tags(tags: Tensor, codes: set[int]) -> Tensor:
     """Codes (n, M) or `tag_shares` (n, values + 1) without some tags."""
     if not tags.is_floating_point():
-        left_out = torch.isin(tags, torch.tensor(sorted(codes)))
+        left_out = torch.isin(
+            tags, torch.tensor(sorted(codes), device=tags.device)
+        )
         return tags.masked_fill(left_out, 0)
     left = tags.clone()
     left[:, sorted(codes)] = 0.0
@@ -225,6 +227,11 @@ class Columns(nn.Module):
                     f"{', '.join(fields) or 'there are none'}"
                 )
             build = KINDS.get(fields[name].column.kind, text)
+            if build is None and wanted != "all":
+                raise UserError(
+                    f"--{flag} {name!r} is a text, which is read with --text_encoder ngrams or "
+                    f"sentence, as a column of items"
+                )
             if build is not None:
                 self.encoders[name] = build(fields[name], width)
 

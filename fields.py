@@ -104,7 +104,7 @@ class Field:
     def stored(self, value: Any) -> np.ndarray:
         """The stored form of a given value or title. Raises `UserError`."""
         kind = self.column.kind
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value):
             return self.unknown
         if kind == "text":
             return np.array(str(value), dtype=object)

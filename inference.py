@@ -12,7 +12,14 @@ import os
 import sys
 from pathlib import Path
 
-from inference_flags import FILTERS, MANY_USERS, ONE_USER, parser_of
+from inference_flags import (
+    ENDINGS,
+    FILTERS,
+    MANY_USERS,
+    NOT_SIMILAR,
+    ONE_USER,
+    parser_of,
+)
 from support.arguments import names_of
 from support.errors import UserError, require, run_command
 from support.files import STREAMS
@@ -29,9 +36,14 @@ def _vectors(engine, flags):
     users = None if flags.users == "all" else names_of(flags.users)
     requests = engine.requests(users, flags.history_until)
     for done, asked in write_vectors(engine, Path(flags.vectors), requests):
-        print(f"vectors of {done:,} of {asked:,} users: {flags.vectors}")
+        print(
+            f"vectors of {done:,} of {asked:,} users: {flags.vectors}",
+            file=sys.stderr,
+        )
     if engine.scorer.transitions is not None:
-        print("the counts of transitions are not in the vectors")
+        print(
+            "the item-to-item scores are not in the vectors", file=sys.stderr
+        )
 
 
 def _is_folder(output):
@@ -59,7 +71,7 @@ def _many(engine, flags):
         return
     table = recommend_all(engine, users, **options)
     requests = engine.data.split.requests[flags.history_until]
-    asked = len(set(users)) if users else len(requests)
+    asked = len(requests) if users is None else len(set(users))
     with_all = int((table.groupby("user_id").size() == flags.k).sum())
     fewer = asked - with_all
     note = f"; {fewer} of them have fewer than {flags.k} left" if fewer else ""
@@ -215,28 +227,28 @@ def main(argv: list[str]) -> None:
     parser = parser_of(__doc__)
     flags = parser.parse_args(argv)
     if flags.users:
-        foreign, word, answer = ONE_USER, "without", _many
+        foreign, word, answer = ONE_USER, "without --users", _many
     elif flags.similar_to is not None:
-        foreign, word, answer = MANY_USERS, "with", _similar
+        foreign, word, answer = NOT_SIMILAR, "without --similar_to", _similar
     else:
-        foreign, word, answer = MANY_USERS, "with", _one
+        foreign, word, answer = MANY_USERS, "with --users", _one
     for name in foreign:
         require(
             getattr(flags, name) == parser.get_default(name),
-            f"--{name} goes {word} --users",
+            f"--{name} goes {word}",
         )
     require(
         flags.output or flags.vectors or not flags.users,
         "--users needs --output, e.g. --output recs.parquet, or --vectors FOLDER",
     )
+    known = flags.output in STREAMS or _is_folder(flags.output)
+    require(
+        not flags.output or known or flags.output.endswith(ENDINGS),
+        f"--output {flags.output}: give a file FILE.csv or FILE.parquet, or a folder FOLDER/",
+    )
     require(
         not flags.ray or _is_folder(flags.output),
         "--ray needs --output FOLDER/, a folder that all machines see",
-    )
-    require(
-        flags.similar_to is None
-        or (flags.user_id is None and flags.history is None),
-        "--similar_to is asked of nobody: drop --user_id and --history",
     )
     from engine import RecommendationEngine
 

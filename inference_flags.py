@@ -21,6 +21,14 @@ ONE_USER = (
     "json",
 )
 MANY_USERS = ("output", "vectors", "precision", "ray")
+# Items like another one depend on no user.
+NOT_SIMILAR = (
+    *MANY_USERS,
+    *("user_id", "history", "history_until", "at", "set", "filter_seen"),
+    *("only", "without", "rank_by", "diversity", "prefer_expected"),
+    "explain",
+)
+ENDINGS = (".csv", ".parquet")  # of a file of lists
 FILTERS = {"auto": None, "yes": True, "no": False}
 
 

@@ -1,5 +1,6 @@
 """Profiles of users from their histories, and times of requests."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -170,6 +171,8 @@ def parse_time(text: str) -> int:
     (UTC).
     """
     try:
+        if re.fullmatch(r"(19|20)\d{6}", text):
+            raise ValueError  # 20010131: a date, or seconds of 1970
         if text.isdecimal():
             moment = datetime.fromtimestamp(int(text), UTC)
         else:

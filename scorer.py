@@ -82,6 +82,8 @@ class Scorer(nn.Module):
 
     def score(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
         """(B, R) logits of each item as the next interaction."""
+        # Transitions must not see either what is hidden from the states.
+        batch = hide(batch, without)
         return self.scores(self.states(batch, without), batch, without)
 
     def blocks(self, states: Tensor, batch: Batch) -> Blocks:

@@ -13,7 +13,6 @@ arrays of `Dataset` and a number of targets describe it. Q requests, T targets o
 
 import dataclasses
 import itertools
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,8 +58,8 @@ class Requests:
         """At most so many of the requests, spread evenly."""
         if len(self) <= most:
             return self
-        step = math.ceil(len(self) / most)
-        part = self.part(np.arange(len(self))[::step])
+        chosen = np.linspace(0, len(self) - 1, most).round().astype(int)
+        part = self.part(chosen)
         return dataclasses.replace(part, total=len(self))
 
 

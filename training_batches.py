@@ -112,7 +112,8 @@ class TrainingBatches:
         return users[user], first, np.minimum(ends[user], first + self.size)
 
     def _bounds(self, lengths):
-        """Bounds of the batches among windows of these lengths, longest first."""
+        """Bounds of the batches among windows of these lengths, longest first. The widths are those
+        of causal batches; a cloze batch also reads the last interaction."""
         widths = padded_width(np.sort(lengths)[::-1] - 1, self.seq_length)
         return cut(widths, self.train.batch_size, self.train.batch_tokens)
 

@@ -95,8 +95,8 @@ class Run:
     If the split has validation targets, they select the weights and stop training early; else all
     epochs are trained. state_folder: where the state for `resume` is kept (written at each
     evaluation, every ten minutes, and when the run is stopped). on_best(model, record): called on
-    the main process whenever the validation score improves. teachers: models of the same kind and
-    catalogue whose distributions the item heads follow.
+    the main process whenever the validation score improves, and at the end with transitions.
+    teachers: models of the same kind and catalogue whose distributions the item heads follow.
     """
 
     def __init__(
@@ -157,8 +157,7 @@ class Run:
             remedy = f"give fewer processes than {self.world}, or a smaller --batch_size"
             if self.data.train_lengths.max() < 2:
                 remedy = (
-                    "give longer histories: beside what is held out, two interactions of a user "
-                    "train"
+                    "no user has enough interactions left for training; give longer histories"
                 )
             raise UserError(f"there is no full step to train: {remedy}")
         return (

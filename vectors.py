@@ -19,6 +19,8 @@ from dataset import ITEM_ROWS
 from engine import RecommendationEngine
 from evaluation.protocols import request_batches
 from splits import Requests
+from support.checkpoint import INFO
+from support.errors import require
 from support.files import replacing
 
 
@@ -36,11 +38,13 @@ def item_vectors(engine: RecommendationEngine) -> np.ndarray:
 def user_vectors(
     engine: RecommendationEngine, requests: Requests
 ) -> np.ndarray:
-    """(Q, D + 1) of the history of each request."""
+    """(Q, D + 1) of the history of each request. If the time of the request is known from the data,
+    as that of a held-out interaction is, it stays."""
     scorer = engine.scorer
+    timed = engine.timed if not requests.count else lambda history: history
     found = np.ones((len(requests), scorer.table.shape[1] + 1), np.float32)
     for chosen, _, batch in request_batches(
-        engine.data, requests, engine.seq_length, timed=engine.timed
+        engine.data, requests, engine.seq_length, timed=timed
     ):
         states = scorer.states(batch).float()
         queries, _ = scorer.model.as_query(states, scorer.cloze)
@@ -52,9 +56,18 @@ def write_vectors(
     engine: RecommendationEngine, folder: Path, requests: Requests
 ) -> Iterator[tuple[int, int]]:
     """Write items.parquet, and a file of every PART users: an id and a `vector` a row. Yields
-    (users written, all users) after each file."""
+    (users written, all users) after each file. Files of an earlier call are removed first. Raises
+    `UserError` if the folder is that of a model, whose items.parquet would be lost."""
+    require(
+        not (folder / INFO).exists(),
+        f"--vectors {folder}: a model lies there; choose another folder",
+    )
+    for path in folder.glob("users-*.parquet"):
+        path.unlink()
     items = engine.catalogue.items
-    _write(folder / "items.parquet", "item_id", items.ids, item_vectors(engine))
+    _write(
+        folder / "items.parquet", "item_id", items.ids, item_vectors(engine)
+    )
     for number, start in enumerate(range(0, len(requests), PART)):
         part = requests.part(slice(start, start + PART))
         ids = engine.data.catalogue.users.id_array(part.users)
@@ -71,7 +84,9 @@ def _write(path, name, ids, vectors):
     table = pa.table(
         {
             name: pa.array(ids.tolist()),
-            "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+            "vector": pa.FixedSizeListArray.from_arrays(
+                flat, vectors.shape[1]
+            ),
         }
     )
     with replacing(path) as target:

@@ -11,6 +11,7 @@ import pandas as pd
 from dataset import Table
 from fields import UNKNOWN, Field
 from schema import Column
+from support.errors import require
 
 KNOTS = 16  # quantiles of a number's known values
 MOST_TAGS = 64  # of one item
@@ -69,12 +70,12 @@ def field_of(column: Column, values: pd.Series) -> Field:
         )
     if column.kind == "number":
         numbers = np.log1p(known.clip(lower=0)) if column.log else known
-        knots = (
-            np.unique(np.quantile(numbers, np.linspace(0, 1, KNOTS)))
-            if len(known)
-            else [0.0]
-        )
-        return Field(column, knots=tuple(np.round(knots, 6).tolist()))
+        knots = np.zeros(1)
+        if len(known):
+            quantiles = np.quantile(numbers, np.linspace(0, 1, KNOTS))
+            # Different ones in fp32, as an encoder divides by their distances.
+            knots = np.unique(quantiles.astype(np.float32))
+        return Field(column, knots=tuple(knots.tolist()))
     if column.kind == "vector":
         return Field(column, size=len(known.iloc[0]) if len(known) else 1)
     return Field(column)
@@ -109,12 +110,22 @@ def stored(entry: Field, values: pd.Series) -> np.ndarray:
             row[: len(codes)] = codes
         return rows
     if kind == "number":
-        return values.to_numpy(dtype=np.float32)
+        numbers = values.to_numpy(dtype=np.float64)
+        # What fp32 cannot hold is unknown.
+        too_large = np.abs(numbers) > np.finfo(np.float32).max
+        return np.where(too_large, np.nan, numbers).astype(np.float32)
     if kind == "vector":
-        rows = [
-            entry.unknown if isinstance(row, float) else row for row in values
-        ]
-        return np.array(rows, dtype=np.float32).reshape(
-            len(values), entry.size
-        )
+        return _vectors(entry, values)
     return values.fillna("").to_numpy(dtype=object)
+
+
+def _vectors(entry, values):
+    """(n, size). Raises `UserError` for a vector of another length."""
+    rows = [entry.unknown if isinstance(row, float) else row for row in values]
+    for row in rows:
+        require(
+            len(row) == entry.size,
+            f"column {entry.name!r}: a vector of {len(row)} numbers, where {entry.size} are "
+            f"expected",
+        )
+    return np.array(rows, dtype=np.float32).reshape(len(rows), entry.size)

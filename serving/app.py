@@ -149,8 +149,10 @@ def _add_questions(app, service):
     @app.post("/recommend", response_model_exclude_none=True)
     async def recommend(wish: Wish) -> Recommendations:
         """The k best items for a user, fewer if fewer are left."""
-        engine = service.engines[wish.model]
-        history, note = service.engines.history(wish, engine)
+        # Others may be served before this answer is done.
+        engines = service.engines
+        engine = engines[wish.model]
+        history, note = engines.history(wish, engine)
         query = queries.Query(
             history,
             wish.k,
@@ -166,7 +168,7 @@ def _add_questions(app, service):
         chosen = None
         if wish.user_id is not None and wish.until != "end":
             chosen = await service.batcher.compute(
-                "rank", lambda: service.engines.chosen(wish, engine, query)
+                "rank", lambda: engines.chosen(wish, engine, query)
             )
         return Recommendations(recommendations=rows, note=note, chosen=chosen)
 

@@ -37,7 +37,7 @@ from readers.tables import (
 )
 from schema import Schema, read_schema
 from settings import DataSettings
-from support.errors import UserError
+from support.errors import UserError, require
 
 PACKING = 4  # bytes of text in one of a compressed file, about
 SAMPLE = 1_000_000  # first rows, by which columns and their forms are found
@@ -147,10 +147,28 @@ def _in_pieces(paths):
 
 
 def _layout(paths, wanted):
+    """How the lines of text files are read; None for Parquet. DuckDB takes fields by their place,
+    so a file with others than the first is refused."""
     if paths[0].suffix in PARQUET:
         return None
-    with named_errors(paths[0]):
-        return layout_of(paths[0], wanted=wanted)
+    layouts = []
+    for path in paths:
+        with named_errors(path):
+            layouts.append(layout_of(path, wanted=wanted))
+    first = layouts[0]
+    for path, layout in zip(paths, layouts, strict=True):
+        same = (layout.separator, layout.fields) == (
+            first.separator,
+            first.fields,
+        )
+        require(
+            same and (layout.header is None) == (first.header is None),
+            f"{path}: its fields are {', '.join(layout.fields)}, those of {paths[0].name} "
+            f"{', '.join(first.fields)}; give all files the same fields in the same order, with "
+            f"one separator",
+        )
+    quoted = any(layout.quoted for layout in layouts)
+    return dataclasses.replace(first, quoted=quoted)
 
 
 def scan(

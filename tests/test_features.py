@@ -5,18 +5,21 @@ independent.
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
 from batches import history_batch, history_of
 from dataset import ITEM_ROWS
+from enhanced_model import EnhancedBERT4Rec
 from features import NumberEncoder, TagsEncoder, tag_shares
 from fields import Field
 from growth import nearest_items
 from losses import CONTRASTIVE_TEMPERATURE, contrastive_loss
 from schema import Column
 from settings import ModelSettings, TrainSettings
+from support.errors import UserError
 from tests.conftest import (
     TINY_MODEL,
     VARIANTS,
@@ -27,6 +30,7 @@ from tests.conftest import (
 from text_vectors import text_vectors as vectors_of
 from training_batches import TrainingBatches
 from views import two_views
+from vocabulary import field_of, stored
 
 
 def test_tags_are_the_mean_of_their_vectors():
@@ -159,3 +163,52 @@ def test_items_without_any_column_still_have_rows():
     model = fresh_model(data, ModelSettings(**TINY_MODEL))
     assert model.item_table().shape == (len(data.catalogue.items), 16)
     assert (data.items >= ITEM_ROWS).all()
+
+
+def number_field(values):
+    column = Column("size", "number")
+    return field_of(column, pd.Series(values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.0] * 50 + [1e-9 * n for n in range(50)],
+        [1_700_000_000.0 + n for n in range(100)],
+    ],
+)
+def test_quantiles_that_are_equal_in_fp32_are_one(values):
+    """The encoder divides by their distances."""
+    field = number_field(values)
+    assert len(set(np.float32(field.knots))) == len(field.knots)
+    encoder = NumberEncoder(field, 8)
+    coded = torch.from_numpy(stored(field, pd.Series([*values, np.nan])))
+    assert encoder(coded).isfinite().all()
+
+
+def test_numbers_beyond_fp32_are_unknown():
+    field = number_field([1.0, 2.0])
+    coded = stored(field, pd.Series([1.0, 1e300, -1e300]))
+    assert np.isnan(coded).tolist() == [False, True, True]
+
+
+def test_a_vector_of_another_length_is_refused():
+    column = Column("vector", "vector")
+    field = field_of(column, pd.Series([[1.0, 2.0]]))
+    with pytest.raises(UserError, match=r"'vector'.*3 numbers, where 2"):
+        stored(field, pd.Series([[1.0, 2.0], [1.0, 2.0, 3.0]]))
+
+
+def test_a_text_that_nothing_reads_is_refused_by_name(data):
+    for flags in ({"item_features": "title"}, {"user_features": "title"}):
+        with pytest.raises(UserError, match="title"):
+            fresh_model(data, ModelSettings(**flags))
+
+
+def test_items_that_nothing_tells_apart_are_refused(data):
+    items = data.catalogue.items
+    bare = dataclasses.replace(items, fields={}, data={})
+    catalogue = dataclasses.replace(data.catalogue, items=bare)
+    settings = ModelSettings(item_ids=False)
+    with pytest.raises(UserError, match="all would be alike"):
+        EnhancedBERT4Rec(catalogue, settings)

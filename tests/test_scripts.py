@@ -331,7 +331,7 @@ def test_lists_of_all_users_in_a_folder(service_files, tmp_path, capsys):
     (path,) = (tmp_path / "lists").glob("*.parquet")
     assert len(pd.read_parquet(path)) == 120
     inference.main([*flags, "--vectors", f"{tmp_path}/vectors"])
-    assert "vectors of 60 of 60 users" in capsys.readouterr().out
+    assert "vectors of 60 of 60 users" in capsys.readouterr().err
     assert len(pd.read_parquet(tmp_path / "vectors/users-00000.parquet")) == 60
 
 
@@ -1367,3 +1367,37 @@ def test_similar_items_and_limited_lists(model, engine, capsys, tmp_path):
     assert code == 0 and found == [item.id for item in alike]
     code, _, err = infer(capsys, *flags, "--similar_to", "1,2")
     assert code == 2 and "give one item" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--similar_to 7 --only 8", "--only goes without --similar_to"),
+        ("--similar_to 7 --rank_by liked", "--rank_by"),
+        ("--similar_to 7 --user_id 3", "--user_id goes without --similar_to"),
+        ("--users all --output lists", "lists: give a file FILE.csv"),
+        ("--users all --output lists.txt", "lists.txt: give a file FILE.csv"),
+        ("--user_id 12 --at 20010131", "2001-01-31T20:00"),
+    ],
+)
+def test_flags_without_effect_and_places_are_refused_at_once(
+    timed_model, capsys, flags, named
+):
+    flags = ("--model_path", timed_model, *flags.split())
+    code, out, err = infer(capsys, *flags)
+    assert code == 2 and named in err and not out
+
+
+def test_vectors_do_not_take_the_place_of_a_model(model, tmp_path, capsys):
+    folder = shutil.copytree(model, tmp_path / "model")
+    items = (folder / "items.parquet").read_bytes()
+    flags = ("--model_path", model, "--users", "all", "--vectors")
+    code, _, err = infer(capsys, *flags, folder)
+    assert code == 2 and "a model lies there" in err
+    assert (folder / "items.parquet").read_bytes() == items
+    older = tmp_path / "vectors" / "users-00007.parquet"
+    older.parent.mkdir()
+    older.touch()
+    code, out, err = infer(capsys, *flags, tmp_path / "vectors")
+    assert code == 0 and not out and "vectors of" in err
+    assert not older.exists()

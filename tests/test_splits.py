@@ -213,3 +213,12 @@ def test_a_split_that_asks_nobody_is_refused(tiny, protocol, rows):
     few = tiny.replace(tiny.interactions.groupby("user").head(rows))
     with pytest.raises(UserError):
         process(few, DataSettings(protocol=protocol, min_user_count=1))
+
+
+def test_a_part_of_the_requests_has_as_many_as_are_allowed(data):
+    requests = data.split.requests["test"]
+    number = len(requests)
+    for most in (1, 7, number // 2 + 1, number - 1, number, 10 * number):
+        part = requests.spread(most)
+        assert len(part) == min(most, number)
+        assert (np.diff(part.ends) > 0).all()

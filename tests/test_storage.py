@@ -382,7 +382,9 @@ def test_a_bad_line_of_a_later_file_is_named(tmp_path, monkeypatch):
     for size in (1, 1 << 30):
         monkeypatch.setattr(stage, "GROUP", size)
         with pytest.raises(UserError, match=r"day-2.csv:32: amount 'many'"):
-            build(DataSettings(dataset=str(schema)), tmp_path / f"built-{size}")
+            build(
+                DataSettings(dataset=str(schema)), tmp_path / f"built-{size}"
+            )
 
 
 @pytest.mark.slow
@@ -395,9 +397,7 @@ def test_a_cluster_builds_the_same(tmp_path, monkeypatch):
     bad = dataclasses.replace(settings, columns="user=customer,item=nothing")
     with on_ray("local") as spread:
         folder = tmp_path / "built"
-        assert (
-            build(settings, folder, rows_of_part=60, spread=spread) == alone
-        )
+        assert build(settings, folder, rows_of_part=60, spread=spread) == alone
         with pytest.raises(UserError, match="nothing"):
             build(bad, tmp_path / "bad", spread=spread)
 
@@ -540,7 +540,12 @@ def test_training_gives_the_same_weights(tmp_path):
     for dataset in (folder, tmp_path / "built"):
         place = tmp_path / f"of-{dataset.name}"
         flags = [*SMALL, "--max_epochs", "2", "--transitions"]
-        flags += ["--runs_dir", f"{place}/runs", "--checkpoint_dir", f"{place}"]
+        flags += [
+            "--runs_dir",
+            f"{place}/runs",
+            "--checkpoint_dir",
+            f"{place}",
+        ]
         trainer.main([*flags, "--dataset", f"{dataset}"])
         weights.append(read_checkpoint(place / "best"))
     (one, about), (other, about_other) = weights
@@ -602,3 +607,16 @@ def test_a_build_that_is_killed_at_any_moment_goes_on(tmp_path):
     for path in (tmp_path / "whole").rglob("*.npy"):
         other = folder / path.relative_to(tmp_path / "whole")
         assert path.read_bytes() == other.read_bytes()
+
+
+def test_text_files_with_fields_in_another_order_are_refused(tmp_path):
+    """They would be read by their place, and users taken for items."""
+    frame = shop_frames()["interactions"]
+    frame.to_csv(tmp_path / "day-1.csv", index=False)
+    turned = frame[list(reversed(frame.columns))]
+    turned.to_csv(tmp_path / "day-2.csv", index=False)
+    columns = "user=customer,item=sku,time=day"
+    settings = DataSettings(dataset=f"{tmp_path}/day-*.csv", columns=columns)
+    with pytest.raises(UserError, match=r"day-2\.csv.*the same order"):
+        build(settings, tmp_path / "built")
+    assert not is_built(f"{tmp_path}/built")

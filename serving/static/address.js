@@ -24,14 +24,23 @@ export const typed = (text) =>
 
 const id = (text) => (/^-?\d{1,15}$/.test(text) && known.numeric_items ? Number(text) : text);
 
+// Text that is no address, such as '%', stays as it is.
+function plain(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 function itemOf(text) {
-  const [name, value] = text.split("~").map(decodeURIComponent);
+  const [name, value] = text.split("~").map(plain);
   return { id: id(name), value };
 }
 
 function textOf({ id: one, value }) {
   const parts = value === undefined ? [one] : [one, value];
-  return parts.map(encodeURIComponent).join("~");
+  return parts.map((part) => encodeURIComponent(part).replaceAll("~", "%7E")).join("~");
 }
 
 function factsIn(query, begins) {

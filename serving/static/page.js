@@ -102,4 +102,4 @@ function fail(error) {
   main.textContent = `The service does not answer: ${error.message}. Load the page again in a moment.`;
 }
 
-ask("/health").then(begin, fail);
+ask("/health").then(begin).catch(fail);
