@@ -70,8 +70,7 @@ class EnhancedBERT4Rec(nn.Module):
         super().__init__()
         self.settings, self.catalogue = settings, catalogue
         width, rows = settings.hidden_size, len(catalogue.items)
-        # PAD and MASK
-        self.special = nn.Parameter(torch.zeros(ITEM_ROWS, width))
+        self.special = nn.Parameter(torch.zeros(ITEM_ROWS, width))  # PAD and MASK
         self.item_ids = None
         if settings.item_ids:
             self.item_ids = nn.Embedding(len(catalogue.items.ids), width)
