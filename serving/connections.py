@@ -45,9 +45,14 @@ class Connection(H11Protocol):
             self._end_in(ANSWERING)
 
     def on_response_complete(self) -> None:
-        """uvicorn's own clock for idle connections takes over."""
+        """uvicorn's own clock for idle connections takes over, unless the next request came with
+        this one."""
         self._end_in(None)
         super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._end_in(ASKING)
+        elif self.conn.their_state is not h11.IDLE:
+            self._end_in(ANSWERING)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, in the end even if the client does not read its answer."""

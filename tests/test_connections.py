@@ -88,6 +88,13 @@ def test_who_does_not_ask_is_sent_away(port, parts):
     assert seconds < 3
 
 
+def test_half_a_request_behind_a_whole_one_has_a_deadline_too(port):
+    whole = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi"
+    answer, seconds = answer_to(port, whole + HALF)
+    assert answer.startswith(b"HTTP/1.1 200") and b" 408 " in answer
+    assert seconds < 3
+
+
 def test_bytes_that_trickle_in_move_no_deadline(port):
     slow = [bytes([sign]) for sign in b"POST / HTTP/1.1\r\nhost: x"]
     with (
