@@ -43,7 +43,7 @@ from heads import PreferenceHeads, ValueHeads
 from outputs import ItemPrediction, Outputs
 from scorer import NOTHING, Scorer
 from settings import ModelSettings, TrainSettings
-from support.errors import UserError, require
+from support.errors import UserError
 from transformer import (
     EVERY,
     Attend,
@@ -70,18 +70,14 @@ class EnhancedBERT4Rec(nn.Module):
         super().__init__()
         self.settings, self.catalogue = settings, catalogue
         width, rows = settings.hidden_size, len(catalogue.items)
-        self.special = nn.Parameter(torch.zeros(ITEM_ROWS, width))  # PAD and MASK
+        # PAD and MASK
+        self.special = nn.Parameter(torch.zeros(ITEM_ROWS, width))
         self.item_ids = None
         if settings.item_ids:
             self.item_ids = nn.Embedding(len(catalogue.items.ids), width)
         # What the columns say is added to the item's own vector.
         self.item_columns = ItemColumns(catalogue.items, settings)
         self.graph = ItemGraph(catalogue, settings) if settings.graph else None
-        encoders = len(self.item_columns.encoders)
-        require(
-            settings.item_ids or settings.graph or encoders,
-            "--no_item_ids: no column of the items is read, so all would be alike",
-        )
         self.interaction_columns = Columns(
             "interaction_features", settings, catalogue.interaction_fields
         )

@@ -253,6 +253,11 @@ class ItemColumns(Columns):
         if settings.text_encoder != "none":
             text = partial(TextEncoder, len(items.ids), settings.text_encoder)
         super().__init__("item_features", settings, items.fields, text=text)
+        read = settings.item_ids or settings.graph or len(self.encoders)
+        if not read:
+            raise UserError(
+                "--no_item_ids: no column of the items is read, so all would be alike"
+            )
         for name in self.encoders:
             values = items.data[name][items.first :]
             if values.dtype != object:

@@ -114,9 +114,8 @@ def test_there_are_commands():
 
 def slow(command: str) -> bool:
     """It starts processes of its own, or takes as long."""
-    return any(
-        module in command for module in ("ablations.run", "benchmarks.data")
-    )
+    modules = ("ablations.run", "ablations.faithfulness", "benchmarks.data")
+    return any(module in command for module in modules)
 
 
 @pytest.mark.parametrize(

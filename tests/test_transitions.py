@@ -402,7 +402,7 @@ def test_some_of_many_requests_choose_the_weight(
     rivals = collector.affordable(requests)
     assert 10 <= len(rivals.users) < len(requests)
     steps = np.diff(np.sort(rivals.users))
-    assert steps.min() == steps.max() > 1
+    assert steps.min() > 1 and steps.max() - steps.min() <= 1
     if name == "RIVALS":
         assert len(rivals.request) < 1.5 * most
 
