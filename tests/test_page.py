@@ -576,3 +576,11 @@ def test_the_page_of_a_study(browser, width, scheme):
     assert page.get_attribute("[aria-sort]", "aria-sort") == "ascending"
     assert not page.faults
     page.context.close()
+
+
+def test_an_address_that_is_none_still_shows_the_page(browser, live_service):
+    """'%' is no part of an encoded address."""
+    page = open_page(browser, live_service, "/?of=own&own=%25,2~%25")
+    page.wait_for_selector("[data-testid=items-main], [role=alert]")
+    assert page.inner_text("header h1")
+    page.context.close()
