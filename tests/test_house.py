@@ -188,8 +188,9 @@ def test_heavy_packages_are_imported_late():
         assert not early, f"{path.name} imports {early} at its head"
 
 
-def test_the_map_names_every_root_module_and_folder():
-    page = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["README.md", "docs/code.md"])
+def test_the_map_names_every_root_module_and_folder(name):
+    page = (ROOT / name).read_text(encoding="utf-8")
     for path in MODULES:
         first = path.relative_to(ROOT).parts[0]
         assert (first if first.endswith(".py") else first + "/") in page, (
