@@ -6,6 +6,7 @@ A study has report.md and index.html, whose table can be sorted. results/index.h
 studies, each with its finding.
 """
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ import numpy as np
 
 from evaluation.metrics import METRIC
 from support.arguments import ArgumentParser
-from support.checkpoint import read_json
 from support.errors import require, run_command
 from support.files import write_text
 from support.tables import table_text
@@ -316,13 +316,21 @@ def _drawn(template, **values):
     return environment.get_template(template).render(**values) + "\n"
 
 
+def _record(path):
+    """Content of runs.json, {} if it is damaged: other studies must not suffer from it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
 def drawn(results: Path) -> Iterator[tuple[Path, str]]:
     """(file, text) of each page of all studies under a folder, and of their index."""
     studies = []
     for path in sorted(results.glob(f"*/{RUNS}")):
-        record = read_json(path)
+        record = _record(path)
         if "differences" not in record:
-            print(f"{path} is of an earlier version: left as it is")
+            print(f"{path} is damaged or of an earlier version: left as it is")
             continue
         yield path.with_name("report.md"), report_text(record)
         yield path.with_name("index.html"), page_text(record)

@@ -116,8 +116,11 @@ def test_all_studies_stand_in_the_index_newest_first(record, tmp_path, capsys):
     write(record, tmp_path)
     write({**record, "study": "newer", "date": "2026-12-01"}, tmp_path)
     write({"study": "of old"}, tmp_path)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "runs.json").write_text('{"study": "cu')
     assert run_command(pages.main, [str(tmp_path)]) == 0
-    assert "of old" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "of old" in said and "cut/runs.json is damaged" in said
     index = (tmp_path / "index.html").read_text()
     assert index.index("newer/index.html") < index.index("tiny/index.html")
     assert ">How wide?<" in index and "of old" not in index
