@@ -230,7 +230,7 @@ class RecommendationEngine:
                 "nobody to recommend for: give --user_id, --history or --users all"
             )
         if history_columns and item_sequence is None:
-            raise UserError("history_columns go with the items of a history")
+            raise UserError("history_columns need the items of a history")
         if until != "end" and (user_id is None or item_sequence is not None):
             raise UserError(
                 f"--history_until {until}: give --user_id alone, of a user of the data"

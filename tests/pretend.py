@@ -1,10 +1,9 @@
-"""A graphics processor that is not there: tensors that were sent to it stay in memory, but count as
-being elsewhere.
+"""A simulated GPU. Tensors that are moved to it stay in memory, but are marked as on the device.
 
-Where `pretended` is active, `x.to("cuda")` gives a copy that is marked, results of marked tensors
-are marked, and their `device` is cuda. An operation on a marked and another tensor raises, as on a
-real device; so do `numpy()` and what else reads the memory. Waits are counted: whatever makes the
-program wait until the device has a number ready.
+Inside `pretended`, `x.to("cuda")` returns a marked copy, results of marked tensors are marked, and
+their `device` is cuda. An operation that mixes marked and unmarked tensors raises, as on a real
+GPU, and so does `numpy()`. Waits are counted: operations that block until the device has computed
+a number.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ READS = ("numpy", "__array__", "data_ptr")
 
 
 class Marks:
-    """The storages on the device. They are held, so that no other one gets their address."""
+    """The storages that are on the device. They are kept alive, so that no address is reused."""
 
     def __init__(self) -> None:
         self.storages: dict[int, torch.UntypedStorage] = {}

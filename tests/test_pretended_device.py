@@ -1,5 +1,5 @@
-"""Training and measuring on a pretended device: every tensor is where it is used, and the result is
-that of the processor."""
+"""Training and evaluation on a simulated GPU: no tensor is on the wrong device, and the results are
+those of the CPU."""
 
 import pytest
 import torch
