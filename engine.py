@@ -233,7 +233,7 @@ class RecommendationEngine:
             raise UserError("history_columns need the items of a history")
         if until != "end" and (user_id is None or item_sequence is not None):
             raise UserError(
-                f"--history_until {until}: give --user_id alone, of a user of the data"
+                f"--history_until {until} is for users of the data: give --user_id alone"
             )
         history = History(np.zeros(0, dtype=np.int64))
         if user_id is not None:

@@ -240,5 +240,5 @@ def test_a_held_out_item_is_of_a_user_of_the_data(engine):
         {"item_sequence": [3]},
         {"user_id": 12, "item_sequence": [3]},
     ):
-        with pytest.raises(UserError, match="--history_until test is for"):
+        with pytest.raises(UserError, match="--history_until test is for users of the data"):
             engine.history(**known, until="test")
