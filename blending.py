@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dataset import Dataset
-from evaluation.metrics import METRIC, per_user
+from evaluation.metrics import METRIC, METRIC_CUTOFFS, per_user
 from evaluation.protocols import CPU, Ranker
 from evaluation.slices import same_time
 from rivals import Collector, Rivals
@@ -174,5 +174,5 @@ class Search:
         order = targets.argsort(dim=1, descending=True, stable=True)
         rank = before + order.argsort(1) + 1
         rank = rank.sort(1).values.cpu().numpy()
-        metrics = per_user(rank, rivals.users)
+        metrics = per_user(rank, rivals.users, METRIC_CUTOFFS)
         return float(metrics[METRIC].mean())

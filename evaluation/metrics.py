@@ -8,6 +8,8 @@ K)
     MAP@K = sum over r_j <= K of j / r_j, divided by N            MRR = 1 / r_1 (no cut-off)
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from support.errors import UserError
 
 CUTOFFS = (1, 5, 10, 20)
 METRIC = "NDCG@10"  # which selects models, and which tables compare
+METRIC_CUTOFFS = (10,)  # all that METRIC alone needs
+AT_ONCE = 2**14  # values of bootstrap samples drawn at once
 # What tables show.
 ONE_TARGET = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR")
 SEVERAL_TARGETS = (
@@ -49,13 +53,15 @@ def ranks(scores: Tensor, targets: Tensor) -> Tensor:
     return torch.stack(better, dim=1) + among_targets + 1
 
 
-def per_request(rank: np.ndarray) -> dict[str, np.ndarray]:
+def per_request(
+    rank: np.ndarray, cutoffs: Sequence[int] = CUTOFFS
+) -> dict[str, np.ndarray]:
     """Every metric of ranks (Q, T), ascending, as a vector over requests."""
     rank = np.asarray(rank)
     targets = rank.shape[1]
     places = np.arange(1, targets + 1)
     metrics: dict[str, np.ndarray] = {}
-    for k in CUTOFFS:
+    for k in cutoffs:
         hit, most = rank <= k, min(targets, k)
         ideal = (1.0 / np.log2(1.0 + places[:most])).sum()
         metrics[f"HR@{k}"] = hit[:, 0].astype(float)
@@ -65,13 +71,15 @@ def per_request(rank: np.ndarray) -> dict[str, np.ndarray]:
     return metrics | {"MRR": 1.0 / rank[:, 0]}
 
 
-def per_user(rank: np.ndarray, users: np.ndarray) -> dict[str, np.ndarray]:
+def per_user(
+    rank: np.ndarray, users: np.ndarray, cutoffs: Sequence[int] = CUTOFFS
+) -> dict[str, np.ndarray]:
     """Every metric as a vector over the users with requests, in ascending order: the mean over a
     user's requests."""
     _, place, counts = np.unique(
         users, return_inverse=True, return_counts=True
     )
-    metrics = per_request(rank)
+    metrics = per_request(rank, cutoffs)
     return {
         name: np.bincount(place, values) / counts
         for name, values in metrics.items()
@@ -83,10 +91,13 @@ def interval(
 ) -> dict[str, float]:
     """Mean over users and its 95 % percentile interval (Efron's bootstrap): mean, low, high."""
     draw = np.random.default_rng(seed)
-    means = [
-        values[draw.integers(0, len(values), len(values))].mean()
-        for _ in range(samples)
-    ]
+    users = len(values)
+    # Several samples of few users at once, one of many.
+    block = max(1, AT_ONCE // users)
+    means = []
+    for start in range(0, samples, block):
+        shape = (min(block, samples - start), users)
+        means.extend(values[draw.integers(0, users, shape)].mean(1))
     low, high = np.percentile(means, [2.5, 97.5])
     return {
         "mean": float(values.mean()),

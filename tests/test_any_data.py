@@ -63,7 +63,14 @@ def trained(folder, *flags):
     return json.loads((folder / "best" / "results.json").read_text())
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "groceries",
+        pytest.param("latest", marks=pytest.mark.slow),
+        pytest.param("sports", marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_is_trained_measured_and_explained(name, tmp_path, capsys):
     path = present(*SETS[name].split("/"))
     results = trained(tmp_path, "--dataset", str(path), *FEWER.get(name, ()))
@@ -104,6 +111,7 @@ def test_a_file_is_trained_measured_and_explained(name, tmp_path, capsys):
     ), shown
 
 
+@pytest.mark.slow
 def test_ml_100k_three_ways_gives_the_same_figures(tmp_path, capsys):
     """Its own files without columns, RecBole's atomic file, and that as CSV with a schema written
     and read again."""

@@ -329,8 +329,8 @@ def test_overfits_one_batch(case):
     ]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     # Falling, as a high rate throws the loss up again now and then.
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 150)
-    for _ in range(150):
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 100)
+    for _ in range(100):
         for batch in chosen:
             optimizer.zero_grad()
             sum(losses_of(model, batch).values()).backward()

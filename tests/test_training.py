@@ -493,7 +493,7 @@ def test_vanilla_interface(tmp_path):
     )
     assert len(dataset) == 100
     BERT4RecTrainer(model, dataset).train(
-        epochs=90, batch_size=25, learning_rate=0.003, last_mask_share=0.3
+        epochs=45, batch_size=25, learning_rate=0.006, last_mask_share=0.3
     )
     history = list(range(3, 12))
     assert model.recommend(history, top_k=3)[0][0] == 12

@@ -45,7 +45,7 @@ def test_pages(page):
 @pytest.mark.parametrize(
     "model",
     [
-        "enhanced",
+        pytest.param("enhanced", marks=pytest.mark.slow),
         pytest.param("no_time", marks=pytest.mark.slow),
         pytest.param("timed", marks=pytest.mark.slow),
         pytest.param("sasrec", marks=pytest.mark.slow),
