@@ -9,6 +9,7 @@ Interactions are ordered by user, then time, then line in the file; without time
 the neighbouring times of MovieLens 1M are equal, so the rule matters. Splits: splits.py.
 """
 
+import dataclasses
 import io
 import itertools
 import os
@@ -42,7 +43,7 @@ from support.errors import UserError, require, run_command
 from support.files import write_text
 from support.memory import release_memory
 from support.tables import print_table
-from vocabulary import fields_of, stored, table_of
+from vocabulary import fields_of, recoded, stored, table_of
 
 MEMORY = "2GB"  # of the database of a build
 
@@ -53,7 +54,8 @@ def load(settings: DataSettings, like: Catalogue | None = None) -> Dataset:
     if is_built(settings.dataset):
         from storage.sequences import load_built
 
-        return load_built(settings)
+        data = load_built(settings)
+        return _coded_like(data, like) if like else data
     raw = read(settings.dataset, settings.data_dir, settings.columns)
     data = process(raw, settings, like)
     del raw
@@ -82,6 +84,28 @@ def from_frames(
 
 
 Dataset.from_frames = staticmethod(from_frames)
+
+
+def _coded_like(data, like):
+    """The data with the columns' codes, knots and sizes of another catalogue; see `process`."""
+    catalogue, known = data.catalogue, like.fields
+    tables = {}
+    for name in ("items", "users"):
+        table = getattr(catalogue, name)
+        fields, columns = recoded(table.fields, table.data, known[name])
+        tables[name] = dataclasses.replace(table, fields=fields, data=columns)
+    fields, columns = recoded(
+        catalogue.interaction_fields, data.columns, known["interactions"]
+    )
+    return Dataset.of(
+        Catalogue(catalogue.schema, **tables, interaction_fields=fields),
+        data.offsets,
+        data.items,
+        data.times,
+        columns,
+        data.split,
+        data.counts,
+    )
 
 
 def process(

@@ -119,6 +119,49 @@ def stored(entry: Field, values: pd.Series) -> np.ndarray:
     return values.fillna("").to_numpy(dtype=object)
 
 
+def recoded(
+    fields: Mapping[str, Field],
+    data: Mapping[str, np.ndarray],
+    known: Mapping[str, Field],
+) -> tuple[dict[str, Field], dict[str, np.ndarray]]:
+    """Fields and stored columns with the codes of known fields, where a column has one.
+
+    Values that a known field does not have are unknown. Raises `UserError` for a column of another
+    kind or size there.
+    """
+    taken = {name: known.get(name, entry) for name, entry in fields.items()}
+    columns = {
+        name: _recoded(values, fields[name], taken[name])
+        for name, values in data.items()
+    }
+    return taken, columns
+
+
+def _recoded(values, own, known):
+    """The same array if no code changes."""
+    require(
+        (own.column.kind, own.size) == (known.column.kind, known.size),
+        f"column {own.name!r} is {_kind(own)} here and {_kind(known)} in the model",
+    )
+    if own.values == known.values:
+        return values
+    code = {value: number for number, value in enumerate(known.values, 1)}
+    codes = [code.get(value, UNKNOWN) for value in own.values]
+    found = np.array([UNKNOWN, *codes])[values]
+    if own.column.kind == "tags":
+        # In order, the unknown ones last, as wide as the longest row.
+        last = len(known.values) + 1
+        found = np.sort(np.where(found == UNKNOWN, last, found), axis=1)
+        found[found == last] = UNKNOWN
+        found = found[:, : max(1, (found != UNKNOWN).sum(1).max())]
+    return found
+
+
+def _kind(entry):
+    kind = entry.column.kind
+    return f"a {kind} of {entry.size} numbers" if entry.size else f"a {kind}"
+
+
 def _vectors(entry, values):
     """(n, size). Raises `UserError` for a vector of another length."""
     rows = [entry.unknown if isinstance(row, float) else row for row in values]

@@ -180,6 +180,26 @@ def test_what_is_built_equals_the_data_in_memory(tmp_path, write, rows):
     assert manifest["interactions"] == len(wanted.items)
 
 
+@pytest.mark.parametrize("rows", [10_000, 60])
+def test_what_is_built_takes_the_codes_of_a_model(tmp_path, rows):
+    """As the data in memory do: values that the model does not know are unknown."""
+    for name in ("few", "all"):
+        (tmp_path / name).mkdir()
+    few, every = write_shop(tmp_path / "few"), write_shop(tmp_path / "all")
+    changes = {"interactions": "web", "items": "food, fresh;", "users": "gold;"}
+    for table, absent in changes.items():
+        path = tmp_path / "few" / f"{table}.csv"
+        path.write_text(path.read_text().replace(absent, ""))
+    model = load(DataSettings(dataset=str(few))).catalogue
+    settings = DataSettings(dataset=str(every))
+    build(settings, tmp_path / "built", rows_of_part=rows)
+    found = load(DataSettings(dataset=f"{tmp_path}/built"), model)
+    assert found.catalogue.fields == model.fields
+    assert_equal(found, load(settings, model))
+    tags = found.catalogue.items.data["shelf"]
+    assert tags.any() and len(tags[0]) == 1
+
+
 @pytest.mark.parametrize(("items", "users"), [(1, 3), (4, 3), (6, 12)])
 def test_rare_items_and_short_histories_are_left_out(tmp_path, items, users):
     dataset, columns = write_csv(tmp_path)
