@@ -250,6 +250,8 @@ def main(argv: list[str]) -> None:
         not flags.ray or _is_folder(flags.output),
         "--ray needs --output FOLDER/, a folder that all machines see",
     )
+    # The first line at once: importing and reading take seconds.
+    print(f"loading {flags.model_path} ...", file=sys.stderr, flush=True)
     from engine import RecommendationEngine
 
     engine = RecommendationEngine(flags.model_path, flags.data_dir)
