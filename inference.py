@@ -250,8 +250,9 @@ def main(argv: list[str]) -> None:
         not flags.ray or _is_folder(flags.output),
         "--ray needs --output FOLDER/, a folder that all machines see",
     )
-    # The first line at once: importing and reading take seconds.
-    print(f"loading {flags.model_path} ...", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        # For people who wait: importing and reading take seconds.
+        print(f"loading {flags.model_path} ...", file=sys.stderr, flush=True)
     from engine import RecommendationEngine
 
     engine = RecommendationEngine(flags.model_path, flags.data_dir)
