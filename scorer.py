@@ -5,10 +5,9 @@ from collections.abc import Iterator, Set
 import torch
 from torch import Tensor, nn
 
-from batches import Batch, hidden, unknown_like
+from batches import Batch
 
 NOTHING: frozenset[str] = frozenset()
-USER_ID = "users.id"
 BLOCK = 1 << 17  # items that are scored at once where there are more
 
 
@@ -33,9 +32,10 @@ class Scorer(nn.Module):
 
     All other weights are the model's own. After training steps, make a new one; the table is old
     then. A family of features is 'items.NAME', 'interactions.NAME', 'users.NAME', 'users.id',
-    'times' or 'graph'; explanations leave some of them out by `without`, or one tag of the items,
-    'items.NAME=CODE'. cloze: rank by the cloze head, with a mask appended, even if there is a
-    next-item head.
+    'times' or 'graph'. without: families of the item table that are left out, 'items.NAME' or
+    'graph', or one tag of the items, 'items.NAME=CODE'; the others are left out of the histories
+    (explanations/question.py). cloze: rank by the cloze head, with a mask appended, even if there
+    is a next-item head.
     """
 
     def __init__(self, model: nn.Module, cloze: bool = False) -> None:
@@ -60,7 +60,7 @@ class Scorer(nn.Module):
 
     def states(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
         """(B, D) state that predicts the interaction after each history."""
-        batch = hide(self.model.as_request(batch, self.cloze), without)
+        batch = self.model.as_request(batch, self.cloze)
         x, attend = self.model.embed(batch, self.items(without))
         return self.model.encoder.last_state(x, attend, batch.lengths - 1)
 
@@ -82,8 +82,6 @@ class Scorer(nn.Module):
 
     def score(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
         """(B, R) logits of each item as the next interaction."""
-        # Transitions must not see either what is hidden from the states.
-        batch = hide(batch, without)
         return self.scores(self.states(batch, without), batch, without)
 
     def blocks(self, states: Tensor, batch: Batch) -> Blocks:
@@ -117,25 +115,3 @@ class Scorer(nn.Module):
         """
         logits = self.model.preference_heads[name](states)
         return logits.softmax(-1)
-
-
-def hide(batch: Batch, families: Set[str]) -> Batch:
-    """The batch with these families of features set to unknown."""
-    if not families:
-        return batch
-    columns = dict(batch.columns)
-    user_columns = dict(batch.user_columns)
-    everywhere = torch.ones_like(batch.whole)
-    for family in families - {USER_ID}:
-        table, _, name = family.partition(".")
-        if table == "interactions":
-            columns[name] = unknown_like(columns[name])
-        if table == "users":
-            user_columns |= hidden({name: user_columns[name]}, everywhere)
-    batch = batch.replace(columns=columns, user_columns=user_columns)
-    if "times" in families:
-        times = unknown_like(batch.times)
-        batch = batch.replace(times=times, request_times=times)
-    if USER_ID in families:
-        batch = batch.replace(users=unknown_like(batch.users))
-    return batch

@@ -3,11 +3,12 @@
 Scores and coalitions are those of question.py. Methods for interactions:
 
     leave_one_out         v(everything) - v(everything but i); contributions need not add up
-    blocks                exact Shapley values of blocks of the history: the newest interactions
-                          alone, older ones in blocks that grow. The value of a coalition is a
-                          weighted mean of two scores: with the other interactions removed from
-                          the sequence, and masked in their places. A block's value is divided by
-                          integrated gradients of its sign and by attention.
+    blocks                Shapley values of blocks of the history: the newest interactions alone,
+                          older ones in blocks that grow; by least squares over a part of the
+                          coalitions where there are more than five blocks. The value of a
+                          coalition is a weighted mean of two scores: with the other interactions
+                          removed from the sequence, and masked in their places. A block's value is
+                          divided by integrated gradients of its sign and by attention.
                           base + interactions = score
     integrated_gradients  gradients.py. base + interactions = score
     expected_gradients    gradients.py. base + interactions = score on average over draws
@@ -31,6 +32,9 @@ from explanations.question import Absence, Question
 
 # Interactions from the newest, where blocks end.
 BLOCK_ENDS = (1, 2, 4, 8, 16, 32, 64)
+# Blocks that a coalition lacks or knows at most, and points of the gradients.
+FEW = 2
+BLOCK_POINTS = 12
 # Interactions of the strongest contributions that `carried` leaves out for good measure.
 TRIED = 4
 # How much it counts beside gradients where a block's value is divided.
@@ -85,33 +89,58 @@ def carried(question: Question, found: Attribution) -> np.ndarray:
     return falls & (everywhere == strongest[..., None]).any(1)
 
 
+def coalitions_of(players: int) -> np.ndarray:
+    """(N, players) bool, those that lack, or know, at most FEW players: all up to five players."""
+    numbers = np.arange(2**players)[:, None]
+    known = (numbers & 2 ** np.arange(players)) > 0
+    size = known.sum(1)
+    return known[np.minimum(size, players - size) <= FEW]
+
+
+def shapley_values(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(n, C) Shapley values of n players, from the values (N, C) of coalitions (N, n) with nobody
+    first and everybody last.
+
+    The additive game that is nearest to the values (Lundberg and Lee, arXiv:1705.07874, theorem
+    2): exact if all coalitions are there. Of `coalitions_of`, exact if players have effects alone
+    and in pairs, else close.
+    """
+    players = known.shape[1]
+    total = values[-1] - values[0]  # (C,)
+    size = known[1:-1].sum(1)
+    if players == 1:
+        return total[None]
+    sets = np.array([math.comb(players, number) for number in size])
+    weight = np.sqrt(1 / (sets * size * (players - size)))[:, None]
+    # The last player has what the others leave of the total.
+    inside = known[1:-1].astype(float)
+    last = inside[:, -1:]
+    wanted = values[1:-1] - values[0] - last * total
+    others = np.linalg.lstsq(
+        weight * (inside[:, :-1] - last), weight * wanted, rcond=None
+    )[0]
+    return np.concatenate([others, total[None] - others.sum(0)])
+
+
 def blocks(question: Question) -> np.ndarray:
     """See the module's head."""
     age = np.arange(question.length)[::-1]
     block = np.searchsorted(BLOCK_ENDS, age, side="right")  # (L,)
     count = block.max(initial=0) + 1
-    # (2^n, n): which blocks each coalition knows, coalition m those whose bit is 1 in m.
-    numbers = np.arange(2**count)[:, None]
-    coalitions = (numbers & 2 ** np.arange(count)) > 0
-    known = coalitions[:, block]  # (2^n, L)
+    coalitions = coalitions_of(count)
+    known = coalitions[:, block]  # (N, L)
     values = sum(
         share * dataclasses.replace(question, absent=way).scores(known)
         for way, share in BLOCK_WAYS.items()
-    )  # (2^n, C)
-    weight = np.array(
-        [1 / (count * math.comb(count - 1, size)) for size in range(count)]
-    )
-    gradients = integrated_gradients(question)
+    )  # (N, C)
+    of_blocks = shapley_values(coalitions, values)
+    gradients = integrated_gradients(question, BLOCK_POINTS)
     size = np.abs(gradients).sum(1, keepdims=True)
     steep = gradients / (size + 1e-9)  # (C, L)
     flow = attention_flow(question)
     history = np.zeros(gradients.shape)
-    for number in range(count):
+    for number, value in enumerate(of_blocks):
         span = block == number
-        without = np.flatnonzero(~coalitions[:, number])
-        with_it = without + 2**number  # the same coalitions and this block
-        gains = values[with_it] - values[without]
-        value = weight[coalitions[without].sum(1)] @ gains  # (C,)
         same_sign = np.maximum(np.sign(value)[:, None] * steep[:, span], 0.0)
         share = same_sign + ATTENTION * flow[span]  # (C, block's size)
         history[:, span] = value[:, None] * share / share.sum(1, keepdims=True)

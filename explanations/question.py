@@ -21,10 +21,13 @@ import torch
 from torch import Tensor
 
 from batches import Batch, History, history_batch
-from dataset import MASK, Catalogue
+from dataset import MASK, NO_TIME, Catalogue
 from evaluation.protocols import CPU, length_groups
+from fields import UNKNOWN
 from scorer import NOTHING, Scorer
 
+USER_ID = "users.id"
+IN_TABLE = ("items.", "graph")  # how families of the item table begin
 Absence = Literal["removed", "masked", "replaced"]
 
 
@@ -97,7 +100,11 @@ class Question:
         self, known: np.ndarray, without: Set[str] = NOTHING
     ) -> tuple[np.ndarray, np.ndarray]:
         """(scores, ranks from 1), (N, C) each, as in `scores`."""
-        return self.of_histories([self._only(row) for row in known], without)
+        in_table = {one for one in without if one.startswith(IN_TABLE)}
+        histories = [self._only(row) for row in known]
+        for family in without - in_table:
+            histories = [lacking(history, family) for history in histories]
+        return self.of_histories(histories, in_table)
 
     @cached_property
     def one_by_one(self) -> tuple[np.ndarray, np.ndarray]:
@@ -109,11 +116,19 @@ class Question:
     @cached_property
     def without_families(self) -> np.ndarray:
         """(F, 2, C) scores and ranks without each family, one at a time."""
-        found = [
-            self.outcomes(self.everything, {family})
-            for family in self.families
+        told = [
+            name for name in self.families if not name.startswith(IN_TABLE)
         ]
-        return np.reshape(found, (-1, 2, len(self.candidates)))
+        # In one batch, as single requests take most of an explanation's time.
+        outcomes = self.of_histories(
+            [lacking(self.read, family) for family in told]
+        )
+        found = dict(zip(told, zip(*outcomes, strict=True), strict=True))
+        for family in set(self.families) - set(told):
+            scores, ranks = self.outcomes(self.everything, {family})
+            found[family] = scores[0], ranks[0]
+        ordered = [found[family] for family in self.families]
+        return np.reshape(ordered, (-1, 2, len(self.candidates)))
 
     @property
     def tagged(self) -> tuple[str, ...]:
@@ -140,7 +155,7 @@ class Question:
     def of_histories(
         self, histories: list[History], without: Set[str] = NOTHING
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`outcomes` of N other histories."""
+        """`outcomes` of N other histories. without: families of the item table."""
         lengths = np.array([len(history.items) for history in histories])
         scores = np.empty((len(histories), len(self.candidates)))
         ranks = np.empty(scores.shape, dtype=int)
@@ -182,6 +197,21 @@ class Question:
             )
         items = np.where(known, history.items, others)
         return dataclasses.replace(history, items=items, columns=columns)
+
+
+def lacking(history: History, family: str) -> History:
+    """The history without what it says of a family that is not in the item table."""
+    table, _, name = family.partition(".")
+    if family == "times":
+        return dataclasses.replace(
+            history, times=NO_TIME, request_time=NO_TIME
+        )
+    if family == USER_ID:
+        return dataclasses.replace(history, user=UNKNOWN)
+    field_name = {"interactions": "columns", "users": "user_columns"}[table]
+    columns = dict(getattr(history, field_name))
+    columns.pop(name, None)
+    return dataclasses.replace(history, **{field_name: columns})
 
 
 def unknown_items(history: History, items: int | np.ndarray) -> History:

@@ -5,6 +5,7 @@ method promises.
 import dataclasses
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -118,6 +119,34 @@ class Game(Question):
         )
 
 
+@pytest.mark.parametrize("players", [1, 2, 5, 6, 8])
+def test_shapley_values_are_those_of_all_orders(players):
+    """By their definition, of any game of five; of more, of games of single players and pairs."""
+    known = attribution.coalitions_of(players)
+    assert len(known) == {1: 2, 2: 4, 5: 32, 6: 44, 8: 74}[players]
+    alone, pairs = rng(3).normal(size=(players, 2)), rng(4).normal(size=(2, 8, 8))
+    pairs = pairs[:, :players, :players]
+    any_game = rng(5).normal(size=(2**players, 2)) * (players <= 5)
+
+    def worth(sets):
+        number = sets @ 2 ** np.arange(players)
+        joint = np.einsum("ni,cij,nj->nc", sets * 1.0, pairs, sets * 1.0)
+        return 7 + sets @ alone + joint + any_game[number]
+
+    every = (np.arange(2**players)[:, None] & 2 ** np.arange(players)) > 0
+    exact = np.zeros((players, 2))
+    for player in range(players):
+        without = every[~every[:, player]]
+        with_it = without | (np.arange(players) == player)
+        orders = [
+            1 / (players * math.comb(players - 1, size))
+            for size in without.sum(1)
+        ]
+        exact[player] = orders @ (worth(with_it) - worth(without))
+    found = attribution.shapley_values(known, worth(known))
+    np.testing.assert_allclose(found, exact, atol=1e-9)
+
+
 def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
     """Shapley values by all orders, families known; and a block's value is that of all it holds.
     Masking does here 2.25 times what removing does, so a fifth of the latter and four fifths of
@@ -134,7 +163,7 @@ def test_blocks_are_exact_where_each_is_one_interaction(monkeypatch):
     monkeypatch.setattr(
         attribution,
         "integrated_gradients",
-        lambda question: np.array([[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]),
+        lambda question, points: np.array([[1.0, 3.0, -1.0], [-1.0, -3.0, 1.0]]),
     )
     monkeypatch.setattr(
         attribution, "attention_flow", lambda _: np.array([0.2, 0.2, 0.6])
