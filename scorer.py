@@ -52,29 +52,25 @@ class Scorer(nn.Module):
         # Counts that are added to logits; the cloze head is shown as it is.
         self.transitions = None if cloze else model.transitions
 
-    def items(self, without: Set[str] = NOTHING) -> Tensor:
-        """(R, D) item table."""
-        if not without:
-            return self.table
-        return self.model.item_table(without)
-
-    def states(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
-        """(B, D) state that predicts the interaction after each history."""
+    def states(self, batch: Batch, table: Tensor | None = None) -> Tensor:
+        """(B, D) state that predicts the interaction after each history. table: another item table
+        (R, D)."""
         batch = self.model.as_request(batch, self.cloze)
-        x, attend = self.model.embed(batch, self.items(without))
+        table = self.table if table is None else table
+        x, attend = self.model.embed(batch, table)
         return self.model.encoder.last_state(x, attend, batch.lengths - 1)
 
     def scores(
         self,
         states: Tensor,
         batch: Batch,
-        without: Set[str] = NOTHING,
+        table: Tensor | None = None,
     ) -> Tensor:
         """States (B, D) to logits (B, R), -inf for PAD and MASK, in fp32 even under autocast.
 
-        batch: the requests; histories may be empty.
+        batch: the requests; histories may be empty. table: as in `states`.
         """
-        table = self.items(without)
+        table = self.table if table is None else table
         logits = self.model.rank(states, table, batch, self.cloze)
         if self.transitions is None:
             return logits
@@ -82,7 +78,8 @@ class Scorer(nn.Module):
 
     def score(self, batch: Batch, without: Set[str] = NOTHING) -> Tensor:
         """(B, R) logits of each item as the next interaction."""
-        return self.scores(self.states(batch, without), batch, without)
+        table = self.model.item_table(without) if without else self.table
+        return self.scores(self.states(batch, table), batch, table)
 
     def blocks(self, states: Tensor, batch: Batch) -> Blocks:
         """`scores` of BLOCK items after the other, without the memory for all; of all items at once
