@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ablations.shown import shown_lists
 from baselines.popularity import Popularity
 from dataset import Dataset
 from evaluation.lists import coverage, list_quality, top_lists
 from evaluation.protocols import filters_seen, protocol_line, ranks_of
 from evaluation.report import cell, summarise
-from evaluation.shown import shown_lists
 from evaluation.side_tasks import VALUES, head_outputs
 from evaluation.slices import slice_table
 from model_io import load_with_data
@@ -68,7 +68,7 @@ def analyse(
     shown, shown_rows = by_row(
         shown_lists(scorer, data, settings, until), cell
     )
-    title = "Which ten to show, by --rank_by and --diversity"
+    title = "Which ten to show, by --rank_by, --diversity, --prefer_expected"
     tables.append((title, ["shown", *shown], shown_rows))
     cpu = torch.device("cpu")
     outputs = head_outputs(scorer, data, until, length, cpu)

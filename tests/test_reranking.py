@@ -9,6 +9,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from starlette.testclient import TestClient
 
 import inference
+from ablations.shown import PREFERRING, _over_users, shown_lists
 from batches import history_batch, history_of
 from bulk import recommend_all
 from data_processor import process
@@ -16,7 +17,6 @@ from dataset import ITEM_ROWS
 from evaluation.lists import top_lists
 from evaluation.metrics import interval, per_user
 from evaluation.protocols import target_ranks
-from evaluation.shown import _over_users, shown_lists
 from reranking import (
     LikedRanker,
     intra_list_distance,
@@ -158,7 +158,34 @@ def test_what_lists_cost_and_give(data, scorer):
     far = [
         rows[name]["distance"]["mean"] for name in rows if "liked" not in name
     ]
-    assert far == sorted(far) and far[0] < far[-1]
+    *varied, preferring = far
+    assert varied == sorted(varied) and varied[0] < varied[-1]
+    assert preferring != varied[0]
+
+
+def test_the_price_of_what_is_expected_is_that_of_the_lists_shown(data, scorer):
+    """By a plain loop: items expected below the mean come after all others."""
+    settings = Settings().replace(seq_length=12)
+    found = shown_lists(scorer, data, settings, "test")[PREFERRING]
+    requests, ranker = data.split.requests["test"], LikedRanker(scorer, data.catalogue)
+    stars = data.catalogue.interaction_fields["rating"].numbers
+    values, quality = stars[data.columns["rating"] - 1], []
+    for user, end in zip(requests.users, requests.ends, strict=True):
+        history = history_of(data, user, end)
+        batch = history_batch([history], data.catalogue, 12)
+        with torch.no_grad():
+            scores = scorer.score(batch)[0]
+            expected = ranker.expected(ranker.shares(scorer.states(batch)[0]))
+        scores[torch.from_numpy(history.items)] = -torch.inf
+        mean = values[data.offsets[user] : end].mean()
+        target = data.items[end]
+        liked, left = expected >= mean - 1e-5, scores > -torch.inf
+        first = scores >= scores[target]
+        # The target itself counts.
+        better = liked & first if liked[target] else liked | first
+        rank = int((better & left).sum())
+        quality.append(1 / np.log2(1 + rank) if rank <= 10 else 0.0)
+    assert found["NDCG@10"]["mean"] == pytest.approx(np.mean(quality))
 
 
 def test_of_several_targets_each_has_its_own_value(tiny, scorer):

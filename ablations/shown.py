@@ -1,5 +1,5 @@
-"""Costs and gains of ways to choose a list: `rank_by` and `diversity` of reranking.py on the same
-requests.
+"""Costs and gains of ways to choose a list, on the same requests: `rank_by` and `diversity` of
+reranking.py, and `prefer_expected` of queries.py.
 
 Q requests, T targets of a request, K places of a list.
 """
@@ -7,11 +7,14 @@ Q requests, T targets of a request, K places of a list.
 import contextlib
 
 import numpy as np
+import torch
 
+from batches import history_of
 from dataset import ITEM_ROWS, Dataset
 from evaluation.lists import coverage, top_lists
 from evaluation.metrics import METRIC, interval, per_request, per_user
-from evaluation.protocols import filters_seen
+from evaluation.protocols import filters_seen, request_batches
+from queries import Query, best_of
 from reranking import (
     LikedRanker,
     candidates,
@@ -25,6 +28,7 @@ from support.errors import UserError
 
 WAYS = (0.0, 0.1, 0.2, 0.3, 0.5)  # of diversity
 LENGTH = 10  # of a list
+PREFERRING = "next, expected at least the mean first"
 FAR = np.iinfo(int).max // 2  # a rank beyond any cut-off
 Rows = dict[str, dict[str, dict[str, float]]]
 
@@ -58,7 +62,31 @@ def shown_lists(
             lists, _ = varied_lists(*among, scorer.table, LENGTH, diversity)
             label = f"{name}, diversity {diversity:g}" if diversity else name
             rows[label] = _measures(lists, scorer, data, requests, values)
+    if values is not None:
+        lists = _preferring(scorer, data, requests, length, hides)
+        rows[PREFERRING] = _measures(lists, scorer, data, requests, values)
     return rows
+
+
+@torch.no_grad()
+def _preferring(scorer, data, requests, length, hides):
+    """(Q, LENGTH) lists, items that are expected to be liked first; 0 where none is left."""
+    lists = np.zeros((len(requests), LENGTH), dtype=np.int64)
+    for chosen, part, batch in request_batches(data, requests, length):
+        queries = [
+            Query(
+                history_of(data, user, end),
+                LENGTH,
+                hides,
+                prefer_expected="mean",
+            )
+            for user, end in zip(part.users, part.ends, strict=True)
+        ]
+        states = scorer.states(batch)
+        found = best_of(scorer, data.catalogue, queries, batch, states)
+        for request, (rows, _) in zip(chosen, found, strict=True):
+            lists[request, : len(rows)] = rows
+    return lists
 
 
 def _measures(lists, scorer, data, requests, values):
