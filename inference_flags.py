@@ -119,8 +119,8 @@ FLAGS: dict[str, dict[str, dict[str, Any]]] = {
         "prefer_expected": {
             "type": _least,
             "metavar": "VALUE",
-            "help": "first the items for which at least this rating is expected; 'mean' = the "
-            "user's mean",
+            "help": "a list whose expected rating is at least this on average, changed as little "
+            "as possible; 'mean' = the user's mean",
         },
         "diversity": {
             "type": share,

@@ -18,13 +18,9 @@ from dataset import Catalogue
 from histories import item_rows
 from item_search import rows_where
 from profiles import mean_value
-from reranking import LikedRanker, candidates, liked_from, varied
+from reranking import LikedRanker, candidates, lifted, varied
 from schema import Schema
 from scorer import Blocks, Scorer, best_items
-
-# What puts a score below that of every other item. Logits are far smaller, and it is small enough
-# that fp32 still tells scores apart.
-BEHIND = -1e3
 
 
 @dataclass(frozen=True)
@@ -34,8 +30,9 @@ class Query:
     filter_seen: leave out items of the history; None = as the schema says. where: conditions on the
     items' columns (item_search.py). only, without: ids of the items that alone may, or may not be
     on the list. If fewer items are left, the list is shorter. rank_by: `next`
-    or `liked`, diversity: from 0 to 1 (reranking.py). prefer_expected: items for which a lower
-    value is expected, such as a rating, come after all others; 'mean' is the mean of the history.
+    or `liked`, diversity: from 0 to 1 (reranking.py). prefer_expected: what the values that are
+    expected of the list's items, such as ratings, shall be on average (`lifted` in reranking.py);
+    'mean' is the mean of the history.
     """
 
     history: History
@@ -86,23 +83,19 @@ def best_of(
     batch: the histories of the queries; states: of this batch (B, D).
     """
     blocks = _allowed_blocks(scorer, catalogue, queries, batch, states)
-    numbers = [candidates(query.k, query.diversity) for query in queries]
-    rows, scores = best_items(blocks, max(numbers))
-    table = getattr(scorer, "table", None)  # popularity has none
+    most = max(candidates(query.k, query.diversity) for query in queries)
+    rows, scores = best_items(blocks, most)
     found = []
-    for place, query in enumerate(queries):
-        best = scores[place, : numbers[place]]
-        # Perhaps fewer than asked for, and of them some that come behind.
-        ahead, number = (
-            int((best > BEHIND / 2).sum()),
-            int((best > -torch.inf).sum()),
-        )
-        pair = (rows[place, :ahead], best[:ahead])
-        pair = varied(*pair, table, query.k, query.diversity)
-        rest = slice(ahead, min(number, ahead + query.k - len(pair[0])))
-        behind = (rows[place, rest], best[rest] - BEHIND)
-        found.append(tuple(map(torch.cat, zip(pair, behind, strict=True))))
+    for query, items, best in zip(queries, rows, scores, strict=True):
+        number = _number(query, best)
+        found.append(_list_of(scorer, query, items[:number], best[:number]))
     return found
+
+
+def _list_of(scorer, query, items, scores):
+    """The list of a query from its candidates, best first, and their scores."""
+    table = getattr(scorer, "table", None)  # popularity has none
+    return varied(items, scores, table, query.k, query.diversity)
 
 
 def place_of(
@@ -139,44 +132,58 @@ def similar_rows(
     return best.indices, best.values
 
 
-def _allowed_blocks(scorer, catalogue, queries, batch, states):
+def _allowed_blocks(scorer, catalogue, queries, batch, states) -> Blocks:
     """The scores by which queries rank, -inf for items that may not answer them."""
-    barred = [~allowed_items(catalogue, query) for query in queries]
-    for first, scores in _blocks(scorer, catalogue, queries, batch, states):
-        for row, mask in zip(scores, barred, strict=True):
-            part = torch.from_numpy(mask[first : first + len(row)])
-            row.masked_fill_(part, -torch.inf)
+    barred = np.stack([~allowed_items(catalogue, query) for query in queries])
+    barred = torch.from_numpy(barred)
+    judged = any(query.judges for query in queries)
+    for first, scores in _blocks(scorer, batch, states, judged):
+        part = barred[:, first : first + scores.shape[1]]
+        scores.masked_fill_(part, -torch.inf)
+        if judged:
+            _judge(scorer, catalogue, queries, batch, states, scores)
         yield first, scores
 
 
-def _blocks(scorer, catalogue, queries, batch, states) -> Blocks:
-    """The scores of all items; in one block if there is no other way."""
-    judged = any(query.judges for query in queries)
-    if not judged and isinstance(scorer, Scorer):
+def _blocks(scorer, batch, states, together) -> Blocks:
+    """The scores of all items; in one block if there is no other way, or `together`."""
+    if isinstance(scorer, Scorer) and not together:
         yield from scorer.blocks(states, batch)
-        return
-    scores = scorer.scores(states, batch)
-    if judged:
-        ranker = LikedRanker(scorer, catalogue)
-        least = ranker.least(batch)
-        for place, query in enumerate(queries):
-            if query.judges:
-                args = (query, states[place], least[place])
-                _judge(ranker, catalogue, scores[place], *args)
-    yield 0, scores
+    else:
+        yield 0, scorer.scores(states, batch)
 
 
-def _judge(ranker, catalogue, scores, query, state, least):
-    """Change the scores (R,) of a query by the values that the model expects."""
-    shares = ranker.shares(state)
-    if query.rank_by == "liked":
-        scores += ranker.log_liked(shares, least)
-    if query.prefer_expected is None:
-        return
-    limit = query.prefer_expected
-    if limit == "mean":
-        limit = mean_value(catalogue, query.history, ranker.column)
-    if limit is None:
-        limit = ranker.numbers.mean().item()
-    too_low = ranker.expected(shares) < float(liked_from(np.array(limit)))
-    scores[too_low] += BEHIND
+def _judge(scorer, catalogue, queries, batch, states, scores):
+    """Change the scores (B, R) of all items by the values that the model expects."""
+    ranker = LikedRanker(scorer, catalogue)
+    least = ranker.least(batch)
+    for place, query in enumerate(queries):
+        if not query.judges:
+            continue
+        row, shares = scores[place], ranker.shares(states[place])
+        if query.rank_by == "liked":
+            row += ranker.log_liked(shares, least[place])
+        if query.prefer_expected is not None:
+            expected = ranker.expected(shares)
+            row.copy_(_lifted(ranker, catalogue, query, row, expected))
+
+
+def _lifted(ranker, catalogue, query, scores, expected):
+    """Scores (R,) by which the list is expected to be as valuable as a query wants it."""
+    least = query.prefer_expected
+    if least == "mean":
+        least = mean_value(catalogue, query.history, ranker.column)
+    if least is None:
+        least = ranker.numbers.mean().item()
+
+    def chosen(changed: Tensor) -> Tensor:
+        best, items = changed.topk(_number(query, changed))
+        return _list_of(ranker.scorer, query, items, best)[0]
+
+    return lifted(scores, expected, float(least), chosen)
+
+
+def _number(query, scores):
+    """How many candidates (C,) or items (R,) a list is made of: fewer if no more are left."""
+    left = int((scores > -torch.inf).sum())
+    return min(candidates(query.k, query.diversity), left)

@@ -1,4 +1,5 @@
-"""Other rankings: by expected liking, and diversified by maximal marginal relevance.
+"""Other rankings: by expected liking, with a least expected value of the list, and diversified by
+maximal marginal relevance.
 
     liked(a) = log P(a is next | h) + log P(v >= t | h, a)
 
@@ -14,6 +15,8 @@ the candidates.
 Axes: B requests, L positions, D width, R rows of the item table, K values of the column.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,6 +27,9 @@ from dataset import Catalogue
 from scorer import Scorer
 from support.errors import UserError
 
+# Weights of expected values that are tried, for values of standard deviation 1.
+SMALLEST, LARGEST = 1 / 16, 2**10
+HALVINGS = 10
 CANDIDATES = 10  # times the length of a list
 # Of a mean of equal values, relative to it: sums and quotients are rounded.
 ROUNDING = 1e-6
@@ -95,6 +101,44 @@ class LikedRanker:
         mean = values.sum(1) / known.sum(1)
         mean = mean.where(known.any(1), self.numbers.mean())
         return torch.from_numpy(liked_from(mean.numpy()))
+
+
+def lifted(
+    scores: Tensor,
+    expected: Tensor,
+    least: float,
+    chosen: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """(R,) scores + w (expected - least), with the smallest w >= 0 for which the chosen items have
+    a mean expected value of `least` or more.
+
+    scores (R,), -inf for items that may not be chosen. expected (R,) value of each item. chosen:
+    from scores (R,) to the rows of the items on the list. If no w is enough, the list is the one
+    with about the largest mean.
+    """
+    left = scores > -torch.inf
+    spread = float(expected[left].std(correction=0)) if left.any() else 0.0
+    least = float(liked_from(np.array(least)))
+    distance = (expected - least).to(scores)
+
+    def with_weight(weight: float) -> Tensor:
+        return torch.where(left, scores + weight * distance, scores)
+
+    def enough(weight: float) -> bool:
+        return float(expected[chosen(with_weight(weight))].mean()) >= least
+
+    if not spread or enough(0.0):
+        return scores
+    low, high = 0.0, SMALLEST / spread
+    while high < LARGEST / spread and not enough(high):
+        low, high = high, 2 * high
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if enough(middle):
+            high = middle
+        else:
+            low = middle
+    return with_weight(high)
 
 
 def liked_from(mean: np.ndarray) -> np.ndarray:

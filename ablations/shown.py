@@ -28,7 +28,6 @@ from support.errors import UserError
 
 WAYS = (0.0, 0.1, 0.2, 0.3, 0.5)  # of diversity
 LENGTH = 10  # of a list
-PREFERRING = "next, expected at least the mean first"
 FAR = np.iinfo(int).max // 2  # a rank beyond any cut-off
 Rows = dict[str, dict[str, dict[str, float]]]
 
@@ -62,15 +61,18 @@ def shown_lists(
             lists, _ = varied_lists(*among, scorer.table, LENGTH, diversity)
             label = f"{name}, diversity {diversity:g}" if diversity else name
             rows[label] = _measures(lists, scorer, data, requests, values)
-    if values is not None:
-        lists = _preferring(scorer, data, requests, length, hides)
-        rows[PREFERRING] = _measures(lists, scorer, data, requests, values)
+        if values is not None:
+            lists = _as_good_as_usual(
+                scorer, data, requests, length, hides, name
+            )
+            label = f"{name}, expected as high as the mean"
+            rows[label] = _measures(lists, scorer, data, requests, values)
     return rows
 
 
 @torch.no_grad()
-def _preferring(scorer, data, requests, length, hides):
-    """(Q, LENGTH) lists, items that are expected to be liked first; 0 where none is left."""
+def _as_good_as_usual(scorer, data, requests, length, hides, rank_by):
+    """(Q, LENGTH) lists whose mean expected value is that of the history; 0 where none is left."""
     lists = np.zeros((len(requests), LENGTH), dtype=np.int64)
     for chosen, part, batch in request_batches(data, requests, length):
         queries = [
@@ -78,6 +80,7 @@ def _preferring(scorer, data, requests, length, hides):
                 history_of(data, user, end),
                 LENGTH,
                 hides,
+                rank_by=rank_by,
                 prefer_expected="mean",
             )
             for user, end in zip(part.users, part.ends, strict=True)

@@ -74,8 +74,8 @@ class Wish(Choice):
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
     """0 to 1: how much items unlike each other are preferred"""
     prefer_expected: Annotated[float, Field(strict=True)] | Mean | None = None
-    """first the items for which at least this value, such as a rating, is expected; 'mean' = the
-    mean of the history"""
+    """the value, such as a rating, that the list's items shall have on average as the model expects
+    it; 'mean' = the mean of the history"""
     model: ModelName = "main"
     """the served model, vanilla BERT4Rec, or the most popular items"""
 

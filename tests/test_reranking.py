@@ -9,7 +9,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from starlette.testclient import TestClient
 
 import inference
-from ablations.shown import PREFERRING, _over_users, shown_lists
+from ablations.shown import _over_users, shown_lists
 from batches import history_batch, history_of
 from bulk import recommend_all
 from data_processor import process
@@ -17,9 +17,11 @@ from dataset import ITEM_ROWS
 from evaluation.lists import top_lists
 from evaluation.metrics import interval, per_user
 from evaluation.protocols import target_ranks
+from queries import Query, best_of
 from reranking import (
     LikedRanker,
     intra_list_distance,
+    lifted,
     liked_from,
     varied,
     varied_lists,
@@ -156,36 +158,34 @@ def test_what_lists_cost_and_give(data, scorer):
     found = rows["next"]["value of hits"]["mean"]
     assert found == pytest.approx(hits.mean())
     far = [
-        rows[name]["distance"]["mean"] for name in rows if "liked" not in name
+        rows[name]["distance"]["mean"]
+        for name in rows
+        if name.startswith("next") and "expected" not in name
     ]
-    *varied, preferring = far
-    assert varied == sorted(varied) and varied[0] < varied[-1]
-    assert preferring != varied[0]
+    assert far == sorted(far) and far[0] < far[-1]
 
 
-def test_the_price_of_what_is_expected_is_that_of_the_lists_shown(data, scorer):
-    """By a plain loop: items expected below the mean come after all others."""
+def test_what_is_measured_are_the_lists_that_users_are_shown(data, scorer):
+    """Of one request after the other."""
     settings = Settings().replace(seq_length=12)
-    found = shown_lists(scorer, data, settings, "test")[PREFERRING]
-    requests, ranker = data.split.requests["test"], LikedRanker(scorer, data.catalogue)
-    stars = data.catalogue.interaction_fields["rating"].numbers
-    values, quality = stars[data.columns["rating"] - 1], []
-    for user, end in zip(requests.users, requests.ends, strict=True):
-        history = history_of(data, user, end)
-        batch = history_batch([history], data.catalogue, 12)
-        with torch.no_grad():
-            scores = scorer.score(batch)[0]
-            expected = ranker.expected(ranker.shares(scorer.states(batch)[0]))
-        scores[torch.from_numpy(history.items)] = -torch.inf
-        mean = values[data.offsets[user] : end].mean()
-        target = data.items[end]
-        liked, left = expected >= mean - 1e-5, scores > -torch.inf
-        first = scores >= scores[target]
-        # The target itself counts.
-        better = liked & first if liked[target] else liked | first
-        rank = int((better & left).sum())
-        quality.append(1 / np.log2(1 + rank) if rank <= 10 else 0.0)
-    assert found["NDCG@10"]["mean"] == pytest.approx(np.mean(quality))
+    rows = shown_lists(scorer, data, settings, "test")
+    requests = data.split.requests["test"]
+    for name, row in rows.items():
+        if "expected" not in name:
+            continue
+        quality = []
+        for user, end in zip(requests.users, requests.ends, strict=True):
+            rank_by = name.partition(",")[0]
+            history = history_of(data, user, end)
+            wish = Query(history, 10, rank_by=rank_by, prefer_expected="mean")
+            batch = history_batch([history], data.catalogue, 12)
+            with torch.no_grad():
+                states = scorer.states(batch)
+                asked = (scorer, data.catalogue, [wish], batch, states)
+                ((items, _),) = best_of(*asked)
+            place = (items == data.items[end]).nonzero()
+            quality.append(float((1 / (place + 2.0).log2()).sum()))
+        assert row["NDCG@10"]["mean"] == pytest.approx(np.mean(quality))
 
 
 def test_of_several_targets_each_has_its_own_value(tiny, scorer):
@@ -227,6 +227,35 @@ def test_intervals_of_lists_are_over_users():
     """Two requests of one user are one value."""
     values, users = np.array([1.0, 3.0, 5.0]), np.array([7, 7, 9])
     assert _over_users(values, users) == interval(np.array([2.0, 5.0]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_weight_of_what_is_expected_is_the_smallest(seed):
+    draw = rng(seed)
+    scores = torch.from_numpy(draw.normal(size=60).astype(np.float32))
+    scores[:10] = -torch.inf  # may not be chosen
+    expected = torch.from_numpy(draw.normal(3, 0.5, 60))
+    expected[:10] = 9.0
+
+    def chosen(changed):
+        return changed.topk(5).indices
+
+    def mean(changed):
+        return float(expected[chosen(changed)].mean())
+
+    most = float(expected[10:].topk(5).values.mean())
+    for least in np.linspace(mean(scores) + 0.01, most - 0.01, 7):
+        found = lifted(scores, expected, least, chosen)
+        assert mean(found) >= least - 1e-5
+        change = (found - scores)[10:].double()
+        weight = float((change / (expected[10:] - least)).median())
+        smaller = scores + 0.99 * weight * (expected - least)
+        assert weight > 0 and mean(smaller) < least
+    assert lifted(scores, expected, mean(scores) - 0.1, chosen) is scores
+    high = lifted(scores, expected, 8.0, chosen)
+    assert mean(high) == pytest.approx(most)
+    nothing = torch.full_like(scores, -torch.inf)
+    assert lifted(nothing, expected, 3.0, chosen) is nothing
 
 
 @pytest.mark.parametrize("value", [33.3, 99.9, 7.7, 4.0])
