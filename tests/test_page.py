@@ -308,13 +308,13 @@ def test_a_condition_on_a_column_changes_the_list(page):
 
 def test_another_list_is_asked_for(page):
     before = titles(page)
-    page.get_by_label("First with an expected rating").uncheck()
+    page.get_by_label("Expected rating of at least").uncheck()
     page.locator("#variety").fill("0.9")
     settled(page)
     asked = page.asked[-1]
     assert "rank_by" not in asked and asked["diversity"] == 0.9
     assert titles(page) != before
-    page.get_by_label("First with an expected rating").check()
+    page.get_by_label("Expected rating of at least").check()
     page.locator("#variety").fill("0")
     settled(page)
     asked = page.asked[-1]

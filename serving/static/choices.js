@@ -61,7 +61,7 @@ export function Choices({ state, set }) {
   const others = known.models.filter((name) => name !== "main");
   return html`<details class="choices" open=${wide}><summary>Which list</summary>
     ${known.liked_by && html`<${Switch} id="liked" checked=${state.liked}
-      label=${`First with an expected ${known.liked_by} of at least ${whose} mean`}
+      label=${`Expected ${known.liked_by} of at least ${whose} mean on average`}
       onChange=${(liked) => set({ liked })} />`}
     ${known.repeats && html`<${Switch} id="unseen" checked=${state.unseen}
       label=${`Only ${known.nouns} not ${known.verb} before`}
