@@ -35,19 +35,23 @@ def run(build: Callable[..., Side]) -> None:
     # What anybody else prints goes to standard error.
     os.dup2(2, 1)
     side = build(*sys.argv[1:])
+    busy = time.process_time()
     figures = side.epoch()
+    figures["training_cpu"] = time.process_time() - busy
     users = side.users[:USERS]
     side.recommend(users)  # with data and model in memory
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     rows = side.recommend(users)
     figures["users_per_second"] = len(users) / (time.perf_counter() - began)
+    figures["batch_cpu"] = time.process_time() - busy
     if len(rows) != 10 * len(users):
         raise RuntimeError(f"{len(rows)} rows for {len(users)} users")
-    times = []
+    times, busy = [], time.process_time()
     for user in random.Random(0).choices(side.users, k=REQUESTS):
         began = time.perf_counter()
         side.recommend([user])
         times.append(1e3 * (time.perf_counter() - began))
+    figures["single_cpu"] = time.process_time() - busy
     parts = statistics.quantiles(times, n=100)
     print(
         json.dumps(figures | {"p50_ms": parts[49], "p99_ms": parts[98]}),
