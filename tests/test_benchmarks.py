@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from baselines.followers import pctm
-from benchmarks import compare, data_sets, reading
+from benchmarks import compare, data_sets, guard, reading
 from benchmarks.ours import training_part
 from evaluation.metrics import per_user
 from evaluation.protocols import target_ranks
@@ -150,3 +150,47 @@ def test_data_sets_beside_what_counts(tmp_path, capsys, small):
     assert dates == [
         path.stat().st_mtime_ns for path in work.glob("*/*/best/*")
     ]
+
+
+def figures_of(training, batch=1.0, single=1.0):
+    return {
+        "training_cpu": training,
+        "batch_cpu": batch,
+        "single_cpu": single,
+    }
+
+
+def test_guard_compares_the_best_rounds():
+    before = [figures_of(8.0), figures_of(9.0, batch=0.5)]
+    now = [figures_of(20.0), figures_of(10.0, single=2.0)]
+    assert guard.speeds(before, now) == {
+        "training_cpu": 0.8,
+        "batch_cpu": 0.5,
+        "single_cpu": 1.0,
+    }
+
+
+@pytest.mark.parametrize(("seconds", "passes"), [(12.4, True), (12.6, False)])
+def test_guard_fails_at_a_loss_of_a_fifth(
+    monkeypatch, capsys, seconds, passes
+):
+    def measured(tree, kind):
+        ours = tree == guard.ROOT
+        return figures_of(seconds if ours else 10.0)
+
+    monkeypatch.setattr(guard, "measure", measured)
+    monkeypatch.setattr(guard, "unpack", lambda commit, folder: True)
+    if passes:
+        guard.main([])
+        assert "0.81" in capsys.readouterr().out
+    else:
+        with pytest.raises(UserError, match="a fifth or more: training"):
+            guard.main([])
+
+
+def test_guard_needs_the_commit(tmp_path, capsys):
+    guard.main(["--baseline", "0000000"])
+    assert "not measured" in capsys.readouterr().out
+    if guard.unpack(guard.BASELINE, tmp_path):
+        assert (tmp_path / "benchmarks" / "ours.py").is_file()
+        assert (tmp_path / "configs" / "enhanced.yaml").is_file()
