@@ -181,7 +181,7 @@ class EnhancedBERT4Rec(nn.Module):
 
     def num_targets(self, batch: Batch) -> int:
         """Interactions that are predicted from a training batch."""
-        return batch.num_targets + len(batch.items) * self.from_start(batch)
+        return batch.num_targets + batch.items.shape[0] * self.from_start(batch)
 
     def from_start(self, batch: Batch) -> bool:
         """Whether a start predicts the first item of each sequence."""

@@ -88,7 +88,7 @@ def _tag_weights(codes: Tensor) -> Tensor:
 
 def tag_shares(codes: Tensor, values: int) -> Tensor:
     """(n, values + 1) of codes (n, M): the mean of their vectors as one product."""
-    shares = torch.zeros(len(codes), values + 1, device=codes.device)
+    shares = torch.zeros(codes.shape[0], values + 1, device=codes.device)
     return shares.scatter_add_(1, codes, _tag_weights(codes))
 
 

@@ -267,7 +267,7 @@ def full_precision(device: torch.device) -> torch.autocast:
 
 def pick(x: Tensor, positions: Tensor) -> Tensor:
     """(B, L, ...) and (B,) to (B, 1, ...): each sequence's entry at its position."""
-    return x[torch.arange(len(x), device=x.device), positions][:, None]
+    return x[torch.arange(x.shape[0], device=x.device), positions][:, None]
 
 
 def candidate_bias(bias: Tensor, part: slice = EVERY) -> Tensor:

@@ -193,7 +193,7 @@ class Transitions(nn.Module):
     def _sums(self, rows: Tensor, weights: Tensor, kept: int) -> Tensor:
         """(N, R) weighted sums of the values of some rows (N, M), which have at most `kept`."""
         items, values = self._weighted(rows, weights, kept)
-        sums = values.new_zeros(len(rows), self.rows)
+        sums = values.new_zeros(rows.shape[0], self.rows)
         return sums.scatter_add(1, items, values)
 
     def _weighted(

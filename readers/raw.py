@@ -285,7 +285,8 @@ def _values(file, column, values):
     else:
         found = known.astype(str).str.strip().astype(object)
     if column.values:
-        each = found.explode().dropna()
+        each = found.explode() if column.kind == "tags" else found
+        each = each.dropna()
         declared = ", ".join(column.values)
         for row, value in each[~each.isin(list(column.values))].items():
             problem = f"{value!r} is none of the declared values {declared}"

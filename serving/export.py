@@ -8,6 +8,7 @@ items for 200 users and scores within 1e-3, or the command fails and leaves no f
 """
 
 import itertools
+import logging
 import sys
 import tempfile
 import warnings
@@ -69,6 +70,8 @@ def export(engine: RecommendationEngine, path: Path) -> None:
     axes = batch.each(
         lambda _: {0: "users", 1: "length"}, lambda _: {0: "users"}
     )
+    # It names operators of packages that are not installed and not needed.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -331,18 +331,21 @@ def test_overfits_one_batch(case):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     # Falling, as a high rate throws the loss up again now and then.
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 100)
-    for _ in range(100):
-        for batch in chosen:
-            optimizer.zero_grad()
-            sum(losses_of(model, batch).values()).backward()
-            optimizer.step()
-        schedule.step()
     # Without times, users or features the same history may go on in two ways.
     most = 0.5 if variant.user_ids else 1.0
-    for batch in chosen:
-        found = losses_of(model, batch)
-        for task in {"masked_item", "next_item"} & set(found):
-            assert float(found[task].detach()) < most, task
+    for _ in range(100):
+        worst = 0.0
+        for batch in chosen:
+            optimizer.zero_grad()
+            losses = losses_of(model, batch)
+            sum(losses.values()).backward()
+            optimizer.step()
+            for task in {"masked_item", "next_item"} & set(losses):
+                worst = max(worst, float(losses[task].detach()))
+        if worst < most:
+            return
+        schedule.step()
+    raise AssertionError(f"a loss of {worst:.2f} after 100 steps")
 
 
 def test_bf16_training_step_is_close_to_fp32(case):

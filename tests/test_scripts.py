@@ -1135,6 +1135,7 @@ def test_a_trial_does_not_take_the_better_models_place(
     assert trial != long.parent and read_results(trial / "best")["seed"] == 7
     # Of other data: it is what is worked with now.
     synthetic = ["--dataset", "synthetic", "--max_steps", "1"]
+    synthetic += ["--no_transitions"]
     places = ["--checkpoint_dir", str(tmp_path), "--runs_dir", str(tmp_path)]
     assert run_command(trainer.main, [*SMALL, *synthetic, *places]) == 0
     assert (tmp_path / "best").resolve().parent == newest_run(tmp_path)
@@ -1255,11 +1256,11 @@ def runs_of(place):
 def test_killed_before_each_change_of_the_file_system(
     model, files, tmp_path, used
 ):
-    """Before every third change, in a used folder every fourth: `--resume` ends in the undisturbed
+    """Before every fifth change, in a used folder every seventh: `--resume` ends in the undisturbed
     result, or nothing was begun."""
     flags = ["--data_dir", str(files), *SMALL, "--no_transitions"]
     flags += ["--max_epochs", "2", "--seed", "5", "--batch_tokens", "4000"]
-    template, step = (str(model.parent), 4) if used else ("", 3)
+    template, step = (str(model.parent), 7) if used else ("", 5)
     told = repr((EVENTS, str(tmp_path), template, flags, step))
     # One process that imports, and a fork of it for each number of changes.
     subprocess.run(

@@ -249,7 +249,7 @@ def test_wrong_flags(study_file, tmp_path, capsys, flags, message):
 
 # Stopped in the middle
 
-LONGER = TINY.replace("max_steps: 3", "max_steps: 60\n  eval_every: 1")
+LONGER = TINY.replace("max_steps: 3", "max_steps: 30\n  eval_every: 1")
 
 
 def figures(folder):
