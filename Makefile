@@ -2,6 +2,8 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
+# Python compiles what it imports; to compile all of it takes as long as the rest of the installation.
+PIP := --quiet --disable-pip-version-check --no-compile
 USER_ID ?= 123
 K ?= 10
 # Of what the user may choose next, what the user should like.
@@ -24,13 +26,13 @@ setup: .venv/.ready  ## create .venv with the pinned requirements
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install $(PIP) --no-deps --require-hashes -r requirements.lock
 	@# torch, in the build that the index gives to this machine.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install $(PIP) -r requirements.txt
 	@touch $@
 
 .venv/.ready-dev: requirements-dev.txt requirements-serving.txt requirements-export.txt .venv/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install $(PIP) -r requirements-dev.txt
 	@touch $@
 
 run: .venv/.ready  ## train on MovieLens 1M, test, recommend ten films to user 123
@@ -47,7 +49,7 @@ demo: .venv/.ready  ## recommend ten films to user 123 at once, with a model of 
 	$(BIN)/python inference.py --model_path models/enhanced --user_id $(USER_ID) --k $(K) $(SHOW)
 
 .venv/.ready-serving: requirements-serving.txt .venv/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-serving.txt
+	$(BIN)/python -m pip install $(PIP) -r requirements-serving.txt
 	@touch $@
 
 serve: .venv/.ready-serving  ## the page and the HTTP service on http://127.0.0.1:8000: make serve MODEL=models/enhanced
@@ -61,7 +63,7 @@ lint: .venv/.ready-dev  ## check style
 
 .venv-peers/.ready: benchmarks/requirements-peers.txt
 	$(PYTHON) -m venv --clear .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-peers.txt
+	.venv-peers/bin/python -m pip install $(PIP) -r benchmarks/requirements-peers.txt
 	@touch $@
 
 bench: .venv/.ready .venv-peers/.ready  ## time training and inference against RecTools (20 min)

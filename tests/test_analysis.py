@@ -85,7 +85,9 @@ def test_lists_of_a_large_catalogue_are_found_block_by_block(
         assert np.array_equal(rows, found)
         there = np.isfinite(values)
         assert np.array_equal(there, np.isfinite(scores))
-        np.testing.assert_allclose(scores[there], values[there], rtol=1e-4)
+        np.testing.assert_allclose(
+            scores[there], values[there], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_list_quality_by_hand(data):
