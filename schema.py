@@ -82,8 +82,9 @@ class Column:
     """One column beside the ids.
 
     label: its name in sentences and on the page. values: declared values (as text) and their names,
-    in order; without them the values that occur. predict: a head
-    learns it: the value of an interaction before it is given, or the values of later items.
+    in order; without them the values that occur. decimal: the sign before the fraction of a number,
+    as in 3.5 or 3,5. predict: a head learns it: the value of an interaction before it is given, or
+    the values of later items.
     counterfactual: explanations show the rank for other values.
     """
 
@@ -95,6 +96,7 @@ class Column:
         default_factory=dict
     )
     separator: Annotated[str, StringConstraints(min_length=1)] = "|"
+    decimal: Literal[".", ","] = "."
     ordered: Flag = False
     log: Flag = False
     predict: Flag = False

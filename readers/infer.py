@@ -289,6 +289,11 @@ def _column(table, name, field, file, kind):
         return "one value" if different else "empty"
     if isinstance(values[0], dict):
         return "records"
+    decimal = "," if _has_decimal_commas(text) else "."
+    if decimal == ",":
+        values = text = text.str.replace(",", ".", regex=False)
+    elif _may_have_thousands(text):
+        return "its commas may separate thousands; write 1234 or 1.234 for 1,234"
     scale = _plain(name) in SCALES and different <= FEW
     separators = [sign for sign in "|;>" if _splits(text, sign)]
     if kind == "tags" and isinstance(values[0], str):
@@ -301,7 +306,7 @@ def _column(table, name, field, file, kind):
         return "another value in nearly every row"
     if table == "interactions" and kind not in ("category", "number"):
         return f"{kind} is for items and users"
-    column = Column(name, kind, field)
+    column = Column(name, kind, field, decimal=decimal)
     if kind == "number":
         numbers = pd.to_numeric(text, errors="coerce").dropna()
         wide = len(numbers) > 0 and numbers.min() >= 0
@@ -344,6 +349,17 @@ def _kind(field, values, text, separated):
     if different > max(50, len(text) / 5):
         return "text" if text.str.count(" ").mean() >= 1 else None
     return "category" if different <= MOST_VALUES else None
+
+
+def _has_decimal_commas(text):
+    """Whether numbers are written as 3,5. The comma of 1,234 may separate thousands."""
+    numbers = text.str.fullmatch(r"[-+]?\d+(,\d+)?").all()
+    return numbers and text.str.contains(r",(?:\d{1,2}|\d{4,})$").any()
+
+
+def _may_have_thousands(text):
+    numbers = text.str.fullmatch(r"[-+]?\d{1,3}(,\d{3})*(\.\d+)?").all()
+    return numbers and text.str.contains(",", regex=False).any()
 
 
 def _splits(text, separator):

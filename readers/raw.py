@@ -274,6 +274,8 @@ def named_table(
 def _values(file, column, values):
     """A column's values in the form of `RawData`."""
     known = values[~is_blank(values)]
+    if column.decimal == ",":
+        known = known.astype(str).str.replace(",", ".", regex=False)
     if column.kind == "number":
         found = _numbers(file, column, known)
     elif column.kind == "vector":

@@ -7,6 +7,7 @@ Every refusal is {"error": "one line"} with a 4xx code, 503 when too many wait.
 import asyncio
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import re
@@ -15,21 +16,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import queries
-from answers import Profile, exact
-from reranking import liked_column
+from answers import Profile
 from serving.batching import Batcher
 from serving.engines import Config, Engines
 from serving.guards import Guard, exposition
+from serving.health import health_of
 from serving.schemas import (
     Error,
     Explanations,
@@ -47,8 +47,6 @@ STATIC = Path(__file__).parent / "static"
 M_ARENA_MAX = -8  # malloc.h
 LONGEST = 500  # characters of a refusal
 LEAST_PACKED = 1000  # bytes of an answer that is worth compressing
-SOME_USERS = 200  # at least, that /health names where there are so many
-MOST_VALUES = 1000  # of a column, that /health names
 # How the configuration reaches workers.
 ENVIRONMENT = "ENHANCED_BERT4REC_SERVICE"
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -68,6 +66,7 @@ class Service:
         """Serve the checkpoint that is now in the folder."""
         self.version = self.found()
         self.engines = Engines(self.config, self.engines)
+        self.health = health_of(self.engines)
 
     def found(self) -> list[tuple[int, int, int]] | None:
         """A value that changes when a checkpoint or a file in it is replaced; None while a part is
@@ -211,86 +210,6 @@ async def _while_there(request, work):
     return task.result()
 
 
-def health_of(engines: Engines) -> dict[str, Any]:
-    """The served model, words and columns of its data, and its limits."""
-    main = engines.main
-    catalogue, schema = main.catalogue, main.schema
-    users = catalogue.users
-    ids = users.ids.tolist() if engines.has_data else []
-    return {
-        "status": "ok",
-        "dataset": schema.name,
-        "data_note": schema.note,
-        "noun": schema.noun,
-        "nouns": schema.nouns,
-        "verb": schema.verb,
-        "repeats": schema.repeats,
-        "items": len(catalogue.items.ids),
-        "validation": main.info["validation"],
-        "git_commit": main.info["git_commit"],
-        "models": list(engines.by_name),
-        "users": len(ids),
-        "until": engines.until,
-        "numeric_ids": users.numeric,
-        "numeric_items": catalogue.items.numeric,
-        "some_items": engines.some_items,
-        "some_users": [
-            exact(one) for one in ids[:: max(1, len(ids) // SOME_USERS)]
-        ],
-        "serves_empty_histories": main.scorer.starts,
-        "knows_request_time": main.knows_request_time,
-        "liked_by": _liked_by(main),
-        "item_columns": _described(catalogue.items.fields, catalogue.items),
-        "user_columns": _described(
-            users.fields, users if engines.has_data else None
-        ),
-        "interaction_columns": _described(catalogue.interaction_fields, None),
-    }
-
-
-def _liked_by(engine):
-    """The name of the column by which `liked` ranks, None if there is none."""
-    name = liked_column(engine.scorer, engine.catalogue)
-    fields = engine.catalogue.interaction_fields
-    return None if name is None else fields[name].column.title
-
-
-def _described(fields, table):
-    """Columns in the form that the page needs for its widgets."""
-    columns = []
-    for name, entry in fields.items():
-        column = {
-            "name": name,
-            "label": entry.column.title,
-            "kind": entry.column.kind,
-            "ordered": entry.column.ordered,
-        }
-        if entry.values:
-            pairs = list(zip(entry.values, entry.titles, strict=True))
-            column["values"] = [
-                pairs[code] for code in _most_common(entry, table)
-            ]
-        if entry.column.kind == "number" and table is not None:
-            known = table.data[name][~np.isnan(table.data[name])]
-            if len(known):
-                column["range"] = [float(known.min()), float(known.max())]
-        columns.append(column)
-    return columns
-
-
-def _most_common(entry, table):
-    """Positions of a column's MOST_VALUES most common values, in the order of the schema."""
-    count = len(entry.values)
-    if table is None or count <= MOST_VALUES:
-        return list(range(count))
-    occurrences = np.bincount(
-        table.data[entry.name].ravel(), minlength=count + 1
-    )[1:]
-    return sorted(
-        np.argsort(-occurrences, kind="stable")[:MOST_VALUES].tolist()
-    )
-
-
 def _add_surroundings(app, service):
     @app.get("/items", response_model_exclude_none=True)
     async def items(
@@ -302,7 +221,7 @@ def _add_surroundings(app, service):
         """Items whose names hold all words of a query, the most popular first; then items with
         names much like it."""
         engines = service.engines
-        rows = engines.search(query)
+        rows = await asyncio.to_thread(engines.search, query)
         return Items(items=[engines.main.item(row) for row in rows])
 
     @app.get("/similar", response_model_exclude_none=True)
@@ -321,7 +240,7 @@ def _add_surroundings(app, service):
     @app.get("/health")
     async def health() -> dict[str, Any]:
         """Which model is served, and what it can be asked."""
-        return health_of(service.engines)
+        return service.health
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -329,19 +248,31 @@ def _add_surroundings(app, service):
         kind = "text/plain; version=0.0.4; charset=utf-8"
         return Response(exposition(), media_type=kind)
 
-    app.mount("/static", _Kept(directory=STATIC))
+    # A browser keeps the files, so those of another version have another address.
+    place = f"static/{version_of(STATIC)}/"
+    app.mount(f"/{place[:-1]}", _Kept(directory=STATIC))
+    content = (STATIC / "index.html").read_text(encoding="utf-8")
+    content = content.replace('"static/', f'"{place}')
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(STATIC / "index.html")
+        return HTMLResponse(content, headers={"cache-control": "no-cache"})
+
+
+def version_of(folder: Path) -> str:
+    """A name that changes when a file in a folder does."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.*")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 class _Kept(StaticFiles):
-    """Files that a browser keeps for a while."""
+    """Files that a browser keeps."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
-        response.headers["cache-control"] = "max-age=3600"
+        response.headers["cache-control"] = "max-age=31536000, immutable"
         return response
 
 

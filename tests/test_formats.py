@@ -70,6 +70,7 @@ FILES = {
     "comma.csv": text(),
     "tabs.tsv": text("\t"),
     "semicolons.csv": text(";"),
+    "continental.csv": table().to_csv(sep=";", decimal=",", index=False),
     "bars.txt": text("|"),
     "quoted.csv": table().to_csv(index=False, quoting=1),
     "windows.csv": "\ufeff" + text(end="\r\n"),
@@ -374,3 +375,27 @@ def test_the_fast_reader_is_used(tmp_path):
         "é",
         "",
     ]
+
+
+def written(folder, amounts):
+    """Interactions with an amount each, as a user's file."""
+    frame = table().assign(amount=np.resize(amounts, len(table())))
+    frame.to_csv(folder / "log.csv", sep=";", index=False)
+    return load(DataSettings(dataset=str(folder / "log.csv")))
+
+
+def test_decimal_commas(tmp_path):
+    """3,5 is 3.5; whether 1,234 is 1.234 or 1234 cannot be known."""
+    numbers = np.arange(100) / 8
+    text = [f"{number:.3f}".replace(".", ",") for number in numbers]
+    text[0], text[8] = "0", "1,0"
+    points = written(tmp_path, numbers)
+    commas = written(tmp_path, text)
+    columns = commas.catalogue.schema.interactions.columns
+    assert columns["amount"].decimal == "," and not columns["amount"].log
+    np.testing.assert_array_equal(
+        commas.columns["amount"], points.columns["amount"]
+    )
+    thousands = written(tmp_path, [f"{number:,}" for number in range(900, 1100)])
+    assert "amount" not in thousands.columns
+    assert any("separate thousands" in note for note in thousands.counts)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
 
 WORKER = "RayTrainWorker"  # what Ray calls the process of a worker
-PATIENCE = 240  # seconds
+PATIENCE = 600  # seconds
 ALIKE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

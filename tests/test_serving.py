@@ -25,7 +25,7 @@ from engine import RecommendationEngine
 from queries import Query
 from serving import batching
 from serving.__main__ import main as serve
-from serving.app import STATIC, Config, create_app
+from serving.app import STATIC, Config, create_app, version_of
 from serving.batching import WAITING, Batcher, Busy
 from serving.guards import MOST_BYTES
 from support.errors import UserError, run_command
@@ -260,16 +260,25 @@ def test_page_and_headers(client):
     page = client.get("/")
     assert "text/html" in page.headers["content-type"]
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    scripts = "".join(path.read_text() for path in STATIC.glob("*.js"))
-    for name in (
-        "page.js",
-        "page.css",
-        "why.js",
-        "vendor/preact-htm.module.js",
-    ):
-        assert f"/static/{name}" in page.text + scripts
-        assert client.get(f"/static/{name}").status_code == 200
     assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["cache-control"] == "no-cache"
+    files = re.findall(r'"(static/[^"]+)"', page.text)
+    for path in STATIC.rglob("*.*"):
+        if path.suffix in (".js", ".css"):
+            name = path.relative_to(STATIC).as_posix()
+            (address,) = [one for one in files if one.endswith("/" + name)]
+            answer = client.get(f"/{address}")
+            assert answer.status_code == 200
+            assert "immutable" in answer.headers["cache-control"]
+
+
+def test_files_of_another_version_have_another_address(tmp_path):
+    """Browsers keep the files."""
+    (tmp_path / "page.js").write_text("a = 1")
+    before = version_of(tmp_path)
+    assert version_of(tmp_path) == before
+    (tmp_path / "page.js").write_text("a = 2")
+    assert version_of(tmp_path) != before
 
 
 # Several at once

@@ -52,6 +52,12 @@ def write_packed(folder):
     return f"{packed}", "user=customer,item=sku,time=day"
 
 
+def write_commas(folder):
+    """Numbers such as 3,5."""
+    path = events(folder, sep=";", decimal=",")
+    return f"{path}", "user=customer,item=sku,time=day"
+
+
 def write_nameless(folder):
     """Without a header, with two characters between fields, in several files."""
     frame = films()["interactions"].frame
@@ -106,6 +112,7 @@ def write_sequences(folder):
 WAYS = [
     write_csv,
     write_packed,
+    write_commas,
     write_nameless,
     write_parquet,
     write_schema,

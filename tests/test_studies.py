@@ -275,7 +275,7 @@ def steps_seen(work):
     ]
 
 
-def wait_for(condition, seconds=300):
+def wait_for(condition, seconds=600):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -368,7 +368,7 @@ def test_a_ray_worker_may_die(undisturbed, tmp_path):
     )
     wait_for(lambda: list(work.glob("*/2*/last/checkpoint.json")))
     os.kill(ray_workers()[0], signal.SIGKILL)
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out
     assert figures(tmp_path / "results") == expected
     for run in (path for path in work.iterdir() if path.is_dir()):
@@ -395,7 +395,7 @@ def test_the_head_of_a_cluster_may_die(undisturbed, tmp_path, monkeypatch):
             if dies:
                 wait_for(lambda: list(work.glob(saved)))
                 kill_family(head)
-            assert (study.wait(timeout=300) == 0) != dies
+            assert (study.wait(timeout=600) == 0) != dies
         if not dies:
             kill_family(head)
     assert figures(tmp_path / "results") == expected

@@ -1,5 +1,5 @@
 // The state of the page in its address, so that a link can be sent and Back works.
-import { known } from "/static/service.js";
+import { known } from "./service.js";
 
 export function start() {
   return {

@@ -1,7 +1,7 @@
 // What may be recommended and by what it is ranked.
-import { html } from "/static/vendor/preact-htm.module.js";
-import { capital, known, wide } from "/static/service.js";
-import { Switch, Values } from "/static/widgets.js";
+import { html } from "./vendor/preact-htm.module.js";
+import { capital, known, wide } from "./service.js";
+import { Switch, Values } from "./widgets.js";
 
 // The condition of /recommend for the values of a column.
 const anyOf = (name, values) => (values.length ? [`${name}=${values.join(",")}`] : []);

@@ -1,7 +1,7 @@
 // A list of recommendations, each with its reasons.
-import { html, useRef } from "/static/vendor/preact-htm.module.js";
-import { Fault, hue, known, several, signed, useAnswer } from "/static/service.js";
-import { firstTag } from "/static/person.js";
+import { html, useRef } from "./vendor/preact-htm.module.js";
+import { Fault, hue, known, several, signed, useAnswer } from "./service.js";
+import { firstTag } from "./person.js";
 
 export const MODELS = {
   main: "Enhanced BERT4Rec", vanilla: "Vanilla BERT4Rec", popularity: "Most popular",

@@ -1,12 +1,12 @@
 // The page: for whom on the left, the list on the right, a click says why. Words, columns and controls
 // follow from the schema that /health tells; the state is in the address.
-import { html, render, useEffect, useMemo, useRef, useState } from "/static/vendor/preact-htm.module.js";
-import { ask, known } from "/static/service.js";
-import { read, write } from "/static/address.js";
-import { Choices } from "/static/choices.js";
-import { Person, personOf } from "/static/person.js";
-import { List } from "/static/list.js";
-import { Why } from "/static/why.js";
+import { html, render, useEffect, useMemo, useRef, useState } from "./vendor/preact-htm.module.js";
+import { ask, known } from "./service.js";
+import { read, write } from "./address.js";
+import { Choices } from "./choices.js";
+import { Person, personOf } from "./person.js";
+import { List } from "./list.js";
+import { Why } from "./why.js";
 
 const TOGETHER = 700;  // milliseconds in which changes are one step for Back
 

@@ -1,8 +1,8 @@
 // For whom: a user of the data, or a history of one's own.
-import { html, useEffect, useRef, useState } from "/static/vendor/preact-htm.module.js";
-import { ask, capital, hue, known, several, useAnswer, wide } from "/static/service.js";
-import { typed } from "/static/address.js";
-import { Search, Select, Switch, Values } from "/static/widgets.js";
+import { html, useEffect, useRef, useState } from "./vendor/preact-htm.module.js";
+import { ask, capital, hue, known, several, useAnswer, wide } from "./service.js";
+import { typed } from "./address.js";
+import { Search, Select, Switch, Values } from "./widgets.js";
 
 const SHOWN = 8;  // interactions of a history at first
 

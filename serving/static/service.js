@@ -1,5 +1,5 @@
 // Questions to the service, and what its answers have in common.
-import { html, useEffect, useState } from "/static/vendor/preact-htm.module.js";
+import { html, useEffect, useState } from "./vendor/preact-htm.module.js";
 
 export const known = {};  // what /health says: words, columns and users of the data
 
@@ -12,7 +12,7 @@ export async function ask(path, body, signal) {
     headers: { "content-type": "application/json" },
     body: JSON.stringify(body),
   };
-  const answer = await fetch(path, { signal, ...sent });
+  const answer = await fetch(`.${path}`, { signal, ...sent });
   const content = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(content.error ?? `the service answers ${answer.status}`);
   return content;

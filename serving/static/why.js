@@ -1,7 +1,7 @@
 // All that speaks for and against one item, in a dialog.
-import { html, useEffect, useRef } from "/static/vendor/preact-htm.module.js";
-import { Fault, capital, known, signed, useAnswer } from "/static/service.js";
-import { Bars } from "/static/list.js";
+import { html, useEffect, useRef } from "./vendor/preact-htm.module.js";
+import { Fault, capital, known, signed, useAnswer } from "./service.js";
+import { Bars } from "./list.js";
 
 const SHOWN = 15;  // items of the history
 

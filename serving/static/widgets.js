@@ -1,6 +1,6 @@
 // Controls that HTML lacks: a search with suggestions, and values to choose from.
-import { html, useRef, useState } from "/static/vendor/preact-htm.module.js";
-import { hue } from "/static/service.js";
+import { html, useRef, useState } from "./vendor/preact-htm.module.js";
+import { hue } from "./service.js";
 
 // find: text -> promise of [{value, text}]. Enter takes the first match of what is typed by then, also
 // if its answer is still on the way.
