@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from support.errors import UserError
 # Seconds that Ray Train waits for the workers of a dead one to part from it. They would wait for it
 # themselves, and are killed then; Ray's own 30 are added to each restart.
 SHORT_WAIT = {"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3"}
+PATIENCE = 10  # seconds until an address does not answer
 
 
 @contextlib.contextmanager
@@ -25,6 +27,7 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[ModuleType]:
             "--ray needs the package ray: pip install -r requirements-ray.txt"
         ) from error
     try:
+        _look_for(address)
         ray.init(
             address=address,
             num_cpus=jobs if address == "local" else None,
@@ -35,7 +38,7 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[ModuleType]:
                 "env_vars": {"PYTHONPATH": _search_path(), **SHORT_WAIT}
             },
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"--ray {address}: {error}; start a cluster with `ray start --head`, or give "
             f"--ray local"
@@ -44,6 +47,13 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _look_for(address):
+    """Connect to host:port. Raises `OSError` or `ValueError` at once; Ray would try for a minute."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator:
+        socket.create_connection((host, int(port)), PATIENCE).close()
 
 
 def _search_path():

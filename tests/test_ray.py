@@ -159,6 +159,15 @@ def test_an_error_of_the_user_ends_all_workers(tmp_path):
         run_together(ray, one_refuses, 2, tmp_path)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:port", ":"])
+def test_an_address_without_a_cluster_is_refused_at_once(address):
+    began = time.monotonic()
+    refused = pytest.raises(UserError, match=f"--ray {address}: .*ray start")
+    with refused, cluster(address):
+        pass
+    assert time.monotonic() - began < 30
+
+
 def dies_once(folder, number):
     """Work whose process is killed when it takes a number for the first time."""
     begun = folder / f"begun-{number}"
