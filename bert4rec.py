@@ -37,7 +37,12 @@ from dataset import ITEM_ROWS, MASK, Catalogue, Dataset
 from outputs import ItemPrediction, Outputs
 from scorer import NOTHING, Scorer
 from settings import ModelSettings, Settings, TrainSettings
-from support.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from support.checkpoint import (
+    load_weights,
+    read_checkpoint,
+    require_no_other_files,
+    write_checkpoint,
+)
 from support.errors import UserError
 from training_loop import fit
 from training_state import Progress
@@ -230,7 +235,11 @@ class BERT4Rec(nn.Module):
         return list(zip(numbers, best.values.tolist(), strict=True))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights and settings to a folder."""
+        """Write weights and settings to a new folder, or to one that `save_pretrained` wrote.
+
+        Raises `UserError` if it holds other files.
+        """
+        require_no_other_files(Path(folder))
         settings = Settings(model=self.settings).to_dict()
         write_checkpoint(
             Path(folder),

@@ -20,7 +20,7 @@ from answers import Id
 from engine import RecommendationEngine
 from evaluation.lists import top_lists
 from evaluation.protocols import Ranker
-from queries import hides_seen
+from queries import check_choices, hides_seen
 from reranking import LikedRanker, candidates, varied_lists
 from splits import Requests
 from support.checkpoint import read_json
@@ -51,6 +51,10 @@ class Lists:
     precision: str = "auto"
     rank_by: str = "next"
     diversity: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` for lists that cannot be made."""
+        check_choices(self.k, self.rank_by, self.diversity)
 
 
 def recommend_all(
@@ -150,6 +154,11 @@ class Parts:
                 f"{self.folder} holds other lists; remove it, or give another folder",
             )
         else:
+            require(
+                not any(self.folder.glob("part-*.parquet")),
+                f"{self.folder} holds files that are no lists, or of lists without {ABOUT}; choose "
+                f"another folder",
+            )
             write_json(self.folder / ABOUT, about)
 
     def write(self, number: int) -> None:

@@ -116,7 +116,8 @@ def process(
     like: a catalogue whose columns keep their codes, knots and sizes, as a model that was trained
     on it needs; values that it does not have are unknown.
     """
-    rows, counts = _kept(raw, settings), dict(raw.counts)
+    rows = kept = _kept(raw, settings)
+    counts = dict(raw.counts)
     for role in ("user", "item"):
         dropped = raw.interactions[role].nunique() - rows[role].nunique()
         counts[f"{role}s dropped by --min_{role}_count and --keep"] = dropped
@@ -143,7 +144,7 @@ def process(
         },
         split_interactions(settings, offsets, times),
         {what: number for what, number in counts.items() if number},
-        _left_out(raw, rows, items, users) if settings.keep else None,
+        _left_out(raw, kept, items, users) if settings.keep else None,
     )
 
 
@@ -162,10 +163,27 @@ def _left_out(raw, kept, items, users):
     rows = raw.interactions.drop(kept.index)
     user = users.index(rows["user"].to_numpy())
     item = items.index(rows["item"].to_numpy())
-    times = np.array(rows.get("time", np.full(len(rows), NO_TIME)))
+    after = _kept_before(rows, user, kept, users)
     order = np.argsort(user, kind="stable")
     order = order[(user[order] > 0) & (item[order] > 0)]
-    return LeftOut(_offsets(user[order], users), item[order], times[order])
+    return LeftOut(_offsets(user[order], users), item[order], after[order])
+
+
+def _kept_before(rows, user, kept, users):
+    """How many kept interactions each of some rows has before it: earlier ones of its user; without
+    times those above it in the file."""
+    user_of_kept = users.index(kept["user"].to_numpy())
+    user = np.append(user, user_of_kept)
+    if "time" in rows:
+        when = np.append(rows["time"], kept["time"])
+    else:
+        when = np.append(rows.index, kept.index)
+    is_kept = np.arange(len(user)) >= len(rows)
+    order = np.lexsort([is_kept, when, user])
+    found = np.empty(len(user), dtype=np.int64)
+    earlier_users = _offsets(user_of_kept, users)[user[order]]
+    found[order] = np.cumsum(is_kept[order]) - earlier_users
+    return found[: len(rows)]
 
 
 def _kept(raw, settings):

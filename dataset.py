@@ -322,7 +322,7 @@ class Dataset:
         rows = slice(*self.left_out.offsets[user : user + 2])
         others = self.left_out.items[rows]
         if end is not None and end < last:
-            others = others[self.left_out.times[rows] <= self.times[end]]
+            others = others[self.left_out.after[rows] <= end - start]
         return np.append(items, others)
 
     def replace(self, **changes: Any) -> "Dataset":
@@ -337,7 +337,7 @@ class LeftOut:
 
     offsets: np.ndarray  # (rows of users + 1,)
     items: np.ndarray  # (M,) rows of items
-    times: np.ndarray  # (M,)
+    after: np.ndarray  # (M,) how many interactions of the user came before
 
 
 def _hash(data):
@@ -345,7 +345,8 @@ def _hash(data):
     digest = hashlib.sha256(data.split.description.encode())
     arrays = [data.offsets, data.items, data.times, *data.columns.values()]
     if data.left_out is not None:
-        arrays += [data.left_out.offsets, data.left_out.items]
+        left_out = data.left_out
+        arrays += [left_out.offsets, left_out.items, left_out.after]
     for table in (data.catalogue.items, data.catalogue.users):
         arrays += [table.ids, *table.data.values()]
     for array in arrays:

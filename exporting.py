@@ -26,6 +26,8 @@ TYPES = {
 }
 # Fields of interactions that RecBole reads by these names.
 RESERVED = ("user_id", "item_id", "timestamp", "order")
+SUFFIXES = (".inter", ".item", ".user")
+MARK = "# Written by data_processor.py for RecBole"
 # Settings of RecBole for the same split: the position in our order stands for the time, as
 # RecBole sorts by it and equal times would fall in any order.
 CONFIG = """\
@@ -44,13 +46,14 @@ def write_atomic(data: Dataset, folder: Path) -> list[Path]:
     NAME is the folder's, as RecBole wants it. Interactions are in our order; the field `order`
     numbers them. Raises `UserError` if RecBole cannot make the split.
     """
-    if data.split.protocol != "leave_one_out":
-        raise UserError(
-            f"--to recbole: RecBole makes no split such as --protocol {data.split.protocol}; give "
-            f"--protocol leave_one_out"
-        )
+    _check(data)
     name, catalogue = folder.name, data.catalogue
+    config = folder / f"{name}.yaml"
+    _require_own(config, [folder / f"{name}{suffix}" for suffix in SUFFIXES])
     items, users = catalogue.items, catalogue.users
+    text = CONFIG.format(name=data.name, split=data.split.description)
+    # Written first: it says that the others are of this command.
+    write_text(config, text)
     table = {
         "user_id:token": users.id_array(data.user_of),
         "item_id:token": items.id_array(data.items),
@@ -59,11 +62,6 @@ def write_atomic(data: Dataset, folder: Path) -> list[Path]:
         table["timestamp:float"] = data.times
     table["order:float"] = np.arange(len(data.items))
     for entry in catalogue.interaction_fields.values():
-        require(
-            entry.name not in RESERVED,
-            f"--to recbole: the column {entry.name} would be taken for RecBole's; give it another "
-            f"name in the schema, with source",
-        )
         table[_header(entry)] = _cells(entry, data.columns[entry.name])
     item_table = {"item_id:token": items.ids}
     item_table["item_name:token_seq"] = _each(
@@ -82,10 +80,34 @@ def write_atomic(data: Dataset, folder: Path) -> list[Path]:
                 part, sep="\t", index=False, quoting=3, escapechar="\\"
             )
         written.append(path)
-    config = folder / f"{name}.yaml"
-    text = CONFIG.format(name=data.name, split=data.split.description)
-    write_text(config, text)
     return [*written, config]
+
+
+def _check(data):
+    """Raise `UserError` for data that RecBole cannot read as we do."""
+    if data.split.protocol != "leave_one_out":
+        raise UserError(
+            f"--to recbole: RecBole makes no split such as --protocol {data.split.protocol}; give "
+            f"--protocol leave_one_out"
+        )
+    for column in data.catalogue.interaction_fields:
+        require(
+            column not in RESERVED,
+            f"--to recbole: the column {column} would be taken for RecBole's; give it another "
+            f"name in the schema, with source",
+        )
+
+
+def _require_own(config, files):
+    """Raise `UserError` if there are such files that were not written here."""
+    if config.exists() and config.read_text("utf-8").startswith(MARK):
+        return
+    for path in (config, *files):
+        require(
+            not path.exists(),
+            f"--to recbole: {path} exists and was not written by this command; choose another "
+            f"folder",
+        )
 
 
 def _header(entry: Field) -> str:

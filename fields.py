@@ -113,7 +113,8 @@ class Field:
         parts = value.split(",") if isinstance(value, str) else value
         if kind == "tags":
             tags = parts if isinstance(parts, list | tuple) else [parts]
-            return np.array([self.code(tag) for tag in tags] or [UNKNOWN])
+            codes = sorted({self.code(tag) for tag in tags})
+            return np.array(codes or [UNKNOWN])
         try:
             numbers = np.array(parts, dtype=np.float32)
             numbers = numbers.reshape(self.unknown.shape)

@@ -105,6 +105,10 @@ def requests_of(
     user has one request, which the model could not know.
     """
     flag = f"--history_until {until}"
+    require(
+        until in data.split.requests,
+        f"{flag}: choose one of {', '.join(data.split.requests)}",
+    )
     requests = data.split.requests[until]
     if until != "end" and data.split_hash != trained_on:
         raise UserError(

@@ -59,7 +59,8 @@ def item_regression(data: Dataset) -> sparse.csr_matrix:
 
 
 def _together(data):
-    """G (R, R) of as many users, evenly spread, as PAIRS and CELLS allow."""
+    """G (R, R) of all users, or of as many, evenly spread, as PAIRS and CELLS allow, scaled up to
+    all."""
     pairs = 0
     for part in data.chunks():
         lengths = part.user_items().getnnz(axis=1).astype(np.int64)
@@ -71,7 +72,7 @@ def _together(data):
     for part in data.chunks():
         seen = part.user_items()[::step]
         together += seen.T @ seen
-    return together
+    return together * step if step > 1 else together
 
 
 def _most_similar(together, number, item):

@@ -160,7 +160,9 @@ def _side_tasks(model, data, settings):
     scorer = model.frozen()
     outputs = head_outputs(scorer, data, "test", length, _device(model))
     for (kind, column), found in outputs.items():
-        figures[kind][column] = qualities[kind](column, found, data, "test")
+        quality = qualities[kind](column, found, data, "test")
+        if quality:  # else no test item has a value
+            figures[kind][column] = quality
     return figures
 
 

@@ -243,7 +243,22 @@ def data_of(
             f"at hand give split {data.split_hash}: {differs}; give the right --data_dir "
             f"or train again"
         )
+    if data.split_hash != info["split_hash"] and has_user_vectors(
+        checkpoint.settings.model
+    ):
+        data = _trained_alone(data, Path(folder), info)
     return data
+
+
+def _trained_alone(data, folder, info):
+    """The data, with a training part of those users alone that trained the model: later
+    interactions may have moved the date of a split."""
+    _, lengths = read_users(folder, info, ("id", "length"))
+    never = np.flatnonzero(lengths == 0) + USER_ROWS
+    ends = data.split.train_ends.copy()
+    ends[never] = data.offsets[never]
+    split = dataclasses.replace(data.split, train_ends=ends)
+    return data.replace(split=split)
 
 
 def load_with_data(

@@ -3,6 +3,7 @@
 B queries of a batch, R rows of the item table.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +22,9 @@ from profiles import mean_value
 from reranking import LikedRanker, candidates, lifted, varied
 from schema import Schema
 from scorer import Blocks, Scorer, best_items
+from support.errors import require
+
+RANKINGS = ("next", "liked")
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,37 @@ class Query:
     diversity: float = 0.0
     prefer_expected: float | Literal["mean"] | None = None
 
+    def __post_init__(self) -> None:
+        """Raises `UserError` for what no answer can be given to."""
+        check_choices(self.k, self.rank_by, self.diversity)
+        wanted = self.prefer_expected
+        if isinstance(wanted, str):
+            number = wanted == "mean"
+        else:
+            number = wanted is None or math.isfinite(wanted)
+        require(
+            number,
+            f"--prefer_expected {wanted!r} is neither a number nor 'mean'",
+        )
+
     @property
     def judges(self) -> bool:
         """Whether the answer depends on the values that are expected of items."""
         return self.rank_by == "liked" or self.prefer_expected is not None
+
+
+def check_choices(
+    k: int, rank_by: str = "next", diversity: float = 0.0
+) -> None:
+    """Raise `UserError` for a list that cannot be made."""
+    require(k >= 1, f"--k {k}: a list has at least one item")
+    require(
+        rank_by in RANKINGS,
+        f"--rank_by {rank_by!r}: choose {' or '.join(RANKINGS)}",
+    )
+    require(
+        0 <= diversity <= 1, f"--diversity {diversity} is not between 0 and 1"
+    )
 
 
 def hides_seen(schema: Schema, filter_seen: bool | None) -> bool:
@@ -123,6 +154,7 @@ def similar_rows(
     where: Sequence[str],
 ) -> tuple[Tensor, Tensor]:
     """(rows, cosines) of the items whose vectors are most like that of an item, best first."""
+    check_choices(k)
     vectors = F.normalize(scorer.table.float(), dim=1)
     allowed = rows_where(catalogue.items, where)
     allowed[row] = False

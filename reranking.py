@@ -109,17 +109,19 @@ def lifted(
     least: float,
     chosen: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """(R,) scores + w (expected - least), with the smallest w >= 0 for which the chosen items have
-    a mean expected value of `least` or more.
+    """(R,) scores + w (expected - mean), with the smallest w >= 0 for which the chosen items have
+    an expected value of `least` or more on average; `mean` is that of all items that may be chosen.
 
     scores (R,), -inf for items that may not be chosen. expected (R,) value of each item. chosen:
     from scores (R,) to the rows of the items on the list. If no w is enough, the list is the one
     with about the largest mean.
     """
     left = scores > -torch.inf
-    spread = float(expected[left].std(correction=0)) if left.any() else 0.0
+    if not left.any():
+        return scores
+    spread = float(expected[left].std(correction=0))
     least = float(liked_from(np.array(least)))
-    distance = (expected - least).to(scores)
+    distance = (expected - expected[left].mean()).to(scores)
 
     def with_weight(weight: float) -> Tensor:
         return torch.where(left, scores + weight * distance, scores)

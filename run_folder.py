@@ -24,6 +24,7 @@ from support.checkpoint import (
 )
 from support.errors import require
 from support.files import write_json
+from support.processes import wait_for_lock
 
 BEST, LAST, RESULTS, RUN = "best", "last", "results.json", "run.json"
 
@@ -71,6 +72,12 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def publish(run: Path) -> str:
     """Let `best` point to the model of a run, by the rule above; returns a line about it."""
+    # Another run may end at the same time.
+    with wait_for_lock(run.parent):
+        return _published(run)
+
+
+def _published(run):
     link = run.parent / BEST
     if link.is_dir() and not link.is_symlink():
         # A model of an older version of this program: it is kept as a run of its own.

@@ -216,6 +216,11 @@ def _faults(schema):
                     place,
                     f"{name} is a role; give the column another name, with source",
                 )
+            if name == "name" and described.name not in ("", column.field):
+                yield (
+                    place,
+                    f"the role name is {described.name}; give the column another name",
+                )
             if table == "interactions" and column.kind not in (
                 "category",
                 "number",

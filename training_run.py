@@ -45,8 +45,6 @@ def train(
     if main_process:
         run = run or new_run(place, settings)
         _announce(settings, data, model)
-    # May put files in their place, so one process decides for all.
-    resume = main_process and recover_checkpoint(run / LAST)
 
     def keep(model: nn.Module, record: dict[str, Any]) -> None:
         save_model(run / BEST, model, settings, data, record, run.name)
@@ -54,6 +52,8 @@ def train(
             publish(run)
 
     with _recorded(settings, data, run if main_process else None) as tracker:
+        # May put files in their place, so one process decides for all, and holds the lock.
+        resume = main_process and recover_checkpoint(run / LAST)
         progress = fit(
             model,
             data,

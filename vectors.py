@@ -19,9 +19,10 @@ from dataset import ITEM_ROWS
 from engine import RecommendationEngine
 from evaluation.protocols import request_batches
 from splits import Requests
-from support.checkpoint import INFO
 from support.errors import require
-from support.files import replacing
+from support.files import replacing, write_json
+
+ABOUT = "vectors.json"  # says that a folder was written here
 
 
 @torch.no_grad()
@@ -57,17 +58,20 @@ def write_vectors(
 ) -> Iterator[tuple[int, int]]:
     """Write items.parquet, and a file of every PART users: an id and a `vector` a row. Yields
     (users written, all users) after each file. Files of an earlier call are removed first. Raises
-    `UserError` if the folder is that of a model, whose items.parquet would be lost."""
-    require(
-        not (folder / INFO).exists(),
-        f"--vectors {folder}: a model lies there; choose another folder",
-    )
-    for path in folder.glob("users-*.parquet"):
+    `UserError` if the folder has such files of something else."""
+    of_items, of_users = folder / "items.parquet", folder.glob("users-*.parquet")
+    found = [path for path in (of_items, *of_users) if path.exists()]
+    if not (folder / ABOUT).exists():
+        require(
+            not found,
+            f"--vectors {folder} holds other files, such as {found and found[0].name}; choose "
+            f"another folder",
+        )
+        write_json(folder / ABOUT, {"weights": engine.info["weights"]})
+    for path in found:
         path.unlink()
     items = engine.catalogue.items
-    _write(
-        folder / "items.parquet", "item_id", items.ids, item_vectors(engine)
-    )
+    _write(of_items, "item_id", items.ids, item_vectors(engine))
     for number, start in enumerate(range(0, len(requests), PART)):
         part = requests.part(slice(start, start + PART))
         ids = engine.data.catalogue.users.id_array(part.users)

@@ -15,6 +15,7 @@ from support.errors import require
 
 KNOTS = 16  # quantiles of a number's known values
 MOST_TAGS = 64  # of one item
+LARGEST = float(np.finfo(np.float32).max)  # what is larger is unknown
 
 
 def table_of(
@@ -69,6 +70,7 @@ def field_of(column: Column, values: pd.Series) -> Field:
             column, values=tuple(declared + _in_order(found - set(declared)))
         )
     if column.kind == "number":
+        known = known[known.abs() <= LARGEST]
         numbers = np.log1p(known.clip(lower=0)) if column.log else known
         knots = np.zeros(1)
         if len(known):
@@ -111,8 +113,7 @@ def stored(entry: Field, values: pd.Series) -> np.ndarray:
         return rows
     if kind == "number":
         numbers = values.to_numpy(dtype=np.float64)
-        # What fp32 cannot hold is unknown.
-        too_large = np.abs(numbers) > np.finfo(np.float32).max
+        too_large = np.abs(numbers) > LARGEST
         return np.where(too_large, np.nan, numbers).astype(np.float32)
     if kind == "vector":
         return _vectors(entry, values)
@@ -163,7 +164,8 @@ def _kind(entry):
 
 
 def _vectors(entry, values):
-    """(n, size). Raises `UserError` for a vector of another length."""
+    """(n, size), unknown where a number is too large. Raises `UserError` for a vector of another
+    length."""
     rows = [entry.unknown if isinstance(row, float) else row for row in values]
     for row in rows:
         require(
@@ -171,4 +173,6 @@ def _vectors(entry, values):
             f"column {entry.name!r}: a vector of {len(row)} numbers, where {entry.size} are "
             f"expected",
         )
-    return np.array(rows, dtype=np.float32).reshape(len(rows), entry.size)
+    numbers = np.array(rows, dtype=np.float64).reshape(len(rows), entry.size)
+    numbers[(np.abs(numbers) > LARGEST).any(1)] = np.nan
+    return numbers.astype(np.float32)

@@ -58,6 +58,8 @@ def value_quality(
     entry = data.catalogue.interaction_fields[name]
     codes = data.columns[name][data.split.requests[until].ends]
     known = codes > 0
+    if not known.any():
+        return {}
     if entry.numbers is None:
         stated = probabilities[known, codes[known] - 1]
         loss = -np.log(np.maximum(stated, 1e-9)).mean()
@@ -98,6 +100,8 @@ def preference_quality(
     in_history = np.array([shares[items].mean(0) for items in histories])
     in_history = 0.95 * in_history + 0.05 * constant
     known = target.sum(1) > 0
+    if not known.any():
+        return {}
     guesses = {
         "head": predicted,
         "constant": np.broadcast_to(constant, target.shape),

@@ -235,10 +235,8 @@ def named_table(
     part of a table of which it is known.
     """
     columns = described.columns
-    fields = {
-        name: column.field for name, column in columns.items()
-    } | described.roles
-    for field in fields.values():
+    of_columns = [column.field for column in columns.values()]
+    for field in (*of_columns, *described.roles.values()):
         if field not in file.frame:
             raise UserError(
                 f"{file.name} has no field {field!r}; it has "
@@ -247,8 +245,8 @@ def named_table(
     frame = file.frame.reset_index(drop=True)
     blank = {
         role: is_blank(frame[field])
-        for role, field in fields.items()
-        if role in described.roles and role != "name"
+        for role, field in described.roles.items()
+        if role != "name"
     }
     missing = pd.DataFrame(blank).any(axis=1)
     counts[f"rows of {table} dropped: no {' or '.join(blank)}"] = int(

@@ -155,10 +155,7 @@ def _add_questions(app, service):
         query = queries.Query(
             history,
             wish.k,
-            wish.filter_seen,
-            wish.where,
-            wish.only,
-            wish.without,
+            *_allowed(wish),
             wish.rank_by,
             wish.diversity,
             wish.prefer_expected,
@@ -176,7 +173,7 @@ def _add_questions(app, service):
         """What of a user's history, and what else, speaks for items or against them."""
         engine = service.engines.main
         history, _ = service.engines.history(why, engine)
-        query = queries.Query(history, why.k or 10, why.filter_seen, why.where)
+        query = queries.Query(history, why.k or 10, *_allowed(why))
         work = service.batcher.compute(
             "explain",
             lambda: engine.explain(
@@ -194,6 +191,11 @@ def _add_questions(app, service):
         return await service.batcher.compute(
             "rank", lambda: engine.profile_of(history, user.user_id)
         )
+
+
+def _allowed(choice):
+    """In the order of `Query`: which items may be on the list."""
+    return choice.filter_seen, choice.where, choice.only, choice.without
 
 
 async def _while_there(request, work):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import re
 import time
 from collections import defaultdict
@@ -61,7 +62,9 @@ class Engines:
             config.model_path, config.data_dir, config.copies
         )
         self.by_name = {"main": self.main}
-        if older and older.has_data and self.split == older.split:
+        # The hash of a split says nothing of the schema.
+        same = older and self.split == older.split
+        if same and older.has_data and self.main.schema == older.main.schema:
             self.main.catalogue = older.main.catalogue
             self.main.data = older.main.data
         items = self.main.catalogue.items
@@ -182,7 +185,12 @@ class Engines:
         if len(known) < len(ids):
             left_out = len(ids) - len(known)
             note = f"without {left_out} {main.schema.nouns} that this model does not know"
-        return engine.history(None, known.tolist(), at, user.columns), note
+        theirs = engine.history(None, known.tolist(), at, user.columns)
+        if history.also_seen is not None:
+            ids = main.catalogue.items.id_array(history.also_seen)
+            seen = engine.catalogue.items.index(ids)
+            theirs = dataclasses.replace(theirs, also_seen=seen[seen > 0])
+        return theirs, note
 
     def chosen(
         self, user: User, engine: RecommendationEngine, query: Query

@@ -16,7 +16,7 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from storage import MANIFEST
 from storage import part as part_steps
 from storage.arrays import write_arrays
 from storage.item_table import write_table
+from storage.merged import Merged
 from storage.remote import Remote, is_remote
 from storage.rows import InMemory, Streamed
 from storage.sequences import (
@@ -58,7 +59,7 @@ NUMBERS = 8_000_000  # values of a column by which its quantiles are found, at m
 DAY = 86_400
 DROPPED = "{0}s dropped by --min_{0}_count and --keep"
 KEPT = ("min_item_count", "min_user_count")  # settings that say what is kept
-MERGED = 1_000_000  # values that wait to be merged, beside as many as are merged
+WORK = ".build-work"  # in the folder, until all is done
 
 
 def build(
@@ -80,7 +81,7 @@ def build(
     # Workers may have another current folder.
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    work = folder / "work"
+    work = folder / WORK
     work.mkdir(exist_ok=True)
     with lock_or_refuse(work / "lock", f"another process builds {folder}"):
         remote = source = None
@@ -143,8 +144,14 @@ def _resume(work, key, folder):
     begun = work / "key"
     if begun.exists():
         _require_same(begun.read_text(), key, folder)
-    else:
-        begun.write_text(key)
+        return
+    for name in ("sequences", "vocabulary"):
+        require(
+            not (folder / name).exists(),
+            f"{folder / name} is of other data or of a build without its {MANIFEST}; remove it, or "
+            f"give another --build",
+        )
+    begun.write_text(key)
 
 
 def _rows(settings, source, work, rows_of_part, memory, spread):
@@ -155,28 +162,6 @@ def _rows(settings, source, work, rows_of_part, memory, spread):
         return InMemory(raw, parts)
     parts = math.ceil(source.number_of_rows() / rows_of_part)
     return Streamed(source, spread, work / "staged", parts, memory)
-
-
-class Merged:
-    """Values of many parts, which have most of them in common, merged now and then: memory is that
-    of different values, and few merges are made."""
-
-    def __init__(self, merge: Callable[[pd.Series], pd.Series]) -> None:
-        self.merge = merge
-        self.parts: list[pd.Series] = []
-        self.size = self.waiting = 0
-
-    def add(self, part: pd.Series) -> None:
-        """Add a part."""
-        self.parts.append(part)
-        self.waiting += len(part)
-        if self.waiting > MERGED + self.size:
-            self.parts = [self.whole()]
-            self.size, self.waiting = len(self.parts[0]), 0
-
-    def whole(self) -> pd.Series:
-        """All values."""
-        return self.merge(pd.concat(self.parts))
 
 
 def _sum(number):

@@ -41,9 +41,7 @@ def write_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover_checkpoint(folder)
     _remove_stale(folder)
-    scratch = Path(
-        tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-")
-    )
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_prefix(folder)))
     new, old = scratch / "new", scratch / "old"
     try:
         new.mkdir()
@@ -84,9 +82,28 @@ def _write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
     path.chmod(0o644)  # safetensors makes a private one
 
 
+def _prefix(folder: Path) -> str:
+    """How the names of folders begin in which a checkpoint is written."""
+    return f".{folder.name}.writing-"
+
+
+def require_no_other_files(folder: Path) -> None:
+    """Raise `UserError` if a folder holds more than a checkpoint, which would be lost if one was
+    written to it."""
+    if not folder.exists():
+        return
+    require(folder.is_dir(), f"{folder} is a file; choose another place")
+    own = set(files_of(folder)) if (folder / INFO).exists() else set()
+    others = sorted(path.name for path in set(folder.iterdir()) - own)
+    if others:
+        raise UserError(
+            f"{folder} holds other files, such as {others[0]}; choose a new or empty folder"
+        )
+
+
 def _remove_stale(folder: Path) -> None:
     """Remove leftovers of a process that was killed while it wrote here."""
-    for left in folder.parent.glob(f".{folder.name}-*"):
+    for left in folder.parent.glob(f"{_prefix(folder)}*"):
         if time.time() - left.stat().st_mtime > STALE:
             shutil.rmtree(left, ignore_errors=True)
 
@@ -95,7 +112,7 @@ def recover_checkpoint(folder: Path) -> bool:
     """Whether a checkpoint exists. If a killed process had written it completely and had moved the
     old one away, it is first put in its place. No process may be writing there."""
     if not folder.exists():
-        for left in folder.parent.glob(f".{folder.name}-*"):
+        for left in folder.parent.glob(f"{_prefix(folder)}*"):
             if (left / "old").exists() and (left / "new").exists():
                 os.replace(left / "new", folder)
                 shutil.rmtree(left, ignore_errors=True)

@@ -50,7 +50,7 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[ModuleType]:
 
 
 def _look_for(address):
-    """Connect to host:port. Raises `OSError` or `ValueError` at once; Ray would try for a minute."""
+    """Raise `OSError` or `ValueError` if host:port does not answer. Ray would try for a minute."""
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if separator:
         socket.create_connection((host, int(port)), PATIENCE).close()

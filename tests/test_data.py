@@ -3,12 +3,13 @@
 import hashlib
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import dataset
 from baselines.mean_values import mean_predictors
 from data_processor import data_card, from_sequences, load, main, process
-from dataset import ITEM_ROWS, PAD
+from dataset import ITEM_ROWS, PAD, Dataset
 from fields import UNKNOWN
 from item_regression import item_regression
 from pair_counts import transition_counts
@@ -267,3 +268,46 @@ def test_what_is_counted_in_chunks_is_counted_at_once(
     assert sum(len(part.items) for part in chunks) == len(data.items)
     for found, wanted in zip(figures(), whole, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-9)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_what_is_left_out_later_was_not_seen_before(timed):
+    """With --keep; without times by the order of the file."""
+    rows = [(user, item) for user in range(5) for item in range(12)]
+    frame = pd.DataFrame(rows, columns=["user", "item"])
+    no = (frame["user"] + frame["item"]) % 3 == 0
+    frame["liked"] = np.where(no, "no", "yes")
+    if timed:
+        frame["time"] = 1_600_000_000 + 60 * frame["item"]
+    settings = DataSettings(keep="liked=yes")
+    data = Dataset.from_frames(frame, settings=settings)
+    for user in data.catalogue.users.rows:
+        start, end = data.offsets[user : user + 2]
+        for place in range(start, end):
+            seen = set(data.catalogue.items.id_array(data.seen(user, place)))
+            target = data.catalogue.items.id(data.items[place])
+            assert seen == set(range(target)), target
+
+
+@pytest.mark.parametrize("extreme", [-1.797e308, -1e39, 1e39])
+def test_numbers_that_fp32_cannot_hold_are_unknown(extreme):
+    rows = [(user, item) for user in range(6) for item in range(8)]
+    frame = pd.DataFrame(rows, columns=["user", "item"])
+    price = [extreme, *np.linspace(1, 30, 7)]
+    items = pd.DataFrame({"item": range(8), "price": price})
+    items["place"] = [[1.0, extreme], *[[0.5, 0.1 * n] for n in range(7)]]
+    data = Dataset.from_frames(frame, items)
+    table = data.catalogue.items
+    knots = np.array(table.fields["price"].knots)
+    assert np.isfinite(knots).all() and knots.min() >= 0.5
+    first = table.first
+    assert np.isnan(table.data["price"][first])
+    assert np.isnan(table.data["place"][first]).all()
+    assert np.isfinite(table.data["place"][first + 1 :]).all()
+
+
+def test_a_tag_that_is_given_twice_counts_once(data):
+    entry = data.catalogue.items.fields["genres"]
+    one, other = entry.values[:2]
+    twice = entry.stored([one, one, other])
+    assert twice.tolist() == entry.stored([one, other]).tolist()

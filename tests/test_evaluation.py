@@ -476,3 +476,14 @@ def test_of_several_targets_a_repeat_alone_is_last():
         assert row.tolist() == sorted(expected)
         mixed += 0 < len(new) < len(targets)
     assert mixed
+
+
+def test_no_figure_of_a_head_without_a_known_target(data):
+    """An empty mean would be written as NaN, which is no JSON."""
+    requests = data.split.requests["test"]
+    ratings = data.columns["rating"].copy()
+    ratings[requests.ends] = 0
+    nobody = data.replace(columns={**data.columns, "rating": ratings})
+    number = len(data.catalogue.interaction_fields["rating"].values)
+    chances = np.full((len(requests), number), 1 / number)
+    assert value_quality("rating", chances, nobody, "test") == {}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from bulk import recommend_all
 from item_search import find_items, listed, spoken
 from queries import Query
 from support.errors import UserError
@@ -233,3 +234,29 @@ def test_a_held_out_item_is_of_a_user_of_the_data(engine):
     ):
         with pytest.raises(UserError, match="--history_until test is for users of the data"):
             engine.history(**known, until="test")
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"k": 0}, "--k 0"),
+        ({"rank_by": "likd"}, "choose next or liked"),
+        ({"diversity": 5}, "between 0 and 1"),
+        ({"prefer_expected": float("nan")}, "neither a number"),
+        ({"prefer_expected": "high"}, "neither a number"),
+    ],
+)
+def test_what_no_list_can_be_is_refused(engine, wish, message):
+    """By the engine, too, where no flag was read."""
+    with pytest.raises(UserError, match=message):
+        engine.get_recommendations(1, **wish)
+    if "prefer_expected" not in wish:
+        with pytest.raises(UserError, match=message):
+            recommend_all(engine, [1], **wish)
+
+
+def test_a_part_of_the_data_that_there_is_not(engine):
+    with pytest.raises(UserError, match="choose one of"):
+        engine.history(1, until="tst")
+    with pytest.raises(UserError, match="--k -1"):
+        engine.similar_items(engine.catalogue.items.ids[0].item(), k=-1)

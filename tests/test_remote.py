@@ -8,7 +8,7 @@ from pyarrow import fs
 
 from data_processor import load, main
 from settings import DataSettings
-from storage.build import build
+from storage.build import WORK, build
 from storage.remote import Remote, is_remote
 from support.errors import UserError, run_command
 from tests.test_storage import write_csv, write_nameless
@@ -58,7 +58,7 @@ def test_a_build_from_a_bucket_is_that_from_the_files(server, tmp_path):
     manifest = build(there, folder, rows_of_part=60)
     local = build(here, tmp_path / "local", rows_of_part=60)
     assert manifest["parts"] == local["parts"]
-    assert not (folder / "work").exists()
+    assert not (folder / WORK).exists()
     # Once more: nothing is copied or built again.
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
     assert build(there, folder, rows_of_part=60) == manifest
@@ -108,7 +108,7 @@ def test_a_stopped_copy_goes_on(server, tmp_path, monkeypatch):
         patch.setattr(Remote, "copy", stops)
         with pytest.raises(KeyboardInterrupt):
             build(settings, folder)
-    copies = sorted((folder / "work/files").rglob("*.dat"))
+    copies = sorted((folder / WORK / "files").rglob("*.dat"))
     assert len(copies) == 2
     before = copies[0].stat().st_ino
     monkeypatch.setattr(

@@ -244,16 +244,18 @@ def test_the_weight_of_what_is_expected_is_the_smallest(seed):
         return float(expected[chosen(changed)].mean())
 
     most = float(expected[10:].topk(5).values.mean())
+    distance = expected - expected[10:].mean()
     for least in np.linspace(mean(scores) + 0.01, most - 0.01, 7):
         found = lifted(scores, expected, least, chosen)
         assert mean(found) >= least - 1e-5
         change = (found - scores)[10:].double()
-        weight = float((change / (expected[10:] - least)).median())
-        smaller = scores + 0.99 * weight * (expected - least)
+        weight = float((change / distance[10:]).median())
+        smaller = scores + 0.99 * weight * distance
         assert weight > 0 and mean(smaller) < least
     assert lifted(scores, expected, mean(scores) - 0.1, chosen) is scores
-    high = lifted(scores, expected, 8.0, chosen)
-    assert mean(high) == pytest.approx(most)
+    for never in (8.0, 1e9, 1e38, 1e300):
+        high = lifted(scores, expected, never, chosen)
+        assert mean(high) == pytest.approx(most)
     nothing = torch.full_like(scores, -torch.inf)
     assert lifted(nothing, expected, 3.0, chosen) is nothing
 

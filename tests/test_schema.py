@@ -201,3 +201,16 @@ def test_declared_values_are_text(values, named):
     }
     schema = schema_of(content, Path("x"), {})
     assert schema.interactions.columns["c"].values == named
+
+
+def test_a_column_may_not_take_the_place_of_the_name(tmp_path):
+    """Its field would be shown as the item's name."""
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "name: own\n"
+        "interactions: {file: log.csv, user: user, item: item}\n"
+        "items:\n  file: items.csv\n  id: item\n  name: title\n"
+        "  columns:\n    name: {kind: category, source: brand}\n"
+    )
+    with pytest.raises(UserError, match=r"own\.yaml:8: .*the role name is title"):
+        read_schema(path)

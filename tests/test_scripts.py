@@ -581,16 +581,16 @@ def test_what_a_killed_process_left_of_a_checkpoint_goes(tmp_path):
     from support.checkpoint import STALE, write_checkpoint
 
     for name, age in (
-        (".best-old", STALE + 60),
-        (".best-new", 5),
-        (".last-old", STALE + 60),
+        (".best.writing-old", STALE + 60),
+        (".best.writing-new", 5),
+        (".last.writing-old", STALE + 60),
     ):
         (tmp_path / name / "new").mkdir(parents=True)
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     write_checkpoint(tmp_path / "best", {"x": torch.zeros(3)}, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".best-new",
-        ".last-old",
+        ".best.writing-new",
+        ".last.writing-old",
         "best",
     ]
 
@@ -608,7 +608,7 @@ def test_a_checkpoint_killed_between_its_two_moves_is_put_in_its_place(
         write_checkpoint,
     )
 
-    folder, scratch = tmp_path / "last", tmp_path / ".last-killed"
+    folder, scratch = tmp_path / "last", tmp_path / ".last.writing-killed"
     assert not recover_checkpoint(folder)
     write_checkpoint(folder, {"x": torch.zeros(3)}, {"step": 2})
     write_checkpoint(scratch / "new", {"x": torch.ones(3)}, {"step": 3})

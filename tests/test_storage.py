@@ -21,7 +21,7 @@ from data_processor import load, main
 from dataset import Dataset
 from settings import DataSettings
 from splits import split_interactions
-from storage import MANIFEST, is_built, stage
+from storage import MANIFEST, is_built, merged, stage
 from storage import build as building
 from storage.build import build
 from storage.rows import part_of
@@ -178,7 +178,7 @@ def test_what_is_built_equals_the_data_in_memory(tmp_path, write, rows):
     folder = tmp_path / "built"
     manifest = build(settings, folder, rows_of_part=rows)
     assert (len(manifest["parts"]) > 1) == (rows == 60)
-    assert is_built(str(folder)) and not (folder / "work").exists()
+    assert is_built(str(folder)) and not (folder / building.WORK).exists()
     found = load(DataSettings(dataset=str(folder)))
     wanted = load(settings)
     if rows == 10_000:
@@ -514,8 +514,8 @@ def test_a_folder_of_an_older_version_is_not_gone_on_with(tmp_path):
 
 
 def test_items_of_many_parts_are_merged_now_and_then(monkeypatch):
-    monkeypatch.setattr(building, "MERGED", 3)
-    number = building.Merged(building._sum)
+    monkeypatch.setattr(merged, "MERGED", 3)
+    number = merged.Merged(building._sum)
     for part in range(20):
         number.add(pd.Series(1, index=[part % 4, 7]))
         assert len(number.parts) <= 5
@@ -615,7 +615,7 @@ def test_a_build_that_is_killed_at_any_moment_goes_on(tmp_path):
     while len(killed) < 10:
         process = subprocess.Popen(command, cwd=ROOT)
         # From the first file on: before that only packages are imported.
-        while not (folder / "work").exists() and process.poll() is None:
+        while not (folder / building.WORK).exists() and process.poll() is None:
             time.sleep(0.01)
         time.sleep(0.5 * draw.random())
         process.kill()

@@ -142,7 +142,7 @@ def test_the_regression_counts_as_many_users_as_are_affordable(
     assert (whole != half).nnz > 0
     matrix = data.user_items()[::2]
     monkeypatch.setattr(
-        regression_module, "_together", lambda _: matrix.T @ matrix
+        regression_module, "_together", lambda _: 2 * (matrix.T @ matrix)
     )
     assert (item_regression(data) != half).nnz == 0
 
