@@ -81,7 +81,7 @@ def _column_line(entry, values):
     blank = np.isnan(values) if numeric else values == entry.unknown
     missing = blank.reshape(len(values), -1).all(1).mean()
     size = f"{len(entry.values) or entry.size:,} values"
-    if kind == "number":
+    if kind == "number" and missing < 1:
         size = f"from {np.nanmin(values):g} to {np.nanmax(values):g}"
     if kind == "text":
         size = "read by --text_encoder"

@@ -123,6 +123,7 @@ def requests_of(
     require(len(requests), "nobody to recommend for")
     if user_ids is None:
         return requests
+    require(len(user_ids), "nobody to recommend for: --users names no user")
     wanted = np.unique(user_rows(data, user_ids))
     absent = np.setdiff1d(wanted, requests.users)
     if len(absent):

@@ -58,6 +58,7 @@ def _many(engine, flags):
     if not flags.output:
         return
     users = None if flags.users == "all" else names_of(flags.users)
+    asked = len(engine.requests(users, flags.history_until))
     options = {
         "k": flags.k,
         "until": flags.history_until,
@@ -70,8 +71,6 @@ def _many(engine, flags):
         _folder(engine, flags, users, options)
         return
     table = recommend_all(engine, users, **options)
-    requests = engine.data.split.requests[flags.history_until]
-    asked = len(requests) if users is None else len(set(users))
     with_all = int((table.groupby("user_id").size() == flags.k).sum())
     fewer = asked - with_all
     note = f"; {fewer} of them have fewer than {flags.k} left" if fewer else ""

@@ -77,8 +77,8 @@ BASELINES: dict[str, Callable[..., Ranker]] = {
 KEPT = ("steps", "git_commit", "parameters", "peak_memory_mb", "values")
 KEPT += ("preferences",)
 # Flags that would have no effect, or another one on training than on the test.
-OWN = ("--preset", "--config", "--model", "--protocol", "--min_item_count")
-OWN += ("--filter_seen", "--candidates")
+OWN = ("preset", "config", "model", "protocol", "min_item_count")
+OWN += ("filter_seen", "candidates")
 
 
 def grids() -> dict[str, dict[str, list[Any]]]:
@@ -225,8 +225,9 @@ def main(argv: list[str]) -> int:
             name in NAMES, f"no row {name!r}; there are {', '.join(NAMES)}"
         )
     for token in extra:
+        name = token.removeprefix("--").replace("-", "_")
         require(
-            not token.startswith(OWN),
+            not (token.startswith("--") and name.startswith(OWN)),
             f"{token}: a row has its own preset, model and protocol; drop the flag",
         )
     settings = parse_settings(extra)

@@ -121,6 +121,10 @@ def of_frames(
     files = {}
     for table, frame in frames.items():
         frame = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
+        frame = frame.rename(columns=str)
+        twice = frame.columns[frame.columns.duplicated()]
+        if len(twice):
+            raise UserError(f"{table} has two columns {twice[0]!r}; rename one")
         files[table] = File(frame.reset_index(drop=True), f"{table} of {name}")
     schema, files = schema_for(name, files, given_roles(columns))
     in_memory = {

@@ -8,11 +8,13 @@ import pytest
 
 import dataset
 from baselines.mean_values import mean_predictors
+from data_card import _column_line
 from data_processor import data_card, from_sequences, load, main, process
 from dataset import ITEM_ROWS, PAD, Dataset
-from fields import UNKNOWN
+from fields import UNKNOWN, Field
 from item_regression import item_regression
 from pair_counts import transition_counts
+from schema import Column
 from settings import DataSettings
 from support.errors import UserError
 from tests.conftest import REAL, SASREC, other_data, span
@@ -311,3 +313,19 @@ def test_a_tag_that_is_given_twice_counts_once(data):
     one, other = entry.values[:2]
     twice = entry.stored([one, one, other])
     assert twice.tolist() == entry.stored([one, other]).tolist()
+
+
+def test_frames_without_proper_names(tmp_path):
+    """Numbers as names of columns, and two columns of one name."""
+    frame = pd.DataFrame([(u, i) for u in range(5) for i in range(6)])
+    data = Dataset.from_frames(frame, columns="user=0,item=1")
+    assert data.num_users == 5
+    frame.columns = ["user", "user"]
+    with pytest.raises(UserError, match="two columns 'user'"):
+        Dataset.from_frames(frame)
+
+
+def test_a_column_without_a_value_on_the_card():
+    field = Field(Column("price", "number"), knots=(0.0,))
+    line = _column_line(field, np.full(6, np.nan))
+    assert line == "number, 0 values, 100.0% missing"

@@ -258,5 +258,7 @@ def test_what_no_list_can_be_is_refused(engine, wish, message):
 def test_a_part_of_the_data_that_there_is_not(engine):
     with pytest.raises(UserError, match="choose one of"):
         engine.history(1, until="tst")
+    with pytest.raises(UserError, match="names no user"):
+        recommend_all(engine, [])
     with pytest.raises(UserError, match="--k -1"):
         engine.similar_items(engine.catalogue.items.ids[0].item(), k=-1)
