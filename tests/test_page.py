@@ -399,6 +399,27 @@ def test_a_history_of_ones_own(page, tiny):
     assert titles(page) == after
 
 
+def test_the_history_of_a_user_can_be_taken_over(page, tiny):
+    """With its ratings, and as much of it as the button says."""
+    enter_user(page, 12)
+    rows = tiny.interactions
+    history = rows[rows["user"] == 12]
+    if page.locator("#until").is_checked():
+        page.locator("label[for=until]").click()
+        settled(page)
+    button = page.get_by_role("button", name=re.compile("^Change "))
+    text, count = button.inner_text(), min(30, len(history))
+    whole = count == len(history)
+    assert text == ("Change this history" if whole else "Change the newest 30")
+    button.click()
+    settled(page)
+    selects = page.locator(".own select")
+    assert selects.count() == count
+    found = [selects.nth(place).input_value() for place in range(count)]
+    ordered = history.sort_values("time", kind="stable")
+    assert found == ordered["rating"].astype(str).tolist()[-count:]
+
+
 def test_enter_takes_what_was_typed(page, tiny):
     """However fast it is typed, and however slow the service is."""
     page.get_by_role("button", name="My films").click()

@@ -67,7 +67,7 @@ export function read() {
     const conditions = query.getAll(`where.${name}`);
     if (conditions.length) state.where[name] = conditions;
   }
-  state.at = get("at", "");
+  state.at = known.knows_request_time ? get("at", "") : "";
   state.unseen = get("unseen", String(state.unseen)) === "true";
   state.liked = Boolean(known.liked_by) && get("liked", String(state.liked)) === "true";
   state.variety = Math.min(1, Math.max(0, Number(get("variety", 0)) || 0));

@@ -8,6 +8,12 @@ const SHOWN = 8;  // interactions of a history at first
 
 const judged = () => known.interaction_columns.find(({ values }) => values);
 
+// The value of an item of a history, which is told by its title.
+function valueOf(one) {
+  const column = judged(), title = one.values[column?.name];
+  return column?.values.find(([, text]) => String(text) === String(title))?.[0];
+}
+
 // Who is asked for, as /recommend wants it; nothing if that is nobody yet.
 export function personOf(state) {
   const own = state.kind === "own";
@@ -15,7 +21,7 @@ export function personOf(state) {
   if (own && !state.own.length && !known.serves_empty_histories) return undefined;
   const person = own ? { history: state.own.map(({ id }) => id) }
     : { user_id: state.user, until: state.until };
-  if (own && state.own.some(({ value }) => value !== undefined))
+  if (own && judged() && state.own.some(({ value }) => value !== undefined))
     person.history_columns = { [judged().name]: state.own.map(({ value }) => value ?? null) };
   const facts = Object.entries(own ? state.ownFacts : state.facts)
     .filter(([, value]) => value !== "");
@@ -91,7 +97,8 @@ function OfTheData({ state, set, profile }) {
   };
   const newest = profile.content?.newest ?? [];
   const take = () => set({ kind: "own", own: [...newest].reverse().map((one) =>
-    ({ id: one.id, name: one.name, value: one.values[judged()?.name] })) });
+    ({ id: one.id, name: one.name, value: valueOf(one) })) });
+  const whole = newest.length === profile.content?.interactions;
   return html`<div class="field"><label for="user">User, one of ${known.users.toLocaleString("en")}</label>
       <div class="joined"><input id="user" value=${state.user} autocomplete="off"
         onChange=${({ target }) => set({ user: typed(target.value.trim()), facts: {} })} />
@@ -106,7 +113,8 @@ function OfTheData({ state, set, profile }) {
           html`<${Past} one=${one} key=${place} />`)}</ol>
         <p class="joined">${newest.length > SHOWN && html`<button type="button" class="button"
             onClick=${() => setAll(!all)}>${all ? "Show fewer" : "Show more"}</button>`}
-          <button type="button" class="button" onClick=${take}>Change this history</button></p></details>`}`}`;
+          <button type="button" class="button" onClick=${take}>
+            ${whole ? "Change this history" : `Change the newest ${newest.length}`}</button></p></details>`}`}`;
 }
 
 // A list of one's own, oldest first, that can be put in order.
