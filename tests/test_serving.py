@@ -256,6 +256,20 @@ def test_a_form_of_another_site_is_no_request(client):
     )
 
 
+def test_an_explanation_is_among_the_items_that_may_be_recommended(client):
+    wish = {"user_id": 1, "k": 2, "filter_seen": False}
+    found = client.post("/recommend", json=wish).json()["recommendations"]
+    ids = [item["id"] for item in found]
+    why = {"user_id": 1, "item_ids": ids[:1], "filter_seen": False}
+    scores = []
+    for choice in ({}, {"only": ids}, {"without": ids[1:]}):
+        answer = client.post("/explain", json={**why, **choice})
+        scores.append(answer.json()["explanations"][0]["log_probability"])
+    # Among fewer items the same one is more probable.
+    assert scores[1] > scores[0] and scores[2] > scores[0]
+    assert client.post("/explain", json={**why, "only": [10**9]}).status_code == 400
+
+
 def test_page_and_headers(client):
     page = client.get("/")
     assert "text/html" in page.headers["content-type"]
