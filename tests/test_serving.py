@@ -3,6 +3,7 @@ bounded stop.
 """
 
 import asyncio
+import dataclasses
 import json
 import re
 import shutil
@@ -27,6 +28,7 @@ from serving import batching
 from serving.__main__ import main as serve
 from serving.app import STATIC, Config, create_app, version_of
 from serving.batching import WAITING, Batcher, Busy
+from serving.engines import Engines
 from serving.guards import MOST_BYTES
 from support.errors import UserError, run_command
 from tests.conftest import ROOT, SERVED, start_service
@@ -268,6 +270,17 @@ def test_an_explanation_is_among_the_items_that_may_be_recommended(client):
     # Among fewer items the same one is more probable.
     assert scores[1] > scores[0] and scores[2] > scores[0]
     assert client.post("/explain", json={**why, "only": [10**9]}).status_code == 400
+
+
+def test_a_newer_checkpoint_has_a_schema_of_its_own(folder):
+    """Data of the same split are reused, but not the words and rules of the older model."""
+    older = Engines(config(folder))
+    assert Engines(config(folder), older).main.data is older.main.data
+    main = older.main
+    schema = dataclasses.replace(main.schema, noun="article", repeats=True)
+    main.catalogue = dataclasses.replace(main.catalogue, schema=schema)
+    newer = Engines(config(folder), older)
+    assert newer.main.schema.noun == "film" and not newer.main.schema.repeats
 
 
 def test_page_and_headers(client):
