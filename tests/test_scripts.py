@@ -1399,6 +1399,7 @@ def test_vectors_do_not_take_the_place_of_a_model(model, tmp_path, capsys):
     older = tmp_path / "vectors" / "users-00007.parquet"
     older.parent.mkdir()
     older.touch()
+    (older.parent / "vectors.json").write_text("{}")
     code, out, err = infer(capsys, *flags, tmp_path / "vectors")
     assert code == 0 and not out and "vectors of" in err
     assert not older.exists()
