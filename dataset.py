@@ -9,6 +9,7 @@ a column's array holds: fields.py.
 import dataclasses
 import hashlib
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +30,7 @@ NO_TIME = 0
 ITEM_ROWS = 2  # PAD and MASK
 USER_ROWS = 1  # UNKNOWN
 CHUNK = 5_000_000  # interactions
+WHOLE = r"\s*[+-]?[0-9]+\s*"  # an id as text, where ids are whole numbers
 HASHED = 1 << 20  # rows of an array at once, which may be on disk
 MOST_VALUES = 1000  # of a column that similarity is measured by
 Id = int | str
@@ -69,6 +71,9 @@ class Table:
         if not self.numeric:
             return str(text)
         try:
+            # int() also takes '1_0', and digits of other scripts.
+            if isinstance(text, str) and not re.fullmatch(WHOLE, text):
+                raise ValueError
             return int(text)
         except (TypeError, ValueError):
             problem = f"{text!r} is not an id: ids are whole numbers here"

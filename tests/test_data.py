@@ -329,3 +329,11 @@ def test_a_column_without_a_value_on_the_card():
     field = Field(Column("price", "number"), knots=(0.0,))
     line = _column_line(field, np.full(6, np.nan))
     assert line == "number, 0 values, 100.0% missing"
+
+
+@pytest.mark.parametrize("text", ["1_0", "\u0663", "1.0", "", "+", "0x1"])
+def test_text_that_is_no_whole_number_is_no_id(data, text):
+    users = data.catalogue.users
+    assert users.parse_id(" 7 ") == users.parse_id("+7") == 7
+    with pytest.raises(UserError, match="whole numbers"):
+        users.parse_id(text)
