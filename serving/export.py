@@ -2,7 +2,7 @@
 --onnx m.onnx`
 
 The file maps a batch of histories to a score of every row of the item table. Rows 0 and 1, padding
-and mask, score -inf; row 2 is the first item of checkpoint.json. Its inputs are the tensors of
+and mask, score -inf; row 2 is the first item of items.parquet. Its inputs are the tensors of
 `Batch` that a ranking reads, by name. It is compared with the model under onnxruntime: the same ten
 items for 200 users and scores within 1e-3, or the command fails and leaves no file.
 """
