@@ -90,4 +90,6 @@ def _column_line(entry, values):
         for name in ("ordered", "log", "predict", "counterfactual")
         if getattr(entry.column, name)
     ]
+    if entry.column.decimal == ",":
+        flags.append("decimal comma")
     return ", ".join([kind, size, f"{missing:.1%} missing", *flags])

@@ -170,8 +170,11 @@ def _left_out(raw, kept, items, users):
 
 
 def _kept_before(rows, user, kept, users):
-    """How many kept interactions each of some rows has before it: earlier ones of its user; without
-    times those above it in the file."""
+    """(n,) how many kept interactions of the same user come before each row: earlier ones, or
+    without times those above it in the file.
+
+    rows: interactions that are not kept. user: their rows in the table of users.
+    """
     user_of_kept = users.index(kept["user"].to_numpy())
     user = np.append(user, user_of_kept)
     if "time" in rows:
@@ -179,11 +182,12 @@ def _kept_before(rows, user, kept, users):
     else:
         when = np.append(rows.index, kept.index)
     is_kept = np.arange(len(user)) >= len(rows)
+    # At the same time, what is not kept comes first.
     order = np.lexsort([is_kept, when, user])
-    found = np.empty(len(user), dtype=np.int64)
-    earlier_users = _offsets(user_of_kept, users)[user[order]]
-    found[order] = np.cumsum(is_kept[order]) - earlier_users
-    return found[: len(rows)]
+    of_earlier_users = _offsets(user_of_kept, users)[user[order]]
+    before = np.empty(len(user), dtype=np.int64)
+    before[order] = np.cumsum(is_kept[order]) - of_earlier_users
+    return before[: len(rows)]
 
 
 def _kept(raw, settings):

@@ -246,13 +246,13 @@ def data_of(
     if data.split_hash != info["split_hash"] and has_user_vectors(
         checkpoint.settings.model
     ):
-        data = _trained_alone(data, Path(folder), info)
+        data = _with_trained_users(data, Path(folder), info)
     return data
 
 
-def _trained_alone(data, folder, info):
-    """The data, with a training part of those users alone that trained the model: later
-    interactions may have moved the date of a split."""
+def _with_trained_users(data, folder, info):
+    """The data whose training part has only users who trained the model. Newer interactions may
+    have moved the date of the split, and the vectors of other users are untrained."""
     _, lengths = read_users(folder, info, ("id", "length"))
     never = np.flatnonzero(lengths == 0) + USER_ROWS
     ends = data.split.train_ends.copy()

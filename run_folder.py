@@ -73,7 +73,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 def publish(run: Path) -> str:
     """Let `best` point to the model of a run, by the rule above; returns a line about it."""
     # Another run may end at the same time.
-    with wait_for_lock(run.parent):
+    with wait_for_lock(run.parent / ".best.lock"):
         return _published(run)
 
 

@@ -19,7 +19,6 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from support.arguments import ArgumentParser, whole
 from support.errors import UserError, run_command
@@ -56,7 +55,7 @@ def measure(tree: Path, kind: str) -> dict[str, float]:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.ours", kind, "synthetic"],
         cwd=tree,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree)},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
@@ -64,7 +63,7 @@ def measure(tree: Path, kind: str) -> dict[str, float]:
         raise UserError(
             f"benchmarks.ours died in {tree}; its log ends: {done.stderr[-1000:]}"
         )
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    figures = json.loads(done.stdout.splitlines()[-1])
     return {name: figures[name] for name in FIGURES}
 
 

@@ -169,7 +169,7 @@ def _check_digest(path, info, digest):
 
 def files_of(folder: Path) -> list[Path]:
     """The files of a checkpoint, not what may lie beside them."""
-    names = [INFO, WEIGHTS, *read_json(folder / INFO)["files"]]
+    names = [INFO, WEIGHTS, *read_json(folder / INFO).get("files", ())]
     return [folder / name for name in names]
 
 

@@ -31,23 +31,21 @@ def die_with(parent: int) -> None:
 
 @contextlib.contextmanager
 def wait_for_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on this file or folder. The lock is released when the process ends,
-    however it ends.
+    """Hold an exclusive lock on this file. The lock is released when the process ends, however it
+    ends.
     """
     try:
         import fcntl
     except ImportError:  # Windows has no such locks
         yield
         return
-    how = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
-    lock = os.open(path, how, 0o644)
-    try:
+    with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        # A process that was forked meanwhile has it open, too.
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        os.close(lock)
+        try:
+            yield
+        finally:
+            # A process that was forked meanwhile has it open, too.
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager

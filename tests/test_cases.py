@@ -90,6 +90,23 @@ def test_a_trained_model_by_its_folder(tmp_path):
     assert isinstance(model, EnhancedBERT4Rec) and not model.training
 
 
+def test_users_that_training_never_saw_have_no_vector_later(tmp_path):
+    """Newer interactions move the date of the split behind them."""
+    frame = events()
+    path = csv(tmp_path, frame)
+    assert train(tmp_path / "a", path, "--protocol", "global_time") == 0
+    before = RecommendationEngine(tmp_path / "a" / "best")
+    users = before.data.catalogue.users.ids.tolist()
+    known = [bool(before.history(user).user) for user in users]
+    assert not all(known) and any(known)
+    newer = frame[frame["user"] <= 12]
+    newer = newer.assign(item=31 - newer["item"], time=2 * 10**9)
+    both = pd.concat([frame, newer]).drop_duplicates(["user", "item"])
+    csv(tmp_path, both)
+    after = RecommendationEngine(tmp_path / "a" / "best")
+    assert [bool(after.history(user).user) for user in users] == known
+
+
 def test_what_was_left_out_of_training_was_seen(tmp_path):
     """Case 3: films of one to three stars do not train, and are not recommended either."""
     frame = events()

@@ -143,7 +143,7 @@ def test_a_run_waits_to_be_published(tmp_path):
     write_checkpoint(run / "best", {"x": torch.zeros(1)}, info)
     context = multiprocessing.get_context("fork")
     other = context.Process(target=published, args=(run,))
-    with wait_for_lock(tmp_path):
+    with wait_for_lock(tmp_path / ".best.lock"):
         other.start()
         other.join(1)
         assert other.is_alive() and not (tmp_path / "best").exists()
